@@ -1,0 +1,51 @@
+"""From LLVM IR to a function in memory.
+
+Compiling a kernel takes a few hundredths of a second, so nothing is kept on disk: there is no cache to corrupt, to
+share or to trust.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+_lock = threading.Lock()  # LLVM's tools are not safe to use from two threads at once
+_engines: list[Any] = []  # the machine code lives as long as its engine
+
+
+@cache
+def _target_machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+
+
+def optimize(module: ir.Module | str) -> Any:
+    """The module (or its text) parsed, checked and optimized."""
+    machine = _target_machine()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(parsed, passes)
+    return parsed
+
+
+def compile_module(module: ir.Module | str) -> int:
+    """The address of the module's function ``task``, as machine code for this processor."""
+    with _lock:
+        engine = llvm.create_mcjit_compiler(optimize(module), _target_machine())
+        engine.finalize_object()
+        _engines.append(engine)
+        return int(engine.get_function_address("task"))
+
+
+def converts_float16() -> bool:
+    """Whether this processor converts half precision itself; without it LLVM would call a function nobody has."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("f16c") or not llvm.get_default_triple().startswith(("x86", "i686", "amd64")))

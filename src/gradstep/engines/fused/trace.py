@@ -1,0 +1,226 @@
+"""Values that record: a rule's own Python lines, run once on these, become instructions of the fused kernel.
+
+A :class:`Value` stands for one element or for a vector of elements. It offers what NumPy arrays offer to rules and
+codecs (arithmetic, comparison, ``sqrt``, ``astype``, ``view``), and each use appends one LLVM instruction. No flag
+allows LLVM to contract or reorder them, so the kernel computes what NumPy computes, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from llvmlite import ir
+
+_SCALARS: dict[Any, ir.Type] = {
+    np.float16: ir.HalfType(),
+    np.float32: ir.FloatType(),
+    np.float64: ir.DoubleType(),
+    np.uint8: ir.IntType(8),
+    np.uint16: ir.IntType(16),
+    np.uint32: ir.IntType(32),
+}
+_INDEX = ir.IntType(32)
+
+
+def llvm_type(dtype: Any, lanes: int = 1) -> ir.Type:
+    """The LLVM type of ``lanes`` elements of a NumPy type; of one, a scalar."""
+    scalar = _SCALARS[dtype]
+    return scalar if lanes == 1 else ir.VectorType(scalar, lanes)
+
+
+def _scalar(kind: ir.Type) -> ir.Type:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def _constant(kind: ir.Type, number: float) -> ir.Constant:
+    whole = isinstance(_scalar(kind), ir.IntType)
+    value: Any = int(number) if whole else float(number)
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    """The same number in every lane."""
+    if lanes == 1:
+        return scalar
+    kind = ir.VectorType(scalar.type, lanes)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_INDEX, 0))
+    zeros = ir.Constant(ir.VectorType(_INDEX, lanes), [0] * lanes)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def intrinsic(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Value:
+    """A call of LLVM's ``name`` at the type of its arguments (``llvm.sqrt`` → ``llvm.sqrt.v16f32``)."""
+    kind = arguments[0].type
+    suffix = _scalar(kind).intrinsic_name
+    if isinstance(kind, ir.VectorType):
+        suffix = f"v{kind.count}{suffix}"
+    full = f"{name}.{suffix}"
+    function = builder.module.globals.get(full)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [a.type for a in arguments]), full)
+    return builder.call(function, arguments)
+
+
+@final
+class Value:
+    """One element, or a vector of elements, inside a kernel being built."""
+
+    __slots__ = ("builder", "ir")
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise
+
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value) -> None:
+        self.builder = builder
+        self.ir = value
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _lift(self, other: Any) -> ir.Value:
+        if isinstance(other, Value):
+            return other.ir
+        if isinstance(other, (int, float, np.generic)):
+            return _constant(self.ir.type, float(other))
+        raise TypeError(f"a rule may combine its arguments with numbers, not with {type(other).__name__}")
+
+    @property
+    def _whole(self) -> bool:
+        return isinstance(_scalar(self.ir.type), ir.IntType)
+
+    def _new(self, value: ir.Value) -> Value:
+        return Value(self.builder, value)
+
+    def _apply(self, floating: str, whole: str | None, other: Any, *, swap: bool = False) -> Value:
+        name = whole if self._whole else floating
+        if name is None:
+            raise TypeError(f"integers have no {floating} in a kernel")
+        left, right = self.ir, self._lift(other)
+        return self._new(getattr(self.builder, name)(*((right, left) if swap else (left, right))))
+
+    def _compare(self, operator: str, other: Any) -> Value:
+        if self._whole:
+            return self._new(self.builder.icmp_unsigned(operator, self.ir, self._lift(other)))
+        # != holds for NaN (unordered), every other comparison does not (ordered): IEEE 754, as in NumPy.
+        compare = self.builder.fcmp_unordered if operator == "!=" else self.builder.fcmp_ordered
+        return self._new(compare(operator, self.ir, self._lift(other)))
+
+    # -- arithmetic ---------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Value:
+        return self._apply("fadd", "add", other)
+
+    def __radd__(self, other: Any) -> Value:
+        return self._apply("fadd", "add", other, swap=True)
+
+    def __sub__(self, other: Any) -> Value:
+        return self._apply("fsub", "sub", other)
+
+    def __rsub__(self, other: Any) -> Value:
+        return self._apply("fsub", "sub", other, swap=True)
+
+    def __mul__(self, other: Any) -> Value:
+        return self._apply("fmul", "mul", other)
+
+    def __rmul__(self, other: Any) -> Value:
+        return self._apply("fmul", "mul", other, swap=True)
+
+    def __truediv__(self, other: Any) -> Value:
+        return self._apply("fdiv", None, other)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return self._apply("fdiv", None, other, swap=True)
+
+    def __neg__(self) -> Value:
+        return self._new(self.builder.fneg(self.ir))
+
+    def __abs__(self) -> Value:
+        return self._new(intrinsic(self.builder, "llvm.fabs", self.ir))
+
+    def __pow__(self, power: int) -> Value:
+        if power != 2:
+            raise TypeError("a rule may square (x ** 2); compute other powers in coefficients()")
+        return self * self
+
+    # -- comparison and bits ------------------------------------------------------------------------------------
+
+    def __lt__(self, other: Any) -> Value:
+        return self._compare("<", other)
+
+    def __le__(self, other: Any) -> Value:
+        return self._compare("<=", other)
+
+    def __gt__(self, other: Any) -> Value:
+        return self._compare(">", other)
+
+    def __ge__(self, other: Any) -> Value:
+        return self._compare(">=", other)
+
+    def __eq__(self, other: object) -> Value:  # type: ignore[override]
+        return self._compare("==", other)
+
+    def __ne__(self, other: object) -> Value:  # type: ignore[override]
+        return self._compare("!=", other)
+
+    def __and__(self, other: Any) -> Value:
+        return self._new(self.builder.and_(self.ir, self._lift(other)))
+
+    def __or__(self, other: Any) -> Value:
+        return self._new(self.builder.or_(self.ir, self._lift(other)))
+
+    def __xor__(self, other: Any) -> Value:
+        return self._new(self.builder.xor(self.ir, self._lift(other)))
+
+    def __lshift__(self, places: int) -> Value:
+        return self._new(self.builder.shl(self.ir, self._lift(places)))
+
+    def __rshift__(self, places: int) -> Value:
+        return self._new(self.builder.lshr(self.ir, self._lift(places)))
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a rule's update runs on all elements at once and cannot branch on their values: "
+            "use gradstep.rules.ops.where(condition, x, y)"
+        )
+
+    # -- functions ----------------------------------------------------------------------------------------------
+
+    def sqrt(self) -> Value:
+        return self._new(intrinsic(self.builder, "llvm.sqrt", self.ir))
+
+    def sign(self) -> Value:
+        below = (self < 0.0).select(-1.0, self.where(self != 0.0, 0.0))  # NaN != 0 keeps NaN
+        return (self > 0.0).select(1.0, below)
+
+    def maximum(self, other: Any) -> Value:
+        # x if x >= y or x is NaN, else y: NaN if either is, as NumPy's.
+        return self.where((self >= other) | (self != self), other)
+
+    def clamp(self, *, min: float) -> Value:
+        return self.maximum(min)
+
+    def where(self, condition: Value, other: Any) -> Value:
+        return self._new(self.builder.select(condition.ir, self.ir, self._lift(other)))
+
+    def select(self, x: float, y: Value) -> Value:
+        """``x`` where this condition holds, else ``y``."""
+        return self._new(self.builder.select(self.ir, _constant(y.ir.type, x), y.ir))
+
+    def astype(self, dtype: Any) -> Value:
+        """The numbers converted: between float widths (rounding to nearest), or integer widths (truncating)."""
+        lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
+        goal = llvm_type(dtype, lanes)
+        old, new = np.dtype(_numpy_type(self.ir.type)).itemsize, np.dtype(dtype).itemsize
+        if self._whole:
+            convert = self.builder.zext if new > old else self.builder.trunc
+        else:
+            convert = self.builder.fpext if new > old else self.builder.fptrunc
+        return self if new == old else self._new(convert(self.ir, goal))
+
+    def view(self, dtype: Any) -> Value:
+        """The same bits read as another type of the same width."""
+        lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
+        return self._new(self.builder.bitcast(self.ir, llvm_type(dtype, lanes)))
+
+
+def _numpy_type(kind: ir.Type) -> Any:
+    scalar = _scalar(kind)
+    return next(numpy for numpy, llvm in _SCALARS.items() if llvm == scalar)

@@ -1,0 +1,87 @@
+"""Which engine serves which parameter, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gradstep.engines.base import Engine, Traits
+from gradstep.engines.compiled import Compiled
+from gradstep.engines.eager import Eager
+from gradstep.engines.fused import Fused
+from gradstep.engines.reference import Reference
+from gradstep.rules import Rule
+
+ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
+"""Every engine by its name."""
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each once, in whatever order of axes.
+
+    >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
+    (True, False, False)
+    """
+    return _is_dense(tuple(tensor.shape), tensor.stride())
+
+
+@cache
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for stride, size in sorted((st, si) for st, si in zip(strides, shape, strict=True) if si != 1):
+        if stride != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+def traits(p: Tensor) -> Traits:
+    """What an engine needs to know of a parameter."""
+    plain = type(p) in (Tensor, torch.nn.Parameter) and p.layout == torch.strided
+    return Traits(
+        dtype=str(p.dtype).removeprefix("torch."),
+        device=p.device.type,
+        dense=plain and is_dense(p),
+        plain=plain,
+    )
+
+
+def check_engine(name: str) -> None:
+    """Refuse an engine that does not exist.
+
+    Raises:
+        ValueError: naming those that do.
+    """
+    if name != "auto" and name not in ENGINES:
+        raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(ENGINES)})")
+
+
+def choose(engine: str, rule: type[Rule], p: Tensor, label: str) -> tuple[Engine, str]:
+    """The engine for one parameter, with the reason.
+
+    Args:
+        engine: the user's wish, ``"auto"`` or a name.
+        rule: the rule class.
+        p: the parameter.
+        label: what to call it in an error.
+
+    Raises:
+        ValueError: the engine wished for cannot serve this parameter.
+    """
+    known = traits(p)
+    if engine != "auto":
+        refusal = ENGINES[engine].refuse(rule, known)
+        if refusal is not None:
+            able = [e.name for e in ENGINES.values() if e.refuse(rule, known) is None]
+            raise ValueError(
+                f"engine={engine!r} cannot serve {label} of shape {tuple(p.shape)} because {refusal}; "
+                f"engine='auto' chooses one that can ({', '.join(able)})"
+            )
+        return ENGINES[engine], f"engine={engine!r} was asked for"
+    refusal = ENGINES["fused"].refuse(rule, known)
+    if refusal is None:
+        return ENGINES["fused"], f"a dense {known.dtype} tensor on the CPU"
+    return ENGINES["eager"], f"not fused because {refusal}"

@@ -1,0 +1,313 @@
+"""The PyTorch front: a rule as a ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, final, overload
+
+import torch
+from torch import Tensor
+
+from gradstep.optimizers.checkpoint import adopted, detached
+from gradstep.optimizers.choice import check_engine, choose
+from gradstep.optimizers.table import Table, TorchBatch, parameter_names
+from gradstep.rules import Rule, settings_of
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+_EXECUTION = (
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+)  # torch's words for what engine= decides here
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """What the last ``step()`` did.
+
+    Attributes:
+        stepped: False when the step was skipped and nothing was changed.
+        grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
+        clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
+        reason: why the step was skipped, else empty.
+    """
+
+    stepped: bool
+    grad_norm: float | None = None
+    clip: float = 1.0
+    reason: str = ""
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What every gradstep optimizer for PyTorch shares; made from a rule by :func:`gradstep.optimizer`.
+
+    State, ``param_groups`` and ``state_dict`` are torch's own, key by key. The engine is a property of the optimizer
+    and is not kept in checkpoints.
+    """
+
+    grad_scale: float | Tensor = 1.0
+    """Set by ``torch.amp.GradScaler`` for the length of one step: what the gradients were multiplied by."""
+
+    found_inf: float | Tensor = 0.0
+    """Set by ``torch.amp.GradScaler`` for the length of one step: not 0 if a gradient is not finite."""
+
+    _step_supports_amp_scaling: ClassVar[bool] = True
+
+    last_step: StepReport | None = None
+    """What the last ``step()`` did; None before the first."""
+
+    _engine: str = "auto"
+    _table: Table | None = None
+
+    def __init__(self, params: ParamsT, *positional: Any, engine: str = "auto", **named: Any) -> None:
+        settings = settings_of(self.rule())
+        places = [s.name for s in settings if not s.kw_only]
+        if len(positional) > len(places):
+            raise TypeError(
+                f"{type(self).__name__} takes at most {len(places)} settings by position, got {len(positional)}"
+            )
+        given = dict(zip(places, positional, strict=False))
+        for name, value in named.items():
+            if name in given:
+                raise TypeError(f"{type(self).__name__} got multiple values for argument {name!r}")
+            if name in _EXECUTION:
+                raise TypeError(
+                    f"{name}= tells torch how to execute; gradstep chooses by engine= "
+                    "('auto', 'fused', 'eager', 'compiled', 'reference'), and 'auto' is the fastest that fits"
+                )
+            if name not in {s.name for s in settings}:
+                raise TypeError(
+                    f"{type(self).__name__} has no setting {name!r} (it has {', '.join(s.name for s in settings)})"
+                )
+            given[name] = value
+        check_engine(engine)
+        self.rule()(**given)  # refuse bad settings before anything exists
+        self._engine = engine
+        super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings})
+
+    @classmethod
+    @abstractmethod
+    def rule(cls) -> type[Rule]:
+        """The mathematics of this optimizer."""
+
+    # -- settings -----------------------------------------------------------------------------------------------
+
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
+        return self.rule()(**{s.name: group[s.name] for s in settings_of(self.rule())})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own; torch's method, with more refused.
+
+        Raises:
+            ValueError: a setting out of its bounds, or a parameter that is there already.
+            TypeError: something that is not a tensor of floating-point or complex numbers.
+        """
+        if isinstance(param_group, dict):
+            self._rule_of({**self.defaults, **param_group})
+            params = param_group["params"]
+            if isinstance(params, Tensor):
+                params = [params]
+            elif isinstance(params, set):
+                raise TypeError("optimizer parameters need to be in an order, and a set has none: pass a list")
+            params = list(params)
+            param_group = {**param_group, "params": params}
+            tensors = [p[1] if isinstance(p, tuple) else p for p in params]
+            for index, p in enumerate(tensors):
+                if isinstance(p, Tensor) and not (p.is_floating_point() or p.is_complex()):
+                    raise TypeError(
+                        "optimizer can only optimize floating-point or complex tensors, "
+                        f"but parameter {index} is {p.dtype}"
+                    )
+            if len({id(p) for p in tensors}) < len(tensors):
+                raise ValueError("a parameter group contains the same parameter more than once")
+            for index, p in enumerate(tensors):
+                if isinstance(p, Tensor) and self._engine != "auto":
+                    choose(self._engine, self.rule(), p, f"parameter {index}")
+        super().add_param_group(param_group)
+
+    def engines(self) -> list[tuple[str, str, str]]:
+        """What executes each parameter: (parameter, engine, why), in the order of ``param_groups``.
+
+        >>> import torch, gradstep
+        >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
+        [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
+        """
+        result = []
+        for index, group in enumerate(self.param_groups):
+            for name, p in zip(parameter_names(group, index), group["params"], strict=True):
+                engine, reason = choose(self._engine, self.rule(), p, name)
+                result.append((name, engine.name, reason))
+        return result
+
+    # -- the step -----------------------------------------------------------------------------------------------
+
+    @overload
+    def step(
+        self, closure: None = None, *, max_grad_norm: float | None = None, grad_scale: float | Tensor = 1.0
+    ) -> None: ...
+    @overload
+    def step(
+        self,
+        closure: Callable[[], Any],
+        *,
+        max_grad_norm: float | None = None,
+        grad_scale: float | Tensor = 1.0,
+    ) -> Any: ...
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        max_grad_norm: float | None = None,
+        grad_scale: float | Tensor = 1.0,
+    ) -> Any:
+        """Update every parameter that has a gradient.
+
+        With ``max_grad_norm`` or ``grad_scale`` the gradients are also unscaled, checked to be finite and clipped, in
+        two passes over memory and without writing to ``p.grad``. If one is not finite, the step is skipped, nothing
+        changes, and :attr:`last_step` says so.
+
+        Args:
+            closure: computes the loss again, with gradients enabled.
+            max_grad_norm: clip to this global 2-norm of the unscaled gradients, as ``clip_grad_norm_`` does.
+            grad_scale: what the loss was multiplied by.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            RuntimeError: a gradient that does not fit its parameter; nothing was changed.
+            ValueError: a setting out of its bounds (a schedule may have moved it); nothing was changed.
+
+        >>> import torch, gradstep
+        >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> w.grad = torch.tensor([30.0, 40.0])
+        >>> optimizer = gradstep.SGD([w], lr=1.0)
+        >>> optimizer.step(max_grad_norm=5.0, grad_scale=1.0)
+        >>> optimizer.last_step.grad_norm, optimizer.last_step.clip
+        (50.0, 0.09999999800000003)
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.last_step = self._update(
+            max_grad_norm=max_grad_norm, scale=_positive("grad_scale", grad_scale) * float(self.grad_scale)
+        )
+        return loss
+
+    def _update(self, *, max_grad_norm: float | None, scale: float) -> StepReport:
+        if max_grad_norm is not None:
+            max_grad_norm = _positive("max_grad_norm", max_grad_norm)
+        if float(self.found_inf) > 0:
+            return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
+        rules = [self._rule_of(group) for group in self.param_groups]
+        flat = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        gradients = [p.grad for p in flat]
+        table = self._table
+        if table is None or not table.holds(rules, self.param_groups, flat, self.state, gradients):
+            table = self._table = Table(
+                engine=self._engine,
+                rules=rules,
+                groups=self.param_groups,
+                state=self.state,
+                gradients=gradients,
+            )
+        batches = table.batches(gradients)
+
+        norm, clip = None, 1.0
+        after = [table.coefficients(batch, rules) for batch in batches]
+        if max_grad_norm is not None or scale != 1.0:
+            norm = _norm(batches) / scale
+            if not math.isfinite(norm):
+                name = _first_not_finite(batches)
+                return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
+            if max_grad_norm is not None:
+                clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
+        for batch, scalars in zip(batches, after, strict=True):
+            batch.coefficients[:, -1] *= clip / scale
+            batch.part.engine.update(batch)
+            table.commit(batch, scalars)
+        return StepReport(stepped=True, grad_norm=norm, clip=clip)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch's class of the same name writes it; that class can load it."""
+        return detached(super().state_dict())
+
+    @torch.compiler.disable
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state written by this class or by torch's class of the same name.
+
+        The state keeps its own precision (torch casts it to the parameter's), and what the checkpoint says about how
+        torch should execute is left out.
+
+        Raises:
+            ValueError: other groups, or a setting out of its bounds; nothing was changed.
+            KeyError: a part of the checkpoint is missing; nothing was changed.
+            RuntimeError: a slot of another shape than its parameter; nothing was changed.
+        """
+        state_dict = copy(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+        groups, state = adopted(self, state_dict)
+        for group in groups:
+            self._rule_of(group)
+        self.__setstate__({"state": state, "param_groups": groups})
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._table = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_engine": self._engine}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Made by a function, the class has no name to be found by; its rule has.
+        return _blank, (self.rule(),), self.__getstate__()
+
+
+def _blank(rule: type[Rule]) -> Optimizer:
+    from gradstep.optimizers import optimizer
+
+    kind = optimizer(rule)
+    return kind.__new__(kind)
+
+
+def _positive(name: str, value: float | Tensor) -> float:
+    number = float(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"Invalid {name}: {value} (must be finite and greater than 0)")
+    return number
+
+
+def _norm(batches: list[TorchBatch]) -> float:
+    """The global 2-norm of the gradients as they are; not finite if one of them is not."""
+    total = sum(batch.part.engine.squares(batch) for batch in batches)
+    if math.isinf(total) and all(bool(g.isfinite().all()) for b in batches for g in b.gradients):
+        # Only float64 can be finite and overflow when squared.
+        largest = max(float(g.abs().max()) for b in batches for g in b.gradients if g.numel())
+        total = sum(float((g / largest).abs().square().sum()) for b in batches for g in b.gradients)
+        return largest * math.sqrt(total)
+    return math.sqrt(total)
+
+
+def _first_not_finite(batches: list[TorchBatch]) -> str:
+    found = [
+        (batch.members[k], batch.part.names[k if batch.active is None else batch.active[k]])
+        for batch in batches
+        for k, g in enumerate(batch.gradients)
+        if not bool(g.isfinite().all())
+    ]
+    return min(found)[1]

@@ -1,0 +1,138 @@
+"""What a rule is: hyperparameters, slots of state, coefficients of one step, and the update itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar, final
+
+from gradstep.rules.ops import Array
+from gradstep.rules.settings import flag
+
+Coefficients = Any
+"""The scalars of one step by name (``c.beta1``), in the arithmetic of the engine."""
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """One value of state per parameter element.
+
+    Attributes:
+        name: its key in ``optimizer.state[p]``; torch's own where torch has the optimizer.
+        signed: False when the value is never negative (a second moment), which storage may exploit.
+        fill: what it holds before the first step.
+        collapsed: an axis along which only a mean is kept (its length is 1), or None for the parameter's own shape.
+    """
+
+    name: str
+    signed: bool = True
+    fill: float = 0.0
+    collapsed: int | None = None
+
+    def shape(self, of: tuple[int, ...]) -> tuple[int, ...]:
+        """The slot's shape for a parameter of shape ``of``.
+
+        >>> Slot("row_var", collapsed=-1).shape((8, 3))
+        (8, 1)
+        """
+        if self.collapsed is None:
+            return of
+        axis = self.collapsed % len(of)
+        return (*of[:axis], 1, *of[axis + 1 :])
+
+
+@final
+class State(SimpleNamespace):
+    """The slots of one parameter inside :meth:`Rule.update`: read ``s.exp_avg``, assign ``s.exp_avg``.
+
+    >>> "exp_avg" in State(exp_avg=0.0)
+    True
+    """
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """The mathematics of one optimizer; an instance is one set of hyperparameters, checked.
+
+    Subclass it as a frozen dataclass whose fields are made by :mod:`gradstep.rules.settings`. Write
+    :meth:`slots`, :meth:`coefficients` and :meth:`update`; every engine and every storage follows.
+
+    Args:
+        maximize: climb instead of descend: the gradient's sign is turned before the rule sees it.
+
+    Raises:
+        ValueError: a hyperparameter out of its bounds, or not finite.
+        TypeError: a hyperparameter of the wrong kind.
+
+    >>> from gradstep.rules import AdamW
+    >>> AdamW(lr=0.1).betas
+    (0.9, 0.999)
+    >>> AdamW(lr=-1)
+    Traceback (most recent call last):
+    ValueError: Invalid learning rate: -1 (must be at least 0)
+    """
+
+    maximize: bool = flag(False, kw_only=True)
+
+    scalars: ClassVar[Mapping[str, float]] = {}
+    """Numbers kept once per parameter beside ``step``, each with its value before the first step."""
+
+    elementwise: ClassVar[bool] = True
+    """False for a rule whose update looks at more than one element (a mean, a norm)."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = setting.metadata["check"](setting.name, getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)
+
+    def slots(self, ndim: int) -> tuple[Slot, ...]:
+        """The state of a parameter with ``ndim`` dimensions; an elementwise rule does not look at ``ndim``."""
+        del ndim
+        return ()
+
+    @abstractmethod
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+        """The numbers of one step, by name; computed once per group and step, in float64.
+
+        Args:
+            step: the number of this update of the parameter; the first is 1.
+            scalars: the values of :attr:`scalars` before this step. A coefficient of the same name is the value
+                after it.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        """One step: assign the new slots to ``s`` and return the new parameter.
+
+        Plain arithmetic and the functions of :mod:`gradstep.rules.ops`. Numbers come from ``c``; a flag that adds
+        a slot is asked for by ``"name" in s``. No branch may depend on the data: use ``where``.
+
+        Args:
+            p: the parameter, any shape.
+            g: its gradient (already unscaled, clipped and, for ``maximize``, negated), of the same shape.
+            s: its slots.
+            c: the coefficients of this step.
+        """
+
+
+def decay(lr: float, weight_decay: float, *, decoupled: bool) -> dict[str, float]:
+    """Weight decay as two coefficients, of which one does nothing.
+
+    ``g + l2 * p`` is the decay of Adam, in the gradient; ``keep * p`` that of AdamW, on the weight itself
+    (Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2).
+
+    >>> decay(0.1, 0.5, decoupled=True)
+    {'l2': 0.0, 'keep': 0.95}
+    >>> decay(0.1, 0.5, decoupled=False)
+    {'l2': 0.5, 'keep': 1.0}
+    """
+    if decoupled:
+        return {"l2": 0.0, "keep": 1.0 - lr * weight_decay}
+    return {"l2": weight_decay, "keep": 1.0}

@@ -1,0 +1,94 @@
+"""The few functions a rule may use beside ``+ - * /`` and ``abs``.
+
+Each works on whatever the engine runs the rule on: Python and NumPy numbers, NumPy arrays, torch tensors and the
+traced values of the fused kernel. NumPy values are handled here; everything else brings the method of that name
+(torch's tensors do, and so does :class:`gradstep.engines.fused.trace.Value`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A Python float, a NumPy array, a torch tensor or a traced value: a rule never knows which."""
+
+_NUMPY = (float, np.ndarray, np.generic)
+
+
+def sqrt(x: Array) -> Array:
+    """Square root of every element, correctly rounded (NaN below zero).
+
+    >>> sqrt(9.0)
+    3.0
+    """
+    if isinstance(x, float):
+        return float(np.sqrt(x))
+    return np.sqrt(x) if isinstance(x, _NUMPY) else x.sqrt()
+
+
+def sign(x: Array) -> Array:
+    """-1, 0 or 1 by the sign of every element; NaN stays NaN.
+
+    >>> sign(-0.25)
+    -1.0
+    """
+    if isinstance(x, float):
+        return float(np.sign(x))
+    # torch's sign of NaN is 0, which would hide it.
+    return np.sign(x) if isinstance(x, _NUMPY) else x.sign().where(x == x, x)
+
+
+def maximum(x: Array, y: Array) -> Array:
+    """The larger of each pair; NaN if either is. ``y`` may be a Python number.
+
+    >>> maximum(1.0, 2.0)
+    2.0
+    """
+    if isinstance(x, float):
+        return float(np.maximum(x, y))
+    if isinstance(x, _NUMPY):
+        # A Python number stays weak, so that a float32 array stays float32.
+        return np.maximum(x, y)
+    return x.clamp(min=y) if isinstance(y, float) else x.maximum(y)
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """``x`` where the condition holds, else ``y``; ``x`` is an array of the condition's shape, ``y`` may be a number.
+
+    >>> where(True, 1.0, 2.0)
+    1.0
+    """
+    if isinstance(x, float):
+        return float(np.where(condition, x, y))
+    return np.where(condition, x, y) if isinstance(x, _NUMPY) else x.where(condition, y)
+
+
+def mean(x: Array, axis: int) -> Array:
+    """Mean along one axis, which is kept with length 1. Only for rules with ``elementwise = False``.
+
+    >>> mean(np.array([[1.0, 3.0], [2.0, 6.0]]), -1)
+    array([[2.],
+           [4.]])
+    """
+    return x.mean(axis, keepdims=True) if isinstance(x, np.ndarray) else x.mean(axis, keepdim=True)
+
+
+def rms(x: Array) -> Array:
+    """Root of the mean square over the whole tensor, a scalar. Only for rules with ``elementwise = False``.
+
+    >>> float(rms(np.array([3.0, -3.0])))
+    3.0
+    """
+    return sqrt((x * x).mean())
+
+
+def epsilon(x: Array) -> float:
+    """The machine epsilon of the arithmetic that ``x`` is in (2⁻²³ in float32).
+
+    >>> epsilon(np.float32(1)) == 2.0**-23
+    True
+    """
+    name = str(x.dtype).removeprefix("torch.")
+    return float(np.finfo(name).eps)

@@ -1,0 +1,126 @@
+"""Kinds of hyperparameters: a default, its bounds, and torch's words when they are broken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import Field, field, fields
+from typing import Any
+
+Check = Callable[[str, Any], Any]
+"""Takes the setting's name and the value given; returns it as the rule will use it, or raises."""
+
+
+def number(name: str, value: Any, label: str = "") -> float:
+    """One finite number as a Python float, from an int, a float, a NumPy number or a 1-element tensor."""
+    if isinstance(value, (str, bytes, bool)) or value is None:
+        raise TypeError(f"{name} must be a number, but is {value!r}")
+    try:
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = ValueError if len(getattr(value, "shape", ())) else TypeError
+        raise kind(f"{name} must be one number or a 1-element tensor, but is {value!r}") from error
+    if not math.isfinite(result):
+        raise ValueError(f"Invalid {label or name + ' value'}: {value} (must be finite)")
+    return result
+
+
+def _bounded(label: str, holds: Callable[[float], bool], bounds: str) -> Check:
+    def check(name: str, value: Any) -> float:
+        result = number(name, value, label)
+        if not holds(result):
+            raise ValueError(f"Invalid {label or name + ' value'}: {value} (must be {bounds})")
+        return result
+
+    return check
+
+
+def _setting(default: Any, check: Check, *, kw_only: bool = False) -> Any:
+    return field(default=default, kw_only=kw_only, metadata={"check": check})
+
+
+def learning_rate(default: float) -> Any:
+    """A step size, at least 0."""
+    return _setting(default, _bounded("learning rate", lambda x: x >= 0, "at least 0"))
+
+
+def epsilon(default: float) -> Any:
+    """A small number added to a denominator, at least 0."""
+    return _setting(default, _bounded("epsilon value", lambda x: x >= 0, "at least 0"))
+
+
+def real(default: float) -> Any:
+    """Any finite number."""
+    return _setting(default, number)
+
+
+def nonnegative(default: float) -> Any:
+    """A number of at least 0."""
+    return _setting(default, _bounded("", lambda x: x >= 0, "at least 0"))
+
+
+def nonpositive(default: float) -> Any:
+    """A number of at most 0."""
+    return _setting(default, _bounded("", lambda x: x <= 0, "at most 0"))
+
+
+def at_least_one(default: float) -> Any:
+    """A number of at least 1."""
+    return _setting(default, _bounded("", lambda x: x >= 1, "at least 1"))
+
+
+def fraction(default: float) -> Any:
+    """A number in [0, 1], both ends allowed."""
+    return _setting(default, _bounded("", lambda x: 0 <= x <= 1, "between 0 and 1"))
+
+
+def betas(first: float, second: float) -> Any:
+    """A pair of averaging coefficients, each in [0, 1)."""
+
+    def check(name: str, value: Any) -> tuple[float, float]:
+        pair = _pair(name, value)
+        for index, beta in enumerate(pair):
+            label = f"beta parameter at index {index}"
+            if not 0 <= number(f"{name}[{index}]", beta, label) < 1:
+                raise ValueError(f"Invalid {label}: {beta} (must be in [0, 1))")
+        return float(pair[0]), float(pair[1])
+
+    return _setting((first, second), check)
+
+
+def optional_pair(first: float | None, second: float) -> Any:
+    """Two numbers of at least 0, of which the first may be ``None``."""
+
+    def check(name: str, value: Any) -> tuple[float | None, float]:
+        pair = _pair(name, value)
+        numbers = [None if x is None and i == 0 else number(f"{name}[{i}]", x) for i, x in enumerate(pair)]
+        for index, x in enumerate(numbers):
+            if x is not None and x < 0:
+                raise ValueError(f"Invalid {name} value at index {index}: {x} (must be at least 0)")
+        return numbers[0], numbers[1] or 0.0
+
+    return _setting((first, second), check)
+
+
+def flag(default: bool = False, *, kw_only: bool = False) -> Any:
+    """Yes or no."""
+
+    def check(name: str, value: Any) -> bool:
+        if value not in (True, False):
+            raise TypeError(f"{name} must be True or False, but is {value!r}")
+        return bool(value)
+
+    return _setting(default, check, kw_only=kw_only)
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    try:
+        first, second = value
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a pair of numbers, but is {value!r}") from error
+    return first, second
+
+
+def settings_of(rule: type) -> tuple[Field[Any], ...]:
+    """The hyperparameters of a rule class, in the order of its constructor (keyword-only ones last)."""
+    return tuple(sorted(fields(rule), key=lambda f: f.kw_only is True))

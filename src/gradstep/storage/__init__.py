@@ -1,0 +1,1 @@
+"""How and where a value is stored."""
