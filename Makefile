@@ -34,6 +34,10 @@ format: $(READY) ## format the code and repair what ruff can repair
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
+.PHONY: stubs
+stubs: $(READY) ## write the constructors' types anew, after a rule was added or its settings changed
+	@$(BIN)/python tools/stubs.py
+
 .PHONY: setup
 setup: $(READY) ## only set up .venv
 

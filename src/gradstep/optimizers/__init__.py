@@ -32,7 +32,7 @@ def optimizer(rule: type[Rule]) -> type[Optimizer]:
     >>> f"{w.item():.8f}"
     '0.49989995'
     """
-    if not inspect.isclass(rule) or not issubclass(rule, Rule):
+    if not (inspect.isclass(rule) and issubclass(rule, Rule)):  # type: ignore[redundant-expr]  # anything may come
         raise TypeError(f"optimizer() takes a subclass of gradstep.Rule, not {rule!r}")
     if inspect.isabstract(rule):
         missing = ", ".join(sorted(rule.__abstractmethods__))

@@ -14,18 +14,11 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers.checkpoint import adopted, detached
-from gradstep.optimizers.choice import check_engine, choose
+from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
 from gradstep.optimizers.table import Table, TorchBatch, parameter_names
 from gradstep.rules import Rule, settings_of
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-_EXECUTION = (
-    "foreach",
-    "fused",
-    "capturable",
-    "differentiable",
-)  # torch's words for what engine= decides here
 
 
 @final
@@ -78,7 +71,7 @@ class Optimizer(torch.optim.Optimizer):
         for name, value in named.items():
             if name in given:
                 raise TypeError(f"{type(self).__name__} got multiple values for argument {name!r}")
-            if name in _EXECUTION:
+            if name in TORCH_EXECUTION:
                 raise TypeError(
                     f"{name}= tells torch how to execute; gradstep chooses by engine= "
                     "('auto', 'fused', 'eager', 'compiled', 'reference'), and 'auto' is the fastest that fits"
@@ -151,7 +144,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @overload
     def step(
-        self, closure: None = None, *, max_grad_norm: float | None = None, grad_scale: float | Tensor = 1.0
+        self, closure: None = None, *, max_grad_norm: float | None = None, grad_scale: float | Tensor | None = None
     ) -> None: ...
     @overload
     def step(
@@ -159,7 +152,7 @@ class Optimizer(torch.optim.Optimizer):
         closure: Callable[[], Any],
         *,
         max_grad_norm: float | None = None,
-        grad_scale: float | Tensor = 1.0,
+        grad_scale: float | Tensor | None = None,
     ) -> Any: ...
     @torch.no_grad()
     def step(
@@ -167,7 +160,7 @@ class Optimizer(torch.optim.Optimizer):
         closure: Callable[[], Any] | None = None,
         *,
         max_grad_norm: float | None = None,
-        grad_scale: float | Tensor = 1.0,
+        grad_scale: float | Tensor | None = None,
     ) -> Any:
         """Update every parameter that has a gradient.
 
@@ -193,20 +186,21 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer = gradstep.SGD([w], lr=1.0)
         >>> optimizer.step(max_grad_norm=5.0, grad_scale=1.0)
         >>> optimizer.last_step.grad_norm, optimizer.last_step.clip
-        (50.0, 0.09999999800000003)
+        (50.0, 0.099999998)
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        scale = 1.0 if grad_scale is None else _positive("grad_scale", grad_scale)
         self.last_step = self._update(
-            max_grad_norm=max_grad_norm, scale=_positive("grad_scale", grad_scale) * float(self.grad_scale)
+            scale=scale * float(self.grad_scale),
+            max_grad_norm=None if max_grad_norm is None else _positive("max_grad_norm", max_grad_norm),
+            look=grad_scale is not None or max_grad_norm is not None,
         )
         return loss
 
-    def _update(self, *, max_grad_norm: float | None, scale: float) -> StepReport:
-        if max_grad_norm is not None:
-            max_grad_norm = _positive("max_grad_norm", max_grad_norm)
+    def _update(self, *, scale: float, max_grad_norm: float | None, look: bool) -> StepReport:
         if float(self.found_inf) > 0:
             return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
         rules = [self._rule_of(group) for group in self.param_groups]
@@ -225,7 +219,7 @@ class Optimizer(torch.optim.Optimizer):
 
         norm, clip = None, 1.0
         after = [table.coefficients(batch, rules) for batch in batches]
-        if max_grad_norm is not None or scale != 1.0:
+        if look:
             norm = _norm(batches) / scale
             if not math.isfinite(norm):
                 name = _first_not_finite(batches)
@@ -244,7 +238,7 @@ class Optimizer(torch.optim.Optimizer):
         """The state as torch's class of the same name writes it; that class can load it."""
         return detached(super().state_dict())
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state written by this class or by torch's class of the same name.
 

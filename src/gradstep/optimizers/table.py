@@ -44,7 +44,9 @@ def state_dtype(p: Tensor) -> torch.dtype:
 def new_slot(p: Tensor, slot: Slot) -> Tensor:
     """A slot's tensor before the first step, in the parameter's layout of memory."""
     if slot.collapsed is None:
-        return torch.full_like(p, slot.fill, dtype=state_dtype(p), memory_format=torch.preserve_format)
+        # A complex number is a pair of real ones, and each starts with the same.
+        fill = complex(slot.fill, slot.fill) if p.is_complex() else slot.fill
+        return torch.full_like(p, fill, dtype=state_dtype(p), memory_format=torch.preserve_format)
     return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=state_dtype(p), device=p.device)
 
 
@@ -137,12 +139,14 @@ class TorchBatch(Batch):
         self.facts = survey.facts(self.gradients)
         expected = self.part.gradient_facts if self.active is None else self.part.gradient_facts[self.active]
         odd = np.flatnonzero((self.facts[:, survey.POINTER + 1 :] != expected).any(axis=1))
-        # A lazily negated or conjugated gradient has other strides, unless it is one number.
-        single = [k for k in np.flatnonzero(self.facts[:, survey.NUMEL] == 1) if self.gradients[k].is_neg()]
-        if not len(odd) and not single:
+        # A lazily negated gradient (the imaginary part of a conjugate) has other strides, unless it is one number.
+        lazy = [k for k in np.flatnonzero(self.facts[:, survey.NUMEL] == 1) if self.gradients[k].is_neg()]
+        if self.part.dtype.is_complex:
+            lazy += [k for k, g in enumerate(self.gradients) if g.is_conj() or g.is_neg()]
+        if not len(odd) and not lazy:
             return
         params, names = self._taken(self.part.params), self._taken(self.part.names)
-        for k in {*odd.tolist(), *single}:
+        for k in {*odd.tolist(), *lazy}:
             g = usable(params[k], self.gradients[k], names[k])
             if g.dtype != self.part.dtype:
                 raise RuntimeError(f"the gradient of {names[k]} changed from {self.part.dtype} to {g.dtype}")
@@ -349,7 +353,7 @@ def _filled(p: Tensor, rule: Rule, old: dict[str, Any], name: str) -> dict[str, 
 
 def _spec(rule: Rule, p: Tensor, g: Tensor, entry: dict[str, Any]) -> UpdateSpec:
     slots = tuple(slot.name for slot in rule.slots(p.dim()))
-    elements = [real(t.detach()).dtype for t in (p, g, *(entry[name] for name in slots))]
+    elements = [t.dtype.to_real() for t in (p, g, *(entry[name] for name in slots))]
     return UpdateSpec(
         rule=type(rule),
         slots=slots,

@@ -1,0 +1,72 @@
+"""Writes __init__.pyi of gradstep and gradstep.rules: what their registries hold, for editors and type checkers.
+
+The classes are made from the rules when the package is imported, which no type checker sees; these files say
+in the language of type checkers what is made. `make stubs` writes them, and a test holds them against the rules.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gradstep.rules import RULES, settings_of
+
+PACKAGE = Path(__file__).parent.parent / "src" / "gradstep"
+
+_HEAD = '''"""Written by tools/stubs.py from the rules; do not edit."""
+
+from typing import final
+
+from torch import Tensor
+
+from gradstep import rules as rules
+from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
+from gradstep.optimizers import optimizer as optimizer
+from gradstep.optimizers.optimizer import Optimizer as Optimizer
+from gradstep.optimizers.optimizer import ParamsT
+from gradstep.optimizers.optimizer import StepReport as StepReport
+from gradstep.rules import RULES as RULES
+from gradstep.rules import Rule as Rule
+from gradstep.rules import Slot as Slot
+from gradstep.rules import State as State
+
+__version__: str
+
+'''
+
+
+_RULES_HEAD = '''"""Written by tools/stubs.py from the rules; do not edit."""
+
+from gradstep.rules.base import Rule as Rule
+from gradstep.rules.base import Slot as Slot
+from gradstep.rules.base import State as State
+from gradstep.rules.settings import settings_of as settings_of
+'''
+
+
+def texts() -> dict[Path, str]:
+    """Every stub file with its text."""
+    imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
+    return {
+        PACKAGE / "__init__.pyi": _HEAD + "\n".join(_class(name) for name in RULES),
+        PACKAGE / "rules" / "__init__.pyi": _RULES_HEAD + "".join(imports) + "\nRULES: dict[str, type[Rule]]\n",
+    }
+
+
+def _class(name: str) -> str:
+    settings = settings_of(RULES[name])
+    places = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if not s.kw_only]
+    named = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if s.kw_only]
+    arguments = ["self", "params: ParamsT", *places, "*", *named, "engine: str = ..."]
+    lines = "".join(f"        {argument},\n" for argument in arguments)
+    return f"@final\nclass {name}(Optimizer):\n    def __init__(\n{lines}    ) -> None: ...\n    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"
+
+
+def _kind(name: str, annotation: str) -> str:
+    return "float | Tensor" if name == "lr" else annotation
+
+
+if __name__ == "__main__":
+    for path, text in texts().items():
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"wrote {path.relative_to(PACKAGE.parent)}\n")
