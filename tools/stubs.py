@@ -35,13 +35,14 @@ __version__: str
 '''
 
 
-_RULES_HEAD = '''"""Written by tools/stubs.py from the rules; do not edit."""
+_RULES_HEAD = '"""Written by tools/stubs.py from the rules; do not edit."""\n\n'
 
-from gradstep.rules.base import Rule as Rule
-from gradstep.rules.base import Slot as Slot
-from gradstep.rules.base import State as State
-from gradstep.rules.settings import settings_of as settings_of
-'''
+_RULES_IMPORTS = (
+    "from gradstep.rules.base import Rule as Rule\n",
+    "from gradstep.rules.base import Slot as Slot\n",
+    "from gradstep.rules.base import State as State\n",
+    "from gradstep.rules.settings import settings_of as settings_of\n",
+)
 
 
 def texts() -> dict[Path, str]:
@@ -49,7 +50,9 @@ def texts() -> dict[Path, str]:
     imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
     return {
         PACKAGE / "__init__.pyi": _HEAD + "\n".join(_class(name) for name in RULES),
-        PACKAGE / "rules" / "__init__.pyi": _RULES_HEAD + "".join(imports) + "\nRULES: dict[str, type[Rule]]\n",
+        PACKAGE / "rules" / "__init__.pyi": "".join(
+            [_RULES_HEAD, *sorted((*imports, *_RULES_IMPORTS)), "\nRULES: dict[str, type[Rule]]\n"]
+        ),
     }
 
 
@@ -59,7 +62,9 @@ def _class(name: str) -> str:
     named = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if s.kw_only]
     arguments = ["self", "params: ParamsT", *places, "*", *named, "engine: str = ..."]
     lines = "".join(f"        {argument},\n" for argument in arguments)
-    return f"@final\nclass {name}(Optimizer):\n    def __init__(\n{lines}    ) -> None: ...\n    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"
+    constructor = f"    def __init__(\n{lines}    ) -> None: ...\n"
+    rule = "    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"
+    return f"@final\nclass {name}(Optimizer):\n{constructor}{rule}"
 
 
 def _kind(name: str, annotation: str) -> str:
