@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, final
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.engines.eager import apply, arithmetic, real, squares
-from gradstep.rules import Rule
+from gradstep.rules import Rule, State
 
 
 @final
@@ -53,7 +52,7 @@ def _flat(tensor: Tensor) -> Tensor:
 @cache
 def _compiled(rule: type[Rule], slots: tuple[str, ...], coefficients: tuple[str, ...]) -> Any:
     def step(numbers: Tensor, p: Tensor, g: Tensor, *state: Tensor) -> None:
-        c = SimpleNamespace(**dict(zip(coefficients, numbers.unbind(), strict=True)))
+        c = State(**dict(zip(coefficients, numbers.unbind(), strict=True)))
         apply(rule, slots, c, p, g, state)
 
     return torch.compile(step, dynamic=True, fullgraph=True)

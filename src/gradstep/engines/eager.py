@@ -27,10 +27,12 @@ def apply(rule: type[Rule], names: Sequence[str], c: Any, p: Tensor, g: Tensor, 
     """One step of one parameter, in place."""
     kind = arithmetic(p.dtype)
     state = State(**{name: slot.to(kind) for name, slot in zip(names, slots, strict=True)})
-    new = rule.update(p.to(kind), g.to(kind) * c.gradient, state, c)
-    for name, slot in zip(names, slots, strict=True):
-        slot.copy_(getattr(state, name))
-    p.copy_(new)
+    old = (p, *slots)
+    new = [rule.update(p.to(kind), g.to(kind) * c.gradient, state, c), *(getattr(state, name) for name in names)]
+    # A rule may hand an old value on (s.before = s.last): keep it until every place is written.
+    new = [value.clone() if any(value is other for other in old) else value for value in new]
+    for place, value in zip(old, new, strict=True):
+        place.copy_(value)
 
 
 @final

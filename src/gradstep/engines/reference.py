@@ -46,8 +46,10 @@ class Reference(Engine):
                 p = spec.rule.update(p, g * c.gradient, state, c)
                 new = [p, *(getattr(state, name) for name in spec.slots)]
                 kinds = [spec.columns[0], *spec.columns[2:]]
-                for value, array, element in zip(new, [stored[0], *stored[2:]], kinds, strict=True):
-                    array[...] = element.encode(value)
+                # A rule may hand an old value on (s.before = s.last): copy before any place is written.
+                codes = [np.array(element.encode(value)) for value, element in zip(new, kinds, strict=True)]
+                for code, array in zip(codes, [stored[0], *stored[2:]], strict=True):
+                    array[...] = code
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.columns[1]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradstep.optimizers.choice import TORCH_EXECUTION
-from gradstep.rules import settings_of
-
-if TYPE_CHECKING:
-    from gradstep.optimizers.optimizer import Optimizer
+from gradstep.rules import Rule, settings_of
 
 
 def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -26,15 +25,23 @@ def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def adopted(optimizer: Optimizer, state_dict: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
-    """The groups and the state of a checkpoint, as this optimizer's own; the checkpoint is not changed.
+def adopted(
+    rule: type[Rule], defaults: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    """The groups and the state of a checkpoint, as an optimizer's own; the checkpoint is not changed.
+
+    Args:
+        rule: the optimizer's rule.
+        defaults: its settings where the checkpoint says nothing.
+        groups: its ``param_groups``.
+        state_dict: the checkpoint.
 
     Raises:
         ValueError: other groups than the optimizer has.
         KeyError: no ``"state"`` or ``"param_groups"``.
         RuntimeError: a slot of another shape than its parameter.
     """
-    groups, saved = optimizer.param_groups, deepcopy(state_dict["param_groups"])
+    saved = deepcopy(state_dict["param_groups"])
     if len(groups) != len(saved):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
@@ -46,7 +53,6 @@ def adopted(optimizer: Optimizer, state_dict: dict[str, Any]) -> tuple[list[dict
                 f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
                 f"(group {index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])})"
             )
-    rule = optimizer.rule()
     known = {s.name for s in settings_of(rule)}
     for group, other in zip(groups, saved, strict=True):
         for name in TORCH_EXECUTION:
@@ -55,18 +61,21 @@ def adopted(optimizer: Optimizer, state_dict: dict[str, Any]) -> tuple[list[dict
         if "param_names" in group:
             other.setdefault("param_names", group["param_names"])
         for name in known:
-            other.setdefault(name, optimizer.defaults[name])  # written before the setting existed
+            other.setdefault(name, defaults[name])  # written before the setting existed
 
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     places = ((group, p) for group in saved for p in group["params"])
     owners = dict(zip(keys, places, strict=True))
-    state: dict[Any, Any] = {}
+    state: defaultdict[Any, Any] = defaultdict(dict)  # torch's own kind: wrappers index what is not there yet
     for key, entry in state_dict["state"].items():
         if key not in owners:
             state[key] = deepcopy(entry)
             continue
         group, p = owners[key]
-        shapes = {slot.name: slot.shape(tuple(p.shape)) for slot in optimizer._rule_of(group).slots(p.dim())}
+        shapes = {
+            slot.name: slot.shape(tuple(p.shape))
+            for slot in rule(**{name: group[name] for name in known}).slots(p.dim())
+        }
         state[p] = {name: _moved(name, value, p, shapes) for name, value in entry.items()}
     return saved, state
 

@@ -7,15 +7,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, ClassVar, final, overload
 
 import torch
 from torch import Tensor
 
+from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached
 from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
-from gradstep.optimizers.table import Table, TorchBatch, parameter_names
+from gradstep.optimizers.table import Table, parameter_names
 from gradstep.rules import Rule, settings_of
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -94,7 +96,12 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
-        return self.rule()(**{s.name: group[s.name] for s in settings_of(self.rule())})
+        rule = self.rule()
+        values = tuple([group[name] for name in _setting_names(rule)])
+        kinds = tuple(map(type, values))
+        if _KEPT.issuperset(kinds) and not _holds_tensor(values):
+            return _checked(rule, values, kinds)
+        return _checked.__wrapped__(rule, values, kinds)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; torch's method, with more refused.
@@ -253,7 +260,7 @@ class Optimizer(torch.optim.Optimizer):
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        groups, state = adopted(self, state_dict)
+        groups, state = adopted(self.rule(), self.defaults, self.param_groups, state_dict)
         for group in groups:
             self._rule_of(group)
         self.__setstate__({"state": state, "param_groups": groups})
@@ -270,6 +277,25 @@ class Optimizer(torch.optim.Optimizer):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.
         return _blank, (self.rule(),), self.__getstate__()
+
+
+@cache
+def _setting_names(rule: type[Rule]) -> tuple[str, ...]:
+    return tuple(s.name for s in settings_of(rule))
+
+
+# A tensor may change in place, and a list or a wrong kind of setting has no hash: these are looked at every time.
+_KEPT = {float, int, bool, tuple, type(None)}
+
+
+@lru_cache(maxsize=1024)
+def _checked(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...]) -> Rule:
+    del kinds  # 1 and True are equal, but only one of them is a learning rate
+    return rule(**dict(zip(_setting_names(rule), values, strict=True)))
+
+
+def _holds_tensor(values: tuple[Any, ...]) -> bool:
+    return any(isinstance(x, Tensor) for v in values if type(v) is tuple for x in v)
 
 
 def _blank(rule: type[Rule]) -> Optimizer:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,20 @@ _FIELDS = ("data_ptr", "numel", "dtype", "device_type", "layout", "dim", "sizes"
 _MIX = 0x9E3779B97F4A7C15 - 2**64  # 2⁶⁴ divided by the golden ratio, odd: spreads small integers over 64 bits
 
 
-def handles(tensors: Sequence[Tensor]) -> Int64s:
+def handles(tensors: Iterable[Tensor]) -> Int64s:
     """The Python object behind each tensor, good for as long as it lives."""
-    return np.fromiter(map(id, tensors), dtype=np.int64, count=len(tensors))
+    return np.array(list(map(id, tensors)), dtype=np.int64)
 
 
-def facts(tensors: Sequence[Tensor], cells: Int64s | None = None) -> Int64s:
-    """(n, 5) the present facts of the tensors.
+def facts(columns: Sequence[Sequence[Tensor]], known_handles: Int64s | None = None) -> Int64s:
+    """(n, 5) the present facts of the tensors of all columns, one column after the other.
 
     Args:
-        tensors: whom to ask about.
-        cells: their :func:`handles`, if they are known.
+        columns: whom to ask about.
+        known_handles: their :func:`handles`, if they are known.
 
     >>> x = torch.zeros(2, 3)
-    >>> known = facts([x, x.t(), x[:0]])
+    >>> known = facts([[x, x.t(), x[:0]]])
     >>> known[:, NUMEL].tolist(), bool(known[0, POINTER] == x.data_ptr())
     ([6, 6, 0], True)
     >>> bool(known[0, GEOMETRY] == known[1, GEOMETRY])
@@ -51,8 +52,8 @@ def facts(tensors: Sequence[Tensor], cells: Int64s | None = None) -> Int64s:
     """
     read = _reader()
     if read is None:
-        return np.array([_asked(t) for t in tensors], dtype=np.int64).reshape(len(tensors), 5)
-    return _read(read, handles(tensors) if cells is None else cells)
+        return np.array([_asked(t) for column in columns for t in column], dtype=np.int64).reshape(-1, 5)
+    return _read(read, handles(chain.from_iterable(columns)) if known_handles is None else known_handles)
 
 
 def _asked(t: Tensor) -> tuple[int, int, int, int, int]:
@@ -92,7 +93,9 @@ def _reader() -> Any:
 
     addresses = {f: ctypes.cast(q, ctypes.c_void_p).value or 0 for f, q in questions.items()}
     # PYFUNCTYPE keeps Python's lock, so that no other thread changes a tensor meanwhile.
-    read: Any = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(compile_module(_loop(addresses, place)))
+    read: Any = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(
+        compile_module(_loop(addresses, place))
+    )
     answers = _read(read, handles(examples))[:, : GEOMETRY + 1].tolist()
     return read if answers == [list(_asked(t)[: GEOMETRY + 1]) for t in examples] else None
 
@@ -105,28 +108,22 @@ def _place(examples: Sequence[Tensor]) -> int | None:
     return None
 
 
-def _read(read: Any, cells: Int64s) -> Int64s:
-    result = np.empty((len(cells), 5), dtype=np.int64)
-    job = np.array([len(cells), cells.ctypes.data, result.ctypes.data])
-    read(job.ctypes.data)
+def _read(read: Any, objects: Int64s) -> Int64s:
+    result = np.empty((len(objects), 5), dtype=np.int64)
+    read(len(objects), objects.ctypes.data, result.ctypes.data)
     return result
 
 
 def _loop(addresses: dict[str, int], place: int) -> str:
-    """``void task(const int64 *job)`` with a job of count, handles and results, as LLVM's text."""
+    """``void task(int64 count, const int64 *handles, int64 *results)`` as LLVM's text."""
     ask = {field: f"call i32 inttoptr (i64 {address} to ptr)(ptr %cell, ptr" for field, address in addresses.items()}
     mix = "{0}x = xor i64 {1}, {2}\n{0}m = mul i64 {0}x, {3}\n{0}s = lshr i64 {0}m, 29\n{0} = xor i64 {0}m, {0}s"
     return f"""
-define void @task(ptr %job) {{
+define void @task(i64 %count, ptr %handles, ptr %results) {{
 entry:
   %long = alloca i64
   %int = alloca i32
   %address = alloca ptr
-  %count = load i64, ptr %job
-  %job1 = getelementptr i64, ptr %job, i64 1
-  %handles = load ptr, ptr %job1
-  %job2 = getelementptr i64, ptr %job, i64 2
-  %results = load ptr, ptr %job2
   br label %next
 next:
   %i = phi i64 [0, %entry], [%following, %done]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from gradstep.rules.ops import Array
 from gradstep.rules.settings import flag
@@ -45,15 +44,25 @@ class Slot:
 
 
 @final
-class State(SimpleNamespace):
+class State:
     """The slots of one parameter inside :meth:`Rule.update`: read ``s.exp_avg``, assign ``s.exp_avg``.
 
     >>> "exp_avg" in State(exp_avg=0.0)
     True
     """
 
+    def __init__(self, **slots: Array) -> None:
+        # Attribute by attribute: torch.compile follows this, and no SimpleNamespace.
+        for name, value in slots.items():
+            setattr(self, name, value)
+
     def __contains__(self, name: str) -> bool:
-        return name in self.__dict__
+        return hasattr(self, name)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Array: ...
+        def __setattr__(self, name: str, value: Array) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import final
 
 import numpy as np
@@ -91,24 +91,31 @@ def _launch(
     coefficients: NDArray[np.floating],
     results: NDArray[np.float64],
 ) -> None:
-    from gradstep.engines.fused.kernel import CHUNK, job
+    from gradstep.engines.fused.kernel import job
     from gradstep.engines.fused.threads import run
 
-    counts = -(-lengths // CHUNK)
-    total = int(counts.sum())
-    if total == 0:
+    chunks, elements = _chunks(lengths.tobytes())
+    if elements == 0:
         return
-    tensor = np.repeat(np.arange(len(lengths)), counts)
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    chunks = np.column_stack((tensor, (np.arange(total) - first) * CHUNK))
     counter = np.zeros(1, np.int64)
-    worth = int(lengths.sum()) // _PER_THREAD
     order = job(
         counter=counter.ctypes.data,
-        chunk_count=total,
+        chunk_count=len(chunks),
         chunks=chunks.ctypes.data,
         tensors=tensors.ctypes.data,
         coefficients=coefficients.ctypes.data,
         results=results.ctypes.data,
     )
-    run(kernel, order.ctypes.data, max(1, min(threads, total, worth)))
+    run(kernel, order.ctypes.data, max(1, min(threads, len(chunks), elements // _PER_THREAD)))
+
+
+@lru_cache(maxsize=16)  # the same at every step of an optimizer
+def _chunks(lengths: bytes) -> tuple[Int64s, int]:
+    """(chunks, 2) the tensor and the first element of every chunk; and the number of elements of all tensors."""
+    from gradstep.engines.fused.kernel import CHUNK
+
+    sizes = np.frombuffer(lengths, dtype=np.int64)
+    counts = -(-sizes // CHUNK)
+    tensor = np.repeat(np.arange(len(sizes)), counts)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.column_stack((tensor, (np.arange(len(tensor)) - first) * CHUNK)), int(sizes.sum())

@@ -1,0 +1,220 @@
+"""The race: the same model, from the same start, trained by each contender in turn.
+
+Fairness, in three rules. Every contender at a seed starts from the same weights, sees the same batches in the
+same order, and draws the same random numbers. Contenders advance side by side, a few steps a turn, and the
+order of turns rotates, so that a machine that slows down slows all of them. Only the training is timed:
+evaluation, recording and drawing happen between the clocks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
+from typing import final
+
+import torch
+
+from gradstep.lab.contenders import Contender
+from gradstep.lab.results import Entry, Header, Point, Record, Summary, finite
+from gradstep.lab.specs import written
+from gradstep.lab.task import Task
+
+TURN = 5
+"""Most steps of a turn: so many that a contender's data are in the cache for most of them."""
+FINISHED, DIVERGED, INTERRUPTED, OUT_OF_TIME = "finished", "diverged", "interrupted", "out of time"
+
+
+@final
+class Lane:
+    """One contender's run at one seed."""
+
+    def __init__(self, task: Task, contender: Contender, seed: int) -> None:
+        self.contender = contender
+        self.status: str | None = None
+        self._task = task
+        self._seed = seed
+        self._model = task.model(seed)
+        self._optimizer = contender.optimizer(self._model.parameters())
+        self._batches = task.batches(seed)
+        # Dropout draws from torch's one generator, which all lanes share: each keeps its own place in it.
+        self._random = torch.Generator().manual_seed(seed).get_state()
+        self._steps: list[tuple[float, float]] = []
+        self._losses: list[float] = []
+        self._last: Point | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether steps were taken since the last evaluation."""
+        return bool(self._losses)
+
+    def turn(self, steps: int) -> None:
+        """Take `steps` steps, fewer if the loss stops being finite."""
+        torch.set_rng_state(self._random)
+        for _ in range(steps):
+            loss = self._step(next(self._batches))
+            self._losses.append(loss)
+            if not math.isfinite(loss):
+                self.status = DIVERGED
+                break
+        self._random = torch.get_rng_state()
+
+    def _step(self, batch: tuple[torch.Tensor, ...]) -> float:
+        """One whole step, timed; the training loss before it."""
+        begin = time.perf_counter()
+        loss = self._task.loss(self._model, batch)
+        loss.backward()
+        before = time.perf_counter()
+        self._optimizer.step()
+        after = time.perf_counter()
+        self._optimizer.zero_grad()
+        end = time.perf_counter()
+        self._steps.append((end - begin, after - before))
+        return loss.item()
+
+    def point(self) -> Point:
+        """Where the lane stands now, judged on held-out data."""
+        judged = self._task.evaluate(self._model)
+        if not math.isfinite(judged.loss):
+            self.status = DIVERGED
+        losses, self._losses = self._losses, []
+        self._last = Point(
+            task=self._task.name,
+            contender=self.contender.label,
+            seed=self._seed,
+            step=len(self._steps),
+            seconds=sum(whole for whole, _ in self._steps[1:]),
+            train_loss=finite(fmean(losses)) if losses else None,
+            loss=finite(judged.loss),
+            accuracy=judged.accuracy,
+            place=judged.place if judged.place and all(map(math.isfinite, judged.place)) else None,
+        )
+        return self._last
+
+    def summary(self) -> Summary:
+        """The run as it stands, with the status it has."""
+        later = self._steps[1:]
+        diverged = self.status == DIVERGED
+        return Summary(
+            task=self._task.name,
+            contender=self.contender.label,
+            seed=self._seed,
+            status=self.status or FINISHED,
+            steps=len(self._steps),
+            loss=self._last.loss if self._last and not diverged else None,
+            accuracy=self._last.accuracy if self._last and not diverged else None,
+            first_step_seconds=self._steps[0][0] if self._steps else None,
+            step_seconds=median(whole for whole, _ in later) if later else None,
+            optimizer_seconds=median(part for _, part in later) if later else None,
+            state_bytes=tensor_bytes(list(self._optimizer.state.values())),
+            parameters=self.parameters,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Race:
+    """One task, raced by all contenders at every seed.
+
+    Args:
+        task: what is trained.
+        contenders: who trains; their labels differ.
+        steps: steps each contender takes.
+        seeds: the seeds; at each, all contenders run side by side.
+        command: the command line that runs this race again, for the header.
+        machine: description of the machine, for the header.
+        deadline: `time.monotonic()` by which the race is to end; None: no limit. No round of turns begins
+            that would end later if it took as long as the longest before it. All contenders stop after the
+            same number of steps, but for those that diverged before.
+    """
+
+    task: Task
+    contenders: tuple[Contender, ...]
+    steps: int
+    seeds: tuple[int, ...]
+    command: str
+    machine: Mapping[str, str]
+    deadline: float | None = None
+
+    def run(self, listen: Callable[[Record], None]) -> None:
+        """Race, and tell `listen` every record as it comes.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when the summaries of what was done so far have been told.
+        """
+        with torch.random.fork_rng(devices=[]):
+            for index, seed in enumerate(self.seeds):
+                lanes = [Lane(self.task, contender, seed) for contender in self.contenders]
+                if index == 0:
+                    listen(self._header(lanes[0].parameters))
+                try:
+                    self._run_seed(lanes, listen)
+                except KeyboardInterrupt:
+                    for lane in lanes:
+                        lane.status = lane.status or INTERRUPTED
+                    raise
+                finally:
+                    for lane in lanes:
+                        listen(lane.summary())
+
+    def _run_seed(self, lanes: list[Lane], listen: Callable[[Record], None]) -> None:
+        for lane in lanes:
+            listen(lane.point())
+        longest = 0.0
+        for number, (done, until) in enumerate(pairwise(self._stops())):
+            begin = time.monotonic()
+            if self.deadline is not None and begin + longest > self.deadline:
+                self._stop(lanes, listen)
+                return
+            first = number % len(lanes)
+            for lane in lanes[first:] + lanes[:first]:
+                if lane.status is None:
+                    lane.turn(until - done)
+                    if until % self.task.stride == 0 or until == self.steps or lane.status:
+                        listen(lane.point())
+            if number:  # the first round compiles; it says nothing of the next
+                longest = max(longest, time.monotonic() - begin)
+
+    def _stop(self, lanes: list[Lane], listen: Callable[[Record], None]) -> None:
+        """Time is over: a last evaluation of those that took steps since theirs."""
+        for lane in lanes:
+            if lane.unjudged:
+                listen(lane.point())
+            lane.status = lane.status or OUT_OF_TIME
+
+    def _stops(self) -> list[int]:
+        """The steps at which a turn begins or ends: of the evaluations, and between them every `TURN`."""
+        steps = self.steps
+        return sorted({*range(0, steps, TURN), *range(0, steps, self.task.stride), steps})
+
+    def _header(self, parameters: int) -> Header:
+        return Header(
+            task=self.task.name,
+            contenders=tuple(
+                Entry(one.label, one.name, {key: written(value) for key, value in one.settings})
+                for one in self.contenders
+            ),
+            steps=self.steps,
+            seeds=self.seeds,
+            parameters=parameters,
+            command=self.command,
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            machine=self.machine,
+        )
+
+
+def tensor_bytes(value: object) -> int:
+    """Bytes of all tensors inside a value, through dictionaries, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(tensor_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(tensor_bytes, value))
+    return 0

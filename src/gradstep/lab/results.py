@@ -1,0 +1,217 @@
+"""What a race records, as JSON lines: written as it happens, read back for the report.
+
+A file holds, for each task, one header, then points as the contenders advance, then one summary for each
+contender and seed. Every line names its task, so that each can be read alone. A number that is not finite is
+written as null.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO, TypeAlias, final
+
+FILE = "results.jsonl"
+FORMAT = 1
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A contender as the header names it; `settings` are written as in a spec."""
+
+    label: str
+    name: str
+    settings: Mapping[str, str]
+
+
+@final
+@dataclass(frozen=True)
+class Header:
+    """What is raced, from where, and on what machine.
+
+    Args:
+        task: name of the task.
+        contenders: who races, in the order asked for.
+        steps: steps each contender is to take.
+        seeds: the seeds; each contender runs once with each.
+        parameters: number of parameters of the model.
+        command: the command line that runs this race again.
+        started: date and time of the start, ISO 8601 with zone.
+        machine: what it runs on, as name → value for people.
+        format: version of this file's format.
+    """
+
+    task: str
+    contenders: tuple[Entry, ...]
+    steps: int
+    seeds: tuple[int, ...]
+    parameters: int
+    command: str
+    started: str
+    machine: Mapping[str, str]
+    format: int = FORMAT
+
+
+@final
+@dataclass(frozen=True)
+class Point:
+    """Where a contender stands after `step` steps.
+
+    Args:
+        seconds: time it has trained for, evaluations and the first step left out.
+        train_loss: mean training loss of the steps since the last point; None before the first step.
+        loss, accuracy, place: see `Evaluation`; a loss that is not finite is None.
+    """
+
+    task: str
+    contender: str
+    seed: int
+    step: int
+    seconds: float
+    train_loss: float | None
+    loss: float | None
+    accuracy: float | None = None
+    place: tuple[float, float] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Summary:
+    """One contender's run at one seed, when it is over.
+
+    Args:
+        status: "finished", "diverged", "interrupted" (Ctrl-C) or "out of time".
+        steps: steps taken.
+        loss, accuracy: of the last evaluation; None for a run that diverged.
+        first_step_seconds: the first whole step, compilation included; None where none was taken.
+        step_seconds: median of the later whole steps (forward, backward, optimizer, clearing of gradients).
+        optimizer_seconds: median of the optimizer's part of them.
+        state_bytes: bytes the optimizer keeps between steps.
+        parameters: number of parameters of the model.
+    """
+
+    task: str
+    contender: str
+    seed: int
+    status: str
+    steps: int
+    loss: float | None
+    accuracy: float | None
+    first_step_seconds: float | None
+    step_seconds: float | None
+    optimizer_seconds: float | None
+    state_bytes: int
+    parameters: int
+
+
+Record: TypeAlias = Header | Point | Summary
+KINDS: Mapping[str, type[Header] | type[Point] | type[Summary]] = {
+    "header": Header,
+    "point": Point,
+    "summary": Summary,
+}
+
+
+@final
+@dataclass(frozen=True)
+class Results:
+    """One race, read back."""
+
+    header: Header
+    points: list[Point] = field(default_factory=list)
+    summaries: list[Summary] = field(default_factory=list)
+
+
+@final
+class ResultsWriter:
+    """Writes records to `results.jsonl` in a folder, one line each, handed to the system line by line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "ResultsWriter":
+        self._file = self._path.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __call__(self, record: Record) -> None:
+        if self._file is None:
+            raise ValueError("The results file is not open: use the writer in a with statement")
+        self._file.write(encode(record) + "\n")
+        self._file.flush()
+
+
+def encode(record: Record) -> str:
+    """A record as one line of JSON, its kind first."""
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
+    return json.dumps({"record": kind, **asdict(record)}, allow_nan=False, ensure_ascii=False)
+
+
+def decode(line: str) -> Record:
+    """The record in a line of JSON.
+
+    Raises:
+        ValueError: the line is not JSON, or not a record of this format.
+    """
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("record") not in KINDS:
+        raise ValueError(f"Not a record of a race: {line[:80]!r}")
+    kind = KINDS[fields.pop("record")]
+    if kind is Header:
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"Results of format {fields.get('format')!r}; this gradstep reads format {FORMAT}")
+        fields["contenders"] = tuple(Entry(**entry) for entry in fields["contenders"])
+        fields["seeds"] = tuple(fields["seeds"])
+    elif kind is Point and fields["place"] is not None:
+        fields["place"] = tuple(fields["place"])
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"Not a record of a race: {line[:80]!r} ({error})") from error
+
+
+def read_results(folder: Path) -> list[Results]:
+    """The races recorded in `folder`, in the order of the file. A last line that was cut off is left out.
+
+    Raises:
+        FileNotFoundError: the folder holds no results.
+        ValueError: a line is not a record of a race (the message says which).
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"No {FILE} in {folder}: give the folder of a race, such as one under runs/")
+    races: list[Results] = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            record = decode(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if isinstance(record, Header):
+            races.append(Results(record))
+        elif not races:
+            raise ValueError(f"{path}, line {number}: a {type(record).__name__.lower()} before any header")
+        elif isinstance(record, Point):
+            races[-1].points.append(record)
+        else:
+            races[-1].summaries.append(record)
+    if not races:
+        raise ValueError(f"{path} holds no race")
+    return races
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is not finite: JSON has no word for infinity."""
+    return value if value is not None and math.isfinite(value) else None

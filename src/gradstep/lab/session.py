@@ -1,0 +1,169 @@
+"""One call of `gradstep race`: the races of all chosen tasks, their results written as they come, one
+report.
+"""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from gradstep.lab.contenders import DEFAULT, Contender, enter, with_peers
+from gradstep.lab.display import Display
+from gradstep.lab.machine import describe
+from gradstep.lab.race import Race
+from gradstep.lab.report import write_report
+from gradstep.lab.results import Record, ResultsWriter
+from gradstep.lab.specs import parse_specs, suggestion
+from gradstep.lab.task import Task
+from gradstep.lab.tasks import TASKS
+
+QUICK_SECONDS = 25.0
+"""Wall-clock time of the races of a quick session. Imports and the report come on top; together: under 45
+s."""
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What to race.
+
+    Args:
+        line_ups: for each task, its contenders.
+        steps: steps of each contender; None: the task's own number.
+        seeds: how many seeds, counted from 0.
+        quick: shorter races that end within `QUICK_SECONDS` together, wherever they stand then.
+        out: folder under which the session makes its own.
+        command: the command line that runs this again.
+    """
+
+    line_ups: Mapping[Task, tuple[Contender, ...]]
+    steps: int | None
+    seeds: int
+    quick: bool
+    out: Path
+    command: str
+
+    def __post_init__(self) -> None:
+        if not self.line_ups:
+            raise ValueError("No task to race")
+        for name, value in (("steps", self.steps), ("seeds", self.seeds)):
+            if value is not None and value < 1:
+                raise ValueError(f"Invalid number of {name}: {value} (at least 1)")
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"Not a folder: {self.out} (give a folder, or one that can be made)")
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What a session left behind. `report` is None if it was interrupted before there was anything to
+    report.
+    """
+
+    folder: Path
+    report: Path | None
+    interrupted: bool
+
+
+def plan(
+    tasks: Sequence[str] = (),
+    optimizers: str | None = None,
+    *,
+    peers: bool = False,
+    quick: bool = False,
+    steps: int | None = None,
+    seeds: int = 1,
+    out: Path = Path("runs"),
+) -> Plan:
+    """The plan that a command line asks for; nothing is run or written yet.
+
+    Args:
+        tasks: names of tasks; none: all.
+        optimizers: see `gradstep.lab.specs`; None: the default line-up.
+        peers: whether torch's own class races beside each.
+        quick, steps, seeds, out: see `Plan`.
+
+    Raises:
+        ValueError, TypeError, NotADirectoryError: something of it cannot be; the message says what can.
+    """
+    for name in tasks:
+        if name not in TASKS:
+            raise ValueError(f"Unknown task: {name!r}.{suggestion(name, list(TASKS))} There are {', '.join(TASKS)}.")
+    chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or list(TASKS.values())
+    specs = DEFAULT if optimizers is None else parse_specs(optimizers)
+    line_up = with_peers(specs) if peers else specs
+    words = ["gradstep", "race", *(task.name for task in chosen), "--optimizers", ",".join(map(str, line_up))]
+    words += ["--quick"] * quick
+    words += ["--steps", str(steps)] if steps is not None else []
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    return Plan(
+        line_ups={task: tuple(enter(spec, task) for spec in line_up) for task in chosen},
+        steps=steps,
+        seeds=seeds,
+        quick=quick,
+        out=out,
+        command=shlex.join(words),
+    )
+
+
+def run(plan: Plan, display: Display) -> Outcome:
+    """Race every task of the plan, then write the report. After Ctrl-C, the report of what was done so
+    far.
+    """
+    folder = _new_folder(plan)
+    interrupted = False
+    recorded = False
+    with ResultsWriter(folder) as write:
+
+        def listen(record: Record) -> None:
+            nonlocal recorded
+            write(record)
+            recorded = True
+            display(record)
+
+        try:
+            with display.open():
+                for race in _races(plan):
+                    race.run(listen)
+        except KeyboardInterrupt:
+            interrupted = True
+    return Outcome(folder, write_report(folder) if recorded else None, interrupted)
+
+
+def _races(plan: Plan) -> list[Race]:
+    """The races, each with the time by which it must leave the others theirs."""
+    machine = describe()
+    deadline = time.monotonic() + QUICK_SECONDS
+    races = []
+    # Against the clock, the cheap ones first: what a slow machine has no time for is the end of the dearest.
+    line_ups = sorted(plan.line_ups.items(), key=lambda item: item[0].quick_seconds if plan.quick else 0.0)
+    for task, contenders in reversed(line_ups):
+        races.append(
+            Race(
+                task=task,
+                contenders=contenders,
+                steps=plan.steps or (task.quick_steps if plan.quick else task.steps),
+                seeds=tuple(range(plan.seeds)),
+                command=plan.command,
+                machine=machine,
+                deadline=deadline if plan.quick else None,
+            )
+        )
+        deadline -= task.quick_seconds
+    return races[::-1]
+
+
+def _new_folder(plan: Plan) -> Path:
+    """A folder of this session's own, named by what is raced and when."""
+    raced = next(iter(plan.line_ups)).name if len(plan.line_ups) == 1 else "race"
+    stem = f"{raced}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+        folder = plan.out / (stem + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"Too many races at once under {plan.out}")

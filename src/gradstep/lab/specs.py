@@ -1,0 +1,141 @@
+"""The grammar of `--optimizers`: names with settings, as text.
+
+adamw                                     a name
+sgd:lr=0.1,momentum=0.9                   a name and settings
+adamw,lion,sgd:lr=0.1,momentum=0.9        several; a setting belongs to the name before it
+adamw:betas=(0.9,0.95),amsgrad=True       values are Python literals
+adamw:engine=eager                        or plain words
+torch.adamw                               torch's own class
+"""
+
+import ast
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+Value: TypeAlias = Any
+"""A Python literal or a word, given to an optimizer's constructor, which judges it."""
+
+NAME = re.compile(r"[A-Za-z][\w.]*")
+KEY = re.compile(r"[A-Za-z_]\w*")
+WORD = re.compile(r"[A-Za-z][\w.-]*")
+NOT_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
+OPENING, CLOSING = "([{", ")]}"
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """One optimizer as it was asked for: its name in lower case and the settings given with it, in their
+    order.
+    """
+
+    name: str
+    settings: tuple[tuple[str, Value], ...] = ()
+
+    def __str__(self) -> str:
+        given = ",".join(f"{key}={written(value)}" for key, value in self.settings)
+        return f"{self.name}:{given}" if given else self.name
+
+
+def written(value: Value) -> str:
+    """A value as it is written in a spec, without blanks."""
+    if isinstance(value, str) and WORD.fullmatch(value) and not _is_literal(value):
+        return value
+    return re.sub(r"([,:]) ", r"\1", repr(value)) if not isinstance(value, str) else repr(value)
+
+
+def suggestion(given: str, allowed: list[str]) -> str:
+    """What may have been meant, as the end of a message: " Did you mean 'adamw'?", or nothing."""
+    near = get_close_matches(given, allowed, n=2)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:
+    """The optimizers that `text` asks for.
+
+    Raises:
+        ValueError: the text does not follow the grammar, names no optimizer, or asks for the same one twice.
+    """
+    specs: list[OptimizerSpec] = []
+    for part in _split(text):
+        name, colon, rest = part.partition(":")
+        if "=" in name:
+            if not specs:
+                raise ValueError(f"Setting {part!r} comes before any optimizer: write it as name:{part}")
+            last = specs[-1]
+            if not last.settings:
+                raise ValueError(f"Setting {part!r} follows {last.name!r} without a colon: write {last.name}:{part}")
+            specs[-1] = OptimizerSpec(last.name, _with_setting(last, part))
+            continue
+        name = name.strip()
+        if not NAME.fullmatch(name):
+            raise ValueError(f"Invalid optimizer name: {name!r} in {text!r} (write name:key=value, as in sgd:lr=0.1)")
+        spec = OptimizerSpec(name.lower())
+        if colon:
+            spec = OptimizerSpec(spec.name, _with_setting(spec, rest))
+        specs.append(spec)
+    if not specs:
+        raise ValueError("No optimizer given: write for example adamw,sgd:lr=0.1,momentum=0.9")
+    twice = sorted({str(spec) for spec in specs if specs.count(spec) > 1})
+    if twice:
+        raise ValueError(f"Given more than once: {' '.join(twice)} (each optimizer races once; vary its settings)")
+    return tuple(specs)
+
+
+def _with_setting(spec: OptimizerSpec, text: str) -> tuple[tuple[str, Value], ...]:
+    """The settings of `spec` and the one in `text` ("lr=0.1")."""
+    key, equals, value = (piece.strip() for piece in text.partition("="))
+    if not equals or not value or not KEY.fullmatch(key):
+        raise ValueError(f"Invalid setting: {text!r} of {spec.name!r} (write key=value, as in lr=0.1)")
+    if key in dict(spec.settings):
+        raise ValueError(f"Setting {key!r} of {spec.name!r} is given twice")
+    return (*spec.settings, (key, _value(key, value)))
+
+
+def _value(key: str, text: str) -> Value:
+    if text.lower() in NOT_WORDS and text not in NOT_WORDS.values():
+        raise ValueError(f"Invalid value: {key}={text} (in Python it is written {NOT_WORDS[text.lower()]})")
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if WORD.fullmatch(text):
+            return text
+        raise ValueError(
+            f"Invalid value: {key}={text} (a Python literal such as 0.1, True, (0.9,0.95), or a plain word)"
+        ) from None
+
+
+def _is_literal(text: str) -> bool:
+    return text in NOT_WORDS.values() or text.lower() in NOT_WORDS
+
+
+def _split(text: str) -> list[str]:
+    """The parts between the commas that stand outside brackets and quotes."""
+    parts, depth, quote, start, escaped = [], 0, "", 0, False
+    for index, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quote:
+            escaped = char == "\\"
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in OPENING:
+            depth += 1
+        elif char in CLOSING:
+            depth -= 1
+        elif char == "," and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+        if depth < 0:
+            raise ValueError(f"Unbalanced brackets in {text!r}")
+    if depth or quote:
+        raise ValueError(f"Unbalanced brackets or quotes in {text!r}")
+    parts.append(text[start:])
+    if parts == [""] or all(not part.strip() for part in parts):
+        return []
+    empty = [part for part in parts if not part.strip()]
+    if empty:
+        raise ValueError(f"Nothing between two commas in {text!r}")
+    return [part.strip() for part in parts]

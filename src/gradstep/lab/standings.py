@@ -1,0 +1,151 @@
+"""The outcome of a race, gathered from its records: one standing and one curve per contender, seeds taken
+together.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import final
+
+from gradstep.lab.contenders import base_name
+from gradstep.lab.results import Entry, Point, Results, Summary, read_results
+from gradstep.lab.tasks import TASKS
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """A contender's course over steps: at each recorded step, the mean, least and greatest over seeds."""
+
+    steps: list[int]
+    seconds: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@final
+@dataclass(frozen=True)
+class Standing:
+    """How one contender did, over all its seeds. Times in seconds, memory in bytes.
+
+    Args:
+        loss, accuracy: mean of the last evaluations; None if any seed diverged or none was evaluated.
+        spread: greatest minus least loss over seeds.
+        step: median whole step; optimizer: median of the optimizer's part.
+        first_step: the slowest first step, which is the one that compiled, if any did.
+        status: "finished", or what happened instead and at which step.
+    """
+
+    entry: Entry
+    status: str
+    diverged: bool
+    steps: int
+    loss: float | None
+    spread: float
+    accuracy: float | None
+    first_step: float | None
+    step: float | None
+    optimizer: float | None
+    state_bytes: int
+    parameters: int
+
+    @property
+    def share(self) -> float | None:
+        """The optimizer's share of a step, in [0, 1]."""
+        return self.optimizer / self.step if self.optimizer is not None and self.step else None
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes of state for each parameter of the model."""
+        return self.state_bytes / self.parameters
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether this is torch's own class."""
+        return base_name(self.entry.name) != self.entry.name
+
+
+def races_in(folder: Path) -> list[Results]:
+    """The races recorded in `folder`, in the order in which tasks are shown.
+
+    Raises:
+        FileNotFoundError: the folder holds no results.
+        ValueError: a line is not a record of a race, or a task is not known here.
+    """
+    races = read_results(folder)
+    order = list(TASKS)
+    for race in races:
+        if race.header.task not in order:
+            raise ValueError(f"Unknown task in {folder}: {race.header.task!r} (there are {', '.join(order)})")
+    return sorted(races, key=lambda race: order.index(race.header.task))
+
+
+def standings(results: Results) -> list[Standing]:
+    """Every contender that has a summary, the lowest loss first, those that diverged last."""
+    table = []
+    for entry in results.header.contenders:
+        runs = [summary for summary in results.summaries if summary.contender == entry.label]
+        if runs:
+            table.append(_standing(entry, runs))
+    return sorted(table, key=lambda one: (one.loss is None, one.loss))
+
+
+def _standing(entry: Entry, runs: list[Summary]) -> Standing:
+    losses = _all([run.loss for run in runs])
+    accuracies = _all([run.accuracy for run in runs])
+    odd = [f"{run.status} at step {run.steps:,}" for run in runs if run.status != "finished"]
+    return Standing(
+        entry=entry,
+        status=", ".join(dict.fromkeys(odd)) or "finished",
+        diverged=any(run.status == "diverged" for run in runs),
+        steps=max(run.steps for run in runs),
+        loss=fmean(losses) if losses else None,
+        spread=max(losses) - min(losses) if losses else 0.0,
+        accuracy=fmean(accuracies) if accuracies else None,
+        first_step=max((run.first_step_seconds for run in runs if run.first_step_seconds is not None), default=None),
+        step=_median(run.step_seconds for run in runs),
+        optimizer=_median(run.optimizer_seconds for run in runs),
+        state_bytes=max(run.state_bytes for run in runs),
+        parameters=runs[0].parameters,
+    )
+
+
+def curve(results: Results, label: str, value: Callable[[Point], float | None]) -> Curve:
+    """The course of `value` for one contender. Steps at which a seed has no finite value are left out."""
+    by_step: dict[int, list[tuple[float, float]]] = {}
+    for point in results.points:
+        measured = value(point)
+        if point.contender == label and measured is not None:
+            by_step.setdefault(point.step, []).append((point.seconds, measured))
+    result = Curve([], [], [], [], [])
+    for step, values in sorted(by_step.items()):
+        numbers = [number for _, number in values]
+        result.steps.append(step)
+        result.seconds.append(fmean(seconds for seconds, _ in values))
+        result.mean.append(fmean(numbers))
+        result.low.append(min(numbers))
+        result.high.append(max(numbers))
+    return result
+
+
+def path(results: Results, label: str) -> list[tuple[float, float]]:
+    """The places a contender went through on a surface, at the first seed."""
+    first = results.header.seeds[0]
+    return [
+        point.place
+        for point in results.points
+        if point.contender == label and point.seed == first and point.place is not None
+    ]
+
+
+def _all(values: list[float | None]) -> list[float]:
+    """The values if there is one for every run, else none."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

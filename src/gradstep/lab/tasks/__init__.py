@@ -1,0 +1,14 @@
+"""The tasks a race can be run on, by name, in the order they are shown."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from gradstep.lab.task import Task
+from gradstep.lab.tasks.digits import Digits
+from gradstep.lab.tasks.ravine import Ravine
+from gradstep.lab.tasks.rosenbrock import Rosenbrock
+from gradstep.lab.tasks.text import Text
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Digits(), Text(), Rosenbrock(), Ravine())})
+
+__all__ = ["TASKS"]

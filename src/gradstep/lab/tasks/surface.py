@@ -1,0 +1,76 @@
+"""Surfaces over the plane: the parameters are a point (x, y), the loss is the height there."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gradstep.lab.task import Batch, Evaluation, Task, seeded
+
+JITTER = 0.05
+
+
+@final
+class Point(nn.Module):
+    """A model of two numbers, held in one parameter of shape (2,)."""
+
+    def __init__(self, x: float, y: float) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.tensor([x, y]))
+
+    def forward(self) -> Tensor:
+        return self.place
+
+
+class Surface(Task):
+    """A task whose path can be drawn. A seed other than 0 moves the start a little."""
+
+    start: ClassVar[tuple[float, float]]
+    minimum: ClassVar[tuple[float, float]]
+    """Where the height is least; the height there is 0."""
+    view: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
+    """The part of the plane that is drawn: (least x, greatest x), (least y, greatest y)."""
+
+    @abstractmethod
+    def height(self, x: Tensor, y: Tensor) -> Tensor:
+        """The height over (x, y), element by element."""
+
+    def model(self, seed: int) -> nn.Module:
+        with seeded(seed):
+            dx, dy = (JITTER * torch.randn(2)).tolist() if seed else (0.0, 0.0)
+        return Point(self.start[0] + dx, self.start[1] + dy)
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        while True:
+            yield ()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        x, y = model()
+        return self.height(x, y)
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        with torch.no_grad():
+            x, y = model()
+            return Evaluation(self.height(x, y).item(), place=(x.item(), y.item()))
+
+
+@final
+@dataclass(frozen=True)
+class Relief:
+    """Heights of a surface over its view: `z[j, i]` is the height over (`x[i]`, `y[j]`)."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    z: NDArray[Any]
+
+
+def relief(surface: Surface, points: int = 121) -> Relief:
+    """The surface's heights on a grid of `points` × `points` over its view."""
+    x, y = (torch.linspace(*ends, points, dtype=torch.float64) for ends in surface.view)
+    z = surface.height(x[None, :], y[:, None])
+    return Relief(x.numpy(), y.numpy(), z.numpy())

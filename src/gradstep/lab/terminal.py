@@ -1,0 +1,74 @@
+"""What the command line prints besides the race itself: the list of what there is, and the outcome."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gradstep.lab.columns import columns
+from gradstep.lab.contenders import CLASSES, DEFAULT, PEERS, base_name
+from gradstep.lab.palette import colours
+from gradstep.lab.results import Results
+from gradstep.lab.session import Outcome
+from gradstep.lab.standings import races_in, standings
+from gradstep.lab.tasks import TASKS
+
+
+def listing() -> RenderableType:
+    """The tasks, and the optimizers with the learning rate that each task gives them."""
+    tasks = Table(box=None, title="Tasks", title_justify="left", title_style="bold", pad_edge=False)
+    tasks.add_column("name")
+    tasks.add_column("steps", justify="right")
+    tasks.add_column("quick", justify="right")
+    tasks.add_column("what is trained")
+    for task in TASKS.values():
+        tasks.add_row(task.name, f"{task.steps:,}", f"{task.quick_steps:,}", task.description)
+    optimizers = Table(
+        box=None,
+        title="\nOptimizers, with the learning rate each task gives them",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    optimizers.add_column("name")
+    for name in TASKS:
+        optimizers.add_column(name, justify="right")
+    optimizers.add_column("torch's own")
+    for name in CLASSES:
+        if name in PEERS:
+            continue
+        rates = (task.learning_rate(name) for task in TASKS.values())
+        peers = [peer for peer in PEERS if base_name(peer) == name]
+        optimizers.add_row(name, *("default" if rate is None else f"{rate:g}" for rate in rates), *peers)
+    line_up = ",".join(map(str, DEFAULT))
+    return Group(tasks, optimizers, Text(f"\nRaced by default: {line_up}", overflow="fold"))
+
+
+def closing(outcome: Outcome) -> RenderableType:
+    """The standings of each race and where the report is."""
+    if outcome.report is None:
+        return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
+    parts: list[RenderableType] = [_standings(race) for race in races_in(outcome.folder)]
+    if outcome.interrupted:
+        parts.append(Text("\nInterrupted: what was done so far is kept.", style="bold"))
+    parts.append(Text(f"\nReport: {outcome.report}"))
+    return Group(*parts)
+
+
+def _standings(race: Results) -> Table:
+    """The standings of one race, the lowest loss first, the best of each column in bold."""
+    task = TASKS[race.header.task]
+    shown = columns(task, len(race.header.seeds))
+    rows = standings(race)
+    best = [column.best(rows) for column in shown]
+    chosen = colours(race.header.contenders)
+    table = Table(box=None, title=f"\n{task.title}", title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("optimizer", no_wrap=True)
+    for title in ("lr", *(column.title for column in shown)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for index, one in enumerate(rows):
+        name = Text("● ", style=chosen[one.entry.label]) + Text(one.entry.label, style="default")
+        cells = (Text(column.text(one), style="bold" if best[at][index] else "") for at, column in enumerate(shown))
+        remark = "" if one.status == "finished" else one.status
+        table.add_row(name, one.entry.settings["lr"], *cells, remark)
+    return table

@@ -1,0 +1,33 @@
+"""Small races that the lab's tests share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradstep.lab.display import Silence
+from gradstep.lab.results import Results, read_results
+from gradstep.lab.session import Outcome, plan, run
+
+RaceNow = Callable[..., tuple[Outcome, list[Results]]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models on one thread: two that wait for each other on a busy machine are far slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def race_now(tmp_path: Path) -> RaceNow:
+    """Run a small race and read its results back."""
+
+    def race(tasks: list[str], optimizers: str, **options) -> tuple[Outcome, list[Results]]:
+        outcome = run(plan(tasks, optimizers, out=tmp_path, **options), Silence())
+        return outcome, read_results(outcome.folder)
+
+    return race

@@ -1,0 +1,66 @@
+"""From a spec to an optimizer with its settings."""
+
+import pytest
+import torch
+from torch import nn
+
+from gradstep.lab.contenders import CLASSES, DEFAULT, enter, with_peers
+from gradstep.lab.specs import parse_specs
+from gradstep.lab.tasks import TASKS
+
+DIGITS = TASKS["digits"]
+
+
+def contender(text: str):
+    (spec,) = parse_specs(text)
+    return enter(spec, DIGITS)
+
+
+def test_the_task_gives_the_learning_rate_unless_one_is_asked_for():
+    rates = DIGITS.learning_rates
+    assert dict(contender("adamw").settings)["lr"] == rates["adamw"]
+    assert dict(contender("torch.adamw").settings)["lr"] == rates["adamw"]
+    assert dict(contender("sgd").settings)["lr"] == rates["sgd"]
+    assert dict(contender("sgd:momentum=0.9").settings)["lr"] == rates["sgd+momentum"]
+    assert dict(contender("adamw:lr=0.5").settings)["lr"] == 0.5
+
+
+def test_labels_tell_contenders_apart():
+    assert contender("adamw").label == "AdamW"
+    assert contender("torch.adamw:betas=(0.9,0.95)").label == "torch.AdamW betas=(0.9,0.95)"
+    assert contender("sgd:lr=0.1,momentum=0.9").label == "SGD lr=0.1 momentum=0.9"
+
+
+def test_peers_follow_with_the_same_settings_where_torch_has_the_class():
+    line_up = with_peers(parse_specs("adamw:eps=1e-6,engine=eager,lion,torch.sgd"))
+    assert [str(spec) for spec in line_up] == [
+        "adamw:eps=1e-06,engine=eager",
+        "torch.adamw:eps=1e-06",
+        "lion",
+        "torch.sgd",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lyon", "Unknown optimizer: 'lyon'. Did you mean 'lion'?"),
+        ("adamw:betaz=(0.9,0.95)", "Unknown setting: 'betaz' of 'adamw'. Did you mean 'betas'?"),
+        ("torch.adamw:engine=eager", "Unknown setting: 'engine' of 'torch.adamw'"),
+        ("adamw:lr=-1", "adamw:lr=-1: Invalid learning rate: -1"),
+    ],
+)
+def test_what_cannot_race_is_refused_by_name(text, says):
+    with pytest.raises(ValueError, match=r"Unknown|Invalid") as caught:
+        contender(text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_optimizer_can_enter_every_task(task):
+    for name in CLASSES:
+        (spec,) = parse_specs(name)
+        optimizer = enter(spec, task).optimizer([nn.Parameter(torch.ones(3))])
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert task.learning_rate(name.removeprefix("torch.")) is not None
+    assert len({enter(spec, task).label for spec in DEFAULT}) == len(DEFAULT)

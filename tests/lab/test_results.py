@@ -1,0 +1,79 @@
+"""Records: written as JSON lines, read back the same."""
+
+import json
+
+import pytest
+
+from gradstep.lab.results import (
+    FILE,
+    Entry,
+    Header,
+    Point,
+    ResultsWriter,
+    Summary,
+    decode,
+    encode,
+    read_results,
+)
+
+HEADER = Header(
+    task="ravine",
+    contenders=(Entry("AdamW", "adamw", {"lr": "0.1"}),),
+    steps=2,
+    seeds=(0, 1),
+    parameters=2,
+    command="gradstep race ravine",
+    started="2026-01-02T03:04:05+0000",
+    machine={"cores": "2"},
+)
+POINT = Point("ravine", "AdamW", 0, 1, 0.25, 3.0, 2.5, None, (1.0, -2.0))
+SUMMARY = Summary("ravine", "AdamW", 0, "finished", 2, 2.0, None, 0.5, 0.01, 0.001, 24, 2)
+
+
+@pytest.mark.parametrize("record", [HEADER, POINT, SUMMARY], ids=lambda record: type(record).__name__)
+def test_a_record_is_read_back_as_it_was(record):
+    line = encode(record)
+    assert "\n" not in line
+    assert json.loads(line)["record"] == type(record).__name__.lower()
+    assert decode(line) == record
+
+
+def write(folder, *records) -> None:
+    with ResultsWriter(folder) as writer:
+        for record in records:
+            writer(record)
+
+
+def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
+    write(tmp_path, HEADER, POINT, SUMMARY, HEADER, POINT)
+    with (tmp_path / FILE).open("a") as file:
+        file.write(encode(POINT)[:40])
+    first, second = read_results(tmp_path)
+    assert (first.header, first.points, first.summaries) == (HEADER, [POINT], [SUMMARY])
+    assert (second.points, second.summaries) == ([POINT], [])
+
+
+def test_each_record_is_on_disk_when_the_writer_returns(tmp_path):
+    with ResultsWriter(tmp_path) as writer:
+        writer(HEADER)
+        assert decode((tmp_path / FILE).read_text()) == HEADER
+
+
+def test_what_is_no_race_is_refused_with_its_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"No {FILE} in"):
+        read_results(tmp_path)
+    write(tmp_path, POINT)
+    with pytest.raises(ValueError, match="line 1: a point before any header"):
+        read_results(tmp_path)
+    write(tmp_path)
+    with pytest.raises(ValueError, match="holds no race"):
+        read_results(tmp_path)
+    for line in (
+        "nonsense",
+        '{"record": "other"}',
+        '{"record": "header", "format": 99}',
+        '{"record": "summary"}',
+    ):
+        (tmp_path / FILE).write_text(encode(HEADER) + "\n" + line + "\n")
+        with pytest.raises(ValueError, match="line 2"):
+            read_results(tmp_path)

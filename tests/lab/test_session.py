@@ -1,0 +1,126 @@
+"""A whole session: its files, its report, and what is left after Ctrl-C."""
+
+import time
+
+import pytest
+
+from gradstep.lab.display import Display, Silence
+from gradstep.lab.race import Race
+from gradstep.lab.report import write_report
+from gradstep.lab.results import FILE, Point, Record, read_results
+from gradstep.lab.session import plan, run
+from gradstep.lab.standings import standings
+from gradstep.lab.tasks import TASKS
+
+REAL = ("loss", "loss-over-time", "time", "memory")
+SURFACE = ("loss", "path")
+
+
+def test_a_session_writes_results_report_and_pictures(race_now):
+    outcome, races = race_now(["digits", "rosenbrock"], "adamw,sgd:momentum=0.9", steps=12, seeds=2, peers=True)
+    assert [race.header.task for race in races] == ["digits", "rosenbrock"]
+    page = outcome.report.read_text(encoding="utf-8")
+    for word in ("Handwritten digits", "SGD momentum=0.9", "torch.AdamW", "gradstep race digits rosenbrock"):
+        assert word in page
+    assert page.count("Plotly.newPlot(") >= 6
+    assert "<script src" not in page, "the page must work without a network"
+    pictures = {path.name for path in outcome.folder.glob("*.png")}
+    assert pictures == {f"digits-{name}.png" for name in REAL} | {f"rosenbrock-{name}.png" for name in SURFACE}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in outcome.folder.glob("*.png"))
+
+
+def test_a_report_is_built_again_from_the_results_the_same(race_now):
+    outcome, _ = race_now(["ravine"], "adamw", steps=5)
+    assert outcome.folder.name.startswith("ravine-")
+    before = outcome.report.read_text(encoding="utf-8")
+    outcome.report.unlink()
+    assert write_report(outcome.folder).read_text(encoding="utf-8") == before
+
+
+def test_one_diverged_contender_is_reported_last_and_the_report_stands(race_now):
+    outcome, (race,) = race_now(["rosenbrock"], "sgd:lr=10,sgd:lr=1e-4", steps=20)
+    table = standings(race)
+    assert [one.entry.label for one in table] == ["SGD lr=0.0001", "SGD lr=10"]
+    assert (table[1].diverged, table[1].loss) == (True, None)
+    assert "diverged at step" in outcome.report.read_text(encoding="utf-8")
+
+
+def test_a_report_stands_when_every_contender_diverged(race_now):
+    outcome, _ = race_now(["rosenbrock"], "sgd:lr=1e20", steps=5)
+    assert "nobody arrived" in outcome.report.read_text(encoding="utf-8")
+
+
+class CtrlC(Silence.__base__):  # type: ignore[name-defined,misc]
+    """Someone presses Ctrl-C when the task's second contender has taken three steps."""
+
+    open = Silence.open
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, Point) and (record.task, record.step) == (self.task, 3):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("task", "done"), [("ravine", ["finished"]), ("rosenbrock", [])])
+def test_ctrl_c_keeps_what_is_done_and_reports_it(tmp_path, task, done):
+    display: Display = CtrlC(task)
+    outcome = run(plan(["rosenbrock", "ravine"], "adamw", steps=9, out=tmp_path), display)
+    assert outcome.interrupted
+    races = read_results(outcome.folder)
+    assert [race.summaries[0].status for race in races] == [*done, "interrupted"]
+    assert outcome.report is not None
+    assert "interrupted at step 3" in outcome.report.read_text(encoding="utf-8")
+
+
+def test_ctrl_c_before_anything_leaves_no_report(tmp_path, monkeypatch):
+    def interrupted(self, listen) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "run", interrupted)
+    outcome = run(plan(["ravine"], "adamw", out=tmp_path), Silence())
+    assert outcome.interrupted
+    assert outcome.report is None
+
+
+def test_sessions_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260102-030405")
+    chosen = plan(["ravine"], "sgd", steps=1, out=tmp_path)
+    folders = [run(chosen, Silence()).folder.name for _ in range(2)]
+    assert folders == ["ravine-20260102-030405", "ravine-20260102-030405-2"]
+    assert all((tmp_path / folder / FILE).is_file() for folder in folders)
+
+
+def test_the_command_of_a_plan_runs_the_same_plan(tmp_path):
+    chosen = plan(["digits"], "adamw:betas=(0.9,0.95)", peers=True, steps=3, seeds=2, quick=True, out=tmp_path)
+    assert chosen.command == (
+        "gradstep race digits --optimizers 'adamw:betas=(0.9,0.95),torch.adamw:betas=(0.9,0.95)'"
+        " --quick --steps 3 --seeds 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"tasks": ["digit"]}, "Unknown task: 'digit'. Did you mean 'digits'?"),
+        ({"optimizers": "adamv"}, "Unknown optimizer: 'adamv'"),
+        ({"steps": 0}, "Invalid number of steps: 0"),
+        ({"seeds": 0}, "Invalid number of seeds: 0"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_written(tmp_path, arguments, says):
+    with pytest.raises(ValueError, match=r"Unknown|Invalid") as caught:
+        plan(**arguments, out=tmp_path / "runs")
+    assert says in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_is_no_folder_for_runs(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="Not a folder"):
+        plan(out=tmp_path / "file")
+
+
+def test_the_default_plan_is_every_task():
+    assert [task.name for task in plan().line_ups] == list(TASKS)

@@ -1,0 +1,121 @@
+"""From records to places, colours, curves and words."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradstep.lab import words
+from gradstep.lab.columns import columns
+from gradstep.lab.palette import COLOURS, SPARE, colours
+from gradstep.lab.plotdata import Window, panels, spread
+from gradstep.lab.results import Entry, Header, Point, Results, Summary
+from gradstep.lab.standings import curve, standings
+from gradstep.lab.tasks import TASKS
+
+
+def entry(name: str, **settings: str) -> Entry:
+    return Entry(" ".join([name, *settings.values()]), name, settings)
+
+
+def results() -> Results:
+    header = Header("digits", (entry("adam"), entry("sgd")), 10, (0, 1), 100, "", "", {})
+
+    def summary(contender: str, seed: int, loss: float | None, step: float, **rest) -> Summary:
+        status = rest.pop("status", "finished")
+        return Summary("digits", contender, seed, status, 10, loss, 0.5, 1.0, step, step / 4, 800, 100)
+
+    points = [
+        Point("digits", "adam", seed, step, step * 0.1, None, loss)
+        for seed, losses in enumerate(([4.0, 2.0], [4.0, 1.0]))
+        for step, loss in zip((0, 10), losses)
+    ]
+    return Results(
+        header,
+        points,
+        [
+            summary("adam", 0, 2.0, 0.2),
+            summary("adam", 1, 1.0, 0.4),
+            summary("sgd", 0, 0.5, 0.1),
+            summary("sgd", 1, None, 0.1, status="diverged"),
+        ],
+    )
+
+
+def test_standings_take_seeds_together_and_put_the_diverged_last():
+    adam, sgd = standings(results())
+    assert (adam.loss, adam.spread) == (1.5, 1.0)
+    assert adam.step == pytest.approx(0.3)
+    assert adam.share == pytest.approx(0.25)
+    assert (adam.bytes_per_parameter, adam.status) == (8.0, "finished")
+    assert (sgd.loss, sgd.diverged, sgd.status) == (None, True, "diverged at step 10")
+
+
+def test_a_curve_is_the_mean_over_seeds_between_least_and_greatest():
+    course = curve(results(), "adam", lambda point: point.loss)
+    assert (course.steps, course.mean, course.low, course.high) == (
+        [0, 10],
+        [4.0, 1.5],
+        [4.0, 1.0],
+        [4.0, 2.0],
+    )
+
+
+def test_the_best_of_a_column_is_marked_unless_all_are_alike():
+    table = standings(results())
+    best = {column.title: column.best(table) for column in columns(TASKS["digits"], seeds=2)}
+    assert best["loss"] == [False, False], "a single value is no contest"
+    assert best["step"] == [False, True]
+    assert best["state"] == [False, False]
+
+
+def test_colours_are_one_for_each_contender_and_shared_with_torchs_own_class():
+    entries = [entry("adamw", lr="1"), entry("torch.adamw", lr="1"), entry("adamw", lr="2"), entry("own")]
+    chosen = colours(entries)
+    assert chosen["adamw 1"] == chosen["torch.adamw 1"] == COLOURS["adamw"]
+    assert [chosen["adamw 2"], chosen["own"]] == list(SPARE[:2])
+    assert len(set(COLOURS.values()) | set(SPARE)) == len(COLOURS) + len(SPARE)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=24))
+def test_names_beside_a_chart_keep_their_distance_their_order_and_the_chart(wanted):
+    gap = min(0.052, 1 / len(wanted))
+    heights = spread(wanted, gap)
+    ordered = sorted(heights)
+    assert all(high - low >= gap - 1e-9 for low, high in itertools.pairwise(ordered))
+    assert ordered[0] >= -1e-9
+    assert ordered[-1] <= 1 + 1e-9
+    for i, one in enumerate(wanted):
+        for j, other in enumerate(wanted):
+            assert one >= other or heights[i] < heights[j]
+
+
+@pytest.mark.parametrize("window", [Window(0.001, 10.0, log=True), Window(0.5, 3.0, log=False)])
+def test_a_window_turns_values_into_fractions_and_back(window):
+    assert window.fraction(window.low) == pytest.approx(0.0)
+    assert window.fraction(window.high * 100) == pytest.approx(1.0)
+    assert window.value(window.fraction(0.7)) == pytest.approx(0.7)
+
+
+def test_panels_fill_their_rows():
+    assert [panels(count) for count in (1, 3, 4, 6, 8, 9, 11)] == [
+        (1, 1),
+        (1, 3),
+        (1, 4),
+        (2, 3),
+        (2, 4),
+        (3, 3),
+        (3, 4),
+    ]
+
+
+def test_numbers_in_words():
+    assert [words.number(value) for value in (None, 0.0, 0.04213, 2.5181, 3.1e-9, 123456.0)] == [
+        "–", "0", "0.04213", "2.518", "3.1e-09", "1.2e+05",
+    ]  # fmt: skip
+    assert [words.seconds(value) for value in (None, 4.31e-5, 0.00125, 2.1, 130.0, 2e-7)] == [
+        "–", "43.1 µs", "1.25 ms", "2.10 s", "130 s", "0.200 µs",
+    ]  # fmt: skip
+    assert [words.size(value) for value in (0, 304, 1.1 * 2**20)] == ["0 B", "304 B", "1.1 MiB"]
+    assert [words.percent(value) for value in (None, 0.982)] == ["–", "98.2 %"]

@@ -1,0 +1,65 @@
+"""The command line, as a person types it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from gradstep.cli import app
+from gradstep.lab.race import Race
+from gradstep.lab.results import FILE
+
+
+def gradstep(*words: str):
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def test_race_and_report(tmp_path):
+    raced = gradstep("race", "ravine", "-o", "adamw,sgd:lr=0.01", "--steps", "4", "--out", str(tmp_path))
+    assert raced.exit_code == 0, raced.output
+    (folder,) = tmp_path.iterdir()
+    assert str(folder / "report.html") in raced.output
+    assert "SGD lr=0.01" in raced.output
+    again = gradstep("report", str(folder))
+    assert again.exit_code == 0
+    assert "Report:" in again.output
+
+
+def test_the_list_names_tasks_and_optimizers(tmp_path):
+    listed = gradstep("race", "--list", "--out", str(tmp_path / "runs"))
+    assert listed.exit_code == 0
+    for word in ("digits", "text", "rosenbrock", "ravine", "adamw", "adafactor", "lion", "torch.adamw"):
+        assert word in listed.output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["digit"], "Did you mean 'digits'"),
+        (["-o", "lyon"], "Did you mean 'lion'"),
+        (["-o", "adamw:lr=-1"], "Invalid learning rate"),
+        (["-o", "adamw,lr=0.1"], "adamw:lr=0.1"),
+        (["--steps", "0"], "'--steps'"),
+        (["--seeds", "0"], "'--seeds'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, words, says):
+    refused = gradstep("race", *words, "--out", str(tmp_path / "runs"))
+    assert refused.exit_code == 2
+    assert says in refused.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    refused = gradstep("report", str(tmp_path))
+    assert refused.exit_code == 2
+    assert FILE in refused.output
+
+
+def test_ctrl_c_ends_with_130_and_says_what_is_kept(tmp_path, monkeypatch):
+    def interrupted(self, listen) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "run", interrupted)
+    stopped = gradstep("race", "ravine", "--out", str(tmp_path))
+    assert stopped.exit_code == 130
+    assert "Interrupted" in stopped.output
