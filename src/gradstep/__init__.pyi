@@ -6,7 +6,6 @@ from torch import Tensor
 
 from gradstep import rules as rules
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
-from gradstep.optimizers import optimizer as optimizer
 from gradstep.optimizers.optimizer import Optimizer as Optimizer
 from gradstep.optimizers.optimizer import ParamsT
 from gradstep.optimizers.optimizer import StepReport as StepReport
@@ -16,6 +15,9 @@ from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
 
 __version__: str
+
+# Not imported: to a type checker gradstep.optimizers.optimizer is the module of that name.
+def optimizer(rule: type[Rule]) -> type[Optimizer]: ...
 
 @final
 class Adadelta(Optimizer):

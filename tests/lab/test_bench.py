@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.lab import bench
+from gradstep.lab import bench, bench_busy
 from gradstep.lab.bench_chart import check_chart, save_chart
 from gradstep.lab.bench_memory import traffic
 from gradstep.lab.bench_table import markdown
@@ -141,3 +141,15 @@ def test_chart_formats():
     check_chart(Path("chart.PNG"))
     with pytest.raises(ValueError, match="png"):
         check_chart(Path("chart"))
+
+
+def test_neighbours_do_not_count_our_own_work(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(bench_busy, "STAT", stat)
+    assert bench_busy.Neighbours().share() is None  # not Linux
+    stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")
+    neighbours = bench_busy.Neighbours()
+    stat.write_text("cpu  0 0 0 900000 900000 0 0 0 900000 0\ncpu0 0", encoding="ascii")
+    assert neighbours.share() == 0  # idle, waiting, guests
+    stat.write_text("cpu  900000 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")
+    assert neighbours.share() == 1

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from gradstep.lab.bench_busy import Neighbours
 from gradstep.lab.bench_memory import traffic
 from gradstep.lab.machine import describe
 from gradstep.optimizers import OPTIMIZERS
@@ -111,11 +110,11 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Results:
-    """A whole run; ``load`` is the machine's load average when it began, before our own work."""
+    """A whole run; ``others`` is the share of the processors that other programs took, None if not known."""
 
     machine: Mapping[str, str]
     date: str
-    load: float
+    others: float | None
     rows: Sequence[Row]
 
     def save(self, file: Path) -> None:
@@ -232,6 +231,6 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
 
 def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> Results:
     """Measure all cases, one after the other."""
-    load = os.getloadavg()[0] if sys.platform != "win32" else 0.0
+    neighbours = Neighbours()
     rows = [measure(case, repeat, tick) for case in chosen]
-    return Results(describe(), date.today().isoformat(), round(load, 2), rows)
+    return Results(describe(), date.today().isoformat(), neighbours.share(), rows)

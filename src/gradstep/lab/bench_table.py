@@ -24,8 +24,8 @@ from gradstep.lab.bench import (
 )
 from gradstep.lab.words import UNKNOWN, percent, seconds
 
-BUSY = 0.5
-"""Load average from which other work disturbs the figures."""
+BUSY = 0.05
+"""Share of the processors which, taken by other programs, disturbs the figures."""
 
 PEERS = (FUSED, FOREACH, DEFAULT)
 
@@ -74,10 +74,10 @@ def closing(results: Results, chart: Path) -> RenderableType:
     """What is printed at the end: the machine, the table, where the chart is."""
     machine = results.machine
     head = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}"
-    busy = f"\nThe machine was busy with other work (load {results.load}); figures may be off."
     parts = [Text(head + "\n", style="dim"), table(results)]
-    if results.load > BUSY:
-        parts.append(Text(busy, style="yellow"))
+    if results.others is not None and results.others > BUSY:
+        taken = f"Other programs took {percent(results.others)} of the processors meanwhile: figures may be off."
+        parts.append(Text(f"\n{taken}", style="yellow"))
     return Group(*parts, Text(f"\nChart: {chart}"))
 
 

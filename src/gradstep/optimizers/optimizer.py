@@ -245,7 +245,7 @@ class Optimizer(torch.optim.Optimizer):
         """The state as torch's class of the same name writes it; that class can load it."""
         return detached(super().state_dict())
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state written by this class or by torch's class of the same name.
 

@@ -54,6 +54,7 @@ def filled(p: Tensor, rule: Rule, old: dict[str, Any], name: str) -> dict[str, A
 
 
 def spec_of(rule: Rule, p: Tensor, g: Tensor, entry: dict[str, Any]) -> UpdateSpec:
+    """What is computed for a parameter with such a gradient and state."""
     slots = tuple(slot.name for slot in rule.slots(p.dim()))
     elements = [t.dtype.to_real() for t in (p, g, *(entry[name] for name in slots))]
     return UpdateSpec(

@@ -1,0 +1,50 @@
+"""What the compiler is given and what it makes of it: single precision stays single, nothing is contracted."""
+
+import re
+
+import pytest
+
+from gradstep.engines.base import UpdateSpec
+from gradstep.engines.fused.jit import optimize
+from gradstep.engines.fused.kernel import build_squares, build_update
+from gradstep.storage.elements import ELEMENTS
+from tests.registry import cases, subjects
+
+FAST = re.compile(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn|fmuladd|llvm\.fma)\b")
+
+
+def spec_of(rule, dtype, gradient=None):
+    slots = tuple(slot.name for slot in rule.slots(1))
+    return UpdateSpec(
+        rule=type(rule),
+        slots=slots,
+        coefficients=(*rule.coefficients(1, **rule.scalars), "gradient"),
+        columns=(ELEMENTS[dtype], ELEMENTS[gradient or dtype], *[ELEMENTS["float32"]] * len(slots)),
+    )
+
+
+@pytest.mark.parametrize(("subject", "options"), cases(elementwise=True))
+def test_no_double_and_no_fast_math(subject, options):
+    check(subject.rule(**options), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("subject", subjects(elementwise=True))
+def test_none_in_the_kernels_of_half_precision(subject, dtype):
+    check(subject.rule(), dtype)
+
+
+def check(rule, dtype):
+    text = str(optimize(build_update(spec_of(rule, dtype))))
+    assert "<16 x float>" in text, "the loop over vectors is gone"
+    assert "double" not in text
+    assert not FAST.search(text)
+
+
+def test_a_kernel_of_doubles_is_seen():
+    """The test above can fail: the kernel of the squares computes in float64."""
+    assert "double" in str(optimize(build_squares(ELEMENTS["float32"])))
+
+
+def test_squares_have_no_fast_math():
+    assert not FAST.search(str(optimize(build_squares(ELEMENTS["float32"]))))

@@ -1,0 +1,127 @@
+"""Results do not depend on how many threads work, nor on who else is stepping."""
+
+import threading
+
+import pytest
+import torch
+
+import gradstep
+from gradstep.engines.fused import threads
+from gradstep.engines.fused.kernel import CHUNK
+from tests.registry import cases
+from tests.training import assert_same, give, leaves, normal, trained
+
+LENGTHS = [200_000, 3, 0, CHUNK, CHUNK + 1, 70_001]
+START = [normal(n, seed=n) for n in LENGTHS]
+STEPS = [[normal(n, seed=n + t) for n in LENGTHS] for t in (1, 2, 3)]
+
+
+@pytest.fixture
+def thread_count():
+    """Set the number of torch's threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def clipped(kind, **options):
+    """Three clipped steps, with the norm of each."""
+    params = leaves(START)
+    optimizer = kind(params, **options)
+    norms = []
+    for grads in STEPS:
+        give(params, grads)
+        optimizer.step(max_grad_norm=1.0)
+        norms.append(optimizer.last_step.grad_norm)
+    return optimizer, norms
+
+
+@pytest.mark.parametrize(("subject", "options"), cases(elementwise=True)[::6])
+def test_one_two_and_five_threads(subject, options, thread_count):
+    results = []
+    for count in (1, 2, 5, 2):
+        thread_count(count)
+        results.append(clipped(subject.optimizer, **options))
+    for optimizer, norms in results[1:]:
+        assert norms == results[0][1]
+        assert_same(optimizer, results[0][0])
+
+
+def test_without_openmp(thread_count, monkeypatch):
+    """Python's own threads, as where there is no OpenMP, give the same bits."""
+    thread_count(3)
+    expected, norms = clipped(gradstep.AdamW)
+    used = []
+    monkeypatch.setattr(threads, "_openmp", lambda: used.append(1))
+    optimizer, other_norms = clipped(gradstep.AdamW)
+    assert used
+    assert norms == other_norms
+    assert_same(optimizer, expected)
+
+
+def test_two_python_threads_step_two_optimizers_at_once(thread_count):
+    thread_count(2)
+    expected = {name: trained(getattr(gradstep, name), START, STEPS * 5)[0] for name in ("AdamW", "SGD", "Lion")}
+    results, start = {}, threading.Barrier(len(expected))
+
+    def work(name):
+        start.wait()
+        results[name], _ = trained(getattr(gradstep, name), START, STEPS * 5)
+
+    workers = [threading.Thread(target=work, args=(name,)) for name in expected]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    for name, optimizer in expected.items():
+        assert_same(results[name], optimizer)
+
+
+def test_many_python_threads_compile_at_once(thread_count):
+    """Eight threads meet rules that no kernel exists for yet."""
+    thread_count(2)
+    made, start, failures = [], threading.Barrier(8), []
+
+    def work(i):
+        kind = gradstep.optimizer(fresh_rule())
+        p = torch.zeros(100, requires_grad=True)
+        p.grad = torch.ones(100)
+        start.wait()
+        try:
+            kind([p], lr=1.0 + i).step()
+        except Exception as error:  # pytest sees no exception of another thread
+            failures.append(error)
+        made.append((i, p.detach()))
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert not failures
+    for i, p in made:
+        assert torch.equal(p, torch.full((100,), -1.0 - i))
+
+
+def fresh_rule():
+    """A rule class that no cache knows."""
+    from dataclasses import dataclass
+
+    from gradstep.rules.settings import learning_rate
+
+    @dataclass(frozen=True)
+    class Fresh(gradstep.Rule):
+        lr: float = learning_rate(0.1)
+
+        def coefficients(self, step, **scalars):
+            return {"lr": self.lr}
+
+        @staticmethod
+        def update(p, g, s, c):
+            return p - c.lr * g
+
+    return Fresh
+
+
+def test_available_is_at_least_one():
+    assert threads.available() >= 1

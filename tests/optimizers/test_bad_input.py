@@ -1,0 +1,241 @@
+"""Bad input is refused in torch's manner, and leaves parameters, state and step counts as they were."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import gradstep
+from gradstep.optimizers.gradients import usable
+from tests.registry import bad_cases, subjects
+from tests.training import assert_same_bits, give, normal, unchanged
+
+
+def ready(kind=gradstep.AdamW, count=1, **options):
+    """An optimizer of three parameters after ``count`` steps, with gradients for the next."""
+    params = [normal(n, seed=n).requires_grad_() for n in (5, 3, 20)]
+    optimizer = kind(params, **options)
+    for t in range(count + 1):
+        give(params, [normal(p.numel(), seed=t) for p in params])
+        if t < count:
+            optimizer.step()
+    return optimizer, params
+
+
+@pytest.mark.parametrize(("subject", "bad"), bad_cases()[::3])
+def test_constructor(subject, bad):
+    p = normal(3).requires_grad_()
+    with pytest.raises(bad.error, match=bad.words):
+        subject.optimizer([p], **bad.settings)
+    with pytest.raises(bad.error, match=bad.words):
+        subject.optimizer([{"params": [p], **bad.settings}])
+
+
+@pytest.mark.parametrize(("subject", "bad"), bad_cases()[1::3])
+def test_added_group(subject, bad):
+    optimizer, _ = ready(subject.optimizer)
+    with unchanged(optimizer), pytest.raises(bad.error, match=bad.words):
+        optimizer.add_param_group({"params": [normal(2).requires_grad_()], **bad.settings})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(("subject", "bad"), bad_cases()[2::3])
+def test_setting_spoiled_in_mid_run(subject, bad):
+    optimizer, _ = ready(subject.optimizer)
+    if bad.settings == {"d": True}:
+        return  # equal to the 1.0 that was checked before
+    optimizer.param_groups[0].update(bad.settings)
+    with unchanged(optimizer), pytest.raises(bad.error, match=bad.words):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, torch.tensor(math.nan)])
+def test_learning_rate_spoiled_in_the_second_group(value):
+    optimizer, params = ready()
+    optimizer.add_param_group({"params": [normal(2).requires_grad_()], "lr": 0.1})
+    optimizer.param_groups[1]["lr"] = value
+    with unchanged(optimizer), pytest.raises(ValueError, match="Invalid learning rate"):
+        optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [1, 1, 1]
+
+
+def test_a_schedule_that_ends_in_nan():
+    optimizer, params = ready()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: math.nan if t == 2 else 1.0)
+    optimizer.step()
+    scheduler.step()
+    optimizer.step()
+    scheduler.step()
+    with unchanged(optimizer), pytest.raises(ValueError, match="Invalid learning rate: nan"):
+        optimizer.step()
+    assert int(optimizer.state[params[0]]["step"]) == 3
+
+
+P = normal(3).requires_grad_()
+CONSTRUCTIONS: dict[str, Any] = {
+    "empty": ([], ValueError, "empty parameter list"),
+    "one tensor": (P, TypeError, "should be an iterable of Tensors or dicts"),
+    "duplicate": ([P, P], ValueError, "same parameter more than once"),
+    "duplicate over groups": ([{"params": [P]}, {"params": [P]}], ValueError, "more than one parameter group"),
+    "integers": ([torch.arange(3)], TypeError, "floating-point or complex tensors.*int64"),
+    "truths": ([torch.ones(3, dtype=torch.bool)], TypeError, "floating-point or complex tensors.*bool"),
+    "not a tensor": ([1.0], TypeError, "can only optimize Tensors"),
+    "not a leaf": ([P * 2], ValueError, "non-leaf Tensor"),
+    "a set": ([{"params": {P}}], TypeError, "order"),
+    "no params": ([{"lr": 0.1}], KeyError, "params"),
+    "half named": ([("a", P), normal(2).requires_grad_()], (TypeError, ValueError), "names"),
+}
+
+
+@pytest.mark.parametrize("form", CONSTRUCTIONS)
+def test_parameters(form):
+    params, error, words = CONSTRUCTIONS[form]
+    before = P.detach().clone()
+    with pytest.raises(error, match=words):
+        gradstep.AdamW(params)
+    assert_same_bits(P, before)
+
+
+def test_a_group_that_has_a_parameter_of_another():
+    optimizer, params = ready()
+    with unchanged(optimizer), pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [params[0]]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "words"),
+    [
+        ((), {"learning_rate": 0.1}, "AdamW has no setting 'learning_rate'.*lr, betas"),
+        ((0.1,), {"lr": 0.1}, "multiple values for argument 'lr'"),
+        ((0.1, (0.9, 0.99), 1e-8, 0.0, False, True), {}, "at most 5 settings by position, got 6"),
+        ((), {"fused": True}, "gradstep chooses by engine="),
+        ((), {"foreach": False}, "gradstep chooses by engine="),
+        ((), {"capturable": True}, "gradstep chooses by engine="),
+    ],
+)
+def test_arguments(arguments, named, words):
+    with pytest.raises(TypeError, match=words):
+        gradstep.AdamW([P], *arguments, **named)
+
+
+@pytest.mark.parametrize("subject", subjects())
+def test_unknown_engine(subject):
+    with pytest.raises(ValueError, match=r"Unknown engine: 'cuda' \(choose auto, fused, eager, compiled, reference\)"):
+        subject.optimizer([P], engine="cuda")
+
+
+@pytest.mark.parametrize(
+    ("kind", "p", "words"),
+    [
+        (
+            gradstep.AdamW,
+            lambda: normal(4, 6)[:, ::2],
+            r"\(4, 3\) because its memory has gaps.*\(eager, reference\)",
+        ),
+        (gradstep.AdamW, lambda: normal(3) + 0j, r"no codec for complex64.*\(eager, compiled\)"),
+        (gradstep.Adafactor, lambda: normal(3, 3), r"Adafactor looks at whole tensors.*\(eager, reference\)"),
+    ],
+)
+def test_fused_on_what_it_cannot_do(kind, p, words):
+    with pytest.raises(ValueError, match=f"engine='fused' cannot serve .*{words}"):
+        kind([p().requires_grad_()], engine="fused")
+
+
+def test_an_engine_that_cannot_serve_what_a_parameter_became():
+    p = normal(4, 6).requires_grad_()
+    optimizer = gradstep.AdamW([p], engine="fused")
+    give([p], [normal(4, 6)])
+    optimizer.step()
+    p.grad = None
+    p.data = normal(4, 12)[:, ::2]
+    p.grad = normal(4, 6)
+    with unchanged(optimizer), pytest.raises(ValueError, match="engine='fused' cannot serve"):
+        optimizer.step()
+
+
+def sparse(p):
+    p.grad = None
+    p.grad = torch.ones_like(p).to_sparse()
+
+
+def other_shape(p):
+    p.grad.resize_(p.numel() + 1)
+
+
+def transposed_shape(p):
+    p.grad.resize_(1, p.numel())
+
+
+def other_type(p):
+    p.grad.data = p.grad.double()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (sparse, "do not support sparse gradients.*SparseAdam"),
+        (other_shape, "has shape .*the parameter"),
+        (transposed_shape, "has shape .*the parameter"),
+    ],
+)
+def test_gradient(spoil, words, count, which):
+    optimizer, params = ready(count=count)
+    spoil(params[which])
+    with unchanged(optimizer), pytest.raises(RuntimeError, match=words):
+        optimizer.step()
+    # A step with good gradients goes on from there.
+    give(params, [normal(p.numel()) for p in params])
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [count + 1] * 3
+
+
+def test_gradient_smaller_than_its_parameter_is_not_read_beyond_its_end():
+    optimizer, params = ready()
+    params[2].grad.resize_(7)
+    with unchanged(optimizer), pytest.raises(RuntimeError, match=r"has shape \(7,\), the parameter \(20,\)"):
+        optimizer.step()
+
+
+def test_gradient_on_another_device():
+    """Torch does not let one be set; a device that is not there cannot be tested otherwise."""
+    with pytest.raises(RuntimeError, match="the gradient of w is on meta, the parameter on cpu"):
+        usable(normal(3), torch.zeros(3, device="meta"), "w")
+
+
+def test_gradient_of_another_type():
+    """Forced upon torch, which refuses it: it must be computed rightly or refused."""
+    optimizer, params = ready()
+    try:
+        other_type(params[0])
+    except RuntimeError:
+        return
+    with unchanged(optimizer), pytest.raises(RuntimeError, match=r"changed from torch.float32 to torch.float64"):
+        optimizer.step()
+
+
+def test_sparse_embedding():
+    model = torch.nn.Embedding(10, 3, sparse=True)
+    optimizer = gradstep.AdamW(model.named_parameters())
+    model(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"weight has one .*nn.Embedding\(sparse=False\), or torch.optim.SparseAdam"):
+        optimizer.step()
+
+
+def test_state_of_another_shape():
+    optimizer, params = ready()
+    optimizer.state[params[1]]["exp_avg"] = torch.zeros(4)
+    with unchanged(optimizer), pytest.raises(RuntimeError, match=r"exp_avg of parameter 1 .*\(4,\).*\(3,\)"):
+        optimizer.step()
+
+
+def test_a_parameter_that_overlaps_itself():
+    """Torch cannot write to it either; nothing may have changed when it says so."""
+    p = torch.zeros(1).expand(4).requires_grad_()
+    other = normal(3).requires_grad_()
+    optimizer = gradstep.AdamW([other, p])
+    give([other, p], [normal(3), normal(4)])
+    with unchanged(optimizer), pytest.raises(RuntimeError, match="parameter 1 of group 0 share memory"):
+        optimizer.step()

@@ -1,0 +1,259 @@
+"""Every optimizer with its valid option sets and its bad inputs: the table that drives the other tests."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import gradstep
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Settings that must be refused, and how."""
+
+    settings: Options
+    error: type[Exception]
+    words: str
+
+
+@dataclass(frozen=True, repr=False)
+class Subject:
+    """One optimizer: option sets that change the mathematics, and settings that must be refused."""
+
+    name: str
+    options: tuple[Options, ...]
+    bad: tuple[Bad, ...]
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def rule(self) -> Any:
+        return gradstep.RULES[self.name]
+
+    @property
+    def optimizer(self) -> Any:
+        return getattr(gradstep, self.name)
+
+    @property
+    def torch(self) -> Any:
+        """Torch's class of the same name; None for Lion."""
+        return getattr(torch.optim, self.name, None)
+
+
+def _numbers(words: str, name: str, *outside: float) -> tuple[Bad, ...]:
+    """A setting that is one number: out of its bounds, not finite, not a number."""
+    return (
+        *(Bad({name: x}, ValueError, f"Invalid {words}: {x}") for x in (*outside, math.nan, math.inf)),
+        Bad({name: "big"}, TypeError, f"{name} must be a number"),
+        Bad({name: None}, TypeError, f"{name} must be a number"),
+        Bad({name: True}, TypeError, f"{name} must be a number"),
+        Bad({name: [0.1]}, TypeError, f"{name} must be one number"),
+        Bad({name: torch.ones(2)}, ValueError, f"{name} must be one number"),
+    )
+
+
+def _flags(*names: str) -> tuple[Bad, ...]:
+    return tuple(
+        Bad({n: x}, TypeError, f"{n} must be True or False") for n in names for x in ("yes", None, 2, math.nan)
+    )
+
+
+_LR = _numbers("learning rate", "lr", -1, -1e-9)
+_EPS = _numbers("epsilon value", "eps", -1e-8)
+_DECAY = _numbers("weight_decay value", "weight_decay", -0.1)
+_BETAS = (
+    Bad({"betas": (1.0, 0.999)}, ValueError, "Invalid beta parameter at index 0: 1.0"),
+    Bad({"betas": (0.9, 1.0)}, ValueError, "Invalid beta parameter at index 1: 1.0"),
+    Bad({"betas": (-0.1, 0.999)}, ValueError, "Invalid beta parameter at index 0: -0.1"),
+    Bad({"betas": (0.9, math.nan)}, ValueError, "Invalid beta parameter at index 1: nan"),
+    Bad({"betas": 0.9}, TypeError, "betas must be a pair of numbers"),
+    Bad({"betas": (0.9,)}, TypeError, "betas must be a pair of numbers"),
+    Bad({"betas": (0.9, 0.99, 0.999)}, TypeError, "betas must be a pair of numbers"),
+    Bad({"betas": ("a", 0.9)}, TypeError, r"betas\[0\] must be a number"),
+)
+_ADAM: tuple[Options, ...] = (
+    {},
+    {"weight_decay": 0.1},
+    {"amsgrad": True},
+    {"amsgrad": True, "maximize": True, "weight_decay": 0.1},
+    {"betas": (0.5, 0.75), "eps": 1e-3},
+    {"betas": (0.0, 0.0)},
+    {"lr": 0.03, "eps": 0.0},
+)
+
+SUBJECTS = (
+    Subject(
+        "SGD",
+        (
+            {"lr": 0.05},
+            {"lr": 0.05, "weight_decay": 0.1},
+            {"lr": 0.05, "maximize": True, "weight_decay": 0.1},
+            {"lr": 0.05, "momentum": 0.9},
+            {"lr": 0.05, "momentum": 0.9, "dampening": 0.3},
+            {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+            {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True},
+            {"lr": 0.05, "momentum": 0.9, "dampening": -0.5},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_numbers("momentum value", "momentum", -0.9),
+            *_flags("nesterov", "maximize"),
+            Bad({"dampening": math.nan}, ValueError, "Invalid dampening value: nan"),
+            Bad({"nesterov": True}, ValueError, "Nesterov momentum requires a momentum and zero dampening"),
+            Bad(
+                {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
+                ValueError,
+                "Nesterov momentum requires a momentum and zero dampening",
+            ),
+        ),
+    ),
+    Subject(
+        "Adagrad",
+        (
+            {"lr": 0.05},
+            {"lr": 0.05, "lr_decay": 0.1},
+            {"lr": 0.05, "initial_accumulator_value": 0.5, "eps": 1e-3},
+            {"lr": 0.05, "weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_numbers("lr_decay value", "lr_decay", -0.1),
+            *_numbers("initial_accumulator_value value", "initial_accumulator_value", -0.1),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
+        "Adadelta",
+        (
+            {},
+            {"lr": 0.5, "rho": 0.95, "eps": 1e-4},
+            {"rho": 0.0},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (*_LR, *_DECAY, *_EPS, *_numbers("rho value", "rho", -0.1, 1.1), *_flags("maximize")),
+    ),
+    Subject(
+        "RMSprop",
+        (
+            {},
+            {"alpha": 0.9, "eps": 1e-3},
+            {"momentum": 0.9},
+            {"centered": True, "alpha": 0.9},
+            {"centered": True, "alpha": 0.9, "momentum": 0.9, "weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_numbers("alpha value", "alpha", -0.1),
+            *_numbers("momentum value", "momentum", -0.1),
+            *_flags("centered", "maximize"),
+        ),
+    ),
+    Subject(
+        "Adam",
+        (*_ADAM, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "decoupled_weight_decay", "maximize")),
+    ),
+    Subject("AdamW", _ADAM, (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "maximize"))),
+    Subject(
+        "Adamax",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3}, {"weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("maximize")),
+    ),
+    Subject(
+        "NAdam",
+        (
+            {},
+            {"betas": (0.5, 0.75), "eps": 1e-3},
+            {"momentum_decay": 0.1, "weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_BETAS,
+            *_numbers("momentum_decay value", "momentum_decay", -0.1),
+            *_flags("decoupled_weight_decay", "maximize"),
+        ),
+    ),
+    Subject(
+        "RAdam",
+        (
+            {},
+            {"betas": (0.5, 0.75), "eps": 1e-3},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+        ),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("decoupled_weight_decay", "maximize")),
+    ),
+    Subject(
+        "Lion",
+        ({"lr": 0.01}, {"lr": 0.01, "betas": (0.5, 0.75)}, {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_BETAS, *_flags("maximize")),
+    ),
+    Subject(
+        "Adafactor",
+        (
+            {},
+            {"beta2_decay": -0.5, "eps": (1e-3, 1e-2)},
+            {"lr": 2.0, "d": 2.0},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_numbers("beta2_decay value", "beta2_decay", 0.1),
+            *_numbers("d value", "d", 0.9),
+            Bad({"eps": (-1.0, 1e-3)}, ValueError, "Invalid eps value at index 0: -1.0"),
+            Bad({"eps": (None, -1.0)}, ValueError, "Invalid eps value at index 1: -1.0"),
+            Bad({"eps": (None, None)}, TypeError, r"eps\[1\] must be a number"),
+            Bad({"eps": 1e-3}, TypeError, "eps must be a pair of numbers"),
+            *_flags("maximize"),
+        ),
+    ),
+)
+
+
+def words(options: Options) -> str:
+    """An option set as the name of a test."""
+    return ",".join(f"{k}={v}" for k, v in options.items()) or "defaults"
+
+
+def cases(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
+    """Every (subject, option set), as arguments of one test."""
+    return [
+        pytest.param(subject, options, id=f"{subject.name}-{words(options)}")
+        for subject in SUBJECTS
+        for options in subject.options
+        if not (elementwise and not subject.rule.elementwise) and not (in_torch and subject.torch is None)
+    ]
+
+
+def bad_cases(*, in_torch: bool = False) -> list[Any]:
+    """Every (subject, bad input), as arguments of one test."""
+    return [
+        pytest.param(subject, bad, id=f"{subject.name}-{words(bad.settings)}")
+        for subject in SUBJECTS
+        for bad in subject.bad
+        if not (in_torch and subject.torch is None)
+    ]
+
+
+def subjects(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
+    """Every subject, as the argument of one test."""
+    return [
+        pytest.param(subject, id=subject.name)
+        for subject in SUBJECTS
+        if not (elementwise and not subject.rule.elementwise) and not (in_torch and subject.torch is None)
+    ]

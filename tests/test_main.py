@@ -1,0 +1,36 @@
+"""The command `gradstep`: where it starts, and what it says when its libraries are not installed."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import gradstep
+from gradstep import __main__
+
+
+def test_version_is_the_installed_packages():
+    assert metadata.version("gradstep") == gradstep.__version__
+
+
+def test_script_entry_point_is_main():
+    (script,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "gradstep")
+    assert script.load() is __main__.main
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_missing_library_is_named_with_the_remedy(missing):
+    # None in sys.modules makes `import missing` raise ModuleNotFoundError, as where it is not installed.
+    code = f"import sys; sys.modules[{missing!r}] = None; import gradstep.__main__ as m; sys.exit(m.main())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert f"'{missing}'" in run.stderr
+    assert 'pip install "gradstep[lab]"' in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_error_that_is_no_missing_extra_is_not_hidden(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradstep.cli", None)
+    with pytest.raises(ModuleNotFoundError):
+        __main__.main()
