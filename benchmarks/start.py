@@ -1,0 +1,56 @@
+"""What the first step and the import cost, each time in a fresh process; medians, in seconds.
+
+gradstep keeps no compiled code on disk, so every process starts cold: there is no second figure "from cache".
+The first step includes the import of LLVM, the compilation, and the creation of the state.
+
+    python benchmarks/start.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+REPEAT = 5
+
+CHILD = """
+import json, sys, time
+seconds = {{}}
+def lap(name, begin): seconds[name] = time.perf_counter() - begin
+begin = time.perf_counter(); import torch; lap("import torch", begin)
+{load}
+model = torch.nn.Sequential(torch.nn.Linear(784, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+model(torch.ones(8, 784)).sum().backward()
+begin = time.perf_counter(); optimizer = {optimizer}; lap("constructor", begin)
+begin = time.perf_counter(); optimizer.step(); lap("first step", begin)
+begin = time.perf_counter(); optimizer.step(); lap("second step", begin)
+print(json.dumps(seconds))
+"""
+
+LOAD = 'begin = time.perf_counter(); import gradstep; gradstep.AdamW; lap("import gradstep", begin)'
+
+CASES = {
+    "gradstep": CHILD.format(load=LOAD, optimizer="gradstep.AdamW(model.parameters())"),
+    "torch fused": CHILD.format(load="", optimizer="torch.optim.AdamW(model.parameters(), fused=True)"),
+}
+
+
+def measure(repeat: int = REPEAT) -> dict[str, dict[str, float]]:
+    """Median seconds of each lap, by optimizer; the optimizers take turns."""
+    laps: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
+    for _ in range(repeat + 1):
+        for name, code in CASES.items():
+            child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+            laps[name].append(json.loads(child.stdout))
+    return {
+        name: {lap: round(statistics.median(run[lap] for run in runs[1:]), 5) for lap in runs[0]}
+        for name, runs in laps.items()  # the first run fills the disk's cache
+    }
+
+
+if __name__ == "__main__":
+    for name, seconds in measure().items():
+        for lap, median in seconds.items():
+            print(f"{name:12} {lap:16} {1e3 * median:9.1f} ms")
