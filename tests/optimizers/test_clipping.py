@@ -60,7 +60,8 @@ def test_a_norm_below_the_bound_changes_no_bit():
 
 def test_the_norm_is_of_all_groups_together():
     a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    optimizer: Any = gradstep.SGD([{"params": [a]}, {"params": [b], "lr": 2.0}], lr=1.0)
+    groups: Any = [{"params": [a]}, {"params": [b], "lr": 2.0}]
+    optimizer: Any = gradstep.SGD(groups, lr=1.0)
     give([a, b], [torch.tensor([3.0]), torch.tensor([4.0])])
     optimizer.step(max_grad_norm=1.0)
     assert optimizer.last_step.grad_norm == 5.0
