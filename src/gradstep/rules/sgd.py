@@ -33,7 +33,8 @@ class SGD(Rule):
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, in
     torch.optim's form: the learning rate multiplies the buffer, so it may change in mid-run without old gradients
-    keeping the old rate.
+    keeping the old rate. One deviation: the undamped buffer belongs to the parameter's first step, so that a momentum
+    switched on later with dampening starts damped, where torch does not damp the first buffer whenever it comes.
 
     >>> SGD(nesterov=True)
     Traceback (most recent call last):

@@ -7,7 +7,6 @@ share or to trust.
 from __future__ import annotations
 
 import threading
-from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,8 +16,8 @@ _lock = threading.Lock()  # LLVM's tools are not safe to use from two threads at
 _engines: list[Any] = []  # the machine code lives as long as its engine
 
 
-@cache
 def _target_machine() -> Any:
+    """A new one each time: an engine owns the machine it was made with."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
@@ -42,7 +41,8 @@ def optimize(module: ir.Module | str) -> Any:
 def compile_module(module: ir.Module | str) -> int:
     """The address of the module's function ``task``, as machine code for this processor."""
     with _lock:
-        engine = llvm.create_mcjit_compiler(optimize(module), _target_machine())
+        optimized = optimize(module)
+        engine = llvm.create_mcjit_compiler(optimized, _target_machine())
         engine.finalize_object()
         _engines.append(engine)
         return int(engine.get_function_address("task"))
