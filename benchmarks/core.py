@@ -30,6 +30,8 @@ from gradstep.lab.words import percent, seconds
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = RESULTS / "core.md"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 @final
@@ -214,6 +216,15 @@ def write_table() -> None:
     print(TABLE.read_text(encoding="utf-8"))
 
 
+def write_readme() -> None:
+    """Put AdamW's rows into the README, between its two marks."""
+    table = markdown(Results.load_from(_file("speed"))).splitlines()
+    rows = [*table[:2], *(row for row in table[2:] if row.startswith("| AdamW"))]
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text("\n".join([before + BEGIN, *rows, END + after]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what gradstep's core claims.")
     parser.add_argument("parts", nargs="*", help=f"from {', '.join(PARTS)}; all by default")
@@ -227,6 +238,8 @@ def main() -> None:
         print(f"{part} ...", flush=True)
         PARTS[part]()
     write_table()
+    if _file("speed").is_file():
+        write_readme()
 
 
 if __name__ == "__main__":
