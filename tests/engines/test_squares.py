@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.engines.fused.kernel import CHUNK, LANES
+from gradstep.engines.fused.job import CHUNK
+from gradstep.engines.fused.kernel import LANES
 from tests.training import normal
 
 ENGINES = ("fused", "eager", "reference")

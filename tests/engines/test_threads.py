@@ -7,7 +7,7 @@ import torch
 
 import gradstep
 from gradstep.engines.fused import threads
-from gradstep.engines.fused.kernel import CHUNK
+from gradstep.engines.fused.job import CHUNK
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Int64s, Traits, UpdateSpec
+from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
+from gradstep.engines.fused.job import CHUNK, launch
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
-
-_PER_THREAD = 32_768  # elements worth waking another thread for
 
 
 @final
@@ -45,15 +43,13 @@ class Fused(Engine):
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         tensors = np.column_stack((batch.addresses, batch.lengths, batch.rows))
-        _launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
+        launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
 
     def squares(self, batch: Batch) -> float:
-        from gradstep.engines.fused.kernel import CHUNK
-
         lengths = batch.lengths
         tensors = np.column_stack((batch.addresses[:, 1], lengths, batch.rows))
         partial = np.empty(int((-(-lengths // CHUNK)).sum()))
-        _launch(_squares_kernel(batch.spec.columns[1]), tensors, lengths, batch.threads, np.empty(0), partial)
+        launch(_squares_kernel(batch.spec.columns[1]), tensors, lengths, batch.threads, np.empty(0), partial)
         return float(partial.sum())
 
 
@@ -81,41 +77,3 @@ def _converts_float16() -> bool:
     from gradstep.engines.fused.jit import converts_float16
 
     return converts_float16()
-
-
-def _launch(
-    kernel: int,
-    tensors: Int64s,
-    lengths: Int64s,
-    threads: int,
-    coefficients: NDArray[np.floating],
-    results: NDArray[np.float64],
-) -> None:
-    from gradstep.engines.fused.kernel import job
-    from gradstep.engines.fused.threads import run
-
-    chunks, elements = _chunks(lengths.tobytes())
-    if elements == 0:
-        return
-    counter = np.zeros(1, np.int64)
-    order = job(
-        counter=counter.ctypes.data,
-        chunk_count=len(chunks),
-        chunks=chunks.ctypes.data,
-        tensors=tensors.ctypes.data,
-        coefficients=coefficients.ctypes.data,
-        results=results.ctypes.data,
-    )
-    run(kernel, order.ctypes.data, max(1, min(threads, len(chunks), elements // _PER_THREAD)))
-
-
-@lru_cache(maxsize=16)  # the same at every step of an optimizer
-def _chunks(lengths: bytes) -> tuple[Int64s, int]:
-    """(chunks, 2) the tensor and the first element of every chunk; and the number of elements of all tensors."""
-    from gradstep.engines.fused.kernel import CHUNK
-
-    sizes = np.frombuffer(lengths, dtype=np.int64)
-    counts = -(-sizes // CHUNK)
-    tensor = np.repeat(np.arange(len(sizes)), counts)
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.column_stack((tensor, (np.arange(len(tensor)) - first) * CHUNK)), int(sizes.sum())

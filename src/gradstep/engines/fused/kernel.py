@@ -2,10 +2,7 @@
 
 A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job. Each
 takes the next chunk from a shared counter until none is left, so a late or slow thread delays nobody.
-
-The job is an array of int64: the address of the counter, the number of chunks, and the addresses of the chunk table
-(tensor, first element), of the tensor table (an address per column, the length, the row of coefficients), of the
-coefficients, and of the results per chunk.
+What a job is, `job.py` says.
 """
 
 from __future__ import annotations
@@ -18,26 +15,15 @@ from typing import final
 
 import numpy as np
 from llvmlite import ir
-from numpy.typing import NDArray
 
 from gradstep.engines.base import UpdateSpec
+from gradstep.engines.fused.job import CHUNK, FIELDS
 from gradstep.engines.fused.trace import Value, llvm_type, splat
 from gradstep.rules import State
 from gradstep.storage.elements import Element
 
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
-
-CHUNK = 16_384
-"""Elements per chunk: a few microseconds of work; every column of a chunk fits in a second-level cache."""
-
-JOB_FIELDS = ("counter", "chunk_count", "chunks", "tensors", "coefficients", "results")
-
-
-def job(**fields: int) -> NDArray[np.int64]:
-    """The array that a kernel takes; see the head of this file."""
-    return np.array([fields[name] for name in JOB_FIELDS], dtype=np.int64)
-
 
 _I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
@@ -132,10 +118,10 @@ class _Kernel:
         self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.columns = columns
-        fields = [self.load(self.function.args[0], _int(j), _I64) for j in range(len(JOB_FIELDS))]
+        fields = [self.load(self.function.args[0], _int(j), _I64) for j in range(len(FIELDS))]
         self.job = {
             name: field if name == "chunk_count" else self.builder.inttoptr(field, _POINTER)
-            for name, field in zip(JOB_FIELDS, fields, strict=True)
+            for name, field in zip(FIELDS, fields, strict=True)
         }
         self._entry = self.builder.block
 
