@@ -72,9 +72,16 @@ class Part:
         facts[:, survey.DTYPE - 1] = survey.facts([[torch.empty(0, dtype=self.dtype)]])[0, survey.DTYPE]
         return facts
 
-    def moved(self) -> bool:
-        """Whether a parameter or slot is no longer what this table says."""
-        return not (survey.facts([self.params, *self.slots], self.handles) == self.known).all()
+    @cached_property
+    def aliases(self) -> list[Tensor]:
+        """What keeps the memory of the slots, even if somebody gives a slot other memory unseen."""
+        return [t.detach() for slot in self.slots for t in slot]
+
+    def moved(self, *, slots: bool) -> bool:
+        """Whether a parameter (or a slot, if they are to be asked) is no longer what this table says."""
+        count = len(self.known) if slots else len(self.params)
+        asked = [self.params, *self.slots] if slots else [self.params]
+        return not (survey.facts(asked, self.handles[:count]) == self.known[:count]).all()
 
 
 @final

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import chain
-from typing import Any, ClassVar, final, overload
+from typing import Any, ClassVar, cast, final, overload
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class Optimizer(torch.optim.Optimizer):
     """What the last ``step()`` did; None before the first."""
 
     _engine: str = "auto"
+    _state_seen: bool = False
     _table: Table | None = None
 
     def __init__(self, params: ParamsT, *positional: Any, engine: str = "auto", **named: Any) -> None:
@@ -87,11 +89,30 @@ class Optimizer(torch.optim.Optimizer):
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = engine
         super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings})
+        self._state_seen = False
 
     @classmethod
     @abstractmethod
     def rule(cls) -> type[Rule]:
         """The mathematics of this optimizer."""
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> defaultdict[Tensor, dict[str, Any]]:  # a plain attribute in torch
+        """The state of every parameter, as in torch: slots and scalars by name.
+
+        Who has read this may change it at any time, so from then on every step looks whether it has been changed. As
+        long as nobody has, a step need not look, which halves what a small tensor costs.
+        """
+        self._state_seen = True
+        return cast("defaultdict[Tensor, dict[str, Any]]", self.__dict__["state"])
+
+    @state.setter
+    def state(self, value: defaultdict[Tensor, dict[str, Any]]) -> None:
+        self.__dict__["state"] = value
+        self._state_seen = True
+        self._table = None
 
     # -- settings -----------------------------------------------------------------------------------------------
 
@@ -213,13 +234,15 @@ class Optimizer(torch.optim.Optimizer):
         rules = [self._rule_of(group) for group in self.param_groups]
         flat = list(chain.from_iterable(group["params"] for group in self.param_groups))
         gradients = [p.grad for p in flat]
-        table = self._table
-        if table is None or not table.holds(rules, self.param_groups, flat, self.state, gradients):
+        table, state = self._table, self.__dict__["state"]
+        if table is None or not table.holds(
+            rules, self.param_groups, flat, state, gradients, state_seen=self._state_seen
+        ):
             table = self._table = Table(
                 engine=self._engine,
                 rules=rules,
                 groups=self.param_groups,
-                state=self.state,
+                state=state,
                 gradients=gradients,
             )
         batches = table.batches(gradients)
@@ -243,7 +266,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's class of the same name writes it; that class can load it."""
-        return detached(super().state_dict())
+        seen = self._state_seen or bool(self._optimizer_state_dict_pre_hooks or self._optimizer_state_dict_post_hooks)
+        result = detached(super().state_dict())
+        self._state_seen = seen
+        return result
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -264,15 +290,18 @@ class Optimizer(torch.optim.Optimizer):
         for group in groups:
             self._rule_of(group)
         self.__setstate__({"state": state, "param_groups": groups})
+        self._state_seen = False
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._table = None
+        self._state_seen = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_engine": self._engine}
+        known = {name: self.__dict__[name] for name in ("defaults", "state", "param_groups")}
+        return {**known, "_engine": self._engine}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.

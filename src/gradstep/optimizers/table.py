@@ -96,7 +96,7 @@ class Table:
     ) -> Part:
         params = [self.flat[i] for i in members]
         slots = [[self._state[p][name] for p in params] for name in spec.slots]
-        return Part(
+        part = Part(
             engine=engine,
             spec=spec,
             members=np.array(members),
@@ -108,6 +108,8 @@ class Table:
             known=survey.facts([params, *slots]),
             dtype=dtype,
         )
+        part.aliases  # noqa: B018 - made now
+        return part
 
     def holds(
         self,
@@ -116,17 +118,29 @@ class Table:
         flat: Sequence[Tensor],
         state: dict[Tensor, dict[str, Any]],
         gradients: Sequence[Tensor | None],
+        *,
+        state_seen: bool,
     ) -> bool:
-        """Whether this table still tells the truth."""
+        """Whether this table still tells the truth.
+
+        Args:
+            rules, groups, flat, state, gradients: as they are now.
+            state_seen: whether anybody but the optimizer has had the state in hand; what nobody has seen is as it was.
+        """
         return (
             _same(flat, self.flat)
             and self.sizes == [len(g["params"]) for g in groups]
             and self._same_structure(rules)
-            and _same(list(state), self.keys)
+            and (not state_seen or self._same_state(state))
+            and all(gradients[i] is None for i in self.stateless)
+            and not any(part.moved(slots=state_seen) for part in self.parts)
+        )
+
+    def _same_state(self, state: dict[Tensor, dict[str, Any]]) -> bool:
+        return (
+            _same(list(state), self.keys)
             and _same(list(state.values()), self.values)
             and _same(_contents(self.entries), self.contents)
-            and all(gradients[i] is None for i in self.stateless)
-            and not any(part.moved() for part in self.parts)
         )
 
     def _same_structure(self, rules: Sequence[Rule]) -> bool:
