@@ -21,18 +21,16 @@ from torch import Tensor
 
 from gradstep import rules as rules
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
-from gradstep.optimizers.optimizer import Optimizer as Optimizer
-from gradstep.optimizers.optimizer import ParamsT
-from gradstep.optimizers.optimizer import StepReport as StepReport
+from gradstep.optimizers import optimizer as optimizer
+from gradstep.optimizers.front import Optimizer as Optimizer
+from gradstep.optimizers.front import ParamsT
+from gradstep.optimizers.front import StepReport as StepReport
 from gradstep.rules import RULES as RULES
 from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
 
 __version__: str
-
-# Not imported: to a type checker gradstep.optimizers.optimizer is the module of that name.
-def optimizer(rule: type[Rule]) -> type[Optimizer]: ...
 
 '''
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gradstep.optimizers.optimizer import Optimizer, StepReport
+from gradstep.optimizers.front import Optimizer, StepReport
 from gradstep.rules import RULES, Rule, settings_of
 
 
