@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from abc import ABCMeta
 
 from gradstep.rules.base import Rule, Slot, State
 from gradstep.rules.settings import settings_of
@@ -16,10 +17,10 @@ RULES: dict[str, type[Rule]] = {}
 """Every built-in rule by its class name, in alphabetical order of its file."""
 
 for _module in pkgutil.iter_modules(__path__):
-    _found = vars(importlib.import_module(f"{__name__}.{_module.name}"))
-    RULES |= {
-        n: v for n, v in _found.items() if inspect.isclass(v) and issubclass(v, Rule) and not inspect.isabstract(v)
-    }
+    _found = vars(importlib.import_module(f"{__name__}.{_module.name}")).items()
+    # By type(), since Python 3.10 calls an alias such as `tuple[float]` a class too.
+    _rules = {name: kind for name, kind in _found if issubclass(type(kind), ABCMeta) and issubclass(kind, Rule)}
+    RULES |= {name: rule for name, rule in _rules.items() if not inspect.isabstract(rule)}
 globals().update(RULES)
 
 __all__ = ["RULES", "Rule", "Slot", "State", "settings_of", *RULES]
