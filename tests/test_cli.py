@@ -63,3 +63,11 @@ def test_ctrl_c_ends_with_130_and_says_what_is_kept(tmp_path, monkeypatch):
     stopped = gradstep("race", "ravine", "--out", str(tmp_path))
     assert stopped.exit_code == 130
     assert "Interrupted" in stopped.output
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    raced = gradstep("race", "ravine", "-o", "adamw", "--steps", "2", "--out", str(tmp_path / "file" / "runs"))
+    assert raced.exit_code == 1
+    assert "Cannot write the results" in raced.output
+    assert "--out" in raced.output

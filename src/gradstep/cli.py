@@ -77,7 +77,11 @@ def race(
         )
     except (ValueError, TypeError, NotADirectoryError) as error:
         raise typer.BadParameter(str(error)) from error
-    outcome = session.run(plan, display_for(console))
+    try:
+        outcome = session.run(plan, display_for(console))
+    except OSError as error:
+        console.print(f"Cannot write the results: {error}. What was written stays; --out chooses another folder.")
+        raise typer.Exit(1) from error
     console.print(terminal.closing(outcome), soft_wrap=True)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -41,6 +41,9 @@ def adopted(
         KeyError: no ``"state"`` or ``"param_groups"``.
         RuntimeError: a slot of another shape than its parameter.
     """
+    for part in ("param_groups", "state"):
+        if part not in state_dict:
+            raise KeyError(f"{part!r} is missing: not the state_dict() of an optimizer (it has {list(state_dict)})")
     saved = deepcopy(state_dict["param_groups"])
     if len(groups) != len(saved):
         raise ValueError(

@@ -335,7 +335,10 @@ def _blank(rule: type[Rule]) -> Optimizer:
 
 
 def _positive(name: str, value: float | Tensor) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a number, but is {value!r}") from error
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"Invalid {name}: {value} (must be finite and greater than 0)")
     return number

@@ -44,6 +44,8 @@ def filled(p: Tensor, rule: Rule, old: dict[str, Any], name: str) -> dict[str, A
         if tensor is None:
             entry[slot.name] = new_slot(p, slot)
             continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{slot.name} of {name} must be a tensor of shape {tuple(p.shape)}, but is {tensor!r}")
         shape = slot.shape(tuple(p.shape))
         if tuple(tensor.shape) != shape:
             raise RuntimeError(f"{slot.name} of {name} has shape {tuple(tensor.shape)}, but must have {shape}")
