@@ -4,7 +4,7 @@ import keyword
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gradstep.lab.specs import NOT_WORDS, OptimizerSpec, parse_specs
@@ -28,6 +28,7 @@ specs = st.builds(
 )
 
 
+@example([OptimizerSpec("a", (("key", (None, ": ", ("x, y",))),))])
 @settings(max_examples=60)
 @given(st.lists(specs, min_size=1, max_size=4, unique_by=str))
 def test_what_is_written_is_read_back(line_up):

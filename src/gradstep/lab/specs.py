@@ -42,7 +42,19 @@ def written(value: Value) -> str:
     """A value as it is written in a spec, without blanks."""
     if isinstance(value, str) and WORD.fullmatch(value) and not _is_literal(value):
         return value
-    return re.sub(r"([,:]) ", r"\1", repr(value)) if not isinstance(value, str) else repr(value)
+    return _literal(value)
+
+
+def _literal(value: Value) -> str:
+    """Python's own form, without the blanks between values; those inside a string are its own."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_literal(k)}:{_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        inner = ",".join(map(_literal, value))
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
 
 
 def suggestion(given: str, allowed: list[str]) -> str:

@@ -28,6 +28,7 @@ class Part:
         members: (n,) positions in the table, and ``groups`` the number of each one's group.
         params, names, states: the parameters, what they are called, and where their state is kept.
         slots: the tensors of each slot.
+        aliases: the same tensors once more, so that their memory lives even if somebody gives a slot other memory.
         handles: by which to ask about all parameters, then all of the first slot, and so on.
         known: the facts of the same when this was made.
         dtype: the gradients' type.
@@ -40,6 +41,7 @@ class Part:
     params: list[Tensor]
     names: list[str]
     slots: list[list[Tensor]]
+    aliases: list[Tensor]
     handles: Int64s
     known: Int64s
     dtype: torch.dtype
@@ -71,11 +73,6 @@ class Part:
         facts: Int64s = self.known[: len(self.params), survey.POINTER + 1 :].copy()
         facts[:, survey.DTYPE - 1] = survey.facts([[torch.empty(0, dtype=self.dtype)]])[0, survey.DTYPE]
         return facts
-
-    @cached_property
-    def aliases(self) -> list[Tensor]:
-        """What keeps the memory of the slots, even if somebody gives a slot other memory unseen."""
-        return [t.detach() for slot in self.slots for t in slot]
 
     def moved(self, *, slots: bool) -> bool:
         """Whether a parameter (or a slot, if they are to be asked) is no longer what this table says."""

@@ -96,7 +96,7 @@ class Table:
     ) -> Part:
         params = [self.flat[i] for i in members]
         slots = [[self._state[p][name] for p in params] for name in spec.slots]
-        part = Part(
+        return Part(
             engine=engine,
             spec=spec,
             members=np.array(members),
@@ -104,12 +104,11 @@ class Table:
             params=params,
             names=[names[i] for i in members],
             slots=slots,
+            aliases=[t.detach() for slot in slots for t in slot],
             handles=survey.handles(chain(params, *slots)),
             known=survey.facts([params, *slots]),
             dtype=dtype,
         )
-        part.aliases  # noqa: B018 - made now
-        return part
 
     def holds(
         self,
