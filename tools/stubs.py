@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gradstep import HOMES
 from gradstep.rules import RULES, settings_of
 
 PACKAGE = Path(__file__).parent.parent / "src" / "gradstep"
@@ -19,20 +20,14 @@ from typing import final
 
 from torch import Tensor
 
-from gradstep import rules as rules
-from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
-from gradstep.optimizers import optimizer as optimizer
-from gradstep.optimizers.front import Optimizer as Optimizer
-from gradstep.optimizers.front import ParamsT
-from gradstep.optimizers.front import StepReport as StepReport
-from gradstep.rules import RULES as RULES
-from gradstep.rules import Rule as Rule
-from gradstep.rules import Slot as Slot
-from gradstep.rules import State as State
-
-__version__: str
-
 '''
+
+_NAMED = {
+    "gradstep": ("rules",),
+    "gradstep.optimizers.front": ("ParamsT",),
+    "gradstep.rules": ("RULES", "Rule", "Slot", "State"),
+    **HOMES,
+}
 
 
 _RULES_HEAD = '"""Written by tools/stubs.py from the rules; do not edit."""\n\n'
@@ -48,12 +43,23 @@ _RULES_IMPORTS = (
 def texts() -> dict[Path, str]:
     """Every stub file with its text."""
     imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
+    public = [
+        f"from {home} import {name} as {name}\n".replace("ParamsT as ParamsT", "ParamsT")
+        for home in sorted(_NAMED)
+        for name in sorted(_NAMED[home], key=_as_sorted_by_ruff)
+        if name not in RULES
+    ]
+    head = _HEAD + "".join(public) + "\n__version__: str\n\n"
     return {
-        PACKAGE / "__init__.pyi": _HEAD + "\n".join(_class(name) for name in RULES),
+        PACKAGE / "__init__.pyi": head + "\n".join(_class(name) for name in RULES),
         PACKAGE / "rules" / "__init__.pyi": "".join(
             [_RULES_HEAD, *sorted((*imports, *_RULES_IMPORTS)), "\nRULES: dict[str, type[Rule]]\n"]
         ),
     }
+
+
+def _as_sorted_by_ruff(name: str) -> tuple[int, str]:
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
 def _class(name: str) -> str:

@@ -18,22 +18,28 @@ from gradstep.rules import RULES, Rule, Slot, State
 
 __version__ = "0.1.0"
 
-_TORCH = ("OPTIMIZERS", "Optimizer", "StepReport", "optimizer", *RULES)
+HOMES: dict[str, tuple[str, ...]] = {
+    "gradstep.optimizers": ("OPTIMIZERS", "Optimizer", "StepReport", "optimizer", *RULES),
+}
+"""Where the other public names live: modules imported when one of their names is first used."""
 
-__all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", *_TORCH]
+_HOME = {name: home for home, names in HOMES.items() for name in names}
+
+__all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    """The PyTorch front, imported when it is first used, so that NumPy users need no torch."""
-    if name not in _TORCH:
+    """The rest, imported when it is first used: what needs no torch runs without it."""
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        import torch  # noqa: F401 - is it there?
+        return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         raise ModuleNotFoundError(
-            f'gradstep.{name} is an optimizer for PyTorch, which is not installed: pip install "gradstep[torch]"'
+            f'gradstep.{name} works with PyTorch, which is not installed: pip install "gradstep[torch]"', name="torch"
         ) from error
-    return getattr(import_module("gradstep.optimizers"), name)
 
 
 def __dir__() -> list[str]:

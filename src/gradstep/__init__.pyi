@@ -6,10 +6,10 @@ from torch import Tensor
 
 from gradstep import rules as rules
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
+from gradstep.optimizers import Optimizer as Optimizer
+from gradstep.optimizers import StepReport as StepReport
 from gradstep.optimizers import optimizer as optimizer
-from gradstep.optimizers.front import Optimizer as Optimizer
 from gradstep.optimizers.front import ParamsT
-from gradstep.optimizers.front import StepReport as StepReport
 from gradstep.rules import RULES as RULES
 from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot

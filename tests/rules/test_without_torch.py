@@ -39,7 +39,7 @@ def test_rules_without_torch():
     """)
     assert "'AdamW'" in out
     assert "0.9\nTrue\n" in out
-    assert 'gradstep.AdamW is an optimizer for PyTorch, which is not installed: pip install "gradstep[torch]"' in out
+    assert 'gradstep.AdamW works with PyTorch, which is not installed: pip install "gradstep[torch]"' in out
 
 
 def test_import_is_lazy():

@@ -1,0 +1,17 @@
+"""The command line: parses and prints, one file per command. What they do lives in the rooms below."""
+
+import typer
+
+from gradstep.cli.bench import bench
+from gradstep.cli.race import race, report
+
+app = typer.Typer(
+    name="gradstep",
+    help="Optimizers for training neural networks: race them, measure them, choose one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for command in (race, report, bench):
+    app.command()(command)

@@ -1,0 +1,37 @@
+"""``gradstep bench``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradstep.cli.screen import console
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Few repetitions: about ten seconds.")] = False,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Repetitions of each case; short steps are repeated more.")
+    ] = None,
+    rules: Annotated[
+        str,
+        typer.Option(help="Also measure these rules on 25 M parameters: all, or names separated by commas."),
+    ] = "",
+    json: Annotated[Path | None, typer.Option(help="Write every measured time to this file.")] = None,
+    chart: Annotated[Path, typer.Option(help="Draw the chart into this file.")] = Path("runs/bench.png"),
+) -> None:
+    """Time gradstep's step against torch's and against this machine's memory."""
+    from gradstep.lab import bench as lab
+    from gradstep.lab.bench_chart import check_chart, save_chart
+    from gradstep.lab.bench_table import closing, watched
+
+    try:
+        check_chart(chart)
+        cases = lab.cases(lab.rule_names(rules), lab.WORKS)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    screen = console()
+    results = watched(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
+    if json is not None:
+        results.save(json)
+    screen.print(closing(results, save_chart(results, chart)), soft_wrap=True)
