@@ -76,7 +76,9 @@ def snapshot(optimizer: Any) -> list[tuple[str, Tensor]]:
 def bits(tensor: Tensor) -> np.ndarray:
     """The bits of every element; one pattern for every NaN."""
     tensor = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor.detach()
-    tensor = tensor.masked_fill(tensor.isnan(), float("nan")).contiguous()
+    if tensor.is_floating_point():
+        tensor = tensor.masked_fill(tensor.isnan(), float("nan"))
+    tensor = tensor.contiguous()
     return tensor.view(_BITS[tensor.element_size()]).numpy()
 
 

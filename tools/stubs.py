@@ -22,10 +22,13 @@ from torch import Tensor
 
 '''
 
+_TYPES = ("ParamsT", "RoundingName", "StateName")  # used in the stubs, and not public here
+
 _NAMED = {
-    "gradstep": ("rules",),
+    "gradstep": ("rules", "schedules"),
     "gradstep.optimizers.front": ("ParamsT",),
     "gradstep.rules": ("RULES", "Rule", "Slot", "State"),
+    "gradstep.storage.policy": ("RoundingName", "StateName"),
     **HOMES,
 }
 
@@ -44,7 +47,7 @@ def texts() -> dict[Path, str]:
     """Every stub file with its text."""
     imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
     public = [
-        f"from {home} import {name} as {name}\n".replace("ParamsT as ParamsT", "ParamsT")
+        f"from {home} import {name}" + (f" as {name}\n" if name not in _TYPES else "\n")
         for home in sorted(_NAMED)
         for name in sorted(_NAMED[home], key=_as_sorted_by_ruff)
         if name not in RULES
@@ -66,7 +69,8 @@ def _class(name: str) -> str:
     settings = settings_of(RULES[name])
     places = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if not s.kw_only]
     named = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if s.kw_only]
-    arguments = ["self", "params: ParamsT", *places, "*", *named, "engine: str = ..."]
+    own = ["engine: str = ...", "state: StateName = ...", "rounding: RoundingName = ...", "seed: int | None = ..."]
+    arguments = ["self", "params: ParamsT", *places, "*", *named, *own]
     lines = "".join(f"        {argument},\n" for argument in arguments)
     constructor = f"    def __init__(\n{lines}    ) -> None: ...\n"
     rule = "    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"

@@ -13,19 +13,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from gradstep import rules
+from gradstep import rules, schedules
 from gradstep.rules import RULES, Rule, Slot, State
 
 __version__ = "0.1.0"
 
 HOMES: dict[str, tuple[str, ...]] = {
+    "gradstep.judge": ("Verdict", "check", "conformance"),
     "gradstep.optimizers": ("OPTIMIZERS", "Optimizer", "StepReport", "optimizer", *RULES),
+    "gradstep.planner": ("Plan", "Plans", "plan", "plans"),
+    "gradstep.training.groups": ("param_groups",),
+    "gradstep.training.scheduler": ("Scheduler",),
+    "gradstep.training.outcome": ("UpdateOutcome",),
+    "gradstep.training.stepper": ("Stepper",),
 }
 """Where the other public names live: modules imported when one of their names is first used."""
 
 _HOME = {name: home for home, names in HOMES.items() for name in names}
 
-__all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", *_HOME]
+__all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", "schedules", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,15 +5,29 @@ from typing import final
 from torch import Tensor
 
 from gradstep import rules as rules
+from gradstep import schedules as schedules
+from gradstep.judge import Verdict as Verdict
+from gradstep.judge import check as check
+from gradstep.judge import conformance as conformance
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
 from gradstep.optimizers import Optimizer as Optimizer
 from gradstep.optimizers import StepReport as StepReport
 from gradstep.optimizers import optimizer as optimizer
 from gradstep.optimizers.front import ParamsT
+from gradstep.planner import Plan as Plan
+from gradstep.planner import Plans as Plans
+from gradstep.planner import plan as plan
+from gradstep.planner import plans as plans
 from gradstep.rules import RULES as RULES
 from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
+from gradstep.storage.policy import RoundingName
+from gradstep.storage.policy import StateName
+from gradstep.training.groups import param_groups as param_groups
+from gradstep.training.outcome import UpdateOutcome as UpdateOutcome
+from gradstep.training.scheduler import Scheduler as Scheduler
+from gradstep.training.stepper import Stepper as Stepper
 
 __version__: str
 
@@ -29,6 +43,9 @@ class Adadelta(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -46,6 +63,9 @@ class Adafactor(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -63,6 +83,9 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -81,6 +104,9 @@ class Adam(Optimizer):
         maximize: bool = ...,
         decoupled_weight_decay: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -97,6 +123,9 @@ class Adamax(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -114,6 +143,9 @@ class AdamW(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -129,6 +161,9 @@ class Lion(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -147,6 +182,9 @@ class NAdam(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -164,6 +202,9 @@ class RAdam(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -182,6 +223,9 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -199,6 +243,9 @@ class SGD(Optimizer):
         *,
         maximize: bool = ...,
         engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...

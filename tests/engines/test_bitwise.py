@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gradstep.engines.fused.job import CHUNK
-from gradstep.engines.fused.kernel import LANES
+from gradstep.engines.fused.skeleton import LANES
 from tests.registry import cases
 from tests.training import assert_same, normal, trained
 

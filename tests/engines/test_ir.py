@@ -3,24 +3,20 @@
 import re
 
 import pytest
+import torch
 
-from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.jit import optimize
 from gradstep.engines.fused.kernel import build_squares, build_update
+from gradstep.optimizers.storage import Storage
 from gradstep.storage.elements import ELEMENTS
 from tests.registry import cases, subjects
 
 FAST = re.compile(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn|fmuladd|llvm\.fma)\b")
 
 
-def spec_of(rule, dtype, gradient=None):
-    slots = tuple(slot.name for slot in rule.slots(1))
-    return UpdateSpec(
-        rule=type(rule),
-        slots=slots,
-        coefficients=(*rule.coefficients(1, **rule.scalars), "gradient"),
-        columns=(ELEMENTS[dtype], ELEMENTS[gradient or dtype], *[ELEMENTS["float32"]] * len(slots)),
-    )
+def spec_of(rule, dtype, storage):
+    p = torch.zeros(64, 64, dtype=getattr(torch, dtype))
+    return storage.of(rule, {}, p, "weight").spec(rule, p.dtype)
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(elementwise=True))
@@ -34,8 +30,18 @@ def test_none_in_the_kernels_of_half_precision(subject, dtype):
     check(subject.rule(), dtype)
 
 
-def check(rule, dtype):
-    text = str(optimize(build_update(spec_of(rule, dtype))))
+@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+@pytest.mark.parametrize("state", ["bfloat16", "8bit"])
+@pytest.mark.parametrize("subject", subjects(elementwise=True))
+def test_none_in_the_kernels_of_every_storage(subject, state, rounding):
+    check(subject.rule(), "bfloat16", Storage(state, rounding))
+
+
+PLAIN = Storage()
+
+
+def check(rule, dtype, storage=PLAIN):
+    text = str(optimize(build_update(spec_of(rule, dtype, storage))))
     assert "<16 x float>" in text, "the loop over vectors is gone"
     assert "double" not in text
     assert not FAST.search(text)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gradstep
 from gradstep.engines.fused.job import CHUNK
-from gradstep.engines.fused.kernel import LANES
+from gradstep.engines.fused.skeleton import LANES
 from tests.training import normal
 
 ENGINES = ("fused", "eager", "reference")

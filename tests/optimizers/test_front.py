@@ -41,7 +41,12 @@ def test_torch_s_arguments_order_and_defaults(subject):
     execution = {"foreach", "fused", "capturable", "differentiable"}
     ours = dict(inspect.signature(subject.optimizer).parameters)
     theirs = {n: p for n, p in inspect.signature(subject.torch).parameters.items() if n not in execution}
-    assert ours.pop("engine").default == "auto"
+    assert {name: ours.pop(name).default for name in ("engine", "state", "rounding", "seed")} == {
+        "engine": "auto",
+        "state": "float32",
+        "rounding": "nearest",
+        "seed": None,
+    }
     assert ours.keys() == theirs.keys()
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
     by_place = [n for n, p in ours.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

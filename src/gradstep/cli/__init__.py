@@ -3,6 +3,8 @@
 import typer
 
 from gradstep.cli.bench import bench
+from gradstep.cli.check import check
+from gradstep.cli.plan import plan
 from gradstep.cli.race import race, report
 
 app = typer.Typer(
@@ -13,5 +15,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (race, report, bench):
+for command in (race, report, bench, plan, check):
     app.command()(command)

@@ -5,39 +5,70 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.rules import Rule
-from gradstep.storage.elements import Element
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
 
+T = TypeVar("T")
 Int64s = NDArray[np.int64]
 
 
 @final
 @dataclass(frozen=True)
 class UpdateSpec:
-    """What is computed on which element types: all that decides the code of an update.
+    """What is computed on which storage: all that decides the code of an update.
 
     Attributes:
         rule: the rule class.
-        slots: the names of its slots, in the order of their columns.
+        slots: the names of its slots.
         coefficients: the names of its coefficients, in the order of their row. The last is always ``"gradient"``, the
             factor that unscales, clips and (for maximize) negates the gradient.
-        columns: the element types of parameter, gradient and slots, in this order.
+        gradient, parameter: how these are stored.
+        state: how each slot is stored.
     """
 
     rule: type[Rule]
     slots: tuple[str, ...]
     coefficients: tuple[str, ...]
-    columns: tuple[Element, ...]
+    gradient: Elementwise
+    parameter: Elementwise
+    state: tuple[Codec, ...]
 
     @property
     def arithmetic(self) -> type[np.floating[Any]]:
         """What the rule computes in: float64 for float64 parameters, float32 for all others."""
-        return self.columns[0].arithmetic
+        return self.parameter.arithmetic
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """How gradient, parameter and slots are stored, in this order."""
+        return (self.gradient, self.parameter, *self.state)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The columns of memory: the fields of every codec in order. The gradient is column 0."""
+        return tuple(field for codec in self.codecs for field in codec.fields)
+
+    def grouped(self, columns: Sequence[T]) -> list[Sequence[T]]:
+        """One thing per field, as one sequence per codec."""
+        left = iter(columns)
+        return [[next(left) for _ in codec.fields] for codec in self.codecs]
+
+    @cached_property
+    def noise(self) -> dict[int, int]:
+        """Which field of random bits each noisy codec takes, by its position in :attr:`codecs`.
+
+        Blocks are rounded in a pass of their own, so they start with a stream of their own.
+        """
+        single = [i for i, codec in enumerate(self.codecs) if codec.noisy and isinstance(codec, Elementwise)]
+        blocks = [i for i, codec in enumerate(self.codecs) if codec.noisy and isinstance(codec, Blocks)]
+        first = len(single) + len(single) % 2
+        return {**{i: j for j, i in enumerate(single)}, **{i: first + j for j, i in enumerate(blocks)}}
 
 
 class Batch(ABC):
@@ -47,12 +78,14 @@ class Batch(ABC):
         spec: what to compute.
         rows: (n,) the row of coefficients that each parameter takes.
         coefficients: (rows, names) in float64.
+        keys: (n,) of the noise, if the spec takes any (see :mod:`gradstep.storage.noise`).
         threads: how many threads may work.
     """
 
     spec: UpdateSpec
     rows: Int64s
     coefficients: NDArray[np.float64]
+    keys: Int64s
     threads: int
 
     @property
@@ -63,12 +96,12 @@ class Batch(ABC):
     @property
     @abstractmethod
     def addresses(self) -> Int64s:
-        """(n, columns) where the memory of parameter, gradient and slots begins; each dense, in the same order."""
+        """(n, fields) where the memory of each column begins; each dense, in the same order of elements."""
 
     @property
     @abstractmethod
     def columns(self) -> Sequence[Sequence[Any]]:
-        """The parameters, the gradients, and each slot, as the front's own objects."""
+        """The gradients, the parameters, and each further field, as the front's own objects."""
 
     @abstractmethod
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
@@ -85,12 +118,14 @@ class Traits:
         device: type of the device (``"cpu"``).
         dense: its memory has no gaps and no overlaps.
         plain: it is a tensor or array itself, no subclass with a mind of its own.
+        noisy: something of it is rounded at random.
     """
 
     dtype: str
     device: str
     dense: bool
     plain: bool
+    noisy: bool = False
 
 
 class Engine(ABC):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.engines.eager import apply, arithmetic, real, squares
+from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
+from gradstep.engines.eager import ARRAYS, real, squares
 from gradstep.rules import Rule, State
 
 
@@ -25,6 +26,8 @@ class Compiled(Engine):
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if not rule.elementwise:
             return f"{rule.__name__} looks at whole tensors, and would be compiled again for every shape"
+        if traits.noisy:
+            return "it is rounded at random, for which every step would be compiled anew"
         if not traits.dense:
             return "its memory has gaps or overlaps"
         if not traits.plain:
@@ -32,16 +35,16 @@ class Compiled(Engine):
         return None
 
     def update(self, batch: Batch) -> None:
-        spec = batch.spec
-        step = _compiled(spec.rule, spec.slots, spec.coefficients)
-        for row, p, *others in zip(batch.rows, *batch.columns, strict=True):
-            if p.numel():
+        step = _compiled(batch.spec)
+        for row, *columns in zip(batch.rows, *batch.columns, strict=True):
+            if columns[0].numel():
                 # Tensors, not Python numbers: a number would be a constant of the code and compile it anew each step.
-                numbers = torch.from_numpy(batch.coefficients[row]).to(p.device, arithmetic(real(p).dtype))
-                step(numbers, *(_flat(t) for t in (p, *others)))
+                kind = torch.float64 if batch.spec.arithmetic is np.float64 else torch.float32
+                numbers = torch.from_numpy(batch.coefficients[row]).to(columns[1].device, kind)
+                step(numbers, *(_flat(t) for t in columns))
 
     def squares(self, batch: Batch) -> float:
-        return squares(batch.columns[1])
+        return squares(batch.columns[0])
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -50,9 +53,8 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 @cache
-def _compiled(rule: type[Rule], slots: tuple[str, ...], coefficients: tuple[str, ...]) -> Any:
-    def step(numbers: Tensor, p: Tensor, g: Tensor, *state: Tensor) -> None:
-        c = State(**dict(zip(coefficients, numbers.unbind(), strict=True)))
-        apply(rule, slots, c, p, g, state)
+def _compiled(spec: UpdateSpec) -> Any:
+    def step(numbers: Tensor, *columns: Tensor) -> None:
+        ARRAYS.update(spec, State(**dict(zip(spec.coefficients, numbers.unbind(), strict=True))), 0, columns)
 
     return torch.compile(step, dynamic=True, fullgraph=True)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradstep.engines.arrays import Arrays
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.rules import Rule, State
+from gradstep.rules import Rule
+from gradstep.rules.ops import Array
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -18,21 +21,35 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """What a rule computes in for parameters of this (real) type."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+@final
+class TorchArrays(Arrays):
+    """torch's tensors."""
+
+    def strides(self, a: Array) -> Sequence[int]:
+        return a.stride()  # type: ignore[no-any-return]
+
+    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+        return a.permute(axes)
+
+    def count(self, like: Array) -> Array:
+        return torch.arange(like.numel(), device=like.device).to(torch.int32)
+
+    def repeated(self, a: Array, times: int) -> Array:
+        return a.repeat_interleave(times)
+
+    def largest(self, a: Array, every: int) -> Array:
+        return torch.nn.functional.pad(a, (0, -len(a) % every)).reshape(-1, every).amax(1)
+
+    def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
+        return x.to(torch.float64 if dtype is np.float64 else torch.float32)
+
+    def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
+        codes = [code.clone() if any(code is place for place in places) else code for code in codes]
+        for place, code in zip(places, codes, strict=True):
+            place.copy_(code)
 
 
-def apply(rule: type[Rule], names: Sequence[str], c: Any, p: Tensor, g: Tensor, slots: Sequence[Tensor]) -> None:
-    """One step of one parameter, in place."""
-    kind = arithmetic(p.dtype)
-    state = State(**{name: slot.to(kind) for name, slot in zip(names, slots, strict=True)})
-    old = (p, *slots)
-    new = [rule.update(p.to(kind), g.to(kind) * c.gradient, state, c), *(getattr(state, name) for name in names)]
-    # A rule may hand an old value on (s.before = s.last): keep it until every place is written.
-    new = [value.clone() if any(value is other for other in old) else value for value in new]
-    for place, value in zip(old, new, strict=True):
-        place.copy_(value)
+ARRAYS = TorchArrays()
 
 
 @final
@@ -49,12 +66,12 @@ class Eager(Engine):
         rows = [
             SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
         ]
-        for row, p, g, *slots in zip(batch.rows, *batch.columns, strict=True):
-            if p.numel():
-                apply(spec.rule, spec.slots, rows[row], real(p), real(g), [real(s) for s in slots])
+        for row, key, *columns in zip(batch.rows, batch.keys, *batch.columns, strict=True):
+            if columns[0].numel():
+                ARRAYS.update(spec, rows[row], int(key), [real(t) for t in columns])
 
     def squares(self, batch: Batch) -> float:
-        return squares(batch.columns[1])
+        return squares(batch.columns[0])
 
 
 def squares(gradients: Sequence[Tensor]) -> float:

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
+from gradstep.engines.arrays import Arrays
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.rules import Rule, State
+from gradstep.rules import Rule
+from gradstep.rules.ops import Array
 from gradstep.storage.elements import ELEMENTS
+
+
+@final
+class NumPyArrays(Arrays):
+    """NumPy's arrays."""
+
+    def strides(self, a: Array) -> Sequence[int]:
+        return a.strides  # type: ignore[no-any-return]
+
+    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+        return a.transpose(axes)
+
+    def count(self, like: Array) -> Array:
+        return np.arange(like.size).astype(np.int32)
+
+    def repeated(self, a: Array, times: int) -> Array:
+        return np.repeat(a, times)
+
+    def largest(self, a: Array, every: int) -> Array:
+        return np.pad(a, (0, -len(a) % every)).reshape(-1, every).max(axis=1)
+
+    def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
+        return np.asarray(x).astype(dtype, copy=False)
+
+    def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
+        for place, code in zip(places, [np.array(code) for code in codes], strict=True):
+            place[...] = code
+
+
+_ARRAYS = NumPyArrays()
 
 
 @final
@@ -35,23 +68,11 @@ class Reference(Engine):
         ]
         # Overflow and 0/0 are what the numbers say; the kernel does not warn of them either.
         with np.errstate(all="ignore"):
-            for row, *stored in zip(batch.rows, *batch.arrays(), strict=True):
-                p, g, *slots = (
-                    e.decode(a).astype(spec.arithmetic, copy=False) for e, a in zip(spec.columns, stored, strict=True)
-                )
-                if p.size == 0:
-                    continue
-                c = rows[row]
-                state = State(**dict(zip(spec.slots, slots, strict=True)))
-                p = spec.rule.update(p, g * c.gradient, state, c)
-                new = [p, *(getattr(state, name) for name in spec.slots)]
-                kinds = [spec.columns[0], *spec.columns[2:]]
-                # A rule may hand an old value on (s.before = s.last): copy before any place is written.
-                codes = [np.array(element.encode(value)) for value, element in zip(new, kinds, strict=True)]
-                for code, array in zip(codes, [stored[0], *stored[2:]], strict=True):
-                    array[...] = code
+            for row, key, *columns in zip(batch.rows, batch.keys, *batch.arrays(), strict=True):
+                if columns[0].size:
+                    _ARRAYS.update(spec, rows[row], int(key), columns)
 
     def squares(self, batch: Batch) -> float:
-        element = batch.spec.columns[1]
+        element = batch.spec.gradient.fields[0].element
         with np.errstate(all="ignore"):
-            return float(sum(np.sum(element.decode(g).astype(np.float64) ** 2) for g in batch.arrays()[1]))
+            return float(sum(np.sum(element.decode(g).astype(np.float64) ** 2) for g in batch.arrays()[0]))

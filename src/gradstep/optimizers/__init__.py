@@ -55,8 +55,13 @@ def _signature(rule: type[Rule]) -> inspect.Signature:
         inspect.Parameter(s.name, keyword if s.kw_only else position, default=s.default, annotation=s.type)
         for s in settings_of(rule)
     ]
-    engine = inspect.Parameter("engine", keyword, default="auto", annotation=str)
-    return inspect.Signature([inspect.Parameter("params", position), *settings, engine])
+    own = [
+        inspect.Parameter("engine", keyword, default="auto", annotation=str),
+        inspect.Parameter("state", keyword, default="float32", annotation=str),
+        inspect.Parameter("rounding", keyword, default="nearest", annotation=str),
+        inspect.Parameter("seed", keyword, default=None, annotation="int | None"),
+    ]
+    return inspect.Signature([inspect.Parameter("params", position), *settings, *own])
 
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {name.lower(): optimizer(rule) for name, rule in RULES.items()}

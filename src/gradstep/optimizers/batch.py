@@ -27,7 +27,7 @@ class Part:
         spec: what is computed.
         members: (n,) positions in the table, and ``groups`` the number of each one's group.
         params, names, states: the parameters, what they are called, and where their state is kept.
-        slots: the tensors of each slot.
+        slots: the tensors of every further field of memory: the parameters' own, then the slots'.
         aliases: the same tensors once more, so that their memory lives even if somebody gives a slot other memory.
         handles: by which to ask about all parameters, then all of the first slot, and so on.
         known: the facts of the same when this was made.
@@ -63,9 +63,9 @@ class Part:
 
     @cached_property
     def addresses(self) -> Int64s:
-        """(n, columns) with the gradients' column to be filled in."""
-        p, *slots = np.split(self.known[:, survey.POINTER], 1 + len(self.slots))
-        return np.column_stack((p, np.zeros_like(p), *slots))
+        """(n, fields) with the gradients' column, the first, to be filled in."""
+        known = np.split(self.known[:, survey.POINTER], 1 + len(self.slots))
+        return np.column_stack((np.zeros_like(known[0]), *known))
 
     @cached_property
     def gradient_facts(self) -> Int64s:
@@ -104,12 +104,12 @@ class TorchBatch(Batch):
     @property
     def addresses(self) -> Int64s:
         result = self.part.addresses if self.active is None else self.part.addresses[self.active]
-        result[:, 1] = self.facts[:, survey.POINTER]
+        result[:, 0] = self.facts[:, survey.POINTER]
         return result
 
     @property
     def columns(self) -> Sequence[Sequence[Tensor]]:
-        return [self._taken(self.part.params), self.gradients, *map(self._taken, self.part.slots)]
+        return [self.gradients, self._taken(self.part.params), *map(self._taken, self.part.slots)]
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[_array(t) for t in column] for column in self.columns]

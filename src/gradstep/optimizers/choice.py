@@ -42,14 +42,20 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-def traits(p: Tensor) -> Traits:
-    """What an engine needs to know of a parameter."""
+def traits(p: Tensor, *, noisy: bool) -> Traits:
+    """What an engine needs to know of a parameter.
+
+    Args:
+        p: the parameter.
+        noisy: whether something of it is rounded at random.
+    """
     plain = type(p) in (Tensor, torch.nn.Parameter) and p.layout == torch.strided
     return Traits(
         dtype=str(p.dtype).removeprefix("torch."),
         device=p.device.type,
         dense=plain and is_dense(p),
         plain=plain,
+        noisy=noisy,
     )
 
 
@@ -63,7 +69,7 @@ def check_engine(name: str) -> None:
         raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(ENGINES)})")
 
 
-def choose(engine: str, rule: type[Rule], p: Tensor, label: str) -> tuple[Engine, str]:
+def choose(engine: str, rule: type[Rule], p: Tensor, label: str, *, noisy: bool) -> tuple[Engine, str]:
     """The engine for one parameter, with the reason.
 
     Args:
@@ -71,11 +77,12 @@ def choose(engine: str, rule: type[Rule], p: Tensor, label: str) -> tuple[Engine
         rule: the rule class.
         p: the parameter.
         label: what to call it in an error.
+        noisy: whether something of it is rounded at random.
 
     Raises:
         ValueError: the engine wished for cannot serve this parameter.
     """
-    known = traits(p)
+    known = traits(p, noisy=noisy)
     if engine != "auto":
         refusal = ENGINES[engine].refuse(rule, known)
         if refusal is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -18,6 +18,8 @@ from torch import Tensor
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached
 from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
+from gradstep.optimizers.storage import Storage, Stored
+from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.rules import Rule, settings_of
 
@@ -61,10 +63,20 @@ class Optimizer(torch.optim.Optimizer):
     """What the last ``step()`` did; None before the first."""
 
     _engine: str = "auto"
+    _storage: Storage = Storage()
     _state_seen: bool = False
     _table: Table | None = None
 
-    def __init__(self, params: ParamsT, *positional: Any, engine: str = "auto", **named: Any) -> None:
+    def __init__(
+        self,
+        params: ParamsT,
+        *positional: Any,
+        engine: str = "auto",
+        state: str = "float32",
+        rounding: str = "nearest",
+        seed: int | None = None,
+        **named: Any,
+    ) -> None:
         settings = settings_of(self.rule())
         places = [s.name for s in settings if not s.kw_only]
         if len(positional) > len(places):
@@ -88,8 +100,14 @@ class Optimizer(torch.optim.Optimizer):
         check_engine(engine)
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = engine
+        self._storage = Storage(state, rounding, torch.initial_seed() if seed is None else seed)
         super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings})
         self._state_seen = False
+        if rounding != "nearest" and not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
+            raise ValueError(
+                f"rounding={rounding!r} is for bfloat16 and float16 parameters, and there are none: "
+                "convert the model before the optimizer is made, or leave rounding='nearest'"
+            )
 
     @classmethod
     @abstractmethod
@@ -132,7 +150,7 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: something that is not a tensor of floating-point or complex numbers.
         """
         if isinstance(param_group, dict):
-            self._rule_of({**self.defaults, **param_group})
+            rule = self._rule_of({**self.defaults, **param_group})
             params = param_group["params"]
             if isinstance(params, Tensor):
                 params = [params]
@@ -149,9 +167,11 @@ class Optimizer(torch.optim.Optimizer):
                     )
             if len({id(p) for p in tensors}) < len(tensors):
                 raise ValueError("a parameter group contains the same parameter more than once")
-            for index, p in enumerate(tensors):
-                if isinstance(p, Tensor) and self._engine != "auto":
-                    choose(self._engine, self.rule(), p, f"parameter {index}")
+            for index, p in enumerate(params):
+                name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
+                if isinstance(tensor, Tensor):
+                    stored = self._storage.of(rule, param_group, tensor, name)
+                    choose(self._engine, self.rule(), tensor, name, noisy=stored.noisy)
         super().add_param_group(param_group)
 
     def engines(self) -> list[tuple[str, str, str]]:
@@ -162,11 +182,30 @@ class Optimizer(torch.optim.Optimizer):
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
         result = []
-        for index, group in enumerate(self.param_groups):
-            for name, p in zip(parameter_names(group, index), group["params"], strict=True):
-                engine, reason = choose(self._engine, self.rule(), p, name)
-                result.append((name, engine.name, reason))
+        for name, p, stored in self._parameters():
+            engine, reason = choose(self._engine, self.rule(), p, name, noisy=stored.noisy)
+            result.append((name, engine.name, reason))
         return result
+
+    def state_summary(self) -> Summary:
+        """What is stored how, why, and in how many bytes, parameter by parameter; ``print`` shows a table.
+
+        >>> import torch, gradstep
+        >>> model = torch.nn.Linear(100, 100)
+        >>> summary = gradstep.AdamW(model.named_parameters(), state="8bit").state_summary()
+        >>> for row in summary.rows:
+        ...     print(row.name, row.parameter, row.state, row.reason, row.nbytes)
+        weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
+        bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
+        """
+        return summary((name, p, stored, self.rule()) for name, p, stored in self._parameters())
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor, Stored]]:
+        """Every parameter with its name and how it is stored, in the order of ``param_groups``."""
+        for index, group in enumerate(self.param_groups):
+            rule = self._rule_of(group)
+            for name, p in zip(parameter_names(group, index), group["params"], strict=True):
+                yield name, p, self._storage.of(rule, group, p, name)
 
     # -- the step -----------------------------------------------------------------------------------------------
 
@@ -240,6 +279,7 @@ class Optimizer(torch.optim.Optimizer):
         ):
             table = self._table = Table(
                 engine=self._engine,
+                storage=self._storage,
                 rules=rules,
                 groups=self.param_groups,
                 state=state,
@@ -301,7 +341,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         known = {name: self.__dict__[name] for name in ("defaults", "state", "param_groups")}
-        return {**known, "_engine": self._engine}
+        return {**known, "_engine": self._engine, "_storage": self._storage}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.
@@ -325,6 +365,9 @@ def _checked(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...])
 
 def _holds_tensor(values: tuple[Any, ...]) -> bool:
     return any(isinstance(x, Tensor) for v in values if type(v) is tuple for x in v)
+
+
+_HALF = (torch.bfloat16, torch.float16)
 
 
 def _blank(rule: type[Rule]) -> Optimizer:

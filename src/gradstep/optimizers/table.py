@@ -23,8 +23,10 @@ from gradstep.optimizers import survey
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import choose
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.state import filled, spec_of
+from gradstep.optimizers.state import filled
+from gradstep.optimizers.storage import Storage
 from gradstep.rules import Rule
+from gradstep.storage.noise import keys
 
 
 @final
@@ -35,6 +37,7 @@ class Table:
         self,
         *,
         engine: str,
+        storage: Storage,
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
         state: defaultdict[Tensor, dict[str, Any]],
@@ -48,6 +51,7 @@ class Table:
         """
         self.flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
         self.sizes = [len(g["params"]) for g in groups]
+        self.seed = storage.seed
         self.rules = list(rules)
         self.group = np.repeat(np.arange(len(groups)), self.sizes)
         names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
@@ -62,11 +66,12 @@ class Table:
             p, g, rule = self.flat[i], gradients[i], rules[self.group[i]]
             if g is not None:
                 usable(p, g, names[i])
-            chosen, _ = choose(engine, type(rule), p, names[i])
-            made[i] = filled(p, rule, state.get(p, {}), names[i])
+            stored = storage.of(rule, groups[self.group[i]], p, names[i])
+            chosen, _ = choose(engine, type(rule), p, names[i], noisy=stored.noisy)
+            made[i] = filled(p, stored, state.get(p, {}), names[i])
             given = p if g is None else g
-            buckets[chosen, spec_of(rule, p, given, made[i]), given.dtype].append(i)
-        for chosen, spec, _ in buckets:
+            buckets[chosen, stored.spec(rule, given.dtype), tuple(stored.fields), given.dtype].append(i)
+        for chosen, spec, *_ in buckets:
             chosen.prepare(spec)
 
         # ... then the state.
@@ -83,19 +88,21 @@ class Table:
         self.contents = _contents(self.entries)
         self.keys, self.values = list(state), list(state.values())
         self.parts = [
-            self._part(chosen, spec, dtype, members, names) for (chosen, spec, dtype), members in buckets.items()
+            self._part(chosen, spec, fields, dtype, members, names)
+            for (chosen, spec, fields, dtype), members in buckets.items()
         ]
 
     def _part(
         self,
         engine: Engine,
         spec: UpdateSpec,
+        fields: Sequence[str],
         dtype: torch.dtype,
         members: list[int],
         names: list[str],
     ) -> Part:
         params = [self.flat[i] for i in members]
-        slots = [[self._state[p][name] for p in params] for name in spec.slots]
+        slots = [[self._state[p][key] for p in params] for key in fields]
         return Part(
             engine=engine,
             spec=spec,
@@ -171,7 +178,7 @@ class Table:
         return result
 
     def coefficients(self, batch: TorchBatch, rules: Sequence[Rule]) -> NDArray[np.float32]:
-        """Give the batch its ``rows`` and ``coefficients``; what is returned are the scalars after the step.
+        """Give the batch its ``rows``, ``coefficients`` and ``keys``; what is returned are the scalars after the step.
 
         Args:
             batch: what is to be updated.
@@ -183,8 +190,8 @@ class Table:
             unique: list[list[float]] = [[group, *old[0].tolist()]]
             batch.rows = np.zeros(len(old), np.int64)
         else:
-            keys = np.column_stack((self.group[batch.members], old))
-            found, rows = np.unique(keys, axis=0, return_inverse=True)
+            pairs = np.column_stack((self.group[batch.members], old))
+            found, rows = np.unique(pairs, axis=0, return_inverse=True)
             unique, batch.rows = found.tolist(), rows.reshape(-1).astype(np.int64)
         names, table, after = batch.spec.coefficients[:-1], [], []
         for number, last, *others in unique:
@@ -194,7 +201,9 @@ class Table:
             table.append([*(row[name] for name in names), -1.0 if rule.maximize else 1.0])
             after.append([step, *(row[name] for name in before)])
         batch.coefficients = np.array(table, dtype=np.float64)
-        return np.array(after, dtype=np.float32)[batch.rows]
+        new = np.array(after, dtype=np.float32)[batch.rows]
+        batch.keys = keys(self.seed, batch.members, new[:, 0].astype(np.int64)) if batch.spec.noise else batch.rows
+        return new
 
     def commit(self, batch: TorchBatch, scalars: NDArray[np.float32]) -> None:
         """Write the scalars after a step."""

@@ -42,14 +42,21 @@ class Fused(Engine):
 
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
-        tensors = np.column_stack((batch.addresses, batch.lengths, batch.rows))
+        tensors = np.column_stack((batch.addresses, batch.lengths, batch.rows, batch.keys))
         launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
 
     def squares(self, batch: Batch) -> float:
         lengths = batch.lengths
-        tensors = np.column_stack((batch.addresses[:, 1], lengths, batch.rows))
+        tensors = np.column_stack((batch.addresses[:, 0], lengths, batch.rows, batch.keys))
         partial = np.empty(int((-(-lengths // CHUNK)).sum()))
-        launch(_squares_kernel(batch.spec.columns[1]), tensors, lengths, batch.threads, np.empty(0), partial)
+        launch(
+            _squares_kernel(batch.spec.gradient.fields[0].element),
+            tensors,
+            lengths,
+            batch.threads,
+            np.empty(0),
+            partial,
+        )
         return float(partial.sum())
 
 

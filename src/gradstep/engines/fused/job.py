@@ -1,8 +1,8 @@
 """What a kernel is given to do: tables of chunks and tensors, and the threads that run it.
 
 The job is an array of int64: the address of the counter, the number of chunks, and the addresses of the chunk table
-(tensor, first element), of the tensor table (an address per column, the length, the row of coefficients), of the
-coefficients, and of the results per chunk.
+(tensor, first element), of the tensor table (an address per column, then `PER_TENSOR`), of the coefficients, and of the
+results per chunk.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ CHUNK = 16_384
 FIELDS = ("counter", "chunk_count", "chunks", "tensors", "coefficients", "results")
 """The fields of a job, in their order."""
 
+PER_TENSOR = ("length", "row", "key")
+"""What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
+
 _PER_THREAD = 32_768  # elements worth waking another thread for
 
 
@@ -37,7 +40,7 @@ def launch(
 
     Args:
         kernel: address of the compiled task.
-        tensors: (n, columns + 2) the tensor table.
+        tensors: (n, columns + 3) the tensor table.
         lengths: (n,) elements of each tensor.
         threads: how many may work; fewer do when there is little to do.
         coefficients: (rows, names) in the kernel's arithmetic, C-contiguous.

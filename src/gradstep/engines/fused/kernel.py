@@ -1,15 +1,9 @@
-"""The kernels: one pass over every chunk of every tensor, with a rule's own lines as its body.
-
-A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job. Each
-takes the next chunk from a shared counter until none is left, so a late or slow thread delays nobody.
-What a job is, `job.py` says.
-"""
+"""The kernels: one pass over every chunk of every tensor, with a rule's own lines as its body."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import final
 
@@ -17,55 +11,19 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.job import CHUNK, FIELDS
-from gradstep.engines.fused.trace import Value, llvm_type, splat
+from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.trace import Value, largest, llvm_type, ramp, splat
 from gradstep.rules import State
+from gradstep.storage.codecs import BLOCK, Blocks, Elementwise
 from gradstep.storage.elements import Element
-
-LANES = 16
-"""Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
-
-_I64 = ir.IntType(64)
-_POINTER = ir.PointerType()
+from gradstep.storage.noise import field, mixed
 
 
 def build_update(spec: UpdateSpec) -> ir.Module:
     """The kernel that updates parameters and slots in place."""
-    kernel = _Kernel(columns=len(spec.columns))
-    builder = kernel.builder
+    kernel = Kernel(columns=len(spec.fields))
     with kernel.every_chunk() as chunk:
-        scalars = [
-            kernel.load(
-                kernel.job["coefficients"],
-                builder.add(
-                    builder.mul(chunk.row, _int(len(spec.coefficients))),
-                    _int(j),
-                ),
-                llvm_type(spec.arithmetic),
-            )
-            for j in range(len(spec.coefficients))
-        ]
-
-        def body(i: ir.Value, lanes: int) -> None:
-            c = SimpleNamespace(
-                **{
-                    name: Value(builder, splat(builder, scalar, lanes))
-                    for name, scalar in zip(spec.coefficients, scalars, strict=True)
-                }
-            )
-            at = [kernel.element(base, i, element) for base, element in zip(chunk.addresses, spec.columns, strict=True)]
-            codes = [kernel.read(a, e, lanes) for a, e in zip(at, spec.columns, strict=True)]
-            values = [e.decode(code) for e, code in zip(spec.columns, codes, strict=True)]
-            p, g, *slots = (value.astype(spec.arithmetic) for value in values)
-            state = State(**dict(zip(spec.slots, slots, strict=True)))
-            new = [spec.rule.update(p, g * c.gradient, state, c)]
-            new += [getattr(state, name) for name in spec.slots]
-            for value, address, element in zip(
-                new, [at[0], *at[2:]], [spec.columns[0], *spec.columns[2:]], strict=True
-            ):
-                kernel.write(address, element, value)
-
-        kernel.every_vector(chunk, body)
+        _Update(kernel, spec, chunk).write()
     return kernel.module
 
 
@@ -74,18 +32,17 @@ def build_squares(gradient: Element) -> ir.Module:
 
     A float32 squared cannot overflow in float64, so the sum is finite exactly if every element is.
     """
-    kernel = _Kernel(columns=1)
+    kernel = Kernel(columns=1)
     builder = kernel.builder
     with kernel.every_chunk() as chunk:
-        sums = {lanes: kernel.accumulator(lanes) for lanes in (LANES, 1)}
+        sums = {lanes: kernel.zero(np.float64, lanes) for lanes in (LANES, 1)}
 
         def body(i: ir.Value, lanes: int) -> None:
             address = kernel.element(chunk.addresses[0], i, gradient)
             x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
-            kind = llvm_type(np.float64, lanes)
-            builder.store(builder.fadd(builder.load(sums[lanes], typ=kind), (x * x).ir), sums[lanes])
+            builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
 
-        kernel.every_vector(chunk, body)
+        kernel.every_vector(chunk.start, chunk.stop, body)
         vector = builder.load(sums[LANES], typ=llvm_type(np.float64, LANES))
         total = builder.load(sums[1], typ=llvm_type(np.float64))
         for lane in range(LANES):
@@ -95,109 +52,153 @@ def build_squares(gradient: Element) -> ir.Module:
     return kernel.module
 
 
-def _int(number: int) -> ir.Constant:
-    return ir.Constant(_I64, number)
-
-
 @final
-@dataclass(frozen=True)
-class _Chunk:
-    index: ir.Value
-    start: ir.Value
-    stop: ir.Value
-    addresses: Sequence[ir.Value]
-    row: ir.Value
+class _Update:
+    """The body of the update kernel for one chunk.
 
+    Values that are stored element by element are read, updated and written in one pass. Where a slot is stored in
+    blocks, that pass goes block by block: it keeps the slot's new values on the stack, and a second pass, which knows
+    the largest of them by then, encodes them. That of one block runs together with the first of the next: the one waits
+    for square roots and divisions, the other does not.
+    """
 
-@final
-class _Kernel:
-    """The skeleton that every kernel shares: claim a chunk, look its tensor up, loop over its vectors."""
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk) -> None:
+        self.kernel, self.spec, self.chunk = kernel, spec, chunk
+        self.builder = b = kernel.builder
+        first = b.mul(chunk.row, integer(len(spec.coefficients)))
+        self.coefficients = [
+            kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
+            for j in range(len(spec.coefficients))
+        ]
+        self.addresses = spec.grouped(chunk.addresses)
+        self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
+        self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
+        self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
 
-    def __init__(self, columns: int) -> None:
-        self.module = ir.Module("gradstep")
-        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.columns = columns
-        fields = [self.load(self.function.args[0], _int(j), _I64) for j in range(len(FIELDS))]
-        self.job = {
-            name: field if name == "chunk_count" else self.builder.inttoptr(field, _POINTER)
-            for name, field in zip(FIELDS, fields, strict=True)
-        }
-        self._entry = self.builder.block
-
-    def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-        """``base[index]`` of an array of ``kind``."""
-        return self.builder.load(self.builder.gep(base, [index], source_etype=kind), typ=kind)
-
-    def element(self, base: ir.Value, index: ir.Value, element: Element) -> ir.Value:
-        """The address of one stored element."""
-        return self.builder.gep(base, [index], source_etype=llvm_type(element.stored))
-
-    def read(self, address: ir.Value, element: Element, lanes: int) -> Value:
-        """Stored elements, still encoded."""
-        kind = llvm_type(element.stored, lanes)
-        return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
-
-    def write(self, address: ir.Value, element: Element, value: Value) -> None:
-        """Encode and store."""
-        code = element.encode(value.astype(element.arithmetic))
-        self.builder.store(code.ir, address, align=element.itemsize)
-
-    def accumulator(self, lanes: int) -> ir.Value:
-        """A float64 sum on the stack, 0 at the start of every chunk."""
-        kind = llvm_type(np.float64, lanes)
-        with self.builder.goto_block(self._entry):
-            place = self.builder.alloca(kind)
-        self.builder.store(ir.Constant(kind, None), place)
-        return place
+    def write(self) -> None:
+        kernel, chunk, b = self.kernel, self.chunk, self.builder
+        if not self.blocks:
+            kernel.every_vector(chunk.start, chunk.stop, lambda i, lanes: self._vector(i, lanes, {}, {}))
+            return
+        block = integer(BLOCK)
+        whole = b.add(chunk.start, b.and_(b.sub(chunk.stop, chunk.start), integer(-BLOCK)))
+        with kernel.loop(chunk.start, whole, BLOCK) as start, self._scaled(start) as (old, peaks):
+            last = {j: self._scale(j) for j in self.blocks}
+            follows = b.icmp_signed(">", start, chunk.start)
+            with kernel.loop(start, b.add(start, block), LANES) as i:
+                self._vector(i, LANES, old, peaks)
+                with b.if_then(follows, likely=True):
+                    self._encode(b.sub(i, block), LANES, last)
+        with kernel.loop(
+            b.select(b.icmp_signed(">", whole, chunk.start), b.sub(whole, block), whole), whole, LANES
+        ) as i:
+            self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
+        with kernel.loop(whole, chunk.stop, BLOCK) as start:  # once or never: what is left over
+            with self._scaled(start) as (old, peaks):
+                kernel.every_vector(start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks))
+            last = {j: self._scale(j) for j in self.blocks}
+            kernel.every_vector(start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last))
 
     @contextmanager
-    def every_chunk(self) -> Iterator[_Chunk]:
-        """Claim chunks until none is left; the body stands inside the ``with``."""
-        b = self.builder
-        claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
-        b.branch(claim)
-        b.position_at_end(claim)
-        index = b.atomic_rmw("add", self.job["counter"], _int(1), "monotonic")
-        b.cbranch(b.icmp_signed("<", index, self.job["chunk_count"]), work, done)
+    def _scaled(self, start: ir.Value) -> Iterator[tuple[dict[int, Value], dict[tuple[int, int], ir.Value]]]:
+        """Read the scales of the block at ``start``; after the ``with``, in which it is updated, write the new ones."""
+        kernel = self.kernel
+        number = kernel.builder.sdiv(start, integer(BLOCK))
+        where = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
+        peaks = {(j, lanes): kernel.zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
+        yield {j: self._read(j, 1, where[j], 1) for j in self.blocks}, peaks
+        for j, codec in self.blocks.items():
+            peak = largest(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(min=kernel.get(peaks[j, 1], np.int32, 1))
+            scale = codec.scale(peak)
+            kernel.builder.store(scale.ir, self.scales[j])
+            kernel.write(where[j], codec.fields[1].element, scale)
 
-        b.position_at_end(work)
-        pair = b.mul(index, _int(2))
-        tensor = self.load(self.job["chunks"], pair, _I64)
-        start = self.load(self.job["chunks"], b.add(pair, _int(1)), _I64)
-        first = b.mul(tensor, _int(self.columns + 2))
-        fields = [self.load(self.job["tensors"], b.add(first, _int(j)), _I64) for j in range(self.columns + 2)]
-        end, length = b.add(start, _int(CHUNK)), fields[self.columns]
-        stop = b.select(b.icmp_signed("<", end, length), end, length)
-        addresses = [b.inttoptr(field, _POINTER) for field in fields[: self.columns]]
-        yield _Chunk(index, start, stop, addresses, row=fields[self.columns + 1])
-        b.branch(claim)
+    def _scale(self, j: int) -> Value:
+        return self.kernel.get(self.scales[j], np.int32, 1)
 
-        b.position_at_end(done)
-        b.ret_void()
+    def _vector(
+        self,
+        i: ir.Value,
+        lanes: int,
+        scales: dict[int, Value],
+        peaks: dict[tuple[int, int], ir.Value],
+    ) -> None:
+        """Update one vector; what is stored in blocks is only kept, and its magnitude noted."""
+        kernel, spec, b = self.kernel, self.spec, self.builder
+        values = []
+        for j, codec in enumerate(spec.codecs):
+            at = self._at(j, i)
+            if isinstance(codec, Blocks):
+                value = codec.join(self._read(j, 0, at[0], lanes), self._wide(scales[j], lanes))
+            else:
+                assert isinstance(codec, Elementwise)
+                value = codec.join(*(self._read(j, k, address, lanes) for k, address in enumerate(at)))
+            values.append(value.astype(spec.arithmetic))
+        c = SimpleNamespace(
+            **{
+                name: Value(b, splat(b, scalar, lanes))
+                for name, scalar in zip(spec.coefficients, self.coefficients, strict=True)
+            }
+        )
+        g, p, *slots = values
+        state = State(**dict(zip(spec.slots, slots, strict=True)))
+        new = [spec.rule.update(p, g * c.gradient, state, c), *(getattr(state, name) for name in spec.slots)]
+        random: dict[int, Value] = {}
+        for j, x in enumerate(new, 1):
+            codec = spec.codecs[j]
+            if isinstance(codec, Blocks):
+                b.store(x.ir, self._kept(j, i), align=4)
+                peak = peaks[j, lanes]
+                b.store(codec.magnitude(x).clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
+            else:
+                assert isinstance(codec, Elementwise)
+                x = x.astype(codec.arithmetic)
+                numbers = codec.split(x, self._noise(j, i, lanes, random) if codec.noisy else None)
+                for number, address, f in zip(numbers, self._at(j, i), codec.fields, strict=True):
+                    kernel.write(address, f.element, number)
 
-    def every_vector(self, chunk: _Chunk, body: Callable[[ir.Value, int], None]) -> None:
-        """Run ``body(first_element, lanes)`` over a chunk: whole vectors, then what is left one by one."""
-        b = self.builder
-        whole = b.and_(b.sub(chunk.stop, chunk.start), _int(-LANES))
-        middle = b.add(chunk.start, whole)
-        with self._loop(chunk.start, middle, LANES) as i:
-            body(i, LANES)
-        with self._loop(middle, chunk.stop, 1) as i:
-            body(i, 1)
+    def _encode(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> None:
+        """Write one vector of what is stored in blocks."""
+        random: dict[int, Value] = {}
+        for j, codec in self.blocks.items():
+            x = Value(self.builder, self.builder.load(self._kept(j, i), typ=llvm_type(np.float32, lanes), align=4))
+            code = codec.split(x, self._wide(scales[j], lanes), self._noise(j, i, lanes, random))
+            self.kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
 
-    @contextmanager
-    def _loop(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
-        b = self.builder
-        before = b.block
-        head, inside, after = (self.function.append_basic_block(n) for n in ("head", "inside", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(_I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
-        b.position_at_end(inside)
-        yield i
-        i.add_incoming(b.add(i, _int(step)), b.block)
-        b.branch(head)
-        b.position_at_end(after)
+    # -- where things are -----------------------------------------------------------------------------------------
+
+    def _at(self, j: int, i: ir.Value) -> list[ir.Value]:
+        """The addresses of element ``i`` in the fields of codec ``j`` that have one number for each."""
+        fields = self.spec.codecs[j].fields
+        return [
+            self.kernel.element(base, i, f.element)
+            for base, f in zip(self.addresses[j], fields, strict=True)
+            if f.per == 1
+        ]
+
+    def _read(self, j: int, k: int, address: ir.Value, lanes: int) -> Value:
+        """The numbers of field ``k`` of codec ``j``."""
+        element = self.spec.codecs[j].fields[k].element
+        number: Value = element.decode(self.kernel.read(address, element, lanes))
+        return number
+
+    def _kept(self, j: int, i: ir.Value) -> ir.Value:
+        """Where the new value of element ``i`` waits: there is room for two blocks."""
+        place = self.builder.and_(i, integer(2 * BLOCK - 1))
+        return self.builder.gep(self.kept[j], [place], source_etype=llvm_type(np.float32))
+
+    def _wide(self, scalar: Value, lanes: int) -> Value:
+        return Value(self.builder, splat(self.builder, scalar.ir, lanes))
+
+    def _noise(self, j: int, i: ir.Value, lanes: int, random: dict[int, Value]) -> Value:
+        """The random bits of codec ``j`` for a vector; ``random`` keeps the streams that were made already."""
+        stream, half = divmod(self.spec.noise[j], 2)
+        if stream not in random:
+            b, word = self.builder, ir.IntType(32)
+            low = b.trunc(self.chunk.key, word)
+            high = b.trunc(b.lshr(self.chunk.key, ir.Constant(I64, 32)), word)
+            element = ramp(b, b.trunc(i, word), lanes)
+            low, high = (Value(b, splat(b, x, lanes)) for x in (low, high))
+            random[stream] = mixed(element, low, high, stream)
+        noise: Value = field(random[stream], half)
+        return noise

@@ -19,6 +19,7 @@ _SCALARS: dict[Any, ir.Type] = {
     np.uint8: ir.IntType(8),
     np.uint16: ir.IntType(16),
     np.uint32: ir.IntType(32),
+    np.int32: ir.IntType(32),
 }
 _INDEX = ir.IntType(32)
 
@@ -62,6 +63,23 @@ def intrinsic(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Valu
     return builder.call(function, arguments)
 
 
+def ramp(builder: ir.IRBuilder, first: ir.Value, lanes: int) -> Value:
+    """``first``, ``first + 1``, … in the lanes."""
+    if lanes == 1:
+        return Value(builder, first)
+    steps = ir.Constant(ir.VectorType(first.type, lanes), list(range(lanes)))
+    return Value(builder, builder.add(splat(builder, first, lanes), steps))
+
+
+def largest(vector: Value) -> Value:
+    """The largest of the int32 in the lanes."""
+    kind = vector.ir.type
+    name = f"llvm.vector.reduce.smax.v{kind.count}i32"
+    module = vector.builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind.element, [kind]), name)
+    return Value(vector.builder, vector.builder.call(function, [vector.ir]))
+
+
 @final
 class Value:
     """One element, or a vector of elements, inside a kernel being built."""
@@ -98,7 +116,7 @@ class Value:
 
     def _compare(self, operator: str, other: Any) -> Value:
         if self._whole:
-            return self._new(self.builder.icmp_unsigned(operator, self.ir, self._lift(other)))
+            return self._new(self.builder.icmp_signed(operator, self.ir, self._lift(other)))
         # != holds for NaN (unordered), every other comparison does not (ordered): IEEE 754, as in NumPy.
         compare = self.builder.fcmp_unordered if operator == "!=" else self.builder.fcmp_ordered
         return self._new(compare(operator, self.ir, self._lift(other)))
@@ -194,8 +212,10 @@ class Value:
         # x if x >= y or x is NaN, else y: NaN if either is, as NumPy's.
         return self.where((self >= other) | (self != self), other)
 
-    def clamp(self, *, min: float) -> Value:
-        return self.maximum(min)
+    def clamp(self, *, min: Any = None, max: int | None = None) -> Value:
+        if max is not None:
+            return self.where(self < max, max)
+        return self.where(self > min, min) if self._whole else self.maximum(min)
 
     def where(self, condition: Value, other: Any) -> Value:
         return self._new(self.builder.select(condition.ir, self.ir, self._lift(other)))
@@ -205,10 +225,14 @@ class Value:
         return self._new(self.builder.select(self.ir, _constant(y.ir.type, x), y.ir))
 
     def astype(self, dtype: Any) -> Value:
-        """The numbers converted: between float widths (rounding to nearest), or integer widths (truncating)."""
+        """The numbers converted: between float widths (rounding to nearest), integer widths (truncating, and filling
+        with zeros), or from int32 to float32.
+        """
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         goal = llvm_type(dtype, lanes)
         old, new = np.dtype(_numpy_type(self.ir.type)).itemsize, np.dtype(dtype).itemsize
+        if self._whole and dtype is np.float32:
+            return self._new(self.builder.sitofp(self.ir, goal))
         if self._whole:
             convert = self.builder.zext if new > old else self.builder.trunc
         else:

@@ -1,0 +1,236 @@
+"""Measure what `gradstep.numpy` claims, and write it to benchmarks/results/numpy.md.
+
+python benchmarks/numpy_front.py            all of it, about two minutes
+python benchmarks/numpy_front.py steps      one part (steps, digits or import), printed and not written
+
+Every part has processes of its own, into which torch is never imported, as with somebody who has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESULTS = Path(__file__).parent / "results"
+REPEAT = {1_000_000: 41, 25_000_000: 11}
+"""Parameters, and how often each optimizer steps."""
+SEEDS, EPOCHS = 3, 20
+
+Array = NDArray[np.float32]
+
+
+# -- steps ------------------------------------------------------------------------------------------------------
+
+
+@final
+class Plain:
+    """AdamW as one writes it in NumPy, and as the teaching framework does: an array for every operation."""
+
+    def __init__(self, p: Array, g: Array) -> None:
+        self.p, self.g = p, g
+        self.m, self.v, self.t = np.zeros_like(p), np.zeros_like(p), 0
+
+    def step(self) -> None:
+        self.t += 1
+        self.m = 0.9 * self.m + (1 - 0.9) * self.g
+        self.v = 0.999 * self.v + (1 - 0.999) * self.g**2
+        m_hat = self.m / (1 - 0.9**self.t)
+        v_hat = self.v / (1 - 0.999**self.t)
+        self.p = self.p * (1 - 1e-3 * 0.01)
+        self.p = self.p - 1e-3 * m_hat / (np.sqrt(v_hat) + 1e-8)
+
+
+@final
+class Careful:
+    """The same with care: in place, the scalars folded together, and two arrays made once."""
+
+    def __init__(self, p: Array, g: Array) -> None:
+        self.p, self.g = p, g
+        self.m, self.v, self.t = np.zeros_like(p), np.zeros_like(p), 0
+        self.a, self.b = np.empty_like(p), np.empty_like(p)
+
+    def step(self) -> None:
+        self.t += 1
+        self.m *= 0.9
+        self.m += np.multiply(self.g, 1 - 0.9, out=self.a)
+        self.v *= 0.999
+        np.multiply(self.g, self.g, out=self.a)
+        self.a *= 1 - 0.999
+        self.v += self.a
+        np.sqrt(self.v, out=self.a)
+        self.a *= (1 - 0.999**self.t) ** -0.5
+        self.a += 1e-8
+        np.multiply(self.m, 1e-3 / (1 - 0.9**self.t), out=self.b)
+        self.b /= self.a
+        self.p *= 1 - 1e-3 * 0.01
+        self.p -= self.b
+
+
+def measure_steps() -> dict[str, Any]:
+    """Median seconds of a step by optimizer and number of parameters; the optimizers take turns."""
+    import gradstep.numpy as gn
+
+    found: dict[str, dict[str, float]] = {}
+    for n, repeat in REPEAT.items():
+        rng = np.random.default_rng(0)
+        start, g = (rng.standard_normal(n, dtype=np.float32) for _ in range(2))
+        parameter = gn.Parameter(start.copy(), grad=g)
+        steps: dict[str, Callable[[], None]] = {
+            "gradstep": gn.AdamW([parameter], lr=1e-3, weight_decay=0.01).step,
+            "plain NumPy": (plain := Plain(start.copy(), g)).step,
+            "careful NumPy": Careful(start.copy(), g).step,
+        }
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for turn in range(repeat + 1):
+            for name in random.Random(turn).sample(list(steps), len(steps)):
+                begin = time.perf_counter()
+                steps[name]()
+                times[name].append(time.perf_counter() - begin)
+        # The first turn makes the state and compiles; and what is compared has to be the same.
+        found[str(n)] = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+        np.testing.assert_allclose(parameter.data, plain.p, rtol=1e-4, atol=1e-5)
+    return found
+
+
+# -- digits -----------------------------------------------------------------------------------------------------
+
+
+def measure_digits() -> dict[str, Any]:
+    """Accuracy on held-out digits and seconds of training (imports left out), by seed."""
+    from sklearn.datasets import load_digits
+
+    import gradstep.numpy as gn
+
+    pixels, labels = load_digits(return_X_y=True)
+    runs = []
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(labels))
+        test, train = order[:397], order[397:]
+        begin = time.perf_counter()
+        model = gn.Sequential(gn.Linear(64, 128, rng=rng), gn.ReLU(), gn.Linear(128, 10, rng=rng))
+        loss_fn, optimizer = gn.CrossEntropyLoss(), gn.AdamW(model.parameters())
+        schedule = gn.CosineSchedule(max_lr=0.01, min_lr=0.0, total_epochs=EPOCHS)
+        for epoch in range(EPOCHS):
+            optimizer.lr = schedule.get_lr(epoch)
+            for batch in np.array_split(rng.permutation(train), len(train) // 64):
+                optimizer.zero_grad()
+                loss_fn(model(pixels[batch] / 16), labels[batch]).backward()
+                gn.clip_grad_norm(model.parameters(), max_norm=1.0)
+                optimizer.step()
+        seconds = time.perf_counter() - begin
+        with gn.no_grad():
+            right = model(pixels[test] / 16).data.argmax(axis=1) == labels[test]
+        runs.append({"accuracy": float(right.mean()), "seconds": seconds})
+    return {"runs": runs}
+
+
+# -- import -----------------------------------------------------------------------------------------------------
+
+
+def measure_import() -> dict[str, Any]:
+    """Median seconds of ``import gradstep.numpy`` in a fresh process, NumPy included, and of NumPy alone."""
+    found: dict[str, list[float]] = {"gradstep.numpy": [], "numpy": []}
+    for _ in range(6):
+        for name, times in found.items():
+            code = f"import time; begin = time.perf_counter(); import {name}; print(time.perf_counter() - begin)"
+            child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+            times.append(float(child.stdout))
+    return {name: statistics.median(times[1:]) for name, times in found.items()}  # the first fills the disk's cache
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "steps": measure_steps,
+    "digits": measure_digits,
+    "import": measure_import,
+}
+
+# -- all of it --------------------------------------------------------------------------------------------------
+
+
+def measured(part: str) -> dict[str, Any]:
+    """One part, in a process of its own."""
+    child = subprocess.run([sys.executable, __file__, part], check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(child.stdout))
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """The bars, then the steps."""
+    runs, imports = found["digits"]["runs"], found["import"]
+    worst, slowest = min(run["accuracy"] for run in runs), max(run["seconds"] for run in runs)
+    rows = [
+        (f"step against plain NumPy, {int(n):,} float32 parameters", "≥ 10×", f"{ratio:.1f}×", ratio >= 10)
+        for n, times in found["steps"].items()
+        for ratio in [times["plain NumPy"] / times["gradstep"]]
+    ]
+    rows += [
+        (f"digits, the worst of {len(runs)} seeds", "> 95 %", f"{100 * worst:.1f} %", worst > 0.95),
+        (f"digits, the slowest of {len(runs)} seeds", "< 20 s", f"{slowest:.2f} s", slowest < 20),
+        ("import, NumPy included", "< 0.6 s", f"{imports['gradstep.numpy']:.3f} s", imports["gradstep.numpy"] < 0.6),
+    ]
+    lines = ["| what | goal | measured | met |", "|---|---:|---:|---|"]
+    lines += [f"| {what} | {goal} | {value} | {'yes' if met else '**no**'} |" for what, goal, value, met in rows]
+    lines += ["", "## Steps", ""]
+    lines += ["| AdamW, float32 parameters | gradstep | plain NumPy | careful NumPy | × plain | × careful |"]
+    lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for n, t in found["steps"].items():
+        ours, plain, careful = (1e3 * t[name] for name in ("gradstep", "plain NumPy", "careful NumPy"))
+        ratios = f"{plain / ours:.1f}× | {careful / ours:.1f}×"
+        lines.append(f"| {int(n):,} | {ours:.2f} ms | {plain:.1f} ms | {careful:.1f} ms | {ratios} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what gradstep.numpy claims.")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="measure this one here and print it; all by default")
+    part = parser.parse_args().part
+    if part is not None:
+        print(json.dumps(PARTS[part](), indent=1))
+        return
+    # These import torch, which the processes that measure must not have.
+    from gradstep.lab.bench_busy import Neighbours
+    from gradstep.lab.machine import describe
+
+    neighbours = Neighbours()
+    found = {part: measured(part) for part in PARTS}
+    known: dict[str, Any] = {
+        "machine": describe(),
+        "date": date.today().isoformat(),
+        "others": neighbours.share(),
+        **found,
+    }
+    (RESULTS / "numpy.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [
+        "# The NumPy front, measured",
+        "",
+        "Made by `python benchmarks/numpy_front.py`; not written by hand. The numbers are in `numpy.json`.",
+        "",
+        *table(found),
+        "",
+        "Medians of steps taken in turns in one process without torch. *Plain* NumPy is AdamW as one writes it, and as",
+        "the teaching framework does, an array for every operation; *careful* NumPy works in place and makes none.",
+        f"Digits: scikit-learn's, 1,400 to learn from and 397 held out, a layer of 128, {EPOCHS} epochs in batches",
+        "of 64; imports are left out of the time.",
+        "",
+        f"{known['date']}; processors taken by others: {100 * (known['others'] or 0):.1f} %; "
+        + ", ".join(f"{name} {value}" for name, value in known["machine"].items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "numpy.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

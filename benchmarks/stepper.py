@@ -1,0 +1,168 @@
+"""The end of an update window: the Stepper against the sequence that torch's documentation writes by hand.
+
+A window of four micro-batches in fp16: loss scaling, check for overflow, clipping, norm, AdamW step, scaler's update,
+gradients cleared. Timed is what the last micro-batch's call does beyond the model's own backward pass: its loss
+depends on one number only, and the gradients of everything else are put in place before, the same for all. Rivals take
+turns in one process, each repetition in another order.
+
+    python benchmarks/stepper.py [--repeat 21] [--save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import gradstep
+from gradstep.lab.bench_busy import Neighbours
+from gradstep.lab.machine import describe
+
+WINDOW, CLIP, SCALE = 4, 1.0, 2.0**16
+GOAL = 1.3
+RESULTS = Path(__file__).parent / "results" / "stepper.json"
+
+_LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
+WORKS: dict[str, list[tuple[int, ...]]] = {
+    "one tensor of 25 M": [(25_000_000,)],
+    "a transformer of 25.5 M, 82 tensors": [(512, 512), (128, 512), *_LAYER * 8],
+    "2,000 tensors of 64×64": [(64, 64)] * 2_000,
+    "6 tensors, 9 k": [(64, 96), (96,), (96, 32), (32,), (32, 10), (10,)],
+}
+OURS, MIXED = "Stepper, gradstep", "Stepper, torch fused"
+HANDS: dict[str, dict[str, Any]] = {
+    "torch fused": {"fused": True},
+    "torch foreach": {"foreach": True},
+    "torch default": {"foreach": False},
+}
+
+
+class Held(nn.Module):
+    """Parameters of these shapes, and one number that the loss depends on."""
+
+    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.touched = nn.Parameter(torch.zeros(()))
+        self.held = nn.ParameterList([nn.Parameter(torch.full(shape, 0.1)) for shape in shapes])
+
+
+def stepper(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], None]], float]:
+    """One window with the Stepper; the seconds of its end."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=10**9)
+    one = gradstep.Stepper(model, optimizer, accumulate=WINDOW, max_grad_norm=CLIP, precision="fp16", scaler=scaler)
+
+    def run(give: Callable[[], None]) -> float:
+        for _ in range(WINDOW - 1):
+            with one.autocast():
+                loss = model.touched * 1.0
+            one.backward(loss)
+        with one.autocast():
+            loss = model.touched * 1.0
+        give()
+        begin = time.perf_counter()
+        outcome = one.backward(loss)
+        seconds = time.perf_counter() - begin
+        assert outcome is not None
+        assert outcome.stepped
+        assert outcome.clip < 1
+        return seconds
+
+    return run
+
+
+def by_hand(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], None]], float]:
+    """The same in torch."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=10**9)
+
+    def run(give: Callable[[], None]) -> float:
+        for _ in range(WINDOW - 1):
+            with torch.autocast("cpu", torch.float16):
+                loss = model.touched * 1.0
+            scaler.scale(loss / WINDOW).backward()
+        with torch.autocast("cpu", torch.float16):
+            loss = model.touched * 1.0
+        give()
+        begin = time.perf_counter()
+        scaler.scale(loss / WINDOW).backward()
+        scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), CLIP))
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - begin
+        assert norm > CLIP
+        return seconds
+
+    return run
+
+
+def measure(shapes: list[tuple[int, ...]], repeat: int) -> dict[str, list[float]]:
+    """Seconds of every rival, repetition by repetition; they share parameters and the source of the gradients."""
+    model = Held(shapes)
+    torch.manual_seed(0)
+    source = [torch.randn_like(p) * SCALE for p in model.held]
+    scratch = [torch.empty_like(g) for g in source]
+
+    def give() -> None:
+        torch._foreach_copy_(scratch, source)
+        for p, g in zip(model.held, scratch, strict=True):
+            p.grad = g
+
+    params = list(model.parameters())
+    rivals: dict[str, Callable[[Callable[[], None]], float]] = {
+        OURS: stepper(model, gradstep.AdamW(params)),
+        MIXED: stepper(model, torch.optim.AdamW(params, fused=True)),
+        **{name: by_hand(model, torch.optim.AdamW(params, **how)) for name, how in HANDS.items()},
+    }
+    for run in rivals.values():
+        run(give)
+        run(give)
+    order, seconds = list(rivals), {name: list[float]() for name in rivals}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repeat):
+            for name in order:
+                seconds[name].append(rivals[name](give))
+            order.append(order.pop(0))
+    finally:
+        gc.enable()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=21)
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} into results/")
+    arguments = parser.parse_args()
+    neighbours, rows = Neighbours(), []
+    for title, shapes in WORKS.items():
+        seconds = measure(shapes, arguments.repeat * (5 if sum(map(prod, shapes)) < 10**6 else 1))
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        rows.append({"title": title, "parameters": sum(map(prod, shapes)), "tensors": len(shapes), "seconds": seconds})
+        print(f"{title}: " + ", ".join(f"{name} {s * 1e3:.3g} ms" for name, s in medians.items()))
+        hand = "torch fused"
+        print(f"    {OURS} against {hand} by hand: {medians[hand] / medians[OURS]:.2f}× (goal for 25 M: {GOAL}×)")
+    known: dict[str, Any] = {
+        "machine": describe(),
+        "date": date.today().isoformat(),
+        "others": neighbours.share(),
+        "rows": rows,
+    }
+    print(f"other programs took {known['others']:.1%} of the processors" if known["others"] is not None else "")
+    if arguments.save:
+        RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""``gradstep check``."""
+
+import ast
+import json
+from typing import Annotated, Any
+
+import typer
+
+from gradstep.cli.screen import console
+from gradstep.judge.isolation import TIME_LIMIT
+
+
+def check(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py:NAME", help="The class, factory or function in a file of yours.")
+    ],
+    rule: Annotated[str, typer.Option(help="What it should compute: adamw, sgd, lion, ...")],
+    convention: Annotated[
+        str, typer.Option(help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes.")
+    ] = "torch",
+    kind: Annotated[
+        str | None, typer.Option(help="torch, numpy or function, where the code does not show it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting held fixed; may be repeated.")
+    ] = None,
+    parameter: Annotated[
+        str | None, typer.Option(help="For NumPy optimizers: the class in that file that makes a parameter of an array.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Advice counts as failure.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that the check may take.")] = TIME_LIMIT,
+) -> None:
+    """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
+    from gradstep.judge.catalogue import CONVENTIONS
+    from gradstep.judge.trial import rule_of
+    from gradstep.judge.isolation import check_file
+    from gradstep.judge.table import table
+
+    if convention not in CONVENTIONS:
+        raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
+    if kind not in (None, "torch", "numpy", "function"):
+        raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy and function")
+    try:
+        name = rule_of(rule).__name__.lower()
+        fixed = dict(_setting(text) for text in settings or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    verdict = check_file(
+        target,
+        name,
+        fixed,
+        convention=convention,
+        kind=kind,
+        parameter=parameter,
+        strict=strict,
+        time_limit=time_limit,
+    )
+    if json_:
+        typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        console().print(table(verdict))
+    raise typer.Exit(verdict.exit_code)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"A setting is NAME=VALUE, but is {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

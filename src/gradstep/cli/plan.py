@@ -1,0 +1,88 @@
+"""``gradstep plan``."""
+
+import json as text
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradstep.cli.screen import console
+from gradstep.rules import Rule
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A known name (gpt2, llama-3.2-1b, ...) or a count (3B, 124M).")],
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", "-o", help="name[:key=value,...], as in sgd:lr=0.1,momentum=0.9.")
+    ] = "adamw",
+    budget: Annotated[
+        str | None, typer.Option(help="What there is: 24GB (10⁹ bytes) or 24GiB (2³⁰); by default free memory.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="How many GPUs, each with the budget; 0 plans for the CPU.")] = 0,
+    params: Annotated[str | None, typer.Option(help="Only this type of weights: float32, bfloat16, float16.")] = None,
+    gradients: Annotated[
+        str | None, typer.Option(help="Type of the gradients; by default that of the weights.")
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state: float32, bfloat16, 8bit.")] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="Only this rounding: nearest, stochastic, kahan, master.")
+    ] = None,
+    paged: Annotated[
+        bool | None, typer.Option("--paged/--resident", help="Only state paged out, or only kept.")
+    ] = None,
+    sharded: Annotated[
+        str | None, typer.Option(help="Only this sharding over the GPUs: none, state, gradients, weights.")
+    ] = None,
+    activations: Annotated[str | None, typer.Option(help="Activations on each device, such as 2GB.")] = None,
+    page_budget: Annotated[str, typer.Option(help="Memory that paged state passes through.")] = "512MB",
+    engine: Annotated[str, typer.Option(help="Who executes: auto, fused, eager, compiled.")] = "auto",
+    all_: Annotated[bool, typer.Option("--all", help="Show every combination.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (PNG, SVG or PDF).")] = None,
+) -> None:
+    """What training a model keeps in memory, in every combination, and which to take."""
+    from gradstep.planner import plans
+    from gradstep.planner.chart import check_chart, save_chart
+    from gradstep.planner.table import table
+
+    given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
+    fixed = {name: value for name, value in given.items() if value is not None}
+    try:
+        if chart is not None:
+            check_chart(chart)
+        found = plans(
+            model,
+            optimizer=_rule(optimizer),
+            budget=budget,
+            gpus=gpus,
+            activations=activations,
+            page_budget=page_budget,
+            gradients=gradients,
+            engine=engine,
+            **fixed,
+        )
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(str(error)) from error
+    shown = found.plans if all_ else found.brief
+    screen = console()
+    if json:
+        print(text.dumps(found.as_dict(), indent=2))
+    else:
+        screen.print(table(found, shown), soft_wrap=True)
+    if chart is not None:
+        save_chart(found, shown, chart)
+        if not json:
+            screen.print(f"Chart: {chart}", soft_wrap=True)
+
+
+def _rule(text: str) -> Rule:
+    from gradstep.planner.options import rule_of
+
+    if not {":", ","} & set(text):
+        return rule_of(text)
+    from gradstep.lab.specs import parse_specs
+
+    specs = parse_specs(text)
+    if len(specs) > 1:
+        raise ValueError(f"Plan one optimizer at a time, not {' and '.join(spec.name for spec in specs)}")
+    return rule_of(specs[0].name, **dict(specs[0].settings))

@@ -1,0 +1,127 @@
+"""What the engines of whole arrays share: reading and writing values of every codec, with NumPy or torch.
+
+Blocks and noise go by an element's place in memory. An array of any order of axes is brought into that order by
+turning its axes, which copies nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradstep.engines.base import UpdateSpec
+from gradstep.rules import State
+from gradstep.rules.ops import Array
+from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
+from gradstep.storage.noise import field, halves, mixed
+
+
+class Arrays(ABC):
+    """The few things that NumPy and torch do differently."""
+
+    @abstractmethod
+    def strides(self, a: Array) -> Sequence[int]:
+        """By axis."""
+
+    @abstractmethod
+    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+        """The axes in another order."""
+
+    @abstractmethod
+    def count(self, like: Array) -> Array:
+        """0, 1, 2, … as flat int32, one for each element of ``like``."""
+
+    @abstractmethod
+    def repeated(self, a: Array, times: int) -> Array:
+        """Every element of a flat array so many times in a row."""
+
+    @abstractmethod
+    def largest(self, a: Array, every: int) -> Array:
+        """The largest of every so many elements of a flat array of non-negative int32."""
+
+    @abstractmethod
+    def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
+        """Numbers as float32 or float64."""
+
+    @abstractmethod
+    def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
+        """Put codes into their places; a code may share memory with a place."""
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def update(self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array]) -> None:
+        """One step of one parameter, in place.
+
+        Args:
+            spec: what to compute.
+            c: the coefficients, by name.
+            key: of the parameter's noise at this step.
+            columns: the array of every field.
+        """
+        places = spec.grouped(columns)
+        g, p, *slots = (
+            self.cast(self.value(codec, fields), spec.arithmetic)
+            for codec, fields in zip(spec.codecs, places, strict=True)
+        )
+        state = State(**dict(zip(spec.slots, slots, strict=True)))
+        new = [spec.rule.update(p, g * c.gradient, state, c), *(getattr(state, name) for name in spec.slots)]
+        random: dict[int, Array] = {}
+        codes: list[Array] = []
+        for j, (x, fields) in enumerate(zip(new, places[1:], strict=True), 1):
+            noise = None
+            if j in spec.noise:
+                stream, half = divmod(spec.noise[j], 2)
+                if stream not in random:
+                    random[stream] = mixed(self.count(fields[0]), *halves(key), stream)
+                noise = self._shaped(field(random[stream], half), fields[0])
+            codes += self.codes(spec.codecs[j], x, noise, fields[0])
+        self.write(columns[1:], codes)
+
+    def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
+        """What is stored in these arrays."""
+        numbers = [f.element.decode(a) for f, a in zip(codec.fields, fields, strict=True)]
+        if isinstance(codec, Elementwise):
+            return codec.join(*numbers)
+        assert isinstance(codec, Blocks)
+        return codec.join(numbers[0], self._spread(numbers[1], fields[0]))
+
+    def codes(self, codec: Codec, x: Array, noise: Array, like: Array) -> list[Array]:
+        """A value as it is stored, by field; nothing is written.
+
+        Args:
+            codec: how to store it.
+            x: the value.
+            noise: an int32 of 16 random bits for each element, if the codec takes any.
+            like: an array in whose order of memory blocks are cut.
+        """
+        if isinstance(codec, Elementwise):
+            numbers: Sequence[Array] = codec.split(self.cast(x, codec.arithmetic), noise)
+        else:
+            assert isinstance(codec, Blocks)
+            scale = codec.scale(self.largest(self._flat(codec.magnitude(x), like), BLOCK))
+            numbers = (codec.split(x, self._spread(scale, like), noise), scale)
+        return [f.element.encode(n) for f, n in zip(codec.fields, numbers, strict=True)]
+
+    # -- order of memory --------------------------------------------------------------------------------------------
+
+    def _order(self, a: Array) -> list[int]:
+        """The axes from the slowest to the fastest in memory."""
+        strides = self.strides(a)
+        return sorted(range(len(strides)), key=lambda axis: (-strides[axis], axis))
+
+    def _flat(self, a: Array, like: Array) -> Array:
+        """The elements in the order in which ``like`` has them in memory."""
+        return self.turned(a, self._order(like)).reshape(-1)
+
+    def _shaped(self, a: Array, like: Array) -> Array:
+        """A flat array in the shape and order of memory of another."""
+        order = self._order(like)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return self.turned(a.reshape([like.shape[axis] for axis in order]), back)
+
+    def _spread(self, scale: Array, like: Array) -> Array:
+        """The scale of its block for each element."""
+        return self._shaped(self.repeated(scale, BLOCK)[: len(self.count(like))], like)

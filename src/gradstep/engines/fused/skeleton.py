@@ -1,0 +1,152 @@
+"""What every kernel shares: claim a chunk, look its tensor up, loop over its vectors.
+
+A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job. Each
+takes the next chunk from a shared counter until none is left, so a late or slow thread delays nobody.
+What a job is, `job.py` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+from llvmlite import ir
+
+from gradstep.engines.fused.job import CHUNK, FIELDS, PER_TENSOR
+from gradstep.engines.fused.trace import Value, llvm_type
+from gradstep.storage.elements import Element
+
+LANES = 16
+"""Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
+
+I64 = ir.IntType(64)
+_POINTER = ir.PointerType()
+
+
+def integer(number: int) -> ir.Constant:
+    """An int64 of the kernel."""
+    return ir.Constant(I64, number)
+
+
+@final
+@dataclass(frozen=True)
+class Chunk:
+    """One piece of work: which elements of a tensor, and what the tensor table says of it."""
+
+    index: ir.Value
+    start: ir.Value
+    stop: ir.Value
+    addresses: Sequence[ir.Value]
+    row: ir.Value
+    key: ir.Value
+
+
+@final
+class Kernel:
+    """The skeleton that every kernel shares: claim a chunk, look its tensor up, loop over its vectors."""
+
+    def __init__(self, columns: int) -> None:
+        self.module = ir.Module("gradstep")
+        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.columns = columns
+        fields = [self.load(self.function.args[0], integer(j), I64) for j in range(len(FIELDS))]
+        self.job = {
+            name: field if name == "chunk_count" else self.builder.inttoptr(field, _POINTER)
+            for name, field in zip(FIELDS, fields, strict=True)
+        }
+        self._entry = self.builder.block  # the function's first: its end is where room on the stack is made
+
+    def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
+        """``base[index]`` of an array of ``kind``."""
+        return self.builder.load(self.builder.gep(base, [index], source_etype=kind), typ=kind)
+
+    def element(self, base: ir.Value, index: ir.Value, element: Element) -> ir.Value:
+        """The address of one stored element."""
+        return self.builder.gep(base, [index], source_etype=llvm_type(element.stored))
+
+    def read(self, address: ir.Value, element: Element, lanes: int) -> Value:
+        """Stored elements, still encoded."""
+        kind = llvm_type(element.stored, lanes)
+        return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
+
+    def write(self, address: ir.Value, element: Element, value: Value) -> None:
+        """Encode and store."""
+        code = element.encode(value)
+        self.builder.store(code.ir, address, align=element.itemsize)
+
+    def room(self, dtype: Any, count: int) -> ir.Value:
+        """The address of room for ``count`` numbers on the stack, aligned for vectors."""
+        with self.builder.goto_block(self._entry):
+            array = self.builder.alloca(ir.ArrayType(llvm_type(dtype), count))
+        array.align = 64
+        array.type = _POINTER  # llvmlite still gives it a typed one
+        return array
+
+    def zero(self, dtype: Any, lanes: int) -> ir.Value:
+        """Room for one value, which is 0 from here on."""
+        with self.builder.goto_block(self._entry):
+            place = self.builder.alloca(llvm_type(dtype, lanes))
+        self.builder.store(ir.Constant(llvm_type(dtype, lanes), None), place)
+        return place
+
+    def get(self, place: ir.Value, dtype: Any, lanes: int) -> Value:
+        """What is in such a place."""
+        return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
+
+    @contextmanager
+    def every_chunk(self) -> Iterator[Chunk]:
+        """Claim chunks until none is left; the body stands inside the ``with``."""
+        b = self.builder
+        claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
+        b.branch(claim)
+        b.position_at_end(claim)
+        index = b.atomic_rmw("add", self.job["counter"], integer(1), "monotonic")
+        b.cbranch(b.icmp_signed("<", index, self.job["chunk_count"]), work, done)
+
+        b.position_at_end(work)
+        pair = b.mul(index, integer(2))
+        tensor = self.load(self.job["chunks"], pair, I64)
+        start = self.load(self.job["chunks"], b.add(pair, integer(1)), I64)
+        width = self.columns + len(PER_TENSOR)
+        first = b.mul(tensor, integer(width))
+        entries = [self.load(self.job["tensors"], b.add(first, integer(j)), I64) for j in range(width)]
+        length, row, key = entries[self.columns :]
+        addresses = [b.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
+        yield Chunk(index, start, self.earlier(b.add(start, integer(CHUNK)), length), addresses, row, key)
+        b.branch(claim)
+
+        b.position_at_end(done)
+        b.ret_void()
+
+    def earlier(self, one: ir.Value, other: ir.Value) -> ir.Value:
+        """The smaller of two int64."""
+        return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
+
+    def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
+        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
+        b = self.builder
+        middle = b.add(start, b.and_(b.sub(stop, start), integer(-LANES)))
+        with self.loop(start, middle, LANES) as i:
+            body(i, LANES)
+        with self.loop(middle, stop, 1) as i:
+            body(i, 1)
+
+    @contextmanager
+    def loop(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+        """Count from start to stop; the body stands inside the ``with``."""
+        b = self.builder
+        before = b.block
+        head, inside, after = (self.function.append_basic_block(n) for n in ("head", "inside", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
+        b.position_at_end(inside)
+        yield i
+        i.add_incoming(b.add(i, integer(step)), b.block)
+        b.branch(head)
+        b.position_at_end(after)

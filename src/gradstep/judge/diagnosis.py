@@ -1,0 +1,203 @@
+"""Which known way to write the rule agrees with what was observed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from typing import final
+
+import numpy as np
+
+from gradstep.judge.catalogue import Mistake, Variant, catalogue, variant
+from gradstep.judge.compare import distance, tolerance
+from gradstep.judge.formula import true_formula
+from gradstep.judge.observe import Observed
+from gradstep.judge.replay import replay
+from gradstep.judge.rewrite import NotFoundError
+from gradstep.judge.scenario import Scenario, Trajectory
+from gradstep.judge.verdict import Match
+from gradstep.rules import Rule
+
+PATIENCE = 2.5
+"""Seconds that pairs of mistakes are tried for."""
+
+AROUND = ("kept gradient", "saved", "groups", "skipped", "rate changed")
+"""Scenarios about what is around the mathematics: mistakes there show in one of them, and come beside others."""
+
+PRECISIONS = ("float64", "float32")
+"""What a submission may compute in; the finer one is tried first."""
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """Ways to write the rule that agree with every observation, and to which precision.
+
+    Attributes:
+        variants: the likeliest first; empty if none agrees.
+        precision: ``float64``, or ``float32`` where the submission computes in that.
+        residual: the largest distance of the first one.
+        unexplained: scenarios that were left out of the comparison, since nothing explains them with the others.
+    """
+
+    variants: tuple[Variant, ...] = ()
+    precision: str = "float64"
+    residual: float = 0.0
+    unexplained: tuple[str, ...] = ()
+
+
+@final
+class Evidence:
+    """What was observed of a submission in the scenarios it could run, and the reference's own way through each."""
+
+    def __init__(self, rule: type[Rule], scenarios: Sequence[Scenario], observed: Sequence[Observed]) -> None:
+        self.rule, self.scenarios, self.observed = rule, scenarios, observed
+        self._ways: dict[tuple[tuple[Mistake, ...], int], Trajectory] = {}
+        self.true = Variant((), true_formula(rule))
+        self.truth = [self._way(self.true, i) for i in range(len(scenarios))]
+        # A variant is soonest refuted where the submission is wrong, and cheapest in a short scenario.
+        right = self.agreement(self.true, "float64")
+        self.order = sorted(range(len(scenarios)), key=lambda i: (right[i], self.truth[i].size))
+
+    def agrees(self, candidate: Variant, precision: str) -> bool:
+        """Whether the variant goes the submission's way in every scenario."""
+        return all(self._agrees(candidate, i, precision) for i in self.order)
+
+    def agreement(self, candidate: Variant, precision: str) -> list[bool]:
+        """In which scenarios it does."""
+        return [self._agrees(candidate, i, precision) for i in range(len(self.scenarios))]
+
+    def silent(self, candidate: Variant, precision: str) -> list[bool]:
+        """In which scenarios the variant does not differ from the true rule."""
+        return [
+            self._stated(candidate, s) and distance(self._way(candidate, i), true) <= tolerance(precision, s.steps)
+            for i, (s, true) in enumerate(zip(self.scenarios, self.truth))
+        ]
+
+    def residual(self, candidate: Variant) -> float:
+        """The largest distance over all scenarios."""
+        return max((self._distance(candidate, i) for i in range(len(self.scenarios))), default=0.0)
+
+    def _agrees(self, candidate: Variant, i: int, precision: str) -> bool:
+        return self._distance(candidate, i) <= tolerance(precision, self.scenarios[i].steps)
+
+    def _distance(self, candidate: Variant, i: int) -> float:
+        if not self._stated(candidate, self.scenarios[i]):
+            return 0.0
+        seen, way = self.observed[i], self._way(candidate, i)
+        if not seen.raised_at:
+            return distance(seen.trajectory, way)
+        # A number that cannot be had: one optimizer raises, another goes on with NaN in some of its parameters.
+        broken = not np.isfinite(way[seen.raised_at]).all()
+        return distance(seen.trajectory[: seen.raised_at], way[: seen.raised_at]) if broken else np.inf
+
+    @staticmethod
+    def _stated(candidate: Variant, scenario: Scenario) -> bool:
+        """Whether the variant says anything here: how one state serves parameters of different shapes is anyone's guess."""
+        return not candidate.formula.habits.shared or len({v.shape for v in scenario.initial}) == 1
+
+    def _way(self, candidate: Variant, i: int) -> Trajectory:
+        key = candidate.mistakes, i
+        if key not in self._ways:
+            self._ways[key] = replay(candidate.formula, self.scenarios[i])
+        return self._ways[key]
+
+
+@cache
+def accepted(rule: type[Rule], convention: str) -> tuple[Variant, ...]:
+    """What counts as right: the rule itself, and with any of the convention's own differences."""
+    own = [v.mistakes[0] for v in catalogue(rule) if convention in v.mistakes[0].conventions_of(rule)]
+    return tuple(_makeable(rule, (c for n in range(len(own) + 1) for c in combinations(own, n))))
+
+
+def find(evidence: Evidence, convention: str) -> Found:
+    """The likeliest explanation: the accepted forms, then one mistake, then two; at last the mathematics alone."""
+    found = _singles(evidence, convention) or _pairs(evidence)
+    if found:
+        return found
+    wrong = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.true, "float32")))
+    odd = tuple(name for name in AROUND if wrong.get(name) is False)
+    kept = [i for i, s in enumerate(evidence.scenarios) if s.name not in odd]
+    if not odd or not kept:
+        return Found()
+    rest = Evidence(evidence.rule, [evidence.scenarios[i] for i in kept], [evidence.observed[i] for i in kept])
+    found = _singles(rest, convention) or _pairs(rest)
+    return replace(found, unexplained=odd) if found else Found()
+
+
+def _singles(evidence: Evidence, convention: str) -> Found | None:
+    # What is right in float32 is rather that than a mistake of one part in 10⁷ in float64.
+    for precision in PRECISIONS:
+        for candidates in (accepted(evidence.rule, convention), catalogue(evidence.rule)):
+            if agreeing := tuple(v for v in candidates if evidence.agrees(v, precision)):
+                return Found(agreeing, precision, evidence.residual(agreeing[0]))
+    return None
+
+
+def _pairs(evidence: Evidence) -> Found | None:
+    """Two mistakes at once, the plausible pairs first.
+
+    Where one of the two changes nothing, the pair should do what the other does alone; where neither does, what the
+    rule does. Pairs that break this are tried last, since a mistake can also show only beside another.
+    """
+    singles, precision = catalogue(evidence.rule), PRECISIONS[-1]
+    silent = np.array([evidence.silent(v, precision) for v in singles])
+    alone = np.array([evidence.agreement(v, precision) for v in singles])
+    right = np.array(evidence.agreement(evidence.true, precision))
+    plausible, unlikely = [], []
+    for i, j in combinations(range(len(singles)), 2):
+        one = np.where(silent[i], np.where(silent[j], right, alone[j]), np.where(silent[j], alone[i], True))
+        (plausible if one.all() else unlikely).append((singles[i].mistakes[0], singles[j].mistakes[0]))
+    end = time.monotonic() + PATIENCE
+    for some in (plausible, unlikely):
+        agreeing = []
+        for candidate in _makeable(evidence.rule, iter(some)):
+            if evidence.agrees(candidate, precision):
+                agreeing.append(candidate)
+            if time.monotonic() > end:
+                break
+        if agreeing:
+            agreeing.sort(key=evidence.residual)
+            least = evidence.residual(agreeing[0])
+            exact = least <= tolerance("float64", 1)
+            close = [v for v in agreeing if not exact or evidence.residual(v) <= tolerance("float64", 100)]
+            return Found(tuple(close), "float64" if exact else precision, least)
+    return None
+
+
+def _makeable(rule: type[Rule], combinations_: Iterator[tuple[Mistake, ...]]) -> Iterator[Variant]:
+    for mistakes in combinations_:
+        try:
+            yield variant(rule, mistakes)
+        except NotFoundError:
+            continue
+
+
+def nearest(evidence: Evidence) -> str:
+    """Where nothing agrees: the one mistake that explains most of what is wrong, in words."""
+    wrong = ~np.array(evidence.agreement(evidence.true, "float32"))
+    if not wrong.any():
+        return ""
+    scores = [(int((np.array(evidence.agreement(v, "float32")) & wrong).sum()), v) for v in catalogue(evidence.rule)]
+    best, candidate = max(scores, key=lambda scored: scored[0])
+    if not best:
+        return "No known mistake, and no two, do what it does."
+    return (
+        f"No known mistake, and no two, do all that it does. Nearest: {candidate.sentence}, which agrees in {best} of "
+        f"{int(wrong.sum())} scenarios that it fails; look for {candidate.mistakes[0].look_for}."
+    )
+
+
+def as_match(candidate: Variant, residual: float) -> Match:
+    """A variant as it stands in the verdict."""
+    return Match(
+        tuple(m.name for m in candidate.mistakes),
+        candidate.sentence,
+        residual,
+        candidate.conventions,
+        tuple(m.look_for for m in candidate.mistakes),
+        tuple(m.read for m in candidate.mistakes),
+    )

@@ -1,0 +1,1 @@
+"""What is judged, whatever its form, behind one interface."""

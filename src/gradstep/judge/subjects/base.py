@@ -1,0 +1,73 @@
+"""The interface: something that takes a rule's settings, and steps parameters along gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.subjects.arguments import Arguments
+
+Kind: TypeAlias = Literal["torch", "numpy", "function"]
+
+
+class NotOfferedError(Exception):
+    """The submission has no such setting or ability: a scenario that needs it is left out."""
+
+
+class SubmissionError(Exception):
+    """The submission breaks the interface itself: what it did, what is expected."""
+
+
+class Session(ABC):
+    """One optimizer at work on the parameters of one scenario."""
+
+    @abstractmethod
+    def step(self, gradients: Gradients | None) -> None:
+        """One step along these gradients, or along those that are there already."""
+
+    @abstractmethod
+    def values(self) -> list[Values]:
+        """The parameters as they are now."""
+
+    @abstractmethod
+    def set_rate(self, lr: float) -> None:
+        """Another learning rate, as a schedule sets it."""
+
+    @abstractmethod
+    def reload(self) -> None:
+        """State saved and loaded into a new optimizer of the same parameters."""
+
+
+@dataclass(frozen=True)
+class Subject(ABC):
+    """A submission with its form known.
+
+    Attributes:
+        make: the class, factory or function.
+        arguments: the settings it takes.
+        extra: arguments outside the rule, given to it always.
+    """
+
+    make: Any
+    arguments: Arguments
+    extra: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """Which form it has."""
+
+    @property
+    @abstractmethod
+    def abilities(self) -> frozenset[str]:
+        """Which of ``groups``, ``reload``, ``rates`` it can be expected to have."""
+
+    @abstractmethod
+    def start(self, scenario: Scenario, dtype: str) -> Session:
+        """An optimizer over the scenario's parameters."""
+
+    def keywords(self, scenario: Scenario) -> dict[str, Any]:
+        """The settings of the scenario as this submission's own arguments."""
+        return {**self.arguments.named(scenario.settings), **self.extra}

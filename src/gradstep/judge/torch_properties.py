@@ -1,0 +1,226 @@
+"""What a PyTorch optimizer must do beside the mathematics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradstep.judge.battery import LR
+from gradstep.judge.observe import said
+from gradstep.judge.properties import Context, Property
+from gradstep.judge.subjects.base import NotOfferedError
+from gradstep.judge.subjects.torch_optimizer import TorchSubject
+
+
+def _subject(context: Context) -> TorchSubject:
+    subject = context.subject
+    if not isinstance(subject, TorchSubject):
+        raise NotOfferedError("it is no PyTorch optimizer")
+    return subject
+
+
+def _optimizer(context: Context, params: Any) -> Any:
+    usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1}
+    subject = _subject(context)
+    settings = {name: value for name, value in usual.items() if name in subject.arguments.offered}
+    known = {name: value for name, value in context.fixed.items() if name in subject.arguments.offered}
+    return subject.over(params, **(settings | known))
+
+
+def _leaves(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    values = torch.linspace(-1, 1.5, 6).reshape(2, 3)
+    return [torch.nn.Parameter(values.to(dtype)), torch.nn.Parameter(values.add(0.5).to(dtype))]
+
+
+def _loss(leaves: list[torch.nn.Parameter]) -> torch.Tensor:
+    return torch.stack([(p.float() ** 2).sum() for p in leaves]).sum()
+
+
+def _gradient(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, leaves)
+    for _ in range(2):
+        for p in leaves:
+            p.grad = torch.linspace(-2, 3, 6).reshape(2, 3)
+        before = [p.grad for p in leaves]
+        copies = [g.clone() for g in before if g is not None]
+        optimizer.step()
+        for p, g, copy in zip(leaves, before, copies):
+            if p.grad is not g:
+                return "p.grad is another tensor after the step"
+            if not torch.equal(copy, p.grad):
+                return "the numbers in p.grad change during the step"
+    return ""
+
+
+def _in_place(context: Context) -> str:
+    leaves = _leaves()
+    places = [p.data_ptr() for p in leaves]
+    optimizer = _optimizer(context, leaves)
+    for _ in range(2):
+        _loss(leaves).backward()
+        optimizer.step()
+    if [p.data_ptr() for p in leaves] != places:
+        return "the parameters lie elsewhere in memory after the step: what shares it (ties, flat buffers) is left behind"
+    return ""
+
+
+def _graph(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, leaves)
+    for _ in range(2):
+        for p in leaves:
+            p.grad = None
+        # A gradient that has a graph itself, as second-order methods have it.
+        for p, g in zip(leaves, torch.autograd.grad((_loss(leaves) ** 2), leaves, create_graph=True)):
+            p.grad = g
+        optimizer.step()
+    if not all(p.is_leaf and p.requires_grad for p in leaves):
+        return "the parameters are no leaves that require gradients any more"
+    kept = [t for t in _tensors(vars(optimizer).get("state", {})) if t.requires_grad]
+    return f"{len(kept)} tensors of state keep a graph, which grows with every step" if kept else ""
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+def _dtype(dtype: torch.dtype, context: Context) -> str:
+    leaves = _leaves(dtype)
+    optimizer = _optimizer(context, leaves)
+    before = [p.detach().clone() for p in leaves]
+    for _ in range(2):
+        for p in leaves:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    if any(p.dtype is not dtype for p in leaves):
+        return f"a parameter of {dtype} becomes {leaves[0].dtype}"
+    if context.agrees and any(torch.equal(p, b) for p, b in zip(leaves, before)):
+        return f"a parameter of {dtype} does not move"
+    return ""
+
+
+def _closure(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, leaves)
+    enabled = []
+
+    def closure() -> torch.Tensor:
+        for p in leaves:
+            p.grad = None
+        enabled.append(torch.is_grad_enabled())
+        loss = _loss(leaves)
+        if loss.requires_grad:
+            loss.backward()
+        return loss
+
+    returned = optimizer.step(closure)
+    if not enabled:
+        return "step(closure) does not call the closure"
+    if not enabled[0]:
+        return "the closure runs without gradients: call it under torch.enable_grad()"
+    if returned is None:
+        return "step(closure) does not return the loss"
+    loss = returned.item() if isinstance(returned, torch.Tensor) else returned
+    return "" if loss > 0 else "step(closure) returns something else than the loss"
+
+
+def _nothing(context: Context) -> str:
+    leaves = _leaves()
+    before = [p.detach().clone() for p in leaves]
+    _optimizer(context, leaves).step()
+    return "" if all(torch.equal(p, b) for p, b in zip(leaves, before)) else "parameters without gradient move"
+
+
+def _generator(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, (p for p in leaves))
+    for _ in range(2):
+        before = leaves[0].detach().clone()
+        leaves[0].grad = torch.ones_like(leaves[0])
+        optimizer.step()
+    if context.agrees and torch.equal(before, leaves[0]):
+        return "the second step does nothing: model.parameters() can be gone through only once"
+    return ""
+
+
+def _frozen(context: Context) -> str:
+    leaves = _leaves()
+    leaves[1].requires_grad_(False)
+    before = leaves[1].detach().clone()
+    optimizer = _optimizer(context, leaves)
+    (leaves[0] ** 2).sum().backward()
+    optimizer.step()
+    return "" if torch.equal(before, leaves[1]) else "a frozen parameter moves"
+
+
+def _shared_memory(context: Context) -> str:
+    """One step of two optimizers that know nothing of each other."""
+    results = []
+    for other in (False, True):
+        leaves = _leaves()
+        optimizer = _optimizer(context, leaves)
+        for _ in range(3):
+            if other:
+                extra = _leaves()
+                extra[0].grad = torch.full_like(extra[0], 5.0)
+                _optimizer(context, extra).step()
+            for p in leaves:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        results.append(np.array(leaves[0].detach()))
+    return "" if np.array_equal(*results, equal_nan=True) else "an optimizer beside it changes what it does"
+
+
+def _state_dict(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, leaves)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return f"{type(optimizer).__name__} is no torch.optim.Optimizer: schedulers, scalers and trainers refuse it"
+    try:
+        _loss(leaves).backward()
+        optimizer.step()
+        optimizer.state_dict()
+    except Exception as error:
+        return said(error)
+    return ""
+
+
+PROPERTIES = (
+    Property("gradient untouched", "p.grad belongs to the caller", "`p.grad.add_`, `p.grad.mul_`, `grad += ...`", _gradient),
+    Property("in place", "parameters keep their memory", "`p.data = ...`; use `p.add_(...)` or `p.copy_(...)`", _in_place),
+    Property("no graph", "no autograd history is kept", "`@torch.no_grad()` on step", _graph),
+    Property(
+        "float32 kept", "a float32 parameter stays float32", "`p.data = ...` of a wider type", lambda c: _dtype(torch.float32, c)
+    ),
+    Property(
+        "bfloat16 kept",
+        "a bfloat16 parameter stays bfloat16",
+        "`p.data = ...` of a wider type",
+        lambda c: _dtype(torch.bfloat16, c),
+        essential=False,
+    ),
+    Property("closure", "step(closure) returns the loss", "`with torch.enable_grad(): loss = closure()`", _closure),
+    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _nothing),
+    Property("frozen", "a parameter without requires_grad", "`if p.grad is None: continue`", _frozen),
+    Property("generator", "model.parameters() as it is", "`self.params = list(params)`", _generator),
+    Property("alone", "two optimizers side by side", "state in the class or the module instead of in self", _shared_memory),
+    Property(
+        "an Optimizer",
+        "derived from torch.optim.Optimizer",
+        "`class Mine(torch.optim.Optimizer)` and `super().__init__(params, defaults)`",
+        _state_dict,
+        essential=False,
+    ),
+)
+"""For PyTorch optimizers only."""

@@ -1,0 +1,95 @@
+"""The process in which a submission runs: loads the file, judges it, tells its parent what it is at."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, final
+
+from gradstep.judge.trial import check
+from gradstep.judge.observe import said
+from gradstep.judge.verdict import Status, Verdict
+
+
+@final
+class LoadError(Exception):
+    """The file, or what is asked of it, cannot be had."""
+
+
+def main(request: dict[str, Any], events: Path) -> None:
+    """Judge what the request names; every event is a line of JSON in the file ``events``."""
+    target, rule, options = request["target"], request["rule"], request["options"]
+    with events.open("a", encoding="utf-8", buffering=1) as out:
+
+        def tell(**event: Any) -> None:
+            out.write(json.dumps(event, default=repr) + "\n")
+
+        file, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
+        if Path(file).is_file() and "torch" in Path(file).read_text("utf-8", errors="replace"):
+            import torch  # noqa: F401 (loading it is no part of the submission's time)
+        tell(probe="loading the file")
+        try:
+            module = load(Path(file))
+            submission = pick(module, name)
+            parameter = pick(module, request["parameter"]) if request["parameter"] else None
+            verdict = check(
+                submission,
+                rule,
+                request["settings"],
+                parameter=parameter,
+                watch=lambda probe: tell(probe=probe),
+                **options,
+            )
+        except LoadError as error:
+            verdict = Verdict(target, rule, options["convention"], Status.UNJUDGED, f"It could not be judged: {error}.")
+        tell(verdict=verdict.as_dict())
+
+
+def load(file: Path) -> ModuleType:
+    """The file as a module; what lies beside it can be imported.
+
+    Raises:
+        LoadError: it does not exist, or does not import.
+    """
+    if not file.is_file():
+        raise LoadError(f"there is no file {file}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        raise LoadError(f"{file.name} does not import: {said(error)}") from error
+    return module
+
+
+def pick(module: ModuleType, name: str) -> Any:
+    """What is called ``name`` in the module; without a name, the one class or function that is defined there.
+
+    Raises:
+        LoadError: nothing is called so, or it is not plain which is meant.
+    """
+    own = {n: v for n, v in vars(module).items() if _own(v, module) and not n.startswith("_")}
+    if name:
+        if name not in vars(module):
+            raise LoadError(f"{module.__name__} defines no {name!r}; it has {', '.join(own) or 'nothing'}")
+        return vars(module)[name]
+    steppers = [v for v in own.values() if inspect.isclass(v) and "step" in dir(v)] or list(own.values())
+    if len(steppers) != 1:
+        raise LoadError(f"say which is meant, as FILE.py:NAME; it has {', '.join(own) or 'nothing'}")
+    return steppers[0]
+
+
+def _own(value: Any, module: ModuleType) -> bool:
+    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))

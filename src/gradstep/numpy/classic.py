@@ -1,0 +1,285 @@
+"""SGD, Adam and AdamW with the teaching framework's interface, to the letter."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+from gradstep import rules
+from gradstep.numpy import checkpoint
+from gradstep.numpy.base import HasGradient
+from gradstep.numpy.gather import Buffers
+from gradstep.numpy.ruled import RuleOptimizer
+
+
+@final
+class SGD(RuleOptimizer, rule=rules.SGD):
+    """Gradient descent with momentum: ``v ← μ v + (g + λ p)``, ``p ← p − lr · v``; v starts at 0.
+
+    The mathematics is that of :class:`gradstep.rules.SGD`; the signature, its order and its defaults are the
+    teaching framework's, and what it does not have comes by name only.
+
+    Args:
+        params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
+        lr: learning rate; finite, at least 0.
+        momentum: μ; finite, at least 0; 0 keeps no buffers.
+        weight_decay: λ, added to the gradient; finite, at least 0.
+        dampening, nesterov, maximize: as in :class:`gradstep.rules.SGD`.
+        engine: ``"auto"``, ``"fused"`` or ``"reference"``.
+
+    Raises:
+        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradstep.numpy import Parameter
+        >>> p = Parameter(np.array([1.0, 2.0]))
+        >>> optimizer = SGD([p], lr=0.1, momentum=0.9)
+        >>> for _ in range(2):
+        ...     p.grad = np.array([0.1, 0.2])
+        ...     optimizer.step()
+        >>> optimizer.momentum_buffers[0], p.data
+        (array([0.19, 0.38]), array([0.971, 1.942]))
+    """
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    dampening: float
+    nesterov: bool
+    maximize: bool
+
+    def __init__(
+        self,
+        params: Iterable[HasGradient],
+        lr: float = 0.01,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            dampening=dampening,
+            nesterov=nesterov,
+            maximize=maximize,
+            engine=engine,
+        )
+
+    @property
+    def momentum_buffers(self) -> Buffers:
+        """The velocity v of every parameter: None before its first step, and while there is no momentum."""
+        return self.buffers_of("momentum_buffer")
+
+    @momentum_buffers.setter
+    def momentum_buffers(self, held: Sequence[Any]) -> None:
+        self.buffers["momentum_buffer"] = checkpoint.restored(held, self.params, self.rule, "momentum_buffer")
+
+    def has_momentum(self) -> bool:
+        """Whether there are buffers to keep."""
+        return self.momentum > 0
+
+    def get_momentum_state(self) -> Buffers | None:
+        """Copies of the buffers, one per parameter; None without momentum."""
+        return checkpoint.copies(self.momentum_buffers) if self.has_momentum() else None
+
+    def set_momentum_state(self, state: Sequence[Any] | None) -> None:
+        """Put copies of these buffers in place of the present ones; None, or no momentum, changes nothing.
+
+        Raises:
+            ValueError: another number of buffers, or one of another shape; nothing was changed.
+        """
+        if state is not None and self.has_momentum():
+            self.momentum_buffers = state
+
+
+class _Moments(RuleOptimizer, ABC):
+    """What Adam and AdamW share: two moments under the teaching framework's names."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    maximize: bool
+
+    @property
+    def beta1(self) -> float:
+        """The averaging coefficient of the gradient."""
+        return self.betas[0]
+
+    @beta1.setter
+    def beta1(self, value: float) -> None:
+        self.betas = (value, self.betas[1])
+
+    @property
+    def beta2(self) -> float:
+        """The averaging coefficient of the squared gradient."""
+        return self.betas[1]
+
+    @beta2.setter
+    def beta2(self, value: float) -> None:
+        self.betas = (self.betas[0], value)
+
+    @property
+    def m_buffers(self) -> Buffers:
+        """The first moment of every parameter, None before its first step."""
+        return self.buffers_of("exp_avg")
+
+    @m_buffers.setter
+    def m_buffers(self, held: Sequence[Any]) -> None:
+        self.buffers["exp_avg"] = checkpoint.restored(held, self.params, self.rule, "exp_avg")
+
+    @property
+    def v_buffers(self) -> Buffers:
+        """The second moment of every parameter, None before its first step."""
+        return self.buffers_of("exp_avg_sq")
+
+    @v_buffers.setter
+    def v_buffers(self, held: Sequence[Any]) -> None:
+        self.buffers["exp_avg_sq"] = checkpoint.restored(held, self.params, self.rule, "exp_avg_sq")
+
+    def has_momentum(self) -> bool:
+        """Whether there are buffers to keep: always."""
+        return True
+
+    def get_momentum_state(self) -> list[tuple[Any, Any]]:
+        """Copies of the moments, a pair (m, v) per parameter; (None, None) before its first step.
+
+        The moments alone: their ages are ``update_counts``, without which the bias correction starts anew. Keep both,
+        or take :meth:`state_dict`, which has everything.
+        """
+        return list(zip(checkpoint.copies(self.m_buffers), checkpoint.copies(self.v_buffers)))
+
+    def set_momentum_state(self, state: Sequence[Any] | None) -> None:
+        """Put copies of these moments in place of the present ones; None changes nothing.
+
+        Raises:
+            ValueError: another number of pairs, half a pair, or an array of another shape; nothing was changed.
+        """
+        if state is None:
+            return
+        checkpoint.check_length(state, len(self.params))
+        for i, pair in enumerate(state):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise ValueError(f"the state of parameter {i} must be a pair (m, v), but is {pair!r}")
+            if (pair[0] is None) != (pair[1] is None):
+                raise ValueError(f"the moments of parameter {i} must both be arrays or both be None")
+        m = checkpoint.restored([m for m, _ in state], self.params, self.rule, "exp_avg")
+        v = checkpoint.restored([v for _, v in state], self.params, self.rule, "exp_avg_sq")
+        self.buffers |= {"exp_avg": m, "exp_avg_sq": v}
+
+
+@final
+class Adam(_Moments, rule=rules.Adam):
+    """Adam, whose weight decay is added to the gradient; see :class:`gradstep.rules.Adam` for the equations.
+
+    Args:
+        params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
+        lr: learning rate; finite, at least 0.
+        betas: (β₁, β₂), each in [0, 1); also ``beta1`` and ``beta2``.
+        eps: ε, outside the root; finite, at least 0.
+        weight_decay: λ; finite, at least 0.
+        amsgrad, decoupled_weight_decay, maximize: as in :class:`gradstep.rules.Adam`.
+        engine: ``"auto"``, ``"fused"`` or ``"reference"``.
+
+    Raises:
+        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradstep.numpy import Parameter
+        >>> p = Parameter(np.array([1.0, 2.0]), grad=np.array([0.1, -20.0]))
+        >>> Adam([p], lr=0.01).step()
+        >>> p.data  # the first step is lr times the sign of the gradient
+        array([0.99, 2.01])
+    """
+
+    decoupled_weight_decay: bool
+
+    def __init__(
+        self,
+        params: Iterable[HasGradient],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        amsgrad: bool = False,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            engine=engine,
+        )
+
+
+@final
+class AdamW(_Moments, rule=rules.AdamW):
+    """AdamW, whose weight decay acts on the weight itself; see :class:`gradstep.rules.AdamW` for the equations.
+
+    The decay acts on the *old* weight, as in the paper, in torch and in the teaching framework's present edition; its
+    earlier edition decayed after the update, which differs by lr² · λ · (the update).
+
+    Args:
+        params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
+        lr: learning rate; finite, at least 0.
+        betas: (β₁, β₂), each in [0, 1); also ``beta1`` and ``beta2``.
+        eps: ε, outside the root; finite, at least 0.
+        weight_decay: λ, scaled by the learning rate; finite, at least 0.
+        amsgrad, maximize: as in :class:`gradstep.rules.AdamW`.
+        engine: ``"auto"``, ``"fused"`` or ``"reference"``.
+
+    Raises:
+        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradstep.numpy import Parameter
+        >>> p = Parameter(np.array([2.0]), grad=np.array([1.0]))
+        >>> AdamW([p], lr=0.1, betas=(0.0, 0.0), weight_decay=0.5).step()
+        >>> p.data  # 0.1 by the decay of the old weight, 0.1 by the step
+        array([1.8])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[HasGradient],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            engine=engine,
+        )

@@ -1,0 +1,72 @@
+"""Gradients made shorter before a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from gradstep.numpy.base import Floats, HasGradient, array_of
+
+
+def clip_grad_norm(parameters: Iterable[HasGradient], max_norm: float = 1.0) -> float:
+    """Scale all gradients by one factor, so that their global 2-norm is at most ``max_norm``.
+
+    The norm and the scaling are computed in float64 and without overflow, so that gradients of 1e38 (whose squares no
+    float32 holds) are clipped like any other. A gradient that has to be scaled is replaced by a new array of its type;
+    the array itself may be in somebody's hands. A norm that is not finite leaves every gradient as it is, since no
+    factor would make sense of it: look at what is returned before taking the step.
+
+    Args:
+        parameters: objects with ``grad``; those without a gradient are left out.
+        max_norm: at least 0; infinite to measure only.
+
+    Returns:
+        The norm before clipping; 0 if there is no gradient.
+
+    Raises:
+        ValueError: a negative ``max_norm``, or NaN.
+
+    Example:
+        >>> from gradstep.numpy import Parameter
+        >>> p = Parameter(np.zeros(2), grad=np.array([3e38, 4e38]))
+        >>> clip_grad_norm([p], max_norm=1.0)
+        5e+38
+        >>> p.grad
+        array([0.6, 0.8])
+
+    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063,
+    Algorithm 1.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be at least 0, but is {max_norm}")
+    holders = [p for p in parameters if p.grad is not None]
+    norm = math.hypot(*(_norm(array_of(p.grad)) for p in holders))
+    if not math.isfinite(norm) or norm <= max_norm:
+        return norm
+    for p in holders:
+        if isinstance(p.grad, np.ndarray):
+            p.grad = _scaled(p.grad, max_norm / norm)
+        else:
+            p.grad.data = _scaled(array_of(p.grad), max_norm / norm)
+    return norm
+
+
+def _norm(g: Floats) -> float:
+    # einsum converts to float64 in small pieces; the squares of any float32 fit, of a float64 they may not.
+    flat = g.reshape(-1)
+    with np.errstate(over="ignore"):
+        norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))
+    if 1e-150 < norm < math.inf:
+        return norm
+    largest = float(np.abs(flat).max(initial=0.0))
+    if largest in (0.0, math.inf) or math.isnan(largest):
+        return largest
+    scaled = flat / largest
+    return largest * math.sqrt(np.einsum("i,i->", scaled, scaled, dtype=np.float64))
+
+
+def _scaled(g: Floats, factor: float) -> Floats:
+    # In float64, where the factor is exact: in float32 that of a norm of 1e40 would be subnormal.
+    return np.multiply(g, factor, out=np.empty_like(g), dtype=np.float64, casting="same_kind")

@@ -1,0 +1,112 @@
+"""The layers of a small network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from gradstep.numpy.tensor import Tensor
+
+
+class Layer(ABC):
+    """Something with parameters that makes a tensor from a tensor; write :meth:`forward`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The output for a batch of inputs."""
+
+    def parameters(self) -> list[Tensor]:
+        """What there is to learn, in an order; nothing unless a layer says so."""
+        return []
+
+    def __call__(self, x: ArrayLike | Tensor) -> Tensor:
+        return self.forward(x if isinstance(x, Tensor) else Tensor(x))
+
+
+@final
+class Linear(Layer):
+    """``y = x W + b``.
+
+    Args:
+        in_features: length of the last axis of the input.
+        out_features: length of the last axis of the output.
+        bias: whether there is a b.
+        rng: where the initial weights come from; give one to have the same ones again.
+        dtype: float32 or float64; the input should be of the same.
+
+    Attributes:
+        weight: W, (in_features, out_features); normal with variance 1 / in_features, so that outputs vary as much as
+            inputs do (LeCun et al., "Efficient BackProp", 1998, equation 16).
+        bias: b, (out_features,), 0 at first; or None.
+
+    Raises:
+        ValueError: a number of features below 1.
+
+    >>> layer = Linear(3, 2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((5, 3))).shape, [p.shape for p in layer.parameters()]
+    ((5, 2), [(3, 2), (2,)])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"a linear layer needs at least 1 feature, not {in_features} and {out_features}")
+        rng = np.random.default_rng() if rng is None else rng
+        weight = rng.standard_normal((in_features, out_features)) / np.sqrt(in_features)
+        self.weight = Tensor(weight, requires_grad=True, dtype=dtype)
+        self.bias = Tensor(np.zeros(out_features), requires_grad=True, dtype=dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+    def parameters(self) -> list[Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+@final
+class ReLU(Layer):
+    """The larger of x and 0, element by element.
+
+    >>> ReLU()([-1.0, 2.0]).data
+    array([0., 2.], dtype=float32)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu()
+
+
+@final
+class Sequential(Layer):
+    """One layer after the other.
+
+    Args:
+        layers: the layers, or one list of them.
+
+    >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 3))
+    >>> model(np.ones((2, 4))).shape, len(model.parameters())
+    ((2, 3), 4)
+    """
+
+    def __init__(self, *layers: Layer | list[Layer]) -> None:
+        self.layers: list[Layer] = []
+        for layer in layers:
+            self.layers += layer if isinstance(layer, list) else [layer]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def parameters(self) -> list[Tensor]:
+        return [p for layer in self.layers for p in layer.parameters()]

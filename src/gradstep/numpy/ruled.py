@@ -1,0 +1,194 @@
+"""An optimizer over NumPy arrays whose mathematics is a rule of :mod:`gradstep.rules`."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from gradstep.engines.base import Engine, UpdateSpec
+from gradstep.numpy import checkpoint
+from gradstep.numpy.base import HasGradient, Optimizer
+from gradstep.numpy.batch import ArrayBatch, check_engine, choose, is_dense
+from gradstep.numpy.gather import Buffers, Member, gather
+from gradstep.numpy.settings import changed, checked, signature_of
+from gradstep.rules import Rule, settings_of
+
+Age = tuple[float, ...]
+"""How many updates a parameter has had, and the scalars that its rule keeps."""
+
+_OWN = frozenset(("params", "step_count", "update_counts", "buffers", "scalars"))
+
+
+class RuleOptimizer(Optimizer, ABC):
+    """What the optimizers made from rules share.
+
+    Every setting of the rule is an attribute that may be assigned between steps, and is checked when it is. The
+    state is in plain sight and may be assigned too.
+
+    Args:
+        params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
+        positional, named: the rule's settings, in its own order.
+        engine: ``"auto"`` (the fused kernel wherever it can), ``"fused"`` or ``"reference"`` (plain NumPy).
+
+    Attributes:
+        update_counts: how many updates each parameter has had; one without gradient does not age.
+        buffers: the slots by name, each a list with one array per parameter, None before its first step.
+        scalars: what the rule keeps once per parameter beside its age (NAdam's ``mu_product``), by name.
+
+    Raises:
+        ValueError: a setting out of its bounds, a parameter twice, an unknown engine; nothing was changed.
+        TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
+    """
+
+    rule_class: ClassVar[type[Rule]]
+    """The mathematics."""
+
+    def __init_subclass__(cls, rule: type[Rule] | None = None) -> None:
+        super().__init_subclass__()
+        if rule is None:  # another abstract class
+            return
+        cls.rule_class = rule
+        for setting in settings_of(rule):
+            if setting.name in _OWN or setting.name in dir(RuleOptimizer):
+                raise TypeError(
+                    f"{rule.__name__} has a setting {setting.name!r}, a name that optimizers use themselves"
+                )
+            setattr(cls, setting.name, _Setting(setting.name))
+
+    def __init__(self, params: Iterable[HasGradient], *positional: Any, engine: str = "auto", **named: Any) -> None:
+        settings = signature_of(self.rule_class).bind(params, *positional, **named).arguments
+        settings.pop("params")
+        rule = checked(self.rule_class, settings)
+        check_engine(engine)
+        super().__init__(params)
+        self._rule = rule
+        self._engine = engine
+        self.update_counts = [0] * len(self.params)
+        self.buffers: dict[str, Buffers] = {}
+        self.scalars = {name: [start] * len(self.params) for name, start in rule.scalars.items()}
+
+    @property
+    def rule(self) -> Rule:
+        """The rule with its present settings."""
+        return self._rule
+
+    @final
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in place; gradients are only read.
+
+        Raises:
+            ValueError: an array of another shape, or one that cannot be written to; nothing was changed.
+            TypeError: an array that does not hold real numbers; nothing was changed.
+        """
+        if len(self.params) != len(self.update_counts):
+            raise ValueError(f"params holds {len(self.params)} parameters, the state {len(self.update_counts)}")
+        parts: defaultdict[tuple[Engine, UpdateSpec], list[Member]] = defaultdict(list)
+        for member in gather(self.params, self._rule, self.buffers, self._engine):
+            parts[member.engine, member.spec].append(member)
+        for engine, spec in parts:
+            engine.prepare(spec)
+        for (engine, spec), members in parts.items():
+            self._update(engine, spec, members)
+        self.step_count += 1
+
+    def _update(self, engine: Engine, spec: UpdateSpec, members: list[Member]) -> None:
+        ages = [self._age(m.index) for m in members]
+        rows = {age: self._coefficients(age) for age in dict.fromkeys(ages)}
+        numbers = {age: row for row, age in enumerate(rows)}
+        sign = -1.0 if self._rule.maximize else 1.0
+        table = [[*(row[name] for name in spec.coefficients[:-1]), sign] for row in rows.values()]
+        slots = [[m.slots[name] for m in members] for name in spec.slots]
+        columns = [[m.grad for m in members], [m.param for m in members], *slots]
+        engine.update(ArrayBatch(spec, columns, [numbers[age] for age in ages], table))
+        for member, age in zip(members, ages):
+            self.update_counts[member.index] += 1
+            for name, values in self.scalars.items():
+                values[member.index] = rows[age][name]
+            for name, slot in member.slots.items():
+                self.buffers_of(name)[member.index] = slot
+
+    def _age(self, index: int) -> Age:
+        return self.update_counts[index], *(values[index] for values in self.scalars.values())
+
+    def _coefficients(self, age: Age) -> dict[str, float]:
+        updates, *scalars = age
+        return self._rule.coefficients(int(updates) + 1, **dict(zip(self.scalars, scalars)))
+
+    def buffers_of(self, slot: str) -> Buffers:
+        """One slot of every parameter: the list itself, not a copy."""
+        if slot not in self.buffers:
+            self.buffers[slot] = [None] * len(self.params)
+        return self.buffers[slot]
+
+    def engines(self) -> list[tuple[str, str, str]]:
+        """Who updates each parameter, and why: ``(parameter, engine, reason)``.
+
+        >>> import numpy as np
+        >>> from gradstep.numpy import Parameter, SGD
+        >>> w = np.zeros((4, 6), dtype=np.float32)
+        >>> for line in SGD([Parameter(w), Parameter(np.zeros((4, 6))[:, :3])]).engines():
+        ...     print(*line, sep=" | ")
+        parameter 0 | fused | a dense float32 array
+        parameter 1 | reference | not fused because its memory has gaps or overlaps
+        """
+        found = []
+        for i, param in enumerate(self.params):
+            engine, reason = choose(self._engine, self.rule_class, param.data.dtype.name, is_dense([param.data]))
+            found.append((f"parameter {i}", engine.name, reason))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had not stopped: settings, counts, scalars, and copies of the buffers.
+
+        >>> import numpy as np
+        >>> from gradstep.numpy import Parameter, SGD
+        >>> p = Parameter(np.ones(2), grad=np.ones(2))
+        >>> optimizer = SGD([p], lr=0.5, momentum=0.9)
+        >>> optimizer.step()
+        >>> state = optimizer.state_dict()
+        >>> state["update_counts"], state["buffers"]["momentum_buffer"]
+        ([1], [array([1., 1.])])
+        """
+        return {
+            "settings": {s.name: getattr(self._rule, s.name) for s in settings_of(self.rule_class)},
+            "step_count": self.step_count,
+            "update_counts": list(self.update_counts),
+            "scalars": {name: list(values) for name, values in self.scalars.items()},
+            "buffers": {name: checkpoint.copies(held) for name, held in self.buffers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` wrote; assign ``lr`` afterwards to go on with another.
+
+        Raises:
+            KeyError: a part is missing; nothing was changed.
+            ValueError: other parameters, another shape, or a setting out of its bounds; nothing was changed.
+        """
+        rule = checked(self.rule_class, state["settings"])
+        step_count = int(state["step_count"])
+        update_counts = checkpoint.counts(state["update_counts"], len(self.params))
+        scalars = {name: checkpoint.numbers(state["scalars"][name], len(self.params), name) for name in self.scalars}
+        buffers = {name: checkpoint.restored(held, self.params, rule, name) for name, held in state["buffers"].items()}
+        self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
+        self.scalars, self.buffers = scalars, buffers
+
+    if TYPE_CHECKING:  # the settings, which only the rule knows
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+@final
+class _Setting:
+    """A setting of the rule as an attribute of the optimizer: read from the rule, checked when it is assigned."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: RuleOptimizer | None, owner: type[RuleOptimizer]) -> Any:
+        return self if optimizer is None else getattr(optimizer._rule, self.name)
+
+    def __set__(self, optimizer: RuleOptimizer, value: Any) -> None:
+        optimizer._rule = changed(optimizer._rule, self.name, value)

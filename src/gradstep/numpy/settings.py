@@ -1,0 +1,76 @@
+"""The settings of a rule, refused in the teaching framework's words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import Field, replace
+from functools import cache
+from typing import Any
+
+from gradstep.rules import Rule, settings_of
+
+_NONNEGATIVE = ("lr", "momentum", "weight_decay", "eps")
+
+
+@cache
+def signature_of(rule: type[Rule]) -> inspect.Signature:
+    """The arguments of an optimizer of this rule: ``params``, the settings in the rule's order, and ``engine``.
+
+    >>> from gradstep.rules import Lion
+    >>> list(signature_of(Lion).parameters)
+    ['params', 'lr', 'betas', 'weight_decay', 'maximize', 'engine']
+    """
+    position, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    settings = [
+        inspect.Parameter(s.name, keyword if s.kw_only else position, default=s.default, annotation=s.type)
+        for s in settings_of(rule)
+    ]
+    engine = inspect.Parameter("engine", keyword, default="auto", annotation=str)
+    return inspect.Signature([inspect.Parameter("params", position), *settings, engine])
+
+
+def checked(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
+    """The rule with these settings, and the defaults of the others.
+
+    Raises:
+        ValueError: a setting out of its bounds, in the teaching framework's words where it has the setting.
+        TypeError: a setting of the wrong kind.
+
+    >>> from gradstep.rules import Adam
+    >>> checked(Adam, {"lr": float("nan")})
+    Traceback (most recent call last):
+    ValueError: lr must be finite and nonnegative, but is nan
+    """
+    _check(rule, values)
+    return rule(**values)
+
+
+def changed(rule: Rule, name: str, value: Any) -> Rule:
+    """The rule with one other value; raises as :func:`checked`."""
+    _check(type(rule), {name: value})
+    return replace(rule, **{name: value})
+
+
+def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
+    for setting in settings_of(rule):
+        if setting.name not in values:
+            continue
+        value = values[setting.name]
+        try:
+            setting.metadata["check"](setting.name, value)
+        except ValueError as error:
+            raise ValueError(_words(setting, value) or f"{setting.name}: {error}") from error
+        except TypeError as error:
+            # The teaching framework calls a pair of another length a wrong value, not a wrong type.
+            if setting.name == "betas" and isinstance(value, (tuple, list)) and len(value) != 2:
+                raise ValueError(_words(setting, value)) from error
+            raise
+
+
+def _words(setting: Field[Any], value: Any) -> str:
+    if setting.name == "betas":
+        return f"betas must contain two finite values in [0, 1), but is {value!r}"
+    if setting.name in _NONNEGATIVE and isinstance(setting.default, float):
+        return f"{setting.name} must be finite and nonnegative, but is {value!r}"
+    return ""

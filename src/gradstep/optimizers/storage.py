@@ -1,0 +1,126 @@
+"""How an optimizer stores its parameters and its state: the user's choice, and what becomes of it per parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradstep.engines.base import UpdateSpec
+from gradstep.rules import Rule, Slot
+from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
+from gradstep.storage.elements import ELEMENTS, Element, Native
+from gradstep.storage.policy import ROUNDINGS, STATES, is_embedding, parameter_codec, slot_codec, stays_float32
+
+
+def element_of(dtype: torch.dtype) -> Element:
+    """How numbers of a torch type are stored; a complex number is a pair of real ones."""
+    name = str(dtype.to_real()).removeprefix("torch.")
+    return ELEMENTS.get(name) or Native(name)
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """How one parameter and its state are stored.
+
+    Attributes:
+        parameter: the parameter's own codec.
+        slots: its slots.
+        codecs: the codec of each slot.
+        reason: why.
+    """
+
+    parameter: Elementwise
+    slots: tuple[Slot, ...]
+    codecs: tuple[Codec, ...]
+    reason: str
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """Every array of the state by its key: what belongs to the parameter itself, then the slots'."""
+        own = {field.suffix: field for field in self.parameter.fields[1:]}
+        return own | {
+            f"{slot.name}_{field.suffix}" if field.suffix else slot.name: field
+            for slot, codec in zip(self.slots, self.codecs, strict=True)
+            for field in codec.fields
+        }
+
+    @property
+    def noisy(self) -> bool:
+        """Whether anything is rounded at random."""
+        return self.parameter.noisy or any(codec.noisy for codec in self.codecs)
+
+    def spec(self, rule: Rule, gradient: torch.dtype) -> UpdateSpec:
+        """What is computed for a gradient of this type."""
+        return UpdateSpec(
+            rule=type(rule),
+            slots=tuple(slot.name for slot in self.slots),
+            coefficients=(*rule.coefficients(1, **type(rule).scalars), "gradient"),
+            gradient=Nearest(element_of(gradient)),
+            parameter=self.parameter,
+            state=self.codecs,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Storage:
+    """What the user asked for.
+
+    Attributes:
+        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` goes before.
+        rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
+        seed: of the noise that values are rounded with.
+    """
+
+    state: str = "float32"
+    rounding: str = "nearest"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_state(self.state)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"Unknown rounding: {self.rounding!r} (choose {', '.join(ROUNDINGS)})")
+        if type(self.seed) is not int:
+            raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
+
+    def of(self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str) -> Stored:
+        """How one parameter of a group is stored.
+
+        Raises:
+            ValueError: its state cannot be stored as asked for.
+        """
+        slots = rule.slots(p.dim())
+        element = element_of(p.dtype)
+        state = group.get("state", self.state)
+        check_state(state)
+        reason = f"state={state!r}"
+        if state != "float32":
+            if p.is_complex() or element.name not in ("float32", "bfloat16", "float16"):
+                raise ValueError(
+                    f"state={state!r} is for float32, bfloat16 and float16 parameters, and {name} is {p.dtype}; "
+                    'give its group "state": "float32"'
+                )
+            kept = stays_float32(p.numel(), p.dim(), embedding=is_embedding(name))
+            if kept is not None:
+                state, reason = "float32", kept
+        codecs = tuple(
+            slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
+            for slot in slots
+        )
+        return Stored(parameter_codec(self.rounding, element), slots, codecs, reason)
+
+
+def check_state(state: Any) -> None:
+    """Refuse a precision of state that does not exist.
+
+    Raises:
+        ValueError: naming those that do.
+    """
+    if state not in STATES:
+        raise ValueError(f"Unknown state: {state!r} (choose {', '.join(STATES)})")

@@ -1,0 +1,124 @@
+"""What can be chosen, from plain float32 onwards, and which choices go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, final
+
+from gradstep.planner.parameters import ITEMSIZES, Model
+from gradstep.rules import RULES, Rule
+from gradstep.storage.policy import STATES
+
+ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
+SHARDINGS = ("none", "state", "gradients", "weights")
+"""What is dealt out over the GPUs; each includes those before it (ZeRO stages 1, 2 and 3 of arXiv:1910.02054)."""
+
+OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "params": tuple(ITEMSIZES),
+    "rounding": ROUNDINGS,
+    "paged": (False, True),
+    "state": STATES,
+    "sharded": SHARDINGS,
+}
+"""Every choice, each from the least deviation from plain float32 to the greatest, the gravest choice first."""
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """One combination.
+
+    Attributes:
+        params: type of the weights; None leaves them as the model has them.
+        rounding: how an update of half-precision weights is rounded.
+        paged: whether state lives outside: on disk, or for GPUs in the host's memory.
+        state: how state is stored.
+        sharded: what is dealt out over the GPUs.
+        gradients: type of the gradients; None for that of the weights.
+    """
+
+    params: str | None = None
+    rounding: str = "nearest"
+    paged: bool = False
+    state: str = "float32"
+    sharded: str = "none"
+    gradients: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in OPTIONS.items():
+            value = vars(self)[name]
+            if not (name == "params" and value is None):
+                check(name, value, allowed)
+        if self.gradients is not None:
+            check("gradients", self.gradients, tuple(ITEMSIZES))
+
+    def refuse(self, model: Model, rule: Rule, gpus: int) -> str | None:
+        """Why this cannot be honoured, or None."""
+        if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
+            return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
+        if self.sharded != "none" and gpus < 2:
+            return f"sharded={self.sharded!r} needs gpus=2 or more"
+        stateless = not any(rule.slots(len(p.shape)) for p in model.trainable)
+        if stateless and (self.paged or self.state != "float32"):
+            return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"
+        return None
+
+
+def check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse what is not allowed.
+
+    Raises:
+        ValueError: naming what is.
+    """
+    if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
+        near = get_close_matches(str(value), list(map(str, allowed)), n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Invalid {name}: {value!r} (choose {', '.join(map(repr, allowed))}).{meant}")
+
+
+def rule_of(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
+    """The rule that is meant, with its settings.
+
+    Args:
+        optimizer: its name in upper or lower case, its class, or the rule itself.
+        settings: of a rule that is given by its name.
+
+    Raises:
+        ValueError: no rule of that name.
+        TypeError: something else.
+
+    >>> rule_of("adamw").slots(2)[0].name
+    'exp_avg'
+    """
+    if isinstance(optimizer, Rule):
+        return optimizer
+    if isinstance(optimizer, type) and issubclass(optimizer, Rule):
+        return optimizer()
+    if not isinstance(optimizer, str):
+        raise TypeError(f"optimizer must be a name, a Rule or a subclass of Rule, not {optimizer!r}")
+    names = {name.lower(): name for name in RULES}
+    check("optimizer", optimizer.lower(), tuple(names))
+    return RULES[names[optimizer.lower()]](**settings)
+
+
+def describe(choice: Choice) -> str:
+    """A combination in words.
+
+    >>> describe(Choice("bfloat16", "kahan", state="8bit"))
+    'bfloat16 weights with Kahan compensation, 8-bit state'
+    """
+    rounding = {
+        "nearest": "" if choice.params in (None, "float32") else " rounded to nearest",
+        "stochastic": " rounded stochastically",
+        "kahan": " with Kahan compensation",
+        "master": " with a float32 master copy",
+    }[choice.rounding]
+    weights = f"{choice.params} weights" if choice.params else "weights as they are"
+    words = [weights + rounding, f"{'8-bit' if choice.state == '8bit' else choice.state} state"]
+    if choice.paged:
+        words.append("paged")
+    if choice.sharded != "none":
+        words.append(f"{choice.sharded} sharded")
+    return ", ".join(words)

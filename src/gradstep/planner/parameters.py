@@ -1,0 +1,148 @@
+"""What is planned for: the parameters of a model, by name, shape and type, without their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Protocol, final, runtime_checkable
+
+from gradstep.planner.units import parse_count
+
+ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""The types that weights and gradients can be planned in, with their bytes."""
+
+
+@final
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of weights.
+
+    Attributes:
+        name: what the model calls it.
+        shape: its axes.
+        dtype: torch's name of its type.
+        itemsize: bytes of one element.
+        trainable: whether it has a gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    itemsize: int = 4
+    trainable: bool = True
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.numel * self.itemsize
+
+    def cast(self, dtype: str | None) -> Parameter:
+        """The same in another real type; None, and complex numbers, leave it as it is.
+
+        >>> Parameter("w", (8, 3)).cast("bfloat16").nbytes
+        48
+        """
+        if dtype is None or self.pieces > 1:
+            return self
+        return replace(self, dtype=dtype, itemsize=ITEMSIZES[dtype])
+
+    @property
+    def pieces(self) -> int:
+        """Real numbers in one element: 2 of a complex one."""
+        return 2 if self.dtype.startswith("complex") else 1
+
+    @property
+    def real_dtype(self) -> str:
+        """The type of those."""
+        return {"complex32": "float16", "complex64": "float32", "complex128": "float64"}.get(self.dtype, self.dtype)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the type holds too few digits to be updated in."""
+        return self.dtype in ("bfloat16", "float16")
+
+
+@runtime_checkable
+class Module(Protocol):
+    """What is needed of a ``torch.nn.Module``."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Every parameter once, with its name."""
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """What is planned for.
+
+    Attributes:
+        name: what to call it.
+        parameters: each tensor once.
+        counted: whether only their number is known, so that one large tensor stands for all.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    counted: bool = False
+
+    def cast(self, dtype: str | None) -> Model:
+        """The same with all its parameters in another type."""
+        return replace(self, parameters=tuple(p.cast(dtype) for p in self.parameters))
+
+    @property
+    def dtype(self) -> str | None:
+        """The type of all parameters, if it is one of :data:`ITEMSIZES`."""
+        found = {p.dtype for p in self.parameters}
+        return min(found) if len(found) == 1 and found <= ITEMSIZES.keys() else None
+
+    @property
+    def trainable(self) -> tuple[Parameter, ...]:
+        """Those that have gradients and state."""
+        return tuple(p for p in self.parameters if p.trainable)
+
+
+def model_of(model: Module | str | float) -> Model:
+    """The model that is meant.
+
+    Args:
+        model: a ``torch.nn.Module`` (tied weights count once; one on the ``meta`` device needs no memory), a number
+            of parameters (``3e9``, ``"3B"``: one large tensor), or the name of a well-known model.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a name that is not known, a count that is no whole number above 0, or a module without parameters.
+
+    >>> [p.numel for p in model_of("3B").parameters]
+    [3000000000]
+    """
+    if isinstance(model, Module):
+        found = tuple(_of_module(model))
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no parameters")
+        return Model(type(model).__name__, found)
+    if isinstance(model, bool) or not isinstance(model, (str, int, float)):
+        raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
+    if isinstance(model, str) and not model.strip()[:1].isdigit():
+        from gradstep.planner.families import known
+
+        return Model(model.strip(), known(model))
+    # Two axes, since it stands for matrices: what is kept apart for vectors does not concern it.
+    count = parse_count(model)
+    return Model(model if isinstance(model, str) else f"{count:,}", (Parameter("all", (1, count)),), counted=True)
+
+
+def _of_module(model: Module) -> Iterator[Parameter]:
+    for name, p in model.named_parameters():
+        yield Parameter(
+            name=name,
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            itemsize=p.element_size(),
+            trainable=p.requires_grad,
+        )

@@ -1,0 +1,61 @@
+"""What storage needs: the only place of the planner that asks codecs for their bytes."""
+
+from __future__ import annotations
+
+from math import prod
+
+from gradstep.planner.parameters import Parameter
+from gradstep.rules import Slot
+from gradstep.storage.codecs import Codec
+from gradstep.storage.elements import ELEMENTS
+from gradstep.storage.policy import is_embedding, parameter_codec, slot_codec, stays_float32
+
+SCALAR = 4
+"""Bytes of ``step``, and of each other number kept once per parameter."""
+
+
+def kept(p: Parameter) -> str | None:
+    """Why the state of this parameter stays in full precision whatever was asked for; None if it does not.
+
+    >>> kept(Parameter("h.0.ln_1.weight", (768,))), kept(Parameter("h.0.attn.c_attn.weight", (768, 2304)))
+    ('a norm or a bias', None)
+    """
+    if p.real_dtype not in ("float32", "bfloat16", "float16") or p.pieces > 1:
+        return f"a {p.dtype} parameter"
+    return stays_float32(p.numel, len(p.shape), embedding=is_embedding(p.name))
+
+
+def slot_bytes(p: Parameter, slot: Slot, state: str) -> tuple[int, int]:
+    """Bytes of the values, and of the scales, of one slot.
+
+    Args:
+        p: the parameter that the state belongs to.
+        slot: one of its rule's slots.
+        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
+
+    >>> slot_bytes(Parameter("w", (1000, 257)), Slot("exp_avg"), "8bit")  # 1,004 blocks, the last of which is begun
+    (257000, 1004)
+    """
+    codec = _codec(p, slot, state)
+    elements = p.pieces * prod(slot.shape(p.shape))
+    values = elements * codec.fields[0].element.itemsize
+    return values, codec.nbytes(elements) - values
+
+
+def copies(p: Parameter, rounding: str) -> dict[str, int]:
+    """Bytes of what a rounding keeps beside the weights, by its key in the state.
+
+    >>> copies(Parameter("w", (8, 3)).cast("bfloat16"), "kahan")
+    {'kahan_comp': 48}
+    """
+    if not p.is_half:
+        return {}
+    extra = parameter_codec(rounding, ELEMENTS[p.dtype]).fields[1:]
+    return {field.suffix: field.length(p.numel) * field.element.itemsize for field in extra}
+
+
+def _codec(p: Parameter, slot: Slot, state: str) -> Codec:
+    # Means of rows and columns are few, and every element of the update depends on them.
+    plain = kept(p) is not None or slot.collapsed is not None
+    element = ELEMENTS["float64" if p.real_dtype == "float64" else "float32"]
+    return slot_codec("float32" if plain else state, element, signed=slot.signed)

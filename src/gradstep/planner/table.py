@@ -1,0 +1,68 @@
+"""Plans as a table on the terminal; needs the extra ``lab``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gradstep.planner.comparison import Plans
+from gradstep.planner.planning import Plan
+from gradstep.planner.units import size
+
+TITLES = ("", "weights", "rounding", "state in", "paged", "sharded")
+FIGURES = ("weights", "gradients", "state", "extra", "total")
+
+
+def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
+    """The combinations, the recommended one marked, and the reason."""
+    first = plans.plans[0]
+    places = [p for p in ("host", "disk") if any(plan.on(p) for plan in shown)]
+    grid = Table(box=None, pad_edge=False)
+    for title in TITLES:
+        grid.add_column(title, no_wrap=True)
+    for title in (*FIGURES, *(f"on {p}" for p in places), "fits?"):
+        grid.add_column(title, justify="right", no_wrap=True)
+    for plan in shown:
+        best = plan == plans.best
+        grid.add_row(
+            "▶" if best else "",
+            plan.choice.params or "as it is",
+            plan.choice.rounding if plan.choice.params != "float32" else "–",
+            plan.choice.state,
+            "yes" if plan.choice.paged else "–",
+            plan.choice.sharded if plan.choice.sharded != "none" else "–",
+            *(size(nbytes, binary=plan.binary) for nbytes in figures(plan)),
+            *(size(plan.on(p), binary=plan.binary) if plan.on(p) else "–" for p in places),
+            "yes" if plan.fits else "no",
+            style="bold green" if best else "" if plan.fits else "dim",
+        )
+    of = f" on each of {first.gpus} GPUs" if first.gpus > 1 else " on one GPU" if first.gpus else " on this CPU"
+    head = f"{first.model}: {first.parameters:,} parameters, {first.optimizer},{of}"
+    frozen = first.parameters - first.trainable
+    if frozen:
+        head += f"; {frozen:,} of the parameters are frozen"
+    return Group(Text(head, style="bold"), Text(""), grid, Text(""), Text(plans.reason), *_notes(plans, shown))
+
+
+def figures(plan: Plan) -> tuple[int, ...]:
+    """Bytes on the device: weights, gradients, state, extra, total."""
+    here = {kind: sum(r.nbytes for r in plan.rows if r.kind == kind and r.place == "device") for kind in FIGURES[:-1]}
+    return (*here.values(), plan.device)
+
+
+def _notes(plans: Plans, shown: Sequence[Plan]) -> list[RenderableType]:
+    plan = plans.best or plans.smallest
+    estimates = {row.name: row for row in plan.rows if row.note.startswith("an estimate")}
+    notes = [f"{name}: {size(row.nbytes, binary=plan.binary)}, {row.note}" for name, row in estimates.items()]
+    if "temporaries" in estimates and plan.gpus:
+        notes[0] += "; --engine compiled makes none"
+    notes.append(
+        f"A checkpoint takes {size(plan.checkpoint, binary=plan.binary)}; while torch.load reads it (without "
+        f"mmap=True), {size(plan.checkpoint_peak, binary=plan.binary)} of main memory."
+    )
+    if len(shown) < len(plans.plans):
+        notes.append(f"Shown are {len(shown)} of {len(plans.plans)} combinations; --all shows them all.")
+    return [Text(note, style="dim") for note in notes]

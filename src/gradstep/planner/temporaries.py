@@ -1,0 +1,72 @@
+"""What a step needs beside what it keeps."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from gradstep.planner.parameters import Parameter
+from gradstep.planner.state import kept
+from gradstep.rules import Rule, State
+
+SIDE = 128
+"""A step of a SIDE × SIDE matrix is watched."""
+
+ENGINES = ("auto", "fused", "eager", "compiled")
+
+
+def temporaries(trainable: Sequence[Parameter], rule: Rule, state: str, *, engine: str, gpus: int) -> tuple[int, str]:
+    """Bytes that the largest parameter's update needs while it runs, and why.
+
+    The fused and the compiled engine go through a parameter piece by piece; the eager one makes whole tensors, one
+    parameter after the other. ``"auto"`` is fused on the CPU where the rule is elementwise, else eager.
+    """
+    if engine == "auto":
+        engine = "fused" if rule.elementwise and not gpus else "eager"
+    if engine != "eager":
+        return 0, f"the {engine} engine makes none"
+
+    def needed(p: Parameter) -> int:
+        slots = rule.slots(len(p.shape))
+        decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and kept(p) is None else 0)
+        return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * p.numel
+
+    return max(map(needed, trainable), default=0), "an estimate: the eager engine at the largest parameter"
+
+
+def refuse(engine: str, rule: Rule, gpus: int) -> str | None:
+    """Why an engine cannot run this rule there, or None."""
+    if engine == "fused" and gpus:
+        return "engine='fused' is the CPU's; engine='compiled' makes no temporaries on a GPU"
+    if engine in ("fused", "compiled") and not rule.elementwise:
+        return f"engine={engine!r} goes element by element, and {type(rule).__name__} needs means: engine='eager'"
+    return None
+
+
+@cache
+def live_values(rule: Rule, ndim: int) -> int:
+    """Values per element that one update holds at once beside the old ones, found by running it on a small tensor.
+
+    >>> from gradstep.rules import SGD
+    >>> live_values(SGD(), 2)  # the scaled gradient, its product with the learning rate, the new weights
+    3
+    """
+    shape = (SIDE, SIDE) if ndim > 1 else (SIDE * SIDE,)
+    p, g = np.ones(shape, np.float32), np.ones(shape, np.float32)
+    slots = {s.name: np.full(s.shape(shape), s.fill, np.float32) for s in rule.slots(len(shape))}
+    c = SimpleNamespace(**{k: np.float32(v) for k, v in rule.coefficients(1, **type(rule).scalars).items()})
+    running = tracemalloc.is_tracing()
+    if not running:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    with np.errstate(all="ignore"):
+        new = rule.update(p, g * np.float32(1), State(**slots), c)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    if not running:
+        tracemalloc.stop()
+    return round(peak / int(new.nbytes))

@@ -1,0 +1,77 @@
+"""Bytes and counts as people write them: GB is 10⁹ bytes, GiB is 2³⁰, and the two are never mixed up."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from gradstep.storage.sizes import parse_bytes
+
+GB = 10**9
+GIB = 2**30
+
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+_WRITTEN = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes above 0 from "24GB", "24 GiB", "512 MB" or a whole number of bytes.
+
+    Raises:
+        ValueError: no such unit, or nothing at all.
+        TypeError: neither text nor a whole number.
+
+    >>> parse_size("24GB"), parse_size("24 GiB")
+    (24000000000, 25769803776)
+    """
+    amount = parse_bytes(text)
+    if amount == 0:
+        raise ValueError(f"Invalid size: {text!r} (must be above 0)")
+    return amount
+
+
+def parse_count(text: str | float) -> int:
+    """Parameters from "3B", "1.5b", "124M", 3e9 or 3_000_000_000; B is 10⁹.
+
+    Raises:
+        ValueError: not a whole number above 0, or no such suffix.
+
+    >>> parse_count("1.5B"), parse_count(3e9)
+    (1500000000, 3000000000)
+    """
+    if not isinstance(text, str):
+        return _whole(Decimal(str(text)), text)
+    found = _WRITTEN.fullmatch(text)
+    if found is None or found[2].upper() not in COUNTS:
+        raise ValueError(
+            f"Invalid count: {text!r} (write 3B, 124M or 3000000000; K, M, B and T stand for 10³, 10⁶, 10⁹ and 10¹²)"
+        )
+    return _whole(Decimal(re.sub("[_,]", "", found[1])) * COUNTS[found[2].upper()], text)
+
+
+def is_binary(text: str | int | None) -> bool:
+    """Whether a size was written in KiB, MiB, GiB, so that answers are too."""
+    return isinstance(text, str) and text.strip().lower().endswith("ib")
+
+
+def size(amount: int, *, binary: bool = False) -> str:
+    """Bytes with the unit that suits them, to three digits or more.
+
+    >>> size(24 * 10**9), size(24 * 10**9, binary=True), size(700 * 10**9), size(12)
+    ('24.0 GB', '22.35 GiB', '700.0 GB', '12 B')
+    """
+    base, letters, digits = (1024, "KMGT", 2) if binary else (1000, "KMGT", 1)
+    if amount < base:
+        return f"{amount} B"
+    power = 1
+    # Rounded up to the next unit's 1 it would read "1000.0 MB".
+    while power < len(letters) and round(amount / base**power, digits) >= base:
+        power += 1
+    return f"{amount / base**power:,.{digits}f} {letters[power - 1]}{'iB' if binary else 'B'}"
+
+
+def _whole(amount: Decimal, given: str | float) -> int:
+    if not amount.is_finite() or amount <= 0 or amount != amount.to_integral_value():
+        raise ValueError(f"Invalid count: {given!r} (must be a whole number above 0)")
+    return int(amount)

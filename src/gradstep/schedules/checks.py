@@ -1,0 +1,50 @@
+"""What the arguments of schedules may be."""
+
+from __future__ import annotations
+
+import operator
+
+from gradstep.rules.settings import number
+
+
+def count(name: str, value: int, least: int = 0) -> int:
+    """A whole number of updates or cycles, from an int or a NumPy integer."""
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, but is {value!r}") from error
+    if result < least:
+        raise ValueError(f"Invalid {name}: {value} (must be at least {least})")
+    return result
+
+
+def level(name: str, value: float) -> float:
+    """A value that a schedule takes: finite, at least 0."""
+    result = number(name, value)
+    if result < 0:
+        raise ValueError(f"Invalid {name}: {value} (must be at least 0)")
+    return result
+
+
+def positive(name: str, value: float) -> float:
+    """A finite number above 0."""
+    result = number(name, value)
+    if result <= 0:
+        raise ValueError(f"Invalid {name}: {value} (must be above 0)")
+    return result
+
+
+def shrinking(name: str, value: float) -> float:
+    """A factor above 0 that does not enlarge."""
+    result = positive(name, value)
+    if result > 1:
+        raise ValueError(f"Invalid {name}: {value} (must be at most 1)")
+    return result
+
+
+def fall(peak: float, floor: float) -> tuple[float, float]:
+    """The two ends of a decay, the higher one first."""
+    high, low = level("peak", peak), level("floor", floor)
+    if low > high:
+        raise ValueError(f"Invalid floor: {floor} (must be at most peak, {peak}; for a rise use warmup() or linear())")
+    return high, low

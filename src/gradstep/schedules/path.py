@@ -1,0 +1,159 @@
+"""Schedules that go from one level to another in so many updates."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import final
+
+from gradstep.schedules.base import Schedule
+from gradstep.schedules.checks import count, fall, level, positive
+from gradstep.schedules.shapes import RISES, Line, Power, Shape, Wave, between, shape_named
+
+
+@final
+@dataclass(frozen=True)
+class Path(Schedule):
+    """Levels at given updates, joined by curves of one shape.
+
+    A level need not stand at a whole update: the phases of one-cycle do not.
+    """
+
+    levels: tuple[tuple[float, float], ...]
+    """(update, value), from update 0 on, ascending."""
+    shape: Shape
+    length: int
+
+    @property
+    def updates(self) -> int:
+        return self.length
+
+    def value(self, update: int) -> float:
+        inner = [at for at, _ in self.levels[1:-1]]
+        index = bisect_right(inner, update)
+        (begin, start), (end, goal) = self.levels[index : index + 2]
+        if begin == end:
+            return goal
+        here = min(update, end)
+        back, ahead = self.shape.weights((here - begin) / (end - begin), (end - here) / (end - begin))
+        return between(goal, start, back) if start >= goal else between(start, goal, ahead)
+
+    def boundaries(self, updates: int) -> tuple[int, ...]:
+        inner = (math.ceil(update) for update, _ in self.levels[1:-1])
+        return tuple(b for b in inner if 0 < b < updates)
+
+
+def way(start: float, goal: float, updates: int, shape: Shape) -> Path:
+    """One curve from a level to another."""
+    return Path(((0, start), (updates, goal)), shape, updates)
+
+
+def linear(start: float, end: float, *, updates: int) -> Schedule:
+    """A straight line from ``start`` at update 0 to ``end`` at update ``updates``, up or down.
+
+        start + (end − start) · t / updates
+
+    ``torch.optim.lr_scheduler.LinearLR``, in values instead of factors.
+
+    Args:
+        start: first value, ≥ 0.
+        end: value at and after the end, ≥ 0.
+        updates: length, ≥ 0.
+
+    Raises:
+        ValueError: a value or the length is below 0 or not finite.
+        TypeError: the length is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import linear
+        >>> [linear(1.0, 0.0, updates=4)(update) for update in range(6)]
+        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+    return way(level("start", start), level("end", end), count("updates", updates), Line())
+
+
+def warmup(*, updates: int, to: float, start: float = 0.0, shape: str = "linear") -> Schedule:
+    """A rise from ``start`` at update 0 to ``to`` at update ``updates``, where what follows begins.
+
+    With ``start=0``, as in transformers, the first update moves nothing. To begin one step up the line instead, and
+    reach ``to`` one update earlier: ``warmup(updates=n - 1, to=to, start=to / n)``.
+
+    Args:
+        updates: length, ≥ 0; with 0, there is no warmup.
+        to: value at and after the end, ≥ ``start``.
+        start: first value, ≥ 0.
+        shape: ``"linear"``; ``"cosine"``, slow at both ends; or ``"1-sqrt"``, slow at first: 1 − √(1 − t / updates).
+
+    Raises:
+        ValueError: a value below 0 or not finite, ``start`` above ``to``, a length below 0, or an unknown shape.
+        TypeError: the length is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import cosine, warmup
+        >>> lr = warmup(updates=2, to=0.1).then(cosine(0.1, updates=4))
+        >>> [round(lr(update), 4) for update in range(7)]
+        [0.0, 0.05, 0.1, 0.0854, 0.05, 0.0146, 0.0]
+
+    Source: Goyal et al., Accurate, Large Minibatch SGD, 2017, section 2.2, arXiv:1706.02677.
+    """
+    low, high = level("start", start), level("to", to)
+    if low > high:
+        raise ValueError(f"Invalid start: {start} (must be at most to, {to}; for a decay use linear() or cosine())")
+    return way(low, high, count("updates", updates), shape_named("shape", shape, RISES))
+
+
+def cosine(peak: float, *, updates: int, floor: float = 0.0, waves: float = 0.5) -> Schedule:
+    """A cosine from ``peak`` at update 0 down to ``floor`` at update ``updates``.
+
+        floor + (peak − floor) · (1 + cos(2π · waves · t / updates)) / 2
+
+    ``torch.optim.lr_scheduler.CosineAnnealingLR`` and transformers' ``get_cosine_schedule_with_warmup`` up to their
+    end; there they would rise again, and this holds.
+
+    Args:
+        peak: first value, ≥ ``floor``.
+        updates: length, ≥ 0.
+        floor: lowest value, ≥ 0.
+        waves: how many waves of the cosine, > 0; half a wave goes from the top to the bottom (transformers'
+            ``num_cycles``).
+
+    Raises:
+        ValueError: a value below 0 or not finite, ``floor`` above ``peak``, a length below 0, ``waves`` not above 0.
+        TypeError: the length is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import cosine
+        >>> [round(cosine(1.0, updates=4, floor=0.1)(update), 4) for update in range(6)]
+        [1.0, 0.8682, 0.55, 0.2318, 0.1, 0.1]
+
+    Source: Loshchilov and Hutter, SGDR, 2017, equation 5, arXiv:1608.03983.
+    """
+    high, low = fall(peak, floor)
+    return way(high, low, count("updates", updates), Wave(positive("waves", waves)))
+
+
+def polynomial(peak: float, *, updates: int, power: float = 1.0, floor: float = 0.0) -> Schedule:
+    """A power of the share that is left, from ``peak`` at update 0 down to ``floor`` at update ``updates``.
+
+        floor + (peak − floor) · (1 − t / updates)^power
+
+    ``torch.optim.lr_scheduler.PolynomialLR`` and transformers' ``get_polynomial_decay_schedule_with_warmup``.
+
+    Args:
+        peak: first value, ≥ ``floor``.
+        updates: length, ≥ 0.
+        power: > 0; 1 is a straight line, more falls faster at first.
+        floor: value at and after the end, ≥ 0.
+
+    Raises:
+        ValueError: a value below 0 or not finite, ``floor`` above ``peak``, a length below 0, ``power`` not above 0.
+        TypeError: the length is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import polynomial
+        >>> [polynomial(1.0, updates=4, power=2)(update) for update in range(6)]
+        [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    """
+    high, low = fall(peak, floor)
+    return way(high, low, count("updates", updates), Power(positive("power", power)))

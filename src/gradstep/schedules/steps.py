@@ -1,0 +1,136 @@
+"""Schedules that hold a value, and go on to the next in steps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+from gradstep.schedules.base import Schedule
+from gradstep.schedules.checks import count, level, positive
+
+
+@final
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """One value."""
+
+    level: float
+    length: int | None
+
+    @property
+    def updates(self) -> int | None:
+        return self.length
+
+    def value(self, update: int) -> float:
+        return self.level
+
+    def boundaries(self, updates: int) -> tuple[int, ...]:
+        return ()
+
+
+@final
+@dataclass(frozen=True)
+class Step(Schedule):
+    """A factor again and again, every so many updates."""
+
+    start: float
+    factor: float
+    every: int
+
+    @property
+    def updates(self) -> None:
+        return None
+
+    def value(self, update: int) -> float:
+        return self.start * self.factor ** (update // self.every)
+
+    def boundaries(self, updates: int) -> tuple[int, ...]:
+        return tuple(range(self.every, updates, self.every))
+
+
+@final
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """A factor at each of the given updates."""
+
+    start: float
+    factor: float
+    at: tuple[int, ...]
+
+    @property
+    def updates(self) -> None:
+        return None
+
+    def value(self, update: int) -> float:
+        return self.start * self.factor ** bisect_right(self.at, update)
+
+    def boundaries(self, updates: int) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(b for b in self.at if 0 < b < updates))
+
+
+def constant(value: float, *, updates: int | None = None) -> Schedule:
+    """One value; with ``updates``, a piece of that length for :meth:`~gradstep.schedules.Schedule.then`.
+
+    Args:
+        value: ≥ 0.
+        updates: length, ≥ 0; None for no end.
+
+    Raises:
+        ValueError: the value is below 0 or not finite, or the length below 0.
+        TypeError: the length is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import constant
+        >>> constant(3e-4)(10_000)
+        0.0003
+    """
+    return Constant(level("value", value), None if updates is None else count("updates", updates))
+
+
+def step(start: float, *, every_updates: int, factor: float = 0.1) -> Schedule:
+    """Multiplied by ``factor`` every so many updates, without end.
+
+        start · factor^⌊t / every_updates⌋
+
+    ``torch.optim.lr_scheduler.StepLR`` (``step_size``, ``gamma``).
+
+    Args:
+        start: first value, ≥ 0.
+        every_updates: ≥ 1.
+        factor: > 0.
+
+    Raises:
+        ValueError: an argument outside its bounds.
+        TypeError: ``every_updates`` is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import step
+        >>> [step(1.0, every_updates=2, factor=0.5)(update) for update in range(5)]
+        [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+    return Step(level("start", start), positive("factor", factor), count("every_updates", every_updates, least=1))
+
+
+def multi_step(start: float, *, at_updates: Iterable[int], factor: float = 0.1) -> Schedule:
+    """Multiplied by ``factor`` at each of the updates given, without end.
+
+    ``torch.optim.lr_scheduler.MultiStepLR`` (``milestones``, ``gamma``).
+
+    Args:
+        start: first value, ≥ 0.
+        at_updates: in any order, each ≥ 0; one given twice counts twice.
+        factor: > 0.
+
+    Raises:
+        ValueError: an argument outside its bounds.
+        TypeError: an update is not a whole number.
+
+    Example:
+        >>> from gradstep.schedules import multi_step
+        >>> [multi_step(1.0, at_updates=[1, 4], factor=0.5)(update) for update in range(6)]
+        [1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
+    """
+    at = tuple(sorted(count("at_updates", update) for update in at_updates))
+    return MultiStep(level("start", start), positive("factor", factor), at)

@@ -1,0 +1,160 @@
+"""The first page of a page file: what it is, and whether its contents are whole.
+
+Lines of text, so that `head -3 FILE` shows them: the magic line; a JSON object (version, byte order, length, and the
+layout's checksum); the SHA-256 of the two. In the page's last sector, by itself, stands the mark: a JSON object and its
+CRC. A mark is shorter than a sector, so that a disk writes it whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, final
+
+from gradstep.storage.pages.errors import PageFileError
+from gradstep.storage.pages.layout import PAGE, Layout
+from gradstep.storage.sizes import show_bytes
+
+MAGIC = b"gradstep page file\n"
+VERSION = 1
+SECTOR = 512
+MARK = PAGE - SECTOR
+"""Where the mark begins."""
+
+Contents = Literal["stepping", "whole", "durable"]
+
+
+@final
+@dataclass(frozen=True)
+class Mark:
+    """What the contents are at this moment.
+
+    Attributes:
+        contents: "stepping": a step is changing them; "whole": a step's end, in this system's memory; "durable": a
+            step's end, forced to the disk.
+        step: the number of the step that is being made, or was made last.
+        boot: which run of the operating system wrote the mark; empty where that is not known.
+        pid: the process that wrote it.
+    """
+
+    contents: Contents
+    step: int
+    boot: str
+    pid: int
+
+    def encode(self) -> bytes:
+        """The mark's sector."""
+        text = json.dumps(vars(self)).encode("ascii")
+        return (text + b" %08x\n" % zlib.crc32(text)).ljust(SECTOR, b"\0")
+
+    @classmethod
+    def decode(cls, sector: bytes) -> Mark | None:
+        """The mark of a sector; None if it is damaged."""
+        text, _, crc = sector.rstrip(b"\0\n").rpartition(b" ")
+        return cls(**json.loads(text)) if text and crc == b"%08x" % zlib.crc32(text) else None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the contents are those of the end of a step.
+
+        A "whole" file was only in memory: that outlives the process, but not the operating system's run.
+        """
+        return self.contents == "durable" or (self.contents == "whole" and self.boot != "" and self.boot == boot())
+
+    def __str__(self) -> str:
+        if self.contents == "stepping":
+            return f"the midst of step {self.step} (of process {self.pid})"
+        if not self.trusted:
+            return f"step {self.step}, not forced to the disk before the machine restarted"
+        return f"the end of step {self.step}"
+
+
+def mark_now(contents: Contents, step: int) -> Mark:
+    """The mark that this process writes at this moment."""
+    return Mark(contents, step, boot(), os.getpid())
+
+
+@cache
+def boot() -> str:
+    """This run of the operating system, which a process that is killed does not end; empty where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def encode_head(layout: Layout) -> bytes:
+    """The first page without its mark, and the layout's table after it."""
+    head = {
+        "version": VERSION,
+        "byte_order": sys.byteorder,
+        "file_bytes": layout.file_bytes,
+        "table_bytes": len(layout.table),
+        "layout_sha256": layout.checksum,
+    }
+    lines = MAGIC + json.dumps(head).encode("ascii") + b"\n"
+    lines += hashlib.sha256(lines).hexdigest().encode("ascii") + b"\n"
+    return lines.ljust(PAGE, b"\0") + layout.table
+
+
+def read_head(path: Path) -> tuple[Layout, Mark | None]:
+    """The layout and the mark of a page file.
+
+    Raises:
+        PageFileError: if the file is no page file of this version and byte order, or is not whole in length.
+    """
+    with path.open("rb") as file:
+        page = file.read(PAGE)
+        length = path.stat().st_size
+        head = _checked(path, page, length)
+        table = file.read(head["table_bytes"])
+    found = hashlib.sha256(table).hexdigest()
+    if found != head["layout_sha256"]:
+        raise _refused(path, f"its table of arrays is damaged: expected SHA-256 {head['layout_sha256']}, found {found}")
+    return Layout.from_table(table), Mark.decode(page[MARK:])
+
+
+def describe(path: Path) -> str:
+    """What stands at a path, in words for a message."""
+    try:
+        layout, mark = read_head(path)
+    except PageFileError:
+        return f"{show_bytes(path.stat().st_size)} that are no page file of this version, or a damaged one"
+    except OSError as error:
+        return f"something that cannot be read ({error.strerror})"
+    size = show_bytes(layout.file_bytes)
+    return f"a page file of {len(layout.entries):,} arrays, {size}, at {mark or 'a damaged mark'}"
+
+
+def _checked(path: Path, page: bytes, length: int) -> dict[str, Any]:
+    """The head's numbers, once they are known to be good."""
+    if not page.startswith(MAGIC):
+        expected = MAGIC.decode().strip()
+        raise _refused(path, f"it is no page file: expected {expected!r} at its start, found {page[: len(MAGIC)]!r}")
+    if len(page) < PAGE:
+        raise _refused(path, f"it is cut off: expected at least {PAGE} bytes, found {length}")
+    lines = page[:MARK].split(b"\n", 3)
+    sha = hashlib.sha256(b"\n".join(lines[:2]) + b"\n").hexdigest()
+    if len(lines) < 4 or lines[2] != sha.encode("ascii"):
+        raise _refused(path, f"its header is damaged: expected SHA-256 {lines[2][:64]!r}, found {sha}")
+    head: dict[str, Any] = json.loads(lines[1])
+    for name, expected_value in (("version", VERSION), ("byte_order", sys.byteorder), ("file_bytes", length)):
+        if head[name] != expected_value:
+            break
+    else:
+        return head
+    if name == "file_bytes":
+        words = f"expected {head[name]:,} bytes ({show_bytes(head[name])}), found {length:,}"
+    else:
+        words = f"expected {name.replace('_', ' ')} {expected_value}, found {head[name]}"
+    raise _refused(path, words)
+
+
+def _refused(path: Path, why: str) -> PageFileError:
+    return PageFileError(f"{path} is refused: {why}")

@@ -1,0 +1,170 @@
+"""Parameter groups: which parameter gets which decay and learning rate, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import nn
+
+from gradstep.training.group_table import ParamGroups, Row
+from gradstep.training.levels import depths, levels_of
+from gradstep.training.parameters import Named, parameters_of
+from gradstep.training.policies import POLICIES, Verdict
+
+EXPLICIT = "explicit"
+"""The policy that assigns nothing: every parameter must be matched by an override."""
+
+Settings = Mapping[str, Any]
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float = 0.1,
+    *,
+    policy: str = "no_decay_norm_bias",
+    embeddings: Literal["decay", "no_decay"] = "decay",
+    lr: float | None = None,
+    layer_decay: float | None = None,
+    overrides: Mapping[str, Settings] | None = None,
+) -> ParamGroups:
+    """The parameters of a model in named groups, for any ``torch.optim.Optimizer``, with the reason for each.
+
+    ==========================  =========================================================================
+    policy                      decays
+    ==========================  =========================================================================
+    ``"no_decay_norm_bias"``    all but norms (by type and by name), biases, and tensors of < 2 dimensions
+    ``"ndim>=2"``               tensors of two or more dimensions, whatever they are
+    ``"all"``                   everything
+    ``"explicit"``              nothing is assigned: every parameter must be matched by an override
+    ==========================  =========================================================================
+
+    A parameter with several names (tied weights) is counted once, under its first name. Parameters that do not
+    require a gradient are left out, and the table says so.
+
+    With ``layer_decay`` d, a parameter below k levels gets ``lr · dᵏ``. The levels are the embeddings, then each
+    numbered layer in the model's order, then the head; see :func:`gradstep.training.levels.levels_of`.
+
+    Args:
+        model: whose parameters.
+        weight_decay: of those that decay, ≥ 0; the others get 0.
+        policy: one of the table's.
+        embeddings: ``"no_decay"`` takes the weights of embeddings out of decay under every policy.
+        lr: the learning rate of every group, > 0; None leaves it to the optimizer. ``layer_decay`` needs it.
+        layer_decay: the factor from each level to the one below, in (0, 1].
+        overrides: settings by pattern of names (``*`` and ``?`` as in file names, over the full name). They go before
+            the policy: ``{"head.*": {"lr": 1e-3}, "*.logit_scale": {"weight_decay": 0.0}}``. ``"name"`` names the
+            group, else the pattern does.
+
+    Returns:
+        A list of groups, each with ``params``, ``param_names``, ``name``, ``weight_decay`` and whatever else was
+        set. ``print(groups.table())`` shows name, shape, group, decay, lr and reason of every parameter. The names
+        stay in the optimizer's ``param_groups`` and so in its checkpoints.
+
+    Raises:
+        ValueError: a setting out of its bounds, an unknown policy, a pattern that matches nothing, a parameter that
+            two patterns match or that none assigns; the message names them all.
+
+    Example:
+        >>> import torch, gradstep
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+        >>> groups = gradstep.param_groups(model, weight_decay=0.1)
+        >>> print(groups.table())
+        parameter  shape   group     decay  lr  reason
+        0.weight   10 × 4  decay     0.1    –   2 dimensions
+        1.weight   4       no_decay  0      –   of a norm
+        1.bias     4       no_decay  0      –   of a norm
+        2.weight   2 × 4   decay     0.1    –   2 dimensions
+        2.bias     2       no_decay  0      –   a bias
+        >>> optimizer = gradstep.AdamW(groups, lr=1e-3)
+        >>> [group["name"] for group in optimizer.param_groups]
+        ['decay', 'no_decay']
+
+    Source: decay on matrices only is the practice since GPT-2; layer-wise decay of the learning rate is Clark et al.,
+    "ELECTRA", arXiv:2003.10555, section 3.1, and Bao et al., "BEiT", arXiv:2106.08254, appendix.
+    """
+    _check(weight_decay, policy, embeddings, lr, layer_decay)
+    overrides = overrides or {}
+    params = parameters_of(model)
+    trained = [p for p in params if p.tensor.requires_grad]
+    if not trained:
+        raise ValueError("the model has no parameter that requires a gradient: nothing can be trained")
+    chosen = _matched(trained, params, overrides)
+    if policy == EXPLICIT and len(chosen) < len(trained):
+        missing = ", ".join(p.name for p in trained if p not in chosen)
+        raise ValueError(f"policy 'explicit': no pattern of overrides matches {missing}")
+    levels = dict(zip(params, levels_of(params), strict=True)) if layer_decay is not None else {}
+    above = depths(list(levels.values()))
+
+    groups: dict[str, dict[str, Any]] = {}
+    rows = []
+    for p in params:
+        if not p.tensor.requires_grad:
+            rows.append(Row(p.names, tuple(p.tensor.shape), None, None, None, "frozen: requires no gradient"))
+            continue
+        decays, reason = _decision(p, policy, embeddings)
+        settings: dict[str, Any] = {"weight_decay": weight_decay if decays else 0.0}
+        if lr is not None:
+            settings["lr"] = lr * layer_decay ** above[levels[p]] if layer_decay is not None else lr
+        parts = [levels[p]] if levels else []
+        if p in chosen:
+            own = dict(overrides[chosen[p]])
+            parts.insert(0, str(own.pop("name", chosen[p])))
+            reason = f"override {chosen[p]!r}" + ("" if "weight_decay" in own or policy == EXPLICIT else f", {reason}")
+            settings.update(own)
+        name = "/".join([*parts, "decay" if settings["weight_decay"] else "no_decay"])
+        _join(groups, name, settings, p)
+        rows.append(Row(p.names, tuple(p.tensor.shape), name, settings["weight_decay"], settings.get("lr"), reason))
+    return ParamGroups(groups.values(), rows)
+
+
+def _decision(p: Named, policy: str, embeddings: str) -> Verdict:
+    if p.in_embedding and embeddings == "no_decay":
+        return False, "an embedding"
+    return POLICIES[policy](p) if policy in POLICIES else (True, "")
+
+
+def _matched(trained: list[Named], params: list[Named], overrides: Mapping[str, Settings]) -> dict[Named, str]:
+    """The one pattern that each parameter is matched by, if it is."""
+    found: dict[Named, list[str]] = {}
+    for pattern, settings in overrides.items():
+        if "params" in settings:
+            raise ValueError(f"overrides[{pattern!r}] gives 'params', which the pattern itself says")
+        hits = [p for p in trained if any(fnmatchcase(name, pattern) for name in p.names)]
+        if not hits:
+            frozen = any(fnmatchcase(name, pattern) for p in params for name in p.names)
+            what = "matches frozen parameters only" if frozen else "matches no parameter"
+            raise ValueError(f"overrides: {pattern!r} {what} (the first of the model is {params[0].name!r})")
+        for p in hits:
+            found.setdefault(p, []).append(pattern)
+    doubly = [f"{p.name} by {' and '.join(map(repr, hits))}" for p, hits in found.items() if len(hits) > 1]
+    if doubly:
+        raise ValueError("overrides: matched more than once: " + "; ".join(doubly))
+    return {p: hits[0] for p, hits in found.items()}
+
+
+def _join(groups: dict[str, dict[str, Any]], name: str, settings: dict[str, Any], p: Named) -> None:
+    group = groups.setdefault(name, {"params": [], "param_names": [], "name": name, **settings})
+    if {key: group[key] for key in group.keys() - {"params", "param_names", "name"}} != settings:
+        raise ValueError(f"overrides: two patterns call their group {name!r} and give it different settings")
+    group["params"].append(p.tensor)
+    group["param_names"].append(p.name)
+
+
+def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None) -> None:
+    if not (weight_decay >= 0 and math.isfinite(weight_decay)):
+        raise ValueError(f"Invalid weight_decay: {weight_decay} (must be finite and at least 0)")
+    known = [*POLICIES, EXPLICIT]
+    if policy not in known:
+        raise ValueError(f"Invalid policy: {policy!r} (choose from {', '.join(map(repr, known))})")
+    if embeddings not in ("decay", "no_decay"):
+        raise ValueError(f"Invalid embeddings: {embeddings!r} (choose 'decay' or 'no_decay')")
+    if lr is not None and not (lr > 0 and math.isfinite(lr)):
+        raise ValueError(f"Invalid lr: {lr} (must be finite and greater than 0)")
+    if layer_decay is not None:
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"Invalid layer_decay: {layer_decay} (must be in (0, 1])")
+        if lr is None:
+            raise ValueError("layer_decay needs lr=, the learning rate of the topmost level")

@@ -1,0 +1,84 @@
+"""Several processes that train one model: when gradients are exchanged, and what has to be exchanged besides."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@runtime_checkable
+class DefersSync(Protocol):
+    """A model that can leave its gradients unexchanged for a while, as DistributedDataParallel does."""
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Inside, forward and backward exchange nothing."""
+
+
+@final
+class Peers:
+    """The processes that train this model with this one, itself included; of an ordinary model, this one alone.
+
+    Args:
+        model: a DistributedDataParallel, or a module that holds one (as ``torch.compile`` makes it), or any other.
+
+    Raises:
+        NotImplementedError: a sharded model (FSDP).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        _refuse_shards(model)
+        modules: list[Any] = list(model.modules())
+        self._ddp = next((m for m in modules if isinstance(m, DistributedDataParallel)), None)
+        self._deferring = self._ddp or next((m for m in modules if isinstance(m, DefersSync)), None)
+
+    def syncing(self, *, last: bool) -> AbstractContextManager[Any]:
+        """What a micro-batch's forward and backward run in: gradients are exchanged in a window's last one only."""
+        return nullcontext() if self._deferring is None or last else self._deferring.no_sync()
+
+    def mean(self, *numbers: float) -> list[float]:
+        """The mean of each number over the processes."""
+        if self._ddp is None:
+            return list(numbers)
+        summed = torch.tensor(numbers, dtype=torch.float64, device=next(self._ddp.parameters()).device)
+        dist.all_reduce(summed, group=self._ddp.process_group)
+        return [float(x) / dist.get_world_size(self._ddp.process_group) for x in summed]
+
+    @torch.no_grad()
+    def exchange_late(self) -> None:
+        """Average the gradients of a window that ended without anybody having known that it would.
+
+        DistributedDataParallel does this during the last backward; here the last one has been. A parameter that has
+        a gradient in no process keeps none.
+        """
+        if self._ddp is None:
+            return
+        group, params = self._ddp.process_group, [p for p in self._ddp.parameters() if p.requires_grad]
+        used = torch.tensor([p.grad is not None for p in params], dtype=torch.int32, device=params[0].device)
+        dist.all_reduce(used, group=group)
+        for p, count in zip(params, used.tolist(), strict=True):
+            if count:
+                gradient: Tensor = torch.zeros_like(p) if p.grad is None else p.grad
+                dist.all_reduce(gradient, group=group)
+                p.grad = gradient.div_(dist.get_world_size(group))
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Raise if the model's parameters are spread over processes.
+
+    Raises:
+        NotImplementedError: FSDP; a norm would be that of one shard only.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # slow to import, and seldom needed
+
+    if any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules()):
+        raise NotImplementedError(
+            "the Stepper does not know sharded models (FSDP): the gradient norm would be that of one process's shard. "
+            "Use DistributedDataParallel, or torch's own sequence with the sharded clip_grad_norm_"
+        )

@@ -1,0 +1,131 @@
+"""The micro-batches of one update, and the order in which things may happen to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+class _Forward(Enum):
+    NONE = 0
+    RUNNING = 1
+    DONE = 2
+
+
+@final
+class Window:
+    """What has been accumulated so far. Every rule of order is checked here, before anything changes.
+
+    Args:
+        size: micro-batches in a full window.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._losses: list[Tensor] = []
+        self._weights: list[float] = []
+        self._forward = _Forward.NONE
+        self._broken = False
+        self.ending = False  # whether the micro-batch in hand is the window's last
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    @property
+    def open(self) -> bool:
+        """Whether there are gradients that no update has used."""
+        return bool(self._losses) or self._broken
+
+    @property
+    def weight(self) -> float:
+        """The total weight."""
+        return math.fsum(self._weights)
+
+    @property
+    def weighted_loss(self) -> float:
+        """The sum of weight times loss."""
+        return math.fsum(w * float(loss) for w, loss in zip(self._weights, self._losses, strict=True))
+
+    def add(self, loss: Tensor, weight: float) -> None:
+        """Count a micro-batch whose gradients have been added."""
+        self._losses.append(loss.detach())
+        self._weights.append(weight)
+        self._forward = _Forward.NONE
+
+    @contextmanager
+    def forward(self, *, last: bool) -> Iterator[None]:
+        """The block that a micro-batch's loss is computed in; without gradients it counts for nothing."""
+        self._check_whole()
+        if self._forward is _Forward.RUNNING:
+            raise RuntimeError("stepper.autocast() inside stepper.autocast(): one block per micro-batch")
+        self._forward, self.ending = _Forward.RUNNING, last or len(self) + 1 == self.size
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            self._forward = _Forward.DONE if finished and torch.is_grad_enabled() else _Forward.NONE
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A block that, if it fails, leaves gradients of which nobody knows what they are."""
+        self._broken = True
+        yield
+        self._broken = False
+
+    # -- what may come next --------------------------------------------------------------------------------------
+
+    def check_backward(self, loss: Tensor, weight: float | Tensor) -> float:
+        """The weight as a number, if a backward pass may come now."""
+        self._check_whole()
+        if self._forward is _Forward.RUNNING:
+            raise RuntimeError("stepper.backward() inside stepper.autocast(): leave the block first, then call it")
+        if self._forward is _Forward.NONE:
+            raise RuntimeError(
+                "stepper.backward() without a forward pass: compute each loss inside `with stepper.autocast():`, once "
+                "per micro-batch"
+            )
+        if loss.numel() != 1:
+            raise ValueError(f"the loss must be one number, the mean over the items; its shape is {tuple(loss.shape)}")
+        if not loss.requires_grad:
+            raise ValueError("the loss requires no gradient: it does not depend on parameters, or was detached")
+        number = float(weight)
+        if not (number > 0 and math.isfinite(number)):
+            raise ValueError(
+                f"Invalid weight: {number} (must be finite and greater than 0; leave out a micro-batch without items)"
+            )
+        return number
+
+    def check_finish(self) -> None:
+        """Raise unless the window may end now."""
+        self._check_whole()
+        if self._forward is not _Forward.NONE:
+            raise RuntimeError(
+                "a loss was computed and not used: call stepper.backward(loss) before stepper.finish(), or compute "
+                "what is not for training inside `with torch.no_grad(), stepper.autocast():`"
+            )
+
+    def check_closed(self, verb: str) -> None:
+        """Raise if there are gradients, which no checkpoint holds."""
+        if self.open:
+            raise RuntimeError(
+                f"cannot {verb} in the middle of a window ({len(self)} of {self.size} micro-batches): call "
+                "stepper.finish() to update with it, or stepper.discard() to throw it away"
+            )
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise RuntimeError(
+                "an error interrupted the window and its gradients are incomplete: call stepper.discard() to clear "
+                "them, then begin the window again"
+            )

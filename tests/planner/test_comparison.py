@@ -1,0 +1,151 @@
+"""All combinations, and which is recommended."""
+
+import json
+
+import pytest
+
+import gradstep
+from gradstep.planner.options import OPTIONS, ROUNDINGS
+from gradstep.rules import SGD
+from gradstep.storage.policy import ROUNDINGS as CODED
+
+
+def chosen(*arguments: object, **options: object) -> str:
+    best = gradstep.plans(*arguments, **options).best  # type: ignore[arg-type]
+    if best is None:
+        return "nothing"
+    c = best.choice
+    return " ".join(filter(None, (c.params, c.rounding, c.state, "paged" if c.paged else "", c.sharded)))
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ("49GB", "float32 nearest float32 none"),  # 48
+        ("47GB", "float32 nearest bfloat16 none"),  # 36
+        ("35GB", "float32 nearest 8bit none"),  # 30.02
+        ("30GB", "float32 nearest float32 paged none"),  # 24.5 and 24 on disk
+        ("24GB", "bfloat16 kahan float32 paged none"),  # 18.5
+        ("16GB", "bfloat16 stochastic float32 paged none"),  # 12.5: what fits a card of 16 GB
+        ("12GB", "nothing"),
+    ],
+)
+def test_3_billion_from_the_plainest_down(budget, expected):
+    assert chosen("3B", budget=budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "budget", "expected"),
+    [
+        ("1B", "17GB", "float32 nearest float32 none"),  # 16
+        ("1B", "15GB", "float32 nearest float32 state"),  # 4 + 4 + 1
+        ("1B", "8.9GB", "float32 nearest float32 gradients"),  # 4 + 0.5 + 1
+        ("llama-3-8b", "24GB", "float32 nearest float32 weights"),  # 4 + 4 + 8 and the embedding's 2.1
+        ("llama-3-8b", "18GB", "float32 nearest bfloat16 weights"),
+    ],
+)
+def test_gpus_are_used_before_anything_is_less_precise(model, budget, expected):
+    assert chosen(model, budget=budget, gpus=8, engine="compiled") == expected
+
+
+def test_every_combination_is_there_once_and_those_that_make_no_sense_are_not():
+    compared = gradstep.plans("3B", budget="24GB")
+    choices = [plan.choice for plan in compared.plans]
+    assert len(choices) == len(set(choices)) == 2 * 3 * (1 + 4)  # placements, states, float32 and bfloat16's roundings
+    assert {c.rounding for c in choices if c.params == "float32"} == {"nearest"}
+    assert len(gradstep.plans("3B", budget="24GB", gpus=8).plans) == 4 * len(choices)
+    assert len(gradstep.plans("3B", budget="24GB", optimizer="sgd").plans) == 1 + 4  # no state to store otherwise
+    assert len(gradstep.plans("3B", budget="24GB", optimizer=SGD(momentum=0.9)).plans) == len(choices)
+
+
+def test_the_codecs_roundings_are_all_compared():
+    assert set(ROUNDINGS) == set(CODED)
+
+
+def test_what_is_fixed_is_kept():
+    compared = gradstep.plans("3B", budget="24GB", params="float16", state="8bit", paged=False)
+    assert {(p.choice.params, p.choice.state, p.choice.paged) for p in compared.plans} == {("float16", "8bit", False)}
+    assert {p.choice.rounding for p in compared.plans} == set(ROUNDINGS)
+
+
+def test_the_reason_says_what_and_how_much():
+    reason = gradstep.plans("3B", budget="35GB").reason
+    assert "float32 weights, 8-bit state, with 30.0 GB of 35.0 GB (as given)" in reason
+    assert "The plainest, float32 weights, float32 state, needs 48.0 GB" in reason
+    assert "It leaves 5.0 GB for activations, which are not counted" in reason
+    assert "The plainest fits" in gradstep.plans("1B", budget="35GB").reason
+    assert "for activations" not in gradstep.plans("1B", budget="35GB", activations="1GB").reason
+    assert "24.0 GB on disk" in gradstep.plans("3B", budget="30GB").reason
+    assert "24.0 GB in the host's memory" in gradstep.plans("3B", budget="30GB", gpus=1, engine="compiled").reason
+    nothing = gradstep.plans("3B", budget="1GiB").reason
+    assert nothing.startswith("Nothing fits 1.00 GiB (as given): the smallest, bfloat16 weights")
+    assert "GB" not in nothing
+
+
+def test_in_brief_a_row_is_the_first_that_fits_or_the_smallest():
+    compared = gradstep.plans("3B", budget="35GB")
+    brief = {(p.choice.params, p.choice.rounding, p.choice.state): p for p in compared.brief}
+    assert len(brief) == 15
+    assert brief["float32", "nearest", "float32"].choice.paged
+    assert not brief["float32", "nearest", "8bit"].choice.paged
+    assert compared.best in compared.brief
+    assert set(compared.brief) <= set(compared.plans)
+
+
+def test_json_holds_everything():
+    compared = gradstep.plans("gpt2", budget="2GiB")
+    read = json.loads(json.dumps(compared.as_dict()))
+    assert read["budget"] == 2 * 2**30
+    recommended = read["plans"][read["recommended"]]
+    assert recommended["fits"] is True
+    assert recommended["device"] == sum(r["nbytes"] for r in recommended["rows"])
+    assert gradstep.plans("gpt2", budget="1MB").as_dict()["recommended"] is None
+
+
+def test_without_a_budget_nothing_is_judged():
+    assert gradstep.plan("3B").fits is None
+    assert gradstep.plan("3B", budget="48.1GB").fits is True
+    assert gradstep.plan("3B", budget="48GB").fits is False  # the step count is 4 bytes too many
+    assert gradstep.plan("3B", budget=48 * 10**9 + 4).fits is True
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"params": "float8"}, "Invalid params: 'float8'"),
+        ({"params": "float64"}, "Invalid params: 'float64'"),
+        ({"state": "8bits"}, "Invalid state: '8bits' .*Did you mean '8bit'"),
+        ({"rounding": "kahn"}, "Did you mean 'kahan'"),
+        ({"rounding": "kahan", "params": "float32"}, "rounding='kahan' is for bfloat16 or float16 weights"),
+        ({"paged": 1}, "Invalid paged: 1"),
+        ({"sharded": "state"}, "sharded='state' needs gpus=2 or more"),
+        ({"sharded": "all", "gpus": 8}, "Invalid sharded: 'all'"),
+        ({"gradients": "int8"}, "Invalid gradients: 'int8'"),
+        ({"gpus": -1}, "Invalid gpus: -1"),
+        ({"gpus": 1.0}, "Invalid gpus: 1.0"),
+        ({"budget": "24GXB"}, "Invalid size"),
+        ({"budget": 0}, "must be above 0"),
+        ({"optimizer": "adamv"}, "Invalid optimizer: 'adamv'.*Did you mean 'adam'"),
+        ({"optimizer": "sgd", "state": "8bit"}, "SGD as set here keeps no state"),
+        ({"optimizer": "sgd", "paged": True}, "SGD as set here keeps no state"),
+        ({"engine": "fused", "gpus": 1}, "engine='fused' is the CPU's"),
+        ({"engine": "compiled", "optimizer": "adafactor"}, "needs means: engine='eager'"),
+    ],
+)
+@pytest.mark.parametrize("ask", [gradstep.plan, gradstep.plans])
+def test_what_cannot_be_is_refused(ask, options, words):
+    with pytest.raises(ValueError, match=words):
+        ask("gpt2", **({"budget": "24GB"} | options))
+
+
+def test_a_gpus_memory_must_be_told():
+    with pytest.raises(ValueError, match="the memory of a GPU is not known here"):
+        gradstep.plans("gpt2", gpus=1)
+
+
+def test_wrong_kinds():
+    with pytest.raises(TypeError, match="optimizer must be a name, a Rule or a subclass of Rule"):
+        gradstep.plan("gpt2", optimizer=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"no argument 'stat' \(what can be fixed is params"):
+        gradstep.plans("gpt2", stat="8bit")
+    assert list(OPTIONS) == ["params", "rounding", "paged", "state", "sharded"]

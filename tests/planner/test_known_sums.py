@@ -1,0 +1,129 @@
+"""Sums that are known from texts, or worked by hand."""
+
+import pytest
+
+import gradstep
+from gradstep.planner.units import GB, GIB
+from gradstep.rules import SGD, Adafactor, AdamW
+
+GPT2_EMBEDDINGS = 50_257 * 768 + 1_024 * 768
+
+
+def of(plan: gradstep.Plan, name: str) -> int:
+    (row,) = [row for row in plan.rows if row.name == name]
+    return row.nbytes
+
+
+def test_3_billion_take_48_gb():
+    plan = gradstep.plan("3B")
+    assert [of(plan, name) for name in ("weights", "gradients", "exp_avg", "exp_avg_sq")] == [12 * GB] * 4
+    assert plan.total == plan.device == 48 * GB + 4  # and the step count
+    assert (plan.host, plan.disk) == (0, 0)
+
+
+def test_paged_24_gb_stay_and_24_go_to_disk():
+    plan = gradstep.plan("3B", paged=True, page_budget="512MB")
+    assert plan.disk == 24 * GB
+    assert plan.device == 24 * GB + 512 * 10**6 + 4
+    assert gradstep.plan("3B", paged=True, gpus=1, engine="compiled").host == 24 * GB
+
+
+def test_10_billion():
+    plan = gradstep.plan(10e9)
+    assert round(of(plan, "weights") / GIB, 2) == 37.25
+    assert round(plan.of("state") / GIB, 2) == 74.51
+    assert round((plan.of("weights") + plan.of("state")) / GIB, 2) == 111.76
+    assert plan.checkpoint == 120 * GB + 4
+
+
+def test_175_billion():
+    plan = gradstep.plan("175B")
+    assert round(plan.of("weights") / GIB, 1) == 651.9
+    assert round(plan.of("state") / 2**40, 2) == 1.27
+
+
+@pytest.mark.parametrize(
+    ("options", "a_parameter"),
+    [
+        ({"params": "bfloat16", "state": "8bit", "rounding": "stochastic"}, 2 + 2 + 2 + 2 / 256),
+        ({"params": "bfloat16", "state": "8bit", "rounding": "nearest"}, 2 + 2 + 2 + 2 / 256),
+        ({"params": "bfloat16", "state": "float32", "rounding": "kahan"}, 2 + 2 + 2 + 8),
+        ({"params": "float16", "state": "bfloat16", "rounding": "master"}, 2 + 2 + 4 + 4),
+        ({"params": "bfloat16", "gradients": "float32"}, 2 + 4 + 8),
+        ({"state": "bfloat16"}, 4 + 4 + 4),
+        ({"optimizer": "lion", "state": "8bit"}, 4 + 4 + 1 + 1 / 256),
+        ({"optimizer": "sgd"}, 4 + 4),
+        ({"optimizer": SGD(momentum=0.9)}, 4 + 4 + 4),
+        ({"optimizer": AdamW(amsgrad=True)}, 4 + 4 + 12),
+    ],
+)
+def test_bytes_a_parameter(options, a_parameter):
+    count = 256 * 10**6
+    assert gradstep.plan(count, **options).total == count * a_parameter + 4
+
+
+def test_in_8_bits_embeddings_norms_and_biases_of_gpt2_stay_float32():
+    plan = gradstep.plan("gpt2", state="8bit")
+    matrices = 12 * 12 * 768 * 768  # 3 + 1 + 4 + 4 squares of 768 in each of 12 blocks
+    vectors = 124_439_808 - GPT2_EMBEDDINGS - matrices
+    assert of(plan, "exp_avg") == of(plan, "exp_avg_sq") == matrices + 4 * (GPT2_EMBEDDINGS + vectors)
+    assert of(plan, "scales") == 2 * matrices // 256
+    assert of(plan, "step") == 4 * 148
+
+
+def test_adafactor_keeps_a_row_and_a_column():
+    plan = gradstep.plan("gpt2", optimizer="adafactor")
+    assert of(plan, "row_var") == 4 * (50_257 + 1_024 + 12 * (768 + 768 + 768 + 4 * 768))
+    assert of(plan, "col_var") == 4 * (768 + 768 + 12 * (3 * 768 + 768 + 4 * 768 + 768))
+    assert of(plan, "variance") == 4 * (124_439_808 - GPT2_EMBEDDINGS - 12 * 12 * 768 * 768)
+
+
+def test_a_count_has_no_rows_and_columns():
+    with pytest.raises(ValueError, match="a count does not tell"):
+        gradstep.plan("3B", optimizer=Adafactor)
+
+
+@pytest.mark.parametrize(
+    ("sharded", "device"),
+    [
+        ("none", 4 + 4 + 8),
+        ("state", 4 + 4 + 1),
+        ("gradients", 4 + 0.5 + 1),
+        ("weights", 0.5 + 0.5 + 1 + 4),  # and one block, here the only tensor, made whole
+    ],
+)
+def test_8_gpus_share(sharded, device):
+    plan = gradstep.plan("8B", gpus=8, sharded=sharded, engine="compiled")
+    assert plan.device == device * 8 * GB + 4
+    assert plan.checkpoint == 96 * GB + 4  # a checkpoint is whole
+
+
+def test_what_is_dealt_out_is_rounded_up():
+    assert of(gradstep.plan(1001, gpus=2, sharded="state", engine="compiled"), "exp_avg") == 2002
+    assert of(gradstep.plan(1001, gpus=3, sharded="state", engine="compiled"), "exp_avg") == 1335
+
+
+def test_the_gathered_block_is_a_layer_of_the_transformer_or_the_embedding():
+    plan = gradstep.plan("llama-3.2-1b", params="bfloat16", gpus=8, sharded="weights")
+    assert of(plan, "gathered block") == 2 * 128_256 * 2_048
+    block = 2 * 8_192 * 8_192 + 2 * 8_192 * 1_024 + 3 * 28_672 * 8_192 + 2 * 8_192
+    embedding = 128_256 * 8_192
+    assert embedding > block
+    assert of(gradstep.plan("llama-3-70b", gpus=8, sharded="weights"), "gathered block") == 4 * embedding
+    blocks = gradstep.plan("gpt2-xl", gpus=2, sharded="weights")
+    assert of(blocks, "gathered block") == 4 * 50_257 * 1_600
+
+
+def test_activations_are_counted_only_if_they_are_given():
+    bare, given = gradstep.plan("3B"), gradstep.plan("3B", activations="2GB")
+    assert "activations" not in {row.name for row in bare.rows}
+    assert given.device == bare.device + 2 * GB
+
+
+def test_resuming_needs_the_checkpoint_twice_on_the_cpu_and_once_on_the_host():
+    cpu = gradstep.plan("1B", activations="2GB")
+    assert cpu.checkpoint == 12 * GB + 4
+    assert cpu.checkpoint_peak == 2 * cpu.checkpoint  # gradients and activations are not there yet
+    assert gradstep.plan("1B", gpus=1).checkpoint_peak == cpu.checkpoint
+    paged = gradstep.plan("1B", paged=True, page_budget="100MB")
+    assert paged.checkpoint_peak == 4 * GB + 4 + 10**8 + cpu.checkpoint

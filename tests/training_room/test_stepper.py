@@ -1,0 +1,468 @@
+"""The update window against one large batch, and against numbers worked by hand."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import gradstep
+from tests.training import assert_same, normal, snapshot
+
+KINDS = [torch.optim.AdamW, gradstep.AdamW]
+
+
+def network(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+
+
+def loss_of(model, x):
+    return (model(x) - x.sum(1, keepdim=True).sin()).square().mean()
+
+
+def fed(stepper, model, batches):
+    """Give the stepper these micro-batches, each weighed by its size; the last outcome."""
+    outcome = None
+    for x in batches:
+        with stepper.autocast():
+            loss = loss_of(model, x)
+        outcome = stepper.backward(loss, weight=len(x))
+    return outcome
+
+
+def one_weight(value=(0.0, 0.0), **options):
+    """A stepper over one vector, SGD with lr 1."""
+    model: Any = nn.Module()
+    model.w = nn.Parameter(torch.tensor(value))
+    return model, gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0), **options)
+
+
+def push(stepper, model, gradient, weight=1.0, **options):
+    """A micro-batch whose gradient is this."""
+    with stepper.autocast(**options):
+        loss = (model.w * torch.as_tensor(gradient)).sum()
+    return stepper.backward(loss, weight)
+
+
+# -- K unequal micro-batches are one batch -------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(
+    windows=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
+    clip=st.sampled_from([None, 0.05]),
+    kind=st.sampled_from([torch.optim.SGD, *KINDS]),
+)
+def test_unequal_micro_batches_equal_one_batch(windows, clip, kind):
+    """Windows of up to 4 micro-batches of 1 to 9 items; the short ones are finished."""
+    model, whole = network(), network()
+    make: Any = kind
+    stepper = gradstep.Stepper(model, make(model.parameters(), lr=0.1), accumulate=4, max_grad_norm=clip)
+    optimizer = make(whole.parameters(), lr=0.1)
+    for number, sizes in enumerate(windows):
+        data = normal(sum(sizes), 3, seed=number, dtype=torch.float64)
+        outcome = fed(stepper, model, data.split(sizes))
+        if len(sizes) < 4:
+            assert outcome is None
+            assert stepper.open
+            outcome = stepper.finish()
+        assert outcome is not None
+
+        loss = loss_of(whole, data)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(whole.parameters(), clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+        assert outcome.loss == pytest.approx(loss.item(), rel=1e-12)
+        assert outcome.grad_norm == pytest.approx(norm.item(), rel=1e-12)
+        assert (outcome.weight, outcome.micro_batches, outcome.update) == (sum(sizes), len(sizes), number)
+        assert not stepper.open
+
+
+def test_dividing_by_the_planned_number_is_another_gradient():
+    """What the test above would find in the usual loop."""
+    model, x = network(), normal(10, 3, dtype=torch.float64)
+    for part in x.split([9, 1]):
+        (loss_of(model, part) / 2).backward()
+    usual = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    loss_of(model, x).backward()
+    right = [p.grad for p in model.parameters() if p.grad is not None]
+    assert max(float((a - b).abs().max()) for a, b in zip(usual, right, strict=True)) > 1e-2
+
+
+def test_the_last_one_can_be_announced():
+    model, stepper = one_weight(accumulate=4)
+    assert push(stepper, model, [1.0, 0.0], weight=1) is None
+    outcome = push(stepper, model, [0.0, 4.0], weight=3, last=True)
+    assert outcome is not None
+    assert model.w.tolist() == [-0.25, -3.0]
+
+
+# -- order -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, gradstep.SGD])
+def test_average_then_clip_by_hand(kind):
+    """Gradients (12, 0) and (0, 16) of weight 1 each: the mean (6, 8) has norm 10, which is clipped to 5."""
+    model, _ = one_weight()
+    stepper = gradstep.Stepper(model, kind(model.parameters(), lr=1.0), accumulate=2, max_grad_norm=5.0)
+    assert push(stepper, model, [12.0, 0.0]) is None
+    outcome = push(stepper, model, [0.0, 16.0])
+    assert outcome is not None
+    assert outcome.stepped
+    assert (outcome.grad_norm, outcome.weight, outcome.micro_batches) == (10.0, 2.0, 2)
+    assert outcome.clip == pytest.approx(0.5)
+    torch.testing.assert_close(model.w.detach(), torch.tensor([-3.0, -4.0]))
+    assert model.w.grad is None
+
+
+def test_without_a_bound_the_norm_is_told_all_the_same():
+    model, stepper = one_weight()
+    outcome = push(stepper, model, [3.0, 4.0])
+    assert outcome is not None
+    assert (outcome.grad_norm, outcome.clip) == (5.0, 1.0)
+    assert model.w.tolist() == [-3.0, -4.0]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, gradstep.SGD])
+def test_float32_gradients_whose_squares_leave_the_range(kind):
+    model, _ = one_weight()
+    stepper = gradstep.Stepper(model, kind(model.parameters(), lr=1.0), max_grad_norm=1.0)
+    outcome = push(stepper, model, [3e30, 4e30])
+    assert outcome is not None
+    assert outcome.grad_norm == pytest.approx(5e30, rel=1e-6)
+    torch.testing.assert_close(model.w.detach(), torch.tensor([-0.6, -0.8]))
+
+
+def test_outcomes_tell_the_update_and_the_rate_it_was_made_with():
+    model, _ = one_weight()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    stepper = gradstep.Stepper(model, optimizer, schedule=schedule)
+    found = [push(stepper, model, g) for g in ([1.0, 0.0], [float("nan"), 0.0], [1.0, 0.0], [1.0, 0.0])]
+    assert [(o.stepped, o.update, o.lr) for o in found if o] == [
+        (True, 0, 1.0),
+        (False, 1, 0.5),
+        (True, 1, 0.5),
+        (True, 2, 0.25),
+    ]
+    assert stepper.updates == 3
+    assert str(found[1]) == "update 1 skipped: the gradient of w is not finite"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pure_schedule_is_asked_for_the_number_of_the_update(kind):
+    model, _ = one_weight()
+    lr = gradstep.schedules.warmup(updates=2, to=0.8).then(gradstep.schedules.constant(0.8))
+    stepper = gradstep.Stepper(model, kind(model.parameters()), schedule=lr, accumulate=2)
+    nan = [float("nan"), 0.0]
+    found = [push(stepper, model, g) for g in ([1.0, 0.0],) * 2 + (nan,) * 2 + ([1.0, 0.0],) * 4]
+    assert [o.lr for o in found if o] == [lr(0), lr(1), lr(1), lr(2)]
+    assert stepper.optimizer.param_groups[0]["lr"] == lr(3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_skipped_update_changes_no_bit(kind, bad):
+    model = network(torch.float32)
+    optimizer = kind([{"params": model[2].parameters()}, {"params": model[0].parameters()}], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    stepper = gradstep.Stepper(model, optimizer, schedule=schedule, accumulate=2, max_grad_norm=1.0)
+    data = [normal(4, 3, seed=i) for i in range(4)]
+    fed(stepper, model, data[:2])
+    before, position = snapshot(optimizer), schedule.state_dict()
+    outcome = fed(stepper, model, [data[2], data[3] * bad])
+    assert outcome is not None
+    assert not outcome.stepped
+    assert outcome.parameter == "0.weight"  # the first in the model, though it is in the second group
+    assert_same(optimizer, before)
+    assert schedule.state_dict() == position
+    assert stepper.updates == 1
+    assert all(p.grad is None for p in model.parameters())
+    outcome = fed(stepper, model, data[2:])  # the next window knows nothing of it
+    assert outcome is not None
+    assert outcome.stepped
+
+
+def test_only_the_culprit_is_named():
+    model = network(torch.float32)
+    stepper = gradstep.Stepper(model, gradstep.AdamW(model.parameters()))
+    model[2].bias.register_hook(lambda g: g * float("inf"))
+    outcome = fed(stepper, model, [normal(4, 3)])
+    assert outcome is not None
+    assert outcome.parameter == "2.bias"
+
+
+def test_the_schedule_is_driven_by_hand_written_objects_too():
+    class Counter:
+        count = 0
+
+        def step(self):
+            self.count += 1
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+
+    model, _ = one_weight()
+    stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters()), schedule=Counter(), accumulate=2)
+    for _ in range(6):
+        push(stepper, model, [1.0, 0.0])
+    assert stepper.state_dict()["schedule"] == {"count": 3}
+
+
+def test_sparse_gradients_of_an_optimizer_that_takes_them():
+    model: Any = nn.Embedding(4, 2, sparse=True)
+    before = model.weight.detach().clone()
+    stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0), accumulate=2, max_grad_norm=1.0)
+    outcome = None
+    for index in (1, 1):
+        with stepper.autocast():
+            loss = (model(torch.tensor([index])) * torch.tensor([3.0, 4.0])).sum()
+        outcome = stepper.backward(loss)
+    assert outcome is not None
+    assert outcome.grad_norm == 5.0
+    torch.testing.assert_close(before - model.weight.detach(), torch.tensor([[0.0, 0], [0.6, 0.8], [0, 0], [0, 0]]))
+
+
+def test_two_steppers_on_two_parts_of_a_model():
+    """As in a GAN: the loss of one part leaves gradients in the other, which may not get into its window."""
+    model: Any = nn.Module()
+    model.w, model.v = (nn.Parameter(torch.ones(())) for _ in range(2))
+    first, second = (gradstep.Stepper(model, torch.optim.SGD([p], lr=0.1)) for p in (model.w, model.v))
+    with first.autocast():
+        loss = model.w * model.v
+    assert first.backward(loss) is not None
+    assert (model.w.item(), model.v.grad.item()) == (pytest.approx(0.9), 1.0)
+    with second.autocast():
+        loss = 2 * model.v
+    with pytest.raises(RuntimeError, match="gradients from before the window"):
+        second.backward(loss)
+    second.discard()
+    with second.autocast():
+        loss = 2 * model.v
+    second.backward(loss)
+    assert model.v.item() == pytest.approx(0.8)
+
+
+def test_a_weight_may_be_a_tensor():
+    model, stepper = one_weight(accumulate=2)
+    push(stepper, model, [1.0, 0.0], weight=torch.tensor(1))
+    outcome = push(stepper, model, [0.0, 4.0], weight=torch.tensor(3))
+    assert outcome is not None
+    assert outcome.weight == 4.0
+    assert model.w.tolist() == [-0.25, -3.0]
+
+
+# -- calls out of order ----------------------------------------------------------------------------------------------
+
+
+def test_calls_out_of_order():
+    model, stepper = one_weight(accumulate=2)
+    with pytest.raises(RuntimeError, match="without a forward pass: compute each loss inside"):
+        stepper.backward(model.w.sum())
+    with stepper.autocast():
+        loss = model.w.sum()
+        with pytest.raises(RuntimeError, match="leave the block first"):
+            stepper.backward(loss)
+        with pytest.raises(RuntimeError, match="one block per micro-batch"), stepper.autocast():
+            pass
+    with pytest.raises(RuntimeError, match=r"call stepper\.backward\(loss\) before stepper\.finish"):
+        stepper.finish()
+    stepper.backward(loss)
+    with pytest.raises(RuntimeError, match="without a forward pass"):
+        stepper.backward(model.w.sum())
+    for call in (stepper.state_dict, lambda: stepper.load_state_dict({})):
+        with pytest.raises(RuntimeError, match=r"middle of a window \(1 of 2 micro-batches\): call stepper\.finish"):
+            call()
+    assert stepper.finish() is not None
+    assert model.w.tolist() == [-1.0, -1.0]
+    assert stepper.finish() is None
+
+
+def test_a_loss_may_be_computed_and_not_used():
+    """Evaluation in the training precision."""
+    model, stepper = one_weight(accumulate=2)
+    push(stepper, model, [1.0, 0.0])
+    for _ in range(2):
+        with torch.no_grad(), stepper.autocast():
+            model.w.sum()
+    assert stepper.finish() is not None
+    assert model.w.tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf")])
+def test_weights_that_are_none(weight):
+    model, stepper = one_weight(accumulate=2)
+    push(stepper, model, [1.0, 0.0])
+    with pytest.raises(ValueError, match="Invalid weight"):
+        push(stepper, model, [1.0, 0.0], weight=weight)
+    push(stepper, model, [1.0, 0.0])
+    assert model.w.tolist() == [-1.0, 0.0]
+
+
+def test_losses_that_are_none():
+    model, stepper = one_weight()
+    with stepper.autocast():
+        pass
+    with pytest.raises(ValueError, match=r"its shape is \(2,\)"):
+        stepper.backward(model.w * 2)
+    with pytest.raises(ValueError, match="requires no gradient"):
+        stepper.backward(model.w.sum().detach())
+    assert not stepper.open
+
+
+def test_gradients_from_before_the_window():
+    model, stepper = one_weight()
+    model.w.sum().backward()
+    with pytest.raises(RuntimeError, match="gradients from before the window"):
+        push(stepper, model, [1.0, 0.0])
+    stepper.discard()
+    push(stepper, model, [1.0, 0.0])
+    assert model.w.tolist() == [-1.0, 0.0]
+
+
+def test_gradients_cleared_under_the_steppers_hands():
+    model, stepper = one_weight(accumulate=3)
+    push(stepper, model, [1.0, 0.0])
+    stepper.optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match=r"do not call zero_grad\(\)"):
+        stepper.finish()
+
+
+class Failing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise MemoryError("no room")
+
+
+def test_after_a_failed_backward_the_window_has_to_be_discarded():
+    model, stepper = one_weight(accumulate=2)
+    push(stepper, model, [1.0, 0.0])
+    with stepper.autocast():
+        loss = Failing.apply(model.w).sum()
+    with pytest.raises(MemoryError):
+        stepper.backward(loss)
+    assert stepper.open
+    for call in (stepper.finish, lambda: push(stepper, model, [1.0, 0.0])):
+        with pytest.raises(RuntimeError, match=r"call stepper\.discard\(\)"):
+            call()
+    stepper.discard()
+    assert not stepper.open
+    push(stepper, model, [1.0, 0.0])
+    push(stepper, model, [1.0, 0.0])
+    assert model.w.tolist() == [-1.0, 0.0]
+
+
+def test_a_failed_forward_changes_nothing():
+    model, stepper = one_weight(accumulate=2)
+    push(stepper, model, [1.0, 0.0])
+    with pytest.raises(ZeroDivisionError), stepper.autocast():
+        1 / 0  # noqa: B018  # what fails
+    push(stepper, model, [1.0, 0.0])
+    assert model.w.tolist() == [-1.0, 0.0]
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"accumulate": 0}, ValueError, "Invalid accumulate: 0"),
+        ({"accumulate": 1.5}, ValueError, "Invalid accumulate: 1.5"),
+        ({"max_grad_norm": 0.0}, ValueError, "Invalid max_grad_norm: 0.0"),
+        ({"precision": "fp8"}, ValueError, "Invalid precision: 'fp8' .choose from 'float32', 'bf16', 'fp16'"),
+        ({"scaler": torch.amp.GradScaler("cpu")}, ValueError, "with precision='fp16' only"),
+        ({"schedule": 0.1}, TypeError, "must be one of gradstep.schedules, .*, not 0.1"),
+    ],
+    ids=str,
+)
+def test_refused_settings(options, error, words):
+    with pytest.raises(error, match=words):
+        one_weight(**options)
+
+
+def test_refused_schedules():
+    model, _ = one_weight()
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=1.0) for _ in range(2))
+    with pytest.raises(ValueError, match="made for another optimizer"):
+        gradstep.Stepper(model, optimizer, schedule=torch.optim.lr_scheduler.StepLR(other, 1))
+    groups: Any = gradstep.param_groups(network(), lr=1.0, layer_decay=0.5)
+    with pytest.raises(ValueError, match=r"learning rates from 0.5 to 1, .* lr_factor="):
+        gradstep.Stepper(model, torch.optim.SGD(groups), schedule=gradstep.schedules.constant(0.1))
+    plateau: Any = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(TypeError, match="needs a metric"):
+        gradstep.Stepper(model, optimizer, schedule=plateau)
+
+
+# -- precision and exchange -----------------------------------------------------------------------------------------
+
+
+def test_bf16_is_torchs_autocast():
+    model, by_hand = network(torch.float32), network(torch.float32)
+    stepper = gradstep.Stepper(model, torch.optim.AdamW(model.parameters()), precision="bf16")
+    optimizer = torch.optim.AdamW(by_hand.parameters())
+    for t in range(3):
+        x = normal(4, 3, seed=t)
+        with stepper.autocast():
+            assert model(x).dtype == torch.bfloat16
+        fed(stepper, model, [x])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(by_hand, x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_same(stepper.optimizer, optimizer)
+
+
+class Deferring(nn.Linear):
+    """A model that writes down what runs without exchange."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.silent = False
+        self.seen: list[tuple[str, bool]] = []
+        self.weight.register_hook(lambda _: self.seen.append(("backward", self.silent)))
+
+    @contextmanager
+    def no_sync(self):
+        self.silent = True
+        yield
+        self.silent = False
+
+    def forward(self, x):
+        self.seen.append(("forward", self.silent))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "inside another"])
+def test_gradients_are_exchanged_in_the_last_micro_batch_only(wrapped):
+    model = Deferring()
+    outer = nn.Sequential(model) if wrapped else model
+    stepper = gradstep.Stepper(outer, torch.optim.SGD(model.parameters()), accumulate=3)
+
+    def run(**options):
+        with stepper.autocast(**options):
+            loss = model(torch.ones(1, 1)).sum()
+        stepper.backward(loss)
+        seen, model.seen = model.seen, []
+        assert [what for what, _ in seen] == ["forward", "backward"]
+        return [silent for _, silent in seen]
+
+    for _ in range(2):
+        assert [run(), run(), run()] == [[True, True], [True, True], [False, False]]
+    assert [run(), run(last=True)] == [[True, True], [False, False]]
