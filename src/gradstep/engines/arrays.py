@@ -6,6 +6,7 @@ turning its axes, which copies nothing.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from gradstep.engines.base import UpdateSpec
+from gradstep.engines.statistics import STATISTICS, SUMS
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
 from gradstep.storage.noise import field, halves, mixed
+
+NOTHING = [0.0] * SUMS + [math.nan] * (len(STATISTICS) - SUMS)
+"""The statistics of a parameter without elements."""
 
 
 class Arrays(ABC):
@@ -52,7 +57,7 @@ class Arrays(ABC):
 
     # -- values ---------------------------------------------------------------------------------------------------
 
-    def update(self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array]) -> None:
+    def update(self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array], *, watched: bool) -> list[float]:
         """One step of one parameter, in place.
 
         Args:
@@ -60,6 +65,10 @@ class Arrays(ABC):
             c: the coefficients, by name.
             key: of the parameter's noise at this step.
             columns: the array of every field.
+            watched: whether to collect statistics.
+
+        Returns:
+            The statistics, if they are collected.
         """
         places = spec.grouped(columns)
         g, p, *slots = (
@@ -67,7 +76,8 @@ class Arrays(ABC):
             for codec, fields in zip(spec.codecs, places, strict=True)
         )
         state = State(**dict(zip(spec.slots, slots, strict=True)))
-        new = [spec.rule.update(p, g * c.gradient, state, c), *(getattr(state, name) for name in spec.slots)]
+        g = g * c.gradient
+        new = [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
         random: dict[int, Array] = {}
         codes: list[Array] = []
         for j, (x, fields) in enumerate(zip(new, places[1:], strict=True), 1):
@@ -78,7 +88,22 @@ class Arrays(ABC):
                     random[stream] = mixed(self.count(fields[0]), *halves(key), stream)
                 noise = self._shaped(field(random[stream], half), fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
+        found = self._statistics(spec, g, p, new) if watched else []
         self.write(columns[1:], codes)
+        return found
+
+    def _statistics(self, spec: UpdateSpec, g: Array, p: Array, new: Sequence[Array]) -> list[float]:
+        double = np.float64
+        stored = spec.parameter.kept(new[0])
+        second = dict(zip(spec.slots, new[1:], strict=True)).get(spec.second)
+        squares = (
+            (self.cast(x, double) ** 2).sum() for x in (g, stored, self.cast(stored, double) - self.cast(p, double))
+        )
+        return [
+            *map(float, squares),
+            float(((stored == p) & (g != 0.0)).sum()),
+            *([math.nan] * 2 if second is None else (float(second.min()), float(second.max()))),
+        ]
 
     def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
         """What is stored in these arrays."""

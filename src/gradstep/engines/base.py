@@ -30,6 +30,7 @@ class UpdateSpec:
             factor that unscales, clips and (for maximize) negates the gradient.
         gradient, parameter: how these are stored.
         state: how each slot is stored.
+        second: the name of the first slot that is never negative, or empty.
     """
 
     rule: type[Rule]
@@ -38,6 +39,7 @@ class UpdateSpec:
     gradient: Elementwise
     parameter: Elementwise
     state: tuple[Codec, ...]
+    second: str = ""
 
     @property
     def arithmetic(self) -> type[np.floating[Any]]:
@@ -80,6 +82,8 @@ class Batch(ABC):
         coefficients: (rows, names) in float64.
         keys: (n,) of the noise, if the spec takes any (see :mod:`gradstep.storage.noise`).
         threads: how many threads may work.
+        watched: whether to collect statistics.
+        statistics: (n, len(STATISTICS)) of the last update, if it was watched.
     """
 
     spec: UpdateSpec
@@ -87,6 +91,8 @@ class Batch(ABC):
     coefficients: NDArray[np.float64]
     keys: Int64s
     threads: int
+    watched: bool = False
+    statistics: NDArray[np.float64] = np.empty((0, 0))
 
     @property
     @abstractmethod
@@ -143,7 +149,7 @@ class Engine(ABC):
 
     @abstractmethod
     def update(self, batch: Batch) -> None:
-        """Update parameters and slots in place; gradients are only read."""
+        """Update parameters and slots in place; gradients are only read. Collect statistics if the batch is watched."""
 
     @abstractmethod
     def squares(self, batch: Batch) -> float:

@@ -35,6 +35,8 @@ class Compiled(Engine):
         return None
 
     def update(self, batch: Batch) -> None:
+        if batch.watched:
+            raise ValueError("engine='compiled' collects no statistics: watch with engine='eager' or 'fused'")
         step = _compiled(batch.spec)
         for row, *columns in zip(batch.rows, *batch.columns, strict=True):
             if columns[0].numel():
@@ -55,6 +57,8 @@ def _flat(tensor: Tensor) -> Tensor:
 @cache
 def _compiled(spec: UpdateSpec) -> Any:
     def step(numbers: Tensor, *columns: Tensor) -> None:
-        ARRAYS.update(spec, State(**dict(zip(spec.coefficients, numbers.unbind(), strict=True))), 0, columns)
+        ARRAYS.update(
+            spec, State(**dict(zip(spec.coefficients, numbers.unbind(), strict=True))), 0, columns, watched=False
+        )
 
     return torch.compile(step, dynamic=True, fullgraph=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.arrays import Arrays
+from gradstep.engines.arrays import NOTHING, Arrays
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -66,9 +66,14 @@ class Eager(Engine):
         rows = [
             SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
         ]
+        found: list[list[float]] = []
         for row, key, *columns in zip(batch.rows, batch.keys, *batch.columns, strict=True):
+            fields = [real(t) for t in columns]
             if columns[0].numel():
-                ARRAYS.update(spec, rows[row], int(key), [real(t) for t in columns])
+                found.append(ARRAYS.update(spec, rows[row], int(key), fields, watched=batch.watched))
+            else:
+                found.append(NOTHING)
+        batch.statistics = np.array(found) if batch.watched else batch.statistics
 
     def squares(self, batch: Batch) -> float:
         return squares(batch.columns[0])

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.engines.arrays import Arrays
+from gradstep.engines.arrays import NOTHING, Arrays
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -66,11 +66,15 @@ class Reference(Engine):
             SimpleNamespace(**dict(zip(spec.coefficients, row.astype(spec.arithmetic), strict=True)))
             for row in batch.coefficients
         ]
+        found: list[list[float]] = []
         # Overflow and 0/0 are what the numbers say; the kernel does not warn of them either.
         with np.errstate(all="ignore"):
             for row, key, *columns in zip(batch.rows, batch.keys, *batch.arrays(), strict=True):
                 if columns[0].size:
-                    _ARRAYS.update(spec, rows[row], int(key), columns)
+                    found.append(_ARRAYS.update(spec, rows[row], int(key), columns, watched=batch.watched))
+                else:
+                    found.append(NOTHING)
+        batch.statistics = np.array(found) if batch.watched else batch.statistics
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

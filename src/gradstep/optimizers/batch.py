@@ -98,6 +98,16 @@ class TorchBatch(Batch):
         return column if self.active is None else [column[i] for i in self.active]
 
     @property
+    def names(self) -> Sequence[str]:
+        """What the parameters are called."""
+        return self._taken(self.part.names)
+
+    @property
+    def groups(self) -> Int64s:
+        """(n,) the number of each one's group."""
+        return self.part.groups if self.active is None else self.part.groups[self.active]
+
+    @property
     def lengths(self) -> Int64s:
         return self.part.lengths if self.active is None else self.part.lengths[self.active]
 

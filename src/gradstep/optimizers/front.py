@@ -18,6 +18,7 @@ from torch import Tensor
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached
 from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
+from gradstep.optimizers.statistics import Statistics, gathered
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
@@ -36,12 +37,14 @@ class StepReport:
         grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
         clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
         reason: why the step was skipped, else empty.
+        statistics: of every parameter that was updated, if :attr:`Optimizer.watch` was set.
     """
 
     stepped: bool
     grad_norm: float | None = None
     clip: float = 1.0
     reason: str = ""
+    statistics: Statistics | None = None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -58,6 +61,9 @@ class Optimizer(torch.optim.Optimizer):
     """Set by ``torch.amp.GradScaler`` for the length of one step: not 0 if a gradient is not finite."""
 
     _step_supports_amp_scaling: ClassVar[bool] = True
+
+    watch: bool = False
+    """Whether steps collect statistics, in the pass that updates; they are in ``last_step.statistics``."""
 
     last_step: StepReport | None = None
     """What the last ``step()`` did; None before the first."""
@@ -298,9 +304,11 @@ class Optimizer(torch.optim.Optimizer):
                 clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
         for batch, scalars in zip(batches, after, strict=True):
             batch.coefficients[:, -1] *= clip / scale
+            batch.watched = self.watch
             batch.part.engine.update(batch)
             table.commit(batch, scalars)
-        return StepReport(stepped=True, grad_norm=norm, clip=clip)
+        found = gathered(batches, clip) if self.watch else None
+        return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 

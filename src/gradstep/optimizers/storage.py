@@ -64,6 +64,7 @@ class Stored:
             gradient=Nearest(element_of(gradient)),
             parameter=self.parameter,
             state=self.codecs,
+            second=next((slot.name for slot in self.slots if not slot.signed), ""),
         )
 
 

@@ -57,9 +57,9 @@ class Codec(ABC):
         """The arrays; the first has the shape of the parameter."""
 
     @property
+    @abstractmethod
     def noisy(self) -> bool:
         """Whether rounding takes noise."""
-        return False
 
     @property
     def arithmetic(self) -> type[np.floating[Any]]:
@@ -91,6 +91,10 @@ class Elementwise(Codec):
             noise: int32, uniform on 0 … 2²⁰ − 1, if the codec is :attr:`noisy`.
         """
 
+    @abstractmethod
+    def kept(self, x: Array) -> Array:
+        """What is there of a new value at the next step; of one that is rounded at random, what is on average."""
+
 
 @final
 @dataclass(frozen=True)
@@ -107,11 +111,18 @@ class Nearest(Elementwise):
     def fields(self) -> tuple[Field, ...]:
         return (Field(self.element),)
 
+    @property
+    def noisy(self) -> bool:
+        return False
+
     def join(self, *numbers: Array) -> Array:
         return numbers[0]
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (x,)
+
+    def kept(self, x: Array) -> Array:
+        return self.element.nearest(x)
 
 
 @final
@@ -145,6 +156,9 @@ class Stochastic(Elementwise):
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (self.element.at_random(x, noise),)
 
+    def kept(self, x: Array) -> Array:
+        return x
+
 
 @final
 @dataclass(frozen=True)
@@ -165,6 +179,10 @@ class Kahan(Elementwise):
     def fields(self) -> tuple[Field, ...]:
         return Field(self.element), Field(self.element, "kahan_comp")
 
+    @property
+    def noisy(self) -> bool:
+        return False
+
     def join(self, *numbers: Array) -> Array:
         kept, rest = numbers
         return kept + rest
@@ -173,6 +191,9 @@ class Kahan(Elementwise):
         kept = self.element.nearest(x)
         rest = x - kept
         return kept, where(rest == rest, rest, 0.0)  # infinity less infinity
+
+    def kept(self, x: Array) -> Array:
+        return x
 
 
 @final
@@ -194,12 +215,19 @@ class Master(Elementwise):
     def fields(self) -> tuple[Field, ...]:
         return Field(self.element), Field(ELEMENTS["float32"], "master_param")
 
+    @property
+    def noisy(self) -> bool:
+        return False
+
     def join(self, *numbers: Array) -> Array:
         rounded, master = numbers
         return where(self.element.nearest(master) == rounded, master, rounded)
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return x, x
+
+    def kept(self, x: Array) -> Array:
+        return x
 
 
 _PLACES = BITS  # of the 23 places of a float32's mantissa; 3 are kept, and the noise is as long as what is dropped

@@ -6,9 +6,11 @@ from functools import cache
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.fused.job import CHUNK, launch
+from gradstep.engines.base import Batch, Engine, Int64s, Traits, UpdateSpec
+from gradstep.engines.fused.job import launch, owners_of
+from gradstep.engines.statistics import STATISTICS, SUMS
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
 
@@ -43,12 +45,18 @@ class Fused(Engine):
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         tensors = np.column_stack((batch.addresses, batch.lengths, batch.rows, batch.keys))
-        launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
+        if not batch.watched:
+            launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
+            return
+        owners = owners_of(batch.lengths)
+        found = np.empty((len(owners), len(STATISTICS)))
+        launch(_update_kernel(batch.spec, True), tensors, batch.lengths, batch.threads, coefficients, found)
+        batch.statistics = _by_tensor(found, owners, len(batch.lengths), ranged=bool(batch.spec.second))
 
     def squares(self, batch: Batch) -> float:
         lengths = batch.lengths
         tensors = np.column_stack((batch.addresses[:, 0], lengths, batch.rows, batch.keys))
-        partial = np.empty(int((-(-lengths // CHUNK)).sum()))
+        partial = np.empty(len(owners_of(lengths)))
         launch(
             _squares_kernel(batch.spec.gradient.fields[0].element),
             tensors,
@@ -60,15 +68,29 @@ class Fused(Engine):
         return float(partial.sum())
 
 
+def _by_tensor(found: NDArray[np.float64], owners: Int64s, tensors: int, *, ranged: bool) -> NDArray[np.float64]:
+    """The statistics of tensors from those of their chunks."""
+    result = np.zeros((tensors, len(STATISTICS)))
+    result[:, SUMS:] = np.nan
+    if not len(owners):
+        return result
+    first = np.flatnonzero(np.diff(owners, prepend=-1))  # the first chunk of every tensor that has any
+    result[owners[first], :SUMS] = np.add.reduceat(found[:, :SUMS], first)
+    if ranged:
+        result[owners[first], SUMS] = np.minimum.reduceat(found[:, SUMS], first)
+        result[owners[first], SUMS + 1] = np.maximum.reduceat(found[:, SUMS + 1], first)
+    return result
+
+
 # LLVM is slow to import and not needed by other engines: these import it when they are first called.
 
 
 @cache
-def _update_kernel(spec: UpdateSpec) -> int:
+def _update_kernel(spec: UpdateSpec, watched: bool = False) -> int:
     from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_update
 
-    return compile_module(build_update(spec))
+    return compile_module(build_update(spec, watched=watched))
 
 
 @cache

@@ -55,6 +55,11 @@ def launch(
     run(kernel, job.ctypes.data, max(1, min(threads, len(chunks), elements // _PER_THREAD)))
 
 
+def owners_of(lengths: Int64s) -> Int64s:
+    """(chunks,) the tensor of every chunk."""
+    return _chunks(lengths.tobytes())[0][:, 0]
+
+
 @lru_cache(maxsize=16)  # the same at every step of an optimizer
 def _chunks(lengths: bytes) -> tuple[Int64s, int]:
     """(chunks, 2) the tensor and the first element of every chunk; and the number of elements of all tensors."""

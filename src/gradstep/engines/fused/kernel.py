@@ -12,18 +12,27 @@ from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
-from gradstep.engines.fused.trace import Value, largest, llvm_type, ramp, splat
+from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
+from gradstep.engines.fused.watch import Watch
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, Blocks, Elementwise
 from gradstep.storage.elements import Element
 from gradstep.storage.noise import field, mixed
 
 
-def build_update(spec: UpdateSpec) -> ir.Module:
-    """The kernel that updates parameters and slots in place."""
+def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
+    """The kernel that updates parameters and slots in place.
+
+    Args:
+        spec: what to compute.
+        watched: whether to collect statistics, per chunk, in ``results``.
+    """
     kernel = Kernel(columns=len(spec.fields))
     with kernel.every_chunk() as chunk:
-        _Update(kernel, spec, chunk).write()
+        watch = Watch(kernel, spec) if watched else None
+        _Update(kernel, spec, chunk, watch).write()
+        if watch is not None:
+            watch.finish(chunk)
     return kernel.module
 
 
@@ -43,12 +52,9 @@ def build_squares(gradient: Element) -> ir.Module:
             builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
 
         kernel.every_vector(chunk.start, chunk.stop, body)
-        vector = builder.load(sums[LANES], typ=llvm_type(np.float64, LANES))
-        total = builder.load(sums[1], typ=llvm_type(np.float64))
-        for lane in range(LANES):
-            total = builder.fadd(total, builder.extract_element(vector, ir.Constant(ir.IntType(32), lane)))
+        total = kernel.get(sums[1], np.float64, 1) + added(kernel.get(sums[LANES], np.float64, LANES))
         target = builder.gep(kernel.job["results"], [chunk.index], source_etype=llvm_type(np.float64))
-        builder.store(total, target)
+        builder.store(total.ir, target)
     return kernel.module
 
 
@@ -62,8 +68,8 @@ class _Update:
     for square roots and divisions, the other does not.
     """
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk) -> None:
-        self.kernel, self.spec, self.chunk = kernel, spec, chunk
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, watch: Watch | None) -> None:
+        self.kernel, self.spec, self.chunk, self.watch = kernel, spec, chunk, watch
         self.builder = b = kernel.builder
         first = b.mul(chunk.row, integer(len(spec.coefficients)))
         self.coefficients = [
@@ -142,7 +148,10 @@ class _Update:
         )
         g, p, *slots = values
         state = State(**dict(zip(spec.slots, slots, strict=True)))
-        new = [spec.rule.update(p, g * c.gradient, state, c), *(getattr(state, name) for name in spec.slots)]
+        g = g * c.gradient
+        new = [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
+        if self.watch is not None:
+            self.watch.see(g, p, new, lanes)
         random: dict[int, Value] = {}
         for j, x in enumerate(new, 1):
             codec = spec.codecs[j]

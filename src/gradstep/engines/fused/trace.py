@@ -71,6 +71,18 @@ def ramp(builder: ir.IRBuilder, first: ir.Value, lanes: int) -> Value:
     return Value(builder, builder.add(splat(builder, first, lanes), steps))
 
 
+def lanes_of(vector: Value) -> list[Value]:
+    """Every lane on its own."""
+    b = vector.builder
+    return [Value(b, b.extract_element(vector.ir, ir.Constant(_INDEX, i))) for i in range(vector.ir.type.count)]
+
+
+def added(vector: Value) -> Value:
+    """The sum of the lanes, from the first to the last."""
+    first, *others = lanes_of(vector)
+    return sum(others, start=first)
+
+
 def largest(vector: Value) -> Value:
     """The largest of the int32 in the lanes."""
     kind = vector.ir.type
