@@ -11,24 +11,27 @@ from pathlib import Path
 
 from gradstep import HOMES
 from gradstep.rules import RULES, settings_of
+from gradstep.variants import VARIANTS
 
 PACKAGE = Path(__file__).parent.parent / "src" / "gradstep"
 
 _HEAD = '''"""Written by tools/stubs.py from the rules; do not edit."""
 
+from pathlib import Path
 from typing import final
 
 from torch import Tensor
 
 '''
 
-_TYPES = ("ParamsT", "RoundingName", "StateName")  # used in the stubs, and not public here
+_TYPES = (  # used in the stubs, and not public here
+    "from gradstep.optimizers.front import ParamsT\n",
+    "from gradstep.storage.policy import RoundingName, StateName\n",
+)
 
 _NAMED = {
     "gradstep": ("rules", "schedules"),
-    "gradstep.optimizers.front": ("ParamsT",),
     "gradstep.rules": ("RULES", "Rule", "Slot", "State"),
-    "gradstep.storage.policy": ("RoundingName", "StateName"),
     **HOMES,
 }
 
@@ -47,14 +50,15 @@ def texts() -> dict[Path, str]:
     """Every stub file with its text."""
     imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
     public = [
-        f"from {home} import {name}" + (f" as {name}\n" if name not in _TYPES else "\n")
+        f"from {home} import {name} as {name}\n"
         for home in sorted(_NAMED)
         for name in sorted(_NAMED[home], key=_as_sorted_by_ruff)
-        if name not in RULES
+        if name not in RULES and name not in VARIANTS
     ]
+    public = sorted([*public, *_TYPES], key=lambda line: line.split()[1])
     head = _HEAD + "".join(public) + "\n__version__: str\n\n"
     return {
-        PACKAGE / "__init__.pyi": head + "\n".join(_class(name) for name in RULES),
+        PACKAGE / "__init__.pyi": head + "\n".join([*map(_class, RULES), _variants()]),
         PACKAGE / "rules" / "__init__.pyi": "".join(
             [_RULES_HEAD, *sorted((*imports, *_RULES_IMPORTS)), "\nRULES: dict[str, type[Rule]]\n"]
         ),
@@ -69,12 +73,24 @@ def _class(name: str) -> str:
     settings = settings_of(RULES[name])
     places = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if not s.kw_only]
     named = [f"{s.name}: {_kind(s.name, str(s.type))} = ..." for s in settings if s.kw_only]
-    own = ["engine: str = ...", "state: StateName = ...", "rounding: RoundingName = ...", "seed: int | None = ..."]
+    own = [
+        "engine: str = ...",
+        "state: StateName = ...",
+        "rounding: RoundingName = ...",
+        "seed: int | None = ...",
+        "paged: bool | str | Path | Pages = ...",
+        "page_budget: str | int | None = ...",
+    ]
     arguments = ["self", "params: ParamsT", *places, "*", *named, *own]
     lines = "".join(f"        {argument},\n" for argument in arguments)
     constructor = f"    def __init__(\n{lines}    ) -> None: ...\n"
     rule = "    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"
     return f"@final\nclass {name}(Optimizer):\n{constructor}{rule}"
+
+
+def _variants() -> str:
+    """Of the same type as the rule's own class, which takes the same arguments."""
+    return "".join(f"{name} = {rule}\n" for name, (rule, _, _) in VARIANTS.items())
 
 
 def _kind(name: str, annotation: str) -> str:

@@ -15,14 +15,28 @@ from typing import Any
 
 from gradstep import rules, schedules
 from gradstep.rules import RULES, Rule, Slot, State
+from gradstep.variants import VARIANTS
 
 __version__ = "0.1.0"
 
 HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.judge": ("Verdict", "check", "conformance"),
-    "gradstep.optimizers": ("OPTIMIZERS", "Optimizer", "StepReport", "optimizer", *RULES),
+    "gradstep.optimizers": (
+        "OPTIMIZERS",
+        "Optimizer",
+        "Pages",
+        "StepReport",
+        "create",
+        "optimizer",
+        *RULES,
+        *VARIANTS,
+    ),
     "gradstep.planner": ("Plan", "Plans", "plan", "plans"),
     "gradstep.training.groups": ("param_groups",),
+    "gradstep.training.lr_find": ("lr_find",),
+    "gradstep.training.lr_found": ("LrFound",),
+    "gradstep.training.lr_suggest": ("LrSuggestion",),
+    "gradstep.training.lr_sweep": ("LrSweep",),
     "gradstep.training.scheduler": ("Scheduler",),
     "gradstep.training.outcome": ("UpdateOutcome",),
     "gradstep.training.stepper": ("Stepper",),

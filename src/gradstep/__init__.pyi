@@ -1,5 +1,6 @@
 """Written by tools/stubs.py from the rules; do not edit."""
 
+from pathlib import Path
 from typing import final
 
 from torch import Tensor
@@ -11,7 +12,9 @@ from gradstep.judge import check as check
 from gradstep.judge import conformance as conformance
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
 from gradstep.optimizers import Optimizer as Optimizer
+from gradstep.optimizers import Pages as Pages
 from gradstep.optimizers import StepReport as StepReport
+from gradstep.optimizers import create as create
 from gradstep.optimizers import optimizer as optimizer
 from gradstep.optimizers.front import ParamsT
 from gradstep.planner import Plan as Plan
@@ -22,9 +25,12 @@ from gradstep.rules import RULES as RULES
 from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
-from gradstep.storage.policy import RoundingName
-from gradstep.storage.policy import StateName
+from gradstep.storage.policy import RoundingName, StateName
 from gradstep.training.groups import param_groups as param_groups
+from gradstep.training.lr_find import lr_find as lr_find
+from gradstep.training.lr_found import LrFound as LrFound
+from gradstep.training.lr_suggest import LrSuggestion as LrSuggestion
+from gradstep.training.lr_sweep import LrSweep as LrSweep
 from gradstep.training.outcome import UpdateOutcome as UpdateOutcome
 from gradstep.training.scheduler import Scheduler as Scheduler
 from gradstep.training.stepper import Stepper as Stepper
@@ -46,6 +52,8 @@ class Adadelta(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -66,6 +74,8 @@ class Adafactor(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -86,6 +96,8 @@ class Adagrad(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -107,6 +119,8 @@ class Adam(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -126,6 +140,8 @@ class Adamax(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -146,6 +162,8 @@ class AdamW(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -164,6 +182,8 @@ class Lion(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -185,6 +205,8 @@ class NAdam(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -205,6 +227,8 @@ class RAdam(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -226,6 +250,8 @@ class RMSprop(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -246,6 +272,39 @@ class SGD(Optimizer):
         state: StateName = ...,
         rounding: RoundingName = ...,
         seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
+
+Adadelta8bit = Adadelta
+PagedAdadelta = Adadelta
+PagedAdadelta8bit = Adadelta
+Adagrad8bit = Adagrad
+PagedAdagrad = Adagrad
+PagedAdagrad8bit = Adagrad
+Adam8bit = Adam
+PagedAdam = Adam
+PagedAdam8bit = Adam
+Adamax8bit = Adamax
+PagedAdamax = Adamax
+PagedAdamax8bit = Adamax
+AdamW8bit = AdamW
+PagedAdamW = AdamW
+PagedAdamW8bit = AdamW
+Lion8bit = Lion
+PagedLion = Lion
+PagedLion8bit = Lion
+NAdam8bit = NAdam
+PagedNAdam = NAdam
+PagedNAdam8bit = NAdam
+RAdam8bit = RAdam
+PagedRAdam = RAdam
+PagedRAdam8bit = RAdam
+RMSprop8bit = RMSprop
+PagedRMSprop = RMSprop
+PagedRMSprop8bit = RMSprop
+SGD8bit = SGD
+PagedSGD = SGD
+PagedSGD8bit = SGD

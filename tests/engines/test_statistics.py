@@ -23,6 +23,7 @@ def watched(kind: Any, dtype=torch.float32, engine="auto", **options):
         engine=engine,
         **options,
     )
+    before: list[torch.Tensor] = []
     for t in range(3):
         for i, p in enumerate(params):
             p.grad = normal(*SHAPES[i], seed=10 * t + i, dtype=dtype) * 0.1
@@ -49,7 +50,7 @@ def test_against_sums_in_float64(engine, dtype, options):
     assert list(found.names) == ["a", "b", "c", "d1", "d2"]
     assert found.groups.tolist() == [0, 0, 1, 1, 1]
     assert found.elements.tolist() == [p.numel() for p in params]
-    near = {"rel": 1e-5 if dtype != torch.float64 else 1e-12, "abs": 0}
+    near: Any = {"rel": 1e-5 if dtype != torch.float64 else 1e-12, "abs": 0}
     for i, (p, old) in enumerate(zip(params, before, strict=True)):
         new, g = p.detach().double(), p.grad.double() / 4.0
         assert found.grad_square[i] == pytest.approx(float((g**2).sum()), **near)

@@ -114,13 +114,13 @@ def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
             if any(isinstance(x, complex) for x in numbers.values()):
                 raise ZeroDivisionError("the root of a negative number")
             c = SimpleNamespace(**numbers, rule=rule, step=number)
-            state = State(**{s.name: np.array(memory[s.name]) for s in rule.slots(p.ndim)})
-            values = np.array(p)
+            state = State(**{s.name: memory[s.name].numpy().copy() for s in rule.slots(p.ndim)})
+            values = p.detach().numpy().copy()
             if habits.writes_gradient:
                 p.grad.copy_(g + numbers["l2"] * p)  # type: ignore[union-attr]
-                given = np.array(g) - numbers["l2"] * values
+                given = g.detach().numpy().copy() - numbers["l2"] * values
             else:
-                given = np.array(g)
+                given = g.detach().numpy().copy()
             with np.errstate(all="ignore"):
                 new = formula.update(values, -given if rule.maximize else given, state, c) if values.size else values
             for slot in rule.slots(p.ndim):

@@ -35,17 +35,22 @@ def steps(count, first=1):
     return [[normal(5, seed=10 * t), normal(3, seed=10 * t + 1)] for t in range(first, first + count)]
 
 
+OWN = ("engine", "state", "rounding", "seed", "paged", "page_budget")
+
+
 @pytest.mark.parametrize("subject", subjects(in_torch=True))
 def test_torch_s_arguments_order_and_defaults(subject):
     """Positional arguments mean the same: every one of torch's that is about mathematics, where torch has it."""
     execution = {"foreach", "fused", "capturable", "differentiable"}
     ours = dict(inspect.signature(subject.optimizer).parameters)
     theirs = {n: p for n, p in inspect.signature(subject.torch).parameters.items() if n not in execution}
-    assert {name: ours.pop(name).default for name in ("engine", "state", "rounding", "seed")} == {
+    assert {name: ours.pop(name).default for name in OWN} == {
         "engine": "auto",
         "state": "float32",
         "rounding": "nearest",
         "seed": None,
+        "paged": False,
+        "page_budget": None,
     }
     assert ours.keys() == theirs.keys()
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}

@@ -16,16 +16,16 @@ def check(
     ],
     rule: Annotated[str, typer.Option(help="What it should compute: adamw, sgd, lion, ...")],
     convention: Annotated[
-        str, typer.Option(help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes.")
+        str,
+        typer.Option(help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes."),
     ] = "torch",
-    kind: Annotated[
-        str | None, typer.Option(help="torch, numpy or function, where the code does not show it.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option(help="torch, numpy or function, where the code does not show it.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting held fixed; may be repeated.")
     ] = None,
     parameter: Annotated[
-        str | None, typer.Option(help="For NumPy optimizers: the class in that file that makes a parameter of an array.")
+        str | None,
+        typer.Option(help="For NumPy optimizers: the class in that file that makes a parameter of an array."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Advice counts as failure.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
@@ -33,9 +33,9 @@ def check(
 ) -> None:
     """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
     from gradstep.judge.catalogue import CONVENTIONS
-    from gradstep.judge.trial import rule_of
     from gradstep.judge.isolation import check_file
     from gradstep.judge.table import table
+    from gradstep.judge.trial import rule_of
 
     if convention not in CONVENTIONS:
         raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.statistics import STATISTICS, SUMS
@@ -20,8 +21,14 @@ from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
 from gradstep.storage.noise import field, halves, mixed
 
-NOTHING = [0.0] * SUMS + [math.nan] * (len(STATISTICS) - SUMS)
-"""The statistics of a parameter without elements."""
+
+def table_of(found: Mapping[int, Sequence[float]], tensors: int) -> NDArray[np.float64]:
+    """The statistics of all tensors, from those that were collected."""
+    table = np.zeros((tensors, len(STATISTICS)))
+    table[:, SUMS:] = math.nan
+    for k, row in found.items():
+        table[k, : len(row)] = row
+    return table
 
 
 class Arrays(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar, final
@@ -16,6 +16,9 @@ from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
 
 T = TypeVar("T")
 Int64s = NDArray[np.int64]
+
+Pieces = Int64s
+"""(pieces, 3) part of the work of a batch: the position of a parameter, its first element, and where it stops."""
 
 
 @final
@@ -82,6 +85,7 @@ class Batch(ABC):
         coefficients: (rows, names) in float64.
         keys: (n,) of the noise, if the spec takes any (see :mod:`gradstep.storage.noise`).
         threads: how many threads may work.
+        pieces: what to update of it; None for everything.
         watched: whether to collect statistics.
         statistics: (n, len(STATISTICS)) of the last update, if it was watched.
     """
@@ -91,6 +95,7 @@ class Batch(ABC):
     coefficients: NDArray[np.float64]
     keys: Int64s
     threads: int
+    pieces: Pieces | None = None
     watched: bool = False
     statistics: NDArray[np.float64] = np.empty((0, 0))
 
@@ -103,6 +108,11 @@ class Batch(ABC):
     @abstractmethod
     def addresses(self) -> Int64s:
         """(n, fields) where the memory of each column begins; each dense, in the same order of elements."""
+
+    def taken(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The position and the entries of every parameter that is to be updated, for engines that take it whole."""
+        every = range(len(self.rows)) if self.pieces is None else map(int, self.pieces[:, 0])
+        return ((k, tuple(column[k] for column in columns)) for k in every)
 
     @property
     @abstractmethod
@@ -135,9 +145,15 @@ class Traits:
 
 
 class Engine(ABC):
-    """Who executes a rule."""
+    """Who executes a rule.
+
+    Attributes:
+        name: what users call it.
+        parts: whether it can update a part of a parameter (in multiples of 16,384 elements).
+    """
 
     name: ClassVar[str]
+    parts: ClassVar[bool]
 
     @abstractmethod
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:

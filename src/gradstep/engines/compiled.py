@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.eager import ARRAYS, real, squares
+from gradstep.engines.eager import ARRAYS, Eager, real, squares
 from gradstep.rules import Rule, State
+
+_EAGER = Eager()
 
 
 @final
@@ -22,6 +24,7 @@ class Compiled(Engine):
     """
 
     name = "compiled"
+    parts = False
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if not rule.elementwise:
@@ -36,10 +39,12 @@ class Compiled(Engine):
 
     def update(self, batch: Batch) -> None:
         if batch.watched:
-            raise ValueError("engine='compiled' collects no statistics: watch with engine='eager' or 'fused'")
+            _EAGER.update(batch)  # the same lines, which can be looked at
+            return
         step = _compiled(batch.spec)
-        for row, *columns in zip(batch.rows, *batch.columns, strict=True):
+        for k, columns in batch.taken(batch.columns):
             if columns[0].numel():
+                row = batch.rows[k]
                 # Tensors, not Python numbers: a number would be a constant of the code and compile it anew each step.
                 kind = torch.float64 if batch.spec.arithmetic is np.float64 else torch.float32
                 numbers = torch.from_numpy(batch.coefficients[row]).to(columns[1].device, kind)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.arrays import NOTHING, Arrays
+from gradstep.engines.arrays import Arrays, table_of
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -57,6 +57,7 @@ class Eager(Engine):
     """Plain torch operations, parameter by parameter; needs temporaries of a parameter's size."""
 
     name = "eager"
+    parts = False
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         return None
@@ -66,14 +67,12 @@ class Eager(Engine):
         rows = [
             SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
         ]
-        found: list[list[float]] = []
-        for row, key, *columns in zip(batch.rows, batch.keys, *batch.columns, strict=True):
-            fields = [real(t) for t in columns]
+        found = {}
+        for k, columns in batch.taken(batch.columns):
             if columns[0].numel():
-                found.append(ARRAYS.update(spec, rows[row], int(key), fields, watched=batch.watched))
-            else:
-                found.append(NOTHING)
-        batch.statistics = np.array(found) if batch.watched else batch.statistics
+                row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
+                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.watched)
+        batch.statistics = table_of(found, len(batch.rows))
 
     def squares(self, batch: Batch) -> float:
         return squares(batch.columns[0])

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.engines.arrays import NOTHING, Arrays
+from gradstep.engines.arrays import Arrays, table_of
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -50,6 +50,7 @@ class Reference(Engine):
     """NumPy, in the parameter's arithmetic: float64 parameters make it the float64 oracle."""
 
     name = "reference"
+    parts = False
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if traits.device != "cpu":
@@ -66,15 +67,14 @@ class Reference(Engine):
             SimpleNamespace(**dict(zip(spec.coefficients, row.astype(spec.arithmetic), strict=True)))
             for row in batch.coefficients
         ]
-        found: list[list[float]] = []
+        found = {}
         # Overflow and 0/0 are what the numbers say; the kernel does not warn of them either.
         with np.errstate(all="ignore"):
-            for row, key, *columns in zip(batch.rows, batch.keys, *batch.arrays(), strict=True):
+            for k, columns in batch.taken(batch.arrays()):
                 if columns[0].size:
-                    found.append(_ARRAYS.update(spec, rows[row], int(key), columns, watched=batch.watched))
-                else:
-                    found.append(NOTHING)
-        batch.statistics = np.array(found) if batch.watched else batch.statistics
+                    row, key = rows[batch.rows[k]], int(batch.keys[k])
+                    found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.watched)
+        batch.statistics = table_of(found, len(batch.rows))
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

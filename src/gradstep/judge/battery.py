@@ -69,7 +69,12 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         make("no gradient yet", "0 / 0, and a first gradient of zero", {}, [(zeros, zeros), (some(), zeros)]),
         make("tiny gradients", "ε: its place and its size", {}, list(zip(tiny[:8], tiny[8:]))),
         make("large epsilon", "ε: its place, and whether it is a setting", _LARGE_EPS | _QUICK, make.several(9)),
-        make("large rate", "the learning rate where it is limited, and its part in the decay", full | {"lr": 2.0}, make.several(5)),
+        make(
+            "large rate",
+            "the learning rate where it is limited, and its part in the decay",
+            full | {"lr": 2.0},
+            make.several(5),
+        ),
         make("mixed scales", "gradients from 1e-4 to 1e4", full, list(zip(wide[:5], wide[5:]))),
         make("fifty steps", "errors that grow slowly", full, make.several(50)),
         make(
@@ -89,7 +94,13 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
             groups=({}, {"lr": LR / 4, "weight_decay": DECAY / 3}, {"lr": 2 * LR}),
         ),
         make("saved", "state through state_dict", full, make.several(8), reload_at=4),
-        make("shapes", "numbers without dimensions, vectors, three dimensions, strided memory", full, make.odd(4), strided=True),
+        make(
+            "shapes",
+            "numbers without dimensions, vectors, three dimensions, strided memory",
+            full,
+            make.odd(4),
+            strided=True,
+        ),
         make("kept gradient", "the gradient left in place", full, make.several(1) * 4, kept=True),
     ]
     for name in make.on("dampening", "lr_decay"):
@@ -144,9 +155,7 @@ class _Maker:
         return {name: value for name, value in settings.items() if name in self.fields}
 
     def on(self, *names: str) -> dict[str, Any]:
-        return {
-            n: True if self.fields[n] is False else _ON.get(n, 0.2) for n in names if n in self.fields
-        }
+        return {n: True if self.fields[n] is False else _ON.get(n, 0.2) for n in names if n in self.fields}
 
     def option(self, name: str) -> Scenario:
         """A setting away from its default; gradients grow and shrink, so that maxima and bounds show."""

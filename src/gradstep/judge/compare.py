@@ -9,12 +9,12 @@ import numpy as np
 
 from gradstep.judge.scenario import Scenario, Trajectory, Values
 
-ROUNDINGS = {"float64": 2.0**15, "float32": 4.0}
+ROUNDINGS = {"float64": 2.0**15, "float32": 2.0}
 """Units in the last place that a step may be off by.
 
-Correct optimizers stay below one unit, unless they write a formula in a form that magnifies rounding: a corrected average
-kept as such loses 1 / (1 − β₂) of them, a thousand. In float64 that is far below any mistake; in float32 there is no
-such room.
+Correct optimizers stay below one unit, unless they write a formula in a form that magnifies rounding: a corrected
+average kept as such loses 1 / (1 − β₂) of them, a thousand. In float64 that is far below any mistake; in float32 there
+is no such room.
 """
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from gradstep.judge.scenario import Scenario, Trajectory
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
 
-PATIENCE = 2.5
-"""Seconds that pairs of mistakes are tried for."""
+PATIENCE = 2.0
+"""Seconds of computing that pairs of mistakes are tried for; not of waiting, so that a busy machine judges alike."""
 
 AROUND = ("kept gradient", "saved", "groups", "skipped", "rate changed")
 """Scenarios about what is around the mathematics: mistakes there show in one of them, and come beside others."""
 
-PRECISIONS = ("float64", "float32")
+COARSE = "float32"
+PRECISIONS = ("float64", COARSE)
 """What a submission may compute in; the finer one is tried first."""
 
 
@@ -61,6 +62,11 @@ class Evidence:
         # A variant is soonest refuted where the submission is wrong, and cheapest in a short scenario.
         right = self.agreement(self.true, "float64")
         self.order = sorted(range(len(scenarios)), key=lambda i: (right[i], self.truth[i].size))
+
+    def without(self, names: tuple[str, ...]) -> Evidence:
+        """The same but for some scenarios."""
+        kept = [i for i, s in enumerate(self.scenarios) if s.name not in names]
+        return Evidence(self.rule, [self.scenarios[i] for i in kept], [self.observed[i] for i in kept])
 
     def agrees(self, candidate: Variant, precision: str) -> bool:
         """Whether the variant goes the submission's way in every scenario."""
@@ -96,7 +102,7 @@ class Evidence:
 
     @staticmethod
     def _stated(candidate: Variant, scenario: Scenario) -> bool:
-        """Whether the variant says anything here: how one state serves parameters of different shapes is anyone's guess."""
+        """Whether the variant says anything here: how one state serves different shapes is anyone's guess."""
         return not candidate.formula.habits.shared or len({v.shape for v in scenario.initial}) == 1
 
     def _way(self, candidate: Variant, i: int) -> Trajectory:
@@ -115,17 +121,19 @@ def accepted(rule: type[Rule], convention: str) -> tuple[Variant, ...]:
 
 def find(evidence: Evidence, convention: str) -> Found:
     """The likeliest explanation: the accepted forms, then one mistake, then two; at last the mathematics alone."""
-    found = _singles(evidence, convention) or _pairs(evidence)
-    if found:
+    end = time.process_time() + PATIENCE
+    if found := _singles(evidence, convention):
         return found
-    wrong = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.true, "float32")))
-    odd = tuple(name for name in AROUND if wrong.get(name) is False)
-    kept = [i for i, s in enumerate(evidence.scenarios) if s.name not in odd]
-    if not odd or not kept:
-        return Found()
-    rest = Evidence(evidence.rule, [evidence.scenarios[i] for i in kept], [evidence.observed[i] for i in kept])
-    found = _singles(rest, convention) or _pairs(rest)
-    return replace(found, unexplained=odd) if found else Found()
+    likely, unlikely = _pairs(evidence)
+    if found := _agreeing(evidence, likely, end):
+        return found
+    right = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.true, "float32")))
+    odd = tuple(name for name in AROUND if right.get(name) is False)
+    if odd and len(odd) < len(right):
+        rest = evidence.without(odd)
+        if found := _singles(rest, convention) or _agreeing(rest, _pairs(rest)[0], end):
+            return replace(found, unexplained=odd)
+    return _agreeing(evidence, unlikely, end) or Found()
 
 
 def _singles(evidence: Evidence, convention: str) -> Found | None:
@@ -137,35 +145,47 @@ def _singles(evidence: Evidence, convention: str) -> Found | None:
     return None
 
 
-def _pairs(evidence: Evidence) -> Found | None:
-    """Two mistakes at once, the plausible pairs first.
+_Pairs: TypeAlias = list[tuple[Mistake, ...]]
+
+
+def _pairs(evidence: Evidence) -> tuple[_Pairs, _Pairs]:
+    """Every two mistakes: those that the single ones speak for, and the others.
 
     Where one of the two changes nothing, the pair should do what the other does alone; where neither does, what the
-    rule does. Pairs that break this are tried last, since a mistake can also show only beside another.
+    rule does. A pair may break this, since one mistake can hide or bring out what the other does.
     """
-    singles, precision = catalogue(evidence.rule), PRECISIONS[-1]
-    silent = np.array([evidence.silent(v, precision) for v in singles])
-    alone = np.array([evidence.agreement(v, precision) for v in singles])
-    right = np.array(evidence.agreement(evidence.true, precision))
-    plausible, unlikely = [], []
+    singles = catalogue(evidence.rule)
+    silent = np.array([evidence.silent(v, COARSE) for v in singles])
+    alone = np.array([evidence.agreement(v, COARSE) for v in singles])
+    right = np.array(evidence.agreement(evidence.true, COARSE))
+    likely: _Pairs = []
+    unlikely: _Pairs = []
+    scored = []
     for i, j in combinations(range(len(singles)), 2):
-        one = np.where(silent[i], np.where(silent[j], right, alone[j]), np.where(silent[j], alone[i], True))
-        (plausible if one.all() else unlikely).append((singles[i].mistakes[0], singles[j].mistakes[0]))
-    end = time.monotonic() + PATIENCE
-    for some in (plausible, unlikely):
-        agreeing = []
-        for candidate in _makeable(evidence.rule, iter(some)):
-            if evidence.agrees(candidate, precision):
-                agreeing.append(candidate)
-            if time.monotonic() > end:
-                break
-        if agreeing:
-            agreeing.sort(key=evidence.residual)
-            least = evidence.residual(agreeing[0])
-            exact = least <= tolerance("float64", 1)
-            close = [v for v in agreeing if not exact or evidence.residual(v) <= tolerance("float64", 100)]
-            return Found(tuple(close), "float64" if exact else precision, least)
-    return None
+        one, other = silent[i] & ~silent[j], silent[j] & ~silent[i]
+        told = np.where(one, alone[j], np.where(other, alone[i], right))
+        both = ~silent[i] & ~silent[j]
+        scored.append((int((told & ~both).sum()), bool((told | both).all()), i, j))
+    # Those first that leave the least to how the two work together.
+    for _, fits, i, j in sorted(scored, key=lambda scores: -scores[0]):
+        (likely if fits else unlikely).append((singles[i].mistakes[0], singles[j].mistakes[0]))
+    return likely, unlikely
+
+
+def _agreeing(evidence: Evidence, pairs: _Pairs, end: float) -> Found | None:
+    """Those of the pairs that agree, the nearest first, as far as time allows."""
+    agreeing = []
+    for candidate in _makeable(evidence.rule, iter(pairs)):
+        if evidence.agrees(candidate, COARSE):
+            agreeing.append((evidence.residual(candidate), candidate))
+        if time.process_time() > end:
+            break
+    if not agreeing:
+        return None
+    least = min(residual for residual, _ in agreeing)
+    precision = "float64" if least <= tolerance("float64", 1) else COARSE
+    agreeing.sort(key=lambda scored: scored[0])
+    return Found(tuple(v for r, v in agreeing if r <= max(least, tolerance(precision, 1))), precision, least)
 
 
 def _makeable(rule: type[Rule], combinations_: Iterator[tuple[Mistake, ...]]) -> Iterator[Variant]:

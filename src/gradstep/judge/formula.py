@@ -53,8 +53,8 @@ class Change:
     """What one known mistake does to a rule.
 
     Attributes:
-        edits: of the lines of ``coefficients`` and ``update``. In the lines that are put in, ``c.rule`` is the rule with
-            its settings and ``c.step`` the number of the step.
+        edits: of the lines of ``coefficients`` and ``update``. In new lines ``c.rule`` is the rule with
+            its settings, ``c.step`` the number of the step.
         habits: the fields of :class:`Habits` that differ.
     """
 

@@ -38,7 +38,8 @@ def check_file(
 ) -> Verdict:
     """Judge ``FILE.py:Class`` as :func:`gradstep.check` does, come what may of the file.
 
-    A file that does not import, a class that raises, loops for ever, prints or ends the process: each ends in a verdict.
+    A file that does not import, a class that raises, loops for ever, prints or ends the process: each ends in a
+    verdict.
 
     Args:
         target: a file, and after a colon the class, factory or function in it.

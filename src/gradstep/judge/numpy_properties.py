@@ -18,7 +18,7 @@ def _over(context: Context, dtype: str) -> tuple[Any, list[Any]]:
     if not isinstance(subject, NumpySubject):
         raise NotOfferedError("it is no NumPy optimizer")
     params = [subject.parameter(np.linspace(-1, 1.5, 6, dtype=dtype).reshape(2, 3)) for _ in range(2)]
-    usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1} | context.fixed
+    usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **context.fixed}
     return subject.make(params, **subject.arguments.named(usual), **subject.extra), params
 
 
@@ -57,7 +57,7 @@ def _pure(context: Context) -> str:
         raise NotOfferedError("it is no function")
     p, g = np.linspace(-1, 1.5, 6), np.linspace(-2, 3, 6)
     given = subject.array(p, "float64"), subject.array(g, "float64")
-    settings = subject.arguments.named({"lr": LR, "weight_decay": 0.1, "momentum": 0.9} | context.fixed)
+    settings = subject.arguments.named({"lr": LR, "weight_decay": 0.1, "momentum": 0.9, **context.fixed})
     subject.make(*given, {}, 1, **settings, **subject.extra)
     if not np.array_equal(np.asarray(given[1]), g):
         return "the gradient changes during the step"
@@ -66,7 +66,12 @@ def _pure(context: Context) -> str:
 
 NUMPY = (
     Property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`", _gradient),
-    Property("float32 kept", "a float32 parameter stays float32", "Python floats keep an array's type; `np.float64` does not", _dtype),
+    Property(
+        "float32 kept",
+        "a float32 parameter stays float32",
+        "Python floats keep an array's type; `np.float64` does not",
+        _dtype,
+    ),
     Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _nothing),
 )
 """For NumPy optimizers only."""

@@ -108,7 +108,9 @@ def _own(filename: str) -> bool:
     return path.suffix == ".py" and _HERE not in path.parents and "site-packages" not in path.parts
 
 
-def fitted(scenarios: tuple[Scenario, ...], subject: Subject, rule: type[Rule], fixed: Mapping[str, Any]) -> Iterator[tuple[Scenario, str]]:
+def fitted(
+    scenarios: tuple[Scenario, ...], subject: Subject, rule: type[Rule], fixed: Mapping[str, Any]
+) -> Iterator[tuple[Scenario, str]]:
     """Each scenario in the settings that the submission takes, and why it is left out, or "".
 
     Every setting is given explicitly, the rule's default too, so that other defaults than the rule's show in the

@@ -64,6 +64,8 @@ class Context:
             raise NotOfferedError(seen.what)
         if isinstance(seen, Failure):
             raise RuntimeError(seen.what)
+        if seen.raised_at:
+            raise RuntimeError(seen.told)
         return seen.trajectory
 
 
@@ -152,7 +154,7 @@ def _float32(context: Context) -> str:
 
 
 def _convergence(context: Context) -> str:
-    given = {"lr": LR, "momentum": 0.5} | context.fixed
+    given = {"lr": LR, "momentum": 0.5, **context.fixed}
     known = {f.name for f in settings_of(context.rule)} & context.subject.arguments.offered
     settings = {name: value for name, value in given.items() if name in known}
     start = (np.linspace(-1, 1, 7) + 0.1,)
@@ -217,7 +219,9 @@ def _empty(context: Context) -> str:
 PROPERTIES = (
     Property("determinism", "the same twice", "random numbers, or state kept outside the optimizer", _determinism),
     Property("order", "the order of the parameters", "state that goes from one parameter to the next", _order),
-    Property("split", "how numbers are shared out to tensors", "a norm, a mean or a state over more than one element", _split),
+    Property(
+        "split", "how numbers are shared out to tensors", "a norm, a mean or a state over more than one element", _split
+    ),
     Property("float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32", _float32),
     Property("convergence", "a quadratic's minimum", "the sign and the size of the step", _convergence),
     Property("empty", "a parameter without elements", "a division by the number of elements", _empty, essential=False),

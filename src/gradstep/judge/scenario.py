@@ -28,7 +28,7 @@ class Scenario:
         settings: hyperparameters by the rule's names; the others have the rule's defaults.
         initial: the parameters before the first step.
         gradients: per step, a gradient for each parameter or None.
-        needs: settings without which the scenario would show nothing, so that it is left out where they are not offered.
+        needs: settings without which the scenario would show nothing; it is left out where they are not offered.
         groups: settings by parameter where they differ; parameters are in one group where they are equal.
         rates: a learning rate set before the step of that number (the first is 1).
         reload_at: before this step, state goes through ``state_dict`` into a new optimizer.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -43,7 +44,7 @@ def check(
 
     Args:
         submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
-            ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``, called with ``{}`` and 1 first.
+            ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``, called first with ``{}``, 1.
         rule: its name (``"adamw"``) or the rule itself, also one of your own.
         settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
             built into it; those that the rule does not have are given to the submission.
@@ -81,7 +82,11 @@ def check(
         subject = subject_of(submission, kind_of_rule, settings or {}, kind, parameter)
     except TypeError as error:
         return replace(blank, reason=f"It could not be judged: {error}.")
-    verdict = _Trial(subject, kind_of_rule, dict(settings or {}), convention, strict, watch).verdict(blank)
+    trial = _Trial(subject, kind_of_rule, dict(settings or {}), convention, strict, watch)
+    with warnings.catch_warnings():
+        # What a submission warns of is judged by what comes out, also where warnings are errors.
+        warnings.simplefilter("ignore")
+        verdict = trial.verdict(blank)
     return replace(verdict, seconds=time.perf_counter() - started)
 
 
@@ -242,10 +247,15 @@ class _Trial:
             return Status.FAILED, f"It raises in every scenario: {next(iter(self.failures.values())).what}."
         math = [p for p in failed if p.name in self.seen and p.name != "defaults"]
         others = [p for p in failed if p not in math and p.name != "defaults"]
-        conventional = bool(found.variants) and bool(found.variants[0].conventions) and not right and not found.unexplained
+        conventional = (
+            bool(found.variants) and bool(found.variants[0].conventions) and not right and not found.unexplained
+        )
         if not others and conventional:
             whose = " and ".join(found.variants[0].conventions)
-            return Status.DIFFERS, f"It is {self.rule.__name__} by another convention ({whose}), not by {self.convention}'s."
+            return (
+                Status.DIFFERS,
+                f"It is {self.rule.__name__} by another convention ({whose}), not by {self.convention}'s.",
+            )
         if right and not others:
             return Status.DIFFERS, f"It computes {self._named()}, but {failed[0].detail}."
         if right:
@@ -253,7 +263,10 @@ class _Trial:
             return Status.FAILED, f"It computes {self._named()}, but fails elsewhere: {names}."
         if found.unexplained:
             names = ", ".join(found.unexplained)
-            return Status.FAILED, f"It computes {found.variants[0].sentence}, and differs for another reason in: {names}."
+            return (
+                Status.FAILED,
+                f"It computes {found.variants[0].sentence}, and differs for another reason in: {names}.",
+            )
         if found.variants:
             return Status.FAILED, f"It computes {found.variants[0].sentence}."
         return Status.FAILED, f"It does not compute {self.rule.__name__}: {len(math) + len(others)} probes fail."

@@ -63,4 +63,3 @@ def report(verdict: Verdict) -> str:
 def sign(outcome: Outcome) -> str:
     """One character for an outcome."""
     return _SIGNS[outcome]
-

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, final
 
-from gradstep.judge.trial import check
 from gradstep.judge.observe import said
+from gradstep.judge.trial import check
 from gradstep.judge.verdict import Status, Verdict
 
 

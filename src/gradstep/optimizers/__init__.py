@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gradstep.optimizers.front import Optimizer, StepReport
+from gradstep.optimizers.front import OWN, Optimizer, ParamsT, StepReport
+from gradstep.optimizers.paging import Pages
+from gradstep.optimizers.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.variants import VARIANTS, meant
 
 
 @cache
-def optimizer(rule: type[Rule]) -> type[Optimizer]:
-    """A ``torch.optim.Optimizer`` class from a rule, with every engine.
+def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) -> type[Optimizer]:
+    """A ``torch.optim.Optimizer`` class from a rule, with every engine and storage.
 
     Args:
         rule: a final subclass of :class:`gradstep.Rule`, decorated with ``@dataclass(frozen=True)``.
+        state, paged: the class's own defaults of these settings.
 
     Returns:
-        A class that takes ``(params, ...the rule's settings, engine="auto")``.
+        A class that takes ``(params, ...the rule's settings, engine="auto", ...)``; the settings that are not
+        mathematics are those of :data:`gradstep.optimizers.front.OWN`.
 
     Raises:
         TypeError: not a finished rule.
@@ -43,24 +48,23 @@ def optimizer(rule: type[Rule]) -> type[Optimizer]:
     def get_rule(cls: type[Optimizer]) -> type[Rule]:
         return rule
 
-    made = type(rule.__name__, (Optimizer,), {"rule": classmethod(get_rule), "__doc__": rule.__doc__})
+    check_state(state)
+    preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
+    name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)
+    body = {"rule": classmethod(get_rule), "preset": preset, "__doc__": rule.__doc__}
+    made = type(name, (optimizer(rule) if preset else Optimizer,), body)
     made.__module__ = __name__
-    made.__signature__ = _signature(rule)  # type: ignore[attr-defined]
+    made.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
     return made
 
 
-def _signature(rule: type[Rule]) -> inspect.Signature:
+def _signature(rule: type[Rule], preset: Mapping[str, Any]) -> inspect.Signature:
     position, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     settings = [
         inspect.Parameter(s.name, keyword if s.kw_only else position, default=s.default, annotation=s.type)
         for s in settings_of(rule)
     ]
-    own = [
-        inspect.Parameter("engine", keyword, default="auto", annotation=str),
-        inspect.Parameter("state", keyword, default="float32", annotation=str),
-        inspect.Parameter("rounding", keyword, default="nearest", annotation=str),
-        inspect.Parameter("seed", keyword, default=None, annotation="int | None"),
-    ]
+    own = [inspect.Parameter(name, keyword, default=value) for name, value in {**OWN, **preset}.items()]
     return inspect.Signature([inspect.Parameter("params", position), *settings, *own])
 
 
@@ -68,10 +72,36 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {name.lower(): optimizer(rule) for n
 """Every built-in optimizer by its name in lower case."""
 
 
+def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
+    """An optimizer by the name that people know, such as those of Hugging Face's ``TrainingArguments(optim=...)``.
+
+    Args:
+        name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that only say
+            whose implementation it was are understood and change nothing: ``adamw_torch``, ``adamw_torch_fused``,
+            ``adamw_bnb_8bit``, ``paged_adamw_32bit``.
+        params: as of every optimizer.
+        settings: of the optimizer, by name.
+
+    Raises:
+        ValueError: a name that means nothing here, with those that are near it.
+
+    >>> import torch, gradstep
+    >>> model = torch.nn.Linear(100, 100)
+    >>> optimizer = gradstep.create("adamw_bnb_8bit", model.named_parameters(), lr=1e-4)
+    >>> type(optimizer).__name__, optimizer.state_summary().rows[0].state
+    ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
+    """
+    rule, state, paged = meant(name)
+    return optimizer(RULES[rule], state=state, paged=paged)(params, **settings)
+
+
 def __getattr__(name: str) -> Any:
     if name in RULES:
         return optimizer(RULES[name])
+    if name in VARIANTS:
+        rule, state, paged = VARIANTS[name]
+        return optimizer(RULES[rule], state=state, paged=paged)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["OPTIMIZERS", "Optimizer", "StepReport", "optimizer", *RULES]
+__all__ = ["OPTIMIZERS", "Optimizer", "Pages", "StepReport", "create", "optimizer", *RULES, *VARIANTS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Engine, Int64s, UpdateSpec
+from gradstep.engines.base import Batch, Engine, Int64s, Pieces, UpdateSpec
+from gradstep.engines.statistics import SUMS
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
 
@@ -123,6 +124,22 @@ class TorchBatch(Batch):
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[_array(t) for t in column] for column in self.columns]
+
+    def run(self, walk: Iterable[Pieces | None]) -> None:
+        """Update the parameters, piece by piece.
+
+        Args:
+            walk: the pieces whose state is in memory together, one after the other; None stands for everything.
+        """
+        found = []
+        for self.pieces in walk:
+            self.part.engine.update(self)
+            found.append(self.statistics)
+        if self.watched and len(found) > 1:
+            every = np.stack(found)
+            self.statistics = np.column_stack(
+                (every[..., :SUMS].sum(0), np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1]))
+            )
 
     def check(self) -> None:
         """Look at every gradient closely where needed; raise before anything is changed."""

@@ -5,14 +5,43 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+import gradstep
+from gradstep.optimizers.checkpoint_difference import OF_ROUNDING, losses, misfits, scale_of
+from gradstep.optimizers.checkpoint_matching import listed, match
 from gradstep.optimizers.choice import TORCH_EXECUTION
+from gradstep.optimizers.state import filled
+from gradstep.optimizers.storage import Storage, Stored
+from gradstep.optimizers.table import parameter_names
 from gradstep.rules import Rule, settings_of
+
+FORMAT = 1
+"""Of the entry that :func:`stamp` makes."""
+
+OWN = frozenset({"params", "param_names", "state"})
+"""What of a group stays the optimizer's own: its parameters, their names, and how their state is stored."""
+
+
+def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
+    """What a state dictionary says of itself under ``"gradstep"``: plain numbers and words.
+
+    >>> from gradstep.rules import AdamW
+    >>> sorted(stamp(AdamW, Storage()))
+    ['format', 'rounding', 'rule', 'seed', 'state', 'version']
+    """
+    return {
+        "format": FORMAT,
+        "version": gradstep.__version__,
+        "rule": rule.__name__,
+        "state": storage.state,
+        "rounding": storage.rounding,
+        "seed": storage.seed,
+    }
 
 
 def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -25,72 +54,143 @@ def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
+@final
+@dataclass(frozen=True)
+class Adopted:
+    """A checkpoint as an optimizer's own.
+
+    Attributes:
+        groups: its ``param_groups``.
+        state: its ``state``.
+        storage: as before, with the checkpoint's seed: rounding at random then goes on with the same noise.
+    """
+
+    groups: list[dict[str, Any]]
+    state: defaultdict[Any, Any]
+    storage: Storage
+
+
 def adopted(
-    rule: type[Rule], defaults: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
-) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
-    """The groups and the state of a checkpoint, as an optimizer's own; the checkpoint is not changed.
+    rule: type[Rule],
+    defaults: Mapping[str, Any],
+    storage: Storage,
+    groups: Sequence[Mapping[str, Any]],
+    state_dict: Mapping[str, Any],
+) -> Adopted:
+    """The groups and the state of a checkpoint, as an optimizer's own; neither is changed.
 
     Args:
         rule: the optimizer's rule.
         defaults: its settings where the checkpoint says nothing.
+        storage: how it stores state.
         groups: its ``param_groups``.
         state_dict: the checkpoint.
 
     Raises:
-        ValueError: other groups than the optimizer has.
         KeyError: no ``"state"`` or ``"param_groups"``.
-        RuntimeError: a slot of another shape than its parameter.
+        ValueError: of another rule, other groups or parameters, or a setting out of its bounds.
+        RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
     """
     for part in ("param_groups", "state"):
         if part not in state_dict:
             raise KeyError(f"{part!r} is missing: not the state_dict() of an optimizer (it has {list(state_dict)})")
-    saved = deepcopy(state_dict["param_groups"])
-    if len(groups) != len(saved):
-        raise ValueError(
-            "loaded state dict has a different number of parameter groups "
-            f"({len(saved)}; this optimizer has {len(groups)})"
-        )
-    for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
-        if len(group["params"]) != len(other["params"]):
-            raise ValueError(
-                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
-                f"(group {index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])})"
-            )
-    known = {s.name for s in settings_of(rule)}
-    for group, other in zip(groups, saved, strict=True):
-        for name in TORCH_EXECUTION:
-            other.pop(name, None)
-        other["params"] = group["params"]
-        if "param_names" in group:
-            other.setdefault("param_names", group["param_names"])
-        for name in known:
-            other.setdefault(name, defaults[name])  # written before the setting existed
+    said = _said(rule, state_dict)
+    saved = state_dict["param_groups"]
+    found = match(groups, saved)
+    new = [group_of(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
 
-    keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    places = ((group, p) for group in saved for p in group["params"])
-    owners = dict(zip(keys, places, strict=True))
+    wrong, lossy, fitting = [], [], {}
+    for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
+        checked = rule_of(rule, group)
+        for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
+            stored = storage.of(checked, group, p, name)
+            entry = state_dict["state"].get(key)
+            if not entry:
+                continue
+            unfit = list(misfits(p, stored, rule, entry, strict=said is None))
+            wrong += [f"{name}: {line}" for line in unfit]
+            lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
+            fitting[key] = p, stored, name
+    if wrong:
+        raise RuntimeError(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}")
+    if lossy:
+        raise RuntimeError(
+            f"the loaded state dict holds more than this optimizer stores:\n{listed(lossy)}\n"
+            "gradstep.convert_state(state_dict, optimizer) rounds it and says what that loses"
+        )
+
     state: defaultdict[Any, Any] = defaultdict(dict)  # torch's own kind: wrappers index what is not there yet
     for key, entry in state_dict["state"].items():
-        if key not in owners:
+        if key in fitting:
+            p, stored, name = fitting[key]
+            state[p] = _moved(p, stored, entry, name)
+        elif entry:
             state[key] = deepcopy(entry)
-            continue
-        group, p = owners[key]
-        shapes = {
-            slot.name: slot.shape(tuple(p.shape))
-            for slot in rule(**{name: group[name] for name in known}).slots(p.dim())
-        }
-        state[p] = {name: _moved(name, value, p, shapes) for name, value in entry.items()}
-    return saved, state
+    return Adopted(new, state, storage if said is None else replace(storage, seed=said.get("seed", storage.seed)))
 
 
-def _moved(name: str, value: Any, p: Tensor, shapes: dict[str, tuple[int, ...]]) -> Any:
+def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the checkpoint says of itself; None if it is torch's.
+
+    Raises:
+        ValueError: of a later format, or of another rule.
+    """
+    said: Mapping[str, Any] | None = state_dict.get("gradstep")
+    if said is None:
+        return None
+    if said["format"] > FORMAT:
+        raise ValueError(
+            f"the loaded state dict was written by gradstep {said['version']} in format {said['format']}, "
+            f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
+        )
+    if said["rule"] != rule.__name__:
+        raise ValueError(
+            f"the loaded state dict is of {said['rule']}, and this optimizer is {rule.__name__}. To take its averages "
+            f"over all the same, gradstep.convert_state(state_dict, optimizer, rule={rule.__name__!r}) checks that "
+            "they have the same names"
+        )
+    return said
+
+
+def group_of(
+    rule: type[Rule], defaults: Mapping[str, Any], own: Mapping[str, Any], source: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A group with the settings of the checkpoint's."""
+    if source is None:
+        return dict(own)
+    group = {key: value for key, value in source.items() if key not in {"params", "state", *TORCH_EXECUTION}}
+    group = deepcopy(group) | {key: own[key] for key in OWN & own.keys()}
+    for setting in settings_of(rule):
+        group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed
+    return group
+
+
+def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
+    """The rule with the settings of a group; a setting that it does not say has its default.
+
+    Raises:
+        ValueError, TypeError: a setting out of its bounds.
+    """
+    return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
+
+
+def _moved(p: Tensor, stored: Stored, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A copy of an entry that fits, stored as the optimizer stores it."""
+    arrays = {*OF_ROUNDING, *(key for slot in stored.slots for key in (slot.name, scale_of(slot)))}
+    copied = {key: _copied(value, p.device if key in arrays else None) for key, value in entry.items()}
+    return as_stored(p, stored, copied, name)
+
+
+def as_stored(p: Tensor, stored: Stored, entry: dict[str, Any], name: str) -> dict[str, Any]:
+    """An entry stored as the optimizer stores it, without the arrays of another way to store it."""
+    stale = {*OF_ROUNDING, *map(scale_of, stored.slots)} - stored.fields.keys()
+    return {key: value for key, value in filled(p, stored, entry, name).items() if key not in stale}
+
+
+def _copied(value: Any, device: torch.device | None) -> Any:
+    """A copy: of what belongs to the parameter's elements on their device, of a number as float32 on the CPU."""
     if not isinstance(value, Tensor):
         return deepcopy(value)
-    if name in shapes:
-        if tuple(value.shape) != shapes[name]:
-            raise RuntimeError(
-                f"{name} in the state dict has shape {tuple(value.shape)}, but a parameter of shape "
-                f"{tuple(p.shape)} needs {shapes[name]}"
-            )
-        return value.detach().to(device=p.device, copy=True)
+    if device is not None:
+        return value.detach().to(device=device, copy=True)
     return value.detach().clone() if value.dim() else value.detach().to(device="cpu", dtype=torch.float32, copy=True)

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers.batch import TorchBatch
-from gradstep.optimizers.checkpoint import adopted, detached
+from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
+from gradstep.optimizers.lost import loses, warn_of_lost_updates
+from gradstep.optimizers.paging import Paged, Pages
 from gradstep.optimizers.statistics import Statistics, gathered
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.rules import Rule, settings_of
+from gradstep.storage.pages import Preflight, check_room
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -47,12 +51,34 @@ class StepReport:
     statistics: Statistics | None = None
 
 
+OWN: Mapping[str, Any] = {
+    "engine": "auto",
+    "state": "float32",
+    "rounding": "nearest",
+    "seed": None,
+    "paged": False,
+    "page_budget": None,
+}
+"""The settings of every optimizer that are not mathematics, with their defaults:
+
+- ``engine``: who executes: ``"auto"``, ``"fused"``, ``"eager"``, ``"compiled"`` or ``"reference"``;
+- ``state``: how slots are stored: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
+- ``rounding``: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``;
+- ``seed``: of the noise of rounding at random; None stands for torch's own seed, which is not advanced;
+- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files;
+- ``page_budget``: bytes of paged state that may be in memory (``"512MB"``).
+"""
+
+
 class Optimizer(torch.optim.Optimizer):
     """What every gradstep optimizer for PyTorch shares; made from a rule by :func:`gradstep.optimizer`.
 
     State, ``param_groups`` and ``state_dict`` are torch's own, key by key. The engine is a property of the optimizer
     and is not kept in checkpoints.
     """
+
+    preset: ClassVar[Mapping[str, Any]] = {}
+    """What this class has instead of the defaults in :data:`OWN`."""
 
     grad_scale: float | Tensor = 1.0
     """Set by ``torch.amp.GradScaler`` for the length of one step: what the gradients were multiplied by."""
@@ -70,19 +96,12 @@ class Optimizer(torch.optim.Optimizer):
 
     _engine: str = "auto"
     _storage: Storage = Storage()
+    _paged: Paged | None = None
     _state_seen: bool = False
     _table: Table | None = None
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *positional: Any,
-        engine: str = "auto",
-        state: str = "float32",
-        rounding: str = "nearest",
-        seed: int | None = None,
-        **named: Any,
-    ) -> None:
+    def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
+        own = {**OWN, **self.preset} | {name: named.pop(name) for name in OWN if name in named}
         settings = settings_of(self.rule())
         places = [s.name for s in settings if not s.kw_only]
         if len(positional) > len(places):
@@ -100,20 +119,58 @@ class Optimizer(torch.optim.Optimizer):
                 )
             if name not in {s.name for s in settings}:
                 raise TypeError(
-                    f"{type(self).__name__} has no setting {name!r} (it has {', '.join(s.name for s in settings)})"
+                    f"{type(self).__name__} has no setting {name!r} "
+                    f"(it has {', '.join((*(s.name for s in settings), *OWN))})"
                 )
             given[name] = value
-        check_engine(engine)
+        check_engine(own["engine"])
+        pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**given)  # refuse bad settings before anything exists
-        self._engine = engine
-        self._storage = Storage(state, rounding, torch.initial_seed() if seed is None else seed)
+        self._engine = own["engine"]
+        seed = torch.initial_seed() if own["seed"] is None else own["seed"]
+        self._storage = Storage(own["state"], own["rounding"], seed)
         super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings})
         self._state_seen = False
-        if rounding != "nearest" and not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
+        if self._storage.rounding != "nearest":
+            self._check_rounding()
+        self._paged = None if pages is None else self._room(pages)
+
+    def _check_rounding(self) -> None:
+        if not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
             raise ValueError(
-                f"rounding={rounding!r} is for bfloat16 and float16 parameters, and there are none: "
+                f"rounding={self._storage.rounding!r} is for bfloat16 and float16 parameters, and there are none: "
                 "convert the model before the optimizer is made, or leave rounding='nearest'"
             )
+
+    def _room(self, pages: Pages) -> Paged:
+        """The page files that were asked for, on a disk that has room for them."""
+        if not self.rule().elementwise:
+            raise ValueError(
+                f"paged= is for state of the parameters' size, and {self.rule().__name__} keeps a row and a column"
+            )
+        for name, p, stored in self._parameters():
+            if p.is_complex() or p.device.type != "cpu" or not stored.slots:
+                why = (
+                    "is complex"
+                    if p.is_complex()
+                    else f"is on {p.device}"
+                    if p.device.type != "cpu"
+                    else "has no state"
+                )
+                raise ValueError(f"paged= cannot serve {name}, which {why}; paging is for real parameters on the CPU")
+        paged = Paged(pages)
+        check_room(paged.folder, self.state_summary().nbytes)
+        return paged
+
+    def preflight(self) -> Preflight:
+        """Room and speed of the folder that state is paged to: how long a step takes when it comes from the disk.
+
+        Raises:
+            ValueError: the state is not paged.
+        """
+        if self._paged is None:
+            raise ValueError("the state of this optimizer is not paged: give paged=True or a folder")
+        return self._paged.preflight(self.state_summary().nbytes)
 
     @classmethod
     @abstractmethod
@@ -286,6 +343,7 @@ class Optimizer(torch.optim.Optimizer):
             table = self._table = Table(
                 engine=self._engine,
                 storage=self._storage,
+                paged=self._paged,
                 rules=rules,
                 groups=self.param_groups,
                 state=state,
@@ -302,58 +360,75 @@ class Optimizer(torch.optim.Optimizer):
                 return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
             if max_grad_norm is not None:
                 clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
-        for batch, scalars in zip(batches, after, strict=True):
+        losing = [b for b, scalars in zip(batches, after, strict=True) if loses(b, int(scalars[0, 0]))]
+        for batch in batches:
             batch.coefficients[:, -1] *= clip / scale
-            batch.watched = self.watch
-            batch.part.engine.update(batch)
-            table.commit(batch, scalars)
+            batch.watched = self.watch or batch in losing
+        with nullcontext() if self._paged is None else self._paged.changing():
+            for batch, scalars in zip(batches, after, strict=True):
+                batch.run([None] if self._paged is None else self._paged.walk(batch))
+                table.commit(batch, scalars)
+            if self._paged is not None:
+                table.keep(self._paged)
+        warn_of_lost_updates(
+            [batch for batch, scalars in zip(batches, after, strict=True) if loses(batch, int(scalars[0, 0]))]
+        )
         found = gathered(batches, clip) if self.watch else None
         return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's class of the same name writes it; that class can load it."""
+        """The state as torch's class of the same name writes it, and what it is of under ``"gradstep"``.
+
+        Of float32 state, that class can load it.
+        """
         seen = self._state_seen or bool(self._optimizer_state_dict_pre_hooks or self._optimizer_state_dict_post_hooks)
         result = detached(super().state_dict())
         self._state_seen = seen
-        return result
+        return {**result, "gradstep": stamp(self.rule(), self._storage)}
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state written by this class or by torch's class of the same name.
 
-        The state keeps its own precision (torch casts it to the parameter's), and what the checkpoint says about how
-        torch should execute is left out.
+        Parameters are matched by name where both sides have names, else in order; see ``docs/checkpoints.md``. State
+        is stored as this optimizer stores it where that loses nothing (torch casts it to the parameter's type), what
+        the checkpoint says about how torch should execute is left out, and the seed of the noise is taken over.
 
         Raises:
-            ValueError: other groups, or a setting out of its bounds; nothing was changed.
             KeyError: a part of the checkpoint is missing; nothing was changed.
-            RuntimeError: a slot of another shape than its parameter; nothing was changed.
+            ValueError: another rule, other groups or parameters, or a setting out of its bounds; nothing was changed.
+            RuntimeError: state that does not fit its parameter or would be rounded; nothing was changed.
         """
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        groups, state = adopted(self.rule(), self.defaults, self.param_groups, state_dict)
-        for group in groups:
-            self._rule_of(group)
-        self.__setstate__({"state": state, "param_groups": groups})
+        found = adopted(self.rule(), self.defaults, self._storage, self.param_groups, state_dict)
+        self.__setstate__({"state": found.state, "param_groups": found.groups})
+        self._storage = found.storage
         self._state_seen = False
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        pages = state.pop("_pages", None)
         super().__setstate__(state)
+        if pages is not None:
+            self._paged = Paged(pages)
         self._table = None
         self._state_seen = True
 
     def __getstate__(self) -> dict[str, Any]:
         known = {name: self.__dict__[name] for name in ("defaults", "state", "param_groups")}
-        return {**known, "_engine": self._engine, "_storage": self._storage}
+        # A copy must not write to the same files: its state is paged to a folder of its own.
+        pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
+        return {**known, "_engine": self._engine, "_storage": self._storage, "_pages": pages}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.
-        return _blank, (self.rule(),), self.__getstate__()
+        return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
 
 
 @cache
@@ -378,10 +453,10 @@ def _holds_tensor(values: tuple[Any, ...]) -> bool:
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def _blank(rule: type[Rule]) -> Optimizer:
+def _blank(rule: type[Rule], preset: dict[str, Any]) -> Optimizer:
     from gradstep.optimizers import optimizer
 
-    kind = optimizer(rule)
+    kind = optimizer(rule, **preset)
     return kind.__new__(kind)
 
 

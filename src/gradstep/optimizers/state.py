@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
-from gradstep.optimizers.storage import Stored
+from gradstep.optimizers.storage import Stored, keys_of
 from gradstep.rules import Slot
 from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
 from gradstep.storage.noise import BITS
@@ -40,13 +40,7 @@ def filled(p: Tensor, stored: Stored, old: dict[str, Any], name: str) -> dict[st
     if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
         entry["step"] = 1.0  # torch's SGD does not count: a buffer that exists has had its first step
     for field in stored.parameter.fields[1:]:
-        dtype = getattr(torch, field.element.name)
-        fresh = torch.empty_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        entry[field.suffix] = _fitting(
-            entry.get(field.suffix),
-            fresh.copy_(p) if field.element.itemsize > p.element_size() else fresh.zero_(),
-            name,
-        )
+        entry[field.suffix] = _beside(p, field, entry.get(field.suffix), name)
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
         entry.update(_slot(p, slot, codec, entry, name))
     return entry
@@ -63,27 +57,38 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
     if value is None:
         return _encoded(slot, codec, _fresh(p, slot))
     coded = value.dtype == torch.uint8
+    like = _like(p, slot)
     if coded and not isinstance(scale, Tensor):
         raise RuntimeError(f"{slot.name} of {name} is 8-bit codes without their {slot.name}_scale")
-    like = _fresh(p, slot)
     if isinstance(codec, Blocks):
         if coded and scale is not None and value.stride() == like.stride() and value.device == p.device:
             return {slot.name: value, f"{slot.name}_scale": scale.to(p.device)}
-        return _encoded(slot, codec, like.copy_(decoded(value, scale, signed=slot.signed)))
+        return _encoded(slot, codec, _fresh(p, slot).copy_(decoded(value, scale, signed=slot.signed)))
     assert isinstance(codec, Elementwise)
-    like = like.to(getattr(torch, codec.fields[0].element.name)) if not like.is_complex() else like
-    if not coded and (value.dtype, value.device, value.stride()) == (like.dtype, like.device, like.stride()):
+    dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
+    if not coded and (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride()):
         return {slot.name: value}
-    return {slot.name: like.copy_(decoded(value, scale, signed=slot.signed))}
+    return {slot.name: _fresh(p, slot).to(dtype).copy_(decoded(value, scale, signed=slot.signed))}
 
 
-def _fitting(old: Any, fresh: Tensor, name: str) -> Tensor:
+def _like(p: Tensor, slot: Slot) -> Tensor:
+    """A tensor without memory that is laid out as a slot's values are."""
+    if slot.collapsed is None:
+        return torch.empty_like(p, dtype=slot_dtype(p), device="meta", memory_format=torch.preserve_format)
+    return torch.empty(slot.shape(tuple(p.shape)), dtype=slot_dtype(p), device="meta")
+
+
+def _beside(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
+    """What is kept beside a parameter: its master copy, or what rounding left over (nothing, to begin with)."""
+    dtype = getattr(torch, field.element.name)
     if old is None:
-        return fresh
-    if not isinstance(old, Tensor) or old.shape != fresh.shape:
-        raise RuntimeError(f"the compensation or master copy of {name} must be a tensor of shape {tuple(fresh.shape)}")
-    same = (old.dtype, old.device, old.stride()) == (fresh.dtype, fresh.device, fresh.stride())
-    return old if same else fresh.copy_(old)
+        starts_as_copy = field.element.itemsize > p.element_size()
+        return p.detach().to(dtype) if starts_as_copy else torch.zeros_like(p, dtype=dtype)
+    if not isinstance(old, Tensor) or old.shape != p.shape:
+        raise RuntimeError(f"{field.suffix} of {name} must be a tensor of shape {tuple(p.shape)}")
+    fresh = torch.empty_like(p, dtype=dtype, device="meta")
+    same = (old.dtype, old.device, old.stride()) == (dtype, p.device, fresh.stride())
+    return old if same else torch.empty_like(p, dtype=dtype).copy_(old)
 
 
 def _fresh(p: Tensor, slot: Slot) -> Tensor:
@@ -101,8 +106,8 @@ def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
         return {slot.name: value}
     noise = torch.full_like(value, HALFWAY, dtype=torch.int32) if codec.noisy else None
     arrays = ARRAYS.codes(codec, value, noise, value)
-    names = [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
-    return {key: _laid_out(array, value, field) for key, array, field in zip(names, arrays, codec.fields, strict=True)}
+    each = zip(keys_of(slot, codec), arrays, codec.fields, strict=True)
+    return {key: _laid_out(array, value, field) for key, array, field in each}
 
 
 def _laid_out(array: Tensor, like: Tensor, field: Field) -> Tensor:

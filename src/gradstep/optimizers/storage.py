@@ -23,6 +23,11 @@ def element_of(dtype: torch.dtype) -> Element:
     return ELEMENTS.get(name) or Native(name)
 
 
+def keys_of(slot: Slot, codec: Codec) -> list[str]:
+    """The keys in the state under which the fields of a slot are kept."""
+    return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
+
+
 @final
 @dataclass(frozen=True)
 class Stored:
@@ -45,9 +50,9 @@ class Stored:
         """Every array of the state by its key: what belongs to the parameter itself, then the slots'."""
         own = {field.suffix: field for field in self.parameter.fields[1:]}
         return own | {
-            f"{slot.name}_{field.suffix}" if field.suffix else slot.name: field
+            key: field
             for slot, codec in zip(self.slots, self.codecs, strict=True)
-            for field in codec.fields
+            for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
         }
 
     @property

@@ -23,8 +23,9 @@ from gradstep.optimizers import survey
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import choose
 from gradstep.optimizers.gradients import usable
+from gradstep.optimizers.paging import Paged
 from gradstep.optimizers.state import filled
-from gradstep.optimizers.storage import Storage
+from gradstep.optimizers.storage import Storage, Stored
 from gradstep.rules import Rule
 from gradstep.storage.noise import keys
 
@@ -38,6 +39,7 @@ class Table:
         *,
         engine: str,
         storage: Storage,
+        paged: Paged | None,
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
         state: defaultdict[Tensor, dict[str, Any]],
@@ -61,18 +63,23 @@ class Table:
 
         # First everything that may fail ...
         made: dict[int, dict[str, Any]] = {}
+        stored: dict[int, Stored] = {}
         buckets: defaultdict[Any, list[int]] = defaultdict(list)
         for i in served:
             p, g, rule = self.flat[i], gradients[i], rules[self.group[i]]
             if g is not None:
                 usable(p, g, names[i])
-            stored = storage.of(rule, groups[self.group[i]], p, names[i])
-            chosen, _ = choose(engine, type(rule), p, names[i], noisy=stored.noisy)
-            made[i] = filled(p, stored, state.get(p, {}), names[i])
+            stored[i] = storage.of(rule, groups[self.group[i]], p, names[i])
+            chosen, _ = choose(engine, type(rule), p, names[i], noisy=stored[i].noisy)
             given = p if g is None else g
-            buckets[chosen, stored.spec(rule, given.dtype), tuple(stored.fields), given.dtype].append(i)
+            buckets[chosen, stored[i].spec(rule, given.dtype), tuple(stored[i].fields), given.dtype].append(i)
         for chosen, spec, *_ in buckets:
             chosen.prepare(spec)
+        if paged is None:
+            made = {i: filled(self.flat[i], stored[i], state.get(self.flat[i], {}), names[i]) for i in served}
+        else:
+            wanted = [(names[i], self.flat[i], stored[i], state.get(self.flat[i], {})) for i in served]
+            made = dict(zip(served, paged.filled(wanted, tuple(scalars)), strict=True))
 
         # ... then the state.
         self.scalar_names = tuple(scalars)
@@ -83,6 +90,7 @@ class Table:
             entry.update(old)
             entry.update(zip(scalars, self.scalars[i].unbind(), strict=True))
         self._numbers: NDArray[np.float32] = self.scalars.numpy()
+        self._rows = [] if paged is None else paged.rows(self.flat)
         self._state = state
         self.entries = [state[self.flat[i]] for i in served]
         self.contents = _contents(self.entries)
@@ -208,6 +216,10 @@ class Table:
     def commit(self, batch: TorchBatch, scalars: NDArray[np.float32]) -> None:
         """Write the scalars after a step."""
         self._numbers[batch.members] = scalars
+
+    def keep(self, paged: Paged) -> None:
+        """Write the scalars of all parameters into the page files, beside the state."""
+        paged.keep(self._numbers, self._rows)
 
 
 def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:

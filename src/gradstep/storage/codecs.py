@@ -190,7 +190,7 @@ class Kahan(Elementwise):
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         kept = self.element.nearest(x)
         rest = x - kept
-        return kept, where(rest == rest, rest, 0.0)  # infinity less infinity
+        return kept, where(rest - rest == 0.0, rest, 0.0)  # beside an infinity there is no rest
 
     def kept(self, x: Array) -> Array:
         return x
@@ -253,8 +253,8 @@ class Blocks(Codec):
     the smallest code becomes that code or zero at random if it is signed; a non-negative one (a second moment, which
     updates are divided by) never becomes zero.
 
-    Infinity and NaN stay what they are (of the NaNs, those that processors make). Values under 2⁻¹⁰⁹ (signed) or 2⁻¹²⁶
-    count as under the smallest code.
+    Infinity and NaN stay what they are (a signalling NaN, which no processor computes, may become infinity). Finite
+    numbers above 1.875 · 2¹²⁷ may round up to infinity. The smallest code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
     signed: bool
@@ -287,8 +287,9 @@ class Blocks(Codec):
             peak: the largest :meth:`magnitude` of the block.
         """
         rounded = at_most(peak, _NAN) + ((1 << _PLACES) - 1)
-        # Not so low that a code or a threshold of rounding would be subnormal, which processors are slow with.
-        return at_least(rounded >> _PLACES + 3, self._octaves + (18 if self.signed else 1))
+        # Not so low that a code or a threshold of rounding would be subnormal, which processors are slow with, or that
+        # the inverse of the smallest code would overflow.
+        return at_least(rounded >> _PLACES + 3, self._octaves + (19 if self.signed else 1))
 
     def join(self, code: Array, scale: Array) -> Array:
         """The stored values, from their codes and their block's scale (int32)."""
@@ -307,7 +308,7 @@ class Blocks(Codec):
             scale: of their blocks, from :meth:`scale`.
             noise: int32, uniform on 0 … 2²⁰ − 1.
         """
-        size = self.magnitude(x)
+        size = at_most(self.magnitude(x), _NAN)  # a longer NaN (CUDA's is all ones) and noise would overflow
         base = (scale - self._octaves) << _PLACES + 3
         smallest = base + (1 << _PLACES)
         rounded = size + noise

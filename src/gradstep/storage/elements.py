@@ -111,9 +111,11 @@ class Float16(Half):
 
     def at_random(self, x: Array, noise: Array) -> Array:
         # Normal numbers keep 10 of 23 places. Subnormal ones are multiples of 2⁻²⁴, the last place of a float32 near
-        # 0.75: adding that rounds to them, and the noise decides where to.
-        normal = number((bits(x) + (noise >> 7)) & -0x2000)
-        shift = (converted(noise, "float32") - 524287.5) * 2.0**-44
+        # 0.75: adding that rounds to them, and the noise decides where to. It has 13 bits here too: with more, its sum
+        # with a number just under 2⁻¹⁴ would have to be rounded, to a tie.
+        random = noise >> 7
+        normal = number((bits(x) + random) & -0x2000)
+        shift = (converted(random, "float32") - 4095.5) * 2.0**-37
         subnormal = (x + shift + 0.75) - 0.75
         return where(x == x, where(abs(x) < 2.0**-14, subnormal, normal), x)
 

@@ -15,7 +15,7 @@ BITS = 20
 """Random bits of one field. A stream of 32 has two: the highest bits of one are the lowest of the other, where they
 decide next to nothing."""
 
-_STREAM = 0x01000193  # tells streams apart; small, so that its multiples fit in an int32
+_STREAM = 0x01000192  # tells streams apart; even, so that multipliers are odd, and small, so that they fit in an int32
 _MASK = 2**64 - 1
 
 
@@ -61,8 +61,9 @@ def mixed(element: Array, low: Array, high: Array, stream: int) -> Array:
     # Multiply, fold, multiply, fold, with C. Wellons' constants (hash prospector, "lowbias32"). The second key stands
     # in the middle: two steps whose first keys are near each other would else share their noise, some elements apart.
     x = (element + low) * 0x7FEB352D
-    x = (x ^ _shifted(x, 15) ^ high) + _STREAM * stream
-    x = x * -0x7B935975  # 0x846CA68B
+    # Streams differ by their second multiplier: a sum would only turn the highest bits of one into those of the other.
+    x = x ^ _shifted(x, 15) ^ high
+    x = x * (_STREAM * stream - 0x7B935975)  # 0x846CA68B
     return x ^ _shifted(x, 16)
 
 

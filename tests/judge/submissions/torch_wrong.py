@@ -10,7 +10,7 @@ class Adamish(Optimizer):
     """A plain, right AdamW to make mistakes in: each of the classes below overrides how one tensor is updated."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -78,9 +78,7 @@ class DecayByLambdaAlone(Adamish):
         p.mul_(1 - wd)
         s["m"].mul_(b1).add_(g, alpha=1 - b1)
         s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.addcdiv_(
-            s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr
-        )
+        p.addcdiv_(s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr)
 
 
 class GrowingWeights(Adamish):
@@ -88,9 +86,7 @@ class GrowingWeights(Adamish):
         p.mul_(1 + lr * wd)
         s["m"].mul_(b1).add_(g, alpha=1 - b1)
         s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.addcdiv_(
-            s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr
-        )
+        p.addcdiv_(s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr)
 
 
 class AveragesNotInPlace(Adamish):
@@ -119,9 +115,7 @@ class EpsilonOneInAMillion(Adamish):
         p.mul_(1 - lr * wd)
         s["m"].mul_(b1).add_(g, alpha=1 - b1)
         s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.addcdiv_(
-            s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + 1e-6, value=-lr
-        )
+        p.addcdiv_(s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + 1e-6, value=-lr)
 
 
 class GradientNotSquared(Adamish):
@@ -129,9 +123,7 @@ class GradientNotSquared(Adamish):
         p.mul_(1 - lr * wd)
         s["m"].mul_(b1).add_(g, alpha=1 - b1)
         s["v"].mul_(b2).add_(g.abs(), alpha=1 - b2)
-        p.addcdiv_(
-            s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr
-        )
+        p.addcdiv_(s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr)
 
 
 class ForgotTheRoot(Adamish):
@@ -149,9 +141,7 @@ class BetasSwapped(Adamish):
         b2, b1 = b1, b2
         s["m"].mul_(b1).add_(g, alpha=1 - b1)
         s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.addcdiv_(
-            s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr
-        )
+        p.addcdiv_(s["m"] / (1 - b1 ** s["step"]), (s["v"] / (1 - b2 ** s["step"])).sqrt() + eps, value=-lr)
 
 
 class CorrectedStateKept(Adamish):
@@ -176,7 +166,7 @@ class OneCounterForAll(Optimizer):
     """A counter on self, raised once per parameter."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.t = 0
 
     @torch.no_grad()
@@ -203,7 +193,7 @@ class WritesIntoTheGradient(Optimizer):
     """Adam; its decay is added to p.grad itself."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -233,7 +223,7 @@ class MovesNothing(Optimizer):
     """`p = p - ...` names a new tensor."""
 
     def __init__(self, params, lr=1e-3):
-        super().__init__(params, dict(lr=lr))
+        super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -252,7 +242,7 @@ class HeavyBallOfKeras(Optimizer):
     """The learning rate inside the buffer."""
 
     def __init__(self, params, lr=1e-3, momentum=0.0, weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -275,7 +265,7 @@ class AveragedMomentum(Optimizer):
     """(1 − momentum) in front of the gradient."""
 
     def __init__(self, params, lr=1e-3, momentum=0.0, weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -298,7 +288,7 @@ class NesterovEverywhere(Optimizer):
     """It takes no flag, and always looks ahead."""
 
     def __init__(self, params, lr=1e-3, momentum=0.0):
-        super().__init__(params, dict(lr=lr, momentum=momentum))
+        super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -320,7 +310,7 @@ class LionByTheAverage(Optimizer):
     """The sign of the average that was just updated."""
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):

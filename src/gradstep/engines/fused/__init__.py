@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import Batch, Engine, Int64s, Traits, UpdateSpec
-from gradstep.engines.fused.job import launch, owners_of
+from gradstep.engines.fused.job import launch, parts_of, work_of
 from gradstep.engines.statistics import STATISTICS, SUMS
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
@@ -23,6 +23,7 @@ class Fused(Engine):
     """
 
     name = "fused"
+    parts = True
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if not rule.elementwise:
@@ -44,27 +45,21 @@ class Fused(Engine):
 
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
-        tensors = np.column_stack((batch.addresses, batch.lengths, batch.rows, batch.keys))
-        if not batch.watched:
-            launch(_update_kernel(batch.spec), tensors, batch.lengths, batch.threads, coefficients, np.empty(0))
-            return
-        owners = owners_of(batch.lengths)
-        found = np.empty((len(owners), len(STATISTICS)))
-        launch(_update_kernel(batch.spec, True), tensors, batch.lengths, batch.threads, coefficients, found)
-        batch.statistics = _by_tensor(found, owners, len(batch.lengths), ranged=bool(batch.spec.second))
+        lengths = batch.lengths
+        tensors = np.column_stack((batch.addresses, lengths, batch.rows, batch.keys))
+        work = work_of(lengths) if batch.pieces is None else parts_of(batch.pieces)
+        results = np.empty((len(work.chunks) if batch.watched else 0, len(STATISTICS)))
+        launch(_update_kernel(batch.spec, batch.watched), tensors, work, batch.threads, coefficients, results)
+        if batch.watched:
+            batch.statistics = _by_tensor(results, work.chunks[:, 0], len(lengths), ranged=bool(batch.spec.second))
 
     def squares(self, batch: Batch) -> float:
         lengths = batch.lengths
         tensors = np.column_stack((batch.addresses[:, 0], lengths, batch.rows, batch.keys))
-        partial = np.empty(len(owners_of(lengths)))
-        launch(
-            _squares_kernel(batch.spec.gradient.fields[0].element),
-            tensors,
-            lengths,
-            batch.threads,
-            np.empty(0),
-            partial,
-        )
+        work = work_of(lengths)
+        partial = np.empty(len(work.chunks))
+        kernel = _squares_kernel(batch.spec.gradient.fields[0].element)
+        launch(kernel, tensors, work, batch.threads, np.empty(0), partial)
         return float(partial.sum())
 
 

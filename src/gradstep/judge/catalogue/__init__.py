@@ -28,7 +28,8 @@ def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
     """Every known mistake and convention that this rule can be written with, one at a time.
 
     >>> from gradstep.rules import Lion
-    >>> catalogue(Lion)[0].mistakes[0].sentence
+    >>> catalogue(Lion)[0].sentence
+    'Lion with a bias correction that the rule does not have'
     """
     found = []
     for mistake in (*MISTAKES, *settings.of(rule)):

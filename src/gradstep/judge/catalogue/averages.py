@@ -1,6 +1,6 @@
 """Running averages: of what, with which weights, and whether they are kept."""
 
-from gradstep.judge.catalogue.mistake import ADAM_PAPER, Change, Mistake, habit, lines
+from gradstep.judge.catalogue.mistake import ADAM_PAPER, Mistake, habit, lines
 
 _ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 _SQUARED = ("Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adafactor")
@@ -13,7 +13,7 @@ def _unstored(slot: str, what: str, *rules: str) -> Mistake:
         f"{what} computed but not kept",
         f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
         "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        (Change(habits=(("unstored", (slot,)),)),),
+        (habit(unstored=(slot,)),),
         only=rules,
     )
 
@@ -89,7 +89,10 @@ MISTAKES = (
         "the step along the gradient instead of its average",
         "the numerator of the update: it is the corrected m, not grad",
         _READ,
-        (lines(("c.step_size * s.exp_avg", "c.step_size * (g * c.rule.betas[0] ** 0)")), lines(("s.exp_avg * _x", "g * _x"))),
+        (
+            lines(("c.step_size * s.exp_avg", "c.step_size * (g * c.rule.betas[0] ** 0)")),
+            lines(("s.exp_avg * _x", "g * _x")),
+        ),
         only=("Adam", "AdamW", "Adamax"),
     ),
     Mistake(
@@ -104,7 +107,7 @@ MISTAKES = (
         "the averages computed but not kept: each step starts from zero",
         "`exp_avg.mul(beta1)` without the underscore, or state made anew at each step",
         "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        (Change(habits=(("unstored", ("*",)),)),),
+        (habit(unstored=("*",)),),
         only=("Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
     ),
     _unstored("exp_avg", "the average of the gradient", *_ADAMS),

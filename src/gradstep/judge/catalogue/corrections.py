@@ -57,13 +57,22 @@ MISTAKES = (
         _READ,
         (
             lines(
-                ("s._m = c.beta1 * s._m + c.rest1 * g", "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)"),
-                ("s._v = c.beta2 * s._v + c.rest2 * _x", "s._v = (c.beta2 * s._v + c.rest2 * _x) / (1 - c.beta2**c.step)"),
+                (
+                    "s._m = c.beta1 * s._m + c.rest1 * g",
+                    "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)",
+                ),
+                (
+                    "s._v = c.beta2 * s._v + c.rest2 * _x",
+                    "s._v = (c.beta2 * s._v + c.rest2 * _x) / (1 - c.beta2**c.step)",
+                ),
                 ("_x / (1 - beta1**step)", "_x"),
                 ("(1 - beta2**step) ** -0.5", "1.0"),
             ),
             lines(
-                ("s._m = c.beta1 * s._m + c.rest1 * g", "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)"),
+                (
+                    "s._m = c.beta1 * s._m + c.rest1 * g",
+                    "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)",
+                ),
                 ("_x / (1 - beta1**step)", "_x"),
             ),
         ),
@@ -76,7 +85,10 @@ MISTAKES = (
         _READ,
         (
             lines(
-                ("s._m = c.beta1 * s._m + c.rest1 * g", "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)"),
+                (
+                    "s._m = c.beta1 * s._m + c.rest1 * g",
+                    "s._m = (c.beta1 * s._m + c.rest1 * g) / (1 - c.beta1**c.step)",
+                ),
                 ("_x / (1 - beta1**step)", "_x"),
             ),
         ),
@@ -89,7 +101,10 @@ MISTAKES = (
         _READ,
         (
             lines(
-                ("s._v = c.beta2 * s._v + c.rest2 * _x", "s._v = (c.beta2 * s._v + c.rest2 * _x) / (1 - c.beta2**c.step)"),
+                (
+                    "s._v = c.beta2 * s._v + c.rest2 * _x",
+                    "s._v = (c.beta2 * s._v + c.rest2 * _x) / (1 - c.beta2**c.step)",
+                ),
                 ("(1 - beta2**step) ** -0.5", "1.0"),
             ),
         ),
@@ -145,7 +160,10 @@ MISTAKES = (
             lines(("sqrt(v)", "sqrt(v / (1 - c.alpha**c.step))")),
             lines(("sqrt(s.square_avg + c.eps)", "sqrt(s.square_avg / (1 - c.rho**c.step) + c.eps)")),
             lines(("_m / s.exp_inf", "_m / (s.exp_inf / (1 - c.beta2**c.step))")),
-            lines(("sign(_d)", "sign(_d)"), ("_keep * p - c.lr * direction", "_keep * p - c.lr * direction / (1 - c.beta1**c.step)")),
+            lines(
+                ("sign(_d)", "sign(_d)"),
+                ("_keep * p - c.lr * direction", "_keep * p - c.lr * direction / (1 - c.beta1**c.step)"),
+            ),
         ),
         only=("RMSprop", "Adadelta", "Adamax", "Lion"),
     ),

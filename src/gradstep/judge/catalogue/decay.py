@@ -12,7 +12,9 @@ MISTAKES = (
         "`grad + weight_decay * p`; the decay acts on the weight: `p *= 1 - lr * weight_decay`",
         ADAMW_PAPER,
         (
-            lines(("decay(_lr, _wd, decoupled=_d)", "decay(_lr, _wd, decoupled=False)"), ("g + c.l2 * p", "g + c.l2 * p")),
+            lines(
+                ("decay(_lr, _wd, decoupled=_d)", "decay(_lr, _wd, decoupled=False)"), ("g + c.l2 * p", "g + c.l2 * p")
+            ),
             lines(("g", "(g + c.rule.weight_decay * p)"), ("c.keep * p - _u", "p - _u")),
         ),
         only=_GRADIENT,
@@ -80,7 +82,10 @@ MISTAKES = (
         "both `grad + weight_decay * p` and `p *= 1 - lr * weight_decay`: keep one",
         ADAMW_PAPER,
         (
-            lines(("g + c.l2 * p", "g + c.rule.weight_decay * p"), ("c.keep * p", "(1 - c.rule.lr * c.rule.weight_decay) * p")),
+            lines(
+                ("g + c.l2 * p", "g + c.rule.weight_decay * p"),
+                ("c.keep * p", "(1 - c.rule.lr * c.rule.weight_decay) * p"),
+            ),
             lines(("g", "(g + c.rule.weight_decay * p)"), ("c.keep * p - _u", "c.keep * p - _u")),
             lines(("p - _u", "(1 - c.rule.lr * c.rule.weight_decay) * p - _u")),
         ),
@@ -92,7 +97,10 @@ MISTAKES = (
         "a mask such as `grad != 0` around the decay",
         ADAMW_PAPER,
         (
-            lines(("c.keep * p - _u", "where(g != 0, c.keep * p, p) - _u"), ("g + c.l2 * p", "where(g != 0, g + c.l2 * p, g)")),
+            lines(
+                ("c.keep * p - _u", "where(g != 0, c.keep * p, p) - _u"),
+                ("g + c.l2 * p", "where(g != 0, g + c.l2 * p, g)"),
+            ),
             lines(("c.keep * p - _u", "where(g != 0, c.keep * p, p) - _u")),
             lines(("g + c.l2 * p", "where(g != 0, g + c.l2 * p, g)")),
         ),

@@ -1,6 +1,8 @@
 """What is around the mathematics: counting, state, groups, missing gradients."""
 
 from gradstep.judge.catalogue.mistake import Mistake, by, habit
+from gradstep.judge.formula import Change
+from gradstep.judge.rewrite import Edit
 
 _CLOCKED = ("SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor")
 _COUNTED = ("Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
@@ -11,11 +13,37 @@ MISTAKES = (
     Mistake(
         "steps-of-all",
         "the steps counted once for all parameters",
-        "one counter for the group or the optimizer; a parameter without gradient takes no step, so keep a count for each",
+        "one counter for all parameters; one without gradient takes no step, so keep a count for each",
         "torch.optim counts in `state[p]['step']`",
         (habit(clock="calls"),),
         only=_CLOCKED,
-        conventions=by("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor", "Adagrad", of=("tinytorch", "optax", "keras")),
+        conventions=by(
+            "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor", "Adagrad", of=("tinytorch", "optax", "keras")
+        ),
+    ),
+    Mistake(
+        "steps-of-all-debiased",
+        "the steps counted once for all parameters, and the bias correction part of the averages",
+        "`beta * (1 - beta**(t - 1)) / (1 - beta**t)` with one t for all: a parameter that joins late starts biased",
+        "torch.optim counts in `state[p]['step']`",
+        (
+            Change(
+                edits=(
+                    Edit(
+                        "s._m = c.beta1 * s._m + c.rest1 * g",
+                        "hat = (c.beta1**c.step - c.beta1) / (c.beta1**c.step - 1)\ns._m = hat * s._m + (1 - hat) * g",
+                    ),
+                    Edit(
+                        "s._v = c.beta2 * s._v + c.rest2 * _x",
+                        "hat = (c.beta2**c.step - c.beta2) / (c.beta2**c.step - 1)\ns._v = hat * s._v + (1 - hat) * _x",
+                    ),
+                    Edit("_x / (1 - beta1**step)", "_x"),
+                    Edit("(1 - beta2**step) ** -0.5", "1.0"),
+                ),
+                habits=(("clock", "calls"),),
+            ),
+        ),
+        only=("Adam", "AdamW"),
     ),
     Mistake(
         "steps-per-visit",

@@ -94,7 +94,7 @@ def _with(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> Formula:
 
 @cache
 def _way(rule: type[Rule], mistake: Mistake) -> Change:
-    """How the mistake is made in this rule: the way is chosen by the rule as it is, so that it stays the same in a pair."""
+    """How the mistake is made in this rule; chosen by the rule as it is, so that it is the same in a pair."""
     if not mistake.only or rule.__name__ in mistake.only:
         for way in mistake.ways:
             try:

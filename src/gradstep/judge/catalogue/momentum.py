@@ -51,7 +51,11 @@ MISTAKES = (
         "Nesterov's step always",
         "`grad + momentum * buf` where nesterov is not set",
         _SGD,
-        (lines(("1.0 if self.nesterov else 0.0", "1.0"), ("self.momentum if self.nesterov else 1.0", "self.momentum")),),
+        (
+            lines(
+                ("1.0 if self.nesterov else 0.0", "1.0"), ("self.momentum if self.nesterov else 1.0", "self.momentum")
+            ),
+        ),
     ),
     Mistake(
         "nesterov-undamped",

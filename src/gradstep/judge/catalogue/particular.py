@@ -292,7 +292,10 @@ _FACTORED = (
         _ADAFACTOR,
         (
             lines(
-                ("v = s.row_var * s.col_var / _n", "v = s.full = (0.0 if c.step == 1 else s.row_var) + c.rest2 * (square - (0.0 if c.step == 1 else s.row_var))\ns.row_var = v"),
+                (
+                    "v = s.row_var * s.col_var / _n",
+                    "full = s.row_var if c.step > 1 else 0.0\nv = s.row_var = full + c.rest2 * (square - full)",
+                ),
                 ("s.row_var = s.row_var + c.rest2 * (mean(square, -1) - s.row_var)", "pass"),
                 ("s.col_var = s.col_var + c.rest2 * (mean(square, -2) - s.col_var)", "pass"),
             ),

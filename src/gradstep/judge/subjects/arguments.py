@@ -52,9 +52,7 @@ class Arguments:
         return given
 
 
-def arguments_of(
-    make: Callable[..., Any], rule: type[Rule], *, skip: int, extra: Mapping[str, Any]
-) -> Arguments:
+def arguments_of(make: Callable[..., Any], rule: type[Rule], *, skip: int, extra: Mapping[str, Any]) -> Arguments:
     """The arguments of a class, factory or function after the first ``skip``, which are not settings."""
     fields = {f.name: f.default for f in settings_of(rule)}
     try:

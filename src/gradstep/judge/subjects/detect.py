@@ -86,8 +86,8 @@ def _speaks_torch(submission: Any) -> bool:
             return True
         functions = [f for base in submission.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
     else:
-        functions = [submission] if inspect.isfunction(submission) else [type(submission).__call__]
-    return any(_uses_torch(f) for f in functions if inspect.isfunction(f))
+        functions = [f for f in (submission, type(submission).__call__) if inspect.isfunction(f)]
+    return any(_uses_torch(f) for f in functions)
 
 
 def _uses_torch(function: Any) -> bool:

@@ -17,7 +17,7 @@ class Gradient(np.ndarray):
     """An array whose ``.data`` is the array too, for frameworks whose gradients are tensors themselves."""
 
     @property
-    def data(self) -> Any:  # type: ignore[override]
+    def data(self) -> Any:
         return self.view(np.ndarray)
 
 

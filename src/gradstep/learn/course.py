@@ -1,0 +1,240 @@
+"""What a learner does in a folder: start, check, ask for a hint, answer questions. Each act is kept at once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, final
+
+from gradstep.judge import Outcome, Status, Verdict
+from gradstep.learn.challenges import CHALLENGES, Challenge
+from gradstep.learn.check import check_file, unwritten
+from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question
+from gradstep.learn.progress import FILE, Progress, Work, load, save
+
+FOLDER = "gradstep-course"
+"""Where a course is, below the current folder, if nothing else is said."""
+
+
+class Written(NamedTuple):
+    """Files that :meth:`Course.start` made, and those that were there already and stayed as they are."""
+
+    made: tuple[Path, ...]
+    kept: tuple[Path, ...]
+
+
+class Hint(NamedTuple):
+    """One hint, and which of how many it is."""
+
+    text: str
+    number: int
+    of: int
+
+
+class Answer(NamedTuple):
+    """A question, what was answered, and whether that is right."""
+
+    question: Question
+    given: str
+    right: bool
+
+
+@final
+@dataclass(frozen=True)
+class Course:
+    """A course in a folder.
+
+    Attributes:
+        folder: where the learner's files and the notes on the progress are.
+        option: how commands are told of the folder, as in " --dir lessons"; empty where they find it by themselves.
+    """
+
+    folder: Path
+    option: str = ""
+
+    @staticmethod
+    def at(folder: Path | None) -> Course:
+        """The course in this folder; by default the current folder if there is one in it, else ``gradstep-course``."""
+        if folder is not None:
+            return Course(folder, f" --dir {shlex.quote(str(folder))}")
+        return Course(Path() if Path(FILE).exists() else Path(FOLDER))
+
+    def progress(self) -> tuple[Progress, str]:
+        """What was done so far, and a remark if the notes on it were damaged."""
+        return load(self.folder)
+
+    def framework(self, asked: Framework | None) -> Framework:
+        """The framework asked for, or else the one worked in last."""
+        return asked or self.progress()[0].framework
+
+    def file(self, challenge: Challenge, framework: Framework) -> Path:
+        """The learner's file."""
+        return self.folder / challenge.file(framework)
+
+    def start(self, challenge: Challenge, framework: Framework) -> Written:
+        """Put the text and the skeleton into the folder. What is there already stays.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        lesson, progress = challenge.lesson, self.progress()[0]
+        save(self.folder, progress.with_work(challenge.name, framework, progress.of(challenge.name, framework) or Work()))
+        files = {
+            self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
+            self.file(challenge, framework): lesson.code[framework].skeleton,
+        }
+        made = tuple(file for file, content in files.items() if _made(file, content))
+        return Written(made, tuple(file for file in files if file not in made))
+
+    def check(
+        self, challenge: Challenge, framework: Framework, file: Path | None = None, convention: str = "torch"
+    ) -> Verdict:
+        """Judge the learner's file, and remember how it went and what there would be to say about it."""
+        verdict = check_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
+        if verdict.status is Status.UNJUDGED or unwritten(verdict):
+            return verdict
+        progress = self.progress()[0]
+        work = progress.of(challenge.name, framework) or Work()
+        found = diagnosis(verdict)
+        work = replace(
+            work,
+            attempts=work.attempts + 1,
+            passed=work.passed or verdict.passed,
+            diagnosis=found,
+            told=work.told if found == work.diagnosis else 0,
+        )
+        save(self.folder, progress.with_work(challenge.name, framework, work))
+        return verdict
+
+    def hints(self, challenge: Challenge, framework: Framework) -> list[Hint]:
+        """Those that were given so far: first about the mistake that the last check found, then the lesson's own."""
+        work = self.progress()[0].of(challenge.name, framework) or Work()
+        every = (*work.diagnosis, *challenge.lesson.hints)
+        shown = (*work.diagnosis[: work.told], *challenge.lesson.hints[: work.hints])
+        return [Hint(text, every.index(text) + 1, len(every)) for text in shown]
+
+    def hint(self, challenge: Challenge, framework: Framework) -> Hint | None:
+        """One more hint, or None if all were given."""
+        progress = self.progress()[0]
+        work = progress.of(challenge.name, framework) or Work()
+        if work.told < len(work.diagnosis):
+            work = replace(work, told=work.told + 1)
+            text = work.diagnosis[work.told - 1]
+        elif work.hints < len(challenge.lesson.hints):
+            work = replace(work, hints=work.hints + 1)
+            text = challenge.lesson.hints[work.hints - 1]
+        else:
+            return None
+        save(self.folder, progress.with_work(challenge.name, framework, work))
+        every = (*work.diagnosis, *challenge.lesson.hints)
+        return Hint(text, every.index(text) + 1, len(every))
+
+    def solution(self, challenge: Challenge, framework: Framework) -> str:
+        """The finished program; that it was looked at is remembered.
+
+        Raises:
+            PermissionError: nothing was tried yet.
+        """
+        progress = self.progress()[0]
+        work = progress.of(challenge.name, framework)
+        if work is None or not work.attempts:
+            raise PermissionError(
+                f"the solution is there once you have tried: write something into "
+                f"{self.file(challenge, framework)} and check it"
+            )
+        save(self.folder, progress.with_work(challenge.name, framework, replace(work, solution_seen=True)))
+        return challenge.lesson.code[framework].solution
+
+    def answer(self, challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
+        """Grade the answers to all questions, and remember them.
+
+        Raises:
+            ValueError: too few or too many, or a letter that is not among the options.
+        """
+        graded = grade(challenge, letters)
+        progress = self.progress()[0]
+        given = {**progress.answers, challenge.name: tuple(answer.given for answer in graded)}
+        save(self.folder, replace(progress, answers=given))
+        return graded
+
+    def ran(self, experiment: str) -> None:
+        """Remember that an experiment was run."""
+        progress = self.progress()[0]
+        done = dict.fromkeys((*progress.experiments, experiment))
+        save(self.folder, replace(progress, experiments=tuple(done)))
+
+
+def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
+    """The answers to all questions of a challenge.
+
+    >>> [answer.right for answer in grade(CHALLENGES["sgd"], ["b", "a", "a"])]
+    [True, True, False]
+    """
+    questions = challenge.lesson.questions
+    if len(letters) != len(questions):
+        raise ValueError(f"{challenge.name} has {len(questions)} questions, but there are {len(letters)} answers")
+    given = [letter.strip().lower() for letter in letters]
+    for number, (letter, question) in enumerate(zip(given, questions), 1):
+        options = LETTERS[: len(question.options)]
+        if len(letter) != 1 or letter not in options:
+            raise ValueError(f"the answer to question {number} is one of {', '.join(options)}, not {letter!r}")
+    return [Answer(q, letter, letter == q.letter) for q, letter in zip(questions, given)]
+
+
+def diagnosis(verdict: Verdict) -> tuple[str, ...]:
+    """What there is to say about the likely mistake, a piece at a time: what it is, where to look, what to read."""
+    if verdict.passed:
+        return ()
+    if verdict.matches:
+        match = verdict.matches[0]
+        pieces = [f"What your code computes is {match.sentence}."]
+        if match.conventions:
+            pieces[0] += f" Some libraries do so on purpose: --convention {match.conventions[0]} accepts it."
+        return (*pieces, *(f"Look for: {text}." for text in match.look_for), *(f"Read: {t}." for t in match.read))
+    about = [f"About {p.name!r} ({p.shows}): look for {p.look_for}." for p in verdict.failed() if p.look_for]
+    if verdict.status is Status.DIFFERS or not verdict.failed():
+        about.insert(0, verdict.reason)
+    return tuple(dict.fromkeys([*about, *([verdict.nearest] if verdict.nearest else [])]))
+
+
+def advice(progress: Progress, course: Course) -> str:
+    """The command that comes next."""
+    framework = progress.framework
+    for name in CHALLENGES:
+        work = progress.of(name, framework)
+        if work is None:
+            return f"gradstep learn start {name}{course.option}"
+        if not work.passed:
+            return f"gradstep learn check {name}{course.option}"
+        if name not in progress.answers:
+            return f"gradstep learn quiz {name}{course.option}"
+    return f"gradstep learn run{course.option}"
+
+
+def finished(progress: Progress, framework: Framework) -> bool:
+    """Whether every challenge has been passed in this framework."""
+    every = (progress.of(name, framework) for name in CHALLENGES)
+    return all(work is not None and work.passed for work in every)
+
+
+def failures(verdict: Verdict, most: int) -> list[tuple[str, str]]:
+    """The first failed probes: name, and what was seen."""
+    failed = [p for p in verdict.probes if p.outcome is Outcome.FAIL]
+    return [(p.name, p.detail or p.shows) for p in failed[:most]]
+
+
+def other(framework: Framework) -> Framework:
+    """The one that is not this one."""
+    return next(f for f in SECTIONS if f != framework)
+
+
+def _made(file: Path, content: str) -> bool:
+    """Whether the file could be made new: one that is there is somebody's work."""
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(content)
+    except FileExistsError:
+        return False
+    return True

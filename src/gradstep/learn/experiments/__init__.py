@@ -1,0 +1,10 @@
+"""Experiments that a learner runs and looks at: everything is computed on the spot."""
+
+from gradstep.learn.experiments import bias_correction, decay, memory, ravine, resume
+from gradstep.learn.experiments.experiment import Experiment, Finding
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (ravine, bias_correction, decay, memory, resume)
+}
+
+__all__ = ["EXPERIMENTS", "Experiment", "Finding"]

@@ -1,0 +1,82 @@
+"""A run saved, and resumed with another learning rate or without its state."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.learn.experiments.experiment import INK, Experiment, Finding, tidy
+from gradstep.learn.walker import Walker
+from gradstep.rules import AdamW
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LR, SAVED_AT, STEPS = 0.02, 400, 800
+CURVATURE = np.logspace(-1.5, 0.5, 40)
+NOISE = 0.4
+COLOURS = {
+    "as before": "#4A4A4A",
+    "lr ÷ 10": "#009E73",
+    "lr × 10": "#D55E00",
+    "without its state": "#0072B2",
+}
+
+
+def run() -> Finding:
+    """AdamW on a noisy quadratic, the same noise for every way to go on."""
+    noise = np.random.default_rng(3).normal(size=(STEPS, CURVATURE.size)) * NOISE
+    walker = Walker(AdamW(lr=LR, weight_decay=0.0), np.full(CURVATURE.size, 3.0))
+    before = _losses(walker, noise[:SAVED_AT])
+    branches = {name: _losses(_resumed(walker, name), noise[SAVED_AT:]) for name in COLOURS}
+    last = {name: float(losses[-50:].mean()) for name, losses in branches.items()}
+    worst = float(branches["without its state"][:50].max())
+    lines = (
+        f"AdamW, lr {LR:g}, saved after step {SAVED_AT}; the loss there is {before[-50:].mean():.3g} (mean of 50 steps).",
+        *(f"Resumed {name}: {loss:.3g} in the end." for name, loss in last.items()),
+        f"Without its state the loss climbs to {worst:.3g} within 50 steps: the averages start anew, and the first step "
+        "is a full lr in every direction, however small the gradients have become.",
+        "In torch, load_state_dict brings the saved lr back with the state: set the new one after it.",
+    )
+    return Finding(lines, (8.5, 4.2), lambda figure: _draw(figure, before, branches))
+
+
+def _losses(walker: Walker, noise: NDArray[Any]) -> NDArray[Any]:
+    losses = []
+    for step in noise:
+        losses.append(0.5 * float((CURVATURE * walker.p * walker.p).sum()))
+        walker.step(CURVATURE * walker.p + step)
+    return np.array(losses)
+
+
+def _resumed(saved: Walker, how: str) -> Walker:
+    walker = copy.deepcopy(saved)
+    factor = {"lr ÷ 10": 0.1, "lr × 10": 10.0}.get(how, 1.0)
+    walker.rule = replace(saved.rule, lr=LR * factor)  # type: ignore[call-arg]  # AdamW has an lr
+    if how == "without its state":
+        walker.state, walker.steps = walker.fresh(), 0
+    return walker
+
+
+def _draw(figure: Figure, before: NDArray[Any], branches: dict[str, NDArray[Any]]) -> None:
+    axes = figure.subplots()
+    axes.axvline(SAVED_AT, color=INK, linewidth=0.8, linestyle=":")
+    axes.plot(range(SAVED_AT), before, color=COLOURS["as before"], linewidth=1)
+    for name, losses in branches.items():
+        axes.plot(range(SAVED_AT, STEPS), losses, color=COLOURS[name], linewidth=1, label=name)
+    axes.set_yscale("log")
+    tidy(axes, f"Saved after step {SAVED_AT}, and resumed in four ways", "step", "loss")
+    axes.legend(frameon=False, fontsize=9)
+
+
+EXPERIMENT = Experiment(
+    "resume",
+    "Resumed with another learning rate",
+    "A checkpoint is loaded. What happens to the loss with a tenth of the rate, with ten times the rate, and if the "
+    "optimizer's state is left behind?",
+    run,
+)

@@ -1,0 +1,1 @@
+"""Numbers of a training run: collected inside the step, recorded, shown."""

@@ -1,0 +1,210 @@
+"""A record as the rules of the doctor want it: columns over the updates that were made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.monitor.record import Group, Header, Numbers, Parameter, Run, Update
+
+Floats = NDArray[np.float64]
+
+WIDTH = 9
+"""Updates in a running median: enough to drop a single bad batch, few enough to see a warmup. A choice."""
+
+ACTIVE = 0.1
+"""Share of the highest learning rate above which an update counts as one that should move weights: the foot of a
+warmup and the tail of a decay say nothing about the size of updates. A choice."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One number per update, without the updates where it was not collected.
+
+    Attributes:
+        updates: numbers of the updates, ascending.
+        values: as many; not always finite.
+    """
+
+    updates: NDArray[np.int64]
+    values: Floats
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def where(self, chosen: NDArray[np.bool_]) -> Series:
+        """The updates chosen."""
+        return Series(self.updates[chosen], self.values[chosen])
+
+    @property
+    def finite(self) -> Series:
+        """Without NaN and infinity."""
+        return self.where(np.isfinite(self.values))
+
+    def smooth(self, width: int = WIDTH) -> Series:
+        """Medians of ``width`` neighbours in a row, at the middle one; of all, where there are fewer."""
+        width = min(width, len(self))
+        if width < 2:
+            return self
+        medians = np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=-1)
+        start = (width - 1) // 2
+        return Series(self.updates[start : start + len(medians)], medians)
+
+    def part(self, start: float, stop: float) -> Series:
+        """From the share ``start`` of the series to the share ``stop``, at least one update of it."""
+        first = min(int(start * len(self)), len(self) - 1)
+        last = max(int(stop * len(self)), first + 1)
+        return Series(self.updates[first:last], self.values[first:last])
+
+    def during(self, first: int, last: int) -> Series:
+        """From update ``first`` to ``last``, both included."""
+        return self.where((self.updates >= first) & (self.updates <= last))
+
+    @property
+    def median(self) -> float:
+        """The median; NaN of an empty series."""
+        return float(np.median(self.values)) if len(self) else math.nan
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last update."""
+        return int(self.updates[0]), int(self.updates[-1])
+
+    @property
+    def highest(self) -> tuple[int, float]:
+        """The update of the largest value, and that value."""
+        at = int(np.argmax(self.values))
+        return int(self.updates[at]), float(self.values[at])
+
+
+@final
+@dataclass(frozen=True)
+class Evidence:
+    """A record and the columns that rules look at."""
+
+    run: Run
+
+    @property
+    def header(self) -> Header:
+        """Who is trained and how."""
+        return self.run.header
+
+    @cached_property
+    def made(self) -> tuple[Update, ...]:
+        """The updates that were made."""
+        return self.run.made
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last update made."""
+        return (self.made[0].update, self.made[-1].update) if self.made else None
+
+    # -- columns -------------------------------------------------------------------------------------------------
+
+    def _column(self, of: Callable[[Update], float | None], updates: Iterable[Update] | None = None) -> Series:
+        pairs = [(u.update, value) for u in (self.made if updates is None else updates) if (value := of(u)) is not None]
+        return Series(np.array([u for u, _ in pairs], dtype=np.int64), np.array([v for _, v in pairs], dtype=np.float64))
+
+    @cached_property
+    def loss(self) -> Series:
+        """The loss, as far as it is finite."""
+        return self._column(lambda u: u.loss).finite
+
+    @cached_property
+    def lr(self) -> Series:
+        """The highest learning rate of all groups."""
+        return self._column(lambda u: max((g.lr for g in u.groups if g.lr is not None), default=None))
+
+    @cached_property
+    def grad_norm(self) -> Series:
+        """The global norm of the gradient, before clipping."""
+        return self._column(lambda u: u.grad_norm).finite
+
+    @cached_property
+    def weight_norm(self) -> Series:
+        """The global norm of the weights."""
+        return self._column(lambda u: u.weight_norm).finite
+
+    @cached_property
+    def active(self) -> frozenset[int]:
+        """Numbers of the updates whose learning rate is not far below the run's highest."""
+        highest = self.lr.finite.values.max(initial=0.0)
+        return frozenset(self.lr.updates[self.lr.values >= ACTIVE * highest].tolist()) if highest > 0 else frozenset()
+
+    @cached_property
+    def ratio(self) -> Series:
+        """Norm of the update over norm of the weights, where the learning rate is not far below its highest.
+
+        Of the weights as they are or as they were at the start, whichever is larger: weights that a large decay has
+        eaten up make any update look large.
+        """
+        start = self.weight_norm.values[0] if len(self.weight_norm) else 0.0
+
+        def ratio(u: Update) -> float | None:
+            weights, change = u.weight_norm, u.update_norm
+            if u.update not in self.active or weights is None or change is None:
+                return None
+            return change / max(weights, start) if max(weights, start) > 0 else None
+
+        return self._column(ratio).finite
+
+    @cached_property
+    def unmoved_share(self) -> Series:
+        """Share of the elements whose gradient did not move them, where the learning rate is not far below its highest."""
+        return self._column(lambda u: u.unmoved_share if u.update in self.active else None)
+
+    @cached_property
+    def loss_scale(self) -> Series:
+        """What fp16 multiplied the loss by, in made and in skipped updates."""
+        return self._column(lambda u: u.loss_scale, self.run.updates)
+
+    # -- progress ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def fall(self) -> float | None:
+        """The share of its first value that the loss has lost; None if there is too little to say."""
+        if len(self.loss) < 2 * WIDTH:
+            return None
+        first, last = self.loss.values[:WIDTH].mean(), self.loss.values[-WIDTH:].mean()
+        return float((first - last) / abs(first)) if first else None
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def has_parameters(self) -> bool:
+        """Whether there are numbers of single parameters."""
+        return any(u.parameters is not None for u in self.made)
+
+    def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+        """A column of single parameters: numbers of updates (n), and (n, parameters) values; NaN where it had no gradient."""
+        rows = [u for u in self.made if u.parameters is not None]
+        table = np.full((len(rows), len(self.header.parameters)), np.nan)
+        for row, u in zip(table, rows):
+            assert u.parameters is not None
+            row[u.parameters.index] = getattr(u.parameters, name)
+        return np.array([u.update for u in rows], dtype=np.int64), table
+
+    def settings(self, name: str) -> list[tuple[Group, object]]:
+        """The groups that have a setting, each with its value at the start."""
+        return [(group, group.settings[name]) for group in self.header.groups if name in group.settings]
+
+    def decay_of(self, parameter: Parameter) -> float:
+        """The weight decay of a parameter's group, at the start."""
+        return 0.0 if parameter.group is None else float(self.header.groups[parameter.group].settings.get("weight_decay", 0.0))
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule, in small letters: gradstep's, or the optimizer's class."""
+        return (self.header.rule or self.header.optimizer).lower()
+
+
+def numbers(update: Update) -> Iterable[Numbers]:
+    """The groups of an update that had a gradient."""
+    return (group for group in update.groups if group.elements)

@@ -1,0 +1,122 @@
+"""What a rule of the doctor says: a cause, what points to it, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, final
+
+
+@final
+class Severity(Enum):
+    """How bad a finding is, the worst first."""
+
+    CRITICAL = "critical"
+    """Part of the model does not learn, or nothing does."""
+    WARNING = "warning"
+    """The run learns less than it could."""
+    HINT = "hint"
+    """A choice that is rarely meant; the run itself looks well."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return list(Severity).index(self)
+
+
+@final
+@dataclass(frozen=True)
+class Cause:
+    """One thing that can be wrong with a training run.
+
+    Attributes:
+        name: for programs, ``"lr_too_high"``.
+        title: for people.
+        severity: how bad it is.
+        reading: what the numbers mean when this is wrong.
+        remedy: what to do.
+        explains: names of causes that are mere consequences when this one is there too.
+    """
+
+    name: str
+    title: str
+    severity: Severity
+    reading: str
+    remedy: str
+    explains: frozenset[str] = frozenset()
+
+
+@final
+@dataclass(frozen=True)
+class Fact:
+    """One piece of evidence.
+
+    Attributes:
+        text: what was seen, with its number and what would be usual.
+        value: that number.
+        limit: the bound that it crossed; None where it is a plain fact.
+        updates: the first and the last update of where it was seen; None where it holds for the whole run.
+    """
+
+    text: str
+    value: float | None = None
+    limit: float | None = None
+    updates: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        if self.updates is None:
+            return self.text
+        first, last = self.updates
+        return f"{self.text} (update {first})" if first == last else f"{self.text} (updates {first} to {last})"
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """A cause that the record points to.
+
+    Attributes:
+        cause: what is wrong.
+        score: how strongly the record says so, from 0 to 1; it orders findings of one severity.
+        evidence: what points to it.
+        because_of: titles of findings that this one is likely a mere consequence of.
+    """
+
+    cause: Cause
+    score: float
+    evidence: tuple[Fact, ...]
+    because_of: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "cause": self.cause.name,
+            "title": self.cause.title,
+            "severity": self.cause.severity.value,
+            "score": self.score,
+            "evidence": [vars(fact) | {"text": str(fact)} for fact in self.evidence],
+            "reading": self.cause.reading,
+            "remedy": self.cause.remedy,
+            "because_of": list(self.because_of),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.cause.title} [{self.cause.severity.value}]"]
+        if self.because_of:
+            lines.append(f"  likely a consequence of: {', '.join(self.because_of)}")
+        lines += [f"  - {fact}" for fact in self.evidence]
+        lines += [f"  reading: {self.cause.reading}", f"  remedy: {self.cause.remedy}"]
+        return "\n".join(lines)
+
+
+def grade(value: float, *, limit: float, certain: float) -> float:
+    """How far beyond its limit a positive number is, on a logarithmic scale: 0.5 at ``limit``, 1 at ``certain``.
+
+    >>> grade(100.0, limit=100.0, certain=1e4), grade(1e3, limit=100.0, certain=1e4), grade(1e-9, limit=1e-3, certain=1e-5)
+    (0.5, 0.75, 1.0)
+    """
+    from math import inf, log
+
+    if value <= 0 or value == inf:
+        return 1.0
+    return min(1.0, max(0.0, 0.5 + 0.5 * log(value / limit) / log(certain / limit)))

@@ -1,0 +1,314 @@
+"""The monitor: hooks around an optimizer's step, and the record that is made of them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from types import EllipsisType, TracebackType
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gradstep.monitor.describe import header_of
+from gradstep.monitor.fused_statistics import FusedStatistics
+from gradstep.monitor.numbers import settings
+from gradstep.monitor.pending import Pending
+from gradstep.monitor.record import Update
+from gradstep.monitor.sinks.base import RESERVED, Sink
+from gradstep.monitor.sinks.json_lines import JsonLines
+from gradstep.monitor.statistics import Statistics
+from gradstep.monitor.torch_statistics import TorchStatistics
+from gradstep.monitor.watched import LossScaler, Outcome, Window, own_clip, skipped
+from gradstep.optimizers import Optimizer
+from gradstep.schedules import Schedule
+
+
+@final
+class Monitor:
+    """Records what every update does, while it does it.
+
+    Attached to a gradstep optimizer it has the numbers collected in the very pass that updates; to any other
+    ``torch.optim.Optimizer``, by torch operations around the step (a copy of the weights, about six passes over them).
+    Use it as a context manager, or call :meth:`close` at the end.
+
+    What is recorded of an update is listed in :mod:`gradstep.monitor.record`. Sums are over the parameters that had a
+    gradient. A monitor never changes what is trained: weights, gradients and state stay bit for bit what they were.
+
+    Args:
+        target: a ``torch.optim.Optimizer``, or a :class:`gradstep.Stepper`, whose model and schedule are then known.
+        every: record each so many updates, ≥ 1; those in between cost nothing. Skipped updates are always recorded.
+        per_parameter: record the norms of every single parameter as well.
+        sinks: where records go (see :mod:`gradstep.monitor.sinks`); by default ``JsonLines("runs/<name>")``.
+        model: gives parameters their names, and finds those that no group of the optimizer holds.
+        name: of the run, for the default sink; by default the optimizer's class and the time.
+        planned_updates: how long the run is to be, ≥ 1.
+        schedule: of the learning rate: one of :mod:`gradstep.schedules`, or words.
+        accumulate: micro-batches per update.
+        precision: of the forward pass.
+        scaler: the ``GradScaler`` of a loop without stepper, by which skipped updates are recognised.
+
+    Raises:
+        TypeError: neither an optimizer nor a stepper.
+        ValueError: a setting out of its bounds.
+
+    Example:
+        >>> import torch, gradstep
+        >>> from tempfile import mkdtemp
+        >>> from gradstep.monitor import JsonLines, read_run
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> optimizer = gradstep.SGD([weight], lr=0.5)
+        >>> folder = mkdtemp()
+        >>> with gradstep.Monitor(optimizer, sinks=[JsonLines(folder)]) as monitor:
+        ...     for _ in range(2):
+        ...         optimizer.zero_grad()
+        ...         loss = weight.square().sum() / 2
+        ...         loss.backward()
+        ...         optimizer.step()
+        ...         monitor.log(loss=loss)
+        >>> for update in read_run(folder).updates:
+        ...     print(update.update, update.loss, update.grad_norm, update.update_norm, update.weight_norm)
+        0 12.5 5.0 2.5 2.5
+        1 3.125 2.5 1.25 1.25
+    """
+
+    def __init__(
+        self,
+        target: torch.optim.Optimizer | Window,
+        *,
+        every: int = 1,
+        per_parameter: bool = False,
+        sinks: Sequence[Sink] | None = None,
+        model: nn.Module | None = None,
+        name: str | None = None,
+        planned_updates: int | None = None,
+        schedule: Schedule | str | None = None,
+        accumulate: int | None = None,
+        precision: str | None = None,
+        scaler: LossScaler | None = None,
+    ) -> None:
+        given: Any = schedule
+        if isinstance(target, torch.optim.Optimizer):
+            optimizer = target
+        elif isinstance(target, Window):
+            optimizer, model, given = target.optimizer, model or target.model, schedule or target.schedule
+        else:
+            raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
+        for setting, value in (("every", every), ("planned_updates", planned_updates)):
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"Invalid {setting}: {value} (must be a whole number of at least 1)")
+        started = datetime.now().astimezone()
+        if sinks is None:
+            sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
+        self.optimizer = optimizer
+        self._sinks = list(sinks)
+        self._model = model
+        self._every = int(every)
+        self._per_parameter = per_parameter
+        self._scaler = scaler
+        self._scale = None if scaler is None else scaler.get_scale()
+        self._told = {
+            "every": self._every,
+            "planned_updates": planned_updates,
+            "schedule": _words(given),
+            "schedule_updates": given.updates if isinstance(given, Schedule) else None,
+            "accumulate": accumulate,
+            "precision": precision,
+            "started": started.isoformat(timespec="seconds"),
+        }
+        self._statistics: Statistics
+        if isinstance(optimizer, Optimizer):
+            self._statistics = FusedStatistics(optimizer)
+        else:
+            self._statistics = TorchStatistics(optimizer)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    _updates: int = 0
+    """Updates made; the next one's number."""
+    _last: int | None = None
+    """The number of the update that log() is about; None before the first."""
+    _due: bool = False
+    """Whether that one was to be recorded."""
+    _pending: Pending | None = None
+    _sizes: tuple[int, ...] | None = None
+    """Parameters in each group, as the sinks know them; None before the first step."""
+    _groups: NDArray[np.intp] = np.zeros(0, np.intp)
+    _begin: float = 0.0
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far; skipped ones are not counted."""
+        return self._updates
+
+    # -- around the step ------------------------------------------------------------------------------------------
+
+    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._write()
+        self._open_sinks()
+        if self._scaler is not None:
+            self._scale = self._scaler.get_scale()
+        self._due = self._updates % self._every == 0
+        if self._due:
+            self._statistics.before(closure=kwargs.get("closure", args[0] if args else None) is not None)
+        self._begin = time.perf_counter()
+
+    def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seconds = time.perf_counter() - self._begin
+        reason, clip = skipped(optimizer), own_clip(optimizer)
+        self._last = self._updates
+        if reason:
+            self._statistics.drop()
+            self._pending = self._new(seconds=seconds, skipped=reason)
+            return
+        if self._due:
+            self._pending = self._new(seconds=seconds, clip=clip, found=self._statistics.collect())
+        self._updates += 1
+
+    def _new(self, **known: Any) -> Pending:
+        return Pending(self._updates, settings(self.optimizer), loss_scale=self._scale, **known)
+
+    # -- what the user tells --------------------------------------------------------------------------------------
+
+    def log(
+        self,
+        outcome: Outcome | None | EllipsisType = ...,
+        *,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
+        **extra: float | Tensor,
+    ) -> None:
+        """Tell about the update just made, and write its record; without this, records lack the loss.
+
+        Call it after ``optimizer.step()``, and with a GradScaler after ``scaler.update()``. What is logged later about
+        the same update is added to its record.
+
+        Args:
+            outcome: what ``stepper.backward`` returned. None, as inside a window, does nothing, so that
+                ``monitor.log(stepper.backward(loss))`` can stand in every micro-batch.
+            loss: of this update; a tensor is read only if the update is recorded.
+            grad_norm: what ``torch.nn.utils.clip_grad_norm_`` returned, if gradients were clipped by it: all norms are
+                then recorded as they were before.
+            extra: further numbers, by name.
+
+        Raises:
+            RuntimeError: before the first step, or after :meth:`close`.
+            ValueError: a name that the record has already.
+        """
+        if not self._hooks:
+            raise RuntimeError("the monitor was closed: make a new one, and load the old one's state_dict() to go on")
+        clash = extra.keys() & RESERVED
+        if clash:
+            raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
+        if outcome is None:
+            return
+        reason = self._overflow() if isinstance(outcome, EllipsisType) else outcome.reason
+        if reason and self._pending is None:  # skipped without a call of step()
+            self._open_sinks()
+            self._last, self._pending = self._updates, self._new(skipped=reason)
+        if self._last is None:
+            raise RuntimeError(
+                "log() tells about the update just made, and there was none: call it after optimizer.step(); if a "
+                "GradScaler skipped that, give the monitor scaler="
+            )
+        if self._pending is not None:
+            if not isinstance(outcome, EllipsisType):
+                self._pending.tell(outcome)
+            if loss is not None:
+                self._pending.loss = float(loss)
+            if grad_norm is not None:
+                self._pending.grad_norm = float(grad_norm)
+            self._write(**extra)
+        elif extra or (self._due and loss is not None):
+            known = None if loss is None else float(loss)
+            self._send(Update(self._last, time.time(), loss=known, extra=_floats(extra)))
+
+    def _overflow(self) -> str:
+        """Why there was no step, if a GradScaler has lowered its scale since the last one."""
+        if self._scaler is None:
+            return ""
+        before, self._scale = self._scale, self._scaler.get_scale()
+        return "a gradient is not finite (found by GradScaler)" if before is not None and self._scale < before else ""
+
+    # -- the record -----------------------------------------------------------------------------------------------
+
+    def _open_sinks(self) -> None:
+        sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
+        if sizes != self._sizes:
+            header = header_of(self.optimizer, self._model, first_update=self._updates, **self._told)
+            for sink in self._sinks:
+                sink.open(header)
+            self._sizes, self._groups = sizes, np.repeat(np.arange(len(sizes)), sizes)
+
+    def _write(self, **extra: float | Tensor) -> None:
+        if self._pending is not None:
+            done, self._pending = self._pending, None
+            self._send(done.record(self._groups, _floats(extra), single=self._per_parameter))
+
+    def _send(self, update: Update) -> None:
+        for sink in list(self._sinks):
+            try:
+                sink.write(update)
+            except OSError as error:  # a full disk ends the record, not the training
+                self._sinks.remove(sink)
+                warnings.warn(f"{type(sink).__name__} gets no more records: {error}", stacklevel=2)
+
+    # -- the end, and going on ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write what is left, close the sinks, and let go of the optimizer. Once is enough; more does no harm."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._statistics.drop()
+        with ExitStack() as stack:  # every sink is closed, even if another one fails
+            for sink in self._sinks:
+                stack.callback(sink.close)
+            self._write()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of updates made: keep it with the optimizer's state."""
+        return {"updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting where :meth:`state_dict` was taken; a record at the same path is added to.
+
+        What the record holds of later updates, made after the checkpoint and lost, counts no more.
+
+        Raises:
+            KeyError: not the state of a monitor.
+            RuntimeError: after the first step.
+        """
+        if self._sizes is not None:
+            raise RuntimeError("the monitor has recorded already: load its state before the first step")
+        if "updates" not in state:
+            raise KeyError("not the state_dict() of a Monitor: updates missing")
+        self._updates = int(state["updates"])
+
+
+def _floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _words(schedule: Any) -> str:
+    if schedule is None or isinstance(schedule, (str, Schedule)):
+        return str(schedule or "")
+    return type(schedule).__name__

@@ -1,0 +1,84 @@
+"""An update that has been made or skipped, and whose record is not written yet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.monitor.numbers import per_group, per_parameter
+from gradstep.monitor.record import Numbers, Update
+from gradstep.monitor.statistics import Collected
+from gradstep.monitor.watched import Outcome
+
+NO_CLIP = 1 - 1e-5
+"""A ratio of norms above this is rounding, and no clipping."""
+
+
+@final
+@dataclass
+class Pending:
+    """What is known so far; see :class:`gradstep.monitor.record.Update`.
+
+    Attributes:
+        settings: of the groups, as the update used them.
+        clip: what the optimizer itself clipped by.
+        found: the statistics, if they were collected.
+    """
+
+    number: int
+    settings: tuple[Numbers, ...]
+    seconds: float | None = None
+    clip: float | None = None
+    loss_scale: float | None = None
+    skipped: str = ""
+    culprit: str | None = None
+    micro_batches: int | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    found: Collected | None = None
+    time: float = field(default_factory=time.time)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Add what a stepper knows."""
+        self.loss, self.grad_norm = outcome.loss, outcome.grad_norm
+        self.skipped, self.culprit = outcome.reason, outcome.parameter
+        self.loss_scale, self.micro_batches = outcome.loss_scale, outcome.micro_batches
+
+    def record(self, groups: NDArray[np.intp], extra: Mapping[str, float], *, single: bool) -> Update:
+        """The update as it is recorded.
+
+        Args:
+            groups: the group of every parameter of the optimizer.
+            extra: what else was logged.
+            single: whether the numbers of single parameters are wanted.
+        """
+        found, before = self.found, self._clipped_before()
+        return Update(
+            self.number,
+            self.time,
+            loss=self.loss,
+            groups=self.settings if found is None else per_group(found, groups, self.settings, before),
+            clip=None if self.clip is None and self.grad_norm is None else (self.clip or 1.0) * before,
+            seconds=self.seconds,
+            loss_scale=self.loss_scale,
+            skipped=self.skipped,
+            culprit=self.culprit,
+            micro_batches=self.micro_batches,
+            parameters=per_parameter(found, before) if found is not None and single else None,
+            extra=extra,
+        )
+
+    def _clipped_before(self) -> float:
+        """What the gradients had been multiplied by when the optimizer was given them."""
+        if self.grad_norm is None or self.found is None:
+            return 1.0
+        given = math.sqrt(float(self.found.grad_square.sum()))
+        if not (0 < given < self.grad_norm * NO_CLIP and math.isfinite(self.grad_norm)):
+            return 1.0
+        return given / self.grad_norm

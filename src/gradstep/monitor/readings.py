@@ -1,0 +1,105 @@
+"""What is followed over a run, how it is written, and between which bounds it is usual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from gradstep.monitor.record import Numbers, Update
+
+HEALTHY_GRADIENT = (0.1, 10.0)
+"""Gradient norms of a healthy run; a rule of thumb from fine-tuning, for a loss that is a mean."""
+
+ALARMING_GRADIENT = 100.0
+"""A gradient norm above this is alarming; the same rule of thumb."""
+
+USUAL_RATIO = 1e-3
+"""Norm of the update over norm of the weights. Karpathy, CS231n notes, "Ratio of weights:updates"."""
+
+
+@final
+@dataclass(frozen=True)
+class Metric:
+    """One number of every update.
+
+    Attributes:
+        name: as in the record.
+        title: for people.
+        value: of a whole update.
+        of_group: of one group, where that is of interest; None where it is not.
+        log: whether it spans orders of magnitude.
+        text: a value, written for people.
+    """
+
+    name: str
+    title: str
+    value: Callable[[Update], float | None]
+    of_group: Callable[[Numbers], float | None] | None
+    log: bool
+    text: Callable[[float], str]
+
+
+def number(value: float) -> str:
+    """Four digits that count.
+
+    >>> number(0.00012345), number(1234567.0), number(math.nan), number(0.5)
+    ('1.234e-04', '1.235e+06', 'nan', '0.5')
+    """
+    return f"{value:.3e}" if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+def share(value: float) -> str:
+    """A part of a whole.
+
+    >>> share(0.0), share(0.12345)
+    ('0 %', '12.3 %')
+    """
+    return f"{100 * value:.3g} %"
+
+
+def milliseconds(value: float) -> str:
+    """A time given in seconds.
+
+    >>> milliseconds(0.01234)
+    '12.3 ms'
+    """
+    return f"{1e3 * value:.3g} ms"
+
+
+METRICS = (
+    Metric("loss", "Loss", lambda u: u.loss, None, False, number),
+    Metric("lr", "Learning rate", lambda u: u.lr, lambda g: g.lr, False, number),
+    Metric("grad_norm", "Gradient norm, before clipping", lambda u: u.grad_norm, lambda g: g.grad_norm, True, number),
+    Metric("weight_norm", "Weight norm", lambda u: u.weight_norm, lambda g: g.weight_norm, False, number),
+    Metric("update_ratio", "Update norm over weight norm", lambda u: u.update_ratio, lambda g: g.update_ratio, True, number),
+    Metric("root_min", "Smallest √v", lambda u: u.root_min, None, True, number),
+    Metric("root_max", "Largest √v", lambda u: u.root_max, None, True, number),
+    Metric("unmoved_share", "Unmoved by rounding", lambda u: u.unmoved_share, None, False, share),
+    Metric("clip", "Clipped to", lambda u: u.clip, None, False, share),
+    Metric("seconds", "Time of the step", lambda u: u.seconds, None, False, milliseconds),
+)  # fmt: skip
+
+
+def reading(name: str, value: float) -> tuple[str, str]:
+    """What to say of a value, and how alarming it is: ``"good"``, ``"notable"``, ``"bad"`` or empty.
+
+    >>> reading("grad_norm", 250.0)
+    ('alarming: over 100', 'bad')
+    """
+    if not math.isfinite(value):
+        return "not finite", "bad"
+    low, high = HEALTHY_GRADIENT
+    if name == "grad_norm":
+        if value > ALARMING_GRADIENT:
+            return f"alarming: over {ALARMING_GRADIENT:g}", "bad"
+        if low <= value <= high:
+            return f"healthy: {low:g} to {high:g}", "good"
+        return f"healthy is {low:g} to {high:g}", "notable"
+    if name == "update_ratio":
+        near = USUAL_RATIO / 10 <= value <= USUAL_RATIO * 10
+        return f"usual: about {USUAL_RATIO:g}", "good" if near else "notable"
+    if name == "unmoved_share" and value > 0.1:
+        return "rounding swallows updates", "bad" if value > 0.5 else "notable"
+    return "", ""

@@ -1,0 +1,279 @@
+"""What a monitored run leaves: who is trained and how, then numbers for every update. No torch is needed to read it.
+
+:func:`gradstep.monitor.lines.read_run` reads a file into a :class:`Run`. Numbers that were not collected are None (in
+arrays: NaN); a number that is not finite is what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Number = TypeVar("_Number", int, float)
+
+
+@final
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor that is trained, or could have been.
+
+    Attributes:
+        name: the model's name for it where the model is known, else the optimizer's.
+        shape: its shape.
+        dtype: ``"float32"``, ``"bfloat16"``, ...
+        group: index of its group in :attr:`Header.groups`; None if no group of the optimizer holds it.
+        requires_grad: False if it is frozen.
+        module: class of the module that holds it, ``"Linear"``; empty if unknown.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    group: int | None
+    requires_grad: bool = True
+    module: str = ""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """A parameter group: its name (``"group 0"`` if it was given none) and its settings at the start of the run."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Header:
+    """Who is trained and how: the first line of a record, and one more for every resume.
+
+    Attributes:
+        optimizer: class name, ``"AdamW"``.
+        package: where that class comes from, ``"torch"`` or ``"gradstep"``.
+        rule: name of the gradstep rule, None for other optimizers.
+        groups: the parameter groups.
+        parameters: every parameter of the optimizer, group by group; per-parameter numbers refer to its index here.
+        unregistered: parameters of the model that are in no group of the optimizer; empty if the model is unknown.
+        every: statistics were collected at every so many updates.
+        planned_updates: length of the run, if it was told.
+        schedule: of the learning rate, in words; empty if there is none or it is unknown.
+        schedule_updates: length of the schedule; None if it has no end or is unknown.
+        accumulate: micro-batches per update, if it was told.
+        precision: of the forward pass, if it was told: ``"float32"``, ``"bf16"``, ``"fp16"``.
+        started: date and time, ISO 8601 with zone.
+        first_update: 0; after a resume, the number of the first update that follows. What the file holds of it and
+            of later ones from before is void.
+        version: of gradstep.
+    """
+
+    optimizer: str
+    package: str
+    rule: str | None
+    groups: tuple[Group, ...]
+    parameters: tuple[Parameter, ...]
+    unregistered: tuple[Parameter, ...] = ()
+    every: int = 1
+    planned_updates: int | None = None
+    schedule: str = ""
+    schedule_updates: int | None = None
+    accumulate: int | None = None
+    precision: str | None = None
+    started: str = ""
+    first_update: int = 0
+    version: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Numbers:
+    """One parameter group in one update. All sums are over its parameters that had a gradient.
+
+    Attributes:
+        lr, weight_decay, betas, momentum: as this update used them; None where the optimizer has no such setting.
+        elements: numbers in parameters that had a gradient; 0 if there were none, or the update was skipped.
+        grad_norm: 2-norm of the gradient before clipping, without any loss scale.
+        weight_norm: 2-norm of the weights after the update.
+        update_norm: 2-norm of what the update changed in the stored weights, decay and rounding included.
+        unmoved: elements with a gradient that is not 0 whose stored weight did not change.
+        root_min, root_max: the smallest and the largest √v, v being the second moment; None if there is none.
+        non_finite: elements whose gradient is not finite.
+    """
+
+    lr: float | None = None
+    weight_decay: float | None = None
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
+    elements: int = 0
+    grad_norm: float | None = None
+    weight_norm: float | None = None
+    update_norm: float | None = None
+    unmoved: int | None = None
+    root_min: float | None = None
+    root_max: float | None = None
+    non_finite: int | None = None
+
+    @property
+    def update_ratio(self) -> float | None:
+        """Norm of the update over norm of the weights: 1e-3 is a usual size."""
+        return _ratio(self.update_norm, self.weight_norm)
+
+    @property
+    def unmoved_share(self) -> float | None:
+        """Share of the elements that had a gradient and were not moved by it: what rounding swallowed."""
+        return _ratio(self.unmoved, self.elements)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PerParameter:
+    """The numbers of :class:`Numbers` for single parameters, as columns of float32; NaN where there is none.
+
+    Attributes:
+        index: which entries of :attr:`Header.parameters` had a gradient in this update (int32); a row for each.
+    """
+
+    index: NDArray[np.int32]
+    grad_norm: NDArray[np.float32]
+    weight_norm: NDArray[np.float32]
+    update_norm: NDArray[np.float32]
+    unmoved: NDArray[np.float32]
+    root_min: NDArray[np.float32]
+    root_max: NDArray[np.float32]
+    non_finite: NDArray[np.float32]
+
+
+@final
+@dataclass(frozen=True)
+class Update:
+    """One update, made or skipped.
+
+    Attributes:
+        update: its number, 0 for the first; a skipped update's number is tried again.
+        time: when it ended, seconds since 1970.
+        loss: as it was logged; None if it was not.
+        groups: a row of numbers for each of :attr:`Header.groups`.
+        clip: the factor that clipping multiplied the gradients by; None if unknown.
+        seconds: that ``optimizer.step()`` took.
+        loss_scale: what fp16 multiplied the loss by.
+        skipped: why nothing was changed, else empty.
+        culprit: the first parameter whose gradient was not finite, if that is known.
+        micro_batches: how many there were in this update, if known.
+        parameters: numbers of single parameters, if they were asked for.
+        extra: what else was logged, by name.
+    """
+
+    update: int
+    time: float
+    loss: float | None = None
+    groups: tuple[Numbers, ...] = ()
+    clip: float | None = None
+    seconds: float | None = None
+    loss_scale: float | None = None
+    skipped: str = ""
+    culprit: str | None = None
+    micro_batches: int | None = None
+    parameters: PerParameter | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of the first group."""
+        return self.groups[0].lr if self.groups else None
+
+    @property
+    def elements(self) -> int:
+        """Numbers in parameters that had a gradient."""
+        return sum(group.elements for group in self.groups)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The global 2-norm of the gradient before clipping, without any loss scale."""
+        return _root_of_squares(group.grad_norm for group in self.groups)
+
+    @property
+    def weight_norm(self) -> float | None:
+        """The global 2-norm of the weights that had a gradient."""
+        return _root_of_squares(group.weight_norm for group in self.groups)
+
+    @property
+    def update_norm(self) -> float | None:
+        """The global 2-norm of what changed."""
+        return _root_of_squares(group.update_norm for group in self.groups)
+
+    @property
+    def update_ratio(self) -> float | None:
+        """Norm of the update over norm of the weights."""
+        return _ratio(self.update_norm, self.weight_norm)
+
+    @property
+    def unmoved_share(self) -> float | None:
+        """Share of the elements that had a gradient and were not moved by it."""
+        return _ratio(_sum(group.unmoved for group in self.groups), self.elements)
+
+    @property
+    def root_min(self) -> float | None:
+        """The smallest √v."""
+        return min(_known(group.root_min for group in self.groups), default=None)
+
+    @property
+    def root_max(self) -> float | None:
+        """The largest √v."""
+        return max(_known(group.root_max for group in self.groups), default=None)
+
+    @property
+    def non_finite(self) -> int | None:
+        """Elements whose gradient is not finite."""
+        return _sum(group.non_finite for group in self.groups)
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A whole record.
+
+    Attributes:
+        headers: of the start and of every resume; at least one.
+        updates: in order, made and skipped ones, without those that a resume made void.
+    """
+
+    headers: tuple[Header, ...]
+    updates: tuple[Update, ...]
+
+    @property
+    def header(self) -> Header:
+        """The last header."""
+        return self.headers[-1]
+
+    @property
+    def made(self) -> tuple[Update, ...]:
+        """The updates that were not skipped."""
+        return tuple(update for update in self.updates if not update.skipped)
+
+
+def _known(values: Iterable[_Number | None]) -> list[_Number]:
+    return [value for value in values if value is not None]
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = _known(values)
+    return sum(known) if known else None
+
+
+def _root_of_squares(norms: Iterable[float | None]) -> float | None:
+    known = _known(norms)
+    return math.hypot(*known) if known else None
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None

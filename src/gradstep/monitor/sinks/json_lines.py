@@ -1,0 +1,68 @@
+"""The record as a file, which everything else is made from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, final
+
+from gradstep.monitor.lines import FILE, Reader, encode
+from gradstep.monitor.record import Header, Update
+from gradstep.monitor.sinks.base import Sink
+
+
+@final
+class JsonLines(Sink):
+    """One line of JSON for each update, handed to the system at once: a crash loses none that was written.
+
+    A run that is resumed (:meth:`gradstep.Monitor.load_state_dict`) goes on in its file; a new one does not overwrite.
+
+    Args:
+        path: the file; of a path without suffix, ``monitor.jsonl`` in that folder. Folders are made.
+        overwrite: begin anew where there is a record already.
+
+    Raises:
+        FileExistsError: there is a record already; raised before the run's first step.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.path = Path(path) if Path(path).suffix else Path(path) / FILE
+        self._overwrite = overwrite
+        self._file: BinaryIO | None = None
+
+    def open(self, header: Header) -> None:
+        if self._file is None:
+            self._file = self._opened(resumed=header.first_update > 0)
+        self._line(header)
+
+    def _opened(self, *, resumed: bool) -> BinaryIO:
+        if self.path.exists() and self.path.stat().st_size:
+            if resumed:
+                Reader(self.path).read()  # nothing is added to a file that is no record
+                return _cut_to_whole_lines(self.path.open("r+b", buffering=0))
+            if not self._overwrite:
+                raise FileExistsError(
+                    f"{self.path} holds a record already: give another path, or JsonLines(path, overwrite=True); to "
+                    "go on with it, load the monitor's state_dict() before the first step"
+                )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.open("wb", buffering=0)
+
+    def write(self, update: Update) -> None:
+        self._line(update)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _line(self, entry: Header | Update) -> None:
+        assert self._file is not None
+        self._file.write((encode(entry) + "\n").encode())
+
+
+def _cut_to_whole_lines(file: BinaryIO) -> BinaryIO:
+    """The file without a last line that a crash cut off, ready for what comes next."""
+    file.seek(file.read().rfind(b"\n") + 1)
+    file.truncate()
+    return file

@@ -1,0 +1,111 @@
+"""Numbers for the trackers of experiments that log dictionaries: Weights & Biases, trackio."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any, final
+
+from gradstep.monitor.record import Header, Update
+from gradstep.monitor.sinks.base import Sink, scalars
+
+
+@final
+class WandB(Sink):
+    """Scalars under ``monitor/`` in a run of Weights & Biases, against ``monitor/update``.
+
+    Args:
+        run: the run that your script has started; None starts one, and finishes it.
+        settings: for ``wandb.init``: ``project=``, ``mode="offline"``, ...
+
+    Raises:
+        ImportError: wandb is not installed.
+        ValueError: both a run and settings for one.
+    """
+
+    def __init__(self, run: Any = None, **settings: Any) -> None:
+        self._library = _imported("wandb", "Weights & Biases")
+        _check(run, settings, "wandb.init")
+        self._given, self._settings = run, settings
+        self._run = run
+        self._header: Header | None = None
+
+    def open(self, header: Header) -> None:
+        self._header = header
+        if self._run is None:
+            self._run = self._library.init(**self._settings)
+        # A step of its own: the user's calls of log() count W&B's own step on.
+        self._run.define_metric("monitor/update")
+        self._run.define_metric("monitor/*", step_metric="monitor/update")
+        self._run.config.update({"gradstep": _config(header)}, allow_val_change=True)
+
+    def write(self, update: Update) -> None:
+        assert self._header is not None
+        values = {f"monitor/{name}": value for name, value in scalars(self._header, update)}
+        self._run.log({"monitor/update": update.update, **values})
+
+    def close(self) -> None:
+        if self._given is None and self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+@final
+class Trackio(Sink):
+    """Scalars under ``monitor/`` in a project of trackio, which keeps them on this machine.
+
+    Args:
+        run: the run that your script has started; None starts one, and finishes it.
+        settings: for ``trackio.init``: ``project=`` is needed, ``name=``, ...
+
+    Raises:
+        ImportError: trackio is not installed.
+        ValueError: both a run and settings for one.
+    """
+
+    def __init__(self, run: Any = None, **settings: Any) -> None:
+        self._library = _imported("trackio", "trackio")
+        _check(run, settings, "trackio.init")
+        self._given, self._settings = run, settings
+        self._run = run
+        self._header: Header | None = None
+
+    def open(self, header: Header) -> None:
+        self._header = header
+        if self._run is None:
+            self._run = self._library.init(config={"gradstep": _config(header)}, **self._settings)
+
+    def write(self, update: Update) -> None:
+        assert self._header is not None
+        values = {f"monitor/{name}": value for name, value in scalars(self._header, update)}
+        self._run.log(values, step=update.update)
+
+    def close(self) -> None:
+        if self._given is None and self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{name} is not installed: pip install {module}") from error
+
+
+def _check(run: Any, settings: dict[str, Any], init: str) -> None:
+    if run is not None and settings:
+        raise ValueError(f"give a run, or settings for {init}, not both: {', '.join(settings)} would be lost")
+
+
+def _config(header: Header) -> dict[str, Any]:
+    """What a tracker shows of the run's settings: without the list of parameters, which may be long."""
+    return {
+        "optimizer": f"{header.package}.{header.optimizer}",
+        "groups": [asdict(group) for group in header.groups],
+        "parameters": sum(p.elements for p in header.parameters),
+        "planned_updates": header.planned_updates,
+        "schedule": header.schedule,
+        "accumulate": header.accumulate,
+        "precision": header.precision,
+    }

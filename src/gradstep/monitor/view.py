@@ -1,0 +1,109 @@
+"""A run on a terminal: the latest numbers, their course so far, and what to say of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gradstep.monitor.readings import METRICS, Metric, reading
+from gradstep.monitor.record import Run, Update
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 40
+STYLES = {"good": "green", "notable": "yellow", "bad": "bold red", "": ""}
+
+
+def view(run: Run) -> RenderableType:
+    """What a person sees of a run; a renderable of rich."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    table.add_column("now", justify="right", min_width=10)
+    table.add_column("so far", min_width=WIDTH)
+    table.add_column("lowest", justify="right", style="dim")
+    table.add_column("highest", justify="right", style="dim")
+    table.add_column("")
+    made = run.made
+    for metric in METRICS:
+        values = [value for update in made if (value := metric.value(update)) is not None]
+        if values:
+            words, alarm = reading(metric.name, values[-1])
+            finite = [value for value in values if math.isfinite(value)]
+            ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)]
+            now = Text(metric.text(values[-1]), style=STYLES[alarm])
+            table.add_row(metric.title, now, sparkline(values, metric), *ends, Text(words, style=STYLES[alarm]))
+    lines = [_title(run), _progress(run), Text(""), table]
+    last = next((update for update in reversed(run.updates) if update.skipped), None)
+    if last is not None:
+        count = sum(bool(update.skipped) for update in run.updates)
+        lines += [Text(f"{count:,} skipped; the last at update {last.update:,}: {last.skipped}", style="yellow")]
+    if run.header.unregistered:
+        names = ", ".join(p.name for p in run.header.unregistered[:3])
+        lines += [Text(f"not in the optimizer: {len(run.header.unregistered):,} parameters ({names}, …)", style="yellow")]
+    return Group(*lines)
+
+
+def _title(run: Run) -> RenderableType:
+    from rich.text import Text
+
+    header = run.header
+    elements = sum(p.elements for p in header.parameters)
+    facts = f"{elements:,} parameters in {len(header.parameters):,} tensors, {len(header.groups)} groups"
+    return Text.assemble((f"{header.package}.{header.optimizer}", "bold"), f"  {facts}  ", (header.started, "dim"))
+
+
+def _progress(run: Run) -> RenderableType:
+    from rich.text import Text
+
+    made = run.made
+    if not made:
+        return Text("no update yet")
+    done, planned = made[-1].update + 1, run.header.planned_updates
+    text = f"{done:,} updates" if planned is None else f"{done:,} of {planned:,} updates ({done / planned:.0%})"
+    rate = pace(made)
+    if rate:
+        text += f", {rate:.3g} a second"
+        if planned is not None and planned > done:
+            text += f", {_duration((planned - done) / rate)} to go"
+    return Text(text)
+
+
+def pace(made: Sequence[Update]) -> float | None:
+    """Updates a second, over the last hundred records; None if there are too few."""
+    first, last = made[-min(100, len(made))], made[-1]
+    return (last.update - first.update) / (last.time - first.time) if last.time > first.time else None
+
+
+def sparkline(values: Sequence[float], metric: Metric) -> str:
+    """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
+
+    >>> sparkline([0.0, 1.0, 2.0, 7.0, math.inf], METRICS[0])
+    '▁▂▃█!'
+    """
+    heights = [_height(value, metric) for value in values]
+    stretches = min(WIDTH, len(heights))
+    tops = [max(heights[k * len(heights) // stretches : (k + 1) * len(heights) // stretches]) for k in range(stretches)]
+    finite = [top for top in tops if math.isfinite(top)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((top - low) / step)] if math.isfinite(top) else "!" for top in tops)
+
+
+def _height(value: float, metric: Metric) -> float:
+    if not math.isfinite(value):
+        return math.inf
+    return math.log10(max(value, 1e-45)) if metric.log else value
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

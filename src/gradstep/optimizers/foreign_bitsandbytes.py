@@ -1,0 +1,175 @@
+"""bitsandbytes' layout of optimizer state, read and written without bitsandbytes.
+
+A parameter's slots are ``state1`` and ``state2``: float32, or uint8 codes in blocks of 256 elements with the largest
+magnitude of each in ``absmax1`` and the 256 numbers that codes stand for, in units of it, in ``qmap1``. ``step`` is a
+whole number. Newer versions keep the arrays in a dictionary of their own, one level down.
+
+Source: Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, sections 2.1 and 3; read and
+written against bitsandbytes 0.50.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.rules import Rule, settings_of
+from gradstep.storage.policy import SMALL
+
+NESTED = "__bnb_optimizer_quant_state__"
+
+SLOTS: Mapping[str, tuple[str, ...]] = {
+    "Adam": ("exp_avg", "exp_avg_sq"),
+    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "Lion": ("exp_avg",),
+    "SGD": ("momentum_buffer",),
+    "RMSprop": ("square_avg",),
+    "Adagrad": ("sum",),
+}
+"""What ``state1`` and ``state2`` are, for each rule that both have."""
+
+_BETAS = {"SGD": ("momentum", "dampening"), "RMSprop": ("alpha", "momentum"), "Adagrad": ()}
+"""The settings that stand in ``betas``, where they are no betas."""
+
+_FOREIGN = ("betas", "eps", "alpha", "t_alpha", "t_beta3")
+"""Settings that bitsandbytes writes for optimizers that have none such."""
+
+_BLOCK = 256
+
+
+def is_layout(entry: Mapping[str, Any]) -> bool:
+    """Whether the state of a parameter is in bitsandbytes' layout."""
+    return "state1" in entry or NESTED in entry
+
+
+def known(rule: type[Rule]) -> tuple[str, ...]:
+    """The slots of a rule in bitsandbytes' order.
+
+    Raises:
+        ValueError: it has no such optimizer.
+    """
+    if rule.__name__ not in SLOTS:
+        raise ValueError(f"bitsandbytes has no layout for {rule.__name__} that is known here (but {', '.join(SLOTS)})")
+    return SLOTS[rule.__name__]
+
+
+def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state of one parameter under torch's names, in float32; and by slot, how it is stored."""
+    flat = {**entry, **entry.get(NESTED, {})}
+    slots: dict[str, Any] = {}
+    stored: dict[str, str] = {}
+    for number, name in enumerate(known(rule), 1):
+        value, absmax, table = (flat.pop(f"{key}{number}", None) for key in ("state", "absmax", "qmap"))
+        if isinstance(value, Tensor):
+            coded = isinstance(absmax, Tensor) and isinstance(table, Tensor)
+            slots[name] = decoded(value, absmax, table) if coded else value
+            stored[name] = "bitsandbytes 8bit" if coded else "float32"
+    others = {key: value for key, value in flat.items() if key not in (NESTED, "step", "unorm_vec")}
+    return {"step": torch.tensor(float(flat.get("step", 0))), **slots, **others}, stored
+
+
+def read_group(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's settings under torch's names."""
+    own = {s.name for s in settings_of(rule)}
+    result = {key: value for key, value in group.items() if key in own or key not in _FOREIGN}
+    result |= dict(zip(_BETAS.get(rule.__name__, ()), group["betas"], strict=False))
+    if rule.__name__ == "RMSprop":
+        result["momentum"] = 0.0  # bitsandbytes takes one and does not use it
+    if rule.__name__ == "Adam":
+        result["decoupled_weight_decay"] = True  # its Adam is AdamW
+    return result
+
+
+def written_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> dict[str, Any]:
+    """The state of one parameter, from float32 slots under torch's names.
+
+    Raises:
+        ValueError: a slot that bitsandbytes has no room for.
+    """
+    names = known(rule)
+    arrays = {key: value for key, value in entry.items() if isinstance(value, Tensor) and key != "step"}
+    if unknown := arrays.keys() - set(names):
+        raise ValueError(f"bitsandbytes keeps no {', '.join(sorted(unknown))} for {rule.__name__}")
+    result: dict[str, Any] = {"step": int(entry.get("step", 1))}
+    for number, name in enumerate(names, 1):
+        if name not in arrays:
+            continue
+        value = arrays[name].float().contiguous()
+        result[f"state{number}"] = value
+        if bits == 8 and value.numel() >= SMALL:
+            table = dynamic_map(signed=number == 1)
+            codes, absmax = encoded(value, table)
+            result |= {f"state{number}": codes, f"qmap{number}": table.clone(), f"absmax{number}": absmax}
+    return result
+
+
+def written_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group with bitsandbytes' settings.
+
+    Raises:
+        ValueError: a setting that it has not.
+    """
+    kind = type(rule)
+    values = {s.name: getattr(rule, s.name) for s in settings_of(kind)}
+    pair = _BETAS.get(kind.__name__)
+    possible = {"lr", "eps", "weight_decay", "decoupled_weight_decay", "betas", *(pair or ())}
+    for setting in settings_of(kind):
+        if setting.name not in possible and values[setting.name] != setting.default:
+            raise ValueError(f"bitsandbytes has no {setting.name}={values[setting.name]!r} for {kind.__name__}")
+    if kind.__name__ == "Adam" and values["weight_decay"] and not values["decoupled_weight_decay"]:
+        raise ValueError("bitsandbytes' Adam decays the weight itself, as AdamW does, and not in the gradient")
+    betas = values["betas"] if pair is None else tuple(values[name] for name in pair)
+    own = {key: value for key, value in group.items() if key not in values}
+    return {
+        **own,
+        "lr": group["lr"],
+        "betas": betas or (0.0, 0.0),
+        "eps": values.get("eps", 0.0),
+        "weight_decay": values["weight_decay"],
+        "alpha": 0.0,
+        "t_alpha": None,
+        "t_beta3": None,
+    }
+
+
+def decoded(codes: Tensor, absmax: Tensor, table: Tensor) -> Tensor:
+    """Codes in blocks of 256, as float32 in the codes' shape."""
+    return (table.to(codes.device)[codes.reshape(-1).long()] * _spread(absmax, codes)).reshape(codes.shape)
+
+
+def encoded(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes of the nearest numbers in a table, and the largest magnitude of each block of 256."""
+    flat = value.reshape(-1)
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % _BLOCK)).reshape(-1, _BLOCK)
+    absmax = padded.abs().amax(1)
+    scaled = flat / _spread(absmax.masked_fill(absmax == 0, 1.0), flat)
+    middles = (table[1:] + table[:-1]) / 2
+    codes = torch.bucketize(scaled, middles.to(value.device)).to(torch.uint8)
+    return codes.reshape(value.shape), absmax
+
+
+def _spread(absmax: Tensor, like: Tensor) -> Tensor:
+    return absmax.to(like.device).repeat_interleave(_BLOCK)[: like.numel()]
+
+
+@cache
+def dynamic_map(*, signed: bool) -> Tensor:
+    """(256,) the numbers of the "dynamic" 8-bit type, in ascending order, in units of the block's largest.
+
+    Decade by decade from 10⁻⁶ up to 1, twice as many numbers in each as in the one below: the middles of equal parts
+    of [0.1, 1] of the decade. With them zero and one (arXiv:2110.02861, section 3.1).
+
+    >>> dynamic_map(signed=False)[[0, 1, 128, 255]].tolist()
+    [0.0, 3.25e-07, 0.10174..., 1.0]
+    """
+    numbers = [0.0, 1.0]
+    for decade in range(7):
+        ends = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1)
+        middles = 10.0 ** (decade - 6) * ((ends[:-1] + ends[1:]) / 2)
+        numbers += middles.tolist() + ((-middles).tolist() if signed else [])
+    return torch.tensor(sorted(numbers))
+

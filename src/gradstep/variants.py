@@ -1,0 +1,59 @@
+"""The names of optimizers with other storage than float32 in memory: of classes, and of Hugging Face's settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from gradstep.rules import RULES
+
+VARIANTS: Mapping[str, tuple[str, str, bool]] = {
+    ("Paged" if paged else "") + name + ("" if state == "float32" else state): (name, state, paged)
+    for name, rule in RULES.items()
+    if rule.elementwise  # the others keep a row and a column: nothing to save
+    for state, paged in (("8bit", False), ("float32", True), ("8bit", True))
+}
+"""The rule, the precision of state and whether it is paged, for every class beside the rules' own: ``AdamW8bit``,
+``PagedAdamW``, ``PagedAdamW8bit``, ``Lion8bit`` and so on."""
+
+_BY_LOWER = {name.lower(): name for name in RULES}
+_NAME = re.compile(r"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch)?(_fused|_bnb)?(_(?P<bits>8bit|32bit))?")
+
+
+def meant(name: str) -> tuple[str, str, bool]:
+    """The rule, the precision of state and whether it is paged, that a name stands for.
+
+    Raises:
+        ValueError: none.
+
+    >>> meant("paged_adamw_32bit")
+    ('AdamW', 'float32', True)
+    >>> meant("adamw_torch_4bit")
+    Traceback (most recent call last):
+    ValueError: Unknown optimizer: 'adamw_torch_4bit' (did you mean adamw_torch, adam_torch or radam_torch?)
+    """
+    found = _NAME.fullmatch(name)
+    rule = _BY_LOWER.get(found["rule"]) if found else None
+    if found is None or rule is None:
+        known = [f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS]
+        near = get_close_matches(name, known, n=3)
+        hint = (
+            f"did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"
+            if near
+            else (f"give [paged_]RULE[_8bit], of {', '.join(_BY_LOWER)}")
+        )
+        raise ValueError(f"Unknown optimizer: {name!r} ({hint})")
+    return rule, "8bit" if found["bits"] == "8bit" else "float32", bool(found["paged"])
+
+
+_FORMS = (
+    ("", ""),
+    ("", "_torch"),
+    ("", "_torch_fused"),
+    ("", "_8bit"),
+    ("", "_32bit"),
+    ("", "_bnb_8bit"),
+    ("paged_", "_32bit"),
+    ("paged_", "_8bit"),
+)
