@@ -7,7 +7,8 @@
   ``TrainingArguments(learning_rate=...)`` is read only for the optimizers that Trainer makes by name.
 - ``create_scheduler`` is where a schedule of one's own belongs: it is called with the number of updates, and without it
   Trainer makes its default, linear to zero.
-- Trainer clips and accumulates by itself. Losses are divided by the tokens of the whole window, as a Stepper does.
+- Trainer clips and accumulates by itself. Losses are divided by the labels of the whole window, as a Stepper does. It counts
+  them right if each text's first label is -100 (see ``docs/clients.md``).
 """
 
 import os
@@ -52,7 +53,9 @@ def gpt2() -> GPT2LMHeadModel:
         vocab_size=VOCABULARY, n_positions=BLOCK, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # its name does not say so, and transformers would remark on it
+    return model
 
 
 def trainer(model: GPT2LMHeadModel, folder: str, **arguments: Any) -> ScheduledTrainer:

@@ -76,7 +76,8 @@ def dataset(updates: int = UPDATES) -> list[dict[str, Tensor]]:
     stride = (len(text) - BLOCK) // (UPDATES * ACCUMULATE * BATCH)
     order = torch.randperm(UPDATES * ACCUMULATE * BATCH, generator=torch.Generator().manual_seed(0))[:count]
     blocks = [torch.tensor(list(text[start : start + BLOCK])) for start in (order * stride).tolist()]
-    return [{"input_ids": block, "labels": block} for block in blocks]
+    # Nothing stands before a block's first byte, and Hugging Face's Trainer counts the labels that are not -100.
+    return [{"input_ids": block, "labels": torch.cat([torch.tensor([-100]), block[1:]])} for block in blocks]
 
 
 def loader(updates: int = UPDATES) -> "DataLoader[dict[str, Tensor]]":

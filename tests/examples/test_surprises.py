@@ -58,6 +58,23 @@ def test_trainer_groups_a_gpt2_as_we_do(example, tmp_path):
     assert theirs == ours
 
 
+@pytest.mark.slow
+def test_trainer_counts_the_first_label_of_a_model_whose_name_does_not_say_causal(example, recipe, tmp_path):
+    client = example("huggingface_trainer")
+    data = [{"input_ids": block["input_ids"], "labels": block["input_ids"]} for block in recipe.dataset()]
+    losses = []
+    for kind in ("ForCausalLM", None):
+        model = client.gpt2()
+        model.loss_type = kind
+        trainer = client.trainer(model, str(tmp_path))
+        trainer.train_dataset = data
+        trainer.args.max_steps = 1
+        with pytest.warns(UserWarning, match="but 1 updates are planned"):
+            trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0] * (recipe.BLOCK - 1) / recipe.BLOCK)
+
+
 # -- windows that are not full ----------------------------------------------------------------------------------
 
 

@@ -9,9 +9,10 @@ import gradstep
 from gradstep.judge.battery import battery
 from gradstep.judge.catalogue import catalogue, variant
 from gradstep.judge.compare import distance, tolerance
-from gradstep.judge.formula import true_formula
+from gradstep.judge.formula import Formula, true_formula
 from gradstep.judge.replay import replay
 from gradstep.judge.rewrite import NotFoundError
+from gradstep.judge.scenario import Trajectory
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
 
@@ -54,7 +55,7 @@ def silent(formula, rule, precision="float32"):
     )
 
 
-_WAYS = {}
+_WAYS: dict[Formula, list[Trajectory]] = {}
 
 
 def ways(formula, rule):

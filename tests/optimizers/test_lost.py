@@ -19,7 +19,7 @@ def trained(lr: float, steps: int = 10, **options):
 
 def test_updates_of_a_thousandth_are_lost_and_said():
     with pytest.warns(
-        UserWarning, match=r"100% of the bfloat16 weights .* most of all in blocks\.0\.weight.*stochastic"
+        UserWarning, match=r"100% of the bfloat16 weights .*most of all in blocks\.0\.weight.*stochastic"
     ):
         _, p = trained(lr=1e-3)
     assert (p == 1).all()

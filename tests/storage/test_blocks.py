@@ -100,7 +100,8 @@ def test_codes_by_hand(signed, code, value):
 @pytest.mark.parametrize("codec", KINDS)
 def test_every_code_under_every_scale(codec):
     for scale in range(34 if codec.signed else 32, 256):
-        found = codec.join(CODES, np.int32(scale)).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN whose first bit of mantissa is 0 is a signalling one
+            found = codec.join(CODES, np.int32(scale)).astype(np.float64)
         np.testing.assert_array_equal(found, listed(codec, scale), str(scale))
 
 
@@ -153,7 +154,7 @@ def test_every_value_becomes_one_of_its_two_neighbours(codec, data):
 
 @pytest.mark.parametrize("codec", KINDS)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_mean_over_all_noise_is_the_value(codec, data):
     """Exactly between two codes; under the smallest code to a part in 2²⁰ of it (signed), or never (non-negative)."""
     x, peak = (float(v) for v in data.draw(block(signed=codec.signed, most=1))[[0, 0]])
@@ -196,11 +197,10 @@ def test_zero_is_exact_and_nothing_non_negative_becomes_zero(codec, data):
 def test_what_was_stored_stays_under_any_scale_that_reaches_it(codec, noise):
     """Noise is added once per change of a value and not once per step, also when the largest of a block comes or goes."""
     lowest = 34 if codec.signed else 32
-    for scale in range(lowest, 255, 11):
-        values = codec.join(CODES, np.int32(scale))
+    for scale in range(lowest, 255, 20):
+        values = listed(codec, scale)
         for other in range(max(lowest, scale - 9), min(254, scale + 9) + 1):
-            x = values[np.abs(values) < 2.0 ** (other - 126)]
-            x = np.append(x, np.float32(2.0 ** (other - 127)))
+            x = np.append(values[np.abs(values) < 2.0 ** (other - 126)], 2.0 ** (other - 127))
             assert scale_of(codec, x) == other
             smallest = listed(codec, other)[1]
             reached = (np.abs(x) >= smallest) | (x == 0)

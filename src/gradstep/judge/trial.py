@@ -44,7 +44,8 @@ def check(
 
     Args:
         submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
-            ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``, called first with ``{}``, 1.
+            ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``; its first state is ``{}``, its
+            first step 1.
         rule: its name (``"adamw"``) or the rule itself, also one of your own.
         settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
             built into it; those that the rule does not have are given to the submission.

@@ -1,7 +1,7 @@
 """A record as JSON lines: one line for each header and each update, read back while the file still grows.
 
-Lines are strict JSON, so a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has
-its default value is left out. Columns of single parameters are little-endian float32 (``index``: int32) in base64:
+Lines are strict JSON, so a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has its
+default value is left out. Columns of single parameters are little-endian float32 (``index``: int32) in base64:
 2,000 tensors cost microseconds, where 16,000 decimal numbers cost more than the optimizer's step.
 """
 

@@ -180,7 +180,7 @@ class Monitor:
 
     def log(
         self,
-        outcome: Outcome | None | EllipsisType = ...,
+        outcome: Outcome | EllipsisType | None = ...,
         *,
         loss: float | Tensor | None = None,
         grad_norm: float | Tensor | None = None,

@@ -31,7 +31,7 @@ def per_group(found: Collected, groups: NDArray[np.intp], now: Sequence[Numbers]
     owner = groups[found.index]
 
     def total(column: Floats) -> list[float]:
-        return np.bincount(owner, column, len(now)).tolist()
+        return [float(one) for one in np.bincount(owner, column, len(now))]
 
     low, high = np.full(len(now), np.nan), np.full(len(now), np.nan)
     np.fmin.at(low, owner, found.second_min)

@@ -73,7 +73,7 @@ METRICS = (
     Metric("lr", "Learning rate", lambda u: u.lr, lambda g: g.lr, False, number),
     Metric("grad_norm", "Gradient norm, before clipping", lambda u: u.grad_norm, lambda g: g.grad_norm, True, number),
     Metric("weight_norm", "Weight norm", lambda u: u.weight_norm, lambda g: g.weight_norm, False, number),
-    Metric("update_ratio", "Update norm over weight norm", lambda u: u.update_ratio, lambda g: g.update_ratio, True, number),
+    Metric("update_ratio", "Update over weight", lambda u: u.update_ratio, lambda g: g.update_ratio, True, number),
     Metric("root_min", "Smallest √v", lambda u: u.root_min, None, True, number),
     Metric("root_max", "Largest √v", lambda u: u.root_max, None, True, number),
     Metric("unmoved_share", "Unmoved by rounding", lambda u: u.unmoved_share, None, False, share),

@@ -46,7 +46,9 @@ def view(run: Run) -> RenderableType:
         lines += [Text(f"{count:,} skipped; the last at update {last.update:,}: {last.skipped}", style="yellow")]
     if run.header.unregistered:
         names = ", ".join(p.name for p in run.header.unregistered[:3])
-        lines += [Text(f"not in the optimizer: {len(run.header.unregistered):,} parameters ({names}, …)", style="yellow")]
+        lines += [
+            Text(f"not in the optimizer: {len(run.header.unregistered):,} parameters ({names}, …)", style="yellow")
+        ]
     return Group(*lines)
 
 

@@ -45,7 +45,7 @@ class Change:
             return f"{what}, lossless"
         if self.after == "nothing":
             return f"{what}, dropped"
-        return f"{what}, off by at most {self.error:.3g} of its value; {self.far:.2%} of the numbers by more than {FAR:.0%}"
+        return f"{what}, off by at most {self.error:.2%}; {self.far:.2%} of the numbers by more than {FAR:.0%}"
 
 
 @final
@@ -100,7 +100,8 @@ def seen(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) ->
     count = int(torch.count_nonzero(old))
     if new is None:
         return Seen(slot, before, after, float(count > 0), count, count)
-    old, new = old.to(torch.promote_types(old.dtype, new.dtype)), new.to(torch.promote_types(old.dtype, new.dtype))
+    wide = torch.promote_types(old.dtype, new.dtype)
+    old, new = old.to(wide), new.to(old.device, wide)
     same = (old == new) | (old.isnan() & new.isnan())
     error = ((new - old).abs() / old.abs()).masked_fill(same, 0.0)
     largest = float(error.nan_to_num(nan=torch.inf).max()) if error.numel() else 0.0

@@ -172,4 +172,3 @@ def dynamic_map(*, signed: bool) -> Tensor:
         middles = 10.0 ** (decade - 6) * ((ends[:-1] + ends[1:]) / 2)
         numbers += middles.tolist() + ((-middles).tolist() if signed else [])
     return torch.tensor(sorted(numbers))
-

@@ -34,8 +34,8 @@ def lr_find(
     it is noted. The updates are those of the stepper: accumulated, clipped and in its precision, without its schedule.
     All parameter groups are multiplied by the same factor, so that layer-wise learning rates keep their ratios; what
     is reported is the learning rate of the group with the highest. A sweep ends early when a loss or gradient is not
-    finite, or when the smoothed loss has climbed from its lowest twice as far as it had fallen, and 8 times its noise
-    (not at a multiple of the best loss, which depends on where zero is, and stops healthy runs near it).
+    finite, or when three losses in a row lie above the lowest by twice as much as the smoothed loss had fallen, and by 12
+    times its noise (not by a multiple of the best loss, which depends on where zero is and stops healthy runs near it).
 
     Afterwards, also after an exception or Ctrl-C, everything is bit for bit what it was: weights, buffers, gradients,
     ``requires_grad`` and ``training`` flags, the optimizer's groups and state, schedule, loss scale, the global random
@@ -81,7 +81,7 @@ def lr_find(
         >>> def loss_fn(model, batch):
         ...     return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
         >>> found = gradstep.lr_find(stepper, loss_fn, loader, sweeps=3)
-        >>> 0.03 < found.recommended.low <= found.lr <= found.recommended.high < 3
+        >>> 0.01 < found.recommended.low <= found.lr <= found.recommended.high < 1
         True
 
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3 (there with a

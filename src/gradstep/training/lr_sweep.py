@@ -24,11 +24,14 @@ LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, float | T
 WIDTH = 1 / 3
 """Standard deviation of the kernel that smooths, in decades of the learning rate."""
 
-FALL = 8.0
+FALL = 6.0
 """A fall counts if it is so many times the noise that smoothing leaves."""
 
 CLIMB = 2.0
 """A loss has exploded when it has climbed so many times as far as it had fallen before."""
+
+IN_A_ROW = 3
+"""Losses that are that high, one after the other; a single one may be a bad batch."""
 
 LEAST = 10
 """Updates before which a curve says nothing."""
@@ -65,8 +68,12 @@ class LrSweep:
         Each is the mean of its neighbours on both sides, weighted by a Gaussian over the logarithm of the learning
         rate, a third of a decade wide; the weights add up to 1 at the ends as well. The usual exponential average looks
         back only, and moves the curve to higher learning rates: its minimum by a factor of three on the lab's tasks.
+
+        Before that, losses that are further above the first ones than the lowest is below them are taken to be that
+        far: otherwise an explosion, which knows no bounds, would hide the fall beside it.
         """
-        means: NDArray[np.float64] = self._kernel() @ self.losses
+        first = np.median(self.losses[:LEAST])
+        means: NDArray[np.float64] = self._kernel() @ np.minimum(self.losses, 2 * first - self.losses.min())
         return means
 
     def _kernel(self) -> NDArray[np.float64]:
@@ -100,11 +107,11 @@ class LrSweep:
 
     @property
     def exploding(self) -> bool:
-        """Whether the last loss is far above the lowest: twice as far as it had fallen, and not by noise."""
+        """Whether the last losses are all far above the lowest: twice as far as it had fallen, and not by noise."""
         if len(self.lrs) < LEAST:
             return False
-        smoothed = self.smoothed
-        return bool(smoothed[-1] - smoothed.min() > CLIMB * max(self.fall, FALL * self.noise))
+        climbed = self.losses[-IN_A_ROW:].min() - self.smoothed.min()
+        return bool(climbed > CLIMB * max(self.fall, FALL * self.noise))
 
 
 def sweep(
@@ -146,7 +153,7 @@ def sweep(
             at, finite = float(curve.lrs[-1]), len(losses) if math.isfinite(outcome.loss) else len(losses) - 1
             return LrSweep(seed, lrs[:finite], curve.losses[:finite], f"{why} after an update at lr {at:.3g}", at)
         if curve.exploding:
-            at = float(curve.lrs[-1])
+            at = float(curve.lrs[-IN_A_ROW])
             return LrSweep(seed, curve.lrs, curve.losses, f"the loss exploded at lr {at:.3g}", at)
     return LrSweep(seed, lrs, np.array(losses))
 

@@ -5,7 +5,7 @@ from torch.optim import Optimizer
 
 from tests.judge.submissions.right import InPlace
 
-_ALL_STATE: dict = {}
+_ALL_STATE: dict[tuple[int, torch.Size], torch.Tensor] = {}
 
 
 class KeepsGraph(InPlace):

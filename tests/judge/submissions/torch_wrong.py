@@ -28,7 +28,8 @@ class Adamish(Optimizer):
                     state["m"] = torch.zeros_like(p)
                     state["v"] = torch.zeros_like(p)
                 state["step"] += 1
-                self.one(p, p.grad, state, *group["betas"], group["lr"], group["eps"], group["weight_decay"])
+                b1, b2 = group["betas"]
+                self.one(p, p.grad, state, b1, b2, group["lr"], group["eps"], group["weight_decay"])
         return loss
 
     def one(self, p, g, s, b1, b2, lr, eps, wd):

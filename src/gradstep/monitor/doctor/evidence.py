@@ -110,7 +110,9 @@ class Evidence:
 
     def _column(self, of: Callable[[Update], float | None], updates: Iterable[Update] | None = None) -> Series:
         pairs = [(u.update, value) for u in (self.made if updates is None else updates) if (value := of(u)) is not None]
-        return Series(np.array([u for u, _ in pairs], dtype=np.int64), np.array([v for _, v in pairs], dtype=np.float64))
+        return Series(
+            np.array([u for u, _ in pairs], dtype=np.int64), np.array([v for _, v in pairs], dtype=np.float64)
+        )
 
     @cached_property
     def loss(self) -> Series:
@@ -197,7 +199,11 @@ class Evidence:
 
     def decay_of(self, parameter: Parameter) -> float:
         """The weight decay of a parameter's group, at the start."""
-        return 0.0 if parameter.group is None else float(self.header.groups[parameter.group].settings.get("weight_decay", 0.0))
+        return (
+            0.0
+            if parameter.group is None
+            else float(self.header.groups[parameter.group].settings.get("weight_decay", 0.0))
+        )
 
     @property
     def rule(self) -> str:

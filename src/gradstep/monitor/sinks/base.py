@@ -48,7 +48,7 @@ RESERVED = {*Update.__dataclass_fields__, *GLOBAL, *OF_GROUP}
 
 
 def scalars(header: Header, update: Update) -> Iterator[tuple[str, float]]:
-    """What a logger of scalars gets: ``grad_norm``, ``lr``, ``lr/decay`` where there are groups, what was logged by name.
+    """What a logger of scalars gets: ``grad_norm``, ``lr``, ``lr/decay`` where there are groups, what was logged.
 
     >>> from gradstep.monitor.record import Group, Numbers
     >>> header = Header("SGD", "torch", None, (Group("all"),), ())

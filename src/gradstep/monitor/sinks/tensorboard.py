@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, final
 
 from gradstep.monitor.record import Header, Update
@@ -24,10 +25,8 @@ class TensorBoard(Sink):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        try:
-            import tensorboard  # noqa: F401  # what torch's writer needs; said here, not at the first step
-        except ImportError as error:
-            raise ImportError("TensorBoard is not installed: pip install tensorboard") from error
+        if find_spec("tensorboard") is None:  # what torch's writer needs: said here, not at the first step
+            raise ImportError("TensorBoard is not installed: pip install tensorboard")
         self._folder = folder
         self._writer: SummaryWriter | None = None
         self._header: Header | None = None

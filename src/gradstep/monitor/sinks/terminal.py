@@ -34,7 +34,9 @@ class Terminal(Sink):
         try:
             from rich.console import Console
         except ImportError as error:
-            raise ImportError('the terminal view needs rich, which is not installed: pip install "gradstep[lab]"') from error
+            raise ImportError(
+                'the terminal view needs rich, which is not installed: pip install "gradstep[lab]"'
+            ) from error
         if not seconds > 0:
             raise ValueError(f"Invalid seconds: {seconds} (must be greater than 0)")
         self._seconds = seconds

@@ -31,9 +31,7 @@ def no_gradient(evidence: Evidence) -> Finding | None:
         never = np.isnan(norms).all(axis=0)
         # A norm that is not finite is NaN too, and is a gradient all the same.
         seen = {int(i) for u in evidence.made if u.parameters is not None for i in u.parameters.index}
-        lost = [
-            p for i, p in enumerate(evidence.header.parameters) if never[i] and i not in seen and p.requires_grad
-        ]
+        lost = [p for i, p in enumerate(evidence.header.parameters) if never[i] and i not in seen and p.requires_grad]
         if not lost:
             return None
         names, elements = listed(p.name for p in lost), sum(p.elements for p in lost)

@@ -48,5 +48,7 @@ def schedule_ended_early(evidence: Evidence) -> Finding | None:
     text = f"the learning rate is {lr.values[-1]:.3g} in the last {over:.0%} of the updates; it was {highest:.3g}"
     facts = [Fact(text, float(lr.values[-1]), float(limit), tail.span)]
     if length is not None:
-        facts.append(Fact(f"the schedule is {length:,} updates long, and there are {tail.span[1] + 1:,}", float(length)))
+        facts.append(
+            Fact(f"the schedule is {length:,} updates long, and there are {tail.span[1] + 1:,}", float(length))
+        )
     return Finding(CAUSE, min(1.0, 0.5 + over), tuple(facts))
