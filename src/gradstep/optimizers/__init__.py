@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gradstep.optimizers.front import OWN, Optimizer, ParamsT, StepReport
+from gradstep.optimizers.arguments import OWN
+from gradstep.optimizers.front import Optimizer, ParamsT, StepReport
 from gradstep.optimizers.paging import Pages
 from gradstep.optimizers.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
@@ -24,7 +25,7 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
 
     Returns:
         A class that takes ``(params, ...the rule's settings, engine="auto", ...)``; the settings that are not
-        mathematics are those of :data:`gradstep.optimizers.front.OWN`.
+        mathematics are those of :data:`gradstep.optimizers.arguments.OWN`.
 
     Raises:
         TypeError: not a finished rule.

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, ClassVar, cast, final, overload
 
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.batch import TorchBatch
+from gradstep.optimizers.arguments import OWN, rule_of, sorted_out
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
-from gradstep.optimizers.choice import TORCH_EXECUTION, check_engine, choose
+from gradstep.optimizers.choice import check_engine, choose
+from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
 from gradstep.optimizers.paging import Paged, Pages
 from gradstep.optimizers.statistics import Statistics, gathered
@@ -49,25 +49,6 @@ class StepReport:
     clip: float = 1.0
     reason: str = ""
     statistics: Statistics | None = None
-
-
-OWN: Mapping[str, Any] = {
-    "engine": "auto",
-    "state": "float32",
-    "rounding": "nearest",
-    "seed": None,
-    "paged": False,
-    "page_budget": None,
-}
-"""The settings of every optimizer that are not mathematics, with their defaults:
-
-- ``engine``: who executes: ``"auto"``, ``"fused"``, ``"eager"``, ``"compiled"`` or ``"reference"``;
-- ``state``: how slots are stored: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
-- ``rounding``: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``;
-- ``seed``: of the noise of rounding at random; None stands for torch's own seed, which is not advanced;
-- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files;
-- ``page_budget``: bytes of paged state that may be in memory (``"512MB"``).
-"""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -101,35 +82,15 @@ class Optimizer(torch.optim.Optimizer):
     _table: Table | None = None
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
-        own = {**OWN, **self.preset} | {name: named.pop(name) for name in OWN if name in named}
-        settings = settings_of(self.rule())
-        places = [s.name for s in settings if not s.kw_only]
-        if len(positional) > len(places):
-            raise TypeError(
-                f"{type(self).__name__} takes at most {len(places)} settings by position, got {len(positional)}"
-            )
-        given = dict(zip(places, positional, strict=False))
-        for name, value in named.items():
-            if name in given:
-                raise TypeError(f"{type(self).__name__} got multiple values for argument {name!r}")
-            if name in TORCH_EXECUTION:
-                raise TypeError(
-                    f"{name}= tells torch how to execute; gradstep chooses by engine= "
-                    "('auto', 'fused', 'eager', 'compiled', 'reference'), and 'auto' is the fastest that fits"
-                )
-            if name not in {s.name for s in settings}:
-                raise TypeError(
-                    f"{type(self).__name__} has no setting {name!r} "
-                    f"(it has {', '.join((*(s.name for s in settings), *OWN))})"
-                )
-            given[name] = value
+        given, own = sorted_out(type(self).__name__, self.rule(), positional, named)
+        own = {**OWN, **self.preset, **own}
         check_engine(own["engine"])
         pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = own["engine"]
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
         self._storage = Storage(own["state"], own["rounding"], seed)
-        super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings})
+        super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())})
         self._state_seen = False
         if self._storage.rounding != "nearest":
             self._check_rounding()
@@ -198,12 +159,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
-        rule = self.rule()
-        values = tuple([group[name] for name in _setting_names(rule)])
-        kinds = tuple(map(type, values))
-        if _KEPT.issuperset(kinds) and not _holds_tensor(values):
-            return _checked(rule, values, kinds)
-        return _checked.__wrapped__(rule, values, kinds)
+        return rule_of(self.rule(), group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; torch's method, with more refused.
@@ -322,10 +278,10 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        scale = 1.0 if grad_scale is None else _positive("grad_scale", grad_scale)
+        scale = 1.0 if grad_scale is None else positive("grad_scale", grad_scale)
         self.last_step = self._update(
             scale=scale * float(self.grad_scale),
-            max_grad_norm=None if max_grad_norm is None else _positive("max_grad_norm", max_grad_norm),
+            max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
             look=grad_scale is not None or max_grad_norm is not None,
         )
         return loss
@@ -354,9 +310,9 @@ class Optimizer(torch.optim.Optimizer):
         norm, clip = None, 1.0
         after = [table.coefficients(batch, rules) for batch in batches]
         if look:
-            norm = _norm(batches) / scale
+            norm = norm_of(batches) / scale
             if not math.isfinite(norm):
-                name = _first_not_finite(batches)
+                name = first_not_finite(batches)
                 return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
             if max_grad_norm is not None:
                 clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
@@ -431,25 +387,6 @@ class Optimizer(torch.optim.Optimizer):
         return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
 
 
-@cache
-def _setting_names(rule: type[Rule]) -> tuple[str, ...]:
-    return tuple(s.name for s in settings_of(rule))
-
-
-# A tensor may change in place, and a list or a wrong kind of setting has no hash: these are looked at every time.
-_KEPT = {float, int, bool, tuple, type(None)}
-
-
-@lru_cache(maxsize=1024)
-def _checked(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...]) -> Rule:
-    del kinds  # 1 and True are equal, but only one of them is a learning rate
-    return rule(**dict(zip(_setting_names(rule), values, strict=True)))
-
-
-def _holds_tensor(values: tuple[Any, ...]) -> bool:
-    return any(isinstance(x, Tensor) for v in values if type(v) is tuple for x in v)
-
-
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -458,34 +395,3 @@ def _blank(rule: type[Rule], preset: dict[str, Any]) -> Optimizer:
 
     kind = optimizer(rule, **preset)
     return kind.__new__(kind)
-
-
-def _positive(name: str, value: float | Tensor) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number, but is {value!r}") from error
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"Invalid {name}: {value} (must be finite and greater than 0)")
-    return number
-
-
-def _norm(batches: list[TorchBatch]) -> float:
-    """The global 2-norm of the gradients as they are; not finite if one of them is not."""
-    total = sum(batch.part.engine.squares(batch) for batch in batches)
-    if math.isinf(total) and all(bool(g.isfinite().all()) for b in batches for g in b.gradients):
-        # Only float64 can be finite and overflow when squared.
-        largest = max(float(g.abs().max()) for b in batches for g in b.gradients if g.numel())
-        total = sum(float((g / largest).abs().square().sum()) for b in batches for g in b.gradients)
-        return largest * math.sqrt(total)
-    return math.sqrt(total)
-
-
-def _first_not_finite(batches: list[TorchBatch]) -> str:
-    found = [
-        (batch.members[k], batch.part.names[k if batch.active is None else batch.active[k]])
-        for batch in batches
-        for k, g in enumerate(batch.gradients)
-        if not bool(g.isfinite().all())
-    ]
-    return min(found)[1]
