@@ -110,15 +110,11 @@ class Optimizer(torch.optim.Optimizer):
                 f"paged= is for state of the parameters' size, and {self.rule().__name__} keeps a row and a column"
             )
         for name, p, stored in self._parameters():
-            if p.is_complex() or p.device.type != "cpu" or not stored.slots:
-                why = (
-                    "is complex"
-                    if p.is_complex()
-                    else f"is on {p.device}"
-                    if p.device.type != "cpu"
-                    else "has no state"
-                )
-                raise ValueError(f"paged= cannot serve {name}, which {why}; paging is for real parameters on the CPU")
+            if p.is_complex() or p.device.type != "cpu":
+                kind = "is complex" if p.is_complex() else f"is on {p.device}"
+                raise ValueError(f"paged= is for real parameters on the CPU, and {name} {kind}")
+            if not stored.slots:
+                raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
         paged = Paged(pages)
         check_room(paged.folder, self.state_summary().nbytes)
         return paged

@@ -1,0 +1,307 @@
+"""Paged state: the same bits as resident state, and files that are never mistaken for what they are not."""
+
+import copy
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gradstep
+from gradstep.engines.fused import Fused
+from gradstep.storage.pages import PageFileError
+from tests.training import assert_same, assert_same_bits, normal
+
+SHAPES = [(300, 100), (100,), (1, 70_001), (70, 60)]
+RULES: dict[str, Any] = {
+    "AdamW": (gradstep.AdamW, {"weight_decay": 0.1}),
+    "Lion": (gradstep.Lion, {"lr": 1e-3}),
+    "SGD": (gradstep.SGD, {"lr": 1e-2, "momentum": 0.9}),
+    "Adagrad": (gradstep.Adagrad, {"initial_accumulator_value": 0.5}),
+    "RMSprop": (gradstep.RMSprop, {"centered": True, "momentum": 0.9}),
+}
+TIGHT = "600KB"  # of 0.8 MB or more in float32: the longest tensor is parted
+TIGHTER = {"float32": TIGHT, "bfloat16": "300KB", "8bit": "150KB"}
+
+
+def made(kind: Any, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, list[torch.Tensor]]:
+    params = [normal(*s, seed=i, dtype=dtype).requires_grad_() for i, s in enumerate(SHAPES)]
+    return kind([{"params": params[:2]}, {"params": params[2:], "lr": 3e-3}], seed=4, **options), params
+
+
+def stepped(optimizer: Any, params: list[torch.Tensor], steps: range) -> None:
+    for t in steps:
+        for i, p in enumerate(params):
+            p.grad = normal(*p.shape, seed=100 * t + i, dtype=p.dtype)
+        if t % 3 == 1:
+            params[2].grad = None
+        optimizer.step(max_grad_norm=5.0)
+
+
+def both(kind: Any, dtype: torch.dtype = torch.float32, *, page_budget: str = TIGHT, **options: Any) -> None:
+    resident, params = made(kind, dtype, **options)
+    paged, others = made(kind, dtype, paged=True, page_budget=page_budget, **options)
+    stepped(resident, params, range(5))
+    stepped(paged, others, range(5))
+    assert_same(resident, paged)
+
+
+@pytest.mark.parametrize("tight", [True, False])
+@pytest.mark.parametrize("state", TIGHTER)
+def test_the_same_bits_in_every_precision_of_state(state, tight):
+    both(gradstep.AdamW, state=state, page_budget=TIGHTER[state] if tight else "1GB")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_bits_for_every_kind_of_slot(rule):
+    kind, options = RULES[rule]
+    both(kind, **options)
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+def test_the_same_bits_for_parameters_of_16_bits(rounding):
+    both(gradstep.AdamW, torch.bfloat16, rounding=rounding, state="8bit", page_budget="400KB")
+
+
+@pytest.mark.parametrize("engine", ["reference", "eager"])
+def test_engines_that_take_tensors_whole(engine):
+    both(gradstep.AdamW, engine=engine, page_budget="2MB")
+
+
+def test_work_is_parted(monkeypatch):
+    """The test of equal bits is worth something: the kernel is called for parts of a tensor."""
+    seen: list[int] = []
+    update = Fused.update
+
+    def counted(self: Any, batch: Any) -> None:
+        seen.append(0 if batch.pieces is None else len(batch.pieces))
+        update(self, batch)
+
+    monkeypatch.setattr(Fused, "update", counted)
+    paged, params = made(gradstep.AdamW, paged=True, page_budget=TIGHT)
+    stepped(paged, params, range(1))
+    assert len(seen) > 4
+    assert all(seen)
+
+
+def test_a_budget_that_nothing_fits_is_refused_with_one_that_does():
+    paged, params = made(gradstep.AdamW, paged=True, page_budget="10KB")
+    with pytest.raises(ValueError, match=r"Invalid page budget: 10 KB .* give at least"):
+        stepped(paged, params, range(1))
+
+
+def test_a_group_that_comes_later_gets_pages_too(tmp_path):
+    found = []
+    for options in ({}, {"paged": tmp_path, "page_budget": "1GB"}):
+        optimizer, params = made(gradstep.AdamW, **options)
+        stepped(optimizer, params, range(2))
+        late = normal(50, 90).requires_grad_()
+        optimizer.add_param_group({"params": [late]})
+        stepped(optimizer, [*params, late], range(2, 5))
+        found.append(optimizer)
+    assert_same(*found)
+    assert sorted(p.name for p in tmp_path.glob("*.pages")) == ["state-0.pages", "state-1.pages"]
+
+
+@pytest.mark.parametrize("into", [{}, {"paged": True, "page_budget": TIGHT}], ids=["resident", "paged"])
+@pytest.mark.parametrize("out", [{}, {"paged": True, "page_budget": TIGHT}], ids=["resident", "paged"])
+@pytest.mark.parametrize("state", ["float32", "8bit"])
+def test_checkpoints_go_in_and_out(out, into, state):
+    through, params = made(gradstep.AdamW, state=state, **out)
+    stepped(through, params, range(2))
+    other, others = made(gradstep.AdamW, state=state, **into)
+    stepped(other, others, range(1))
+    for p, q in zip(params, others, strict=True):
+        q.data.copy_(p.data)
+    other.load_state_dict(through.state_dict())
+    stepped(through, params, range(2, 4))
+    stepped(other, others, range(2, 4))
+    assert_same(through, other)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_copy_has_pages_of_its_own(copied, tmp_path):
+    optimizer, params = made(gradstep.AdamW, paged=tmp_path)
+    stepped(optimizer, params, range(2))
+    twin, others = copied((optimizer, params))
+    stepped(twin, others, range(2, 4))
+    stepped(optimizer, params, range(2, 4))
+    assert_same(optimizer, twin)
+
+
+def test_a_temporary_folder_goes_with_its_optimizer():
+    optimizer, params = made(gradstep.AdamW, paged=True)
+    stepped(optimizer, params, range(1))
+    folder = optimizer._paged.folder
+    assert list(folder.iterdir())
+    del optimizer
+    assert not folder.exists()
+
+
+def test_files_of_an_earlier_run_are_not_overwritten(tmp_path):
+    optimizer, params = made(gradstep.AdamW, paged=tmp_path)
+    stepped(optimizer, params, range(1))
+    del optimizer
+    other, others = made(gradstep.AdamW, paged=tmp_path)
+    with pytest.raises(FileExistsError, match="state-0"):
+        stepped(other, others, range(1))
+
+
+def test_a_finished_run_goes_on_from_its_pages(tmp_path):
+    through, params = made(gradstep.AdamW, state="8bit")
+    stepped(through, params, range(4))
+    first, others = made(gradstep.AdamW, state="8bit", paged=tmp_path)
+    stepped(first, others, range(2))
+    del first
+    again, _ = made(gradstep.AdamW, state="8bit", paged=gradstep.Pages(tmp_path, resume=True))
+    for group, old in zip(again.param_groups, (others[:2], others[2:]), strict=True):
+        for p, q in zip(group["params"], old, strict=True):
+            p.data.copy_(q.data)
+    stepped(again, [p for g in again.param_groups for p in g["params"]], range(2, 4))
+    assert_same(through, again)
+
+
+def test_pages_of_other_parameters_are_refused_with_the_difference(tmp_path):
+    optimizer, params = made(gradstep.AdamW, paged=tmp_path)
+    stepped(optimizer, params, range(1))
+    del optimizer
+    other, others = made(gradstep.AdamW, state="8bit", paged=gradstep.Pages(tmp_path, resume=True))
+    with pytest.raises(PageFileError, match="exp_avg"):
+        stepped(other, others, range(1))
+
+
+def test_two_optimizers_do_not_share_a_folder(tmp_path):
+    one, params = made(gradstep.AdamW, paged=tmp_path)
+    stepped(one, params, range(1))
+    two, others = made(gradstep.AdamW, paged=gradstep.Pages(tmp_path, resume=True))
+    with pytest.raises(BlockingIOError):
+        stepped(two, others, range(1))
+
+
+def test_a_step_that_breaks_off_is_not_gone_on_from(monkeypatch):
+    optimizer, params = made(gradstep.AdamW, paged=True, page_budget=TIGHT)
+    stepped(optimizer, params, range(2))
+    saved = copy.deepcopy(optimizer.state_dict())
+    update = Fused.update
+
+    def breaks(self: Any, batch: Any) -> None:
+        update(self, batch)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Fused, "update", breaks)
+    with pytest.raises(OSError, match="the disk is gone"):
+        stepped(optimizer, params, range(2, 3))
+    monkeypatch.setattr(Fused, "update", update)
+    with pytest.raises(RuntimeError, match="load a checkpoint"):
+        stepped(optimizer, params, range(2, 3))
+    optimizer.load_state_dict(saved)
+    stepped(optimizer, params, range(2, 3))
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_ctrl_c_waits_for_the_end_of_the_step(monkeypatch):
+    resident, params = made(gradstep.AdamW)
+    stepped(resident, params, range(1))
+    optimizer, others = made(gradstep.AdamW, paged=True, page_budget=TIGHT)
+    update = Fused.update
+    pressed: list[int] = []
+
+    def interrupted(self: Any, batch: Any) -> None:
+        if not pressed:
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+        update(self, batch)
+
+    monkeypatch.setattr(Fused, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stepped(optimizer, others, range(1))
+    for p, q in zip(params, others, strict=True):
+        assert_same_bits(p.detach(), q.detach())
+    stepped(resident, params, range(1, 2))
+    stepped(optimizer, others, range(1, 2))
+    assert_same(resident, optimizer)
+
+
+_KILLED = """
+import sys, torch, gradstep
+torch.manual_seed(0)
+p = torch.randn(500, 1000, requires_grad=True)
+optimizer = gradstep.AdamW([p], paged=sys.argv[1], page_budget="1MB")
+p.grad = torch.ones_like(p)
+optimizer.step()
+print("ready", flush=True)
+while True:
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_only_where_its_pages_are_whole(tmp_path):
+    refused = whole = 0
+    for n in range(3):
+        folder = tmp_path / str(n)
+        run = subprocess.Popen([sys.executable, "-c", _KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        threading.Event().wait(0.03 * (n + 1))
+        run.kill()
+        run.communicate()
+        p = torch.zeros(500, 1000, requires_grad=True)
+        optimizer = gradstep.AdamW([p], paged=gradstep.Pages(folder, resume=True), page_budget=None)
+        p.grad = torch.ones_like(p)
+        try:
+            optimizer.step()
+        except PageFileError:
+            refused += 1
+            continue
+        # The same gradient all along: after k steps every element of a moment is the same number.
+        assert len(optimizer.state[p]["exp_avg"].unique()) == 1
+        whole += 1
+    assert refused + whole == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"page_budget": "1GB"}, ValueError, "page_budget= is for paged state"),
+        ({"paged": 7}, TypeError, "paged must be True, False, a folder"),
+        ({"paged": True, "page_budget": "many"}, ValueError, "many"),
+        ({"paged": gradstep.Pages(Path("x")), "page_budget": "1GB"}, ValueError, "given by Pages"),
+    ],
+)
+def test_settings_that_mean_nothing(options, error, words):
+    with pytest.raises(error, match=words):
+        made(gradstep.AdamW, **options)
+
+
+def test_what_cannot_be_paged_is_said():
+    p = torch.ones(3, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="Adafactor keeps a row and a column"):
+        gradstep.Adafactor([p], paged=True)
+    with pytest.raises(ValueError, match="has no state"):
+        gradstep.SGD([p], paged=True)
+    with pytest.raises(ValueError, match="is complex"):
+        gradstep.AdamW([torch.ones(2, dtype=torch.complex64, requires_grad=True)], paged=True)
+
+
+def test_the_room_on_the_disk_is_asked_before_training(tmp_path, monkeypatch):
+    def full(folder: Path, nbytes: int) -> None:
+        raise OSError(28, f"{nbytes} bytes are needed")
+
+    monkeypatch.setattr("gradstep.optimizers.front.check_room", full)
+    with pytest.raises(OSError, match="bytes are needed"):
+        made(gradstep.AdamW, paged=tmp_path)
+
+
+def test_preflight_says_how_long_a_step_takes_from_the_disk(tmp_path):
+    optimizer, _ = made(gradstep.AdamW, paged=tmp_path)
+    found = optimizer.preflight()
+    assert found.needed == optimizer.state_summary().nbytes
+    assert found.seconds_from_disk > 0
+    with pytest.raises(ValueError, match="is not paged"):
+        made(gradstep.AdamW)[0].preflight()
