@@ -51,7 +51,7 @@ def items(request: Request, choice: Choice) -> Iterator[Item]:
     for name in ("step", *type(rule).scalars):
         yield Item(name, "state", SCALAR * len(trained))
     for name, nbytes in _total(copies(p, choice.rounding) for p in trained).items():
-        yield Item(name, "state", nbytes, dealt="state", note="of weights in half precision")
+        yield Item(name, "state", nbytes, dealt="state", pageable=True, note="of weights in half precision")
     needed, why = temporaries(trained, rule, choice.state, engine=request.engine, gpus=request.gpus)
     yield Item("temporaries", "extra", needed, dealt="weights", note=why)
     block = _largest_block(model.parameters)
