@@ -4,10 +4,10 @@ For every task and seed, the model is trained from the same start with each lear
 suggestion of a finder that saw three sweeps from that start. A run's loss is the held-out loss, averaged over the
 evaluations (every 10 steps) in the last third of the run; the learning rate is constant, the optimizer is AdamW.
 
-Every finished run is a line in the file of results; a run that is there is not run again, so that the program may be
-stopped and started at will.
+Every finished run is a line in the file of results, and a run that is there is not run again: the program may be
+stopped and started at will. At the end, or with --table alone, it writes the table.
 
-    python benchmarks/lr_find.py [--quick] [--table] [--jobs grid finder]
+    python benchmarks/lr_find.py [--quick] [--jobs finder grid] [--table] [--file results/lr_find.jsonl]
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its waiting threads would take the cores of others
+
+import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import gradstep
 from gradstep.lab.machine import describe
 from gradstep.lab.task import Task, seeded
 from gradstep.lab.tasks import TASKS
+from gradstep.training.lr_suggest import RECOMMENDED, WAYS
 
 RESULTS = Path(__file__).parent / "results" / "lr_find.jsonl"
-TABLE = RESULTS.with_suffix(".md")
 STEPS = {"digits": 300, "text": 200}
 STRIDE = 10
 SEEDS = range(5)
 SWEEPS, UPDATES = 3, 100
 GRID = [10 ** (i / 3 - 4) for i in range(12)]
 GOAL = 1.10
+
+Record = dict[str, Any]
 
 
 def loss_of(task: Task, seed: int, lr: float, steps: int) -> float:
@@ -55,3 +60,165 @@ def loss_of(task: Task, seed: int, lr: float, steps: int) -> float:
             if step % STRIDE == 0 and step > steps * 2 // 3:
                 found.append(task.evaluate(model).loss)
     return fmean(found) if all(map(math.isfinite, found)) else math.inf
+
+
+def train(task: Task, seed: int, lr: float, steps: int) -> Record:
+    """One training, as a line of the results."""
+    loss = loss_of(task, seed, lr, steps)
+    return {"kind": "train", "task": task.name, "seed": seed, "steps": steps, "lr": lr, "loss": loss}
+
+
+def find(task: Task, seed: int) -> Record:
+    """One finder with its curves, as a line of the results."""
+    model = task.model(seed)
+    stepper = gradstep.Stepper(model, gradstep.AdamW(model.parameters()))
+    # Other batches than those that are trained on, which start from the seed itself.
+    found = gradstep.lr_find(
+        stepper, task.loss, task.batches, updates=UPDATES, sweeps=SWEEPS, seed=1000 + SWEEPS * seed
+    )
+    return {
+        "kind": "find",
+        "task": task.name,
+        "seed": seed,
+        "refusal": found.refusal,
+        "suggestions": {name: [s.lr, s.low, s.high] for name, s in found.suggestions.items()},
+        "curves": [np.round(sweep.losses, 4).tolist() for sweep in found.sweeps],
+    }
+
+
+class Book:
+    """The file of results: what is in it is not run again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        self.records: list[Record] = [json.loads(line) for line in lines]
+
+    def of(self, kind: str, **keys: Any) -> list[Record]:
+        """The lines of a kind, with these values."""
+        return [r for r in self.records if r["kind"] == kind and all(r[k] == v for k, v in keys.items())]
+
+    def ensure(self, kind: str, run: Callable[[], Record], **keys: Any) -> Record:
+        """The line with these values; made by running it if there is none."""
+        known = self.of(kind, **keys)
+        if known:
+            return known[0]
+        record = run()
+        self.records.append(record)
+        with self._file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+        return record
+
+
+def jobs(book: Book, names: list[str], seeds: range, steps: dict[str, int]) -> Iterator[str]:
+    """Do all runs, one after the other; yields what was done."""
+
+    def trained(task: Task, seed: int, lr: float) -> None:
+        n = steps[task.name]
+        book.ensure("train", lambda: train(task, seed, lr, n), task=task.name, seed=seed, lr=lr, steps=n)
+
+    for seed in seeds:
+        for task in map(TASKS.__getitem__, STEPS):
+            if "finder" in names:
+                found = book.ensure("find", lambda t=task, s=seed: find(t, s), task=task.name, seed=seed)  # type: ignore[misc]
+                yield f"{task.name}, seed {seed}: sweeps"
+                for name in WAYS:
+                    if name in found["suggestions"]:
+                        trained(task, seed, found["suggestions"][name][0])
+                    yield f"{task.name}, seed {seed}: {name}"
+            if "grid" in names:
+                for lr in GRID:
+                    trained(task, seed, lr)
+                    yield f"{task.name}, seed {seed}: lr {lr:.2g}"
+
+
+def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
+    """The results in words, as Markdown."""
+    lines = [
+        "# The learning-rate finder against a grid",
+        "",
+        f"Made by `python benchmarks/lr_find.py` from `lr_find.jsonl`. {len(seeds)} seeds; AdamW with its defaults; "
+        f"{', '.join(f'{n} steps of {name}' for name, n in steps.items())} at a constant learning rate; the finder "
+        f"made {SWEEPS} sweeps of {UPDATES} updates, on other batches than the training; the grid has {len(GRID)} "
+        f"learning rates from {GRID[0]:g} to {GRID[-1]:.2g}. A run's loss is the held-out loss averaged over the last "
+        "third of its steps.",
+        "",
+        "× *grid* is the loss, averaged over the seeds, over that of the one learning rate of the grid whose average "
+        "is lowest. × *own* is the mean ratio to the lowest of the same seed's twelve, which is harder: the best of "
+        f"twelve noisy runs is lucky. The goal is ≤ {GOAL:.2f}.",
+    ]
+    for task in STEPS:
+        n = steps[task]
+        loss = {(r["seed"], r["lr"]): r["loss"] for r in book.of("train", task=task, steps=n)}
+        finds = {r["seed"]: r for r in book.of("find", task=task)}
+        average = {lr: fmean(loss[seed, lr] for seed in seeds) for lr in GRID}
+        best = min(average, key=average.__getitem__)
+        own = [min(loss[seed, lr] for lr in GRID) for seed in seeds]
+        near = [lr for lr in GRID if average[lr] <= GOAL * average[best]]
+        lines += [
+            "",
+            f"## {task}",
+            "",
+            f"Best of the grid: lr {best:.2g} with loss {average[best]:.4g}; within 10 % of it: "
+            f"{', '.join(f'{lr:.2g}' for lr in near)}.",
+            "",
+            "| suggestion | learning rates of the seeds | loss | × grid | × own | seeds within 10 % of own |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
+        ]
+        for name in WAYS:
+            told = [finds[seed]["suggestions"].get(name) for seed in seeds]
+            if not all(told):
+                lines.append(f"| {name} | not suggested for {told.count(None)} of {len(seeds)} seeds | | | | |")
+                continue
+            rates = [suggestion[0] for suggestion in told]
+            reached = [loss[seed, lr] for seed, lr in zip(seeds, rates)]
+            ratios = [a / b for a, b in zip(reached, own)]
+            mark = " (recommended)" if name == RECOMMENDED else ""
+            near_own = f"{sum(r <= GOAL for r in ratios)} of {len(seeds)}"
+            lines.append(
+                f"| {name}{mark} | {', '.join(f'{lr:.2g}' for lr in rates)} | {fmean(reached):.4g} | "
+                f"{fmean(reached) / average[best]:.3f} | {fmean(ratios):.3f} | {near_own} |"
+            )
+        lines += [
+            "",
+            "| grid | " + " | ".join(f"{lr:.2g}" for lr in GRID) + " |",
+            "| --- |" + " ---: |" * len(GRID),
+            "| mean loss | " + " | ".join(f"{average[lr]:.3g}" for lr in GRID) + " |",
+        ]
+        refused = [seed for seed in seeds if finds[seed]["refusal"]]
+        if refused:
+            lines += ["", f"Refused for the seeds {refused}: {finds[refused[0]]['refusal']}"]
+    machine = ", ".join(str(value) for value in describe().values())
+    return "\n".join([*lines, "", f"Machine: {machine}; one thread.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed and a tenth of the steps, into runs/")
+    parser.add_argument("--jobs", nargs="*", choices=("finder", "grid"), default=["finder", "grid"])
+    parser.add_argument("--table", action="store_true", help="run nothing, write the table")
+    parser.add_argument("--file", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = range(1) if arguments.quick else SEEDS
+    steps = {name: n // 10 if arguments.quick else n for name, n in STEPS.items()}
+    file = Path("runs/lr_find_quick.jsonl") if arguments.quick else arguments.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    book = Book(file)
+    if not arguments.table:
+        total = (
+            len(seeds)
+            * len(STEPS)
+            * ((1 + len(WAYS)) * ("finder" in arguments.jobs) + len(GRID) * ("grid" in arguments.jobs))
+        )
+        shown = TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*shown) as progress:
+            bar = progress.add_task("starting", total=total)
+            for done in jobs(book, arguments.jobs, seeds, steps):
+                progress.update(bar, advance=1, description=done)
+    if set(arguments.jobs) == {"finder", "grid"}:
+        file.with_suffix(".md").write_text(table(book, seeds, steps), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,10 +6,10 @@ Two comparisons, each against float32 with the same seed (the same start, batche
 - parameters: a bfloat16 model at a learning rate of 1e-4, its parameters rounded in each way, state in float32.
 
 "float32, nudged" starts from weights that differ by a part in 10⁶: what it differs by at the end is what chance
-does, and no storage can be told from float32 more finely. Each run appends one line to the file of results as it
+does, and no storage can be told from float32 more finely. Each run appends one line of JSON to the results as it
 ends, and a run that stands there already is not made again.
 
-    python benchmarks/precision.py [--quick] [--steps 1000] [--results FILE] [--chart FILE] [--table]
+    python benchmarks/precision.py [--quick] [--part state] [--chart FILE] [--table]
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 import gradstep
 from gradstep.lab.task import judging, seeded
@@ -35,7 +35,15 @@ from gradstep.lab.tasks.text import CONTEXT, Text, corpus, windows
 
 HERE = Path(__file__).parent / "results"
 SEEDS = (1, 2, 3)
-EVERY = 100
+TITLES = {"state": "State of float32 parameters, lr 1e-3", "parameters": "bfloat16 parameters, lr 1e-4"}
+BARS = {
+    ("state", "8bit"): 0.005,
+    ("parameters", "stochastic"): 0.01,
+    ("parameters", "kahan"): 0.01,
+    ("parameters", "master"): 0.01,
+}
+PARAMETERS = 279_168
+EVERY = 250
 """Steps between two looks at the held-out text."""
 
 
@@ -104,9 +112,7 @@ def held_out_loss(model: nn.Module) -> float:
     with judging(model):
         for some in starts.split(64):
             given, targets = windows(tokens, some)
-            total += nn.functional.cross_entropy(
-                model(given).flatten(0, 1), targets.flatten(), reduction="sum"
-            ).item()
+            total += nn.functional.cross_entropy(model(given).flatten(0, 1), targets.flatten(), reduction="sum").item()
     return total / (len(starts) * CONTEXT)
 
 
@@ -173,13 +179,102 @@ def measure(file: Path, parts: Sequence[str], seeds: Sequence[int], steps: int) 
         )
 
 
+def losses(runs: Sequence[Run], part: str) -> dict[str, dict[int, float]]:
+    """Final loss by name of the case and seed, in the order of :data:`CASES`."""
+    return {
+        case.name: {run.seed: run.final for run in runs if (run.part, run.name) == (part, case.name)}
+        for case in CASES
+        if case.part == part
+    }
+
+
+def against(found: dict[str, dict[int, float]], name: str) -> float:
+    """The mean final loss as a share of float32's, over the seeds that both have."""
+    plain, other = found["float32"], found[name]
+    shared = plain.keys() & other.keys()
+    return sum(other[s] for s in shared) / sum(plain[s] for s in shared)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Everything measured, as Markdown."""
+    lines = []
+    for part in ("state", "parameters"):
+        found = losses(runs, part)
+        seeds = sorted(found["float32"])
+        lines += [
+            "",
+            f"### {TITLES[part]}",
+            "",
+            "| stored as | " + " | ".join(f"seed {s}" for s in seeds) + " | mean against float32 | bar | state, "
+            "bytes a parameter | unmoved |",
+            "|---|" + "---:|" * (len(seeds) + 4),
+        ]
+        for name, by_seed in found.items():
+            if not by_seed:
+                continue
+            some = [run for run in runs if (run.part, run.name) == (part, name)]
+            one, share = some[0], against(found, name) - 1
+            each = one.small_bytes / one.small if one.small else one.state_bytes / PARAMETERS
+            unmoved = statistics.mean(run.unmoved[-1][1] for run in some)
+            bar = BARS.get((part, name))
+            lines.append(
+                f"| {name} | "
+                + " | ".join(f"{by_seed[s]:.4f}" if s in by_seed else "–" for s in seeds)
+                + f" | {share:+.2%} | {_bar(bar, share)} | {each:.2f} | {unmoved:.1%} |"
+            )
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _bar(bar: float | None, share: float) -> str:
+    if bar is None:
+        return ""
+    return f"within {bar:.1%}: {'met' if abs(share) <= bar else '**missed**'}"
+
+
+def save_chart(runs: Sequence[Run], file: Path) -> None:
+    """The final loss of each seed against float32's, one panel for each comparison."""
+    figure = Figure(figsize=(10, 3.9), facecolor="white", layout="constrained")
+    for axes, part in zip(figure.subplots(1, 2), ("state", "parameters"), strict=True):
+        found = losses(runs, part)
+        names = [name for name, by_seed in found.items() if by_seed and name != "float32"][::-1]
+        for row, name in enumerate(names):
+            for seed in found[name].keys() & found["float32"].keys():
+                share = 100 * (found[name][seed] / found["float32"][seed] - 1)
+                axes.plot(share, row, "o", color="#D55E00", alpha=0.45, markersize=6)
+            mean = 100 * (against(found, name) - 1)
+            axes.plot(mean, row, "|", color="#1F2933", markersize=17, markeredgewidth=2)
+            axes.annotate(f"{mean:+.2f}%", (mean, row), (0, 11), textcoords="offset points", ha="center", fontsize=8.5)
+        bar = 100 * BARS[part, "8bit" if part == "state" else "stochastic"]
+        axes.axvspan(-bar, bar, color="#E4E8EC", zorder=0)
+        axes.axvline(0, color="#6B7785", linewidth=1, zorder=0)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(-0.6, len(names) - 0.3)
+        if part == "parameters":
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xticks([-1, 0, 1, 10, 30], ["−1", "0", "1", "10", "30"])
+        axes.set_title(TITLES[part], loc="left", fontsize=10.5, fontweight="bold")
+        axes.set_xlabel(f"final held-out loss, % above float32 (grey: within {bar:g}%)")
+        axes.grid(visible=True, axis="x", color="#E4E8EC", linewidth=0.8)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    figure.savefig(file, dpi=150)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--results", type=Path, default=HERE / "precision.jsonl")
-    parser.add_argument("--part", choices=("state", "parameters"), action="append")
+    parser.add_argument("--results", type=Path, help="default: results/precision.json beside this file")
+    parser.add_argument("--part", choices=tuple(TITLES), action="append")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--quick", action="store_true", help="one seed, 200 steps, into a file of its own")
+    parser.add_argument("--quick", action="store_true", help="one seed and 250 steps, into a file that is not kept")
     parser.add_argument("--chart", type=Path)
-    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--table", action="store_true", help="print what is there; measure nothing")
     arguments = parser.parse_args()
-    measure(arguments.results, arguments.part or ("state", "parameters"), SEEDS, arguments.steps)
+    steps = EVERY if arguments.quick else arguments.steps
+    with TemporaryDirectory() as folder:
+        file = arguments.results or (Path(folder) if arguments.quick else HERE) / "precision.json"
+        if not arguments.table:
+            measure(file, arguments.part or tuple(TITLES), SEEDS[:1] if arguments.quick else SEEDS, steps)
+        made = [run for run in known(file) if run.steps == steps]
+    print(table(made))
+    if arguments.chart is not None:
+        save_chart(made, arguments.chart)

@@ -2,9 +2,9 @@
 
     python examples/ddp_gloo.py
 
-Each process takes every second micro-batch. The Stepper keeps DistributedDataParallel from exchanging gradients before the
-window's end, and divides by the weight that all processes had together. Every process makes the same update, so each keeps
-the whole optimizer state, and any one of them can write the checkpoint.
+Each process takes every second micro-batch. The Stepper keeps DistributedDataParallel from exchanging gradients
+before the window's end, and divides by the weight that all processes had together. Every process makes the same
+update, so each keeps the whole optimizer state, and any one of them can write the checkpoint.
 """
 
 import os

@@ -3,9 +3,9 @@
     python examples/huggingface_accelerate.py
     accelerate launch --cpu --num_processes 2 examples/huggingface_accelerate.py
 
-The schedule is *not* passed to ``prepare``: Accelerate would advance it once per process at each update, so that with two
-processes it ends at half of the run. It is stepped by hand after updates, and ``register_for_checkpointing`` keeps it in
-``accelerator.save_state()``.
+The schedule is *not* passed to ``prepare``: Accelerate would advance it once per process at each update, so that with
+two processes it ends at half of the run. It is stepped by hand after updates, and ``register_for_checkpointing``
+keeps it in ``accelerator.save_state()``.
 """
 
 import torch

@@ -2,13 +2,13 @@
 
     python examples/huggingface_trainer.py
 
-- ``optimizer_cls_and_kwargs`` takes the class and its arguments. With ``params`` among them these groups are used, else
-  Trainer makes its own (``TrainingArguments(weight_decay=...)``, which is 0 unless given). ``lr`` has to be said here:
-  ``TrainingArguments(learning_rate=...)`` is read only for the optimizers that Trainer makes by name.
-- ``create_scheduler`` is where a schedule of one's own belongs: it is called with the number of updates, and without it
-  Trainer makes its default, linear to zero.
-- Trainer clips and accumulates by itself. Losses are divided by the labels of the whole window, as a Stepper does. It counts
-  them right if each text's first label is -100 (see ``docs/clients.md``).
+- ``optimizer_cls_and_kwargs`` takes the class and its arguments. With ``params`` among them these groups are used,
+  else Trainer makes its own (``TrainingArguments(weight_decay=...)``, which is 0 unless given). ``lr`` has to be said
+  here: ``TrainingArguments(learning_rate=...)`` is read only for the optimizers that Trainer makes by name.
+- ``create_scheduler`` is where a schedule of one's own belongs: it is called with the number of updates, and without
+  it Trainer makes its default, linear to zero.
+- Trainer clips and accumulates by itself. Losses are divided by the labels of the whole window, as a Stepper does. It
+  counts them right if each text's first label is -100 (see ``docs/clients.md``).
 """
 
 import os
@@ -30,6 +30,7 @@ from recipe import (
     dataset,
 )
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
 import gradstep
@@ -38,11 +39,13 @@ import gradstep
 class ScheduledTrainer(Trainer):
     """A Trainer with gradstep's schedule."""
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> gradstep.Scheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Make the schedule once the number of updates is known; a schedule of another length is warned of."""
         if self.lr_scheduler is None:
-            driven = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = gradstep.Scheduler(driven, lr=SCHEDULE, planned_updates=num_training_steps)
+            driven: Any = self.optimizer if optimizer is None else optimizer
+            made: Any = gradstep.Scheduler(driven, lr=SCHEDULE, planned_updates=num_training_steps)
+            self.lr_scheduler = made
+        assert self.lr_scheduler is not None
         return self.lr_scheduler
 
 
@@ -59,25 +62,26 @@ def gpt2() -> GPT2LMHeadModel:
 
 
 def trainer(model: GPT2LMHeadModel, folder: str, **arguments: Any) -> ScheduledTrainer:
-    """The trainer, ready; ``arguments`` are further TrainingArguments."""
+    """The trainer, ready; ``arguments`` are TrainingArguments to add or to replace."""
+    settings = {
+        "output_dir": folder,
+        "max_steps": UPDATES,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATE,
+        "max_grad_norm": MAX_GRAD_NORM,
+        "train_sampling_strategy": "sequential",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+    }
     groups = gradstep.param_groups(model, weight_decay=WEIGHT_DECAY)
     return ScheduledTrainer(
         model=model,
         train_dataset=dataset(),
         optimizer_cls_and_kwargs=(gradstep.AdamW, {"params": groups, "lr": LR}),
-        args=TrainingArguments(
-            output_dir=folder,
-            max_steps=UPDATES,
-            per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=ACCUMULATE,
-            max_grad_norm=MAX_GRAD_NORM,
-            train_sampling_strategy="sequential",
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            logging_steps=1,
-            **{"save_strategy": "no", **arguments},
-        ),
+        args=TrainingArguments(**{**settings, **arguments}),
     )
 
 

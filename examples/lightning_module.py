@@ -39,14 +39,21 @@ class Lit(LightningModule):
         scheduler = gradstep.Scheduler(optimizer, lr=SCHEDULE, planned_updates=planned)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any]) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
         """Clip while updating; the closure computes loss and gradients."""
         optimizer.step(closure=optimizer_closure, max_grad_norm=MAX_GRAD_NORM)
 
 
 def trainer(**arguments: Any) -> Trainer:
     """The trainer, ready; ``arguments`` replace the ones here."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     own = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "accumulate_grad_batches": ACCUMULATE}
     return Trainer(**{**quiet, **own, **arguments})
 

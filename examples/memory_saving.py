@@ -2,13 +2,13 @@
 
     python examples/memory_saving.py
 
-Weights and both moments take 12 bytes for each parameter in float32, and about 4 here. Rounding at random lets updates add
-up that are smaller than the last bit of a bfloat16 weight; rounded to the nearest, they would be lost. What is stored how,
-and why, says ``optimizer.state_summary()``.
+Weights and both moments take 12 bytes for each parameter in float32, and about 4 here. Rounding at random lets
+updates add up that are smaller than the last bit of a bfloat16 weight; rounded to the nearest, they would be lost.
+What is stored how, and why, says ``optimizer.state_summary()``.
 """
 
 import torch
-from recipe import ACCUMULATE, LR, MAX_GRAD_NORM, SCHEDULE, WEIGHT_DECAY, GPT, loader
+from recipe import ACCUMULATE, GPT, LR, MAX_GRAD_NORM, SCHEDULE, WEIGHT_DECAY, loader
 
 import gradstep
 
@@ -27,9 +27,7 @@ def train(model: torch.nn.Module) -> tuple[list[float], gradstep.AdamW]:
         rounding="stochastic",
         seed=0,  # of the rounding: the same run gives the same weights
     )
-    stepper = gradstep.Stepper(
-        model, optimizer, schedule=SCHEDULE, accumulate=ACCUMULATE, max_grad_norm=MAX_GRAD_NORM
-    )
+    stepper = gradstep.Stepper(model, optimizer, schedule=SCHEDULE, accumulate=ACCUMULATE, max_grad_norm=MAX_GRAD_NORM)
     losses = []
     for batch in loader():
         with stepper.autocast():

@@ -2,9 +2,9 @@
 
     python examples/plain_pytorch.py
 
-Clipping is part of the step: ``step(max_grad_norm=...)`` takes the norm and applies the clipping while it updates, where
-``clip_grad_norm_`` goes over the gradients twice more. See ``stepper_fp16.py`` for the loop in which nothing can be out of
-order.
+Clipping is part of the step: ``step(max_grad_norm=...)`` takes the norm and applies the clipping while it updates,
+where ``clip_grad_norm_`` goes over the gradients twice more. See ``stepper_fp16.py`` for the loop in which nothing
+can be out of order.
 """
 
 import torch

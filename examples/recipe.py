@@ -1,8 +1,8 @@
 """What every example here trains: a tiny GPT on the help texts that come with Python. Nothing is downloaded.
 
-One update takes ``ACCUMULATE`` micro-batches of ``BATCH`` blocks, each of 33 bytes: 32 to predict, each from those before.
-The model is called as those of transformers are, and the data is in one fixed order, so that all examples can be held
-against each other.
+One update takes ``ACCUMULATE`` micro-batches of ``BATCH`` blocks, each of 33 bytes: 32 to predict, each from those
+before. The model is called as those of transformers are, and the data is in one fixed order, so that all examples can
+be held against each other.
 """
 
 from pydoc_data.topics import topics
@@ -40,7 +40,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
 
 
 class GPT(nn.Module):

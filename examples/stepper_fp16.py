@@ -2,10 +2,10 @@
 
     python examples/stepper_fp16.py
 
-The stepper owns what lies between the loss and the cleared gradients: it weighs the micro-batches by the tokens they had,
-unscales, looks for what is not finite, clips, steps, advances the schedule and clears, in this order. Here some of each
-batch is masked, as padding would be: ``weight=`` says how many tokens each mean was over. float16 needs its loss
-scaled; the first updates are skipped until the scale fits, and the outcome names the parameter that overflowed.
+The stepper owns what lies between the loss and the cleared gradients: it weighs the micro-batches by the tokens they
+had, unscales, looks for what is not finite, clips, steps, advances the schedule and clears, in this order. Here some
+of each batch is masked, as padding would be: ``weight=`` says how many tokens each mean was over. float16 needs its
+loss scaled; the first updates are skipped until the scale fits, and the outcome names the parameter that overflowed.
 """
 
 import torch

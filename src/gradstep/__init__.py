@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.judge": ("Verdict", "check", "conformance"),
+    "gradstep.monitor.doctor": ("Diagnosis", "diagnose"),
+    "gradstep.monitor.monitor": ("Monitor",),
     "gradstep.optimizers": (
         "OPTIMIZERS",
         "Optimizer",
@@ -31,7 +33,9 @@ HOMES: dict[str, tuple[str, ...]] = {
         *RULES,
         *VARIANTS,
     ),
+    "gradstep.optimizers.convert": ("convert_state",),
     "gradstep.planner": ("Plan", "Plans", "plan", "plans"),
+    "gradstep.training.checkpoints": ("load_checkpoint", "save_checkpoint"),
     "gradstep.training.groups": ("param_groups",),
     "gradstep.training.lr_find": ("lr_find",),
     "gradstep.training.lr_found": ("LrFound",),

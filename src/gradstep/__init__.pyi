@@ -10,12 +10,16 @@ from gradstep import schedules as schedules
 from gradstep.judge import Verdict as Verdict
 from gradstep.judge import check as check
 from gradstep.judge import conformance as conformance
+from gradstep.monitor.doctor import Diagnosis as Diagnosis
+from gradstep.monitor.doctor import diagnose as diagnose
+from gradstep.monitor.monitor import Monitor as Monitor
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
 from gradstep.optimizers import Optimizer as Optimizer
 from gradstep.optimizers import Pages as Pages
 from gradstep.optimizers import StepReport as StepReport
 from gradstep.optimizers import create as create
 from gradstep.optimizers import optimizer as optimizer
+from gradstep.optimizers.convert import convert_state as convert_state
 from gradstep.optimizers.front import ParamsT
 from gradstep.planner import Plan as Plan
 from gradstep.planner import Plans as Plans
@@ -26,6 +30,8 @@ from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
 from gradstep.storage.policy import RoundingName, StateName
+from gradstep.training.checkpoints import load_checkpoint as load_checkpoint
+from gradstep.training.checkpoints import save_checkpoint as save_checkpoint
 from gradstep.training.groups import param_groups as param_groups
 from gradstep.training.lr_find import lr_find as lr_find
 from gradstep.training.lr_found import LrFound as LrFound

@@ -19,6 +19,7 @@ def plain(
     accumulate: int | None = None,
     batches: Iterable[Batch] | None = None,
     partial: str = "actual",
+    by_groups: bool = False,
 ) -> list[float]:
     """Train a model in place; the loss of every update.
 
@@ -29,10 +30,13 @@ def plain(
         batches: the recipe's, unless given.
         partial: what a last window that is not full is divided by: its ``"actual"`` number of micro-batches, or the
             ``"planned"`` one.
+        by_groups: take the norm over the parameters in the optimizer's order, not the model's: its last bits differ.
     """
     size = accumulate or recipe.ACCUMULATE
     data = list(recipe.loader() if batches is None else batches)
     optimizer: Any = gradstep.AdamW(gradstep.param_groups(model, weight_decay=recipe.WEIGHT_DECAY), lr=recipe.LR)
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    clipped = grouped if by_groups else list(model.parameters())
     losses = []
     for update, start in enumerate(range(0, len(data), size)):
         window = data[start : start + size]
@@ -41,7 +45,7 @@ def plain(
             part = model(**batch)["loss"] / (len(window) if partial == "actual" else size)
             part.backward()
             loss += part.detach()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.MAX_GRAD_NORM)
+        nn.utils.clip_grad_norm_(clipped, recipe.MAX_GRAD_NORM)
         for group in optimizer.param_groups:
             group["lr"] = recipe.SCHEDULE(update)
         optimizer.step()

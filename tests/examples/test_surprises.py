@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,11 @@ pytestmark = [
 
 
 @pytest.fixture
-def one_process() -> Iterator[None]:
+def one_process() -> Iterator[Any]:
     """Accelerate's state, which is global, made and thrown away."""
     state = pytest.importorskip("accelerate.state", reason="accelerate is not installed")
     state.PartialState(cpu=True)
-    yield
+    yield state
     state.AcceleratorState._reset_state(reset_partial_state=True)
     state.GradientState._reset_state()
 
@@ -95,12 +96,17 @@ def test_a_last_window_that_is_not_full(example, recipe, monkeypatch, tmp_path):
 
     expected = recipe.gpt()
     plain(recipe, expected, batches=batches, partial="planned")
+    actual = recipe.gpt()
+    plain(recipe, actual, batches=batches)
+    assert not same(actual, expected)
     accelerate = example("huggingface_accelerate")
     ours = recipe.gpt()
     monkeypatch.setattr(accelerate, "loader", lambda: batches)
     accelerate.train(ours)
     assert same(ours, expected)
 
+    plain_by_groups = recipe.gpt()
+    plain(recipe, plain_by_groups, batches=batches, partial="planned", by_groups=True)
     lightning = example("lightning_module")
 
     class Usual(lightning.Lit):  # type: ignore[name-defined,misc]  # the module is found at run time
@@ -109,40 +115,36 @@ def test_a_last_window_that_is_not_full(example, recipe, monkeypatch, tmp_path):
     ours = recipe.gpt()
     with pytest.warns(UserWarning, match="24 updates long, but 2 updates are planned"):
         lightning.trainer(gradient_clip_val=recipe.MAX_GRAD_NORM).fit(Usual(ours), batches)
-    assert same(ours, expected)
+    assert same(ours, plain_by_groups)
 
 
 # -- Accelerate -------------------------------------------------------------------------------------------------
 
 
-def test_a_prepared_schedule_advances_once_per_process(one_process, monkeypatch):
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
+def test_a_prepared_schedule_advances_once_per_process(example, one_process, monkeypatch):
     _, own = linear()
     schedule = gradstep.Scheduler(own, lr=gradstep.schedules.linear(0.1, 0.0, updates=10))
-    accelerator = Accelerator(cpu=True)
+    accelerator = example("huggingface_accelerate").Accelerator(cpu=True)
     optimizer, prepared = accelerator.prepare(own, schedule)
     optimizer.step()
     prepared.step()
     assert schedule.last_epoch == 1
-    monkeypatch.setitem(AcceleratorState._shared_state, "num_processes", 2)
-    optimizer.step()
-    prepared.step()
+    with monkeypatch.context() as patch:
+        patch.setitem(one_process.PartialState._shared_state, "num_processes", 2)
+        optimizer.step()
+        prepared.step()
     assert schedule.last_epoch == 3
 
 
 @pytest.mark.parametrize("fused", [gradstep.AdamW, lambda params: torch.optim.AdamW(params, fused=True)])
-def test_accelerate_does_not_see_that_a_fused_step_was_skipped(one_process, fused):
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    Accelerator(cpu=True)
+def test_accelerate_does_not_see_that_a_fused_step_was_skipped(example, one_process, fused):
+    example("huggingface_accelerate").Accelerator(cpu=True)
+    wrapper = pytest.importorskip("accelerate.optimizer").AcceleratedOptimizer
     model, _ = linear()
     before = model.weight.clone()
     scaler = torch.amp.GradScaler("cpu")
     own = fused(model.parameters())
-    optimizer = AcceleratedOptimizer(own, scaler=scaler)
+    optimizer = wrapper(own, scaler=scaler)
     scaler.scale(torch.ones(()))  # the scaler starts with its first loss
     assert model.weight.grad is not None
     model.weight.grad[0, 0] = float("inf")
@@ -157,7 +159,7 @@ def test_accelerate_does_not_see_that_a_fused_step_was_skipped(one_process, fuse
 # -- Lightning --------------------------------------------------------------------------------------------------
 
 
-def lightning_fp16(example, recipe, **arguments):  # type: ignore[no-untyped-def]
+def lightning_fp16(example, recipe, **arguments):
     from lightning.pytorch.plugins import MixedPrecision
 
     client = example("lightning_module")
@@ -186,7 +188,7 @@ def test_lightning_wraps_the_optimizer(example):
     example("lightning_module")
     from lightning.pytorch.core.optimizer import LightningOptimizer
 
-    model, optimizer = linear()
+    _, optimizer = linear()
     optimizer.step()
     wrapped = LightningOptimizer(optimizer)
     assert isinstance(wrapped, gradstep.AdamW)

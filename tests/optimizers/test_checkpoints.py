@@ -2,9 +2,12 @@
 
 import copy
 import io
+import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import gradstep
@@ -271,3 +274,281 @@ def test_a_step_with_lr_0_and_gradients_of_zero_moves_nothing_and_makes_every_ke
         assert_same_bits(p, t)
         names = {slot.name for slot in subject.rule().slots(p.dim())}
         assert names | {"step"} <= optimizer.state[p].keys()
+
+
+# -- stored in fewer bits --------------------------------------------------------------------------------------------
+
+LARGE = [(64, 64), (5,), (65, 66)]
+LARGE_STEPS = gradients(5, LARGE)
+
+
+def bf16(tensors):
+    return [t.bfloat16() for t in tensors]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan", "master"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])
+@pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.Lion])
+def test_any_storage_resumes_bit_for_bit(kind, state, rounding):
+    """The noise goes on as well: the seed is taken from the checkpoint."""
+    start = starts(LARGE) if rounding == "nearest" else bf16(starts(LARGE))
+    steps = [[g.to(start[0].dtype) for g in grads] for grads in LARGE_STEPS]
+    optimizer, params = trained(kind, start, steps[:3], state=state, rounding=rounding, seed=7)
+    others = leaves(params)
+    other = kind(others, state=state, rounding=rounding, seed=8)
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert_same(other, optimizer)
+    for o, ps in ((optimizer, params), (other, others)):
+        walk(o, ps, steps[3:])
+    assert_same(other, optimizer)
+    assert other.state_dict()["gradstep"] == optimizer.state_dict()["gradstep"]
+
+
+def test_what_a_state_dict_says_of_itself():
+    optimizer = gradstep.AdamW(starts(LARGE), state="8bit", seed=2**64 - 1)
+    assert through_a_file(optimizer.state_dict())["gradstep"] == {
+        "format": 1,
+        "version": gradstep.__version__,
+        "rule": "AdamW",
+        "state": "8bit",
+        "rounding": "nearest",
+        "seed": 2**64 - 1,
+    }
+
+
+ORDER = ["8bit", "bfloat16", "float32"]
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(ORDER, ORDER)))
+def test_state_is_widened_and_never_narrowed(old, new):
+    """Every 8-bit number is a bfloat16 number, and every bfloat16 number a float32 one."""
+    optimizer, params = trained(gradstep.AdamW, starts(LARGE), LARGE_STEPS[:2], state=old)
+    other = gradstep.AdamW(leaves(params), state=new)
+    saved = optimizer.state_dict()
+    if ORDER.index(new) < ORDER.index(old):
+        with unchanged(other), pytest.raises(RuntimeError, match=rf"(?s){old}, and here as {new}.*convert_state"):
+            other.load_state_dict(saved)
+        return
+    other.load_state_dict(saved)
+    wide = gradstep.convert_state(other.state_dict(), "float32")
+    expected = gradstep.convert_state(saved, "float32")
+    assert wide.lossless
+    for key, entry in expected.state_dict["state"].items():
+        assert entry.keys() == wide.state_dict["state"][key].keys()
+        for name, value in entry.items():
+            assert_same_bits(wide.state_dict["state"][key][name], value, name)
+
+
+def test_blocks_cut_in_another_order_of_memory_are_refused():
+    optimizer, params = trained(gradstep.AdamW, starts(LARGE[:1]), [LARGE_STEPS[0][:1]], state="8bit")
+    other = gradstep.AdamW([params[0].detach().t().contiguous().t().requires_grad_()], state="8bit")
+    with unchanged(other), pytest.raises(RuntimeError, match="8bit blocks in another order of memory"):
+        other.load_state_dict(optimizer.state_dict())
+    converted = gradstep.convert_state(optimizer.state_dict(), other)
+    other.load_state_dict(converted.state_dict)
+    assert other.state[other.param_groups[0]["params"][0]]["exp_avg"].stride() == (1, 64)
+    # Each block has other neighbours, but no number here is small enough to be lost beside them.
+    assert converted.lossless
+
+
+def test_state_of_more_precision_than_the_parameter():
+    optimizer, params = trained(torch.optim.AdamW, starts(SHAPES, torch.float64), gradients(1, SHAPES, torch.float64))
+    other = gradstep.AdamW(leaves([p.float() for p in params]))
+    with unchanged(other), pytest.raises(RuntimeError, match="exp_avg is stored as float64, and here as float32"):
+        other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(gradstep.convert_state(optimizer.state_dict(), other).state_dict)
+
+
+@pytest.mark.parametrize("key", ["kahan", "master"])
+def test_what_rounding_keeps_is_not_dropped_silently(key):
+    start, steps = bf16(starts(LARGE)), [bf16(LARGE_STEPS[0])]
+    optimizer, params = trained(gradstep.AdamW, start, steps, rounding=key)
+    other = gradstep.AdamW(leaves(params))
+    with unchanged(other), pytest.raises(RuntimeError, match=rf"{key}_\w+ would be dropped.*stored as bfloat16"):
+        other.load_state_dict(optimizer.state_dict())
+    converted = gradstep.convert_state(optimizer.state_dict(), other)
+    other.load_state_dict(converted.state_dict)
+    assert [change.after for change in converted.losses] == ["nothing"]
+    plain, _ = trained(gradstep.AdamW, start, steps)
+    gradstep.AdamW(leaves(params), rounding=key).load_state_dict(plain.state_dict())  # nothing is lost that way
+
+
+def test_a_group_s_own_choice_stays_its_own():
+    (large, _, other), steps = starts(LARGE), [[LARGE_STEPS[0][0], LARGE_STEPS[0][2]]]
+    optimizer, params = trained(gradstep.AdamW, [large, other], steps, state="8bit")
+    first, second = leaves(params)
+    wide = gradstep.AdamW([{"params": [first, second], "state": "float32"}], state="8bit")
+    wide.load_state_dict(optimizer.state_dict())
+    assert wide.param_groups[0]["state"] == "float32"
+    assert wide.state[first]["exp_avg"].dtype == torch.float32
+    assert "exp_avg_scale" not in wide.state[first]
+    plain = gradstep.AdamW(leaves(params))
+    plain.load_state_dict(wide.state_dict())
+    assert "state" not in plain.param_groups[0]
+
+
+# -- whose state it is -----------------------------------------------------------------------------------------------
+
+NAMED = {"a.weight": (3, 4), "a.bias": (3,), "b.weight": (4, 3), "c.scale": ()}
+
+
+def named(names, values):
+    return [(name, values[name]) for name in names]
+
+
+@given(order=st.permutations(list(NAMED)), cut=st.integers(0, 4), wrap=st.sampled_from(["", "module.", "_orig_mod."]))
+@settings(max_examples=25)
+def test_named_parameters_find_their_state_in_any_order_and_grouping(order, cut, wrap):
+    start = dict(zip(NAMED, leaves(starts(list(NAMED.values()))), strict=True))
+    optimizer = gradstep.AdamW(named(NAMED, start), lr=0.25)
+    walk(optimizer, list(start.values()), gradients(2, list(NAMED.values())))
+    others = dict(zip(start, leaves(start.values()), strict=True))
+    parts = [part for part in (order[:cut], order[cut:]) if part]
+    groups = [{"params": [(wrap + n, p) for n, p in named(part, others)], "lr": 0.5} for part in parts]
+    other = gradstep.AdamW(groups)
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    for name, p in others.items():
+        for key, value in optimizer.state[start[name]].items():
+            assert_same_bits(other.state[p][key], value, f"{key} of {name}")
+    # The settings of a group that is the same, whatever its order; else its own.
+    assert [g["lr"] for g in other.param_groups] == ([0.25] if len(parts) == 1 else [0.5, 0.5])
+    assert [g["param_names"] for g in other.param_groups] == [[wrap + n for n in part] for part in parts]
+
+
+def test_groups_in_another_order_bring_their_settings():
+    start = dict(zip(NAMED, leaves(starts(list(NAMED.values()))), strict=True))
+    first, second = named(list(NAMED)[:3], start), named(list(NAMED)[3:], start)
+    saved = gradstep.AdamW([{"params": first, "lr": 0.1}, {"params": second, "lr": 0.2}]).state_dict()
+    other = gradstep.AdamW([{"params": second}, {"params": first[::-1]}])
+    other.load_state_dict(saved)
+    assert [g["lr"] for g in other.param_groups] == [0.2, 0.1]
+
+
+def test_other_names_are_listed():
+    start = dict(zip(NAMED, leaves(starts(list(NAMED.values()))), strict=True))
+    optimizer = gradstep.AdamW(named(NAMED, start))
+    saved = gradstep.AdamW([(name.replace("b.", "d."), p) for name, p in start.items()]).state_dict()
+    words = r"(?s)other parameters:\n  missing: b.weight\n  unexpected: d.weight\n.*delete 'param_names'"
+    with unchanged(optimizer), pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(saved)
+    del saved["param_groups"][0]["param_names"]
+    optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_without_names_on_one_side_the_order_counts(twice):
+    """As in torch; also where a name occurs twice."""
+    shapes = [(3,), (3,)]
+    optimizer, params = trained(gradstep.AdamW, starts(shapes), gradients(1, shapes))
+    others = leaves(params)
+    other = gradstep.AdamW([("x" if twice else "y", others[0]), ("x", others[1])])
+    saved = optimizer.state_dict()
+    if twice:
+        saved["param_groups"][0]["param_names"] = ["x", "x"]
+    other.load_state_dict(saved)
+    assert_same(other, optimizer)
+
+
+# -- what does not fit -----------------------------------------------------------------------------------------------
+
+SWITCHES = [
+    (torch.optim.SGD, {"momentum": 0.9}, gradstep.AdamW, "momentum_buffer is unexpected"),
+    (torch.optim.AdamW, {}, gradstep.Lion, "exp_avg_sq is unexpected"),
+    (torch.optim.Adamax, {}, gradstep.AdamW, "exp_avg_sq is missing"),
+    (torch.optim.RMSprop, {}, gradstep.AdamW, "square_avg is unexpected"),
+    (torch.optim.Adagrad, {}, gradstep.SGD, "sum is unexpected"),
+]
+
+
+@pytest.mark.parametrize(("old", "options", "new", "words"), SWITCHES)
+def test_the_state_of_another_rule_of_torch_is_refused(old, options, new, words):
+    optimizer, params = half_way(old, options)
+    other = new(leaves(params))
+    with unchanged(other), pytest.raises(RuntimeError, match=rf"does not fit {new.__name__}:\n  parameter 0[^:]*: .*"):
+        other.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match=words):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_another_rule_of_ours_is_refused_by_name_though_its_keys_are_the_same():
+    optimizer, params = half_way(gradstep.RAdam, {})
+    other = gradstep.AdamW(leaves(params))
+    with unchanged(other), pytest.raises(ValueError, match=r"is of RAdam, and this optimizer is AdamW.*rule='AdamW'"):
+        other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(gradstep.convert_state(optimizer.state_dict(), other, rule="AdamW").state_dict)
+
+
+def _without_scale(d):
+    del d["state"][0]["exp_avg_scale"]
+
+
+def _short_scale(d):
+    d["state"][0]["exp_avg_scale"] = d["state"][0]["exp_avg_scale"][:-1]
+
+
+def _half_a_state(d):
+    d["state"][2].pop("exp_avg_sq")
+
+
+def _a_number_as_slot(d):
+    d["state"][1]["exp_avg"] = 3.0
+
+
+def _transposed(d):
+    d["state"][2]["exp_avg"] = d["state"][2]["exp_avg"].t()
+
+
+def _later(d):
+    d["gradstep"]["format"] = 99
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (_without_scale, RuntimeError, "parameter 0 of group 0: exp_avg_scale is missing"),
+        (_short_scale, RuntimeError, r"exp_avg_scale has shape \(15,\) in the state dict, but must have \(16,\)"),
+        (_half_a_state, RuntimeError, "parameter 2 of group 0: exp_avg_sq is missing"),
+        (_a_number_as_slot, RuntimeError, "parameter 1 of group 0: exp_avg is 3.0, and no tensor"),
+        (_transposed, RuntimeError, r"exp_avg has shape \(66, 65\) in the state dict, but must have \(65, 66\)"),
+        (_later, ValueError, "in format 99.*update gradstep"),
+    ],
+)
+def test_a_spoiled_8bit_checkpoint_changes_nothing(spoil, error, words):
+    optimizer, _ = trained(gradstep.AdamW, starts(LARGE), LARGE_STEPS[:2], state="8bit")
+    saved = copy.deepcopy(optimizer.state_dict())
+    spoil(saved)
+    with unchanged(optimizer), pytest.raises(error, match=words):
+        optimizer.load_state_dict(saved)
+
+
+def test_a_long_difference_is_cut():
+    shapes = [(3,)] * 100
+    optimizer, params = trained(torch.optim.SGD, starts(shapes), gradients(1, shapes), momentum=0.9)
+    with pytest.raises(RuntimeError, match="… and 288 more") as caught:
+        gradstep.AdamW(leaves(params)).load_state_dict(optimizer.state_dict())
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_fresh_optimizer_s_checkpoint_loads():
+    optimizer, params = half_way(gradstep.AdamW, {})
+    optimizer.load_state_dict(gradstep.AdamW(leaves(params), lr=0.5).state_dict())
+    assert not any(optimizer.state.get(p) for p in params)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_momentum_that_begins_after_the_checkpoint():
+    """SGD without momentum counts its steps and keeps nothing else."""
+    optimizer, params = half_way(gradstep.SGD, {})
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["momentum"] = 0.9
+    other = gradstep.SGD(leaves(params))
+    other.load_state_dict(saved)
+    walk(other, [p for g in other.param_groups for p in g["params"]], STEPS[4:5])
+
+
+def test_keys_of_somebody_else_pass_through_our_own_checkpoint():
+    optimizer, params = half_way(gradstep.AdamW, {})
+    optimizer.state[params[0]]["theirs"] = torch.ones(2)
+    other = gradstep.AdamW(leaves(params))
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert_same(other, optimizer)

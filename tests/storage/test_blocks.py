@@ -195,7 +195,7 @@ def test_zero_is_exact_and_nothing_non_negative_becomes_zero(codec, data):
 @pytest.mark.parametrize("codec", KINDS)
 @pytest.mark.parametrize("noise", [0, 1, LAST // 3, LAST])
 def test_what_was_stored_stays_under_any_scale_that_reaches_it(codec, noise):
-    """Noise is added once per change of a value and not once per step, also when the largest of a block comes or goes."""
+    """Noise is added once per change of a value and not once per step, also when a block's largest comes or goes."""
     lowest = 34 if codec.signed else 32
     for scale in range(lowest, 255, 20):
         values = listed(codec, scale)

@@ -4,6 +4,10 @@ import typer
 
 from gradstep.cli.bench import bench
 from gradstep.cli.check import check
+from gradstep.cli.doctor import doctor
+from gradstep.cli.learn import learn
+from gradstep.cli.lr_find import lr_find
+from gradstep.cli.monitor import monitor
 from gradstep.cli.plan import plan
 from gradstep.cli.race import race, report
 
@@ -15,5 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (race, report, bench, plan, check):
+for command in (race, report, bench, plan, check, monitor, doctor, lr_find):
     app.command()(command)
+app.add_typer(learn, name="learn")

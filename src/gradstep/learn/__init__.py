@@ -1,1 +1,15 @@
-"""The course."""
+"""The course: challenges from SGD to clipping, judged; hints, questions, experiments, notebooks.
+
+``gradstep learn`` on the command line; in a notebook:
+
+>>> from gradstep.learn import check
+>>> def warmup_cosine(update, peak, warmup, total, floor=0.0):
+...     return peak
+>>> print(check("schedule", warmup_cosine).reason)
+It is not linear warmup and cosine decay: by hand, warmup, cosine, floor, after the end, no warmup.
+"""
+
+from gradstep.learn.challenges import CHALLENGES, Challenge
+from gradstep.learn.checking import check
+
+__all__ = ["CHALLENGES", "Challenge", "check"]

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gradstep.judge import Outcome, Status, Verdict
+from gradstep.judge import Status, Verdict
 from gradstep.learn.challenges import CHALLENGES, Challenge
-from gradstep.learn.check import check_file, unwritten
-from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question
+from gradstep.learn.checking import check_file, unwritten
+from gradstep.learn.experiments import EXPERIMENTS
+from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
 
 FOLDER = "gradstep-course"
@@ -61,13 +62,19 @@ class Course:
             return Course(folder, f" --dir {shlex.quote(str(folder))}")
         return Course(Path() if Path(FILE).exists() else Path(FOLDER))
 
-    def progress(self) -> tuple[Progress, str]:
-        """What was done so far, and a remark if the notes on it were damaged."""
-        return load(self.folder)
+    def progress(self) -> Progress:
+        """What was done so far."""
+        return load(self.folder)[0]
 
-    def framework(self, asked: Framework | None) -> Framework:
-        """The framework asked for, or else the one worked in last."""
-        return asked or self.progress()[0].framework
+    def mend(self) -> str:
+        """A remark if the notes on the progress were damaged, and had to be put aside; else ""."""
+        return load(self.folder)[1]
+
+    def framework(self, asked: Framework | None, file: Path | None = None) -> Framework:
+        """The framework asked for, or else the one that the file imports, or else the one worked in last."""
+        if asked is None and file is not None and file.is_file():
+            return "torch" if "import torch" in file.read_text("utf-8", errors="replace") else "numpy"
+        return asked or self.progress().framework
 
     def file(self, challenge: Challenge, framework: Framework) -> Path:
         """The learner's file."""
@@ -79,8 +86,10 @@ class Course:
         Raises:
             OSError: the folder cannot be made or written to.
         """
-        lesson, progress = challenge.lesson, self.progress()[0]
-        save(self.folder, progress.with_work(challenge.name, framework, progress.of(challenge.name, framework) or Work()))
+        lesson, progress = challenge.lesson, self.progress()
+        save(
+            self.folder, progress.with_work(challenge.name, framework, progress.of(challenge.name, framework) or Work())
+        )
         files = {
             self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
             self.file(challenge, framework): lesson.code[framework].skeleton,
@@ -95,7 +104,7 @@ class Course:
         verdict = check_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
         if verdict.status is Status.UNJUDGED or unwritten(verdict):
             return verdict
-        progress = self.progress()[0]
+        progress = self.progress()
         work = progress.of(challenge.name, framework) or Work()
         found = diagnosis(verdict)
         work = replace(
@@ -110,14 +119,14 @@ class Course:
 
     def hints(self, challenge: Challenge, framework: Framework) -> list[Hint]:
         """Those that were given so far: first about the mistake that the last check found, then the lesson's own."""
-        work = self.progress()[0].of(challenge.name, framework) or Work()
+        work = self.progress().of(challenge.name, framework) or Work()
         every = (*work.diagnosis, *challenge.lesson.hints)
         shown = (*work.diagnosis[: work.told], *challenge.lesson.hints[: work.hints])
         return [Hint(text, every.index(text) + 1, len(every)) for text in shown]
 
     def hint(self, challenge: Challenge, framework: Framework) -> Hint | None:
         """One more hint, or None if all were given."""
-        progress = self.progress()[0]
+        progress = self.progress()
         work = progress.of(challenge.name, framework) or Work()
         if work.told < len(work.diagnosis):
             work = replace(work, told=work.told + 1)
@@ -131,19 +140,15 @@ class Course:
         every = (*work.diagnosis, *challenge.lesson.hints)
         return Hint(text, every.index(text) + 1, len(every))
 
-    def solution(self, challenge: Challenge, framework: Framework) -> str:
-        """The finished program; that it was looked at is remembered.
+    def tried(self, challenge: Challenge, framework: Framework) -> bool:
+        """Whether something of the learner's own was checked."""
+        work = self.progress().of(challenge.name, framework)
+        return work is not None and work.attempts > 0
 
-        Raises:
-            PermissionError: nothing was tried yet.
-        """
-        progress = self.progress()[0]
-        work = progress.of(challenge.name, framework)
-        if work is None or not work.attempts:
-            raise PermissionError(
-                f"the solution is there once you have tried: write something into "
-                f"{self.file(challenge, framework)} and check it"
-            )
+    def solution(self, challenge: Challenge, framework: Framework) -> str:
+        """The finished program; that it was looked at is remembered."""
+        progress = self.progress()
+        work = progress.of(challenge.name, framework) or Work()
         save(self.folder, progress.with_work(challenge.name, framework, replace(work, solution_seen=True)))
         return challenge.lesson.code[framework].solution
 
@@ -154,14 +159,14 @@ class Course:
             ValueError: too few or too many, or a letter that is not among the options.
         """
         graded = grade(challenge, letters)
-        progress = self.progress()[0]
+        progress = self.progress()
         given = {**progress.answers, challenge.name: tuple(answer.given for answer in graded)}
         save(self.folder, replace(progress, answers=given))
         return graded
 
     def ran(self, experiment: str) -> None:
         """Remember that an experiment was run."""
-        progress = self.progress()[0]
+        progress = self.progress()
         done = dict.fromkeys((*progress.experiments, experiment))
         save(self.folder, replace(progress, experiments=tuple(done)))
 
@@ -177,9 +182,8 @@ def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
         raise ValueError(f"{challenge.name} has {len(questions)} questions, but there are {len(letters)} answers")
     given = [letter.strip().lower() for letter in letters]
     for number, (letter, question) in enumerate(zip(given, questions), 1):
-        options = LETTERS[: len(question.options)]
-        if len(letter) != 1 or letter not in options:
-            raise ValueError(f"the answer to question {number} is one of {', '.join(options)}, not {letter!r}")
+        if letter not in list(question.letters):
+            raise ValueError(f"the answer to question {number} is one of {', '.join(question.letters)}, not {letter!r}")
     return [Answer(q, letter, letter == q.letter) for q, letter in zip(questions, given)]
 
 
@@ -196,38 +200,34 @@ def diagnosis(verdict: Verdict) -> tuple[str, ...]:
     about = [f"About {p.name!r} ({p.shows}): look for {p.look_for}." for p in verdict.failed() if p.look_for]
     if verdict.status is Status.DIFFERS or not verdict.failed():
         about.insert(0, verdict.reason)
-    return tuple(dict.fromkeys([*about, *([verdict.nearest] if verdict.nearest else [])]))
+    return tuple(dict.fromkeys(about))
 
 
-def advice(progress: Progress, course: Course) -> str:
-    """The command that comes next."""
+def advice(progress: Progress, course: Course, passed: Challenge | None = None) -> str:
+    """The command that comes next: what was begun is passed, then asked about; then the next is begun.
+
+    Args:
+        progress: what was done.
+        course: where.
+        passed: a challenge that was passed just now: its own questions come first.
+    """
     framework = progress.framework
-    for name in CHALLENGES:
-        work = progress.of(name, framework)
-        if work is None:
-            return f"gradstep learn start {name}{course.option}"
-        if not work.passed:
-            return f"gradstep learn check {name}{course.option}"
-        if name not in progress.answers:
-            return f"gradstep learn quiz {name}{course.option}"
-    return f"gradstep learn run{course.option}"
-
-
-def finished(progress: Progress, framework: Framework) -> bool:
-    """Whether every challenge has been passed in this framework."""
-    every = (progress.of(name, framework) for name in CHALLENGES)
-    return all(work is not None and work.passed for work in every)
-
-
-def failures(verdict: Verdict, most: int) -> list[tuple[str, str]]:
-    """The first failed probes: name, and what was seen."""
-    failed = [p for p in verdict.probes if p.outcome is Outcome.FAIL]
-    return [(p.name, p.detail or p.shows) for p in failed[:most]]
-
-
-def other(framework: Framework) -> Framework:
-    """The one that is not this one."""
-    return next(f for f in SECTIONS if f != framework)
+    if passed is not None and passed.name not in progress.answers:
+        return f"gradstep learn quiz {passed.name}{course.option}"
+    works = {name: progress.of(name, framework) for name in CHALLENGES}
+    begun = [name for name, work in works.items() if work is not None and not work.passed]
+    unasked = [name for name, work in works.items() if work is not None and name not in progress.answers]
+    new = [name for name, work in works.items() if work is None]
+    for act, names in (("check", begun), ("quiz", unasked), ("start", new)):
+        if names:
+            return f"gradstep learn {act} {names[0]}{course.option}"
+    for experiment in EXPERIMENTS:
+        if experiment not in progress.experiments:
+            return f"gradstep learn run {experiment}{course.option}"
+    other = next(f for f in FRAMEWORKS if f != framework)
+    if any(progress.of(name, other) is None for name in CHALLENGES):
+        return f"gradstep learn start sgd --{other}{course.option}"
+    return "gradstep race digits"
 
 
 def _made(file: Path, content: str) -> bool:

@@ -23,15 +23,17 @@ SECTIONS: Mapping[Framework, str] = {"numpy": "NumPy", "torch": "PyTorch"}
 UNWRITTEN = "your turn"
 """What a skeleton raises where something is left to write."""
 
-_SOLUTION = re.compile(r"^(?P<indent> *)### BEGIN SOLUTION: (?P<task>.*)\n(?P<body>(?:.*\n)*?) *### END SOLUTION\n", re.M)
+_SOLUTION = re.compile(
+    r"^(?P<indent> *)### BEGIN SOLUTION: (?P<task>.*)\n(?P<body>(?:.*\n)*?) *### END SOLUTION\n", re.MULTILINE
+)
 
 
 @final
 @dataclass(frozen=True)
 class Code:
-    """A finished program whose solutions are marked, so that the skeleton is the same file without them.
+    r"""A finished program whose solutions are marked, so that the skeleton is the same file without them.
 
-    >>> code = Code("def f(x):\\n    ### BEGIN SOLUTION: double x\\n    return 2 * x\\n    ### END SOLUTION\\n")
+    >>> code = Code("def f(x):\n    ### BEGIN SOLUTION: double x\n    return 2 * x\n    ### END SOLUTION\n")
     >>> print(code.solution, end="")
     def f(x):
         return 2 * x
@@ -77,8 +79,13 @@ class Question:
     why: str
 
     @property
+    def letters(self) -> str:
+        """What a learner may type."""
+        return LETTERS[: len(self.options)]
+
+    @property
     def letter(self) -> str:
-        """The right option as a learner types it."""
+        """The right one of them."""
         return LETTERS[self.right]
 
 
@@ -112,7 +119,7 @@ def lesson(name: str) -> Lesson:
     >>> lesson("adamw").title
     'AdamW: decay that acts on the weight'
     """
-    return parse(files("gradstep.learn").joinpath("content", f"{name}.md").read_text("utf-8"))
+    return parse((files("gradstep.learn") / "content" / f"{name}.md").read_text("utf-8"))
 
 
 def parse(markdown: str) -> Lesson:
@@ -126,7 +133,7 @@ def parse(markdown: str) -> Lesson:
     if sections.keys() != wanted:
         raise ValueError(f"a lesson has the sections {sorted(wanted)}, not {sorted(sections)}")
     title, text = sections[""].removeprefix("# ").split("\n", 1)
-    hints = re.split(r"^\d+\. ", sections["Hints"], flags=re.M)[1:]
+    hints = re.split(r"^\d+\. ", sections["Hints"], flags=re.MULTILINE)[1:]
     return Lesson(
         title,
         text.strip(),
@@ -154,9 +161,9 @@ def _fenced(section: str) -> str:
 
 
 def _question(text: str, body: str) -> Question:
-    options = re.findall(r"^- \[([ x])\] (.*)$", body, flags=re.M)
+    options = re.findall(r"^- \[([ x])\] (.*)$", body, flags=re.MULTILINE)
     right = [i for i, (mark, _) in enumerate(options) if mark == "x"]
-    why = _one_line("\n".join(re.findall(r"^> ?(.*)$", body, flags=re.M)))
+    why = _one_line("\n".join(re.findall(r"^> ?(.*)$", body, flags=re.MULTILINE)))
     if len(right) != 1 or not why:
         raise ValueError(f"a question has one right option and an explanation: {text!r}")
     return Question(text, tuple(option for _, option in options), right[0], why)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -106,11 +106,12 @@ def _from_json(text: str) -> Progress:
     content = json.loads(text)
     if content.pop("version") != _VERSION:
         raise ValueError("another version")
-    progress = _made(Progress, content)
+    work = {name: _made(Work, values) for name, values in content["work"].items()}
+    answers = {name: _words(letters) for name, letters in content["answers"].items()}
+    progress = _made(Progress, {**content, "work": work, "answers": answers})
     if progress.framework not in FRAMEWORKS:
         raise ValueError(progress.framework)
-    work = {name: _made(Work, values) for name, values in progress.work.items()}
-    return replace(progress, work=work, answers={name: _words(given) for name, given in progress.answers.items()})
+    return progress
 
 
 _Made = TypeVar("_Made", Progress, Work)
@@ -118,11 +119,10 @@ _Made = TypeVar("_Made", Progress, Work)
 
 def _made(kind: type[_Made], values: Mapping[str, Any]) -> _Made:
     """The dataclass of these values, each of which must have the type of the field's default."""
-    plain = kind()
-    given = {name: _words(value) if isinstance(value, list) else value for name, value in values.items()}
-    for f in fields(kind):
-        if f.name in given and type(given[f.name]) is not type(vars(plain)[f.name]):
-            raise TypeError(f"{f.name} is {given[f.name]!r}")
+    given: dict[str, Any] = {n: _words(value) if isinstance(value, list) else value for n, value in values.items()}
+    for name, default in vars(kind()).items():
+        if type(given.get(name, default)) is not type(default):
+            raise TypeError(f"{name} is {given[name]!r}")
     return kind(**given)
 
 

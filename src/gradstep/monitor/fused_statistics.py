@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Statistics, non_finite, parameters
+from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Statistics, non_finite
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.table import parameter_names
 
@@ -44,7 +44,7 @@ class FusedStatistics(Statistics):
             unmoved=found.unmoved,
             second_min=self._square(found.second_min),
             second_max=self._square(found.second_max),
-            non_finite=non_finite(parameters(self._optimizer), self._index, found.grad_square),
+            non_finite=non_finite(self._optimizer, self._index, found.grad_square),
         )
 
     def drop(self) -> None:

@@ -1,7 +1,7 @@
 """A record as JSON lines: one line for each header and each update, read back while the file still grows.
 
-Lines are strict JSON, so a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has its
-default value is left out. Columns of single parameters are little-endian float32 (``index``: int32) in base64:
+A line is strict JSON: a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has
+its default value is left out. Columns of single parameters are little-endian float32 (``index``: int32) in base64:
 2,000 tensors cost microseconds, where 16,000 decimal numbers cost more than the optimizer's step.
 """
 
@@ -49,7 +49,7 @@ def decode(line: str) -> Header | Update:
     try:
         plain = json.loads(line)
         return _header(plain) if _KEY in plain else _update(plain)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a line of a monitor's record: {line[:80]!r}") from error
 
 

@@ -210,7 +210,13 @@ class Monitor:
             raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
         if outcome is None:
             return
-        reason = self._overflow() if isinstance(outcome, EllipsisType) else outcome.reason
+        scale = None if self._scaler is None else self._scaler.get_scale()
+        if not isinstance(outcome, EllipsisType):
+            reason = outcome.reason
+        elif scale is not None and self._scale is not None and scale < self._scale:
+            reason = "a gradient is not finite (found by GradScaler)"
+        else:
+            reason = ""
         if reason and self._pending is None:  # skipped without a call of step()
             self._open_sinks()
             self._last, self._pending = self._updates, self._new(skipped=reason)
@@ -223,20 +229,14 @@ class Monitor:
             if not isinstance(outcome, EllipsisType):
                 self._pending.tell(outcome)
             if loss is not None:
-                self._pending.loss = float(loss)
+                self._pending.loss = _number(loss)
             if grad_norm is not None:
-                self._pending.grad_norm = float(grad_norm)
+                self._pending.grad_norm = _number(grad_norm)
             self._write(**extra)
         elif extra or (self._due and loss is not None):
-            known = None if loss is None else float(loss)
-            self._send(Update(self._last, time.time(), loss=known, extra=_floats(extra)))
-
-    def _overflow(self) -> str:
-        """Why there was no step, if a GradScaler has lowered its scale since the last one."""
-        if self._scaler is None:
-            return ""
-        before, self._scale = self._scale, self._scaler.get_scale()
-        return "a gradient is not finite (found by GradScaler)" if before is not None and self._scale < before else ""
+            known = None if loss is None else _number(loss)
+            self._send(Update(self._last, time.time(), loss=known, extra=_numbers(extra)))
+        self._scale = scale
 
     # -- the record -----------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Monitor:
     def _write(self, **extra: float | Tensor) -> None:
         if self._pending is not None:
             done, self._pending = self._pending, None
-            self._send(done.record(self._groups, _floats(extra), single=self._per_parameter))
+            self._send(done.record(self._groups, _numbers(extra), single=self._per_parameter))
 
     def _send(self, update: Update) -> None:
         for sink in list(self._sinks):
@@ -304,8 +304,12 @@ class Monitor:
         self._updates = int(state["updates"])
 
 
-def _floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
+def _number(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    return {name: _number(value) for name, value in values.items()}
 
 
 def _words(schedule: Any) -> str:

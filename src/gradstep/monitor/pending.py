@@ -64,7 +64,7 @@ class Pending:
             self.time,
             loss=self.loss,
             groups=self.settings if found is None else per_group(found, groups, self.settings, before),
-            clip=None if self.clip is None and self.grad_norm is None else (self.clip or 1.0) * before,
+            clip=self._clip(before),
             seconds=self.seconds,
             loss_scale=self.loss_scale,
             skipped=self.skipped,
@@ -74,6 +74,11 @@ class Pending:
             extra=extra,
         )
 
+    def _clip(self, before: float) -> float | None:
+        if self.skipped or (self.clip is None and self.grad_norm is None):
+            return None
+        return before if self.clip is None else self.clip * before
+
     def _clipped_before(self) -> float:
         """What the gradients had been multiplied by when the optimizer was given them."""
         if self.grad_norm is None or self.found is None:
@@ -81,4 +86,4 @@ class Pending:
         given = math.sqrt(float(self.found.grad_square.sum()))
         if not (0 < given < self.grad_norm * NO_CLIP and math.isfinite(self.grad_norm)):
             return 1.0
-        return given / self.grad_norm
+        return 1.0

@@ -44,10 +44,10 @@ class Metric:
 def number(value: float) -> str:
     """Four digits that count.
 
-    >>> number(0.00012345), number(1234567.0), number(math.nan), number(0.5)
-    ('1.234e-04', '1.235e+06', 'nan', '0.5')
+    >>> number(0.00012345), number(1e-8), number(math.nan), number(0.5)
+    ('0.0001234', '1e-08', 'nan', '0.5')
     """
-    return f"{value:.3e}" if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+    return f"{value:.4g}"
 
 
 def share(value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -73,10 +72,12 @@ def parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def non_finite(params: Sequence[Tensor], index: NDArray[np.int32], grad_square: Floats) -> Floats:
+def non_finite(optimizer: Optimizer, index: NDArray[np.int32], grad_square: Floats) -> Floats:
     """How many elements of each gradient are not finite; only those are looked at whose sum of squares is not."""
     result = np.zeros(len(index))
-    for row in np.flatnonzero(~np.isfinite(grad_square)):
+    suspects = np.flatnonzero(~np.isfinite(grad_square))
+    params = parameters(optimizer) if len(suspects) else []
+    for row in suspects:
         g = params[index[row]].grad
         if g is not None:
             result[row] = float((~torch.isfinite(g.to_dense() if g.is_sparse else g)).sum())

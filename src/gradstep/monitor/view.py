@@ -13,12 +13,20 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 40
+WIDE = 120
+"""Columns that show everything."""
+LONGEST = 40
+"""Letters of a line's course."""
 STYLES = {"good": "green", "notable": "yellow", "bad": "bold red", "": ""}
 
 
-def view(run: Run) -> RenderableType:
-    """What a person sees of a run; a renderable of rich."""
+def view(run: Run, width: int = WIDE) -> RenderableType:
+    """What a person sees of a run; a renderable of rich.
+
+    Args:
+        run: a record.
+        width: columns of the terminal; a narrow one does without the lowest and highest values.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -26,29 +34,33 @@ def view(run: Run) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     table.add_column("now", justify="right", min_width=10)
-    table.add_column("so far", min_width=WIDTH)
-    table.add_column("lowest", justify="right", style="dim")
-    table.add_column("highest", justify="right", style="dim")
+    table.add_column("so far")
+    if width >= WIDE:
+        table.add_column("lowest", justify="right", style="dim")
+        table.add_column("highest", justify="right", style="dim")
     table.add_column("")
     made = run.made
+    letters = LONGEST if width >= WIDE else max(4, min(LONGEST, width - 66))
     for metric in METRICS:
         values = [value for update in made if (value := metric.value(update)) is not None]
         if values:
             words, alarm = reading(metric.name, values[-1])
             finite = [value for value in values if math.isfinite(value)]
-            ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)]
+            ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)] if width >= WIDE else []
             now = Text(metric.text(values[-1]), style=STYLES[alarm])
-            table.add_row(metric.title, now, sparkline(values, metric), *ends, Text(words, style=STYLES[alarm]))
+            table.add_row(
+                metric.title, now, sparkline(values, metric, letters), *ends, Text(words, style=STYLES[alarm])
+            )
     lines = [_title(run), _progress(run), Text(""), table]
     last = next((update for update in reversed(run.updates) if update.skipped), None)
     if last is not None:
         count = sum(bool(update.skipped) for update in run.updates)
         lines += [Text(f"{count:,} skipped; the last at update {last.update:,}: {last.skipped}", style="yellow")]
-    if run.header.unregistered:
-        names = ", ".join(p.name for p in run.header.unregistered[:3])
-        lines += [
-            Text(f"not in the optimizer: {len(run.header.unregistered):,} parameters ({names}, …)", style="yellow")
-        ]
+    missing = [p.name for p in run.header.unregistered]
+    if missing:
+        names = ", ".join([*missing[:3], *(["…"] if len(missing) > 3 else [])])
+        words = f"{len(missing):,} parameter{'s' if len(missing) > 1 else ''} ({names})"
+        lines += [Text(f"not in the optimizer: {words}", style="yellow")]
     return Group(*lines)
 
 
@@ -83,14 +95,14 @@ def pace(made: Sequence[Update]) -> float | None:
     return (last.update - first.update) / (last.time - first.time) if last.time > first.time else None
 
 
-def sparkline(values: Sequence[float], metric: Metric) -> str:
+def sparkline(values: Sequence[float], metric: Metric, letters: int = LONGEST) -> str:
     """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
 
     >>> sparkline([0.0, 1.0, 2.0, 7.0, math.inf], METRICS[0])
     '▁▂▃█!'
     """
     heights = [_height(value, metric) for value in values]
-    stretches = min(WIDTH, len(heights))
+    stretches = min(letters, len(heights))
     tops = [max(heights[k * len(heights) // stretches : (k + 1) * len(heights) // stretches]) for k in range(stretches)]
     finite = [top for top in tops if math.isfinite(top)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)

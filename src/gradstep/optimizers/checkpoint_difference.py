@@ -34,11 +34,11 @@ def misfits(p: Tensor, stored: Stored, rule: type[Rule], entry: Mapping[str, Any
         strict: whether keys that the rule does not know are refused, and not somebody's own.
     """
     held = {key: value for key, value in entry.items() if value is not None}
-    if any(slot.name in held for slot in stored.slots):
-        yield from (f"{slot.name} is missing" for slot in stored.slots if slot.name not in held)
     known = {"step", *rule.scalars, *OF_ROUNDING, *(key for s in stored.slots for key in (s.name, scale_of(s)))}
-    if strict:
-        yield from (f"{key} is unexpected" for key in held if key not in known)
+    unexpected = [key for key in held if key not in known] if strict else []
+    if unexpected or any(slot.name in held for slot in stored.slots):
+        yield from (f"{slot.name} is missing" for slot in stored.slots if slot.name not in held)
+    yield from (f"{key} is unexpected" for key in unexpected)
     for slot in stored.slots:
         if slot.name in held:
             yield from _misfit(slot, tuple(p.shape), held)

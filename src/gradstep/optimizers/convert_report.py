@@ -104,7 +104,7 @@ def seen(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) ->
     old, new = old.to(wide), new.to(old.device, wide)
     same = (old == new) | (old.isnan() & new.isnan())
     error = ((new - old).abs() / old.abs()).masked_fill(same, 0.0)
-    largest = float(error.nan_to_num(nan=torch.inf).max()) if error.numel() else 0.0
+    largest = float(error.nan_to_num(nan=torch.inf, posinf=torch.inf).max()) if error.numel() else 0.0
     return Seen(slot, before, after, largest, int((error > FAR).sum()), count)
 
 

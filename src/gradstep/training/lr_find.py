@@ -34,8 +34,9 @@ def lr_find(
     it is noted. The updates are those of the stepper: accumulated, clipped and in its precision, without its schedule.
     All parameter groups are multiplied by the same factor, so that layer-wise learning rates keep their ratios; what
     is reported is the learning rate of the group with the highest. A sweep ends early when a loss or gradient is not
-    finite, or when three losses in a row lie above the lowest by twice as much as the smoothed loss had fallen, and by 12
-    times its noise (not by a multiple of the best loss, which depends on where zero is and stops healthy runs near it).
+    finite, or, after 20 updates, when two of three losses lie above the lowest by 1.5 times what the smoothed loss had
+    fallen, and by 18 times its noise (not by a multiple of the best loss, which depends on where zero is and stops
+    healthy runs near it).
 
     Afterwards, also after an exception or Ctrl-C, everything is bit for bit what it was: weights, buffers, gradients,
     ``requires_grad`` and ``training`` flags, the optimizer's groups and state, schedule, loss scale, the global random
@@ -105,6 +106,7 @@ def lr_find(
         afterwards.callback(snapshot.close)  # last, since putting back the data may draw random numbers
         afterwards.callback(source.restore)
         for number in range(int(sweeps)):
+            source.restore()
             snapshot.restore()
             seed_random(seed + number)
             tell = partial(on_update, number) if on_update is not None else _say_nothing

@@ -30,7 +30,7 @@ def plot(found: LrFound) -> Figure:
 
 
 def draw(axes: Axes, found: LrFound) -> None:
-    """Every sweep, raw and smoothed; each suggestion on the first curve, with its spread."""
+    """Every sweep, raw and smoothed, and below them each suggestion with its spread."""
     drawn = [sweep for sweep in found.sweeps if len(sweep.lrs)]
     for sweep in drawn:
         axes.plot(sweep.lrs, sweep.losses, color=_RAW, linewidth=0.7, zorder=1)
@@ -38,23 +38,20 @@ def draw(axes: Axes, found: LrFound) -> None:
     axes.set_xscale("log")
     axes.set(xlabel="learning rate", ylabel="loss after the update")
     axes.spines[["top", "right"]].set_visible(False)
-    if drawn:
-        low = min(float(s.smoothed.min()) for s in drawn)
-        high = max(float(s.smoothed[: s.lowest + 1].max()) for s in drawn)
-        margin = 0.35 * (high - low) or 1.0
-        axes.set_ylim(low - 0.6 * margin, high + margin)  # an explosion goes out of the picture
+    low = min((float(sweep.losses.min()) for sweep in drawn), default=0.0)
+    high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in drawn), default=1.0)
+    height = high - low or 1.0
+    axes.set_ylim(low - 0.3 * height, high + 0.25 * height)  # an explosion goes out of the picture
     reason = found.refusal
     axes.set_title(reason or f"learning rate {found.recommended}", loc="left", fontsize=9 if reason else 11, wrap=True)
     if not reason:
         best = found.recommended
         axes.axvspan(best.low, best.high, color=_BEST, alpha=0.15, linewidth=0)
         axes.axvline(best.lr, color=_BEST, linewidth=1)
-    bottom = axes.get_ylim()[0]
-    step = 0.05 * (axes.get_ylim()[1] - bottom)
     for place, (name, suggestion) in enumerate(found.suggestions.items(), start=1):
         colour = _BEST if name == RECOMMENDED else _QUIET
-        height = bottom + place * step
-        axes.plot([suggestion.low, suggestion.high], [height, height], color=colour, linewidth=1.5)
-        axes.plot(suggestion.lr, height, _MARKS[name], color=colour, label=f"{name}: {suggestion}")
+        level = low - 0.06 * place * height  # below all curves
+        axes.plot([suggestion.low, suggestion.high], [level, level], color=colour, linewidth=1.5)
+        axes.plot(suggestion.lr, level, _MARKS[name], color=colour, label=f"{name}: {suggestion}")
     if found.suggestions:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.62))

@@ -27,11 +27,14 @@ WIDTH = 1 / 3
 FALL = 6.0
 """A fall counts if it is so many times the noise that smoothing leaves."""
 
-CLIMB = 2.0
-"""A loss has exploded when it has climbed so many times as far as it had fallen before."""
+CLIMB = 1.5
+"""A loss has exploded when it has climbed so many times as far as it had fallen before, and above ``NOISE``."""
 
-IN_A_ROW = 3
-"""Losses that are that high, one after the other; a single one may be a bad batch."""
+NOISE = 18.0
+"""Times the noise, in the same way; five standard deviations of a single loss in a hundred updates of eight decades."""
+
+LAST = 3
+"""Losses of which most must be that high; a single one may be a bad batch."""
 
 LEAST = 10
 """Updates before which a curve says nothing."""
@@ -72,9 +75,12 @@ class LrSweep:
         Before that, losses that are further above the first ones than the lowest is below them are taken to be that
         far: otherwise an explosion, which knows no bounds, would hide the fall beside it.
         """
-        first = np.median(self.losses[:LEAST])
-        means: NDArray[np.float64] = self._kernel() @ np.minimum(self.losses, 2 * first - self.losses.min())
+        means: NDArray[np.float64] = self._kernel() @ self._bounded()
         return means
+
+    def _bounded(self) -> NDArray[np.float64]:
+        bounded: NDArray[np.float64] = np.minimum(self.losses, 2 * np.median(self.losses[:LEAST]) - self.losses.min())
+        return bounded
 
     def _kernel(self) -> NDArray[np.float64]:
         decades = np.log10(self.lrs)
@@ -97,21 +103,23 @@ class LrSweep:
     def noise(self) -> float:
         """Standard deviation that the noise of single losses has left in the smoothed ones.
 
-        The noise of single losses is told by the median of their differences from one to the next, which a trend and a
-        few outliers hardly move.
+        The noise of single losses is told by the median of their second differences, which neither a slope nor a few
+        outliers move. It is never less than what float32 can tell apart.
         """
-        if len(self.losses) < 2:
+        if len(self.losses) < 3:
             return 0.0
-        single = np.median(np.abs(np.diff(self.losses))) / (math.sqrt(2) * 0.6745)
-        return float(single * np.sqrt((self._kernel() ** 2).sum(axis=1)).max())
+        bounded = self._bounded()
+        single = np.median(np.abs(np.diff(bounded, 2))) / (math.sqrt(6) * 0.6745)
+        left = np.sqrt((self._kernel() ** 2).sum(axis=1)).max()
+        return float(max(single * left, np.finfo(np.float32).eps * np.abs(bounded).max()))
 
     @property
     def exploding(self) -> bool:
-        """Whether the last losses are all far above the lowest: twice as far as it had fallen, and not by noise."""
-        if len(self.lrs) < LEAST:
+        """Whether most of the last losses are far above where they began, and not by noise."""
+        if len(self.lrs) < 2 * LEAST:  # nothing is lost by waiting, and the noise is not known well before
             return False
-        climbed = self.losses[-IN_A_ROW:].min() - self.smoothed.min()
-        return bool(climbed > CLIMB * max(self.fall, FALL * self.noise))
+        climbed = np.median(self.losses[-LAST:]) - self.smoothed.min()
+        return bool(climbed > max(CLIMB * self.fall, NOISE * self.noise))
 
 
 def sweep(
@@ -153,7 +161,7 @@ def sweep(
             at, finite = float(curve.lrs[-1]), len(losses) if math.isfinite(outcome.loss) else len(losses) - 1
             return LrSweep(seed, lrs[:finite], curve.losses[:finite], f"{why} after an update at lr {at:.3g}", at)
         if curve.exploding:
-            at = float(curve.lrs[-IN_A_ROW])
+            at = float(curve.lrs[-LAST])
             return LrSweep(seed, curve.lrs, curve.losses, f"the loss exploded at lr {at:.3g}", at)
     return LrSweep(seed, lrs, np.array(losses))
 

@@ -86,6 +86,18 @@ _ADAM_FAMILY = (
         (lines(("0.0 if known else unbiased", "0.0")),),
     ),
     Mistake(
+        "no-early-steps-nor-decay",
+        "no step at all and no decay before the variance is known",
+        "the branch for ρ ≤ 5: torch takes a plain momentum step there, along the gradient with the decay in it",
+        _RADAM + "; pytorch_optimizer's RAdam",
+        (
+            lines(
+                ("0.0 if known else unbiased", "0.0"),
+                ("decay(self.lr, _wd, decoupled=_d)", "decay(self.lr, _wd if known else 0.0, decoupled=_d)"),
+            ),
+        ),
+    ),
+    Mistake(
         "never-rectified",
         "no rectification: r = 1",
         "the factor r_t of the adaptive step",

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.judge import Match, Verdict
+from gradstep.judge import Verdict
 from gradstep.learn.exams.exam import Exam, Slip, verdict
 from gradstep.learn.lesson import Framework
 

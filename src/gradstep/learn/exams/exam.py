@@ -59,9 +59,7 @@ class Slip:
         return Match((), self.sentence, 0.0, (), (self.look_for,), (read,))
 
 
-def verdict(
-    submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[Any], tuple[Match, ...]]
-) -> Verdict:
+def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[Any], tuple[Match, ...]]) -> Verdict:
     """Everything asked, and where something is wrong, the slip that would explain it.
 
     Args:

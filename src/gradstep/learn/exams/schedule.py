@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
-from gradstep.judge import Match, Verdict
+from gradstep.judge import Verdict
 from gradstep.learn.exams.exam import Exam, Slip, verdict
 from gradstep.learn.lesson import Framework
 from gradstep.schedules import cosine, warmup
@@ -149,6 +149,11 @@ def _does(slip: Slip, submission: Any, follow: Follow) -> bool:
     )
 
 
+def _stays(t: int, plan: Plan) -> float | None:
+    """The rate after the end; None before it."""
+    return plan.floor if t >= plan.total else None
+
+
 def _parts(
     t: int,
     plan: Plan,
@@ -156,7 +161,7 @@ def _parts(
     rise: Callable[[int, Plan], float] = lambda t, p: t / p.warmup,
     share: Callable[[int, Plan], float] = lambda t, p: (t - p.warmup) / (p.total - p.warmup),
     fall: Callable[[float, Plan], float] = lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(math.pi * s)) / 2,
-    end: Callable[[int, Plan], float | None] = lambda t, p: p.floor if t >= p.total else None,
+    end: Callable[[int, Plan], float | None] = _stays,
 ) -> float:
     """The factor of an update, any of its parts exchanged."""
     if t < plan.warmup:
@@ -184,21 +189,20 @@ SLIPS = (
     Slip(
         "a whole wave of the cosine, down and up again",
         "`cos(2 * pi * share)`; half a wave is `cos(pi * share)`",
-        lambda t, p: _parts(
-            t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(2 * math.pi * s)) / 2
-        ),
+        lambda t, p: _parts(t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(2 * math.pi * s)) / 2),
     ),
     Slip(
         "a cosine that rises again after its end",
         "what happens for `update >= total`: the rate stays at the floor",
         lambda t, p: _parts(t, p, end=lambda t, p: None),
     ),
-    Slip(
-        "a cosine down to zero: the floor is not used",
-        "`floor + (peak - floor) * (1 + cos) / 2`",
-        lambda t, p: _parts(
-            t, p, fall=lambda s, p: (1 + math.cos(math.pi * s)) / 2, end=lambda t, p: 0.0 if t >= p.total else None
-        ),
+    *(
+        Slip(
+            "a cosine down to zero: the floor is not used",
+            "`floor + (peak - floor) * (1 + cos) / 2`",
+            lambda t, p, end=end: _parts(t, p, fall=lambda s, p: (1 + math.cos(math.pi * s)) / 2, end=end),
+        )
+        for end in (_stays, lambda t, p: 0.0 if t >= p.total else None)
     ),
     Slip(
         "a cosine with the floor added on top, so that it starts above the peak",

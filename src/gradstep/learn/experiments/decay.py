@@ -59,6 +59,7 @@ def _draw(figure: Figure, left: dict[str, NDArray[Any]], expected: float) -> Non
 EXPERIMENT = Experiment(
     "decay",
     "Adam against AdamW: decay by the scale of the gradient",
-    "The same decay of 0.1 for all weights. Which weights does Adam decay most, those with large gradients or small ones?",
+    "The same decay of 0.1 for all weights. Which weights does Adam decay most, those with large gradients or "
+    "those with small ones?",
     run,
 )

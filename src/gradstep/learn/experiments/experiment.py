@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -21,6 +22,8 @@ COLOURS = {
     "Adafactor": "#CC79A7",
 }
 """One for each optimizer, the same in every picture; from the palettes of Okabe and Ito, and Paul Tol."""
+
+DPI = 144
 
 INK, QUIET, GRID, PALE = "#1F2933", "#6B7785", "#E4E8EC", "#C9D1D9"
 
@@ -57,10 +60,16 @@ class Finding:
         self.draw(figure)
         return figure
 
+    def _repr_png_(self) -> bytes:
+        """The picture, as notebooks ask for it."""
+        out = BytesIO()
+        self.figure().savefig(out, format="png", dpi=DPI)
+        return out.getvalue()
+
     def save(self, file: Path) -> Path:
         """The picture in a file (PNG, SVG or PDF, by its name); the folder is made if need be."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.figure().savefig(file, dpi=144)
+        self.figure().savefig(file, dpi=DPI)
         return file
 
 

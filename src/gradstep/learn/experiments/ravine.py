@@ -35,13 +35,19 @@ def run() -> Finding:
     """Four rules from the same place, for the same number of steps."""
     paths = {name: _path(rule) for name, rule in RULES.items()}
     ends = {name: float(height(path)[-1]) for name, path in paths.items()}
-    turns = {name: int((np.diff(np.sign(path[:, 1])) != 0).sum()) for name, path in paths.items()}
+    turns = {name: _crossings(path[:, 1]) for name, path in paths.items()}
     lines = (
         f"½ (x² + 50 y²) from {START}, {STEPS} steps; the height there is {float(height(np.array(START))):.1f}.",
         *(f"{name}: crosses the ravine {turns[name]} times, and ends at height {ends[name]:.2g}." for name in paths),
         "SGD's rate is near the largest that does not diverge across (2/50); along, it is far too small.",
     )
     return Finding(lines, (10.5, 6.2), lambda figure: _draw(figure, paths))
+
+
+def _crossings(across: NDArray[Any]) -> int:
+    """How often it goes from one side to the other; steps too small to be seen in the picture do not count."""
+    seen = across[np.abs(across) > 0.01]
+    return int((np.diff(np.sign(seen)) != 0).sum())
 
 
 def _path(rule: Rule) -> NDArray[Any]:

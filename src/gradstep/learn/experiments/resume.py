@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LR, SAVED_AT, STEPS = 0.02, 400, 800
 CURVATURE = np.logspace(-1.5, 0.5, 40)
-NOISE = 0.4
+NOISE = 0.05
 COLOURS = {
     "as before": "#4A4A4A",
     "lr ÷ 10": "#009E73",
@@ -34,12 +34,14 @@ def run() -> Finding:
     before = _losses(walker, noise[:SAVED_AT])
     branches = {name: _losses(_resumed(walker, name), noise[SAVED_AT:]) for name in COLOURS}
     last = {name: float(losses[-50:].mean()) for name, losses in branches.items()}
-    worst = float(branches["without its state"][:50].max())
+    worst = {name: float(losses[:50].max()) for name, losses in branches.items()}
     lines = (
-        f"AdamW, lr {LR:g}, saved after step {SAVED_AT}; the loss there is {before[-50:].mean():.3g} (mean of 50 steps).",
+        f"AdamW, lr {LR:g}, saved after step {SAVED_AT}; the loss there is {before[-50:].mean():.3g} (mean of "
+        "50 steps).",
         *(f"Resumed {name}: {loss:.3g} in the end." for name, loss in last.items()),
-        f"Without its state the loss climbs to {worst:.3g} within 50 steps: the averages start anew, and the first step "
-        "is a full lr in every direction, however small the gradients have become.",
+        f"In the first 50 steps the loss reaches {worst['without its state']:.3g} without the state, and "
+        f"{worst['as before']:.3g} with it. The averages start anew: the first step is a full lr in every direction, "
+        "however small the gradients have become.",
         "In torch, load_state_dict brings the saved lr back with the state: set the new one after it.",
     )
     return Finding(lines, (8.5, 4.2), lambda figure: _draw(figure, before, branches))

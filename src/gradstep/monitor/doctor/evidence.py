@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.record import Group, Header, Numbers, Parameter, Run, Update
+from gradstep.monitor.record import Header, Parameter, Run, Update
 
 Floats = NDArray[np.float64]
 
@@ -159,13 +159,14 @@ class Evidence:
 
     @cached_property
     def unmoved_share(self) -> Series:
-        """Share of the elements whose gradient did not move them, where the learning rate is not far below its highest."""
+        """Share of the elements that their gradient did not move, in the same updates."""
         return self._column(lambda u: u.unmoved_share if u.update in self.active else None)
 
     @cached_property
     def loss_scale(self) -> Series:
-        """What fp16 multiplied the loss by, in made and in skipped updates."""
-        return self._column(lambda u: u.loss_scale, self.run.updates)
+        """What fp16 multiplied the loss by, in made and in skipped updates; empty if nothing was ever scaled."""
+        scale = self._column(lambda u: u.loss_scale, self.run.updates)
+        return scale if np.any(scale.values != 1) else scale.where(scale.values != 1)
 
     # -- progress ------------------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class Evidence:
         return any(u.parameters is not None for u in self.made)
 
     def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Floats]:
-        """A column of single parameters: numbers of updates (n), and (n, parameters) values; NaN where it had no gradient."""
+        """A column: numbers of the updates (n), and (n, parameters) values, NaN where one had no gradient."""
         rows = [u for u in self.made if u.parameters is not None]
         table = np.full((len(rows), len(self.header.parameters)), np.nan)
         for row, u in zip(table, rows):
@@ -193,24 +194,17 @@ class Evidence:
             row[u.parameters.index] = getattr(u.parameters, name)
         return np.array([u.update for u in rows], dtype=np.int64), table
 
-    def settings(self, name: str) -> list[tuple[Group, object]]:
-        """The groups that have a setting, each with its value at the start."""
-        return [(group, group.settings[name]) for group in self.header.groups if name in group.settings]
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """The weight decay of every group at the start; 0 where it has none."""
+        values = (group.settings.get("weight_decay") for group in self.header.groups)
+        return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
 
     def decay_of(self, parameter: Parameter) -> float:
-        """The weight decay of a parameter's group, at the start."""
-        return (
-            0.0
-            if parameter.group is None
-            else float(self.header.groups[parameter.group].settings.get("weight_decay", 0.0))
-        )
+        """The weight decay of a parameter's group at the start."""
+        return 0.0 if parameter.group is None else self.decays[parameter.group]
 
     @property
     def rule(self) -> str:
         """Name of the rule, in small letters: gradstep's, or the optimizer's class."""
         return (self.header.rule or self.header.optimizer).lower()
-
-
-def numbers(update: Update) -> Iterable[Numbers]:
-    """The groups of an update that had a gradient."""
-    return (group for group in update.groups if group.elements)

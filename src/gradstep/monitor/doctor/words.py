@@ -16,3 +16,12 @@ def listed(names: Iterable[str]) -> str:
     known = list(names)
     more = len(known) - SHOWN
     return ", ".join(known[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def fell(share: float) -> str:
+    """How a loss went, given the share of itself that it lost.
+
+    >>> fell(0.1234), fell(-0.5)
+    ('fell by 12.3%', 'rose by 50.0%')
+    """
+    return f"{'fell' if share >= 0 else 'rose'} by {abs(share):.1%}"

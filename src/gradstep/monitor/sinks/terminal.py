@@ -73,5 +73,5 @@ class Terminal(Sink):
 
         assert self._live is not None
         assert self._run is not None
-        self._live.update(view(replace(self._run, updates=tuple(self._updates))), refresh=True)
+        self._live.update(view(replace(self._run, updates=tuple(self._updates)), self._console.width), refresh=True)
         self._drawn = time.monotonic()

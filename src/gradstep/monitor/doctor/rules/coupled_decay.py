@@ -9,10 +9,10 @@ CAUSE = Cause(
     "coupled_decay",
     "Adam where AdamW was meant",
     Severity.WARNING,
-    "The decay is added to the gradient, so the adaptive rate divides it too: weights with large gradients hardly decay, "
-    "weights without gradient shrink at the full learning rate.",
-    "Take the decoupled rule (AdamW for Adam; decoupled_weight_decay=True where the rule has it) and choose weight_decay "
-    "anew, 0.01 to 0.1; or set weight_decay to 0.",
+    "The decay is added to the gradient, so the adaptive rate divides it too: weights with large gradients hardly "
+    "decay, weights without gradient shrink at the full learning rate.",
+    "Take the decoupled rule (AdamW for Adam; decoupled_weight_decay=True where the rule has it) and choose "
+    "weight_decay anew, 0.01 to 0.1; or set weight_decay to 0.",
     frozenset({"weights_shrinking"}),
 )
 
@@ -27,9 +27,8 @@ def coupled_decay(evidence: Evidence) -> Finding | None:
         return None
     coupled = [
         (group.name, decay)
-        for group in evidence.header.groups
-        if (decay := float(group.settings.get("weight_decay", 0.0))) > 0
-        and not group.settings.get("decoupled_weight_decay", False)
+        for group, decay in zip(evidence.header.groups, evidence.decays)
+        if decay > 0 and not group.settings.get("decoupled_weight_decay", False)
     ]
     if not coupled:
         return None

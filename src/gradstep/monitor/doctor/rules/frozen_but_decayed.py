@@ -13,13 +13,14 @@ CAUSE = Cause(
     "frozen, yet decayed",
     Severity.CRITICAL,
     "The gradient is zero and the decay is not: what was to be kept shrinks a little with every update.",
-    "Freeze with requires_grad_(False) and clear gradients to None (zero_grad's default), so that the optimizer passes over the "
-    "tensor; or give it a group with weight_decay=0.",
+    "Freeze with requires_grad_(False) and clear gradients to None (zero_grad's default), so that the optimizer "
+    "passes over the tensor; or give it a group with weight_decay=0.",
     frozenset({"weights_shrinking"}),
 )
 
 SHARE = 0.9
-"""Of the updates in which the gradient is exactly zero: a dead unit or an unused row leaves a whole tensor alive. A choice."""
+"""Of the updates in which the gradient is exactly zero: a dead unit or an unused row leaves a whole tensor alive. A
+choice."""
 
 LEAST_UPDATES = 10
 

@@ -11,20 +11,20 @@ CAUSE = Cause(
     "loss_scale_collapse",
     "the loss scale has collapsed",
     Severity.CRITICAL,
-    "Gradients overflow fp16 at every scale, so the values themselves are out of its range (65,504), not only their scaled "
-    "gradients; updates are skipped.",
-    "Train in bf16, which has the range of float32; or find the activation that overflows (unnormalised inputs, attention "
-    "scores, a loss that is summed) and compute it in float32.",
+    "Gradients overflow fp16 at every scale, so the values themselves are out of its range (65,504), not only "
+    "their scaled gradients; updates are skipped.",
+    "Train in bf16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
+    "attention scores, a loss that is summed) and compute it in float32.",
     frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
 )
 
 LEAST_SCALE = 1.0
-"""Below it the scale makes gradients smaller, the contrary of its purpose (Micikevicius et al., arXiv:1710.03740, section 3.2).
-Trainers stop there or not far below."""
+"""Below it the scale makes gradients smaller, the contrary of its purpose (Micikevicius et al., arXiv:1710.03740,
+section 3.2). Trainers stop there or not far below."""
 
 RUN_OF_SKIPS = 10
-"""Skipped updates in a row: from torch's first scale of 65,536, ten halvings lead to 64, while a healthy run settles after a
-few. Measured in benchmarks/doctor.py: at most 2 in healthy runs."""
+"""Skipped updates in a row: from torch's first scale of 65,536, ten halvings lead to 64, while a healthy run settles
+after a few. Measured in benchmarks/doctor.py: at most 2 in healthy runs."""
 
 
 def loss_scale_collapse(evidence: Evidence) -> Finding | None:

@@ -10,8 +10,8 @@ CAUSE = Cause(
     "no weight decay",
     Severity.HINT,
     "AdamW without decay is Adam: nothing holds the weights, which cost generalisation in long trainings.",
-    "Set weight_decay to 0.01 to 0.1 for matrices (gradstep.param_groups leaves norms and biases out), unless this is meant, "
-    "as with low-rank adapters and short fine-tuning.",
+    "Set weight_decay to 0.01 to 0.1 for matrices (gradstep.param_groups leaves norms and biases out), unless this "
+    "is meant, as with low-rank adapters and short fine-tuning.",
 )
 
 DECOUPLED = frozenset({"adamw"})
@@ -21,7 +21,6 @@ DECOUPLED = frozenset({"adamw"})
 def no_decay(evidence: Evidence) -> Finding | None:
     """A rule that is taken for its decay, with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
-    decays += [float(group.settings.get("weight_decay", 0.0)) for group in evidence.header.groups]
-    if evidence.rule not in DECOUPLED or any(decays):
+    if evidence.rule not in DECOUPLED or any(decays) or any(evidence.decays):
         return None
     return Finding(CAUSE, 0.5, (Fact(f"{evidence.header.optimizer} has weight_decay=0 in every group", 0.0),))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
 from gradstep.monitor.doctor.words import listed
@@ -13,8 +11,8 @@ CAUSE = Cause(
     "parameters that never get a gradient",
     Severity.CRITICAL,
     "These tensors are in the optimizer and the loss does not depend on them: they keep their starting values.",
-    "Look for a detach(), a no_grad(), an in-place copy or a layer that forward() does not use; if they are frozen on purpose, "
-    "say so with requires_grad_(False).",
+    "Look for a detach(), a no_grad(), an in-place copy or a layer that forward() does not use; if they are frozen "
+    "on purpose, say so with requires_grad_(False).",
     frozenset({"lr_too_low"}),
 )
 
@@ -23,15 +21,14 @@ LEAST_UPDATES = 10
 
 
 def no_gradient(evidence: Evidence) -> Finding | None:
-    """Registered, trainable parameters without a gradient in any of the updates; per group where that is all there is."""
+    """Registered, trainable parameters without a gradient in any of the updates; per group where that is all there
+    is.
+    """
     if len(evidence.made) < LEAST_UPDATES or evidence.span is None:
         return None
     if evidence.has_parameters:
-        _, norms = evidence.of_parameters("grad_norm")
-        never = np.isnan(norms).all(axis=0)
-        # A norm that is not finite is NaN too, and is a gradient all the same.
         seen = {int(i) for u in evidence.made if u.parameters is not None for i in u.parameters.index}
-        lost = [p for i, p in enumerate(evidence.header.parameters) if never[i] and i not in seen and p.requires_grad]
+        lost = [p for i, p in enumerate(evidence.header.parameters) if i not in seen and p.requires_grad]
         if not lost:
             return None
         names, elements = listed(p.name for p in lost), sum(p.elements for p in lost)

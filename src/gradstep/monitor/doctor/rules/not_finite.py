@@ -12,13 +12,15 @@ CAUSE = Cause(
     "loss or gradients that are not finite",
     Severity.CRITICAL,
     "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
-    "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves nothing; "
-    "torch.autograd.set_detect_anomaly(True) names the operation.",
+    "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves "
+    "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
 )
 
 
 def not_finite(evidence: Evidence) -> Finding | None:
-    """Updates with a loss or a gradient that is not finite; in fp16, where skipping is how the scale is found, a loss only."""
+    """Updates with a loss or a gradient that is not finite; in fp16, where skipping is how the scale is found, a loss
+    only.
+    """
     fp16 = len(evidence.loss_scale) > 0
     facts = []
     losses = [u.update for u in evidence.run.updates if u.loss is not None and not math.isfinite(u.loss)]

@@ -11,8 +11,8 @@ CAUSE = Cause(
     "parameters not in the optimizer",
     Severity.CRITICAL,
     "These tensors want a gradient and are in no parameter group: they keep their starting values.",
-    "Make the optimizer from all of model.parameters(), and after the last layer was added or replaced; or freeze them with "
-    "requires_grad_(False), so that they cost no gradient.",
+    "Make the optimizer from all of model.parameters(), and after the last layer was added or replaced; or freeze "
+    "them with requires_grad_(False), so that they cost no gradient.",
     frozenset({"lr_too_low"}),
 )
 

@@ -10,17 +10,18 @@ CAUSE = Cause(
     "the schedule ended early",
     Severity.CRITICAL,
     "The learning rate has reached its end and training goes on: these updates change nothing, or next to nothing.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, times epochs; and "
-    "advance it once per update, not per micro-batch.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs; and advance it once per update, not per micro-batch.",
     frozenset({"lr_too_low", "lost_to_rounding"}),
 )
 
 NOTHING = 1e-6
-"""Of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its last 3%: computed from the
-shapes."""
+"""Of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its last 3%: computed
+from the shapes."""
 
 FLOOR = 0.5
-"""A schedule with an end above 0 counts as ended early if it holds less than this share of its highest value. A choice."""
+"""A schedule with an end above 0 counts as ended early if it holds less than this share of its highest value. A
+choice."""
 
 SHARE = 0.1
 """Of the updates that come after the end. A choice: a tenth of the compute."""

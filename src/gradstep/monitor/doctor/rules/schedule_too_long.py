@@ -10,7 +10,8 @@ CAUSE = Cause(
     "the schedule is longer than the run",
     Severity.WARNING,
     "The run ends while the learning rate is still high, and misses the fall that brings most of the last gain.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, times epochs.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs.",
 )
 
 LONGER = 1.1

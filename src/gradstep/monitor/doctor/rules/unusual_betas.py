@@ -9,18 +9,18 @@ CAUSE = Cause(
     "unusual_betas",
     "unusual betas",
     Severity.WARNING,
-    "beta1 says over how many updates the direction is averaged, beta2 over how many its size. A size that is forgotten sooner "
-    "than the direction makes single steps far larger than the learning rate.",
-    "Take (0.9, 0.999), for language models (0.9, 0.95), for adversarial training (0.5, 0.999); for Lion (0.9, 0.99). Were the two "
-    "exchanged?",
+    "beta1 says over how many updates the direction is averaged, beta2 over how many its size. A size that is "
+    "forgotten sooner than the direction makes single steps far larger than the learning rate.",
+    "Take (0.9, 0.999), for language models (0.9, 0.95), for adversarial training (0.5, 0.999); for Lion (0.9, "
+    "0.99). Were the two exchanged?",
     frozenset({"lr_too_high", "weights_growing", "gradients_exploding", "spike"}),
 )
 
 ADAM = frozenset({"adam", "adamw", "nadam", "radam", "adamax"})
 
 LEAST_BETA2 = 0.9
-"""Published recipes lie between 0.9 (adversarial training: Gulrajani et al., arXiv:1704.00028, algorithm 1) and 0.999 (Kingma &
-Ba, arXiv:1412.6980); 0.95 for language models (Brown et al., arXiv:2005.14165, appendix B)."""
+"""Published recipes lie between 0.9 (adversarial training: Gulrajani et al., arXiv:1704.00028, algorithm 1) and 0.999
+(Kingma & Ba, arXiv:1412.6980); 0.95 for language models (Brown et al., arXiv:2005.14165, appendix B)."""
 
 MOST_BETA2 = 0.9999
 """An average over 10,000 updates: above it no recipe is known to us."""
@@ -32,8 +32,8 @@ MOST_BETA1 = 0.98
 def unusual_betas(evidence: Evidence) -> Finding | None:
     """Betas outside the published range, or a β₁ that is not below √β₂.
 
-    For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification On Update
-    Rules", arXiv:2208.09632, theorem 3.1. Kingma & Ba ask for β₁² < √β₂ (theorem 4.1).
+    For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification
+    On Update Rules", arXiv:2208.09632, theorem 3.1. Kingma & Ba ask for β₁² < √β₂ (theorem 4.1).
     """
     betas = {g.betas: update.update for update in reversed(evidence.made) for g in update.groups if g.betas is not None}
     facts = []

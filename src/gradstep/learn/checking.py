@@ -10,6 +10,7 @@ from typing import Any
 
 from gradstep import judge
 from gradstep.judge import Outcome, Probe, Status, Verdict, isolation
+from gradstep.judge.catalogue import CONVENTIONS
 from gradstep.judge.worker import LoadError, load, pick
 from gradstep.learn.challenges import Challenge, challenge_named
 from gradstep.learn.exams import clipping, schedule
@@ -52,10 +53,16 @@ def check(name: str, submission: Any, framework: Framework = "numpy", *, convent
 
 
 def check_file(challenge: Challenge, framework: Framework, file: Path, *, convention: str = "torch") -> Verdict:
-    """Judge the learner's file in a process of its own, with a time limit."""
-    target = f"{file}:{challenge.entry}"
+    """Judge the learner's file in a process of its own, with a time limit.
+
+    Raises:
+        ValueError: no such convention.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if challenge.rule is None:
         return _examined(challenge, framework, file)
+    target = f"{file}:{challenge.entry}"
     found = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
     return _complete(challenge, found)
 

@@ -1,0 +1,102 @@
+"""A challenge as a Jupyter notebook (nbformat 4.5), made of the same lesson."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gradstep.learn.challenges import Challenge
+from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question
+
+_ABOUT: dict[str, tuple[str, ...]] = {
+    "momentum": ("ravine",),
+    "rmsprop": ("memory",),
+    "adam": ("bias-correction",),
+    "adamw": ("decay", "resume"),
+    "lion": ("memory",),
+}
+"""Experiments that belong to a challenge."""
+
+_STEP = """from gradstep.learn.steps import step_through
+
+for line in step_through():
+    print(line)
+    print("   ", line.why)"""
+
+Cell = dict[str, Any]
+
+
+def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
+    """The notebook of a challenge: text, skeleton, check, hints to open, experiments, questions.
+
+    The solution is not in it.
+    """
+    lesson = challenge.lesson
+    check = f'from gradstep.learn import check\n\nprint(check("{challenge.name}", {challenge.entry}, "{framework}"))'
+    cells = [
+        _text(f"# {lesson.title}\n\n{lesson.text}"),
+        _text(f"## Your turn, in {SECTIONS[framework]}"),
+        _code(lesson.code[framework].skeleton.rstrip("\n")),
+        _text("Run the cell above, then this one. It tells what is wrong and where to look."),
+        _code(check),
+        _text("## Hints\n\n" + "\n\n".join(map(_hint, range(1, 1 + len(lesson.hints)), lesson.hints))),
+    ]
+    if challenge.name == "adamw":
+        cells += [_text("## AdamW's step, line by line"), _code(_STEP)]
+    for name in _ABOUT.get(challenge.name, ()):
+        cells += [_text(_asked(name)), _code(_experiment(name))]
+    cells.append(_text("## Questions\n\n" + "\n\n".join(map(_question, lesson.questions))))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": kernel},
+        "cells": [{**cell, "id": f"{challenge.name}-{number}"} for number, cell in enumerate(cells)],
+    }
+
+
+def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Path, bool]:
+    """The notebook in the learner's folder, and whether it was made; one that is there stays as it is."""
+    content = json.dumps(notebook(challenge, framework), indent=1, ensure_ascii=False)
+    file = folder / f"{challenge.name}_{framework}.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(content + "\n")
+    except FileExistsError:
+        return file, False
+    return file, True
+
+
+def _text(source: str) -> Cell:
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def _code(source: str) -> Cell:
+    return {"cell_type": "code", "metadata": {}, "source": source, "execution_count": None, "outputs": []}
+
+
+def _hint(number: int, text: str) -> str:
+    return f"<details><summary>Hint {number}</summary>\n\n{text}\n\n</details>"
+
+
+def _question(question: Question) -> str:
+    options = "\n".join(f"- ({letter}) {text}" for letter, text in zip(LETTERS, question.options))
+    answer = f"<details><summary>Answer</summary>\n\n**({question.letter})** {question.why}\n\n</details>"
+    return f"**{question.text}**\n\n{options}\n\n{answer}"
+
+
+def _asked(name: str) -> str:
+    from gradstep.learn.experiments import EXPERIMENTS
+
+    return f"## {EXPERIMENTS[name].title}\n\n{EXPERIMENTS[name].question}"
+
+
+def _experiment(name: str) -> str:
+    return (
+        "from gradstep.learn.experiments import EXPERIMENTS\n\n"
+        f'finding = EXPERIMENTS["{name}"].run()\n'
+        "print(*finding.lines, sep='\\n')\n"
+        "finding"
+    )

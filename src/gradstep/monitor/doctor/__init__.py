@@ -1,0 +1,44 @@
+"""The doctor: reads the record of a run, and says in words why training is unhealthy."""
+
+from __future__ import annotations
+
+import os
+
+from gradstep.monitor.doctor.evidence import Evidence
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
+from gradstep.monitor.doctor.readings import Reading, readings
+from gradstep.monitor.doctor.report import Diagnosis, ranked
+from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.lines import read_run
+from gradstep.monitor.record import Run
+
+__all__ = ["RULES", "Cause", "Diagnosis", "Evidence", "Fact", "Finding", "Reading", "Severity", "diagnose"]
+
+
+def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
+    """Why a training run is unhealthy: causes, the likeliest first, each with its evidence and a remedy.
+
+    Reads what :class:`gradstep.Monitor` recorded, of a finished or a running training. Some causes show only in
+    numbers of single parameters: give the monitor ``per_parameter=True``, the model, and ``planned_updates``.
+
+    Args:
+        run: a record, its file, or the folder that holds it.
+
+    Returns:
+        The findings, none if the run looks healthy, and a reading of every quantity.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+        ValueError: not the record of a monitor.
+
+    Example:
+        >>> from gradstep.monitor.record import Group, Header, Run
+        >>> header = Header("Adam", "torch", None, (Group("group 0", {"lr": 1e-3, "weight_decay": 0.01}),), ())
+        >>> for finding in diagnose(Run((header,), ())).findings:
+        ...     print(finding.cause.title, "-", finding.evidence[0])
+        Adam where AdamW was meant - Adam has weight_decay=0.01 in group 0, added to the gradient
+    """
+    record = run if isinstance(run, Run) else read_run(run)
+    evidence = Evidence(record)
+    findings = (rule(evidence) for rule in RULES)
+    return Diagnosis(ranked(f for f in findings if f is not None), readings(evidence), len(record.updates))

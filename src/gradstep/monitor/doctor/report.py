@@ -1,0 +1,70 @@
+"""What the doctor says about a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from gradstep.monitor.doctor.finding import Finding
+from gradstep.monitor.doctor.readings import Reading
+
+
+@final
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`gradstep.diagnose` returns; ``str()`` is the report that a person reads.
+
+    Attributes:
+        findings: what is wrong, the likeliest cause first; consequences of others stand last.
+        readings: what each quantity looked like, and what that means.
+        updates: how many updates the record holds.
+    """
+
+    findings: tuple[Finding, ...]
+    readings: tuple[Reading, ...]
+    updates: int
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing was found, else 1."""
+        return 0 if self.healthy else 1
+
+    @property
+    def headline(self) -> str:
+        """The result in one line."""
+        count = len(self.findings)
+        found = "nothing wrong found" if self.healthy else f"{count} finding{'s' if count > 1 else ''}"
+        return f"{self.updates:,} updates: {found}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "healthy": self.healthy,
+            "updates": self.updates,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "readings": [vars(reading) for reading in self.readings],
+        }
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        lines += [f"\n{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
+        if self.readings:
+            lines.append("\nreadings")
+            lines += [f"  {reading}" for reading in self.readings]
+        return "\n".join(lines)
+
+
+def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Causes before their consequences, then the worse, then the surer."""
+    there = tuple(findings)
+    told = [
+        replace(finding, because_of=tuple(f.cause.title for f in there if finding.cause.name in f.cause.explains))
+        for finding in there
+    ]
+    return tuple(sorted(told, key=lambda f: (bool(f.because_of), f.cause.severity.rank, -f.score)))

@@ -1,0 +1,85 @@
+"""A learning rate that throws the weights about."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradstep.monitor.doctor.evidence import Evidence, Series
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, grade
+from gradstep.monitor.doctor.words import fell
+
+CAUSE = Cause(
+    "lr_too_high",
+    "learning rate too high",
+    Severity.CRITICAL,
+    "Updates of a tenth of the weights, several in a row, undo what was learnt: the loss rises above where it was "
+    "and settles high, while the weights have run away.",
+    "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
+    "the start is too fast.",
+    frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
+)
+
+RATIO = 0.1
+"""Update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
+weights:updates"). Measured in benchmarks/doctor.py: healthy runs reach 0.03, sick ones 0.2 and more."""
+
+CERTAIN_RATIO = 1.0
+
+RELAPSE = 0.5
+"""The share of what had been gained that the loss gave back. Measured in benchmarks/doctor.py: healthy runs give back
+0.2."""
+
+LEAST_GAIN = 0.2
+"""Of the first loss, as the least gain that a relapse is measured by, so that noise at the start is none. A choice."""
+
+FALL = 0.05
+"""The share of its start that a loss has lost when something was learnt: with updates of that size and no gain, the
+network is dead. A choice."""
+
+NOISE = 6.0
+"""The least gain in steps from one loss to the next (their median), for the same purpose. A choice."""
+
+SHORT = 5
+
+
+def lr_too_high(evidence: Evidence) -> Finding | None:
+    """Very large updates, and a loss that rose far above its lowest value, or that is where it was at the end."""
+    ratio, loss = evidence.ratio.smooth(SHORT), evidence.loss
+    if not len(ratio) or len(loss) < 3:
+        return None
+    at, largest = ratio.highest
+    gave_back = relapse(loss)
+    back_at, back = gave_back.highest
+    nothing_learnt = evidence.fall is not None and evidence.fall < FALL
+    if largest < RATIO or (back < RELAPSE and not nothing_learnt):
+        return None
+    facts = [
+        Fact(
+            f"updates were {largest:.2g} of the weights (usual: about 1e-3, at most {RATIO:g})",
+            largest,
+            RATIO,
+            (at, at),
+        ),
+    ]
+    if back >= RELAPSE:
+        facts.append(Fact(f"the loss gave back {back:.0%} of what it had gained", back, RELAPSE, (back_at, back_at)))
+    if evidence.fall is not None:
+        facts.append(Fact(f"over the whole run the loss {fell(evidence.fall)}", evidence.fall, FALL, loss.span))
+    weights = evidence.weight_norm
+    grown_at, grown = weights.highest
+    if grown > 2 * weights.values[0]:
+        text = f"the weight norm went from {weights.values[0]:.3g} to {grown:.3g}"
+        facts.append(Fact(text, grown / float(weights.values[0]), updates=(int(weights.updates[0]), grown_at)))
+    return Finding(CAUSE, grade(largest, limit=RATIO, certain=CERTAIN_RATIO), tuple(facts))
+
+
+def relapse(loss: Series) -> Series:
+    """By how much the loss lies over its lowest value so far, in units of what it had gained by then."""
+    first = float(loss.values[0])
+    smooth = loss.smooth(SHORT) if len(loss) >= 3 * SHORT else loss
+    lowest = np.minimum(np.minimum.accumulate(smooth.values), first)
+    noise = float(np.median(np.abs(np.diff(loss.values)))) if len(loss) >= 3 * SHORT else 0.0
+    gained = np.maximum(first - lowest, max(LEAST_GAIN * abs(first), NOISE * noise))
+    return Series(
+        smooth.updates, np.divide(smooth.values - lowest, gained, out=np.zeros_like(gained), where=gained > 0)
+    )

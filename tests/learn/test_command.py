@@ -1,0 +1,165 @@
+"""The command line, as a learner types it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from gradstep.cli import app
+from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.progress import DAMAGED, FILE
+
+SGD = CHALLENGES["sgd"].lesson.code["numpy"]
+
+
+@pytest.fixture
+def learn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, code=0, **more):
+        done = CliRunner().invoke(app, ["learn", *words], env={"NO_COLOR": "1", "TERM": "dumb"}, **more)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    return run
+
+
+def test_the_way_through_a_challenge(learn, tmp_path):
+    assert learn().rstrip().endswith("Next: gradstep learn start sgd")
+    assert not list(tmp_path.iterdir()), "looking writes nothing"
+    assert "There is no file" in learn("check", "sgd", code=2)
+    started = learn("start", "sgd")
+    file = tmp_path / "gradstep-course" / "sgd_numpy.py"
+    assert file.read_text("utf-8") == SGD.skeleton
+    assert "p ← p − lr · g" in started
+    assert "Next: write it, then gradstep learn check sgd" in started
+    assert "still something to write" in learn("check", "sgd", code=1)
+    assert "once you have tried" in learn("solution", "sgd", code=1)
+    file.write_text(SGD.solution.replace("-= self.lr", "+= self.lr"))
+    failed = learn("check", "sgd", code=1)
+    assert "Not yet: SGD in NumPy" in failed
+    assert "sign, size and the correction of the first step; step 1" in " ".join(failed.split())
+    assert "climbs" not in failed
+    assert failed.rstrip().endswith("Next: gradstep learn hint sgd")
+    assert "climbs" in learn("hint", "sgd")
+    assert "climbs" in learn("hint", "sgd", "--again")
+    assert "climbs" in learn("check", "sgd", "--all", code=1)
+    while "These were all hints" not in (last := learn("hint", "sgd")):
+        assert last.rstrip().endswith("Next: gradstep learn check sgd")
+    assert last.rstrip().endswith("Next: gradstep learn solution sgd")
+    assert "p.data -=" not in learn("solution", "sgd", code=1, input="n\n")
+    assert "p.data -=" in learn("solution", "sgd", "--yes")
+    file.write_text(SGD.solution)
+    assert "Passed." in learn("check", "sgd")
+    assert "passed, solution seen" in learn()
+    asked = learn("quiz", "sgd")
+    assert "Along a direction of curvature" not in asked
+    assert "--answers" in asked
+    answered = learn("quiz", "sgd", "--answers", "b,a,a")
+    assert "Along a direction of curvature" in answered
+    assert "2 of 3 right" in answered
+    assert answered.rstrip().endswith("Next: gradstep learn start momentum")
+    assert "2 of 3" in learn()
+
+
+def test_after_a_challenge_come_its_own_questions(learn, tmp_path):
+    for name in ("sgd", "momentum"):
+        learn("start", name)
+        (tmp_path / "gradstep-course" / f"{name}_numpy.py").write_text(CHALLENGES[name].lesson.code["numpy"].solution)
+    assert learn("check", "momentum").rstrip().endswith("Next: gradstep learn quiz momentum")
+    assert learn().rstrip().endswith("Next: gradstep learn check sgd")
+
+
+def test_the_folder_is_said_wherever_it_is_not_the_usual_one(learn, tmp_path):
+    output = learn("start", "adamw", "--torch", "--dir", "my course")
+    assert (tmp_path / "my course" / "adamw_torch.py").exists()
+    assert "gradstep learn check adamw --dir 'my course'" in output
+    assert "--dir stands after the command" in learn("--dir", "x", "start", "sgd", code=2)
+
+
+def test_an_experiment_leaves_a_picture(learn, tmp_path):
+    assert "ravine" in learn("run")
+    output = learn("run", "ravine")
+    assert (tmp_path / "gradstep-course" / "ravine.png").stat().st_size > 10_000
+    assert "Picture: gradstep-course/ravine.png" in output
+    assert "(done)" in learn()
+
+
+def test_the_worked_example(learn):
+    assert "0.49989995" in learn("step-through")
+    two = learn("step-through", "--weight", "1", "--gradient", "0.5", "--gradient", "-1", "--lr", "0.1", "--all")
+    assert "Step 2" in two
+    assert "0.8999" in two
+
+
+def test_a_notebook(learn, tmp_path):
+    assert "Next: jupyter lab gradstep-course/lion_torch.ipynb" in learn("notebook", "lion", "--torch")
+    assert "left as it is" in learn("notebook", "lion", "--torch")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("start", "adma"), "did you mean 'adam'"),
+        (("quiz", "sgd", "--answers", "b,a"), "2 answers"),
+        (("quiz", "sgd", "--answers", "b,a,x"), "question 3"),
+        (("run", "nothing"), "ravine"),
+        (("step-through", "--lr", "-1"), "Invalid learning rate"),
+        (("start", "sgd", "--dir", "file"), "file"),
+    ],
+)
+def test_what_is_wrong_is_said(learn, tmp_path, words, says):
+    (tmp_path / "file").write_text("")
+    assert says in " ".join(learn(*words, code=2).split())
+
+
+def test_a_convention_that_is_none_is_said(learn):
+    learn("start", "adamw")
+    assert "tinytorch" in learn("check", "adamw", "--convention", "tiny", code=2)
+
+
+def test_damaged_notes_are_said_once(learn, tmp_path):
+    learn("start", "sgd")
+    (tmp_path / "gradstep-course" / FILE).write_text("{")
+    assert DAMAGED in learn("quiz", "sgd")
+    assert DAMAGED not in learn()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
+def test_on_a_terminal_the_quiz_asks_and_the_example_waits(tmp_path):
+    quiz = on_a_terminal(tmp_path, ["quiz", "sgd"], ["x", "b", "a", "c"])
+    assert "One of a, b, c, d." in quiz
+    assert "3 of 3 right" in quiz
+    shown = on_a_terminal(tmp_path, ["step-through"], [""] * 7)
+    assert "0.49989995" in shown
+    assert "Next: " in shown
+
+
+def on_a_terminal(folder, words, answers):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "gradstep", "learn", *words]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "70"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
+    os.close(theirs)
+    os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
+    text, end = b"", time.monotonic() + 60
+    try:
+        while time.monotonic() < end:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end was closed
+                break
+            if not piece:
+                break
+            text += piece
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.decode())
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 70
+    return shown

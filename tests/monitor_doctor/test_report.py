@@ -1,0 +1,124 @@
+"""The order of findings, the report in words and as JSON, the readings, the command."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import gradstep
+from gradstep.cli import app
+from gradstep.monitor import JsonLines
+from gradstep.monitor.doctor.finding import grade
+from gradstep.monitor.doctor.rules import RULES
+from tests.monitor_doctor.by_hand import header, run
+
+
+def test_consequences_stand_last():
+    # Exchanged betas, and the runaway weights that they lead to.
+    record = run(
+        200,
+        betas=lambda n: (0.999, 0.9),
+        weight_norm=lambda n: 1.0 + 0.05 * n,
+        update_norm=lambda n: 1e-4,
+        loss=lambda n: 4.0 if n < 20 else 2.0,
+    )
+    first, second = gradstep.diagnose(record).findings
+    assert (first.cause.name, first.because_of) == ("unusual_betas", ())
+    assert (second.cause.name, second.because_of) == ("weights_growing", ("unusual betas",))
+    assert "likely a consequence of: unusual betas" in str(second)
+
+
+def test_the_worse_stands_first():
+    record = run(
+        head=header(schedule_updates=1000, planned_updates=100, settings={"weight_decay": 0.0}),
+        grad_norm=lambda n: 1000.0,
+        weight_decay=lambda n: 0.0,
+    )
+    severities = [finding.cause.severity.value for finding in gradstep.diagnose(record).findings]
+    assert severities == ["critical", "warning", "hint"]
+
+
+def test_causes_explain_causes_that_there_are_and_never_each_other():
+    causes = {rule.__globals__["CAUSE"].name: rule.__globals__["CAUSE"].explains for rule in RULES}
+    assert list(causes) == [rule.__name__ for rule in RULES]
+    for name, explains in causes.items():
+        assert explains <= causes.keys()
+        assert not [other for other in explains if name in causes[other]]
+
+
+@pytest.mark.parametrize(("value", "score"), [(3e-5, 0.5), (3e-6, 0.75), (3e-7, 1.0), (1e-9, 1.0), (0.0, 1.0)])
+def test_a_score_is_logarithmic(value, score):
+    assert grade(value, limit=3e-5, certain=3e-7) == pytest.approx(score)
+
+
+def test_readings_say_what_each_quantity_means():
+    def meanings(record):
+        return {reading.quantity: reading.meaning for reading in gradstep.diagnose(record).readings}
+
+    healthy = meanings(run())
+    assert healthy["learning rate"] == "constant"
+    assert healthy["loss"] == "falling"
+    assert healthy["gradient norm"].startswith("healthy")
+    assert healthy["weight norm"] == "steady"
+    assert healthy["update over weights"].startswith("usual")
+    assert meanings(run(loss=lambda n: 4.0))["loss"].startswith("flat")
+    assert meanings(run(loss=lambda n: 4 - 0.03 * n + 2 * (n % 2)))["loss"].startswith("falling, but jagged")
+    assert meanings(run(loss=lambda n: 4 - 0.03 * n if n < 80 else 20.0))["loss"].startswith("exploding")
+    assert meanings(run(grad_norm=lambda n: 200.0))["gradient norm"].startswith("alarming")
+    assert meanings(run(grad_norm=lambda n: 20.0))["gradient norm"].startswith("high")
+    assert meanings(run(grad_norm=lambda n: 0.01))["gradient norm"].startswith("low")
+    assert meanings(run(weight_norm=lambda n: 10.0 + n))["weight norm"].startswith("growing")
+    assert meanings(run(weight_norm=lambda n: 10 - 0.05 * n))["weight norm"].startswith("shrinking")
+    assert meanings(run(update_norm=lambda n: 5.0))["update over weights"].startswith("far too large")
+    assert meanings(run(update_norm=lambda n: 1e-5))["update over weights"].startswith("very small")
+    assert "highest at update 99" in meanings(run(lr=lambda n: 1e-5 * n))["learning rate"]
+
+
+def written(record, folder):
+    sink = JsonLines(folder)
+    sink.open(record.header)
+    for update in record.updates:
+        sink.write(update)
+    sink.close()
+    return folder
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+
+
+def test_the_command(tmp_path):
+    sick = written(run(grad_norm=lambda n: 1000.0), tmp_path / "sick")
+    healthy = written(run(), tmp_path / "healthy")
+    told = command(sick)
+    assert told.exit_code == 1
+    for word in ("gradients exploding", "critical", "remedy", "max_grad_norm", "updates 2 to 97"):
+        assert word in told.output
+    assert command(healthy).exit_code == 0
+    assert "nothing wrong found" in command(healthy).output
+
+
+def test_the_command_as_json(tmp_path):
+    told = command(written(run(grad_norm=lambda n: 1000.0), tmp_path / "sick"), "--json")
+    plain = json.loads(told.output)
+    assert told.exit_code == 1
+    assert plain["healthy"] is False
+    (finding,) = plain["findings"]
+    assert finding["cause"] == "gradients_exploding"
+    assert finding["evidence"][0]["value"] == 1000
+    assert plain["readings"][0]["quantity"] == "learning rate"
+
+
+def test_json_is_strict_also_where_numbers_are_not(tmp_path):
+    told = command(written(run(weight_norm=lambda n: 0.0), tmp_path / "run"), "--json")
+    json.loads(told.output, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("content", [None, "", "no record\n", '{"gradstep_monitor":99,"groups":[]}\n'])
+def test_what_cannot_be_read(tmp_path, content):
+    path = tmp_path / "run.jsonl"
+    if content is not None:
+        path.write_text(content)
+    told = command(path)
+    assert told.exit_code == 2
+    assert "Cannot read" in told.output

@@ -1,0 +1,285 @@
+"""Every rule on a record written by hand: it fires on the sign, says where, and is silent just inside its limit."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+import gradstep
+from gradstep.monitor import Parameter, Run
+from gradstep.monitor.doctor.rules import RULES
+from tests.monitor_doctor.by_hand import BODY, HEAD, columns, header, run
+
+
+def causes(record):
+    return [finding.cause.name for finding in gradstep.diagnose(record).findings]
+
+
+def only(record):
+    (finding,) = gradstep.diagnose(record).findings
+    return finding
+
+
+def test_a_healthy_run():
+    diagnosis = gradstep.diagnose(run())
+    assert diagnosis.healthy
+    assert diagnosis.exit_code == 0
+    assert str(diagnosis).startswith("100 updates: nothing wrong found")
+
+
+def test_nothing_is_said_about_a_record_that_has_just_begun():
+    for count in (0, 1, 2, 5):
+        assert gradstep.diagnose(run(count)).healthy
+
+
+def test_a_record_without_any_numbers():
+    assert gradstep.diagnose(Run((header(),), tuple(run(30, loss=lambda n: None).updates[:0]))).healthy
+
+
+def test_lr_too_high():
+    # Updates 3 to 12 are three tenths of the weights, and the loss, 4 at the start, rises to 9.
+    record = run(
+        update_norm=lambda n: 3.0 if 3 <= n < 13 else 0.01, loss=lambda n: 9.0 if 3 <= n < 13 else 4 - 0.03 * n
+    )
+    finding = only(record)
+    assert finding.cause.name == "lr_too_high"
+    assert finding.evidence[0].value == pytest.approx(0.3)
+    assert 3 <= finding.evidence[0].updates[0] < 13
+
+
+def test_large_updates_that_do_good_are_none_of_its_business():
+    assert gradstep.diagnose(run(update_norm=lambda n: 3.0 if n < 10 else 0.01)).healthy
+
+
+def test_a_loss_that_is_nowhere_lower_after_large_updates():
+    record = run(update_norm=lambda n: 3.0 if n < 10 else 0.01, loss=lambda n: 4.0 + 0.001 * (n % 2))
+    assert causes(record) == ["lr_too_high"]
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(1e-5, ["lr_too_low"]), (1e-3, [])])
+def test_lr_too_low(norm, expected):
+    # The weights' norm is 10: ratios 1e-6 and 1e-4, the limit is 3e-5.
+    assert causes(run(update_norm=lambda n: norm, loss=lambda n: 4.0 - 0.001 * n)) == expected
+
+
+def test_small_updates_in_warmup_and_cosine_tail_do_not_count():
+    record = run(lr=lambda n: 1e-3 if n < 10 else 1e-9 + 1e-3 * 0.8**n, update_norm=lambda n: 0.01 * 0.8**n)
+    assert "lr_too_low" not in causes(record)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(1000.0, ["gradients_exploding"]), (90.0, [])])
+def test_gradients_exploding(norm, expected):
+    assert causes(run(grad_norm=lambda n: norm if 40 <= n < 60 else 1.0)) == expected
+
+
+def test_exploding_says_where_and_how_often():
+    largest, often = only(run(grad_norm=lambda n: 1000.0 if 40 <= n < 60 else 1.0)).evidence
+    assert largest.value == 1000
+    assert often.updates == (40, 59)
+    assert often.value == pytest.approx(20 / 96)  # medians of 5 in a row: 96 of 100 updates have one
+
+
+def test_one_large_gradient_is_no_explosion():
+    assert "gradients_exploding" not in causes(run(grad_norm=lambda n: 1000.0 if n == 50 else 1.0))
+
+
+def test_gradients_vanished_in_one_layer():
+    flat = {"loss": lambda n: 4.0}
+    finding = only(run(columns=lambda n: columns([1e-6, 1.0]), **flat))
+    assert finding.cause.name == "gradients_vanished"
+    assert "body.weight" in str(finding)
+    assert finding.evidence[0].value == pytest.approx(1e-6)
+    assert causes(run(columns=lambda n: columns([1e-3, 1.0]), **flat)) == []
+    assert causes(run(columns=lambda n: columns([1e-6, 1.0]))) == []  # the loss falls: nothing is lost
+
+
+def test_gradients_vanished_everywhere():
+    assert causes(run(grad_norm=lambda n: 1e-8, loss=lambda n: 4.0)) == ["gradients_vanished"]
+
+
+def test_not_finite():
+    record = run(loss=lambda n: math.inf if n >= 80 else 4 - 0.03 * n)
+    assert causes(record) == ["not_finite"]
+    (fact,) = only(record).evidence
+    assert (fact.value, fact.updates) == (20, (80, 99))
+    skipped = run(skipped=lambda n: "not finite" if n == 7 else "", culprit=lambda n: "head.weight" if n == 7 else None)
+    assert "head.weight" in str(only(skipped))
+
+
+def test_loss_scale_collapse():
+    halved = run(
+        30,
+        head=header(precision="fp16"),
+        loss_scale=lambda n: 65536.0 * 0.5 ** max(0, n - 5),
+        skipped=lambda n: "a gradient is not finite" if n > 5 else "",
+        culprit=lambda n: "body.weight" if n > 5 else None,
+    )
+    finding = only(halved)
+    assert finding.cause.name == "loss_scale_collapse"
+    assert [fact.value for fact in finding.evidence] == [65536 * 0.5**24, 24]
+    assert finding.evidence[0].updates == (22, 29)  # 65536 = 2**16: below 1 after 17 halvings
+
+
+def test_a_few_skipped_updates_of_fp16_are_healthy():
+    start = run(
+        100,
+        loss_scale=lambda n: 65536.0 / 2 ** min(n, 3),
+        skipped=lambda n: "a gradient is not finite" if n < 3 else "",
+        culprit=lambda n: "body.weight" if n < 3 else None,
+    )
+    assert gradstep.diagnose(start).healthy
+
+
+def test_a_spike_and_the_tensor_that_led_it():
+    record = run(
+        loss=lambda n: 8.0 if n == 60 else 4 - 0.03 * n,
+        grad_norm=lambda n: 30.0 if n == 60 else 1.0,
+        columns=lambda n: columns([1.0, 12.0 if n in (58, 59) else 30.0 if n == 60 else 1.0]),
+    )
+    finding = only(record)
+    assert finding.cause.name == "spike"
+    _leap, gradient, led = finding.evidence
+    assert (gradient.value, gradient.updates) == (30, (60, 60))
+    assert led.text.startswith("head.weight")
+    assert (led.value, led.updates) == (12, (58, 58))
+
+
+def test_a_single_hard_batch_without_a_gradient_is_no_spike():
+    assert gradstep.diagnose(run(loss=lambda n: 8.0 if n == 60 else 4 - 0.03 * n)).healthy
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.5, ["weights_growing"]), (0.15, [])])
+def test_weights_growing(power, expected):
+    record = run(200, weight_norm=lambda n: 1.0 + 10 * (n / 200) ** power, loss=lambda n: 4.0 if n < 20 else 2.0)
+    assert causes(record) == expected
+
+
+def test_weights_that_grow_while_the_loss_falls_are_learning():
+    assert gradstep.diagnose(run(200, weight_norm=lambda n: 1.0 + 10 * (n / 200) ** 0.5)).healthy
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.99, ["weights_shrinking"]), (0.999, [])])
+def test_weights_shrinking(rate, expected):
+    assert causes(run(weight_norm=lambda n: 10.0 * rate**n)) == expected
+
+
+def test_what_decay_alone_would_leave():
+    # lr 1e-3 and decay 10: each update keeps 0.99, 100 of them 0.99**100 = 36.6%.
+    finding = only(run(weight_norm=lambda n: 10.0 * 0.99**n, weight_decay=lambda n: 10.0))
+    assert finding.evidence[-1].value == pytest.approx(0.99**100)
+
+
+@pytest.mark.parametrize("rule", ["Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"])
+def test_coupled_decay(rule):
+    assert causes(run(head=header(optimizer=rule, rule=None, package="torch"))) == ["coupled_decay"]
+    assert gradstep.diagnose(run(head=header(optimizer=rule, rule=rule, settings={"weight_decay": 0.0}))).healthy
+
+
+def test_decay_of_decoupled_rules_and_of_sgd_is_meant():
+    decoupled = header(optimizer="NAdam", rule="NAdam", settings={"decoupled_weight_decay": True})
+    assert gradstep.diagnose(run(head=decoupled)).healthy
+    assert gradstep.diagnose(run(head=header(optimizer="SGD", rule="SGD"))).healthy
+
+
+def test_no_decay():
+    none = header(settings={"weight_decay": 0.0})
+    finding = only(run(head=none, weight_decay=lambda n: 0.0))
+    assert (finding.cause.name, finding.cause.severity.value) == ("no_decay", "hint")
+    assert gradstep.diagnose(run(head=none)).healthy  # a schedule raises it
+
+
+@pytest.mark.parametrize(
+    ("betas", "facts"),
+    [
+        ((0.9, 0.999), 0),
+        ((0.9, 0.95), 0),
+        ((0.5, 0.999), 0),
+        ((0.0, 0.9), 0),
+        ((0.95, 0.98), 0),
+        ((0.9, 0.8), 2),  # beta2 below 0.9, and 0.9 ≥ √0.8 = 0.894
+        ((0.999, 0.9), 2),  # beta1 above 0.98, and 0.999 ≥ √0.9 = 0.949
+        ((0.9, 0.99999), 1),
+    ],
+)
+def test_betas(betas, facts):
+    findings = gradstep.diagnose(run(betas=lambda n: betas)).findings
+    assert sum(len(finding.evidence) for finding in findings) == facts
+    assert {finding.cause.name for finding in findings} <= {"unusual_betas"}
+
+
+def test_betas_of_lion_are_read_as_lions():
+    lion = header(optimizer="Lion", rule="Lion")
+    assert gradstep.diagnose(run(head=lion, betas=lambda n: (0.95, 0.85))).healthy
+
+
+def test_not_registered():
+    lost = Parameter("adapter.weight", (50, 20), "float32", None)
+    finding = only(run(head=header(unregistered=(lost,))))
+    assert finding.cause.name == "not_registered"
+    assert finding.evidence[0].value == 0.5  # 1,000 numbers beside the 1,000 that are trained
+    frozen = Parameter("base.weight", (50, 20), "float32", None, requires_grad=False)
+    assert gradstep.diagnose(run(head=header(unregistered=(frozen,)))).healthy
+
+
+def test_no_gradient():
+    finding = only(run(columns=lambda n: columns([1.0])))
+    assert finding.cause.name == "no_gradient"
+    assert "head.weight" in str(finding)
+    assert gradstep.diagnose(run(columns=lambda n: columns([1.0, 1.0] if n == 50 else [1.0]))).healthy
+    frozen = Parameter("head.weight", (10, 10), "float32", 0, requires_grad=False)
+    assert gradstep.diagnose(run(head=header(parameters=(BODY, frozen)), columns=lambda n: columns([1.0]))).healthy
+
+
+def test_no_gradient_without_numbers_of_single_parameters():
+    assert only(run(elements=lambda n: 900)).evidence[0].value == 100
+
+
+def test_a_gradient_that_is_nan_is_a_gradient():
+    assert "no_gradient" not in causes(run(columns=lambda n: columns([1.0, math.nan])))
+
+
+def test_frozen_but_decayed():
+    shrinking = {"columns": lambda n: columns([1.0, 0.0], [10.0, 10.0 * 0.999**n])}
+    finding = only(run(**shrinking))
+    assert finding.cause.name == "frozen_but_decayed"
+    assert finding.evidence[0].value == pytest.approx(0.999**99, rel=1e-5)
+    assert gradstep.diagnose(run(head=header(settings={"weight_decay": 0.0}), **shrinking)).healthy
+    assert gradstep.diagnose(run(columns=lambda n: columns([1.0, 0.0], [10.0, 10.0]))).healthy
+
+
+@pytest.mark.parametrize(("end", "expected"), [(60, ["schedule_ended_early"]), (95, [])])
+def test_schedule_ended_early(end, expected):
+    assert causes(run(lr=lambda n: 1e-3 * max(0.0, 1 - n / end))) == expected
+
+
+def test_a_schedule_that_ended_on_its_floor():
+    def floor(n):
+        return 1e-3 * max(0.1, 1 - n / 60)
+
+    finding = only(run(head=header(schedule_updates=54), lr=floor))
+    assert finding.evidence[0].updates == (54, 99)  # 1 − 54/60 = 0.1
+    assert gradstep.diagnose(run(lr=floor)).healthy  # nobody said that it had ended
+
+
+def test_schedule_too_long():
+    long = header(schedule_updates=1000, planned_updates=100)
+    assert causes(run(head=long)) == ["schedule_too_long"]
+    assert only(run(head=long)).evidence[0].value == 10
+    assert gradstep.diagnose(run(head=header(schedule_updates=105, planned_updates=100))).healthy
+    assert gradstep.diagnose(run(head=header(schedule_updates=1000))).healthy
+
+
+def test_lost_to_rounding():
+    half = tuple(Parameter(p.name, p.shape, "bfloat16", 0) for p in (BODY, HEAD))
+    stuck = {"unmoved": lambda n: 900, "loss": lambda n: 4.0 - 0.001 * n}
+    finding = only(run(head=header(parameters=half), **stuck))
+    assert (finding.cause.name, finding.evidence[0].value) == ("lost_to_rounding", 0.9)
+    assert gradstep.diagnose(run(**stuck)).healthy  # float32
+    named = header(parameters=half, settings={"rounding": "stochastic"})
+    assert gradstep.diagnose(run(head=named, **stuck)).healthy
+    assert gradstep.diagnose(run(head=header(parameters=half), unmoved=lambda n: 900)).healthy  # the loss falls
+
+
+def test_every_rule_is_tested_here():
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [rule.__name__ for rule in RULES if f'"{rule.__name__}"' not in source] == []
