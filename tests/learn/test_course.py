@@ -95,6 +95,8 @@ def test_following_the_advice_ends_the_course(course, monkeypatch):
             course.check(challenge, framework)
         else:
             course.answer(challenge, [question.letter for question in challenge.lesson.questions])
+    starts = [command.split()[3] for command in seen if command.startswith("gradstep learn start")]
+    assert starts == [*CHALLENGES, *CHALLENGES]
     progress = course.progress()
     assert len(progress.work) == 2 * len(CHALLENGES)
     assert all(work.passed for work in progress.work.values())

@@ -1,5 +1,6 @@
 """What storage costs in training, in small: benchmarks/precision.py is the large one."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,15 +10,26 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import gradstep
+from gradstep.optimizers.state import decoded
+from gradstep.storage.policy import RoundingName
 
 RELATIVE = 1e-3
 STEPS = 500
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The networks are too small for more, and wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # -- updates far smaller than what bfloat16 can hold ------------------------------------------------------------------
 
 
-def moved(rounding: str, count: int = 4096, steps: int = STEPS, **options: Any) -> torch.Tensor:
+def moved(rounding: RoundingName, count: int = 4096, steps: int = STEPS, **options: Any) -> torch.Tensor:
     """Weights of 1 after so many steps of −0.001, where bfloat16's next numbers are 0.0039 below and 0.0078 above."""
     p = torch.ones(count, 1, dtype=torch.bfloat16, requires_grad=True)
     p.grad = torch.ones_like(p)
@@ -27,9 +39,9 @@ def moved(rounding: str, count: int = 4096, steps: int = STEPS, **options: Any) 
     return p.detach().double()
 
 
-@pytest.mark.filterwarnings("ignore:rounding lost")
+@pytest.mark.filterwarnings("ignore:.*were left where they were")
 def test_nearest_never_moves():
-    assert set(moved("nearest").tolist().__iter__().__next__()) == {1.0}
+    assert (moved("nearest") == 1.0).all()
 
 
 def test_stochastic_moves_as_far_as_expected():
@@ -41,7 +53,7 @@ def test_stochastic_moves_as_far_as_expected():
 
 @pytest.mark.parametrize("rounding", ["kahan", "master"])
 def test_kahan_and_master_move_exactly(rounding):
-    """To the bfloat16 number nearest to 0.5, every one of them; kahan's 17 places drift by less than one of its steps."""
+    """To the bfloat16 number nearest to 0.5, every one of them; kahan's 17 places by one step of it at most."""
     found = moved(rounding)
     assert found.unique().numel() == 1
     assert found[0, 0].item() == pytest.approx(0.5, abs={"kahan": 2.0**-8, "master": 2.0**-9}[rounding])
@@ -60,8 +72,6 @@ def test_bfloat16_moments_follow_what_nearest_would_lose():
 
 
 def values(optimizer: Any, p: torch.Tensor, slot: str) -> torch.Tensor:
-    from gradstep.optimizers.state import decoded
-
     state = optimizer.state[p]
     return decoded(state[slot], state.get(f"{slot}_scale"), signed=slot == "exp_avg").double()
 
@@ -92,16 +102,20 @@ def digits_loss(
         return F.cross_entropy(model.float()(x[test]), y[test]).item(), optimizer
 
 
+@cache
+def float32_loss() -> float:
+    return sum(digits_loss(seed=seed)[0] for seed in range(3))
+
+
 @pytest.mark.parametrize("state", ["bfloat16", "8bit"])
 def test_state_in_fewer_bits_trains_as_well(state):
-    plain = sum(digits_loss(seed=seed)[0] for seed in range(3))
     found, optimizer = zip(*(digits_loss(seed=seed, state=state) for seed in range(3)), strict=True)
-    assert sum(found) == pytest.approx(plain, rel=0.05)
+    assert sum(found) == pytest.approx(float32_loss(), rel=0.05)
     rows = optimizer[0].state_summary().rows
     assert [state in row.state for row in rows] == [True, False, True, False, False, False]
 
 
-@pytest.mark.filterwarnings("ignore:rounding lost")
+@pytest.mark.filterwarnings("ignore:.*were left where they were")
 def test_bfloat16_parameters_train_as_well_unless_rounded_to_nearest():
     plain = digits_loss(lr=1e-4)[0]
     found = {

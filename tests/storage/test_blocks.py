@@ -39,6 +39,11 @@ def scale_of(codec: Blocks, x: Any) -> int:
     return int(codec.scale(codec.magnitude(np.asarray(x, np.float32)).max()))
 
 
+def values(codec: Blocks, codes: Any, scale: Any) -> Floats:
+    found: Floats = codec.join(codes, scale).astype(np.float64)
+    return found
+
+
 def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
     """One block after its way through memory."""
     x = np.asarray(x, np.float32)
@@ -46,24 +51,24 @@ def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
     codes = codec.split(x, scale, np.broadcast_to(np.int32(noise), x.shape))
     assert codes.min() >= 0
     assert codes.max() <= 255
-    return codec.join(codes, scale).astype(np.float64)
+    return values(codec, codes, scale)
 
 
 def over_all_noise(codec: Blocks, x: float, peak: float) -> Floats:
     """What ``x`` becomes in a block whose largest is ``peak``, for every noise there is."""
     scale = np.int32(scale_of(codec, [x, peak]))
-    return codec.join(codec.split(np.full(len(EVERY_NOISE), x, np.float32), scale, EVERY_NOISE), scale).astype(float)
+    return values(codec, codec.split(np.full(len(EVERY_NOISE), x, np.float32), scale, EVERY_NOISE), scale)
 
 
 def neighbours(codec: Blocks, x: float, scale: int) -> tuple[float, float]:
     """The codes' values on both sides, by looking at all of them; twice the same where x is one."""
-    values = np.unique(listed(codec, scale))
-    values = values[~np.isnan(values)]
+    numbers = np.unique(listed(codec, scale))
+    numbers = numbers[~np.isnan(numbers)]
     if not codec.signed and x > 0:
-        values = values[values > 0]
-        if x < values[0]:
-            return float(values[0]), float(values[0])
-    return float(values[values <= x].max()), float(values[values >= x].min())
+        numbers = numbers[numbers > 0]
+        if x < numbers[0]:
+            return float(numbers[0]), float(numbers[0])
+    return float(numbers[numbers <= x].max()), float(numbers[numbers >= x].min())
 
 
 @st.composite
@@ -198,9 +203,9 @@ def test_what_was_stored_stays_under_any_scale_that_reaches_it(codec, noise):
     """Noise is added once per change of a value and not once per step, also when a block's largest comes or goes."""
     lowest = 34 if codec.signed else 32
     for scale in range(lowest, 255, 20):
-        values = listed(codec, scale)
+        numbers = listed(codec, scale)
         for other in range(max(lowest, scale - 9), min(254, scale + 9) + 1):
-            x = np.append(values[np.abs(values) < 2.0 ** (other - 126)], 2.0 ** (other - 127))
+            x = np.append(numbers[np.abs(numbers) < 2.0 ** (other - 126)], 2.0 ** (other - 127))
             assert scale_of(codec, x) == other
             smallest = listed(codec, other)[1]
             reached = (np.abs(x) >= smallest) | (x == 0)

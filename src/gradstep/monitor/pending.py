@@ -86,4 +86,4 @@ class Pending:
         given = math.sqrt(float(self.found.grad_square.sum()))
         if not (0 < given < self.grad_norm * NO_CLIP and math.isfinite(self.grad_norm)):
             return 1.0
-        return 1.0
+        return given / self.grad_norm

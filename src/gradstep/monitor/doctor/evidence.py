@@ -49,10 +49,11 @@ class Series:
         return self.where(np.isfinite(self.values))
 
     def smooth(self, width: int = WIDTH) -> Series:
-        """Medians of ``width`` neighbours in a row, at the middle one; of all, where there are fewer."""
-        width = min(width, len(self))
-        if width < 2:
+        """Medians over ``width`` updates, at the middle one; the numbers as they are where few were recorded."""
+        if len(self) < 2:
             return self
+        apart = float(np.median(np.diff(self.updates)))
+        width = min(max(1, round(width / max(apart, 1.0))), len(self))
         medians = np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=-1)
         start = (width - 1) // 2
         return Series(self.updates[start : start + len(medians)], medians)

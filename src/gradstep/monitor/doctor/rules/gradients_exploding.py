@@ -24,13 +24,16 @@ CERTAIN = 1e4
 
 SHORT = 5
 
+LEAST_ROWS = 3
+"""Records over the limit: a single one, where not every update was recorded, may be one bad batch. A choice."""
+
 
 def gradients_exploding(evidence: Evidence) -> Finding | None:
     """A gradient norm, before clipping, above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT)
-    if not len(norm) or norm.values.max() < ALARMING:
-        return None
     over = norm.where(norm.values >= ALARMING)
+    if len(over) < LEAST_ROWS:
+        return None
     at, largest = norm.highest
     facts = (
         Fact(f"the gradient norm reached {largest:.3g} (healthy: 0.1 to 10)", largest, ALARMING, (at, at)),
