@@ -354,7 +354,7 @@ def collapse_text(seed: int) -> Training:
 
 
 def spiked(seed: int, training: Training, model: nn.Module, batches: Iterator[Batch], at: int) -> Training:
-    """One batch is broken: thirty times too bright, and with other labels (alone, brightness makes right answers surer)."""
+    """One batch is broken: thirty times too bright, with other labels (brightness alone makes right answers surer)."""
 
     def loss(update: int) -> Tensor:
         x, y = next(batches)

@@ -195,7 +195,6 @@ def test_lightning_wraps_the_optimizer(example):
     assert wrapped.optimizer.last_step is optimizer.last_step is not None
 
 
-@pytest.mark.xfail(raises=KeyError, reason="the front's `state` does not let Lightning's wrapper find the optimizer's")
 def test_lightning_reads_the_state_through_its_wrapper(example):
     example("lightning_module")
     from lightning.pytorch.core.optimizer import LightningOptimizer

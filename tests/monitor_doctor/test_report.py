@@ -1,6 +1,7 @@
 """The order of findings, the report in words and as JSON, the readings, the command."""
 
 import json
+from importlib import import_module
 
 import pytest
 from typer.testing import CliRunner
@@ -8,9 +9,12 @@ from typer.testing import CliRunner
 import gradstep
 from gradstep.cli import app
 from gradstep.monitor import JsonLines
-from gradstep.monitor.doctor.finding import grade
+from gradstep.monitor.doctor.finding import Finding, grade
+from gradstep.monitor.doctor.report import ranked
 from gradstep.monitor.doctor.rules import RULES
 from tests.monitor_doctor.by_hand import header, run
+
+SPIKE, TOO_HIGH = (import_module(f"gradstep.monitor.doctor.rules.{name}").CAUSE for name in ("spike", "lr_too_high"))
 
 
 def test_consequences_stand_last():
@@ -26,6 +30,11 @@ def test_consequences_stand_last():
     assert (first.cause.name, first.because_of) == ("unusual_betas", ())
     assert (second.cause.name, second.because_of) == ("weights_growing", ("unusual betas",))
     assert "likely a consequence of: unusual betas" in str(second)
+
+
+def test_a_consequence_stands_last_however_bad():
+    symptom, cause = Finding(TOO_HIGH, 1.0, ()), Finding(SPIKE, 0.5, ())
+    assert [finding.cause.name for finding in ranked([symptom, cause])] == ["spike", "lr_too_high"]
 
 
 def test_the_worse_stands_first():

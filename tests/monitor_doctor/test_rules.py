@@ -56,6 +56,12 @@ def test_a_loss_that_is_nowhere_lower_after_large_updates():
     assert causes(record) == ["lr_too_high"]
 
 
+def test_updates_are_not_large_because_the_weights_have_shrunk():
+    # 0.5 of weights that decay has eaten, and 0.05 of those of the start.
+    record = run(weight_norm=lambda n: max(1.0, 10 * 0.9**n), update_norm=lambda n: 0.5, loss=lambda n: 4.0)
+    assert causes(record) == ["weights_shrinking"]
+
+
 @pytest.mark.parametrize(("norm", "expected"), [(1e-5, ["lr_too_low"]), (1e-3, [])])
 def test_lr_too_low(norm, expected):
     # The weights' norm is 10: ratios 1e-6 and 1e-4, the limit is 3e-5.

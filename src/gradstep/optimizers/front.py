@@ -144,6 +144,8 @@ class Optimizer(torch.optim.Optimizer):
         long as nobody has, a step need not look, which halves what a small tensor costs.
         """
         self._state_seen = True
+        if "state" not in self.__dict__:  # a wrapper that took over our class and keeps the optimizer inside
+            raise AttributeError(f"{type(self).__name__} has no state yet")
         return cast("defaultdict[Tensor, dict[str, Any]]", self.__dict__["state"])
 
     @state.setter

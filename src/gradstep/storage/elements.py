@@ -29,6 +29,9 @@ class Element(ABC):
     stored: type[np.generic]
     arithmetic: type[np.floating[Any]] = np.float32
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
     @property
     def itemsize(self) -> int:
         """Bytes per element."""

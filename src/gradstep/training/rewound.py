@@ -43,7 +43,7 @@ class Rewound:
 
     def __init__(self, data: Data) -> None:
         self._made = None if isinstance(data, Iterable) else data
-        if self._made is not None and not callable(self._made):
+        if self._made is not None and not callable(self._made):  # type: ignore[redundant-expr]  # anything may come
             raise TypeError(f"data must be batches, or a function that makes them from a seed, not {data!r}")
         if isinstance(data, Iterator) and not isinstance(data, Placed):
             raise TypeError(
