@@ -27,7 +27,11 @@ test: $(READY) ## lint, formatting, types, then every test; make test ARGS="-k a
 	@echo "== ruff check";  $(BIN)/ruff check .
 	@echo "== ruff format"; $(BIN)/ruff format --check .
 	@echo "== mypy";        $(BIN)/mypy
-	@echo "== pytest";      $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	@echo "== pytest";      $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+.PHONY: proofs
+proofs: $(READY) ## the tests that are too slow for every run
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
 
 .PHONY: format
 format: $(READY) ## format the code and repair what ruff can repair

@@ -191,8 +191,8 @@ def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
         refused = [seed for seed in seeds if finds[seed]["refusal"]]
         if refused:
             lines += ["", f"Refused for the seeds {refused}: {finds[refused[0]]['refusal']}"]
-    machine = ", ".join(str(value) for value in describe().values())
-    return "\n".join([*lines, "", f"Machine: {machine}; one thread.", ""])
+    machine = ", ".join(f"{key} {value}" for key, value in describe().items())
+    return "\n".join([*lines, "", f"One thread. The machine: {machine}.", ""])
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ def chosen(*arguments: object, **options: object) -> str:
         ("47GB", "float32 nearest bfloat16 none"),  # 36
         ("35GB", "float32 nearest 8bit none"),  # 30.02
         ("30GB", "float32 nearest float32 paged none"),  # 24.5 and 24 on disk
-        ("24GB", "bfloat16 kahan float32 paged none"),  # 18.5
-        ("16GB", "bfloat16 stochastic float32 paged none"),  # 12.5: what fits a card of 16 GB
+        ("24GB", "bfloat16 master float32 paged none"),  # 12.5, and 36 on disk
+        ("16GB", "bfloat16 master float32 paged none"),  # what fits a card of 16 GB
         ("12GB", "nothing"),
     ],
 )

@@ -58,6 +58,15 @@ def test_each_update_has_the_next_learning_rate_and_the_loss_after_it():
     assert model.x.item() == 1.0
 
 
+@pytest.mark.parametrize("kind", [gradstep.SGD, torch.optim.SGD])
+def test_every_sweep_begins_where_the_first_did(kind):
+    model = Bowl()
+    stepper = gradstep.Stepper(model, kind(model.parameters(), lr=1.0, momentum=0.9))
+    found = gradstep.lr_find(stepper, bowl_loss, [1.0], end=0.1, updates=20, sweeps=3)
+    for sweep in found.sweeps:
+        np.testing.assert_array_equal(sweep.losses, found.sweeps[0].losses)
+
+
 def test_gradient_descent_explodes_where_mathematics_says():
     model = Bowl()
     stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0))

@@ -170,7 +170,8 @@ def test_also_after_an_exception_and_ctrl_c(kind, error, at):
 
     def breaking(model: nn.Module, batch: Any) -> Any:
         loss, weight = loss_fn(model, batch)
-        model.train(calls % 2 == 0)
+        model.train(calls % 2 == 1)
+        model.frozen.requires_grad_(True)
         if at == "backward":
             loss.register_hook(maybe)
         if at == "loss":

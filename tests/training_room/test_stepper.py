@@ -389,7 +389,7 @@ def test_a_failed_forward_changes_nothing():
         ({"scaler": torch.amp.GradScaler("cpu")}, ValueError, "with precision='fp16' only"),
         ({"schedule": 0.1}, TypeError, "must be one of gradstep.schedules, .*, not 0.1"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_refused_settings(options, error, words):
     with pytest.raises(error, match=words):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_high, median_low
 from types import MappingProxyType
 from typing import final
 
@@ -87,7 +87,8 @@ class LrSuggestion:
     @property
     def lr(self) -> float:
         """The median; of an even number, the geometric mean of the middle two."""
-        return math.exp(median(map(math.log, self.values)))
+        lower, upper = median_low(self.values), median_high(self.values)
+        return lower if lower == upper else math.sqrt(lower * upper)
 
     @property
     def low(self) -> float:

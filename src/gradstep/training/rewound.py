@@ -42,23 +42,24 @@ class Rewound:
     """
 
     def __init__(self, data: Data) -> None:
-        self._made = None if isinstance(data, Iterable) else data
-        if self._made is not None and not callable(self._made):  # type: ignore[redundant-expr]  # anything may come
-            raise TypeError(f"data must be batches, or a function that makes them from a seed, not {data!r}")
-        if isinstance(data, Iterator) and not isinstance(data, Placed):
+        source: Any = data  # anything may come
+        self._made = None if isinstance(source, Iterable) else source
+        if self._made is not None and not callable(self._made):
+            raise TypeError(f"data must be batches, or a function that makes them from a seed, not {source!r}")
+        if isinstance(source, Iterator) and not isinstance(source, Placed):
             raise TypeError(
                 "data is an iterator, which cannot be put back to where it was: give what it iterates over (the "
                 "DataLoader or the list), or a function that makes batches from a seed (lambda seed: ...)"
             )
-        if isinstance(data, DataLoader) and data.persistent_workers:
+        if isinstance(source, DataLoader) and source.persistent_workers:
             raise ValueError(
                 "a DataLoader with persistent workers cannot be put back as it was, since its workers live on: give "
                 "a function that makes another one (lambda seed: DataLoader(...))"
             )
-        self._data = data
-        generators = _generators(data) if isinstance(data, DataLoader) else []
+        self._source = source
+        generators = _generators(source) if isinstance(source, DataLoader) else []
         self._generators = [(g, g.get_state()) for g in generators]
-        self._place = deepcopy(data.state_dict()) if isinstance(data, Placed) else None
+        self._place = deepcopy(source.state_dict()) if isinstance(source, Placed) else None
 
     def batches(self, seed: int) -> Generator[Any, None, None]:
         """Batches without end, in the order of this seed where the source has one.
@@ -68,7 +69,7 @@ class Rewound:
         """
         for generator, _ in self._generators:
             generator.manual_seed(seed)
-        data: Any = self._data if self._made is None else self._made(seed)
+        data: Any = self._source if self._made is None else self._made(seed)
         while True:
             empty = True
             for batch in data:
@@ -81,8 +82,8 @@ class Rewound:
         """Put the source back to where it was."""
         for generator, state in self._generators:
             generator.set_state(state)
-        if isinstance(self._data, Placed):
-            self._data.load_state_dict(deepcopy(self._place or {}))
+        if self._place is not None:
+            self._source.load_state_dict(deepcopy(self._place))
 
 
 def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:

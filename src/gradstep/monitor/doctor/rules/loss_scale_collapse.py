@@ -23,8 +23,8 @@ LEAST_SCALE = 1.0
 section 3.2). Trainers stop there or not far below."""
 
 RUN_OF_SKIPS = 10
-"""Skipped updates in a row: from torch's first scale of 65,536, ten halvings lead to 64, while a healthy run settles
-after a few. Measured in benchmarks/doctor.py: at most 2 in healthy runs."""
+"""Skipped updates in a row: from torch's first scale of 65,536 ten halvings lead to 64, lower than a scale that is
+found usually is. A choice."""
 
 
 def loss_scale_collapse(evidence: Evidence) -> Finding | None:

@@ -25,9 +25,8 @@ RISE = 0.2
 """By which the loss rises, in units of what it had gained (or a fifth of its start, if that is more)."""
 
 GRADIENT = 5.0
-"""Gradient norm over its median before, at the same update. Measured in benchmarks/doctor.py: where the loss of a
-healthy run rises like that by chance, the gradient norm is below twice its median; at broken batches 20 times and
-more."""
+"""Gradient norm over its median before, at the same update. Measured on the runs of benchmarks/doctor.py: where the
+loss of a healthy run rises like that by chance, up to 2.7; at broken batches 280 and more."""
 
 USUAL_RATIO = 0.03
 """Update over weights before the spike: above it the learning rate is the suspect (see lr_too_high)."""

@@ -21,8 +21,8 @@ CAUSE = Cause(
 EXPONENT = 0.3
 """The power of the number of updates by which the norm grows over the second half of the run. Without decay a random
 walk of equal steps has 1/2, and comes to rest with it: Kosson et al., "Rotational Equilibrium: How Weight Decay
-Balances Learning Across Neural Networks", arXiv:2305.17212, section 3. Measured in benchmarks/doctor.py: up to 0.25
-in healthy runs."""
+Balances Learning Across Neural Networks", arXiv:2305.17212, section 3. Measured in benchmarks/doctor.py: up to 0.17
+in healthy runs, 0.5 and more in sick ones."""
 
 GROWN = 1.5
 """The norm at the end over that at the start. A choice."""
