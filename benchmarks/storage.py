@@ -1,6 +1,6 @@
 """AdamW with other storage than float32, against torch's fused step in float32 and the rivals that have 8 bits.
 
-One tensor of 25.2 M parameters each; all take turns in one process. bitsandbytes and torchao are measured where they are
+One tensor of 25.2 M parameters each; all take turns in one process. bitsandbytes and torchao take part where they are
 installed (in an environment of their own: torch 2.13.0 first, then they); they are slow on a CPU and take fewer turns.
 
     python benchmarks/storage.py [--repeat 31] [--save]
