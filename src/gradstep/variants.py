@@ -25,7 +25,8 @@ def meant(name: str) -> tuple[str, str, bool]:
     """The rule, the precision of state and whether it is paged, that a name stands for.
 
     Raises:
-        ValueError: none.
+        ValueError: it stands for none.
+        TypeError: it is no string.
 
     >>> meant("paged_adamw_32bit")
     ('AdamW', 'float32', True)
@@ -33,6 +34,8 @@ def meant(name: str) -> tuple[str, str, bool]:
     Traceback (most recent call last):
     ValueError: Unknown optimizer: 'adamw_torch_4bit' (did you mean adamw_torch, adam_torch or radam_torch?)
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an optimizer must be a string such as 'adamw_8bit', but is {name!r}")
     found = _NAME.fullmatch(name)
     rule = _BY_LOWER.get(found["rule"]) if found else None
     if found is None or rule is None:

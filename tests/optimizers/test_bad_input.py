@@ -239,3 +239,17 @@ def test_a_parameter_that_overlaps_itself():
     give([other, p], [normal(3), normal(4)])
     with unchanged(optimizer), pytest.raises(RuntimeError, match="parameter 1 of group 0 share memory"):
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(gradstep.SGD, "SGD keeps no state with these settings"), (gradstep.Adafactor, "only a row and a column")],
+)
+def test_a_precision_for_state_that_there_is_not(kind, words):
+    with pytest.raises(ValueError, match=words):
+        kind([torch.ones(2, 2, requires_grad=True)], state="8bit")
+
+
+def test_a_name_that_is_no_string():
+    with pytest.raises(TypeError, match="must be a string such as 'adamw_8bit', but is None"):
+        gradstep.create(None, [torch.ones(2, requires_grad=True)])  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -487,7 +488,7 @@ def _short_scale(d):
 
 
 def _half_a_state(d):
-    d["state"][2].pop("exp_avg_sq")
+    del d["state"][2]["exp_avg_sq_codes"], d["state"][2]["exp_avg_sq_scale"]
 
 
 def _a_number_as_slot(d):
@@ -495,7 +496,7 @@ def _a_number_as_slot(d):
 
 
 def _transposed(d):
-    d["state"][2]["exp_avg"] = d["state"][2]["exp_avg"].t()
+    d["state"][2]["exp_avg_codes"] = d["state"][2]["exp_avg_codes"].t()
 
 
 def _later(d):
@@ -552,3 +553,22 @@ def test_keys_of_somebody_else_pass_through_our_own_checkpoint():
     other = gradstep.AdamW(leaves(params))
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     assert_same(other, optimizer)
+
+
+def test_torch_does_not_take_codes_for_values():
+    """Its load_state_dict would cast them to float32 without a word; as it is, its step finds no moment and says so."""
+    p = normal(64, 64).requires_grad_()
+    ours: Any = gradstep.AdamW([p], state="8bit")
+    p.grad = torch.ones_like(p)
+    ours.step()
+    assert sorted(ours.state_dict()["state"][0]) == [
+        "exp_avg_codes",
+        "exp_avg_scale",
+        "exp_avg_sq_codes",
+        "exp_avg_sq_scale",
+        "step",
+    ]
+    theirs = torch.optim.AdamW([p])
+    theirs.load_state_dict(ours.state_dict())
+    with pytest.raises(KeyError, match="exp_avg"):
+        theirs.step()

@@ -38,10 +38,15 @@ def values(state_dict, key, rule="AdamW"):
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])
 @pytest.mark.parametrize("subject", subjects())
 def test_to_what_it_is_already_changes_no_bit(subject, state):
-    optimizer, params = half_way(subject.optimizer, state=state)
+    options = {"momentum": 0.9} if subject.name == "SGD" else {}
+    if subject.name == "Adafactor" and state != "float32":
+        with pytest.raises(ValueError, match="only a row and a column"):
+            half_way(subject.optimizer, state=state)
+        return
+    optimizer, params = half_way(subject.optimizer, state=state, **options)
     converted = gradstep.convert_state(optimizer.state_dict(), state)
     assert converted.lossless
-    other = subject.optimizer(leaves(params), state=state, seed=0)
+    other = subject.optimizer(leaves(params), state=state, seed=0, **options)
     other.load_state_dict(converted.state_dict)
     assert_same(other, optimizer)
     for o in (optimizer, other):
@@ -149,7 +154,10 @@ def test_an_embedding_is_known_by_its_name():
     optimizer = gradstep.AdamW([("embed.weight", params[0]), ("head.weight", params[1])])
     walk(optimizer, params, gradients(1, [(64, 66), (70, 60)]))
     state = gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict["state"]
-    assert [state[key]["exp_avg"].dtype for key in (0, 1)] == [torch.float32, torch.uint8]
+    assert [state[key][name].dtype for key, name in ((0, "exp_avg"), (1, "exp_avg_codes"))] == [
+        torch.float32,
+        torch.uint8,
+    ]
     gradstep.AdamW(optimizer.param_groups, state="8bit").load_state_dict(
         gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict
     )
@@ -160,7 +168,7 @@ def test_memory_order_is_kept():
     optimizer = gradstep.AdamW([p])
     walk(optimizer, [p], [[normal(8, 16, 8, 8, seed=1)]])
     saved = gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict
-    assert saved["state"][0]["exp_avg"].stride() == p.stride()
+    assert saved["state"][0]["exp_avg_codes"].stride() == p.stride()
     gradstep.AdamW([p], state="8bit").load_state_dict(saved)
 
 

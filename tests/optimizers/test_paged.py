@@ -203,7 +203,6 @@ def test_a_step_that_breaks_off_is_not_gone_on_from(monkeypatch):
     stepped(optimizer, params, range(2, 3))
 
 
-@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_ctrl_c_waits_for_the_end_of_the_step(monkeypatch):
     resident, params = made(gradstep.AdamW)
     stepped(resident, params, range(1))
@@ -269,6 +268,8 @@ def test_a_run_that_was_killed_resumes_only_where_its_pages_are_whole(tmp_path):
     ("options", "error", "words"),
     [
         ({"page_budget": "1GB"}, ValueError, "page_budget= is for paged state"),
+        ({"paged": True, "page_budget": 0}, ValueError, "Invalid page budget: 0"),
+        ({"paged": __file__}, NotADirectoryError, "is a file: name another place"),
         ({"paged": 7}, TypeError, "paged must be True, False, a folder"),
         ({"paged": True, "page_budget": "many"}, ValueError, "many"),
         ({"paged": gradstep.Pages(Path("x")), "page_budget": "1GB"}, ValueError, "given by Pages"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.optimizers.checkpoint_difference import OF_ROUNDING, losses, misfits, scale_of
+from gradstep.optimizers.checkpoint_keys import named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
 from gradstep.optimizers.choice import TORCH_EXECUTION
 from gradstep.optimizers.state import filled
@@ -45,13 +46,13 @@ def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
 
 
 def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The scalars of each parameter as tensors of their own, instead of views into one array."""
+    """The scalars of each parameter as tensors of their own, instead of views into one array; codes named apart."""
 
     def own(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) and value.dim() == 0 and value._base is not None else value
 
     state = {key: {name: own(v) for name, v in entry.items()} for key, entry in state_dict["state"].items()}
-    return {**state_dict, "state": state}
+    return {**state_dict, "state": named_apart(state)}
 
 
 @final
@@ -94,6 +95,7 @@ def adopted(
     for part in ("param_groups", "state"):
         if part not in state_dict:
             raise KeyError(f"{part!r} is missing: not the state_dict() of an optimizer (it has {list(state_dict)})")
+    state_dict = {**state_dict, "state": named_together(state_dict["state"])}
     said = _said(rule, state_dict)
     saved = state_dict["param_groups"]
     found = match(groups, saved)

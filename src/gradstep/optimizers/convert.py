@@ -13,6 +13,7 @@ from torch import Tensor
 from gradstep.optimizers import foreign_bitsandbytes as bitsandbytes
 from gradstep.optimizers.checkpoint import as_stored, group_of, rule_of, stamp
 from gradstep.optimizers.checkpoint_difference import OF_ROUNDING, misfits, scale_of, storage_name
+from gradstep.optimizers.checkpoint_keys import named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
 from gradstep.optimizers.convert_report import Conversion, Seen, seen, summed
 from gradstep.optimizers.convert_target import BITS, layout_of, rule_between
@@ -61,6 +62,7 @@ def convert_state(
         >>> new.load_state_dict(converted.state_dict)
     """
     kind = rule_between(state_dict, to, rule)
+    state_dict = {**state_dict, "state": named_together(state_dict["state"])}
     layout = layout_of(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
     groups = [_readable(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
@@ -90,6 +92,7 @@ def convert_state(
         result["param_groups"] = [bitsandbytes.written_group(rule_of(kind, group), group) for group in groups]
     elif layout != "torch":
         known_seed = {"seed": said["seed"]} if "seed" in said else {}
+        result["state"] = named_apart(state)
         result["gradstep"] = {k: v for k, v in stamp(kind, storage).items() if k != "seed"} | known_seed
     return Conversion(result, summed(changes))
 

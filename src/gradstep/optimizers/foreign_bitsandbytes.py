@@ -149,9 +149,10 @@ def encoded(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """
     flat, table = value.reshape(-1), table.to(value.device)
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % _BLOCK)).reshape(-1, _BLOCK)
-    absmax = blocks.amax(1) / table[-1]
+    highest, lowest = blocks.amax(1), blocks.amin(1)
+    absmax = highest / table[-1]
     if table[0] < 0:
-        absmax = absmax.maximum(blocks.amin(1) / table[0])
+        absmax = torch.where(-lowest > highest, lowest / table[0], absmax)
     scaled = flat / _spread(absmax.masked_fill(absmax == 0, 1.0), flat)
     middles = (table[1:] + table[:-1]) / 2
     return torch.bucketize(scaled, middles).to(torch.uint8).reshape(value.shape), absmax

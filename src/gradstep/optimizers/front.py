@@ -184,6 +184,7 @@ class Optimizer(torch.optim.Optimizer):
                     )
             if len({id(p) for p in tensors}) < len(tensors):
                 raise ValueError("a parameter group contains the same parameter more than once")
+            self._storage.check(rule, param_group)
             for index, p in enumerate(params):
                 name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
                 if isinstance(tensor, Tensor):

@@ -48,6 +48,12 @@ class Pages:
     budget: int = parse_bytes(BUDGET)
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise ValueError(f"Invalid page budget: {self.budget} (must be more than 0 bytes)")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"state is paged to a folder, and {self.folder} is a file: name another place")
+
     @classmethod
     def of(cls, paged: bool | str | Path | Pages, budget: str | int | None) -> Pages | None:
         """What a user's ``paged=`` and ``page_budget=`` mean; None for resident state.

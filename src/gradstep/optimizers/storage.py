@@ -95,6 +95,20 @@ class Storage:
         if type(self.seed) is not int:
             raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
 
+    def check(self, rule: Rule, group: Mapping[str, Any]) -> None:
+        """Refuse a precision for state that there is not.
+
+        Raises:
+            ValueError: with these settings the rule keeps nothing of its parameters' size.
+        """
+        state = group.get("state", self.state)
+        check_state(state)
+        if state != "float32" and not any(slot.collapsed is None for slot in rule.slots(2)):
+            kept = "only a row and a column of each matrix" if rule.slots(2) else "no state with these settings"
+            raise ValueError(
+                f"state={state!r} cannot be honoured: {type(rule).__name__} keeps {kept}; leave state='float32'"
+            )
+
     def of(self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str) -> Stored:
         """How one parameter of a group is stored.
 
