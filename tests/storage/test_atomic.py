@@ -72,3 +72,9 @@ def test_permissions_and_links_stay(tmp_path):
     with atomic_write(tmp_path / "made") as file:
         file.write(b"")
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    words = r"there is no folder .*missing to write note into: make it first"
+    with pytest.raises(FileNotFoundError, match=words), atomic_write(tmp_path / "missing" / "note"):
+        raise AssertionError("nothing is written")

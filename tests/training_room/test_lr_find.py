@@ -270,3 +270,8 @@ def test_the_command(tmp_path):
         refused = CliRunner().invoke(app, ["lr-find", *wrong], env={"COLUMNS": "160", "TERM": "dumb"})
         assert refused.exit_code == 2
         assert says in refused.output
+
+
+def test_a_model_in_the_place_of_the_stepper_is_said():
+    with pytest.raises(TypeError, match=r"takes a gradstep\.Stepper\(model, optimizer, \.\.\.\), not Linear"):
+        gradstep.lr_find(torch.nn.Linear(2, 2), lambda model, batch: None, [])  # type: ignore[arg-type, return-value]

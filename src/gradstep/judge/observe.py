@@ -15,6 +15,8 @@ from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionErr
 from gradstep.rules import Rule, settings_of
 
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, FloatingPointError)
+# What a constructor says no with to a setting that it does not offer. Among learners' code that is as often an
+# unfinished branch or an assertion as a ValueError; none of them is a wrong step, so none counts as a mistake.
 _REFUSALS = (TypeError, ValueError, NotImplementedError, AssertionError)
 _HERE = Path(__file__).parent
 

@@ -69,6 +69,7 @@ def check_file(challenge: Challenge, framework: Framework, file: Path, *, conven
 
 def unwritten(verdict: Verdict) -> bool:
     """Whether something is still as it was in the skeleton."""
+    # The line that the skeleton raises (see lesson.py), as the judge reports it.
     return any(f"NotImplementedError: {UNWRITTEN}" in probe.detail for probe in verdict.failed())
 
 

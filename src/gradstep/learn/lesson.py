@@ -57,6 +57,7 @@ class Code:
 
 
 def _blank(found: re.Match[str]) -> str:
+    # The learner's file must be valid Python before it is finished, and say where it is not: this is its content.
     indent = found["indent"]
     return f'{indent}# Your turn: {found["task"]}.\n{indent}raise NotImplementedError("{UNWRITTEN}")\n'
 

@@ -22,6 +22,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Args:
         path: where the file shall stand; its folder must exist.
 
+    Raises:
+        FileNotFoundError: there is no such folder.
+
     Yields:
         The open binary file to write to; it can be read and seeked too.
 
@@ -34,6 +37,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         (b'whole', 1)
     """
     target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into: make it first")
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("x+b") as file:

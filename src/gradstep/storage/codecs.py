@@ -96,10 +96,9 @@ class Elementwise(Codec):
         """What is there of a new value at the next step; of one that is rounded at random, what is on average."""
 
 
-@final
 @dataclass(frozen=True)
-class Nearest(Elementwise):
-    """One element, rounded to nearest."""
+class Single(Elementwise):
+    """One array, whose elements are the values."""
 
     element: Element
 
@@ -111,12 +110,18 @@ class Nearest(Elementwise):
     def fields(self) -> tuple[Field, ...]:
         return (Field(self.element),)
 
+    def join(self, *numbers: Array) -> Array:
+        return numbers[0]
+
+
+@final
+@dataclass(frozen=True)
+class Nearest(Single):
+    """One element, rounded to nearest."""
+
     @property
     def noisy(self) -> bool:
         return False
-
-    def join(self, *numbers: Array) -> Array:
-        return numbers[0]
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (x,)
@@ -127,7 +132,7 @@ class Nearest(Elementwise):
 
 @final
 @dataclass(frozen=True)
-class Stochastic(Elementwise):
+class Stochastic(Single):
     """Sixteen bits, rounded at random to one of two neighbours, so that the mean of many roundings is exact.
 
     Small changes are then made sometimes instead of never: an average with β = 0.999 moves by 0.1% a step, and
@@ -139,19 +144,8 @@ class Stochastic(Elementwise):
     element: Half
 
     @property
-    def name(self) -> str:
-        return self.element.name
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        return (Field(self.element),)
-
-    @property
     def noisy(self) -> bool:
         return True
-
-    def join(self, *numbers: Array) -> Array:
-        return numbers[0]
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (self.element.at_random(x, noise),)

@@ -68,7 +68,7 @@ def lr_find(
 
     Raises:
         ValueError: an argument out of its bounds; no learning rate above 0; no data.
-        TypeError: data that cannot be put back.
+        TypeError: no stepper, or data that cannot be put back.
         RuntimeError: the stepper is in the middle of a window.
 
     Example:
@@ -88,6 +88,8 @@ def lr_find(
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3 (there with a
     linear growth); the geometric sweep and the steepest slope as Gugger describes them, and fastai's "valley".
     """
+    if not isinstance(stepper, Stepper):
+        raise TypeError(f"lr_find takes a gradstep.Stepper(model, optimizer, ...), not {type(stepper).__name__}")
     if not (0 < start < end and math.isfinite(end)):
         raise ValueError(f"Invalid start and end: {start} and {end} (must be finite, and 0 < start < end)")
     if updates < 10 or updates != int(updates):

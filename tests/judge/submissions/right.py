@@ -37,7 +37,7 @@ class Base(Optimizer):
         return loss
 
     def one(self, p, g, s, b1, b2, lr, eps, wd):
-        raise NotImplementedError
+        raise NotImplementedError("each class below writes it, as a learner's base class has it")
 
 
 class AsTheBookHasIt(Base):

@@ -1,0 +1,65 @@
+"""A room imports only from floors below its own, or from rooms of its floor that do not lead back to it."""
+
+import ast
+from pathlib import Path
+
+import gradstep
+
+PACKAGE = Path(gradstep.__file__).parent
+FLOORS = {
+    "rules": 1,
+    "storage": 1,
+    "schedules": 1,
+    "variants": 1,
+    "engines": 2,
+    "planner": 2,
+    "optimizers": 3,
+    "numpy": 3,
+    "judge": 3,
+    "learn": 4,  # its exams are the judge's, its experiments the fronts'
+    "training": 4,
+    "monitor": 4,
+    "lab": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The rooms that a file imports from, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("gradstep.")} & FLOORS.keys()
+
+
+def rooms() -> dict[str, set[str]]:
+    """Every room with the other rooms that it imports from."""
+    found: dict[str, set[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room != "__init__":
+            found.setdefault(room, set()).update(imported(file) - {room})
+    return found
+
+
+def test_every_room_has_a_floor():
+    found = rooms()
+    assert found.keys() == FLOORS.keys()
+    assert found["engines"] == {"rules", "storage"}, "the imports are not seen"
+
+
+def test_nobody_imports_from_above():
+    wrong = {f"{a} -> {b}" for a, others in rooms().items() for b in others if FLOORS[b] > FLOORS[a]}
+    assert not wrong
+
+
+def test_rooms_of_one_floor_make_no_circle():
+    beside = {a: {b for b in others if FLOORS[b] == FLOORS[a]} for a, others in rooms().items()}
+    while beside:
+        ground = {a for a, others in beside.items() if not others & beside.keys()}
+        assert ground, f"a circle among {sorted(beside)}"
+        beside = {a: others for a, others in beside.items() if a not in ground}
