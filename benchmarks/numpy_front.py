@@ -1,7 +1,7 @@
 """Measure what `gradstep.numpy` claims, and write it to benchmarks/results/numpy.md.
 
 python benchmarks/numpy_front.py            all of it, about two minutes
-python benchmarks/numpy_front.py steps      one part (steps, digits or import), printed and not written
+python benchmarks/numpy_front.py steps      one part (steps, small, digits or import), printed and not written
 
 Every part has processes of its own, into which torch is never imported, as with somebody who has none.
 """
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 RESULTS = Path(__file__).parent / "results"
 REPEAT = {1_000_000: 41, 25_000_000: 11}
 """Parameters, and how often each optimizer steps."""
+SMALL = {1: 501, 10: 301, 100: 201, 1_000: 61}
+"""Tensors of 64 parameters, and how often each optimizer steps."""
 SEEDS, EPOCHS = 3, 20
 
 Array = NDArray[np.float32]
@@ -79,29 +81,45 @@ class Careful:
 
 
 def measure_steps() -> dict[str, Any]:
-    """Median seconds of a step by optimizer and number of parameters; the optimizers take turns."""
+    """Median seconds of a step of one tensor, by its number of parameters."""
+    return {str(n): compared(1, n, repeat) for n, repeat in REPEAT.items()}
+
+
+def measure_small() -> dict[str, Any]:
+    """Median seconds of a step of tensors of 64 parameters, by their number."""
+    return {str(tensors): compared(tensors, 64, repeat) for tensors, repeat in SMALL.items()}
+
+
+def compared(tensors: int, size: int, repeat: int) -> dict[str, float]:
+    """Median seconds of a step by optimizer; the optimizers take turns."""
     import gradstep.numpy as gn
 
-    found: dict[str, dict[str, float]] = {}
-    for n, repeat in REPEAT.items():
-        rng = np.random.default_rng(0)
-        start, g = (rng.standard_normal(n, dtype=np.float32) for _ in range(2))
-        parameter = gn.Parameter(start.copy(), grad=g)
-        steps: dict[str, Callable[[], None]] = {
-            "gradstep": gn.AdamW([parameter], lr=1e-3, weight_decay=0.01).step,
-            "plain NumPy": (plain := Plain(start.copy(), g)).step,
-            "careful NumPy": Careful(start.copy(), g).step,
-        }
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for turn in range(repeat + 1):
-            for name in random.Random(turn).sample(list(steps), len(steps)):
-                begin = time.perf_counter()
-                steps[name]()
-                times[name].append(time.perf_counter() - begin)
-        # The first turn makes the state and compiles; and what is compared has to be the same.
-        found[str(n)] = {name: statistics.median(taken[1:]) for name, taken in times.items()}
-        np.testing.assert_allclose(parameter.data, plain.p, rtol=1e-4, atol=1e-5)
-    return found
+    rng = np.random.default_rng(0)
+    starts, gradients = ([rng.standard_normal(size, dtype=np.float32) for _ in range(tensors)] for _ in range(2))
+    parameters = [gn.Parameter(p.copy(), grad=g) for p, g in zip(starts, gradients, strict=True)]
+    plain = [Plain(p.copy(), g) for p, g in zip(starts, gradients, strict=True)]
+    careful = [Careful(p.copy(), g) for p, g in zip(starts, gradients, strict=True)]
+    steps: dict[str, Callable[[], None]] = {
+        "gradstep": gn.AdamW(parameters, lr=1e-3, weight_decay=0.01).step,
+        "plain NumPy": lambda: every(plain),
+        "careful NumPy": lambda: every(careful),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeat + 1):
+        for name in random.Random(turn).sample(list(steps), len(steps)):
+            begin = time.perf_counter()
+            steps[name]()
+            times[name].append(time.perf_counter() - begin)
+    # What is compared has to be the same; the first turn makes the state and compiles.
+    for parameter, other in zip(parameters, plain, strict=True):
+        np.testing.assert_allclose(parameter.data, other.p, rtol=1e-4, atol=1e-5)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def every(optimizers: Sequence[Plain | Careful]) -> None:
+    """A step of each."""
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 # -- digits -----------------------------------------------------------------------------------------------------
@@ -153,6 +171,7 @@ def measure_import() -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "steps": measure_steps,
+    "small": measure_small,
     "digits": measure_digits,
     "import": measure_import,
 }
@@ -185,11 +204,18 @@ def table(found: dict[str, Any]) -> list[str]:
     lines += ["", "## Steps", ""]
     lines += ["| AdamW, float32 parameters | gradstep | plain NumPy | careful NumPy | × plain | × careful |"]
     lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for n, t in found["steps"].items():
-        ours, plain, careful = (1e3 * t[name] for name in ("gradstep", "plain NumPy", "careful NumPy"))
-        ratios = f"{plain / ours:.1f}× | {careful / ours:.1f}×"
-        lines.append(f"| {int(n):,} | {ours:.2f} ms | {plain:.1f} ms | {careful:.1f} ms | {ratios} |")
+    lines += [row(f"{int(n):,}", times, 1e3, "ms") for n, times in found["steps"].items()]
+    lines += ["", "| AdamW, tensors of 64 | gradstep | plain NumPy | careful NumPy | × plain | × careful |"]
+    lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines += [row(f"{int(n):,}", times, 1e6, "µs") for n, times in found["small"].items()]
     return lines
+
+
+def row(what: str, times: dict[str, float], scale: float, unit: str) -> str:
+    """One line of a table of steps."""
+    ours, plain, careful = (scale * times[name] for name in ("gradstep", "plain NumPy", "careful NumPy"))
+    shown = " | ".join(f"{t:,.2f} {unit}" if t < 10 else f"{t:,.0f} {unit}" for t in (ours, plain, careful))
+    return f"| {what} | {shown} | {plain / ours:.1f}× | {careful / ours:.1f}× |"
 
 
 def main() -> None:

@@ -81,6 +81,13 @@ def test_prints_are_kept_apart_and_told(tmp_path):
     assert "It prints, 1 line in all: hello" in verdict.notes
 
 
+@pytest.mark.parametrize("name", ["torch", "numpy", "random"])
+def test_a_file_with_a_librarys_name_is_refused_before_it_is_in_the_way(name, tmp_path):
+    file = tmp_path / f"{name}.py"
+    file.write_text(source())
+    assert f"{name}.py has the name of a library" in check_file(f"{file}:Mine", "sgd").reason
+
+
 def test_no_file_is_a_verdict_too(tmp_path):
     assert "there is no file" in check_file(f"{tmp_path}/none.py:Mine", "sgd").reason
 

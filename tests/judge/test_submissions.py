@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gradstep
+import gradstep.numpy
 from gradstep.judge import Outcome, Status
 from tests.judge.submissions import misbehaving, numpy_wrong, right, torch_wrong
 
@@ -170,6 +171,93 @@ def test_a_rule_of_ones_own_is_judged_too():
 
     assert gradstep.check(lambda p, g, s, t, lr=1e-3: (p - lr / 2 * g, s), HalfSGD).passed
     assert gradstep.check(lambda p, g, s, t, lr=1e-3: (p + lr / 2 * g, s), HalfSGD).matches[0].mistakes == ("ascent",)
+
+
+class _Odd(right.InPlace):
+    """Nothing that anybody would write."""
+
+    def one(self, p, g, s, b1, b2, lr, eps, wd):
+        super().one(p, g.cos(), s, b1, b2, lr, eps, wd)
+
+
+def test_what_is_like_nothing_known_is_not_compared_with_something_far(monkeypatch):
+    monkeypatch.setattr("gradstep.judge.diagnosis.PATIENCE", 0.1)
+    assert "none comes near" in gradstep.check(_Odd, "adamw").nearest
+
+
+def test_what_is_nearly_something_known_is_compared_with_it(monkeypatch):
+    monkeypatch.setattr("gradstep.judge.diagnosis.PATIENCE", 0.1)
+
+    def step(p, g, state, step, lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0):
+        lr = lr * 1.01 if step > 40 else lr  # only the longest scenario sees it
+        buffer = momentum * state.get("b", 0.0) + (1 - momentum) * (g + weight_decay * p)
+        return p - lr * buffer, {"b": buffer}
+
+    nearest = gradstep.check(step, "sgd").nearest
+    assert "Nearest: SGD with the momentum as an average" in nearest
+
+
+def test_two_mistakes_in_the_mathematics_and_one_around_it_are_named():
+    """As pytorch_optimizer's AdaFactor has it, which is Hugging Face's but for the count."""
+
+    class Adafactor(torch.optim.Optimizer):
+        def __init__(self, params, lr=1e-2, beta2_decay=-0.8, eps=(1e-30, 1e-3), d=1.0, weight_decay=0.0):
+            self.t = 0
+            defaults = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
+            super().__init__(params, defaults)
+
+        def state_dict(self):
+            return {**super().state_dict(), "t": self.t}
+
+        def load_state_dict(self, state_dict):
+            self.t = state_dict.pop("t")
+            super().load_state_dict(state_dict)
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            loss = None if closure is None else torch.enable_grad()(closure)()
+            self.t += 1
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self.one(p, p.grad, self.state[p], group)
+            return loss
+
+        def one(self, p, g, s, group):
+            rest = self.t ** group["beta2_decay"]
+            alpha = max(group["eps"][1], p.square().mean().sqrt().item()) * min(group["lr"], self.t**-0.5)
+            square = g * g + group["eps"][0]
+            if p.ndim < 2:
+                s["v"] = v = s.get("v", 0.0) + rest * (square - s.get("v", 0.0))
+            else:
+                row, col = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
+                s["r"] = s.get("r", 0.0) + rest * (row - s.get("r", 0.0))
+                s["c"] = s.get("c", 0.0) + rest * (col - s.get("c", 0.0))
+                v = s["r"] * s["c"] / s["r"].mean(-2, keepdim=True)
+            u = g / v.sqrt()
+            u /= max(1.0, u.square().mean().sqrt().item() / group["d"])
+            p.mul_(1 - alpha * group["weight_decay"]).sub_(alpha * u)
+
+    verdict = gradstep.check(Adafactor, "adafactor")
+    assert set(verdict.matches[0].mistakes) == {"eps1-added", "decay-by-alpha", "steps-of-all"}
+
+
+def test_a_file_is_judged_in_a_process_of_its_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def step(p, g, state, t, lr=1e-3):\n    while t > 2: pass\n    return p - lr * g, state\n")
+    verdict = gradstep.check(f"{file}:step", "sgd", time_limit=1.0)
+    assert verdict.status is Status.UNJUDGED
+    assert "did not end within 1 s" in verdict.reason
+    file.write_text("def step(p, g, state, t, lr=1e-3):\n    return p - lr * g, state\n")
+    assert gradstep.check(f"{file}:step", "sgd").passed
+    with pytest.raises(TypeError, match="by the name of a rule"):
+        gradstep.check(f"{file}:step", gradstep.RULES["SGD"])
+    with pytest.raises(TypeError, match="parameter is a name in it"):
+        gradstep.check(f"{file}:step", "sgd", parameter=gradstep.numpy.Parameter)
+    with pytest.raises(ValueError, match="a process of its own"):
+        gradstep.check(torch.optim.SGD, "sgd", time_limit=1.0)
+    with pytest.raises(TypeError, match="is for a file"):
+        gradstep.check(torch.optim.SGD, "sgd", parameter="Tensor")
 
 
 def test_unknown_names_are_refused_with_the_nearest():

@@ -42,7 +42,7 @@ def test_the_way_through_a_challenge(learn, tmp_path):
     file.write_text(SGD.solution.replace("-= self.lr", "+= self.lr"))
     failed = learn("check", "sgd", code=1)
     assert "Not yet: SGD in NumPy" in failed
-    assert "sign, size and the correction of the first step; step 1" in " ".join(failed.split())
+    assert "sign, size and the correction of the first step step 1, parameter 1" in " ".join(failed.split())
     assert "climbs" not in failed
     assert failed.rstrip().endswith("Next: gradstep learn hint sgd")
     assert "climbs" in learn("hint", "sgd")
@@ -64,6 +64,29 @@ def test_the_way_through_a_challenge(learn, tmp_path):
     assert "2 of 3 right" in answered
     assert answered.rstrip().endswith("Next: gradstep learn start momentum")
     assert "2 of 3" in learn()
+
+
+def test_what_raises_everywhere_is_told_once_and_is_the_hint(learn, tmp_path):
+    learn("start", "sgd")
+    (tmp_path / "gradstep-course" / "sgd_numpy.py").write_text(SGD.solution.replace("-= self.lr", "-= rate"))
+    failed = " ".join(learn("check", "sgd", code=1).split())
+    assert failed.count("NameError: name 'rate' is not defined") == 1
+    assert "probes fail" in failed
+    assert "NameError: name 'rate' is not defined" in " ".join(learn("hint", "sgd").split())
+
+
+def test_one_probe_fails(learn, tmp_path):
+    learn("start", "momentum")
+    momentum = CHALLENGES["momentum"].lesson.code["numpy"].solution
+    without = momentum.replace("p.grad + self.momentum * self.buffers[i] if self.nesterov else ", "")
+    (tmp_path / "gradstep-course" / "momentum_numpy.py").write_text(without)
+    assert "1 of 37 probes fails" in learn("check", "momentum", code=1)
+
+
+def test_another_folder_is_thought_of(learn, tmp_path):
+    assert "is yours in another folder (--dir)?" in " ".join(learn("check", "sgd", code=2).split())
+    learn("start", "sgd")
+    assert "another folder" not in learn("check", "adam", code=2)
 
 
 def test_after_a_challenge_come_its_own_questions(learn, tmp_path):
@@ -109,7 +132,7 @@ def test_a_notebook(learn, tmp_path):
         (("quiz", "sgd", "--answers", "b,a,x"), "question 3"),
         (("run", "nothing"), "ravine"),
         (("step-through", "--lr", "-1"), "Invalid learning rate"),
-        (("start", "sgd", "--dir", "file"), "file"),
+        (("start", "sgd", "--dir", "file"), "file is a file; a course needs a folder"),
     ],
 )
 def test_what_is_wrong_is_said(learn, tmp_path, words, says):

@@ -33,9 +33,9 @@ def check(
 ) -> None:
     """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
     from gradstep.judge.catalogue import CONVENTIONS
+    from gradstep.judge.checking import rule_of
     from gradstep.judge.isolation import check_file
     from gradstep.judge.table import table
-    from gradstep.judge.trial import rule_of
 
     if convention not in CONVENTIONS:
         raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")

@@ -93,7 +93,7 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
             [(some(), some(), some()) for _ in range(4)],
             groups=({}, {"lr": LR / 4, "weight_decay": DECAY / 3}, {"lr": 2 * LR}),
         ),
-        make("saved", "state through state_dict", full, make.several(8), reload_at=4),
+        make("saved", "state saved and restored in mid-run", full, make.several(8), reload_at=4),
         make(
             "shapes",
             "numbers without dimensions, vectors, three dimensions, strided memory",

@@ -27,6 +27,9 @@ PATIENCE = 2.0
 AROUND = ("kept gradient", "saved", "groups", "skipped", "rate changed")
 """Scenarios about what is around the mathematics: mistakes there show in one of them, and come beside others."""
 
+NEAR = 0.5
+"""The share of what is wrong that a mistake has to explain, more than it leaves worse, to be named as the nearest."""
+
 COARSE = "float32"
 PRECISIONS = ("float64", COARSE)
 """What a submission may compute in; the finer one is tried first."""
@@ -132,8 +135,22 @@ def find(evidence: Evidence, convention: str) -> Found:
     if odd and len(odd) < len(right):
         rest = evidence.without(odd)
         if found := _singles(rest, convention) or _agreeing(rest, _pairs(rest)[0], end):
-            return replace(found, unexplained=odd)
+            return _beside(evidence, found) or _partial(evidence, found)
     return _agreeing(evidence, unlikely, end) or Found()
+
+
+def _beside(evidence: Evidence, found: Found) -> Found | None:
+    """What explains the mathematics, with one mistake more that explains what is around it."""
+    mistakes = found.variants[0].mistakes
+    others = [(*mistakes, *v.mistakes) for v in catalogue(evidence.rule) if v.mistakes[0] not in mistakes]
+    return _agreeing(evidence, others, time.process_time() + PATIENCE)
+
+
+def _partial(evidence: Evidence, found: Found) -> Found:
+    """What explains the mathematics, and the scenarios that it does not explain."""
+    agrees = evidence.agreement(found.variants[0], found.precision)
+    unexplained = tuple(s.name for s, right in zip(evidence.scenarios, agrees) if not right)
+    return replace(found, unexplained=unexplained)
 
 
 def _singles(evidence: Evidence, convention: str) -> Found | None:
@@ -197,17 +214,18 @@ def _makeable(rule: type[Rule], combinations_: Iterator[tuple[Mistake, ...]]) ->
 
 
 def nearest(evidence: Evidence) -> str:
-    """Where nothing agrees: the one mistake that explains most of what is wrong, in words."""
-    wrong = ~np.array(evidence.agreement(evidence.true, "float32"))
-    if not wrong.any():
+    """Where nothing agrees: the one mistake that explains most of what is wrong, in words; or that none comes near."""
+    right = np.array(evidence.agreement(evidence.true, COARSE))
+    if right.all():
         return ""
-    scores = [(int((np.array(evidence.agreement(v, "float32")) & wrong).sum()), v) for v in catalogue(evidence.rule)]
-    best, candidate = max(scores, key=lambda scored: scored[0])
-    if not best:
-        return "No known mistake, and no two, do what it does."
+    agreements = [(np.array(evidence.agreement(v, COARSE)), v) for v in catalogue(evidence.rule)]
+    agrees, candidate = max(agreements, key=lambda found: int(found[0].sum()))
+    if agrees.sum() - right.sum() < NEAR * (~right).sum():
+        return "No known mistake, and no two, do what it does, and none comes near."
     return (
-        f"No known mistake, and no two, do all that it does. Nearest: {candidate.sentence}, which agrees in {best} of "
-        f"{int(wrong.sum())} scenarios that it fails; look for {candidate.mistakes[0].look_for}."
+        f"No known mistake, and no two, do all that it does. Nearest: {candidate.sentence}, which agrees in "
+        f"{int((agrees & ~right).sum())} of {int((~right).sum())} scenarios that it fails; "
+        f"look for {candidate.mistakes[0].look_for}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from gradstep.judge.battery import LR
 from gradstep.judge.properties import Context, Property
 from gradstep.judge.subjects.base import NotOfferedError
-from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject
+from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, buffers_of
 from gradstep.judge.subjects.pure_function import FunctionSubject
 
 
@@ -51,6 +52,57 @@ def _nothing(context: Context) -> str:
     return "" if all(np.array_equal(p.data, b) for p, b in zip(params, before)) else "parameters without gradient move"
 
 
+def _stepped(context: Context) -> tuple[Any, list[Any]]:
+    """An optimizer after two steps."""
+    optimizer, params = _over(context, "float64")
+    for scale in (1.0, -0.5):
+        for p in params:
+            p.grad = (scale * np.linspace(-2, 3, 6).reshape(2, 3)).view(Gradient)
+        optimizer.step()
+    return optimizer, params
+
+
+def _state_copied(context: Context) -> str:
+    ends = []
+    for spoiled in (False, True):
+        optimizer, params = _stepped(context)
+        state = buffers_of(optimizer)
+        if spoiled:
+            _spoil(state)
+        for p in params:
+            p.grad = np.ones((2, 3)).view(Gradient)
+        optimizer.step()
+        ends.append([np.array(p.data) for p in params])
+    same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*ends))
+    return "" if same else "what get_momentum_state returns is the optimizer's own state, not a copy of it"
+
+
+def _spoil(state: Any) -> None:
+    for held in state or ():
+        for array in held if isinstance(held, (tuple, list)) else (held,):
+            if isinstance(array, np.ndarray):
+                array[...] = 99.0
+
+
+def _state_refused(context: Context) -> str:
+    optimizer, _ = _stepped(context)
+    state = deepcopy(buffers_of(optimizer))
+    if not state:
+        raise NotOfferedError("it keeps no buffers")
+    try:
+        optimizer.set_momentum_state(state[:1])
+    except Exception:
+        return ""
+    return "set_momentum_state takes the state of one parameter for two"
+
+
+def _step_count(context: Context) -> str:
+    optimizer, _ = _stepped(context)
+    if "step_count" not in dir(optimizer):
+        raise NotOfferedError("it has no step_count")
+    return "" if optimizer.step_count == 2 else f"step_count is {optimizer.step_count} after two steps"
+
+
 def _pure(context: Context) -> str:
     subject = context.subject
     if not isinstance(subject, FunctionSubject):
@@ -73,6 +125,21 @@ NUMPY = (
         _dtype,
     ),
     Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _nothing),
+    Property("state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`", _state_copied),
+    Property(
+        "state refused",
+        "a state of other parameters is refused",
+        "`if len(state) != len(self.params): raise ValueError` before anything is stored",
+        _state_refused,
+        essential=False,
+    ),
+    Property(
+        "step count",
+        "step_count counts the steps",
+        "`self.step_count += 1` once, at the end of step()",
+        _step_count,
+        essential=False,
+    ),
 )
 """For NumPy optimizers only."""
 

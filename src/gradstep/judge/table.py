@@ -28,8 +28,10 @@ def table(verdict: Verdict) -> RenderableType:
             found += f"; look for {probe.look_for}"
         grid.add_row(Text(sign(probe.outcome), style), Text(probe.name, style), probe.shows, Text(found))
     parts: list[RenderableType] = [grid] if verdict.probes else []
-    parts.append(Text(f"\n{headline(verdict)}", _RESULT.get(verdict.status, "bold red")))
+    head = Text(headline(verdict), _RESULT.get(verdict.status, "bold red"))
+    parts.append(Padding(head, (1, 0, 0, 0)) if parts else head)
     parts += [Padding(Text(line), (0, 0, 0, 2)) for line in diagnosis(verdict)]
     parts += [Padding(Text(f"Note: {note}", "dim"), (0, 0, 0, 2)) for note in verdict.notes]
-    parts.append(Text(f"{verdict.seconds:.1f} s", "dim"))
+    if verdict.seconds:
+        parts.append(Text(f"{verdict.seconds:.1f} s", "dim"))
     return Group(*parts)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from gradstep.judge.trial import check, rule_of
+from gradstep.judge.checking import check, rule_of
 from gradstep.rules import Rule
 
 

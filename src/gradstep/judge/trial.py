@@ -1,122 +1,26 @@
-"""The check: probes, then the diagnosis, then the verdict."""
+"""A submission before the judge: probes, then the diagnosis, then the verdict."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, final
 
 from gradstep.judge.battery import battery
-from gradstep.judge.catalogue import CONVENTIONS, Variant
+from gradstep.judge.catalogue import Variant
 from gradstep.judge.compare import Parting, parting, tolerance
 from gradstep.judge.diagnosis import Evidence, Found, accepted, as_match, find, nearest
 from gradstep.judge.observe import Failure, NotOffered, Observed, fitted, observe
 from gradstep.judge.properties import PROPERTIES, SETTINGS, Context, Property
 from gradstep.judge.replay import replay
-from gradstep.judge.scenario import Scenario, Values
-from gradstep.judge.subjects.base import Kind, Subject
-from gradstep.judge.subjects.detect import subject_of
+from gradstep.judge.scenario import Scenario
+from gradstep.judge.subjects.base import Subject
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
-from gradstep.rules import RULES, Rule, settings_of
-
-
-def check(
-    submission: Any,
-    rule: str | type[Rule],
-    settings: Mapping[str, Any] | None = None,
-    *,
-    convention: str = "torch",
-    kind: Kind | None = None,
-    parameter: Callable[[Values], Any] | None = None,
-    strict: bool = False,
-    watch: Callable[[str], None] = lambda probe: None,
-) -> Verdict:
-    """Judge an optimizer: does it compute the rule, and if not, what is the likely mistake?
-
-    It is run through some twenty small scenarios and compared, step by step, with the rule in float64; then through
-    probes of everything around the mathematics. Where it differs, it is compared with the catalogue of known mistakes,
-    one and two at a time. Everything runs in this process, without a time limit; ``gradstep check`` has both.
-
-    Args:
-        submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
-            ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``; its first state is ``{}``, its
-            first step 1.
-        rule: its name (``"adamw"``) or the rule itself, also one of your own.
-        settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
-            built into it; those that the rule does not have are given to the submission.
-        convention: whose reading of the rule counts as right: "torch", "paper", "optax", "tinytorch", "keras",
-            "huggingface" or "bitsandbytes". The others are then named as conventions.
-        kind: "torch", "numpy" or "function", where the form cannot be seen from the code.
-        parameter: for NumPy optimizers, what makes a parameter of an array (the framework's own tensor class).
-        strict: advice counts as failure.
-        watch: called with the name of each probe before it runs.
-
-    Returns:
-        The verdict: readable by ``str()``, with ``passed``, the probes and the diagnosis.
-
-    Raises:
-        ValueError: no such rule or convention.
-
-    Example:
-        >>> import numpy as np
-        >>> def forgetful(p, g, state, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
-        ...     m = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
-        ...     v = betas[1] * state.get("v", 0) + (1 - betas[1]) * g * g
-        ...     return p - lr * (m / (np.sqrt(v) + eps) + weight_decay * p), {"m": m, "v": v}
-        >>> verdict = check(forgetful, rule="adamw")
-        >>> verdict.passed
-        False
-        >>> verdict.matches[0].sentence
-        'AdamW with no bias correction'
-    """
-    started = time.perf_counter()
-    kind_of_rule = rule_of(rule)
-    if convention not in CONVENTIONS:
-        raise ValueError(f"No convention {convention!r}: there are {', '.join(CONVENTIONS)}")
-    blank = Verdict(name_of(submission), kind_of_rule.__name__, convention, Status.UNJUDGED, "")
-    try:
-        subject = subject_of(submission, kind_of_rule, settings or {}, kind, parameter)
-    except TypeError as error:
-        return replace(blank, reason=f"It could not be judged: {error}.")
-    trial = _Trial(subject, kind_of_rule, dict(settings or {}), convention, strict, watch)
-    with warnings.catch_warnings():
-        # What a submission warns of is judged by what comes out, also where warnings are errors.
-        warnings.simplefilter("ignore")
-        verdict = trial.verdict(blank)
-    return replace(verdict, seconds=time.perf_counter() - started)
-
-
-def rule_of(rule: str | type[Rule]) -> type[Rule]:
-    """The rule of that name, in any case.
-
-    Raises:
-        ValueError: there is none; the message names the nearest.
-    """
-    if isinstance(rule, type):
-        return rule
-    by_name = {name.lower(): found for name, found in RULES.items()}
-    if rule.lower() not in by_name:
-        near = get_close_matches(rule.lower(), by_name, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"No rule {rule!r}.{hint} There are {', '.join(by_name)}")
-    return by_name[rule.lower()]
-
-
-def name_of(submission: Any) -> str:
-    """What a submission is called."""
-    if isinstance(submission, functools.partial):
-        return name_of(submission.func)
-    named = isinstance(submission, type) or inspect.isroutine(submission)
-    return str(submission.__name__ if named else type(submission).__name__)
+from gradstep.rules import Rule, settings_of
 
 
 @final
-class _Trial:
+class Trial:
     """One submission before the judge."""
 
     def __init__(
@@ -146,7 +50,7 @@ class _Trial:
         right = found.variants[:1] if certain and found.variants[0] in self._accepted() else ()
         base = right[0] if right else evidence.true
         probes, parted = self._trajectories(scenarios, base, found)
-        probes += self._properties(agrees=bool(right))
+        probes += self._properties(agrees=bool(right)) if self.seen else []
         status, reason = self._status(probes, found, bool(right))
         named = tuple(v for v in found.variants if v.mistakes) if not right else ()
         return replace(

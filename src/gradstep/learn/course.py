@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from gradstep.judge import Status, Verdict
-from gradstep.learn.challenges import CHALLENGES, Challenge
+from gradstep.learn.challenges import Challenge
 from gradstep.learn.checking import check_file, unwritten
-from gradstep.learn.experiments import EXPERIMENTS
-from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
+from gradstep.learn.lesson import Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
 
 FOLDER = "gradstep-course"
@@ -57,10 +56,21 @@ class Course:
 
     @staticmethod
     def at(folder: Path | None) -> Course:
-        """The course in this folder; by default the current folder if there is one in it, else ``gradstep-course``."""
+        """The course in this folder; by default the current folder if there is one in it, else ``gradstep-course``.
+
+        Raises:
+            ValueError: it is a file.
+        """
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; a course needs a folder")
         if folder is not None:
             return Course(folder, f" --dir {shlex.quote(str(folder))}")
         return Course(Path() if Path(FILE).exists() else Path(FOLDER))
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was done in it."""
+        return (self.folder / FILE).exists()
 
     def progress(self) -> Progress:
         """What was done so far."""
@@ -174,6 +184,7 @@ class Course:
 def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
     """The answers to all questions of a challenge.
 
+    >>> from gradstep.learn.challenges import CHALLENGES
     >>> [answer.right for answer in grade(CHALLENGES["sgd"], ["b", "a", "a"])]
     [True, True, False]
     """
@@ -198,36 +209,9 @@ def diagnosis(verdict: Verdict) -> tuple[str, ...]:
             pieces[0] += f" Some libraries do so on purpose: --convention {match.conventions[0]} accepts it."
         return (*pieces, *(f"Look for: {text}." for text in match.look_for), *(f"Read: {t}." for t in match.read))
     about = [f"About {p.name!r} ({p.shows}): look for {p.look_for}." for p in verdict.failed() if p.look_for]
-    if verdict.status is Status.DIFFERS or not verdict.failed():
+    if verdict.status is Status.DIFFERS or not about:
         about.insert(0, verdict.reason)
     return tuple(dict.fromkeys(about))
-
-
-def advice(progress: Progress, course: Course, passed: Challenge | None = None) -> str:
-    """The command that comes next: what was begun is passed, then asked about; then the next is begun.
-
-    Args:
-        progress: what was done.
-        course: where.
-        passed: a challenge that was passed just now: its own questions come first.
-    """
-    framework = progress.framework
-    if passed is not None and passed.name not in progress.answers:
-        return f"gradstep learn quiz {passed.name}{course.option}"
-    works = {name: progress.of(name, framework) for name in CHALLENGES}
-    begun = [name for name, work in works.items() if work is not None and not work.passed]
-    unasked = [name for name, work in works.items() if work is not None and name not in progress.answers]
-    new = [name for name, work in works.items() if work is None]
-    for act, names in (("check", begun), ("quiz", unasked), ("start", new)):
-        if names:
-            return f"gradstep learn {act} {names[0]}{course.option}"
-    for experiment in EXPERIMENTS:
-        if experiment not in progress.experiments:
-            return f"gradstep learn run {experiment}{course.option}"
-    other = next(f for f in FRAMEWORKS if f != framework)
-    if any(progress.of(name, other) is None for name in CHALLENGES):
-        return f"gradstep learn start sgd --{other}{course.option}"
-    return "gradstep race digits"
 
 
 def _made(file: Path, content: str) -> bool:

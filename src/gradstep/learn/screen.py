@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.markdown import Markdown
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn.challenges import CHALLENGES, Challenge
+from gradstep.learn.checking import unwritten
 from gradstep.learn.course import Answer, Course, Hint, Written
 from gradstep.learn.experiments import EXPERIMENTS, Experiment, Finding
 from gradstep.learn.lesson import FRAMEWORKS, LETTERS, SECTIONS, Framework, Question
@@ -22,8 +24,8 @@ from gradstep.learn.steps import Line
 WIDTH = 100
 """Columns of running text, where the terminal is wider."""
 
-_SHOWN = 4
-"""Failed probes told after a check."""
+_SHOWN = 2
+"""Failed probes told in full after a check; of the others the names."""
 
 
 def overview(progress: Progress, course: Course) -> RenderableType:
@@ -84,32 +86,53 @@ def started(challenge: Challenge, framework: Framework, written: Written) -> Ren
     )
 
 
-def checked(challenge: Challenge, framework: Framework, verdict: Verdict) -> RenderableType:
+def missing(file: Path, course: Course) -> RenderableType:
+    """A file that is not there, and whether it is looked for in the right place."""
+    if course.begun:
+        return Text(f"There is no file {file} yet.")
+    return Text(f"There is no file {file}, and no course in {course.folder}: is yours in another folder (--dir)?")
+
+
+def checked(challenge: Challenge, framework: Framework, verdict: Verdict, file: Path) -> RenderableType:
     """How it went: what fails and where numbers part; what the mistake is, hints tell."""
+    if unwritten(verdict):
+        return Text(f"There is still something to write in {file}: look for `Your turn`.")
     what, failed = challenge.described(framework), verdict.failed()
     if verdict.passed:
         parts: list[RenderableType] = [Text(f"Passed. {verdict.reason}", "bold green")]
     elif verdict.status is Status.UNJUDGED:
         parts = [Text(verdict.reason, "bold red")]
     else:
-        count = f", {len(failed)} of {len(verdict.probes)} probes fail." if failed else f". {verdict.reason}"
+        fails = "fails" if len(failed) == 1 else "fail"
+        count = f", {len(failed)} of {len(verdict.probes)} probes {fails}." if failed else f". {verdict.reason}"
         parts = [Text(f"Not yet: {what}{count}", "bold red")]
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for probe in failed[:_SHOWN]:
-        about = Text(probe.shows) if probe.detail in ("", probe.shows) else Text(f"{probe.shows}; {probe.detail}")
-        grid.add_row(Text(probe.name, "red"), about)
-    more = len(failed) - _SHOWN
-    if more > 0:
-        grid.add_row("", Text(f"and {more} more (--all shows everything, the diagnosis too)", "dim"))
+    told = tuple(dict.fromkeys(p.detail for p in failed))  # an error that arises everywhere is told once
+    for detail in told[:_SHOWN]:
+        probe = next(p for p in failed if p.detail == detail)
+        grid.add_row(Text(probe.name, "red"), Text(probe.shows))
+        if detail not in ("", probe.shows):
+            grid.add_row("", Text(detail))
+    others = [p.name for p in failed if p.detail not in told[:_SHOWN]]
+    if others:
+        grid.add_row(Text("and also", "dim"), Text(f"{', '.join(others)} (--all shows everything)", "dim"))
     parts += [grid] if failed else []
     parts += [Padding(Text(f"Note: {note}", "dim"), (0, 0, 0, 2)) for note in verdict.notes]
     return Group(*parts)
 
 
-def hint(given: Hint) -> RenderableType:
-    """One hint with its number."""
+def hints(challenge: Challenge, framework: Framework, given: Sequence[Hint | None]) -> list[RenderableType]:
+    """Hints with their numbers; None where there are no more."""
+    if not given:
+        return [Text(f"You have had no hint for {challenge.described(framework)} since the last check.")]
+    return [_hint(challenge, one) for one in given]
+
+
+def _hint(challenge: Challenge, given: Hint | None) -> RenderableType:
+    if given is None:
+        return Text(f"These were all hints for {challenge.name}.")
     return Group(Text(f"Hint {given.number} of {given.of}", "bold"), Markdown(given.text))
 
 

@@ -91,7 +91,7 @@ class ArrayBatch(Batch):
     Args:
         spec: what is computed.
         columns: the gradients, the parameters, and each slot.
-        rows: (n,) the row of coefficients of each parameter.
+        table: where they begin, and what else the engine needs to know of each parameter.
         coefficients: (rows, names) in float64.
     """
 
@@ -99,24 +99,14 @@ class ArrayBatch(Batch):
         self,
         spec: UpdateSpec,
         columns: Sequence[Sequence[Floats]],
-        rows: Sequence[int],
+        table: Int64s,
         coefficients: Sequence[Sequence[float]],
     ) -> None:
         self.spec = spec
-        self.rows = np.array(rows, dtype=np.int64)
-        self.keys = np.zeros(len(rows), dtype=np.int64)  # nothing is rounded at random
+        self.table = table
         self.coefficients = np.array(coefficients, dtype=np.float64)
         self.threads = _threads()
         self._columns = columns
-
-    @property
-    def lengths(self) -> Int64s:
-        return np.array([a.size for a in self._columns[0]], dtype=np.int64)
-
-    @property
-    def addresses(self) -> Int64s:
-        places = [[a.__array_interface__["data"][0] for a in arrays] for arrays in zip(*self._columns)]
-        return np.array(places, dtype=np.int64)
 
     @property
     def columns(self) -> Sequence[Sequence[Floats]]:

@@ -1,15 +1,15 @@
-"""Everything that a step needs of every parameter, looked at before anything is changed."""
+"""What there is of every parameter, looked at before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
 from gradstep.engines.base import Engine, UpdateSpec
-from gradstep.numpy.base import Floats, HasGradient, array_of
+from gradstep.numpy.base import Floats, HasGradient
 from gradstep.numpy.batch import choose, is_dense, spec_of
 from gradstep.rules import Rule, Slot
 
@@ -20,27 +20,29 @@ Buffers = list[Any]
 @final
 @dataclass(frozen=True)
 class Member:
-    """One parameter that has a gradient, ready to be updated.
+    """One parameter that is to be updated.
 
     Attributes:
         index: its place in the list of parameters.
-        param, grad: its arrays; the gradient in the parameter's type of elements.
+        param: its array.
         slots: its state by name; new where there was none.
         engine, spec: who updates it, and what is computed.
     """
 
     index: int
     param: Floats
-    grad: Floats
     slots: dict[str, Floats]
     engine: Engine
     spec: UpdateSpec
 
 
-def gather(params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], wish: str) -> list[Member]:
-    """The parameters that have a gradient.
+def gather(
+    active: Iterable[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], wish: str
+) -> list[Member]:
+    """Some of the parameters, with their state.
 
     Args:
+        active: the places of those that are to be updated.
         params: all parameters.
         rule: what is computed.
         buffers: the state so far.
@@ -52,20 +54,16 @@ def gather(params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buff
     """
     coefficients = tuple(rule.coefficients(1, **rule.scalars))
     members = []
-    for i, param in enumerate(params):
-        if param.grad is None:
-            continue
+    for i in active:
         label = f"parameter {i}"
-        data = usable(param.data, label)
-        grad = fitting(array_of(param.grad), data, data.shape, f"the gradient of {label}")
+        data = usable(params[i].data, label)
         slots = {
             slot.name: _slot(slot, buffers[slot.name][i] if slot.name in buffers else None, data, label)
             for slot in rule.slots(data.ndim)
         }
         dtype = data.dtype.name
-        engine, _ = choose(wish, type(rule), dtype, is_dense([data, grad, *slots.values()]))
-        spec = spec_of(type(rule), tuple(slots), coefficients, dtype)
-        members.append(Member(i, data, grad, slots, engine, spec))
+        engine, _ = choose(wish, type(rule), dtype, is_dense([data, *slots.values()]))
+        members.append(Member(i, data, slots, engine, spec_of(type(rule), tuple(slots), coefficients, dtype)))
     return members
 
 
@@ -100,7 +98,8 @@ def fitting(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> Flo
     if not isinstance(array, np.ndarray) or array.shape != shape:
         found = f"shape {array.shape}" if isinstance(array, np.ndarray) else f"the type {type(array).__name__}"
         raise ValueError(f"{label} must be an array of shape {shape}, but has {found}")
-    if array.dtype == data.dtype and (array.strides == data.strides or shape != data.shape):
+    same_order = array.strides == data.strides or shape != data.shape
+    if array.dtype == data.dtype and same_order and array.flags.aligned:
         return array
     if not np.can_cast(array.dtype, data.dtype, "same_kind"):
         raise TypeError(f"{label} must hold real numbers, but is of {array.dtype}")

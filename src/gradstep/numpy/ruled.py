@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from gradstep.engines.base import Engine, UpdateSpec
+import numpy as np
+
+from gradstep.engines.base import ROW
 from gradstep.numpy import checkpoint
-from gradstep.numpy.base import HasGradient, Optimizer
+from gradstep.numpy.base import Floats, HasGradient, Optimizer
 from gradstep.numpy.batch import ArrayBatch, check_engine, choose, is_dense
 from gradstep.numpy.gather import Buffers, Member, gather
 from gradstep.numpy.settings import changed, checked, signature_of
+from gradstep.numpy.table import Part, Table
 from gradstep.rules import Rule, settings_of
 
 Age = tuple[float, ...]
@@ -65,6 +67,7 @@ class RuleOptimizer(Optimizer, ABC):
         super().__init__(params)
         self._rule = rule
         self._engine = engine
+        self._table: Table | None = None  # of the last step
         self.update_counts = [0] * len(self.params)
         self.buffers: dict[str, Buffers] = {}
         self.scalars = {name: [start] * len(self.params) for name, start in rule.scalars.items()}
@@ -84,33 +87,38 @@ class RuleOptimizer(Optimizer, ABC):
         """
         if len(self.params) != len(self.update_counts):
             raise ValueError(f"params holds {len(self.params)} parameters, the state {len(self.update_counts)}")
-        parts: defaultdict[tuple[Engine, UpdateSpec], list[Member]] = defaultdict(list)
-        for member in gather(self.params, self._rule, self.buffers, self._engine):
-            parts[member.engine, member.spec].append(member)
-        for engine, spec in parts:
-            engine.prepare(spec)
-        for (engine, spec), members in parts.items():
-            self._update(engine, spec, members)
+        active = [i for i, param in enumerate(self.params) if param.grad is not None]
+        table, new = self._table, list[Member]()
+        if table is None or not table.holds(active, self.params, self._rule, self.buffers):
+            new = gather(active, self.params, self._rule, self.buffers, self._engine)
+            table = Table(new, self._rule)
+        gradients = [part.gradients(self.params) for part in table.parts]
+        for part in table.parts:
+            part.engine.prepare(part.spec)
+        # What may fail is done: now the state.
+        for member in new:
+            for name, slot in member.slots.items():
+                self.buffers_of(name)[member.index] = slot
+        for part, grads in zip(table.parts, gradients):
+            self._update(part, grads)
+        self._table = table
         self.step_count += 1
 
-    def _update(self, engine: Engine, spec: UpdateSpec, members: list[Member]) -> None:
-        ages = [self._age(m.index) for m in members]
+    def _update(self, part: Part, gradients: list[Floats]) -> None:
+        kept: list[Sequence[float]] = [self.update_counts, *self.scalars.values()]
+        ages: list[Age] = list(zip(*([values[i] for i in part.members] for values in kept)))
         rows = {age: self._coefficients(age) for age in dict.fromkeys(ages)}
         numbers = {age: row for row, age in enumerate(rows)}
         sign = -1.0 if self._rule.maximize else 1.0
-        table = [[*(row[name] for name in spec.coefficients[:-1]), sign] for row in rows.values()]
-        slots = [[m.slots[name] for m in members] for name in spec.slots]
-        columns = [[m.grad for m in members], [m.param for m in members], *slots]
-        engine.update(ArrayBatch(spec, columns, [numbers[age] for age in ages], table))
-        for member, age in zip(members, ages):
-            self.update_counts[member.index] += 1
+        coefficients = [[*(row[name] for name in part.spec.coefficients[:-1]), sign] for row in rows.values()]
+        columns = [gradients, *part.columns(self.params, self.buffers)]
+        columns[1] = list(map(np.asarray, columns[1]))  # no subclass with a product of its own
+        part.table[:, ROW] = [numbers[age] for age in ages]
+        part.engine.update(ArrayBatch(part.spec, columns, part.table, coefficients))
+        for i, age in zip(part.members, ages):
+            self.update_counts[i] += 1
             for name, values in self.scalars.items():
-                values[member.index] = rows[age][name]
-            for name, slot in member.slots.items():
-                self.buffers_of(name)[member.index] = slot
-
-    def _age(self, index: int) -> Age:
-        return self.update_counts[index], *(values[index] for values in self.scalars.values())
+                values[i] = rows[age][name]
 
     def _coefficients(self, age: Age) -> dict[str, float]:
         updates, *scalars = age
@@ -173,6 +181,9 @@ class RuleOptimizer(Optimizer, ABC):
         buffers = {name: checkpoint.restored(held, self.params, rule, name) for name, held in state["buffers"].items()}
         self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
         self.scalars, self.buffers = scalars, buffers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_table": None}  # a copy's arrays lie elsewhere
 
     if TYPE_CHECKING:  # the settings, which only the rule knows
 

@@ -1,44 +1,22 @@
 """A tensor that remembers how it was made, and hands gradients back to what it was made from.
 
 Every operation notes, for each tensor that it was given, how a gradient of its result becomes a gradient of that
-tensor (a *pullback*: the transposed Jacobian applied to the gradient). :meth:`Tensor.backward` walks these notes from
-the last to the first: reverse-mode differentiation.
+tensor (a *pullback*: the transposed Jacobian applied to the gradient). How :meth:`Tensor.backward` walks these notes is
+in ``graph.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gradstep.numpy.base import Floats, array_of
-
-Pullback = Callable[[Floats], Any]
-"""From the gradient of a result to the gradient of one thing it was made from; may still have broadcast axes."""
+from gradstep.numpy.base import Floats
+from gradstep.numpy.graph import Edge, propagate, recording
 
 Axis = int | tuple[int, ...] | None
-
-_recording: ContextVar[bool] = ContextVar("recording", default=True)
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Compute without remembering: results need no gradient and keep nothing alive.
-
-    >>> w = Tensor([1.0], requires_grad=True)
-    >>> with no_grad():
-    ...     (2 * w).requires_grad
-    False
-    """
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
 
 
 @final
@@ -57,6 +35,7 @@ class Tensor:
         data: the array.
         grad: the gradient, an array of the same shape and type; None before the first :meth:`backward`, and again
             after ``optimizer.zero_grad()``. Further calls add to it.
+        edges: the tensors it was made from that require a gradient, each with its pullback.
 
     Raises:
         TypeError: another dtype.
@@ -68,13 +47,13 @@ class Tensor:
         array([2., 4., 6.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_edges", "data", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "data", "edges", "grad", "requires_grad")
     __array_ufunc__ = None  # so that array * tensor comes to Tensor.__rmul__
 
     data: Floats
     grad: Any
     requires_grad: bool
-    _edges: tuple[tuple[Tensor, Pullback], ...]
+    edges: tuple[Edge, ...]
 
     def __init__(self, data: ArrayLike | Tensor, requires_grad: bool = False, dtype: DTypeLike = np.float32) -> None:
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -82,7 +61,7 @@ class Tensor:
         self.data = np.array(data.data if isinstance(data, Tensor) else data, dtype=dtype)
         self.grad = None
         self.requires_grad = requires_grad
-        self._edges = ()
+        self.edges = ()
 
     # -- the array ----------------------------------------------------------------------------------------------
 
@@ -278,47 +257,14 @@ class Tensor:
         first = np.ones_like(self.data) if gradient is None else np.asarray(gradient, dtype=self.dtype)
         if first.shape != self.shape:
             raise ValueError(f"the gradient has shape {first.shape}, the tensor {self.shape}")
-        pending: dict[int, Floats] = {id(self): first}
-        for tensor in _latest_first(self):
-            g = pending.pop(id(tensor))
-            if not tensor._edges:
-                # A copy: it may be a view of another's gradient, and ``p.grad *= 0.5`` must not reach that.
-                tensor.grad = np.array(g if tensor.grad is None else array_of(tensor.grad) + g, dtype=tensor.dtype)
-            for source, pullback in tensor._edges:
-                part = _summed_to(np.asarray(pullback(g), dtype=source.dtype), source.shape)
-                pending[id(source)] = part if id(source) not in pending else pending[id(source)] + part
+        propagate(self, first)
 
 
-def _result(data: Any, *edges: tuple[Tensor, Pullback]) -> Tensor:
+def _result(data: Any, *edges: Edge) -> Tensor:
     """What an operation gives; it remembers those of its sources that require a gradient."""
     result = Tensor.__new__(Tensor)
     result.data = np.asarray(data)
     result.grad = None
-    result._edges = tuple(edge for edge in edges if edge[0].requires_grad) if _recording.get() else ()
-    result.requires_grad = bool(result._edges)
+    result.edges = tuple(edge for edge in edges if edge[0].requires_grad) if recording() else ()
+    result.requires_grad = bool(result.edges)
     return result
-
-
-def _latest_first(last: Tensor) -> list[Tensor]:
-    """Every tensor before those that it was made from. Not recursive: a graph may be deeper than Python's stack."""
-    order, seen, path = [], {id(last)}, [(last, iter(last._edges))]
-    while path:
-        tensor, edges = path[-1]
-        for source, _ in edges:
-            if id(source) not in seen:
-                seen.add(id(source))
-                path.append((source, iter(source._edges)))
-                break
-        else:
-            order.append(tensor)
-            path.pop()
-    return order[::-1]
-
-
-def _summed_to(g: Floats, shape: tuple[int, ...]) -> Floats:
-    """A gradient over the axes that broadcasting added or stretched: their sum, since each was the same number."""
-    if g.shape == shape:
-        return g
-    added = g.ndim - len(shape)
-    stretched = tuple(added + i for i, n in enumerate(shape) if n == 1)
-    return np.asarray(g.sum(axis=(*range(added), *stretched))).reshape(shape)

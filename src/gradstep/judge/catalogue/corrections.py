@@ -12,7 +12,7 @@ MISTAKES = (
     Mistake(
         "no-bias-correction",
         "no bias correction",
-        "dividing m by `1 - beta1**t` and v by `1 - beta2**t`, with t = 1 at the first step",
+        "m divided by `1 - beta1**t` and v by `1 - beta2**t`, with t = 1 at the first step: neither is there",
         _READ,
         (
             lines(*((e.find, e.replace) for e in (*_NO_M.edits, *_NO_V.edits))),
@@ -23,14 +23,14 @@ MISTAKES = (
     Mistake(
         "no-m-correction",
         "no bias correction of the average gradient",
-        "m divided by `1 - beta1**t`",
+        "m divided by `1 - beta1**t`: it is not there",
         _READ,
         (_NO_M, _NO_M_NADAM),
     ),
     Mistake(
         "no-v-correction",
         "no bias correction of the average square",
-        "v divided by `1 - beta2**t`",
+        "v divided by `1 - beta2**t`: it is not there",
         _READ,
         (_NO_V, _NO_V_RADAM),
     ),

@@ -8,6 +8,17 @@ _CLOCKED = ("SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adaf
 _COUNTED = ("Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 _STATED = ("Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Lion", "Adafactor", "SGD")
 _TORCH = "the documentation of torch.optim.Optimizer"
+_DEBIASED = (
+    Edit(
+        "s._m = c.beta1 * s._m + c.rest1 * g",
+        "hat = (c.beta1**c.step - c.beta1) / (c.beta1**c.step - 1)\ns._m = hat * s._m + (1 - hat) * g",
+    ),
+    Edit(
+        "s._v = c.beta2 * s._v + c.rest2 * _x",
+        "hat = (c.beta2**c.step - c.beta2) / (c.beta2**c.step - 1)\ns._v = hat * s._v + (1 - hat) * _x",
+    ),
+)
+"""Averages that are unbiased at every step, as long as every step is one of theirs."""
 
 MISTAKES = (
     Mistake(
@@ -29,21 +40,22 @@ MISTAKES = (
         (
             Change(
                 edits=(
-                    Edit(
-                        "s._m = c.beta1 * s._m + c.rest1 * g",
-                        "hat = (c.beta1**c.step - c.beta1) / (c.beta1**c.step - 1)\ns._m = hat * s._m + (1 - hat) * g",
-                    ),
-                    Edit(
-                        "s._v = c.beta2 * s._v + c.rest2 * _x",
-                        "hat = (c.beta2**c.step - c.beta2) / (c.beta2**c.step - 1)\ns._v = hat * s._v + (1 - hat) * _x",
-                    ),
+                    *_DEBIASED,
                     Edit("_x / (1 - beta1**step)", "_x"),
                     Edit("(1 - beta2**step) ** -0.5", "1.0"),
                 ),
                 habits=(("clock", "calls"),),
             ),
+            Change(
+                edits=(
+                    *_DEBIASED,
+                    Edit("self.lr / (1 - beta1**step)", "self.lr"),
+                    Edit("unbiased * rectification * bias2**0.5", "unbiased * rectification"),
+                ),
+                habits=(("clock", "calls"),),
+            ),
         ),
-        only=("Adam", "AdamW"),
+        only=("Adam", "AdamW", "RAdam"),
     ),
     Mistake(
         "steps-per-visit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -57,7 +58,7 @@ class NumpySubject(Subject):
 
     @property
     def abilities(self) -> frozenset[str]:
-        return frozenset({"rates"})
+        return frozenset({"rates", "reload"})
 
     def start(self, scenario: Scenario, dtype: str) -> Session:
         return _NumpySession(self, scenario, dtype)
@@ -66,7 +67,7 @@ class NumpySubject(Subject):
 @final
 class _NumpySession(Session):
     def __init__(self, subject: NumpySubject, scenario: Scenario, dtype: str) -> None:
-        self.subject, self.dtype = subject, dtype
+        self.subject, self.scenario, self.dtype = subject, scenario, dtype
         self.params = [subject.parameter(np.array(v, dtype=dtype)) for v in scenario.initial]
         self.optimizer = subject.make(self.params, **subject.keywords(scenario))
 
@@ -80,9 +81,43 @@ class _NumpySession(Session):
 
     def set_rate(self, lr: float) -> None:
         (name,) = self.subject.arguments.names["lr"]
-        if name not in vars(self.optimizer):
+        if name not in dir(self.optimizer):
             raise NotOfferedError(f"the optimizer has no attribute {name!r}")
         setattr(self.optimizer, name, lr)
 
     def reload(self) -> None:
-        raise NotOfferedError("a NumPy optimizer has no state_dict")
+        self.params = [self.subject.parameter(np.array(p.data)) for p in self.params]
+        made = self.subject.make(self.params, **self.subject.keywords(self.scenario))
+        resume(made, self.optimizer)
+        self.optimizer = made
+
+
+COUNTERS = ("step_count", "update_counts")
+"""Attributes that a teaching framework's optimizer counts in, beside its buffers."""
+
+
+def buffers_of(optimizer: Any) -> Any:
+    """What the teaching framework's interface gives of the state.
+
+    Raises:
+        NotOfferedError: it has no such interface.
+    """
+    if {"get_momentum_state", "set_momentum_state"} - set(dir(optimizer)):
+        raise NotOfferedError("it has no get_momentum_state and set_momentum_state")
+    return optimizer.get_momentum_state()
+
+
+def resume(optimizer: Any, of: Any) -> None:
+    """Put the state of one optimizer into another: by ``state_dict`` where it has that, else its buffers and counters.
+
+    Raises:
+        NotOfferedError: it has neither.
+    """
+    if {"state_dict", "load_state_dict"} <= set(dir(of)):
+        optimizer.load_state_dict(deepcopy(of.state_dict()))
+        return
+    buffers = deepcopy(buffers_of(of))
+    optimizer.set_momentum_state(buffers)
+    for name in COUNTERS:
+        if name in vars(of):
+            setattr(optimizer, name, deepcopy(vars(of)[name]))

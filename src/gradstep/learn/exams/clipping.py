@@ -42,7 +42,7 @@ def check(submission: Any, framework: Framework) -> Verdict:
         return lambda it: _apart(run(it, grads, limit), _true(grads, limit))
 
     exams = (
-        Exam("by hand", "gradients [3] and [4], limit 1", "the steps of the text", compared(_HAND, 1.0)),
+        Exam("by hand", "gradients [3] and [4], limit 1", "the norm √(3² + 4²) = 5, and g / 5", compared(_HAND, 1.0)),
         Exam("one factor", "tensors of different sizes", "a norm over all of them, one factor", compared(mixed, 2.0)),
         Exam("below the limit", "nothing to clip", "`if norm > max_norm`", compared(mixed, 1e4)),
         Exam("zeros", "all gradients zero", "a division by a norm of zero", compared([np.zeros(3)], 1.0)),
