@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import gradstep
 from tests.registry import cases, subjects
@@ -158,6 +159,47 @@ def test_hooks():
     after.remove()
     optimizer.step()
     assert len(calls) == 2
+
+
+def test_a_hook_sees_what_was_given_and_may_change_it():
+    optimizer, params = two(gradstep.SGD)
+    give(params, steps(1)[0])
+    before = [p.detach().clone() for p in params]
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: (args, {**kwargs, "grad_scale": 4.0}))
+    assert optimizer.step(lambda: 7.0) == 7.0
+    for p, old in zip(params, before, strict=True):
+        lr = next(g["lr"] for g in optimizer.param_groups if any(q is p for q in g["params"]))
+        torch.testing.assert_close(p.detach(), old - lr * p.grad / 4.0)
+
+
+def test_hooks_of_all_optimizers():
+    optimizer, params = two(gradstep.AdamW)
+    give(params, steps(1)[0])
+    calls = []
+    hook = register_optimizer_step_post_hook(lambda o, *_: calls.append(o))
+    optimizer.step()
+    hook.remove()
+    optimizer.step()
+    assert calls == [optimizer]
+
+
+def test_a_profiler_is_told_the_name():
+    optimizer, params = two(gradstep.AdamW)
+    give(params, steps(1)[0])
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    assert "Optimizer.step#AdamW.step" in {event.name for event in profile.events()}
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
+def test_a_backward_pass_over_values_that_a_step_has_changed_raises(engine):
+    """torch sees by a tensor's version that a graph was recorded with other numbers; a kernel must not hide it."""
+    p = normal(3).requires_grad_()
+    loss = (p**2).sum()
+    loss.backward(retain_graph=True)
+    gradstep.AdamW([p], engine=engine).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_every_class_has_its_own_hooked_step():

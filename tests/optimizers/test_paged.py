@@ -13,8 +13,12 @@ import pytest
 import torch
 
 import gradstep
+from gradstep import schedules
+from gradstep.engines.eager import ARRAYS
 from gradstep.engines.fused import Fused
+from gradstep.optimizers.storage import element_of
 from gradstep.storage.pages import PageFileError
+from gradstep.storage.policy import slot_codec
 from tests.training import assert_same, assert_same_bits, normal
 
 SHAPES = [(300, 100), (100,), (1, 70_001), (70, 60)]
@@ -68,6 +72,29 @@ def test_the_same_bits_for_parameters_of_16_bits(rounding):
     both(gradstep.AdamW, torch.bfloat16, rounding=rounding, state="8bit", page_budget="400KB")
 
 
+@pytest.mark.parametrize("options", [{"state": "8bit"}, {"state": "bfloat16"}, {}], ids=["8bit", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_with_a_stepper_and_a_schedule(dtype: torch.dtype, options: Any) -> None:
+    if dtype == torch.bfloat16:
+        options = {**options, "rounding": "stochastic"}
+    found: list[Any] = []
+    placements: list[Any] = [{}, {"paged": True, "page_budget": "300KB"}]
+    for placement in placements:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(100, 300), torch.nn.Tanh(), torch.nn.Linear(300, 200)).to(dtype)
+        optimizer: Any = gradstep.AdamW(model.named_parameters(), lr=1e-2, seed=1, **options, **placement)
+        schedule = schedules.cosine(1e-2, updates=8)
+        stepper = gradstep.Stepper(model, optimizer, accumulate=2, max_grad_norm=0.5, schedule=schedule)
+        for t in range(10):
+            with stepper.autocast():
+                loss = (model(normal(8, 100, seed=t, dtype=dtype)) ** 2).mean()
+            stepper.backward(100 * loss)
+        assert optimizer.last_step.clip < 1
+        found.append(optimizer)
+    assert found[0].param_groups[0]["lr"] == found[1].param_groups[0]["lr"] != 1e-2
+    assert_same(*found)
+
+
 @pytest.mark.parametrize("engine", ["reference", "eager"])
 def test_engines_that_take_tensors_whole(engine):
     both(gradstep.AdamW, engine=engine, page_budget="2MB")
@@ -87,6 +114,35 @@ def test_work_is_parted(monkeypatch):
     stepped(paged, params, range(1))
     assert len(seen) > 4
     assert all(seen)
+
+
+def test_parameters_of_several_kinds_keep_to_one_budget():
+    """A step takes parameters with 8-bit and with float32 state after each other: what stays is counted once."""
+    params = [normal(*s, seed=i).requires_grad_() for i, s in enumerate([(700, 300), (300,), (300, 700), (700,)])]
+    optimizer: Any = gradstep.AdamW(params, state="8bit", paged=True, page_budget="250KB")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    (file,) = optimizer._paged._files
+    pagers = list(file._pagers.values())
+    assert len(pagers) == 2
+    stay = {each for pager in pagers for window in pager._windows if window.stays for each in window.ranges}
+    moving = [window.nbytes for pager in pagers for window in pager._windows if not window.stays]
+    assert sum(end - begin for begin, end in stay) + max(moving) <= 250_000
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("state", TIGHTER)
+def test_bytes_of_zero_are_zeros(state, signed):
+    """A new file, and state that is made, are taken for zeros without being encoded."""
+    codec = slot_codec(state, element_of(torch.float32), signed=signed)
+    arrays = [
+        torch.zeros(field.length(4_200), dtype=getattr(torch, field.element.name)).reshape(
+            [-1] if field.per > 1 else [70, 60]
+        )
+        for field in codec.fields
+    ]
+    assert_same_bits(ARRAYS.value(codec, arrays).float(), torch.zeros(70, 60))
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_one_that_does():
@@ -294,7 +350,7 @@ def test_the_room_on_the_disk_is_asked_before_training(tmp_path, monkeypatch):
     def full(folder: Path, nbytes: int) -> None:
         raise OSError(28, f"{nbytes} bytes are needed")
 
-    monkeypatch.setattr("gradstep.optimizers.front.check_room", full)
+    monkeypatch.setattr("gradstep.optimizers.paging.check_room", full)
     with pytest.raises(OSError, match="bytes are needed"):
         made(gradstep.AdamW, paged=tmp_path)
 

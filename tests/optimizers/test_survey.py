@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,7 +55,7 @@ def test_the_slow_way_says_the_same(form, monkeypatch):
     """Where torch's C interface is missing, Python asks: same pointer, length and geometry."""
     t = FORMS[form]()
     fast = survey.facts([[t]])[0].tolist()
-    monkeypatch.setattr(survey, "_reader", lambda: None)
+    monkeypatch.setattr(survey, "_loops", lambda: None)
     slow = survey.facts([[t]])[0].tolist()
     if t.layout == torch.strided:
         assert slow[: survey.GEOMETRY + 1] == fast[: survey.GEOMETRY + 1]
@@ -72,3 +73,38 @@ def test_a_tensor_that_changed_is_seen():
         assert survey.facts([[t]]).tolist() != known
         t.data = kept
         assert survey.facts([[t]]).tolist() == known
+
+
+CHANGES = {
+    "nothing": (lambda params, grads: None, 0),
+    "another parameter": (lambda params, grads: params.__setitem__(2, normal(3)), survey.MOVED),
+    "moved": (lambda params, grads: setattr(params[2], "data", normal(3)), survey.MOVED),
+    "another type": (lambda params, grads: setattr(params[0], "data", params[0].data.half()), survey.MOVED),
+    "no gradient": (lambda params, grads: grads.__setitem__(0, None), survey.ODD),
+    "a gradient of another shape": (lambda params, grads: grads.__setitem__(0, normal(8)), survey.ODD),
+    "of another type": (lambda params, grads: grads.__setitem__(0, normal(4, 2).double()), survey.ODD),
+    "of another order": (lambda params, grads: grads.__setitem__(0, normal(2, 4).t()), survey.ODD),
+    "of another kind": (lambda params, grads: grads.__setitem__(0, normal(4, 2).to_sparse()), survey.ODD),
+    "both": (lambda params, grads: (params.__setitem__(0, normal(4, 2)), grads.__setitem__(2, None)), 3),
+    "somebody else's": (lambda params, grads: (params.__setitem__(1, normal(9)), grads.__setitem__(1, None)), 0),
+}
+
+
+@pytest.mark.parametrize("loops", ["compiled", "python"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_look_sees_what_changed(change, loops, monkeypatch):
+    params = [normal(4, 2), normal(7), normal(3)]
+    grads: list[torch.Tensor | None] = [normal(4, 2), normal(7), normal(3)]
+    mine = [params[0], params[2]]  # the second parameter is not asked about
+    positions, table = np.array([0, 2]), np.zeros((2, 4), np.int64)
+    facts = survey.facts([mine])
+    look = survey.Look(positions, mine, facts, facts, table)
+    if loops == "python":
+        monkeypatch.setattr(survey, "_loops", lambda: None)
+        facts[:] = survey.facts([mine])  # a dtype has another number there
+        look = survey.Look(positions, mine, facts, facts, table)
+    changed, expected = CHANGES[change]
+    changed(params, grads)
+    assert look(params, grads) == expected
+    if expected == 0:
+        assert table.tolist() == [[g.data_ptr(), 0, 0, 0] for g in (grads[0], grads[2]) if g is not None]

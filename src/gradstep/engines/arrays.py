@@ -43,8 +43,8 @@ class Arrays(ABC):
         """The axes in another order."""
 
     @abstractmethod
-    def count(self, like: Array) -> Array:
-        """0, 1, 2, … as flat int32, one for each element of ``like``."""
+    def count(self, like: Array, start: int = 0) -> Array:
+        """0, 1, 2, … as flat int32, one for each element of ``like``; or from another start on."""
 
     @abstractmethod
     def repeated(self, a: Array, times: int) -> Array:
@@ -64,7 +64,9 @@ class Arrays(ABC):
 
     # -- values ---------------------------------------------------------------------------------------------------
 
-    def update(self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array], *, watched: bool) -> list[float]:
+    def update(
+        self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array], *, watched: bool, start: int = 0
+    ) -> list[float]:
         """One step of one parameter, in place.
 
         Args:
@@ -73,6 +75,7 @@ class Arrays(ABC):
             key: of the parameter's noise at this step.
             columns: the array of every field.
             watched: whether to collect statistics.
+            start: which element of the parameter the first one is.
 
         Returns:
             The statistics, if they are collected.
@@ -92,7 +95,7 @@ class Arrays(ABC):
             if j in spec.noise:
                 stream, half = divmod(spec.noise[j], 2)
                 if stream not in random:
-                    random[stream] = mixed(self.count(fields[0]), *halves(key), stream)
+                    random[stream] = mixed(self.count(fields[0], start), *halves(key), stream)
                 noise = self._shaped(field(random[stream], half), fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
         found = self._statistics(spec, g, p, new) if watched else []
@@ -133,6 +136,7 @@ class Arrays(ABC):
             numbers: Sequence[Array] = codec.split(self.cast(x, codec.arithmetic), noise)
         else:
             assert isinstance(codec, Blocks)
+            x = codec.bare(x)
             scale = codec.scale(self.largest(self._flat(codec.magnitude(x), like), BLOCK))
             numbers = (codec.split(x, self._spread(scale, like), noise), scale)
         return [f.element.encode(n) for f, n in zip(codec.fields, numbers, strict=True)]

@@ -44,7 +44,7 @@ class UpdateSpec:
     state: tuple[Codec, ...]
     second: str = ""
 
-    @property
+    @cached_property
     def arithmetic(self) -> type[np.floating[Any]]:
         """What the rule computes in: float64 for float64 parameters, float32 for all others."""
         return self.parameter.arithmetic
@@ -64,6 +64,13 @@ class UpdateSpec:
         left = iter(columns)
         return [[next(left) for _ in codec.fields] for codec in self.codecs]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # engines keep kernels by their spec, and ask for one at every step
+        return hash((self.rule, self.slots, self.coefficients, self.codecs, self.second))
+
     @cached_property
     def noise(self) -> dict[int, int]:
         """Which field of random bits each noisy codec takes, by its position in :attr:`codecs`.
@@ -76,42 +83,58 @@ class UpdateSpec:
         return {**{i: j for j, i in enumerate(single)}, **{i: first + j for j, i in enumerate(blocks)}}
 
 
+LENGTH, ROW, KEY = -3, -2, -1
+"""The last columns of a batch's table."""
+
+
 class Batch(ABC):
     """Parameters that share one :class:`UpdateSpec`, with their gradients and slots, for one step.
 
     Attributes:
         spec: what to compute.
-        rows: (n,) the row of coefficients that each parameter takes.
+        table: (n, fields + 3) for each parameter the addresses at which its fields begin, each dense and in the same
+            order of elements, and then under LENGTH its elements, under ROW its row of coefficients and under KEY that
+            of its noise (see :mod:`gradstep.storage.noise`).
         coefficients: (rows, names) in float64.
-        keys: (n,) of the noise, if the spec takes any (see :mod:`gradstep.storage.noise`).
         threads: how many threads may work.
         pieces: what to update of it; None for everything.
+        starts: (n,) where these are parts of parameters, the first element of each: their noise goes by it.
         watched: whether to collect statistics.
         statistics: (n, len(STATISTICS)) of the last update, if it was watched.
     """
 
     spec: UpdateSpec
-    rows: Int64s
+    table: Int64s
     coefficients: NDArray[np.float64]
-    keys: Int64s
     threads: int
     pieces: Pieces | None = None
+    starts: Int64s | None = None
     watched: bool = False
     statistics: NDArray[np.float64] = np.empty((0, 0))
 
     @property
-    @abstractmethod
     def lengths(self) -> Int64s:
         """(n,) elements of each parameter."""
+        return self.table[:, LENGTH]
 
     @property
-    @abstractmethod
-    def addresses(self) -> Int64s:
-        """(n, fields) where the memory of each column begins; each dense, in the same order of elements."""
+    def sizes(self) -> bytes:
+        """The lengths as a key by which an engine may remember how it divides the work."""
+        return self.lengths.tobytes()
+
+    @property
+    def rows(self) -> Int64s:
+        """(n,) the row of coefficients of each parameter."""
+        return self.table[:, ROW]
+
+    @property
+    def keys(self) -> Int64s:
+        """(n,) the key of each one's noise."""
+        return self.table[:, KEY]
 
     def taken(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """The position and the entries of every parameter that is to be updated, for engines that take it whole."""
-        every = range(len(self.rows)) if self.pieces is None else map(int, self.pieces[:, 0])
+        every = range(len(self.table)) if self.pieces is None else map(int, self.pieces[:, 0])
         return ((k, tuple(column[k] for column in columns)) for k in every)
 
     @property

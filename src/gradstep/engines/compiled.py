@@ -37,6 +37,7 @@ class Compiled(Engine):
             return "it is a tensor subclass"
         return None
 
+    @torch.no_grad()
     def update(self, batch: Batch) -> None:
         if batch.watched:
             _EAGER.update(batch)  # the same lines, which can be looked at

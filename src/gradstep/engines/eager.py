@@ -31,8 +31,8 @@ class TorchArrays(Arrays):
     def turned(self, a: Array, axes: Sequence[int]) -> Array:
         return a.permute(axes)
 
-    def count(self, like: Array) -> Array:
-        return torch.arange(like.numel(), device=like.device).to(torch.int32)
+    def count(self, like: Array, start: int = 0) -> Array:
+        return torch.arange(start, start + like.numel(), device=like.device).to(torch.int32)
 
     def repeated(self, a: Array, times: int) -> Array:
         return a.repeat_interleave(times)
@@ -62,6 +62,7 @@ class Eager(Engine):
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         return None
 
+    @torch.no_grad()
     def update(self, batch: Batch) -> None:
         spec = batch.spec
         rows = [
@@ -71,13 +72,15 @@ class Eager(Engine):
         for k, columns in batch.taken(batch.columns):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
-                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.watched)
-        batch.statistics = table_of(found, len(batch.rows))
+                start = 0 if batch.starts is None else int(batch.starts[k])
+                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.watched, start=start)
+        batch.statistics = table_of(found, len(batch.table))
 
     def squares(self, batch: Batch) -> float:
         return squares(batch.columns[0])
 
 
+@torch.no_grad()
 def squares(gradients: Sequence[Tensor]) -> float:
     """The sum of the squares of all elements, in float64."""
     norms = [torch.linalg.vector_norm(real(g).to(torch.float64)) for g in gradients if g.numel()]

@@ -25,8 +25,8 @@ class NumPyArrays(Arrays):
     def turned(self, a: Array, axes: Sequence[int]) -> Array:
         return a.transpose(axes)
 
-    def count(self, like: Array) -> Array:
-        return np.arange(like.size).astype(np.int32)
+    def count(self, like: Array, start: int = 0) -> Array:
+        return np.arange(start, start + like.size).astype(np.int32)
 
     def repeated(self, a: Array, times: int) -> Array:
         return np.repeat(a, times)
@@ -74,7 +74,7 @@ class Reference(Engine):
                 if columns[0].size:
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
                     found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.watched)
-        batch.statistics = table_of(found, len(batch.rows))
+        batch.statistics = table_of(found, len(batch.table))
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

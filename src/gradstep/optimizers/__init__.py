@@ -9,7 +9,7 @@ from typing import Any
 
 from gradstep.optimizers.arguments import OWN
 from gradstep.optimizers.front import Optimizer, ParamsT, StepReport
-from gradstep.optimizers.paging import Pages
+from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.variants import VARIANTS, meant

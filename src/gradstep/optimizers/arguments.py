@@ -25,8 +25,9 @@ OWN: Mapping[str, Any] = {
 - ``state``: how slots are stored: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
 - ``rounding``: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``;
 - ``seed``: of the noise of rounding at random; None stands for torch's own seed, which is not advanced;
-- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files;
-- ``page_budget``: bytes of paged state that may be in memory (``"512MB"``).
+- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files; True, for parameters on a GPU, in
+  the host's memory;
+- ``page_budget``: bytes of paged state that may be in memory, or on the GPU (``"512MB"``).
 """
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Engine, Int64s, Pieces, UpdateSpec
+from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
@@ -58,45 +58,79 @@ class Part:
         return int(self.groups[0]) if (self.groups == self.groups[0]).all() else None
 
     @cached_property
-    def lengths(self) -> Int64s:
-        """(n,) elements of each parameter."""
-        return np.ascontiguousarray(self.known[: len(self.params), survey.NUMEL])
+    def table(self) -> Int64s:
+        """(n, fields + 3) as engines take it; the first column, where the gradients are, is filled in at each step."""
+        known = np.split(self.known, 1 + len(self.slots))
+        nothing = np.zeros(len(self.params), np.int64)
+        addresses = (facts[:, survey.POINTER] for facts in known)
+        return np.column_stack((nothing, *addresses, known[0][:, survey.NUMEL], nothing, nothing))
 
     @cached_property
-    def addresses(self) -> Int64s:
-        """(n, fields) with the gradients' column, the first, to be filled in."""
-        known = np.split(self.known[:, survey.POINTER], 1 + len(self.slots))
-        return np.column_stack((np.zeros_like(known[0]), *known))
+    def sizes(self) -> bytes:
+        """The lengths, as in :attr:`Batch.sizes <gradstep.engines.base.Batch.sizes>`."""
+        return self.table[:, LENGTH].tobytes()
 
     @cached_property
-    def gradient_facts(self) -> Int64s:
-        """What a gradient must be to need no closer look: (n, all but the pointer)."""
-        facts: Int64s = self.known[: len(self.params), survey.POINTER + 1 :].copy()
-        facts[:, survey.DTYPE - 1] = survey.facts([[torch.empty(0, dtype=self.dtype)]])[0, survey.DTYPE]
+    def wanted(self) -> Int64s:
+        """(n, 5) the facts of a gradient that needs no closer look; of the POINTER nothing is wanted."""
+        facts: Int64s = self.known[: len(self.params)].copy()
+        facts[:, survey.DTYPE] = survey.facts([[torch.empty(0, dtype=self.dtype)]])[0, survey.DTYPE]
         return facts
 
-    def moved(self, *, slots: bool) -> bool:
-        """Whether a parameter (or a slot, if they are to be asked) is no longer what this table says."""
-        count = len(self.known) if slots else len(self.params)
-        asked = [self.params, *self.slots] if slots else [self.params]
-        return not (survey.facts(asked, self.handles[:count]) == self.known[:count]).all()
+    @cached_property
+    def lazy(self) -> list[int]:
+        """Whose gradient may be conjugated or negated lazily, which its facts do not show.
+
+        A lazily negated gradient (the imaginary part of a conjugate) has other strides, unless it is one number.
+        """
+        if self.dtype.is_complex:
+            return list(range(len(self.params)))
+        single: list[int] = np.flatnonzero(self.table[:, LENGTH] == 1).tolist()
+        return single
+
+    @cached_property
+    def look(self) -> survey.Look:
+        """Asks whether the parameters are where they were, and fills in where the gradients are."""
+        return survey.Look(self.members, self.params, self.known[: len(self.params)], self.wanted, self.table)
+
+    def slots_moved(self) -> bool:
+        """Whether the memory of a slot is no longer what this table says."""
+        count = len(self.params)
+        return not (survey.facts(self.slots, self.handles[count:]) == self.known[count:]).all()
 
 
 @final
 class TorchBatch(Batch):
-    """Parameters of one part that have a gradient in this step."""
+    """Parameters of one part that have a gradient in this step.
 
-    def __init__(self, part: Part, gradients: list[Tensor], active: Int64s | None) -> None:
+    Args:
+        part: what they are of.
+        gradients: theirs.
+        active: who of the part they are; None for all.
+        odd: whether a gradient may be other than :attr:`Part.wanted`, or not be in the part's table yet.
+
+    Raises:
+        RuntimeError: a gradient that does not fit.
+    """
+
+    def __init__(self, part: Part, gradients: list[Tensor], active: Int64s | None, *, odd: bool) -> None:
         self.part = part
         self.spec = part.spec
-        self.active = active  # None: all of them
+        self.active = active
         self.gradients = gradients
-        self.facts: Int64s
         self.members = part.members if active is None else part.members[active]
+        self.table = part.table if active is None else part.table[active]
         self.threads = torch.get_num_threads()
+        if odd or part.lazy:
+            self._check()
 
     def _taken(self, column: Sequence[Any]) -> Sequence[Any]:
         return column if self.active is None else [column[i] for i in self.active]
+
+    @property
+    def params(self) -> Sequence[Tensor]:
+        """The parameters."""
+        return self._taken(self.part.params)
 
     @property
     def names(self) -> Sequence[str]:
@@ -109,18 +143,12 @@ class TorchBatch(Batch):
         return self.part.groups if self.active is None else self.part.groups[self.active]
 
     @property
-    def lengths(self) -> Int64s:
-        return self.part.lengths if self.active is None else self.part.lengths[self.active]
-
-    @property
-    def addresses(self) -> Int64s:
-        result = self.part.addresses if self.active is None else self.part.addresses[self.active]
-        result[:, 0] = self.facts[:, survey.POINTER]
-        return result
+    def sizes(self) -> bytes:
+        return self.part.sizes if self.active is None else super().sizes
 
     @property
     def columns(self) -> Sequence[Sequence[Tensor]]:
-        return [self.gradients, self._taken(self.part.params), *map(self._taken, self.part.slots)]
+        return [self.gradients, self.params, *map(self._taken, self.part.slots)]
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[_array(t) for t in column] for column in self.columns]
@@ -135,32 +163,34 @@ class TorchBatch(Batch):
         for self.pieces in walk:
             self.part.engine.update(self)
             found.append(self.statistics)
+        # A kernel writes behind torch's back: this is how a backward pass over the old values is noticed.
+        torch.autograd.graph.increment_version(self.params)
         if self.watched and len(found) > 1:
             every = np.stack(found)
             self.statistics = np.column_stack(
                 (every[..., :SUMS].sum(0), np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1]))
             )
 
-    def check(self) -> None:
-        """Look at every gradient closely where needed; raise before anything is changed."""
-        self.facts = survey.facts([self.gradients])
-        expected = self.part.gradient_facts if self.active is None else self.part.gradient_facts[self.active]
-        different = self.facts[:, survey.POINTER + 1 :] != expected
-        odd = np.flatnonzero(different.any(axis=1)).tolist() if different.any() else []
-        # A lazily negated gradient (the imaginary part of a conjugate) has other strides, unless it is one number.
-        single = np.flatnonzero(self.facts[:, survey.NUMEL] == 1).tolist()
-        lazy = [k for k in single if self.gradients[k].is_neg()]
-        if self.part.dtype.is_complex:
-            lazy += [k for k, g in enumerate(self.gradients) if g.is_conj() or g.is_neg()]
-        if not odd and not lazy:
-            return
-        params, names = self._taken(self.part.params), self._taken(self.part.names)
-        for k in {*odd, *lazy}:
-            g = usable(params[k], self.gradients[k], names[k])
+    def _check(self) -> None:
+        """Look at every gradient closely where needed."""
+        facts = survey.facts([self.gradients])
+        wanted = self.part.wanted if self.active is None else self.part.wanted[self.active]
+        different = (facts[:, survey.NUMEL :] != wanted[:, survey.NUMEL :]).any(axis=1)
+        lazy = set(self.part.lazy)
+        where = range(len(self.gradients)) if self.active is None else self.active.tolist()
+        doubtful = {k for k, i in enumerate(where) if i in lazy and _is_lazy(self.gradients[k])}
+        for k in doubtful.union(np.flatnonzero(different).tolist()):
+            name = self.names[k]
+            g = usable(self.params[k], self.gradients[k], name)
             if g.dtype != self.part.dtype:
-                raise RuntimeError(f"the gradient of {names[k]} changed from {self.part.dtype} to {g.dtype}")
+                raise RuntimeError(f"the gradient of {name} changed from {self.part.dtype} to {g.dtype}")
             self.gradients[k] = g
-        self.facts = survey.facts([self.gradients])
+            facts[k, survey.POINTER] = g.data_ptr()
+        self.table[:, 0] = facts[:, survey.POINTER]
+
+
+def _is_lazy(g: Tensor) -> bool:
+    return g.is_conj() or g.is_neg()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -77,6 +77,8 @@ def adopted(
     storage: Storage,
     groups: Sequence[Mapping[str, Any]],
     state_dict: Mapping[str, Any],
+    *,
+    on_host: bool = False,
 ) -> Adopted:
     """The groups and the state of a checkpoint, as an optimizer's own; neither is changed.
 
@@ -86,6 +88,7 @@ def adopted(
         storage: how it stores state.
         groups: its ``param_groups``.
         state_dict: the checkpoint.
+        on_host: leave state on the CPU, wherever the parameters are.
 
     Raises:
         KeyError: no ``"state"`` or ``"param_groups"``.
@@ -125,7 +128,7 @@ def adopted(
     for key, entry in state_dict["state"].items():
         if key in fitting:
             p, stored, name = fitting[key]
-            state[p] = _moved(p, stored, entry, name)
+            state[p] = _moved(p.detach().to("cpu") if on_host else p, stored, entry, name)
         elif entry:
             state[key] = deepcopy(entry)
     return Adopted(new, state, storage if said is None else replace(storage, seed=said.get("seed", storage.seed)))

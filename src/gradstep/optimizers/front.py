@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -14,19 +14,24 @@ from typing import Any, ClassVar, cast, final, overload
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
 
 from gradstep.optimizers.arguments import OWN, rule_of, sorted_out
+from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import check_engine, choose
 from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
+from gradstep.optimizers.hooks import with_hooks
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
-from gradstep.optimizers.paging import Paged, Pages
+from gradstep.optimizers.pages import Pages
+from gradstep.optimizers.placed import checked, placement_of
+from gradstep.optimizers.placement import Placement
 from gradstep.optimizers.statistics import Statistics, gathered
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.rules import Rule, settings_of
-from gradstep.storage.pages import Preflight, check_room
+from gradstep.storage.pages import Preflight
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -77,7 +82,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _engine: str = "auto"
     _storage: Storage = Storage()
-    _paged: Paged | None = None
+    _paged: Placement | None = None
     _state_seen: bool = False
     _table: Table | None = None
 
@@ -94,7 +99,8 @@ class Optimizer(torch.optim.Optimizer):
         self._state_seen = False
         if self._storage.rounding != "nearest":
             self._check_rounding()
-        self._paged = None if pages is None else self._room(pages)
+        if pages is not None:
+            self._paged = checked(pages, self.rule(), list(self._parameters()), self.state_summary().nbytes)
 
     def _check_rounding(self) -> None:
         if not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
@@ -102,22 +108,6 @@ class Optimizer(torch.optim.Optimizer):
                 f"rounding={self._storage.rounding!r} is for bfloat16 and float16 parameters, and there are none: "
                 "convert the model before the optimizer is made, or leave rounding='nearest'"
             )
-
-    def _room(self, pages: Pages) -> Paged:
-        """The page files that were asked for, on a disk that has room for them."""
-        if not self.rule().elementwise:
-            raise ValueError(
-                f"paged= is for state of the parameters' size, and {self.rule().__name__} keeps a row and a column"
-            )
-        for name, p, stored in self._parameters():
-            if p.is_complex() or p.device.type != "cpu":
-                kind = "is complex" if p.is_complex() else f"is on {p.device}"
-                raise ValueError(f"paged= is for real parameters on the CPU, and {name} {kind}")
-            if not stored.slots:
-                raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
-        paged = Paged(pages)
-        check_room(paged.folder, self.state_summary().nbytes)
-        return paged
 
     def preflight(self) -> Preflight:
         """Room and speed of the folder that state is paged to: how long a step takes when it comes from the disk.
@@ -239,7 +229,6 @@ class Optimizer(torch.optim.Optimizer):
         max_grad_norm: float | None = None,
         grad_scale: float | Tensor | None = None,
     ) -> Any: ...
-    @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
@@ -273,6 +262,24 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer.last_step.grad_norm, optimizer.last_step.clip
         (50.0, 0.099999998)
         """
+        if not _seen_by_torch(self):
+            return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
+        named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
+        given = {name: value for name, value in named.items() if value is not None}  # what hooks are shown
+        arguments = (self, *(() if closure is None else (closure,)))
+        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+            return _profiled_step(*arguments, **given)
+        return with_hooks(Optimizer._step, *arguments, **given)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, at a fifth of what a small step costs
+
+    def _step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        max_grad_norm: float | None = None,
+        grad_scale: float | Tensor | None = None,
+    ) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -289,22 +296,7 @@ class Optimizer(torch.optim.Optimizer):
         if float(self.found_inf) > 0:
             return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
         rules = [self._rule_of(group) for group in self.param_groups]
-        flat = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        gradients = [p.grad for p in flat]
-        table, state = self._table, self.__dict__["state"]
-        if table is None or not table.holds(
-            rules, self.param_groups, flat, state, gradients, state_seen=self._state_seen
-        ):
-            table = self._table = Table(
-                engine=self._engine,
-                storage=self._storage,
-                paged=self._paged,
-                rules=rules,
-                groups=self.param_groups,
-                state=state,
-                gradients=gradients,
-            )
-        batches = table.batches(gradients)
+        table, batches = self._batches(rules)
 
         norm, clip = None, 1.0
         after = [table.coefficients(batch, rules) for batch in batches]
@@ -317,19 +309,42 @@ class Optimizer(torch.optim.Optimizer):
                 clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
         losing = [b for b, scalars in zip(batches, after, strict=True) if loses(b, int(scalars[0, 0]))]
         for batch in batches:
-            batch.coefficients[:, -1] *= clip / scale
+            if clip != scale:
+                batch.coefficients[:, -1] *= clip / scale
             batch.watched = self.watch or batch in losing
         with nullcontext() if self._paged is None else self._paged.changing():
             for batch, scalars in zip(batches, after, strict=True):
-                batch.run([None] if self._paged is None else self._paged.walk(batch))
+                if self._paged is None:
+                    batch.run([None])
+                else:
+                    self._paged.update(batch)
                 table.commit(batch, scalars)
             if self._paged is not None:
                 table.keep(self._paged)
-        warn_of_lost_updates(
-            [batch for batch, scalars in zip(batches, after, strict=True) if loses(batch, int(scalars[0, 0]))]
-        )
+        warn_of_lost_updates(losing)
         found = gathered(batches, clip) if self.watch else None
         return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found)
+
+    def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
+        """What there is to update, and the table that it is of: the last step's, if it still tells the truth."""
+        flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
+        gradients, state = [p.grad for p in flat], self.__dict__["state"]
+        now = (rules, self.param_groups, flat, state, gradients)
+        found = None if self._table is None else self._table.batches(*now, state_seen=self._state_seen)
+        if self._table is None or found is None:
+            with torch.no_grad():
+                self._table = Table(
+                    engine=self._engine,
+                    storage=self._storage,
+                    paged=self._paged,
+                    rules=rules,
+                    groups=self.param_groups,
+                    state=state,
+                    gradients=gradients,
+                )
+            found = self._table.batches(*now, state_seen=self._state_seen)
+            assert found is not None, "a table that was made a moment ago tells the truth"
+        return self._table, found
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -359,7 +374,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        found = adopted(self.rule(), self.defaults, self._storage, self.param_groups, state_dict)
+        on_host = self._paged is not None and self._paged.on_host
+        found = adopted(self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host)
         self.__setstate__({"state": found.state, "param_groups": found.groups})
         self._storage = found.storage
         self._state_seen = False
@@ -371,7 +387,7 @@ class Optimizer(torch.optim.Optimizer):
         pages = state.pop("_pages", None)
         super().__setstate__(state)
         if pages is not None:
-            self._paged = Paged(pages)
+            self._paged = placement_of(pages, list(self._parameters()))
         self._table = None
         self._state_seen = True
 
@@ -384,6 +400,20 @@ class Optimizer(torch.optim.Optimizer):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.
         return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
+
+
+_profiled_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
+
+
+def _seen_by_torch(optimizer: Optimizer) -> bool:
+    """Whether torch has something to do around a step: a hook to call, or a profiler to name it to."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
 
 
 _HALF = (torch.bfloat16, torch.float16)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradstep.optimizers import survey
 
 
+@torch.no_grad()
 def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
     """The gradient in the parameter's own layout of memory: itself if it has it, else a copy.
 

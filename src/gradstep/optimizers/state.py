@@ -55,6 +55,8 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
     if value is not None and tuple(value.shape) != shape:
         raise RuntimeError(f"{slot.name} of {name} has shape {tuple(value.shape)}, but must have {shape}")
     if value is None:
+        if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
+            return _zeros(p, slot, codec)
         return _encoded(slot, codec, _fresh(p, slot))
     coded = value.dtype == torch.uint8
     like = _like(p, slot)
@@ -98,6 +100,17 @@ def _fresh(p: Tensor, slot: Slot) -> Tensor:
         fill = complex(slot.fill, slot.fill) if p.is_complex() else slot.fill
         return torch.full_like(p, fill, dtype=slot_dtype(p), memory_format=torch.preserve_format)
     return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=slot_dtype(p), device=p.device)
+
+
+def _zeros(p: Tensor, slot: Slot, codec: Codec) -> dict[str, Tensor]:
+    """The arrays of a slot of zeros: bytes of 0 are that for every codec, and need not be computed."""
+    return {
+        key: torch.zeros_like(p, dtype=dtype)
+        if field.per == 1
+        else torch.zeros(field.length(p.numel()), dtype=dtype, device=p.device)
+        for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
+        for dtype in [getattr(torch, field.element.name)]
+    }
 
 
 def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ class Statistics:
 
     Attributes:
         names: what they are called.
+        index: which one each is, counted over all groups.
         groups: the number of each one's group.
         elements: how many it has.
         grad_square: sum of squares of its gradient, unscaled and before clipping.
@@ -33,6 +34,7 @@ class Statistics:
     """
 
     names: Sequence[str]
+    index: Int64s
     groups: Int64s
     elements: Int64s
     grad_square: Float64s
@@ -53,15 +55,16 @@ def gathered(batches: Sequence[TorchBatch], clip: float) -> Statistics:
     if not batches:
         nothing = np.empty(0)
         none = np.empty(0, np.int64)
-        return Statistics([], none, none, *[nothing] * 6)
-    members = np.concatenate([batch.members for batch in batches])
-    order = np.argsort(members)
-    names = [name for batch in batches for name in batch.names]
-    grad, *others = np.concatenate([batch.statistics for batch in batches])[order].T
-    return Statistics(
-        [names[i] for i in order],
-        np.concatenate([batch.groups for batch in batches])[order],
-        np.concatenate([batch.lengths for batch in batches])[order],
-        grad / clip**2,
-        *others,
-    )
+        return Statistics([], none, none, none, *[nothing] * 6)
+    names, table = batches[0].names, batches[0].statistics
+    index, groups, elements = batches[0].members, batches[0].groups, batches[0].lengths.copy()
+    if len(batches) > 1:  # each is in the right order, but not one after the other
+        members = np.concatenate([batch.members for batch in batches])
+        order = np.argsort(members)
+        every = [name for batch in batches for name in batch.names]
+        names, index = [every[i] for i in order.tolist()], members[order]
+        groups = np.concatenate([batch.groups for batch in batches])[order]
+        elements = np.concatenate([batch.lengths for batch in batches])[order]
+        table = np.concatenate([batch.statistics for batch in batches])[order]
+    grad, *others = np.ascontiguousarray(table.T)  # as engines that look at every chunk leave it
+    return Statistics(names, index, groups, elements, grad if clip == 1 else grad / clip**2, *others)

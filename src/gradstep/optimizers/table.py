@@ -1,7 +1,7 @@
 """The parameters and state of an optimizer as columns that the engines can use at once.
 
 Everything here is derived from ``param_groups`` and ``state``, which stay the only truth: before each step
-:meth:`Table.holds` compares, and a table that no longer tells the truth (a parameter replaced, a state loaded, data
+:meth:`Table.batches` compares, and a table that no longer tells the truth (a parameter replaced, a state loaded, data
 moved or resized) is made anew. The comparison is a few C-level maps over all parameters, about a microsecond each.
 """
 
@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import Engine, UpdateSpec
+from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
 from gradstep.optimizers import survey
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import choose
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.paging import Paged
+from gradstep.optimizers.placement import Placement
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.storage import Storage, Stored
+from gradstep.optimizers.survey import MOVED
 from gradstep.rules import Rule
 from gradstep.storage.noise import keys
 
@@ -39,7 +40,7 @@ class Table:
         *,
         engine: str,
         storage: Storage,
-        paged: Paged | None,
+        paged: Placement | None,
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
         state: defaultdict[Tensor, dict[str, Any]],
@@ -125,36 +126,55 @@ class Table:
             dtype=dtype,
         )
 
-    def holds(
+    def batches(
         self,
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
-        flat: Sequence[Tensor],
+        flat: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
-        gradients: Sequence[Tensor | None],
+        gradients: list[Tensor | None],
         *,
         state_seen: bool,
-    ) -> bool:
-        """Whether this table still tells the truth.
+    ) -> list[TorchBatch] | None:
+        """What there is to update, checked; None if this table no longer tells the truth.
 
         Args:
             rules, groups, flat, state, gradients: as they are now.
             state_seen: whether anybody but the optimizer has had the state in hand; what nobody has seen is as it was.
+
+        Raises:
+            RuntimeError: a gradient that does not fit.
         """
-        return (
-            _same(flat, self.flat)
+        if not (
+            len(flat) == len(self.flat)
             and self.sizes == [len(g["params"]) for g in groups]
             and self._same_structure(rules)
             and (not state_seen or self._same_state(state))
-            and all(gradients[i] is None for i in self.stateless)
-            and not any(part.moved(slots=state_seen) for part in self.parts)
+            and all(flat[i] is self.flat[i] and gradients[i] is None for i in self.stateless)
+        ):
+            return None
+        found = [part.look(flat, gradients) for part in self.parts]
+        if any(f & MOVED for f in found):
+            return None
+        batches = (self._batch(part, gradients, odd=f != 0) for part, f in zip(self.parts, found, strict=True))
+        return [batch for batch in batches if batch.gradients]
+
+    def _batch(self, part: Part, gradients: list[Tensor | None], *, odd: bool) -> TorchBatch:
+        found: list[Any] = (
+            list(gradients) if len(part.positions) == len(gradients) else [gradients[i] for i in part.positions]
         )
+        active = None
+        if odd and any(g is None for g in found):
+            active = np.array([k for k, g in enumerate(found) if g is not None], dtype=np.int64)
+            found = [found[k] for k in active]
+        return TorchBatch(part, found, active, odd=odd)
 
     def _same_state(self, state: dict[Tensor, dict[str, Any]]) -> bool:
         return (
             _same(list(state), self.keys)
             and _same(list(state.values()), self.values)
             and _same(_contents(self.entries), self.contents)
+            and not any(part.slots_moved() for part in self.parts)
         )
 
     def _same_structure(self, rules: Sequence[Rule]) -> bool:
@@ -164,60 +184,40 @@ class Table:
         self.rules = list(rules)
         return same
 
-    def batches(self, gradients: Sequence[Tensor | None]) -> list[TorchBatch]:
-        """What there is to update, checked.
-
-        Raises:
-            RuntimeError: a gradient that does not fit.
-        """
-        everywhere = not any(map(is_, gradients, [None] * len(gradients)))
-        result = []
-        for part in self.parts:
-            whole = len(part.positions) == len(gradients)
-            found: list[Any] = list(gradients) if whole else [gradients[i] for i in part.positions]
-            active = None
-            if not everywhere:
-                active = np.array([k for k, g in enumerate(found) if g is not None], dtype=np.int64)
-                found = [found[k] for k in active]
-            if found:
-                result.append(TorchBatch(part, found, active))
-        for batch in result:
-            batch.check()
-        return result
-
     def coefficients(self, batch: TorchBatch, rules: Sequence[Rule]) -> NDArray[np.float32]:
-        """Give the batch its ``rows``, ``coefficients`` and ``keys``; what is returned are the scalars after the step.
+        """Give the batch its coefficients and keys; what is returned are the scalars after the step.
 
         Args:
             batch: what is to be updated.
             rules: one per group.
         """
         old = self._numbers[batch.members]
-        group = batch.part.only_group
-        if group is not None and (old == old[0]).all():
-            unique: list[list[float]] = [[group, *old[0].tolist()]]
-            batch.rows = np.zeros(len(old), np.int64)
+        group, count = batch.part.only_group, len(old)
+        if group is not None and old.tobytes() == old[:1].tobytes() * count:  # all are at the same step
+            pairs, rows = [[group, *old[0].tolist()]], np.zeros(1, np.int64)
         else:
-            pairs = np.column_stack((self.group[batch.members], old))
-            found, rows = np.unique(pairs, axis=0, return_inverse=True)
-            unique, batch.rows = found.tolist(), rows.reshape(-1).astype(np.int64)
+            found, rows = np.unique(np.column_stack((self.group[batch.members], old)), axis=0, return_inverse=True)
+            pairs, rows = found.tolist(), rows.reshape(-1)
         names, table, after = batch.spec.coefficients[:-1], [], []
-        for number, last, *others in unique:
+        for number, last, *others in pairs:
             rule, step = rules[int(number)], int(last) + 1
             before = dict(zip(self.scalar_names[1:], others, strict=True))
             row = rule.coefficients(step, **before)
             table.append([*(row[name] for name in names), -1.0 if rule.maximize else 1.0])
             after.append([step, *(row[name] for name in before)])
         batch.coefficients = np.array(table, dtype=np.float64)
-        new = np.array(after, dtype=np.float32)[batch.rows]
-        batch.keys = keys(self.seed, batch.members, new[:, 0].astype(np.int64)) if batch.spec.noise else batch.rows
+        batch.table[:, ROW] = rows
+        new = np.array(after, dtype=np.float32)[rows]
+        if batch.spec.noise:
+            steps = np.broadcast_to(new[:, 0].astype(np.int64), count)
+            batch.table[:, KEY] = keys(self.seed, batch.members, steps)
         return new
 
     def commit(self, batch: TorchBatch, scalars: NDArray[np.float32]) -> None:
-        """Write the scalars after a step."""
+        """Write the scalars after a step: of each parameter, or the same of all."""
         self._numbers[batch.members] = scalars
 
-    def keep(self, paged: Paged) -> None:
+    def keep(self, paged: Placement) -> None:
         """Write the scalars of all parameters into the page files, beside the state."""
         paged.keep(self._numbers, self._rows)
 

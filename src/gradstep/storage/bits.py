@@ -49,6 +49,16 @@ def number(b: Array) -> Array:
     return b.view(_types(b).float32)
 
 
+def whole(x: Array) -> Array:
+    """The whole part of float32 numbers as int32; of a number that int32 cannot hold, anything: do not use it.
+
+    >>> int(whole(np.array([2.75], np.float32))[0])
+    2
+    """
+    with np.errstate(invalid="ignore"):
+        return converted(x, "int32")
+
+
 def at_least(b: Array, bound: Array) -> Array:
     """The larger of two int32."""
     return np.maximum(b, bound) if isinstance(b, _NUMPY) else b.clamp(min=bound)

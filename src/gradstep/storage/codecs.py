@@ -14,7 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.bits import at_least, at_most, bits, converted, number
+from gradstep.storage.bits import at_least, at_most, bits, number, whole
 from gradstep.storage.elements import BYTE, ELEMENTS, Element, Half
 from gradstep.storage.noise import BITS
 
@@ -226,6 +226,8 @@ class Master(Elementwise):
 
 _PLACES = BITS  # of the 23 places of a float32's mantissa; 3 are kept, and the noise is as long as what is dropped
 _NAN = 0x7FC00000
+_SIZE = 0x7FFFFFFF
+_SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the places of a signed code
 
 BLOCK = 256
 """Elements that share one scale."""
@@ -247,8 +249,9 @@ class Blocks(Codec):
     the smallest code becomes that code or zero at random if it is signed; a non-negative one (a second moment, which
     updates are divided by) never becomes zero.
 
-    Infinity and NaN stay what they are (a signalling NaN, which no processor computes, may become infinity). Finite
-    numbers above 1.875 · 2¹²⁷ may round up to infinity. The smallest code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
+    Infinity and NaN stay what they are (a signalling NaN, which no processor computes, may become infinity); in a block
+    that holds one of them, or a number above 1.875 · 2¹²⁷, values are cut off and not rounded at random. The smallest
+    code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
     signed: bool
@@ -270,9 +273,18 @@ class Blocks(Codec):
         """How far the smallest exponent is below the largest."""
         return 15 if self.signed else 31
 
+    def _base(self, scale: Array) -> Array:
+        """The bits of the power of two below the smallest code."""
+        # The mask changes nothing; it keeps LLVM from splitting every sum with this one into two.
+        return (scale - self._octaves) << _PLACES + 3 & 0xFF << _PLACES + 3
+
+    def bare(self, x: Array) -> Array:
+        """What is encoded of a value: a non-negative one without a sign, which a NaN may have."""
+        return x if self.signed else number(bits(x) & _SIZE)
+
     def magnitude(self, x: Array) -> Array:
-        """The bits of every |x|, which are in the order of the numbers."""
-        return bits(x) & 0x7FFFFFFF
+        """The bits of every |x|, which are in the order of the numbers; of :meth:`bare` values."""
+        return bits(x) & _SIZE if self.signed else bits(x)
 
     def scale(self, peak: Array) -> Array:
         """The scale of a block: the biased exponent of its largest value after rounding up.
@@ -287,29 +299,28 @@ class Blocks(Codec):
 
     def join(self, code: Array, scale: Array) -> Array:
         """The stored values, from their codes and their block's scale (int32)."""
-        base = (scale - self._octaves) << _PLACES + 3
+        base = self._base(scale)
         if not self.signed:
             return where(code != 0, number((code << _PLACES) + base), 0.0)
-        rest = code & 0x7F
-        value = number((rest << _PLACES) + base | (code & 0x80) << 24)
-        return where(rest != 0, value, 0.0)
+        signed = (code ^ 0x80) - 0x80  # with the sign where an int32 has it
+        value = number((signed << _PLACES & _SIGN_AND_CODE) + base)
+        return where((code & 0x7F) != 0, value, 0.0)
 
     def split(self, x: Array, scale: Array, noise: Array) -> Array:
         """The codes of new values, for their block's scale.
 
         Args:
-            x: the values.
+            x: the values, :meth:`bare`.
             scale: of their blocks, from :meth:`scale`.
             noise: int32, uniform on 0 … 2²⁰ − 1.
         """
-        size = at_most(self.magnitude(x), _NAN)  # a longer NaN (CUDA's is all ones) and noise would overflow
-        base = (scale - self._octaves) << _PLACES + 3
+        size, base = self.magnitude(x), self._base(scale)
         smallest = base + (1 << _PLACES)
-        rounded = size + noise
+        # Beside infinity no noise: a NaN of many ones (CUDA's is all ones) and noise would overflow.
+        noise = noise & ((scale - 0xFF) >> 8 & (1 << _PLACES) - 1)
         if not self.signed:
-            return where(size != 0, (at_least(rounded, smallest) - base) >> _PLACES, 0)
+            return where(size != 0, (at_least(size, smallest) + (noise - base)) >> _PLACES, 0)
         # Under the smallest code: that code as often as the value is long in comparison, else zero.
-        likely = number(size) * (2.0**_PLACES / number(smallest)) > converted(noise, "float32")
-        code = (rounded - base) >> _PLACES
-        code = where(size >= smallest, code, where(likely, (code & 0) + 1, 0))
+        small = whole(number(size) * (2.0**_PLACES / number(smallest)))
+        code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
         return code | (bits(x) >> 24) & 0x80

@@ -8,8 +8,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Int64s, Traits, UpdateSpec
-from gradstep.engines.fused.job import launch, parts_of, work_of
+from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
+from gradstep.engines.fused.job import PER_TENSOR, Work, launch, parts_of, work_of
 from gradstep.engines.statistics import STATISTICS, SUMS
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
@@ -45,35 +45,34 @@ class Fused(Engine):
 
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
-        lengths = batch.lengths
-        tensors = np.column_stack((batch.addresses, lengths, batch.rows, batch.keys))
-        work = work_of(lengths) if batch.pieces is None else parts_of(batch.pieces)
-        results = np.empty((len(work.chunks) if batch.watched else 0, len(STATISTICS)))
-        launch(_update_kernel(batch.spec, batch.watched), tensors, work, batch.threads, coefficients, results)
-        if batch.watched:
-            batch.statistics = _by_tensor(results, work.chunks[:, 0], len(lengths), ranged=bool(batch.spec.second))
+        work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
+        results = np.empty((len(STATISTICS), len(work.chunks))) if batch.watched else None
+        launch(_update_kernel(batch.spec, batch.watched), batch.table, work, batch.threads, coefficients, results)
+        if results is not None:
+            batch.statistics = _by_tensor(results, work, len(batch.table), ranged=bool(batch.spec.second)).T
 
     def squares(self, batch: Batch) -> float:
-        lengths = batch.lengths
-        tensors = np.column_stack((batch.addresses[:, 0], lengths, batch.rows, batch.keys))
-        work = work_of(lengths)
+        work = work_of(batch.sizes)
         partial = np.empty(len(work.chunks))
-        kernel = _squares_kernel(batch.spec.gradient.fields[0].element)
-        launch(kernel, tensors, work, batch.threads, np.empty(0), partial)
+        kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
+        launch(kernel, batch.table, work, batch.threads, None, partial)
         return float(partial.sum())
 
 
-def _by_tensor(found: NDArray[np.float64], owners: Int64s, tensors: int, *, ranged: bool) -> NDArray[np.float64]:
-    """The statistics of tensors from those of their chunks."""
-    result = np.zeros((tensors, len(STATISTICS)))
-    result[:, SUMS:] = np.nan
-    if not len(owners):
-        return result
-    first = np.flatnonzero(np.diff(owners, prepend=-1))  # the first chunk of every tensor that has any
-    result[owners[first], :SUMS] = np.add.reduceat(found[:, :SUMS], first)
-    if ranged:
-        result[owners[first], SUMS] = np.minimum.reduceat(found[:, SUMS], first)
-        result[owners[first], SUMS + 1] = np.maximum.reduceat(found[:, SUMS + 1], first)
+def _by_tensor(found: NDArray[np.float64], work: Work, tensors: int, *, ranged: bool) -> NDArray[np.float64]:
+    """The statistics of tensors from those of their chunks; a row for each statistic."""
+    first = work.first
+    if len(first) < found.shape[1]:
+        sums, bounds = found[:SUMS], found[SUMS:]
+        least, most = np.minimum.reduceat(bounds[0], first), np.maximum.reduceat(bounds[1], first)
+        found = np.vstack((np.add.reduceat(sums, first, axis=1), least, most))
+    if not ranged:
+        found[SUMS:] = np.nan
+    if len(first) == tensors:
+        return found
+    result = np.zeros((len(STATISTICS), tensors))
+    result[SUMS:] = np.nan
+    result[:, work.chunks[first, 0]] = found
     return result
 
 
@@ -89,11 +88,11 @@ def _update_kernel(spec: UpdateSpec, watched: bool = False) -> int:
 
 
 @cache
-def _squares_kernel(gradient: Element) -> int:
+def _squares_kernel(gradient: Element, columns: int) -> int:
     from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_squares
 
-    return compile_module(build_squares(gradient))
+    return compile_module(build_squares(gradient, columns))
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import final
 
@@ -36,12 +36,16 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
     return kernel.module
 
 
-def build_squares(gradient: Element) -> ir.Module:
-    """The kernel that sums the squares of one column in float64, one partial sum per chunk.
+def build_squares(gradient: Element, columns: int) -> ir.Module:
+    """The kernel that sums the squares of the first column in float64, one partial sum per chunk.
 
     A float32 squared cannot overflow in float64, so the sum is finite exactly if every element is.
+
+    Args:
+        gradient: what the column holds.
+        columns: how many there are.
     """
-    kernel = Kernel(columns=1)
+    kernel = Kernel(columns)
     builder = kernel.builder
     with kernel.every_chunk() as chunk:
         sums = {lanes: kernel.zero(np.float64, lanes) for lanes in (LANES, 1)}
@@ -84,14 +88,15 @@ class _Update:
     def write(self) -> None:
         kernel, chunk, b = self.kernel, self.chunk, self.builder
         if not self.blocks:
-            kernel.every_vector(chunk.start, chunk.stop, lambda i, lanes: self._vector(i, lanes, {}, {}))
+            self._elementwise(chunk.start, chunk.stop)
             return
         block = integer(BLOCK)
-        whole = b.add(chunk.start, b.and_(b.sub(chunk.stop, chunk.start), integer(-BLOCK)))
+        whole = kernel.whole(chunk.start, chunk.stop, BLOCK)
         with kernel.loop(chunk.start, whole, BLOCK) as start, self._scaled(start) as (old, peaks):
             last = {j: self._scale(j) for j in self.blocks}
             follows = b.icmp_signed(">", start, chunk.start)
-            with kernel.loop(start, b.add(start, block), LANES) as i:
+            stop = b.add(start, block)
+            with self._watched(start, stop), kernel.loop(start, stop, LANES) as i:
                 self._vector(i, LANES, old, peaks)
                 with b.if_then(follows, likely=True):
                     self._encode(b.sub(i, block), LANES, last)
@@ -100,10 +105,27 @@ class _Update:
         ) as i:
             self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
         with kernel.loop(whole, chunk.stop, BLOCK) as start:  # once or never: what is left over
-            with self._scaled(start) as (old, peaks):
+            with self._scaled(start) as (old, peaks), self._watched(start, chunk.stop):
                 kernel.every_vector(start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks))
             last = {j: self._scale(j) for j in self.blocks}
             kernel.every_vector(start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last))
+
+    def _elementwise(self, start: ir.Value, stop: ir.Value) -> None:
+        """Nothing is stored in blocks; a watch goes by blocks all the same."""
+        kernel = self.kernel
+        if self.watch is None:
+            kernel.every_vector(start, stop, lambda i, lanes: self._vector(i, lanes, {}, {}))
+            return
+        middle = kernel.whole(start, stop, LANES)
+        with kernel.loop(start, middle, BLOCK) as first:
+            last = kernel.earlier(self.builder.add(first, integer(BLOCK)), middle)
+            with self.watch.block(first, last), kernel.loop(first, last, LANES) as i:
+                self._vector(i, LANES, {}, {})
+        with kernel.loop(middle, stop, 1) as i:
+            self._vector(i, 1, {}, {})
+
+    def _watched(self, start: ir.Value, stop: ir.Value) -> AbstractContextManager[None]:
+        return nullcontext() if self.watch is None else self.watch.block(start, stop)
 
     @contextmanager
     def _scaled(self, start: ir.Value) -> Iterator[tuple[dict[int, Value], dict[tuple[int, int], ir.Value]]]:
@@ -151,11 +173,12 @@ class _Update:
         g = g * c.gradient
         new = [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
         if self.watch is not None:
-            self.watch.see(g, p, new, lanes)
+            self.watch.see(i, g, p, new, lanes)
         random: dict[int, Value] = {}
         for j, x in enumerate(new, 1):
             codec = spec.codecs[j]
             if isinstance(codec, Blocks):
+                x = codec.bare(x)
                 b.store(x.ir, self._kept(j, i), align=4)
                 peak = peaks[j, lanes]
                 b.store(codec.magnitude(x).clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)

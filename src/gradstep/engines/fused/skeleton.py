@@ -52,11 +52,11 @@ class Kernel:
         self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.columns = columns
-        fields = [self.load(self.function.args[0], integer(j), I64) for j in range(len(FIELDS))]
-        self.job = {
-            name: field if name == "chunk_count" else self.builder.inttoptr(field, _POINTER)
-            for name, field in zip(FIELDS, fields, strict=True)
-        }
+        counter, count, *tables = (
+            self.builder.gep(self.function.args[0], [integer(j)], source_etype=I64) for j in range(len(FIELDS))
+        )
+        self.job = {"counter": counter, "chunk_count": self.builder.load(count, typ=I64)}
+        self.job |= {name: self.builder.load(x, typ=_POINTER) for name, x in zip(FIELDS[2:], tables, strict=True)}
         self._entry = self.builder.block  # the function's first: its end is where room on the stack is made
 
     def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
@@ -125,10 +125,14 @@ class Kernel:
         """The smaller of two int64."""
         return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
 
+    def whole(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
+        """Where the last whole step from start that fits before stop ends; a step is a power of 2."""
+        b = self.builder
+        return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
+
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
         """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
-        b = self.builder
-        middle = b.add(start, b.and_(b.sub(stop, start), integer(-LANES)))
+        middle = self.whole(start, stop, LANES)
         with self.loop(start, middle, LANES) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:

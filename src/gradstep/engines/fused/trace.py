@@ -7,6 +7,7 @@ allows LLVM to contract or reorder them, so the kernel computes what NumPy compu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -81,6 +82,17 @@ def added(vector: Value) -> Value:
     """The sum of the lanes, from the first to the last."""
     first, *others = lanes_of(vector)
     return sum(others, start=first)
+
+
+def folded(vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+    """The lanes combined by halves, until there is one; their number is a power of 2."""
+    count = vector.ir.type.count
+    if count == 2:
+        return combine(*lanes_of(vector))
+    b, half = vector.builder, count // 2
+    kind = ir.VectorType(_INDEX, half)
+    ends = (ir.Constant(kind, list(range(first, first + half))) for first in (0, half))
+    return folded(combine(*(Value(b, b.shuffle_vector(vector.ir, vector.ir, end)) for end in ends)), combine)
 
 
 def largest(vector: Value) -> Value:
@@ -238,13 +250,15 @@ class Value:
 
     def astype(self, dtype: Any) -> Value:
         """The numbers converted: between float widths (rounding to nearest), integer widths (truncating, and filling
-        with zeros), or from int32 to float32.
+        with zeros), from int32 to float32, or back (towards zero; what does not fit becomes anything).
         """
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         goal = llvm_type(dtype, lanes)
         old, new = np.dtype(_numpy_type(self.ir.type)).itemsize, np.dtype(dtype).itemsize
         if self._whole and dtype is np.float32:
             return self._new(self.builder.sitofp(self.ir, goal))
+        if not self._whole and dtype is np.int32:
+            return self._new(self.builder.fptosi(self.ir, goal))
         if self._whole:
             convert = self.builder.zext if new > old else self.builder.trunc
         else:

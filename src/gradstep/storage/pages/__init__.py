@@ -11,7 +11,7 @@ from gradstep.storage.pages.layout import Layout
 from gradstep.storage.pages.memory import resident_bytes
 from gradstep.storage.pages.pager import Pager
 from gradstep.storage.pages.preflight import Preflight, preflight
-from gradstep.storage.pages.windows import Column, Item, Piece, Window, plan_windows
+from gradstep.storage.pages.windows import Column, Item, Piece, Window, check_budget, parted, plan_windows
 
 __all__ = [
     "Column",
@@ -23,7 +23,9 @@ __all__ = [
     "Piece",
     "Preflight",
     "Window",
+    "check_budget",
     "check_room",
+    "parted",
     "plan_windows",
     "preflight",
     "resident_bytes",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gradstep.storage.pages.layout import PAGE, round_up
 
 # linux/mman.h and linux/fs.h. Python's `mmap.madvise` knows not all of them, and keeps other threads waiting meanwhile.
-_DONTNEED, _WILLNEED, _HUGEPAGE, _POPULATE_READ = 4, 3, 14, 22
+_DONTNEED, _WILLNEED, _HUGEPAGE, _POPULATE_WRITE = 4, 3, 14, 23
 _SYNC_FILE_RANGE_WRITE = 2
 
 Ranges = Iterable[tuple[int, int]]
@@ -42,12 +42,19 @@ class Residency:
         # Older kernels refuse; nothing is lost but speed.
         self._advise(0, self._length, _HUGEPAGE)
 
-    def will_need(self, ranges: Ranges) -> None:
-        """Read these ranges into memory and map them; returns when that is done (before Linux 5.14: begun)."""
+    def read_ahead(self, ranges: Ranges) -> None:
+        """Have these ranges read from the disk, where they are not in the system's cache; does not wait for it."""
         for begin, end in ranges:
-            low, high = begin // PAGE * PAGE, min(round_up(end, PAGE), self._length)
-            if not self._advise(low, high, _POPULATE_READ):
-                self._advise(low, high, _WILLNEED)
+            self._advise(*self._pages(begin, end), _WILLNEED)
+
+    def map(self, ranges: Ranges) -> None:
+        """Bring these ranges into this process's memory, to be written to; returns when they are there.
+
+        One call for a window costs less than what it saves, a fault for each block when it is read and another when it
+        is written. Linux has the call since 5.14; before, and elsewhere, the faults do it.
+        """
+        for begin, end in ranges:
+            self._advise(*self._pages(begin, end), _POPULATE_WRITE)
 
     def release(self, ranges: Ranges, *, write_back: bool = False) -> None:
         """Take these ranges out of this process's memory; their pages stay in the system's cache, to be written.
@@ -57,17 +64,20 @@ class Residency:
             write_back: also start writing them to the disk now, without waiting for it.
         """
         for begin, end in ranges:
-            low, high = begin // PAGE * PAGE, min(round_up(end, PAGE), self._length)
+            low, high = self._pages(begin, end)
             self._advise(low, high, _DONTNEED)
             if write_back:
                 self._write_back(low, high)
 
-    def _advise(self, begin: int, end: int, advice: int) -> bool:
-        """Whether the system took the advice. Advice that it does not know is no error: it concerns speed alone."""
-        if self._libc is None or begin >= end:
-            return False
-        address = ctypes.c_void_p(self._mapping.ctypes.data + begin)
-        return int(self._libc.madvise(address, ctypes.c_size_t(end - begin), ctypes.c_int(advice))) == 0
+    def _pages(self, begin: int, end: int) -> tuple[int, int]:
+        """The whole pages that a range lies in."""
+        return begin // PAGE * PAGE, min(round_up(end, PAGE), self._length)
+
+    def _advise(self, begin: int, end: int, advice: int) -> None:
+        """Give the system advice. That it does not know some is no error: it concerns speed alone."""
+        if self._libc is not None and begin < end:
+            address = ctypes.c_void_p(self._mapping.ctypes.data + begin)
+            self._libc.madvise(address, ctypes.c_size_t(end - begin), ctypes.c_int(advice))
 
     def _write_back(self, begin: int, end: int) -> None:
         if self._libc is not None:

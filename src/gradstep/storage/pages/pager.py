@@ -1,9 +1,8 @@
-"""Walks through the windows of a step, with the next one read ahead and the one before written behind."""
+"""Walks through the windows of a step: one is in memory while the next is read ahead and the one before written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import final
 
 from gradstep.storage.pages.file import PageFile
@@ -16,14 +15,19 @@ from gradstep.storage.pages.windows import Window
 class Pager:
     """Has each window's state in memory when its turn comes, and no more state than was planned for.
 
-    A window that stays is left alone. The others are read ahead and released by a background thread that lives as
-    long as the walk: while window k is computed, it releases window k − 1, then reads window k + 1.
+    A window that stays is left alone. Of the others one is in memory at a time: when window k is computed, it is
+    released, and window k + 1 mapped. Reading from the disk and writing to it go on by themselves meanwhile.
+
+    There is no thread for this. What it could do beside the computation, changing page tables and marking blocks as
+    changed, is work for a processor and not for a disk; where all processors compute, a thread more made a step twice
+    as long (`benchmarks/paged.py`, 2 cores).
 
     Args:
         file: the pages.
         windows: what `plan_windows` made of the file's layout.
-        write_behind: whether a released window starts on its way to the disk at once. The system does that by itself
-            when it sees fit, and state that is changed again soon is written less often; so by default only for a
+        from_disk: whether the state has to come from the disk at each step, so that the next window should be on its
+            way to memory, and a released one on its way back, while one is computed. State that the system keeps in its
+            cache needs neither, and is written less often if the system decides when. By default this is so for a
             file of more than half of the memory available.
 
     Example:
@@ -43,49 +47,37 @@ class Pager:
         True
     """
 
-    def __init__(self, file: PageFile, windows: Sequence[Window], *, write_behind: bool | None = None) -> None:
+    def __init__(self, file: PageFile, windows: Sequence[Window], *, from_disk: bool | None = None) -> None:
         self._residency = file.residency
         self._windows = tuple(windows)
         self._leaving = _leaving(self._windows)
-        self._write_behind = _scarce(file.layout.file_bytes) if write_behind is None else write_behind
+        self._from_disk = _scarce(file.layout.file_bytes) if from_disk is None else from_disk
 
     def windows(self) -> Iterator[Window]:
         """Every window once, in order. What was computed in one must be done when the next is asked for.
 
-        Leaving early, by an exception or by closing the iterator, releases what was read and ends the thread.
-
-        Raises:
-            Exception: whatever befell the background thread.
+        Leaving early, by an exception or by closing the iterator, releases what is in memory.
         """
-        if all(window.stays for window in self._windows):
-            yield from self._windows
-            return
-        present: tuple[int, ...] = ()
-        with ThreadPoolExecutor(1, thread_name_prefix="gradstep-pager") as background:
+        for number, window in enumerate(self._windows):
+            self._map(number)
             try:
-                turn = background.submit(self._read, 0)
-                for number, window in enumerate(self._windows):
-                    turn.result()
-                    present = (number, number + 1)
-                    turn = background.submit(self._turn, number)
-                    yield window
-                turn.result()
+                if self._from_disk:
+                    self._read_ahead(number + 1)
+                yield window
             finally:
-                for number in present:
-                    background.submit(self._release, number)
+                self._release(number)
 
-    def _turn(self, number: int) -> None:
-        """What the background thread does while a window is computed."""
-        self._release(number - 1)
-        self._read(number + 1)
-
-    def _read(self, number: int) -> None:
+    def _read_ahead(self, number: int) -> None:
         if number < len(self._windows) and not self._windows[number].stays:
-            self._residency.will_need(self._windows[number].ranges)
+            self._residency.read_ahead(self._windows[number].ranges)
+
+    def _map(self, number: int) -> None:
+        if not self._windows[number].stays:
+            self._residency.map(self._windows[number].ranges)
 
     def _release(self, number: int) -> None:
-        if 0 <= number < len(self._windows) and not self._windows[number].stays:
-            self._residency.release(self._leaving[number], write_back=self._write_behind)
+        if not self._windows[number].stays:
+            self._residency.release(self._leaving[number], write_back=self._from_disk)
 
 
 def _leaving(windows: Sequence[Window]) -> list[list[tuple[int, int]]]:

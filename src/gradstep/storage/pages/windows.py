@@ -12,11 +12,9 @@ from gradstep.storage.sizes import show_bytes
 GRANULE = 16_384
 """Elements that are never parted, unless told otherwise: a chunk of the fused kernel, 64 blocks of 8-bit state."""
 
-_IN_FLIGHT = 3
-"""Windows in memory while one is computed: it, the one before, and the one after."""
-
-_SHARE = 8
-"""A window takes this part of the budget; what the windows in flight do not need holds state that stays."""
+_SHARE = 4
+"""A window takes this part of the budget; the rest holds state that stays. (Smaller windows let more of it stay, and
+are more in number, which costs more than that saves.)"""
 
 
 @final
@@ -92,10 +90,10 @@ class Window:
 def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule: int = GRANULE) -> tuple[Window, ...]:
     """Part a step's work into windows such that the state in memory stays within a budget.
 
-    State that fits is one window that stays: nothing ever comes or goes. Otherwise a window takes an eighth of the
-    budget, three of them are in memory at a time, and the first ones stay for good with the rest of the budget. (A
-    walk that starts over each step finds nothing of what it kept most recently, as a cache would; it finds what it
-    never gave up.)
+    State that fits is one window that stays: nothing ever comes or goes. Otherwise a window takes a quarter of the
+    budget, one of them is in memory at a time, and the first ones stay for good with the rest of the budget. (A walk
+    that starts over each step finds nothing of what it kept most recently, as a cache would; it finds what it never
+    gave up.)
 
     Args:
         layout: the page file's.
@@ -104,7 +102,7 @@ def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule:
         granule: elements that are parted nowhere; a multiple of every column's `per`.
 
     Raises:
-        ValueError: if three windows of the smallest possible size exceed the budget; the message says which would do.
+        ValueError: if the smallest possible window exceeds the budget; the message says which would do.
 
     Example:
         >>> layout = Layout.of([("a", "float32", 1 << 20), ("b", "float32", 1 << 20)])
@@ -113,22 +111,41 @@ def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule:
         [2]
         >>> windows = plan_windows(layout, items, budget=4 << 20)
         >>> len(windows), windows[0].nbytes, sum(window.stays for window in windows)
-        (16, 524288, 5)
+        (8, 1048576, 3)
     """
     everything = _window(layout, items, [Piece(n, 0, item.elements) for n, item in enumerate(items)], stays=True)
     if everything.nbytes <= budget:
         return (everything,)
-    windows = [
-        _window(layout, items, pieces, stays=False)
-        for pieces in _packed(list(_pieces(layout, items, budget // _SHARE, granule)), budget // _SHARE)
-    ]
-    in_flight = _IN_FLIGHT * max(window.nbytes for window in windows)
-    if in_flight > budget:
+    parts = parted(layout, items, budget // _SHARE, granule=granule)
+    windows = [_window(layout, items, pieces, stays=False) for pieces in parts]
+    largest = max(window.nbytes for window in windows)
+    check_budget(budget, largest)
+    return tuple(_keeping(windows, budget - largest))
+
+
+def parted(
+    layout: Layout, items: Sequence[Item], limit: int, *, granule: int = GRANULE
+) -> tuple[tuple[Piece, ...], ...]:
+    """All work in parts whose state has at most `limit` bytes, as far as it can be parted.
+
+    Args:
+        layout, items, granule: as in `plan_windows`.
+        limit: bytes of state of a part.
+    """
+    return tuple(tuple(part) for part in _packed(_pieces(layout, items, limit, granule), limit))
+
+
+def check_budget(budget: int, smallest: int) -> None:
+    """Refuse a budget that does not hold the smallest windows that the work can be parted into.
+
+    Raises:
+        ValueError: saying which budget would do.
+    """
+    if smallest > budget:
         raise ValueError(
-            f"Invalid page budget: {show_bytes(budget)} is less than three of the smallest windows that the parameters "
-            f"can be parted into; give at least {show_bytes(in_flight)} ({in_flight:,} bytes)"
+            f"Invalid page budget: {show_bytes(budget)} is less than the smallest window that the parameters can be "
+            f"parted into; give at least {show_bytes(smallest)} ({smallest:,} bytes)"
         )
-    return tuple(_keeping(windows, budget - in_flight))
 
 
 def _pieces(layout: Layout, items: Sequence[Item], limit: int, granule: int) -> Iterator[tuple[Piece, int]]:

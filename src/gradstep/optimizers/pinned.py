@@ -1,0 +1,170 @@
+"""State of parameters on a GPU, in the host's memory: at each step it goes to the device and back, window by window.
+
+The memory and its windows are in :mod:`gradstep.optimizers.arena`, the schedule in :mod:`gradstep.optimizers.streams`;
+here they are put together with the parameters of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradstep.engines.arrays import table_of
+from gradstep.engines.base import LENGTH, Batch, Int64s
+from gradstep.engines.statistics import SUMS
+from gradstep.optimizers.arena import Arena, Cargo
+from gradstep.optimizers.batch import TorchBatch
+from gradstep.optimizers.choice import is_dense
+from gradstep.optimizers.pages import Pages
+from gradstep.optimizers.placement import Placement, Wanted, uninterrupted
+from gradstep.optimizers.state import filled
+from gradstep.optimizers.storage import keys_of
+from gradstep.optimizers.streams import BUFFERS, DEVICES, Job, relay
+from gradstep.storage.pages import Preflight
+from gradstep.storage.pages.memory import available_memory
+from gradstep.storage.sizes import show_bytes
+
+
+@final
+class Pinned(Placement):
+    """State in the host's memory, pinned, for parameters on one device."""
+
+    on_host = True
+
+    def __init__(self, pages: Pages, device: torch.device) -> None:
+        self.pages = pages
+        self._on = device
+        self._device = DEVICES[device.type](device)
+        self._arenas: list[Arena] = []
+
+    def check_room(self, nbytes: int) -> None:
+        available = available_memory()
+        if available is not None and nbytes > available:
+            raise MemoryError(
+                f"state paged to the host's memory needs {show_bytes(nbytes)}, {show_bytes(available)} are available"
+            )
+
+    def preflight(self, nbytes: int) -> Preflight:
+        raise ValueError(f"the state ({show_bytes(nbytes)}) is paged to the host's memory: no disk has a part in it")
+
+    def filled(self, parameters: Sequence[Wanted], scalars: Sequence[str]) -> list[dict[str, Any]]:
+        new = [(name, p, stored) for name, p, stored, _ in parameters if self._arena_of(p) is None]
+        for name, p, _ in new:
+            if p.device != self._on:
+                raise ValueError(
+                    f"this optimizer's state is paged for parameters on {self._on}, and {name} is on {p.device}: "
+                    "make an optimizer for each device"
+                )
+        if new:
+            self._arenas.append(Arena(new, self._device))
+        entries, places = [], []
+        for name, p, stored, old in parameters:
+            arena = self._arena_of(p)
+            assert arena is not None
+            mine, known = arena.tensors[id(p)], dict(old)
+            places.append((arena, mine))
+            if all(known.get(key) is place for key, place in mine.items()):
+                entries.append(known)
+                continue
+            if "step" not in known and arena.blank:  # it is full of zeros
+                for slot, codec in zip(stored.slots, stored.codecs, strict=True):
+                    if slot.name not in known and slot.fill == 0:
+                        known.update({key: mine[key] for key in keys_of(slot, codec)}, step=0.0)
+            entries.append(filled(p.detach().to("cpu"), stored, known, name))
+        for entry, (arena, mine) in zip(entries, places, strict=True):
+            for key, place in mine.items():
+                if entry[key] is not place:
+                    entry[key] = place.copy_(entry[key])
+                    arena.blank = False
+        return entries
+
+    def changing(self) -> AbstractContextManager[None]:
+        return uninterrupted()
+
+    def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+        return []
+
+    def keep(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+        pass
+
+    def update(self, batch: TorchBatch) -> None:
+        gradients, params = batch.columns[:2]
+        windows: list[tuple[Arena, list[int], Cargo]] = []
+        for arena in self._arenas:
+            mine = [k for k, p in enumerate(params) if arena.serves(p)]
+            if mine:
+                cargoes = arena.cargoes([params[k] for k in mine], self.pages.budget)
+                windows += [(arena, mine, cargo) for cargo in cargoes]
+                arena.blank = False
+        largest = max((cargo.nbytes for _, _, cargo in windows), default=0)
+        buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(windows)))]
+        statistics = table_of({}, len(batch.table))
+
+        def job(arena: Arena, mine: Sequence[int], cargo: Cargo) -> Job:
+            pieces = np.array([(mine[piece.item], piece.start, piece.stop) for piece in cargo.pieces], dtype=np.int64)
+
+            def update(buffer: int) -> None:
+                entries = []
+                for (k, *piece), places in zip(pieces.tolist(), cargo.places, strict=True):
+                    own = [gradients[k], params[k].detach()]
+                    if is_dense(params[k]):
+                        own = [_taken(t, *piece) for t in own]
+                    entries.append(own + arena.fields(params[k], places, buffers[buffer]))
+                window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
+                batch.part.engine.update(window)
+                if batch.watched:
+                    _add(statistics, pieces[:, 0], window.statistics)
+
+            return Job(
+                fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
+                update=update,
+                store=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=True),
+            )
+
+        relay(self._device, [job(*window) for window in windows])
+        torch.autograd.graph.increment_version(params)
+        batch.statistics = statistics
+
+    def _arena_of(self, p: Tensor) -> Arena | None:
+        return next((arena for arena in self._arenas if arena.serves(p)), None)
+
+
+@final
+class _WindowBatch(Batch):
+    """The pieces of one window, on the device: the parameters' own memory, and the state in a buffer."""
+
+    def __init__(self, batch: TorchBatch, pieces: Int64s, columns: Sequence[Sequence[Tensor]]) -> None:
+        numbers, starts, stops = pieces.T
+        self.spec = batch.spec
+        self.coefficients = batch.coefficients
+        self.threads = batch.threads
+        self.watched = batch.watched
+        self.starts = starts
+        self.table = batch.table[numbers].copy()
+        self.table[:, LENGTH] = stops - starts
+        self._columns = columns
+
+    @property
+    def columns(self) -> Sequence[Sequence[Tensor]]:
+        return self._columns
+
+    def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
+        raise NotImplementedError("NumPy does not reach the memory of a device")
+
+
+def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
+    """Elements of a dense tensor, in their order in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))[start:stop]
+
+
+def _add(total: NDArray[np.float64], numbers: Int64s, found: NDArray[np.float64]) -> None:
+    """Add the statistics of pieces to those of their parameters."""
+    np.add.at(total[:, :SUMS], numbers, found[:, :SUMS])
+    np.fmin.at(total[:, SUMS], numbers, found[:, SUMS])
+    np.fmax.at(total[:, SUMS + 1], numbers, found[:, SUMS + 1])
