@@ -65,26 +65,33 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
 
     torch.manual_seed(seed)
     training = case.make(seed)
-    stepper = gradstep.Stepper(
-        training.model,
-        training.optimizer,
-        schedule=training.schedule,
-        max_grad_norm=training.max_grad_norm,
-        precision=training.precision,
-    )
-    with gradstep.Monitor(
-        stepper,
-        every=every,
-        per_parameter=single,
-        sinks=[JsonLines(path, overwrite=True)],
-        planned_updates=training.updates,
-        schedule=training.schedule,
-        precision=training.precision,
-    ) as monitor:
-        for update in range(training.updates):
-            with stepper.autocast():
-                loss = training.loss(update)
-            monitor.log(stepper.backward(loss))
+
+    def begun() -> tuple[gradstep.Stepper, gradstep.Monitor]:
+        stepper = gradstep.Stepper(
+            training.model,
+            training.optimizer,
+            schedule=training.schedule,
+            max_grad_norm=training.max_grad_norm,
+            precision=training.precision,
+        )
+        sinks = [JsonLines(path, overwrite=True)]
+        return stepper, gradstep.Monitor(
+            stepper, every=every, per_parameter=single, sinks=sinks, planned_updates=training.updates
+        )
+
+    stepper, monitor = begun()
+    for update in range(training.updates):
+        if update == training.resumed:
+            states = stepper.state_dict(), monitor.state_dict()
+            monitor.close()
+            stepper, monitor = begun()
+            if not training.forgets:
+                stepper.load_state_dict(states[0])
+            monitor.load_state_dict(states[1])
+        with stepper.autocast():
+            loss = training.loss(update)
+        monitor.log(stepper.backward(loss))
+    monitor.close()
 
 
 def margins(run: Any) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import gradstep
 from gradstep.lab.task import Batch, seeded
 from gradstep.lab.tasks import TASKS
-from gradstep.schedules import Schedule, constant, cosine, warmup
+from gradstep.schedules import Schedule, constant, cosine, multi_step, warmup
 
 DIGITS, TEXT = TASKS["digits"], TASKS["text"]
 
@@ -32,6 +32,8 @@ class Training:
         optimizer: what trains it.
         loss: the loss of an update, by its number.
         updates: how many there are.
+        resumed: before which update it is stopped and resumed; None if it runs through.
+        forgets: whether the schedule's state is lost on resume.
     """
 
     model: nn.Module
@@ -41,6 +43,8 @@ class Training:
     schedule: Schedule | None = None
     max_grad_norm: float | None = None
     precision: Literal["float32", "bf16", "fp16"] = "float32"
+    resumed: int | None = None
+    forgets: bool = False
 
 
 @final
@@ -336,6 +340,15 @@ def horizon_digits(seed: int) -> Training:
     return on_digits(seed, adamw(3e-3), schedule=plan(3e-3, 3000, lead=150))
 
 
+def resumed_warmup(seed: int) -> Training:
+    return replace(planned_text(seed), resumed=90, forgets=True)
+
+
+def resumed_peak(seed: int) -> Training:
+    training = on_digits(seed, adamw(3e-3), schedule=cosine(3e-3, updates=300))
+    return replace(training, resumed=200, forgets=True)
+
+
 def overflowing(training: Training, module: nn.Module) -> Training:
     """From update 60 on, an activation is a million times larger: beyond the range of fp16, whatever the loss scale."""
     updates = iter(range(training.updates))
@@ -447,6 +460,8 @@ SICK = (
     Case("schedule ended early, digits", "schedule_ended_early", "planned for 160 of 300 updates", ended_early_digits),
     Case("schedule too long, text", "schedule_too_long", "planned for 2,000 updates, not 120", horizon_text),
     Case("schedule too long, digits", "schedule_too_long", "planned for 3,000 updates, not 300", horizon_digits),
+    Case("schedule lost on resume, text", "lr_jumped", "warmup and cosine, resumed at update 90", resumed_warmup),
+    Case("schedule lost on resume, digits", "lr_jumped", "cosine, resumed at update 200", resumed_peak),
     Case(
         "fp16 overflow, digits", "loss_scale_collapse", "an activation beyond fp16 from update 60 on", collapse_digits
     ),
@@ -475,6 +490,16 @@ def planned_text(seed: int) -> Training:
         plan(1e-3, 150),
         max_grad_norm=1.0,
     )
+
+
+def resumed_text(seed: int) -> Training:
+    return replace(planned_text(seed), resumed=90)
+
+
+def resumed_step(seed: int) -> Training:
+    """Resumed where the schedule takes a step."""
+    schedule = multi_step(3e-3, at_updates=[200], factor=0.1)
+    return replace(on_digits(seed, adamw(3e-3), schedule=schedule), resumed=200)
 
 
 def sgd_cnn(seed: int) -> Training:
@@ -537,6 +562,8 @@ def adafactor_text(seed: int) -> Training:
 HEALTHY = (
     Case("AdamW, digits", None, "lr 3e-3", plain_digits),
     Case("warmup, cosine, groups, clipping, text", None, "betas (0.9, 0.95), decay 0.1 on matrices", planned_text),
+    Case("resumed, text", None, "the same, stopped and resumed at update 90", resumed_text),
+    Case("resumed, digits", None, "at update 200, where the learning rate falls to a tenth", resumed_step),
     Case("SGD with momentum, CNN", None, "lr 0.05, weight_decay 5e-4", sgd_cnn),
     Case("Lion, text", None, "lr 3e-4, weight_decay 0.1", lion_text),
     Case("8-bit state, text", None, "AdamW, state='8bit'", eight_bit),

@@ -9,7 +9,7 @@ from torch import nn
 
 import gradstep
 from gradstep.monitor import Header, JsonLines, Sink, Update, read_run
-from gradstep.schedules import linear
+from gradstep.schedules import constant, linear
 
 KINDS: list[Any] = [torch.optim.AdamW, gradstep.AdamW]
 both = pytest.mark.parametrize("kind", KINDS, ids=["torch", "gradstep"])
@@ -250,6 +250,47 @@ def test_windows_of_a_stepper(kind):
     assert math.isnan(sick.loss)
     assert memory.headers[0].parameters[1].name == "bias"
     assert memory.headers[0].schedule
+
+
+def header_of(target, optimizer, **options):
+    monitor, memory = monitored(target, **options)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    monitor.close()
+    return memory.headers[0]
+
+
+def test_a_stepper_tells_what_it_is():
+    """Its schedule with its length, its window and its precision need not be told once more."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    header = header_of(
+        gradstep.Stepper(model, optimizer, schedule=linear(0.1, 0.0, updates=5), accumulate=3), optimizer
+    )
+    assert (header.schedule_updates, header.accumulate, header.precision) == (5, 3, "float32")
+    assert "(5, 0.0)" in header.schedule, "its end, in words"
+
+
+def test_a_scheduler_tells_its_length():
+    p, q = vector(), vector()
+    groups: list[dict[str, Any]] = [{"params": [p]}, {"params": [q], "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    factor = linear(1.0, 0.0, updates=8)
+    for given, told in (
+        ({"lr_factor": factor}, 8),
+        ({"lr": [factor, linear(1.0, 0.5, updates=11)]}, 11),
+        ({"lr": [None, factor]}, 8),
+        ({"lr": [constant(0.1), factor]}, None),
+        ({"weight_decay": factor}, None),
+    ):
+        header = header_of(optimizer, optimizer, schedule=gradstep.Scheduler(optimizer, **given))
+        assert header.schedule_updates == told, given
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    model = nn.Linear(2, 1)
+    header = header_of(gradstep.Stepper(model, optimizer, schedule=theirs), optimizer)
+    assert (header.schedule, header.schedule_updates) == ("CosineAnnealingLR", None)
 
 
 @both

@@ -46,6 +46,8 @@ LIVE = (
     "frozen layer decays, digits",
     "broken batch, digits",
     "fp16 overflow, digits",
+    "schedule lost on resume, digits",
+    "resumed, digits",
     "AdamW, digits",
 )
 

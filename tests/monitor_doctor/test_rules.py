@@ -1,12 +1,13 @@
 """Every rule on a record written by hand: it fires on the sign, says where, and is silent just inside its limit."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import gradstep
-from gradstep.monitor import Parameter, Run
+from gradstep.monitor import Group, Parameter, Run
 from gradstep.monitor.doctor.rules import RULES
 from tests.monitor_doctor.by_hand import BODY, HEAD, columns, header, run
 
@@ -287,3 +288,51 @@ def test_lost_to_rounding():
 def test_every_rule_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [rule.__name__ for rule in RULES if f'"{rule.__name__}"' not in source] == []
+
+
+def resumed(rate, *firsts, groups=1, count=100):
+    """A run that was resumed before each of these updates, with this learning rate."""
+    settings = {"lr": rate(0), "weight_decay": 0.01, "betas": [0.9, 0.999]}
+    heads = [header(first_update=first, started=str(first)) for first in (0, *firsts)]
+    heads[1:] = [replace(h, groups=(Group("group", settings),) * groups) for h in heads[1:]]
+    return Run(tuple(heads), run(count, lr=rate).updates)
+
+
+def falling_rate(n):
+    return 1e-3 * (1 - n / 200)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (falling_rate, []),
+        (lambda n: falling_rate(n if n < 60 else n - 60), ["lr_jumped"]),  # the schedule began anew: 0.7e-3 to 1e-3
+        (lambda n: 1e-3 if n < 60 else 1e-3 * min(1.0, (n - 59) / 20), ["lr_jumped"]),  # its warmup, too
+        (lambda n: 1e-3 if n < 60 else 1e-4, []),  # a step of the schedule, or what was meant
+        (lambda n: 1e-4 * 10 ** (n // 20 % 2), []),  # a schedule that leaps by itself
+        (lambda n: min(1e-3, 5e-6 * (n + 1) ** 1.3), []),  # a warmup
+        (lambda n: 1e-3 if n < 60 else 1.15e-3, []),  # a little
+    ],
+)
+def test_lr_jumped(rate, expected):
+    assert causes(resumed(rate, 60)) == expected
+    assert causes(resumed(rate)) == [], "nothing was resumed"
+
+
+def test_lr_jumped_says_when_and_what():
+    jump, again = only(resumed(lambda n: falling_rate(n if n < 60 else n - 60), 60)).evidence
+    assert (jump.value, jump.limit, jump.updates) == (1e-3, pytest.approx(0.705e-3), (60, 60))
+    assert "once more" in str(again)
+
+
+def test_two_jumps_do_not_explain_each_other():
+    found = only(resumed(lambda n: 2 * falling_rate(2 * (n % 40)), 40, 80))
+    assert [fact.updates[0] for fact in found.evidence if fact.updates] == [40, 80]
+
+
+def test_a_group_that_was_added_is_no_resume():
+    assert causes(resumed(lambda n: 1e-4 if n < 60 else 1e-3, 60, groups=2)) == []
+
+
+def test_a_record_that_ends_where_it_was_resumed():
+    assert causes(resumed(falling_rate, 100)) == []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradstep
+from gradstep.schedules import constant
 from tests.training import assert_same, normal, snapshot
 
 KINDS = [torch.optim.AdamW, gradstep.AdamW]
@@ -466,3 +467,32 @@ def test_gradients_are_exchanged_in_the_last_micro_batch_only(wrapped):
     for _ in range(2):
         assert [run(), run(), run()] == [[True, True], [True, True], [False, False]]
     assert [run(), run(last=True)] == [[True, True], [False, False]]
+
+
+def test_a_rehearsal_leaves_the_stepper_where_it_is():
+    model, stepper = one_weight(accumulate=2, max_grad_norm=1.0, precision="bf16", schedule=constant(0.5))
+    push(stepper, model, [1.0, 0.0])
+    stepper.discard()
+    trial = stepper.rehearsal()
+    assert (trial.accumulate, trial.precision, trial.schedule) == (2, "bf16", None)
+    assert (trial.model, trial.optimizer) == (stepper.model, stepper.optimizer)
+    stepper.optimizer.param_groups[0]["lr"] = 0.25
+    push(trial, model, [4.0, 0.0])
+    assert trial.open
+    assert not stepper.open
+    outcome = push(trial, model, [4.0, 0.0])
+    assert outcome is not None
+    assert (outcome.lr, outcome.clip) == (0.25, pytest.approx(0.25))
+    assert (trial.updates, stepper.updates) == (1, 0)
+    assert stepper.optimizer.param_groups[0]["lr"] == 0.25, "nobody moved the learning rate"
+
+
+def test_a_rehearsal_in_fp16_has_a_scale_of_its_own():
+    model, stepper = one_weight(precision="fp16")
+    before = stepper.state_dict()["scaler"]
+    trial = stepper.rehearsal()
+    outcome = push(trial, model, [float("inf"), 0.0])
+    assert outcome is not None
+    assert not outcome.stepped
+    assert stepper.state_dict()["scaler"] == before
+    assert trial.state_dict()["scaler"] != before

@@ -1,8 +1,9 @@
 """A record as JSON lines: one line for each header and each update, read back while the file still grows.
 
 A line is strict JSON: a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has
-its default value is left out. Columns of single parameters are little-endian float32 (``index``: int32) in base64:
-2,000 tensors cost microseconds, where 16,000 decimal numbers cost more than the optimizer's step.
+its default value is left out, and so is a column of zeros. Columns of single parameters are little-endian float32
+(``index``: int32) in base64: 2,000 tensors cost microseconds, where 16,000 decimal numbers cost more than the
+optimizer's step.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ def encode(entry: Header | Update) -> str:
     if entry.parameters is None:
         return text
     # Base64 needs no escaping: put in as it is, it does not go through the encoder letter by letter.
-    columns = ((f.name, getattr(entry.parameters, f.name)) for f in fields(PerParameter))
-    packed = ",".join(f'"{name}":"{_packed(column)}"' for name, column in columns)
+    columns = ((name, getattr(entry.parameters, name)) for name in _COLUMNS)
+    packed = ",".join(
+        f'"{name}":"{_packed(column)}"' for name, column in columns if name == "index" or column.tobytes().strip(b"\0")
+    )
     return f'{text[:-1]},"parameters":{{{packed}}}}}'
 
 
@@ -176,6 +179,9 @@ def _default(of: Field[Any]) -> Any:
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
+_COLUMNS = tuple(f.name for f in fields(PerParameter))
+"""Of single parameters; ``index`` is the first."""
+
 _DEFAULTS = {
     kind: [(f.name, _default(f)) for f in fields(kind)] for kind in (Header, Group, Parameter, Update, Numbers)
 }
@@ -202,9 +208,10 @@ def _update(plain: dict[str, Any]) -> Update:
         plain["extra"] = _numbers(plain["extra"])
     if "parameters" in plain:
         columns = {key: base64.b64decode(text) for key, text in plain["parameters"].items()}
-        plain["parameters"] = PerParameter(
-            **{key: np.frombuffer(data, "<i4" if key == "index" else "<f4") for key, data in columns.items()}
-        )
+        index = np.frombuffer(columns.pop("index"), "<i4")
+        numbers = {key: np.frombuffer(data, "<f4") for key, data in columns.items()}
+        nothing = np.zeros(len(index), "<f4")
+        plain["parameters"] = PerParameter(index, *(numbers.pop(name, nothing) for name in _COLUMNS[1:]), **numbers)
     words = {key: plain.pop(key) for key in ("skipped", "culprit") if key in plain}
     return Update(**_numbers(plain), **words)
 

@@ -25,7 +25,17 @@ from gradstep.monitor.sinks.base import RESERVED, Sink
 from gradstep.monitor.sinks.json_lines import JsonLines
 from gradstep.monitor.statistics import Statistics
 from gradstep.monitor.torch_statistics import TorchStatistics
-from gradstep.monitor.watched import LossScaler, Outcome, Window, own_clip, skipped
+from gradstep.monitor.watched import (
+    LossScaler,
+    Outcome,
+    Scheduled,
+    Window,
+    length,
+    lr_schedules,
+    own_clip,
+    skipped,
+    words,
+)
 from gradstep.optimizers import Optimizer
 from gradstep.schedules import Schedule
 
@@ -42,14 +52,15 @@ class Monitor:
     gradient. A monitor never changes what is trained: weights, gradients and state stay bit for bit what they were.
 
     Args:
-        target: a ``torch.optim.Optimizer``, or a :class:`gradstep.Stepper`, whose model and schedule are then known.
+        target: a ``torch.optim.Optimizer``, or a :class:`gradstep.Stepper`, whose model, schedule, window and precision
+            are then known.
         every: record each so many updates, ≥ 1; those in between cost nothing. Skipped updates are always recorded.
         per_parameter: record the norms of every single parameter as well.
         sinks: where records go (see :mod:`gradstep.monitor.sinks`); by default ``JsonLines("runs/<name>")``.
         model: gives parameters their names, and finds those that no group of the optimizer holds.
         name: of the run, for the default sink; by default the optimizer's class and the time.
         planned_updates: how long the run is to be, ≥ 1.
-        schedule: of the learning rate: one of :mod:`gradstep.schedules`, or words.
+        schedule: of the learning rate: one of :mod:`gradstep.schedules`, a :class:`gradstep.Scheduler`, or words.
         accumulate: micro-batches per update.
         precision: of the forward pass.
         scaler: the ``GradScaler`` of a loop without stepper, by which skipped updates are recognised.
@@ -88,7 +99,7 @@ class Monitor:
         model: nn.Module | None = None,
         name: str | None = None,
         planned_updates: int | None = None,
-        schedule: Schedule | str | None = None,
+        schedule: Schedule | Scheduled | str | None = None,
         accumulate: int | None = None,
         precision: str | None = None,
         scaler: LossScaler | None = None,
@@ -98,6 +109,7 @@ class Monitor:
             optimizer = target
         elif isinstance(target, Window):
             optimizer, model, given = target.optimizer, model or target.model, schedule or target.schedule
+            accumulate, precision = accumulate or target.accumulate, precision or target.precision
         else:
             raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
         for setting, value in (("every", every), ("planned_updates", planned_updates)):
@@ -116,8 +128,8 @@ class Monitor:
         self._told = {
             "every": self._every,
             "planned_updates": planned_updates,
-            "schedule": _words(given),
-            "schedule_updates": given.updates if isinstance(given, Schedule) else None,
+            "schedule": words(given),
+            "schedule_updates": length(lr_schedules(given)),
             "accumulate": accumulate,
             "precision": precision,
             "started": started.isoformat(timespec="seconds"),
@@ -141,7 +153,7 @@ class Monitor:
     _pending: Pending | None = None
     _sizes: tuple[int, ...] | None = None
     """Parameters in each group, as the sinks know them; None before the first step."""
-    _groups: NDArray[np.intp] = np.zeros(0, np.intp)
+    _starts: NDArray[np.int32] = np.zeros(1, np.int32)
     _begin: float = 0.0
 
     @property
@@ -246,12 +258,12 @@ class Monitor:
             header = header_of(self.optimizer, self._model, first_update=self._updates, **self._told)
             for sink in self._sinks:
                 sink.open(header)
-            self._sizes, self._groups = sizes, np.repeat(np.arange(len(sizes)), sizes)
+            self._sizes, self._starts = sizes, np.cumsum((0, *sizes)).astype(np.int32)
 
     def _write(self, **extra: float | Tensor) -> None:
         if self._pending is not None:
             done, self._pending = self._pending, None
-            self._send(done.record(self._groups, _numbers(extra), single=self._per_parameter))
+            self._send(done.record(self._starts, _numbers(extra), single=self._per_parameter))
 
     def _send(self, update: Update) -> None:
         for sink in list(self._sinks):
@@ -310,9 +322,3 @@ def _number(value: float | Tensor) -> float:
 
 def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
     return {name: _number(value) for name, value in values.items()}
-
-
-def _words(schedule: Any) -> str:
-    if schedule is None or isinstance(schedule, (str, Schedule)):
-        return str(schedule or "")
-    return type(schedule).__name__

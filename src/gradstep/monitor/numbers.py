@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,53 +20,42 @@ def settings(optimizer: Optimizer) -> tuple[Numbers, ...]:
     return tuple(Numbers(**_settings(group)) for group in optimizer.param_groups)
 
 
-def per_group(found: Collected, groups: NDArray[np.intp], now: Sequence[Numbers], clip: float) -> tuple[Numbers, ...]:
+def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Numbers], clip: float) -> tuple[Numbers, ...]:
     """A row for each group.
 
     Args:
         found: the statistics.
-        groups: the group of every parameter of the optimizer.
+        starts: (groups + 1) the first parameter of every group, and how many there are.
         now: the settings of the groups.
         clip: what the gradients had been multiplied by before the optimizer was given them.
     """
-    owner = groups[found.index]
+    bounds = found.index.searchsorted(starts)
+    present = np.flatnonzero(bounds[1:] > bounds[:-1])
+    first = bounds[present]
+    table = np.array([getattr(found, name) for name in _SUMS])
+    columns = [
+        *np.add.reduceat(table, first, axis=1).tolist(),
+        np.fmin.reduceat(found.second_min, first).tolist(),
+        np.fmax.reduceat(found.second_max, first).tolist(),
+    ]
+    rows = list(now)
+    for group, elements, grad, weight, update, unmoved, bad, least, most in zip(present.tolist(), *columns):
+        if elements:
+            rows[group] = replace(
+                now[group],
+                elements=int(elements),
+                grad_norm=_root(grad) / clip,
+                weight_norm=_root(weight),
+                update_norm=_root(update),
+                unmoved=int(unmoved),
+                root_min=None if math.isnan(least) else _root(least),
+                root_max=None if math.isnan(most) else _root(most),
+                non_finite=int(bad),
+            )
+    return tuple(rows)
 
-    def total(column: Floats) -> list[float]:
-        return [float(one) for one in np.bincount(owner, column, len(now))]
 
-    low, high = np.full(len(now), np.nan), np.full(len(now), np.nan)
-    np.fmin.at(low, owner, found.second_min)
-    np.fmax.at(high, owner, found.second_max)
-    columns = zip(
-        now,
-        total(found.elements),
-        total(found.grad_square),
-        total(found.weight_square),
-        total(found.update_square),
-        total(found.unmoved),
-        low.tolist(),
-        high.tolist(),
-        total(found.non_finite),
-    )
-    return tuple(
-        Numbers(
-            lr=row.lr,
-            weight_decay=row.weight_decay,
-            betas=row.betas,
-            momentum=row.momentum,
-            elements=int(elements),
-            grad_norm=_root(grad) / clip,
-            weight_norm=_root(weight),
-            update_norm=_root(update),
-            unmoved=int(unmoved),
-            root_min=None if math.isnan(least) else _root(least),
-            root_max=None if math.isnan(most) else _root(most),
-            non_finite=int(bad),
-        )
-        if elements
-        else row
-        for row, elements, grad, weight, update, unmoved, least, most, bad in columns
-    )
+_SUMS = ("elements", "grad_square", "weight_square", "update_square", "unmoved", "non_finite")
 
 
 def per_parameter(found: Collected, clip: float) -> PerParameter:

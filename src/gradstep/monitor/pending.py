@@ -50,11 +50,11 @@ class Pending:
         self.skipped, self.culprit = outcome.reason, outcome.parameter
         self.loss_scale, self.micro_batches = outcome.loss_scale, outcome.micro_batches
 
-    def record(self, groups: NDArray[np.intp], extra: Mapping[str, float], *, single: bool) -> Update:
+    def record(self, starts: NDArray[np.int32], extra: Mapping[str, float], *, single: bool) -> Update:
         """The update as it is recorded.
 
         Args:
-            groups: the group of every parameter of the optimizer.
+            starts: (groups + 1) the first parameter of every group, and how many there are.
             extra: what else was logged.
             single: whether the numbers of single parameters are wanted.
         """
@@ -63,7 +63,7 @@ class Pending:
             self.number,
             self.time,
             loss=self.loss,
-            groups=self.settings if found is None else per_group(found, groups, self.settings, before),
+            groups=self.settings if found is None else per_group(found, starts, self.settings, before),
             clip=self._clip(before),
             seconds=self.seconds,
             loss_scale=self.loss_scale,

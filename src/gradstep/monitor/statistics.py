@@ -21,7 +21,7 @@ class Collected:
     """One row for each parameter that had a gradient.
 
     Attributes:
-        index: which parameter, counted over all groups.
+        index: which parameter, counted over all groups; ascending.
         elements: how many numbers it holds; of complex ones, both parts count.
         grad_square: sum of squares of the gradient as the optimizer was given it, without any loss scale.
         weight_square: of the parameter after the step.
@@ -75,8 +75,10 @@ def parameters(optimizer: Optimizer) -> list[Tensor]:
 def non_finite(optimizer: Optimizer, index: NDArray[np.int32], grad_square: Floats) -> Floats:
     """How many elements of each gradient are not finite; only those are looked at whose sum of squares is not."""
     result = np.zeros(len(index))
-    suspects = np.flatnonzero(~np.isfinite(grad_square))
-    params = parameters(optimizer) if len(suspects) else []
+    finite = np.isfinite(grad_square)
+    if finite.all():
+        return result
+    suspects, params = np.flatnonzero(~finite), parameters(optimizer)
     for row in suspects:
         g = params[index[row]].grad
         if g is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from gradstep.optimizers import Optimizer
+from gradstep.schedules import Schedule
 
 
 class Outcome(Protocol):
@@ -57,6 +59,49 @@ class Window(Protocol):
     @property
     def schedule(self) -> Any:
         """What moves the learning rate."""
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches in a full window."""
+
+    @property
+    def precision(self) -> str:
+        """Of the forward pass."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """What drives an optimizer by schedules: :class:`gradstep.Scheduler`."""
+
+    @property
+    def lr_schedules(self) -> Sequence[Schedule | None]:
+        """Of the learning rate of each group."""
+
+
+def lr_schedules(given: Any) -> tuple[Schedule, ...]:
+    """The schedules of the learning rate that are known of a schedule, of what drives one, or of anything else."""
+    if isinstance(given, Schedule):
+        return (given,)
+    return tuple(filter(None, given.lr_schedules)) if isinstance(given, Scheduled) else ()
+
+
+def length(schedules: Sequence[Schedule]) -> int | None:
+    """When the last of them ends; None if one has no end, or if there are none.
+
+    >>> from gradstep.schedules import constant, cosine
+    >>> length([cosine(0.1, updates=100), cosine(0.1, updates=80)]), length([constant(0.1)]), length([])
+    (100, None, None)
+    """
+    ends = [schedule.updates for schedule in schedules]
+    known = [end for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
+def words(given: Any) -> str:
+    """What is known of a schedule."""
+    if given is None or isinstance(given, str):
+        return given or ""
+    return "; ".join(dict.fromkeys(map(str, lr_schedules(given)))) or type(given).__name__
 
 
 class LossScaler(Protocol):

@@ -301,10 +301,9 @@ class Blocks(Codec):
         """The stored values, from their codes and their block's scale (int32)."""
         base = self._base(scale)
         if not self.signed:
-            return where(code != 0, number((code << _PLACES) + base), 0.0)
+            return number(where(code != 0, (code << _PLACES) + base, 0))
         signed = (code ^ 0x80) - 0x80  # with the sign where an int32 has it
-        value = number((signed << _PLACES & _SIGN_AND_CODE) + base)
-        return where((code & 0x7F) != 0, value, 0.0)
+        return number(where((code & 0x7F) != 0, (signed << _PLACES & _SIGN_AND_CODE) + base, 0))
 
     def split(self, x: Array, scale: Array, noise: Array) -> Array:
         """The codes of new values, for their block's scale.
@@ -316,7 +315,7 @@ class Blocks(Codec):
         """
         size, base = self.magnitude(x), self._base(scale)
         smallest = base + (1 << _PLACES)
-        # Beside infinity no noise: a NaN of many ones (CUDA's is all ones) and noise would overflow.
+        # Beside infinity no noise: with a NaN of many ones (CUDA's is all ones) it would make one code too many.
         noise = noise & ((scale - 0xFF) >> 8 & (1 << _PLACES) - 1)
         if not self.signed:
             return where(size != 0, (at_least(size, smallest) + (noise - base)) >> _PLACES, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, final
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from gradstep.training.outcome import UpdateOutcome
 from gradstep.training.stepper import Stepper
-from gradstep.training.window import Window
 
 LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, float | Tensor]"]
 """The loss of a model on a batch, a mean; or that and how many items the mean is over."""
@@ -144,7 +142,7 @@ def sweep(
     Raises:
         ValueError: no group has a learning rate above 0.
     """
-    trial = _rehearsal(stepper)
+    trial = stepper.rehearsal()
     set_lr = _Rates(stepper.optimizer)
     losses: list[float] = []
     for index in range(len(lrs) + 1):  # the last update only tells the loss after the one before
@@ -164,18 +162,6 @@ def sweep(
             at = float(curve.lrs[-LAST])
             return LrSweep(seed, curve.lrs, curve.losses, f"the loss exploded at lr {at:.3g}", at)
     return LrSweep(seed, lrs, np.array(losses))
-
-
-def _rehearsal(stepper: Stepper) -> Stepper:
-    """A stepper of the same settings on the same model and optimizer, with its own window, count and loss scale.
-
-    It has no schedule, so that nobody moves the learning rate but the sweep, and the schedule stays where it is.
-    """
-    trial = copy(stepper)
-    trial._window = Window(stepper._window.size)
-    trial._scale = deepcopy(stepper._scale)
-    trial._schedule = None
-    return trial
 
 
 def _update(trial: Stepper, loss_fn: LossFn, batches: Iterator[Any]) -> UpdateOutcome:

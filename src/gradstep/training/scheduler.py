@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from gradstep.schedules import Schedule
 from gradstep.schedules.checks import count
 from gradstep.training.drives import Drive, PerGroup, copied, per_group
 
@@ -135,6 +136,12 @@ class Scheduler(LRScheduler):
         self._set_all()
         self.base_lrs = [copied(group["initial_lr"]) for group in self.optimizer.param_groups]
         self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def lr_schedules(self) -> tuple[Schedule | None, ...]:
+        """What drives the learning rate of each group (itself, or its factor); None where nothing does."""
+        every = [drive.schedules for drive in self._drives if drive.setting == "lr"]
+        return every[0] if every else (None,) * len(self.optimizer.param_groups)
 
     def _set_all(self) -> None:
         for drive in self._drives:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, final
+from copy import copy, deepcopy
+from typing import Any, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from gradstep.training.outcome import UpdateOutcome
 from gradstep.training.peers import Peers
 from gradstep.training.scaling import LossScale, fp16_scale
 from gradstep.training.window import Window
+
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the forward pass computes in, by name."""
@@ -81,7 +84,7 @@ class Stepper:
         schedule: Schedule | Driver | None = None,
         accumulate: int = 1,
         max_grad_norm: float | None = None,
-        precision: Literal["float32", "bf16", "fp16"] = "float32",
+        precision: Precision = "float32",
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         params = parameters(optimizer)
@@ -97,7 +100,7 @@ class Stepper:
             raise ValueError(f"a scaler is of use with precision='fp16' only, not with {precision!r}")
         self._peers = Peers(model)
         self._device = params[0].device
-        self._dtype = PRECISIONS[precision]
+        self._precision = precision
         self._model = model
         self._optimizer = optimizer
         self._schedule = driver_of(schedule, optimizer)
@@ -137,6 +140,26 @@ class Stepper:
         """What moves the learning rate; a pure schedule has become a :class:`gradstep.Scheduler`."""
         return self._schedule
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches in a full window."""
+        return self._window.size
+
+    @property
+    def precision(self) -> Precision:
+        """Of the forward pass."""
+        return self._precision
+
+    def rehearsal(self) -> Stepper:
+        """A stepper of the same settings, model and optimizer, with a window, a count and a loss scale of its own.
+
+        It has no schedule: who rehearses sets the learning rate. What it does changes model and optimizer, but nothing
+        of this stepper; :func:`gradstep.lr_find` works with it, and puts them back.
+        """
+        other = copy(self)
+        other._window, other._scale, other._schedule = Window(self.accumulate), deepcopy(self._scale), None
+        return other
+
     # -- the window ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -153,7 +176,8 @@ class Stepper:
         Raises:
             RuntimeError: called inside itself, or after a failure that left the window in pieces.
         """
-        cast = nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
+        dtype = PRECISIONS[self._precision]
+        cast = nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
         with self._window.forward(last=last), self._peers.syncing(last=self._window.ending), cast:
             yield
 

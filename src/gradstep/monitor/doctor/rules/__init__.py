@@ -10,6 +10,7 @@ from gradstep.monitor.doctor.rules.gradients_exploding import gradients_explodin
 from gradstep.monitor.doctor.rules.gradients_vanished import gradients_vanished
 from gradstep.monitor.doctor.rules.loss_scale_collapse import loss_scale_collapse
 from gradstep.monitor.doctor.rules.lost_to_rounding import lost_to_rounding
+from gradstep.monitor.doctor.rules.lr_jumped import lr_jumped
 from gradstep.monitor.doctor.rules.lr_too_high import lr_too_high
 from gradstep.monitor.doctor.rules.lr_too_low import lr_too_low
 from gradstep.monitor.doctor.rules.no_decay import no_decay
@@ -40,6 +41,7 @@ RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
     frozen_but_decayed,
     schedule_ended_early,
     schedule_too_long,
+    lr_jumped,
     lost_to_rounding,
     loss_scale_collapse,
 )
