@@ -200,6 +200,15 @@ def cases(rules: Sequence[str] = (), works: Sequence[Work] = WORKS) -> list[Case
     return result
 
 
+def _settle() -> None:
+    """Have the C library tidy up what the rival before has freed, which it else does in the next one's time.
+
+    It puts small pieces together when the next larger one is asked for: after a thousand small tensors that takes
+    longer than the step of a fast optimizer, and in turns it would always be the same one that pays.
+    """
+    bytearray(1 << 16)
+
+
 def repetitions(case: Case, repeat: int) -> int:
     """How often each rival of a case is measured."""
     return repeat * case.work.more
@@ -219,6 +228,7 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
     try:
         for _ in range(repetitions(case, repeat)):
             for name in order:
+                _settle()
                 begin = time.perf_counter()
                 steps[name]()
                 seconds[name].append(round(time.perf_counter() - begin, 7))
