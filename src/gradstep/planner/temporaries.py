@@ -52,8 +52,8 @@ def live_values(rule: Rule, ndim: int) -> int:
     """Values per element that one update holds at once beside the old ones, found by running it on a small tensor.
 
     >>> from gradstep.rules import SGD
-    >>> live_values(SGD(), 2)  # the scaled gradient, its product with the learning rate, the new weights
-    3
+    >>> live_values(SGD(), 2)  # the scaled gradient, the decayed one, the step, the new weights
+    4
     """
     shape = (SIDE, SIDE) if ndim > 1 else (SIDE * SIDE,)
     p, g = np.ones(shape, np.float32), np.ones(shape, np.float32)
@@ -65,7 +65,8 @@ def live_values(rule: Rule, ndim: int) -> int:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     with np.errstate(all="ignore"):
-        new = rule.update(p, g * np.float32(1), State(**slots), c)
+        scaled = g * np.float32(1)  # lives until the update is over, as in the engine
+        new = rule.update(p, scaled, State(**slots), c)
     peak = tracemalloc.get_traced_memory()[1] - before
     if not running:
         tracemalloc.stop()
