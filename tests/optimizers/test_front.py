@@ -342,3 +342,27 @@ def test_ways_to_give_parameters(form):
     walk(optimizer, [a, b], [[torch.ones(2), torch.ones(3)]])
     assert_near(a, normal(2) - 1, ulps=1)
     assert_near(b, normal(3) - 1, ulps=1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore::DeprecationWarning")
+def test_a_compiled_training_step_trains_the_same():
+    """torch.compile around the whole step: the optimizer's part of it runs as it is."""
+
+    def trained_by(compile_it):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = gradstep.AdamW(model.parameters(), lr=0.1)
+
+        def train():
+            model(torch.ones(4, 3)).square().mean().backward()
+            optimizer.step(max_grad_norm=1.0)
+            optimizer.zero_grad()
+
+        run = torch.compile(train, backend="eager") if compile_it else train
+        for _ in range(3):
+            run()
+        assert optimizer.state[model.weight]["step"] == 3
+        return list(model.parameters())
+
+    for p, q in zip(trained_by(True), trained_by(False), strict=True):
+        assert_same_bits(p.detach(), q.detach())

@@ -262,6 +262,8 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer.last_step.grad_norm, optimizer.last_step.clip
         (50.0, 0.099999998)
         """
+        if torch.compiler.is_compiling():  # there is nothing here for a compiler to trace: it takes the step as it is
+            return _step_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         if not _seen_by_torch(self):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
@@ -400,6 +402,11 @@ class Optimizer(torch.optim.Optimizer):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Made by a function, the class has no name to be found by; its rule has.
         return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]
+def _step_uncompiled(optimizer: Optimizer, closure: Callable[[], Any] | None, **named: Any) -> Any:
+    return optimizer.step(closure, **named)
 
 
 _profiled_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
