@@ -41,7 +41,7 @@ _BLOCK = re.compile(r"((?:<!--.*?-->\n)*)```(\w+)\n(.*?)^```$\n", re.MULTILINE |
 _COMMENT = re.compile(r"<!-- (\w+): (.*?) -->")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\r(?=\n)|\x07")
 _TURN = re.compile(r"^( *)# Your turn: .*\n *raise NotImplementedError\(.*\)\n", re.MULTILINE)
-_TIMES = re.compile(r"\d[\d,.]*(?= (?:s|ms|µs|ns)\b)")
+_TIMES = re.compile(r"\d[\d,.]*(?= (?:s|ms|µs|ns|times as)\b)")
 
 
 @final
