@@ -157,6 +157,9 @@ def test_on_a_terminal_the_quiz_asks_and_the_example_waits(tmp_path):
     quiz = on_a_terminal(tmp_path, ["quiz", "sgd"], ["x", "b", "a", "c"])
     assert "One of a, b, c, d." in quiz
     assert "3 of 3 right" in quiz
+    stopped = on_a_terminal(tmp_path, ["quiz", "sgd"], ["b", "\x04"])  # the end of input, as Ctrl-D types it
+    assert "\nStopped; nothing is kept" in stopped
+    assert "Aborted" not in stopped
     shown = on_a_terminal(tmp_path, ["step-through"], [""] * 7)
     assert "0.49989995" in shown
     assert "Next: " in shown

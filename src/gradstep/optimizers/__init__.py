@@ -8,8 +8,9 @@ from functools import cache
 from typing import Any
 
 from gradstep.optimizers.arguments import OWN
-from gradstep.optimizers.front import Optimizer, ParamsT, StepReport
+from gradstep.optimizers.front import Optimizer, ParamsT
 from gradstep.optimizers.pages import Pages
+from gradstep.optimizers.report import StepReport
 from gradstep.optimizers.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.variants import VARIANTS, meant

@@ -151,7 +151,7 @@ class TorchBatch(Batch):
         return [self.gradients, self.params, *map(self._taken, self.part.slots)]
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
-        return [[_array(t) for t in column] for column in self.columns]
+        return [[array_of(t) for t in column] for column in self.columns]
 
     def run(self, walk: Iterable[Pieces | None]) -> None:
         """Update the parameters, piece by piece.
@@ -193,7 +193,12 @@ def _is_lazy(g: Tensor) -> bool:
     return g.is_conj() or g.is_neg()
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """The memory of a tensor as NumPy sees it, bfloat16 as 16 bits.
+
+    Raises:
+        TypeError: the tensor is on a device, whose memory NumPy does not reach.
+    """
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)

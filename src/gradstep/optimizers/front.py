@@ -8,25 +8,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, cast, final, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
 
 from gradstep.optimizers.arguments import OWN, rule_of, sorted_out
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import check_engine, choose
 from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
-from gradstep.optimizers.hooks import with_hooks
+from gradstep.optimizers.hooks import seen_by_torch, with_hooks
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.placed import checked, placement_of
 from gradstep.optimizers.placement import Placement
-from gradstep.optimizers.statistics import Statistics, gathered
+from gradstep.optimizers.report import StepReport
+from gradstep.optimizers.statistics import gathered
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
@@ -34,26 +33,6 @@ from gradstep.rules import Rule, settings_of
 from gradstep.storage.pages import Preflight
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-
-@final
-@dataclass(frozen=True)
-class StepReport:
-    """What the last ``step()`` did.
-
-    Attributes:
-        stepped: False when the step was skipped and nothing was changed.
-        grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
-        clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
-        reason: why the step was skipped, else empty.
-        statistics: of every parameter that was updated, if :attr:`Optimizer.watch` was set.
-    """
-
-    stepped: bool
-    grad_norm: float | None = None
-    clip: float = 1.0
-    reason: str = ""
-    statistics: Statistics | None = None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -264,7 +243,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if torch.compiler.is_compiling():  # there is nothing here for a compiler to trace: it takes the step as it is
             return _step_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
-        if not _seen_by_torch(self):
+        if not seen_by_torch(self):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
         given = {name: value for name, value in named.items() if value is not None}  # what hooks are shown
@@ -410,17 +389,6 @@ def _step_uncompiled(optimizer: Optimizer, closure: Callable[[], Any] | None, **
 
 
 _profiled_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
-
-
-def _seen_by_torch(optimizer: Optimizer) -> bool:
-    """Whether torch has something to do around a step: a hook to call, or a profiler to name it to."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    )
 
 
 _HALF = (torch.bfloat16, torch.float16)

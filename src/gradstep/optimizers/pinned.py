@@ -19,7 +19,7 @@ from gradstep.engines.arrays import table_of
 from gradstep.engines.base import LENGTH, Batch, Int64s
 from gradstep.engines.statistics import SUMS
 from gradstep.optimizers.arena import Arena, Cargo
-from gradstep.optimizers.batch import TorchBatch
+from gradstep.optimizers.batch import TorchBatch, array_of
 from gradstep.optimizers.choice import is_dense
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.placement import Placement, Wanted, uninterrupted
@@ -155,7 +155,7 @@ class _WindowBatch(Batch):
         return self._columns
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
-        raise NotImplementedError("NumPy does not reach the memory of a device")
+        return [[array_of(t) for t in column] for column in self.columns]
 
 
 def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:

@@ -38,6 +38,10 @@ def quiz(
 
 
 def _letter(letters: str) -> str:
-    while (given := str(typer.prompt("Your answer")).strip().lower()) not in list(letters):
-        typer.echo(f"One of {', '.join(letters)}.")
+    try:
+        while (given := str(typer.prompt("Your answer")).strip().lower()) not in list(letters):
+            typer.echo(f"One of {', '.join(letters)}.")
+    except typer.Abort as stop:
+        typer.echo("\nStopped; nothing is kept, and the questions begin anew.")
+        raise typer.Exit(130) from stop
     return given
