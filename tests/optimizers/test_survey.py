@@ -1,11 +1,14 @@
 """The compiled loop that asks many tensors at once sees what Python sees."""
 
 import itertools
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import gradstep
 from gradstep.optimizers import survey
 from tests.training import normal
 
@@ -75,36 +78,107 @@ def test_a_tensor_that_changed_is_seen():
         assert survey.facts([[t]]).tolist() == known
 
 
+def _grad(index, g):
+    """A change of one parameter's gradient, also to one that torch would not have taken."""
+
+    def change(params):
+        if g is None or g.layout != torch.strided:
+            params[index].grad = g
+        else:
+            params[index].grad.data = g
+
+    return change
+
+
+def _data(index, data):
+    return lambda params: setattr(params[index], "data", data)
+
+
+def _replaced(index, p):
+    return lambda params: params.__setitem__(index, p)
+
+
 CHANGES = {
-    "nothing": (lambda params, grads: None, 0),
-    "another parameter": (lambda params, grads: params.__setitem__(2, normal(3)), survey.MOVED),
-    "moved": (lambda params, grads: setattr(params[2], "data", normal(3)), survey.MOVED),
-    "another type": (lambda params, grads: setattr(params[0], "data", params[0].data.half()), survey.MOVED),
-    "no gradient": (lambda params, grads: grads.__setitem__(0, None), survey.ODD),
-    "a gradient of another shape": (lambda params, grads: grads.__setitem__(0, normal(8)), survey.ODD),
-    "of another type": (lambda params, grads: grads.__setitem__(0, normal(4, 2).double()), survey.ODD),
-    "of another order": (lambda params, grads: grads.__setitem__(0, normal(2, 4).t()), survey.ODD),
-    "of another kind": (lambda params, grads: grads.__setitem__(0, normal(4, 2).to_sparse()), survey.ODD),
-    "both": (lambda params, grads: (params.__setitem__(0, normal(4, 2)), grads.__setitem__(2, None)), 3),
-    "somebody else's": (lambda params, grads: (params.__setitem__(1, normal(9)), grads.__setitem__(1, None)), 0),
+    "nothing": ([], 0),
+    "another parameter": ([_replaced(2, normal(3))], survey.MOVED),
+    "moved": ([_data(2, normal(3))], survey.MOVED),
+    "another type": ([_data(0, normal(4, 2).half())], survey.MOVED),
+    "no gradient": ([_grad(0, None)], survey.ODD),
+    "a gradient of another shape": ([_grad(0, normal(8))], survey.ODD),
+    "of another type": ([_grad(0, normal(4, 2).double())], survey.ODD),
+    "of another order": ([_grad(0, normal(2, 4).t())], survey.ODD),
+    "of another kind": ([_grad(0, normal(4, 2).to_sparse())], survey.ODD),
+    "both": ([_grad(2, None), _replaced(0, normal(4, 2))], survey.MOVED),
+    "somebody else's": ([_grad(1, None), _replaced(1, normal(9))], 0),
+    "another gradient": ([_grad(0, normal(4, 2))], 0),
 }
 
 
-@pytest.mark.parametrize("loops", ["compiled", "python"])
+_GRAD: Any = torch.Tensor.grad
+
+
+class _Own(torch.Tensor):
+    """A tensor that says itself what its gradient is."""
+
+    grad = property(lambda self: _GRAD.__get__(self), lambda self, value: _GRAD.__set__(self, value))
+
+
+@pytest.mark.parametrize("way", ["compiled", "subclass", "without gradients", "python"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_look_sees_what_changed(change, loops, monkeypatch):
+def test_a_look_sees_what_changed(change, way, monkeypatch):
+    loops = survey._loops()
+    assert loops is not None
+    assert None not in loops  # else the ways are all one
+    if way == "python":
+        monkeypatch.setattr(survey, "_loops", lambda: None)
+    elif way == "without gradients":  # as where torch's libraries name their functions otherwise
+        monkeypatch.setattr(survey, "_loops", lambda: loops._replace(look=None))
     params = [normal(4, 2), normal(7), normal(3)]
-    grads: list[torch.Tensor | None] = [normal(4, 2), normal(7), normal(3)]
+    if way == "subclass":
+        params = [p.as_subclass(_Own) for p in params]
+    for p in params:
+        p.grad = torch.ones_like(p)
     mine = [params[0], params[2]]  # the second parameter is not asked about
     positions, table = np.array([0, 2]), np.zeros((2, 4), np.int64)
     facts = survey.facts([mine])
     look = survey.Look(positions, mine, facts, facts, table)
-    if loops == "python":
-        monkeypatch.setattr(survey, "_loops", lambda: None)
-        facts[:] = survey.facts([mine])  # a dtype has another number there
-        look = survey.Look(positions, mine, facts, facts, table)
-    changed, expected = CHANGES[change]
-    changed(params, grads)
-    assert look(params, grads) == expected
+    changes, expected = CHANGES[change]
+    for one in changes:
+        one(params)
+    found = look(params)
+    assert found & survey.MOVED or found == expected
+    assert found & survey.MOVED == expected & survey.MOVED
     if expected == 0:
-        assert table.tolist() == [[g.data_ptr(), 0, 0, 0] for g in (grads[0], grads[2]) if g is not None]
+        assert table.tolist() == [[g.data_ptr(), 0, 0, 0] for i in (0, 2) if (g := params[i].grad) is not None]
+
+
+@pytest.mark.parametrize("way", ["compiled", "python"])
+def test_what_was_written_to_has_another_version(way, monkeypatch):
+    if way == "python":
+        monkeypatch.setattr(survey, "_loops", lambda: None)
+    params = [normal(4, 2), normal(7), torch.nn.Parameter(normal(3))]
+    before = [p._version for p in params]
+    survey.count_written(params, survey.handles(params))
+    assert [p._version for p in params] == [v + 1 for v in before]
+
+
+def test_what_has_no_version_is_left_alone():
+    with torch.inference_mode():
+        params = [normal(3)]
+    survey.count_written(params, None)
+
+
+def test_who_asks_for_no_gradient_keeps_them_from_being_freed():
+    """A step on little lays no hold of the gradients, so that no other thread may run until it is over."""
+    held: dict[int, bool] = {}
+    for length in (8, 100_000):
+        p = torch.zeros(length, requires_grad=True)
+        p.grad = torch.ones(length)
+        optimizer = gradstep.SGD([p], lr=1.0)
+        optimizer.step()
+        _, (batch,) = optimizer._batches([optimizer._rule_of(g) for g in optimizer.param_groups])
+        gradient = weakref.ref(p.grad)
+        p.grad = None
+        held[length] = gradient() is not None
+        assert batch.exclusive != held[length]
+    assert held == {8: False, 100_000: True}

@@ -100,6 +100,8 @@ class Batch(ABC):
         pieces: what to update of it; None for everything.
         starts: (n,) where these are parts of parameters, the first element of each: their noise goes by it.
         watched: whether to collect statistics.
+        exclusive: whether Python's lock has to be kept while the memory is used, because nothing else keeps another
+            thread from freeing the gradients.
         statistics: (n, len(STATISTICS)) of the last update, if it was watched.
     """
 
@@ -110,6 +112,7 @@ class Batch(ABC):
     pieces: Pieces | None = None
     starts: Int64s | None = None
     watched: bool = False
+    exclusive: bool = False
     statistics: NDArray[np.float64] = np.empty((0, 0))
 
     @property

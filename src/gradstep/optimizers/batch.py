@@ -17,6 +17,9 @@ from gradstep.engines.statistics import SUMS
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
 
+LITTLE = 65_536
+"""Elements that one thread updates within a twentieth of a millisecond."""
+
 
 @final
 @dataclass(frozen=True)
@@ -48,11 +51,6 @@ class Part:
     dtype: torch.dtype
 
     @cached_property
-    def positions(self) -> list[int]:
-        """The members as Python numbers, which index lists ten times faster."""
-        return [int(i) for i in self.members]
-
-    @cached_property
     def only_group(self) -> int | None:
         """The group of all members, if it is one."""
         return int(self.groups[0]) if (self.groups == self.groups[0]).all() else None
@@ -69,6 +67,11 @@ class Part:
     def sizes(self) -> bytes:
         """The lengths, as in :attr:`Batch.sizes <gradstep.engines.base.Batch.sizes>`."""
         return self.table[:, LENGTH].tobytes()
+
+    @cached_property
+    def little(self) -> bool:
+        """Whether an update takes no longer than to lay hold of the gradients."""
+        return bool(self.table[:, LENGTH].sum() <= LITTLE)
 
     @cached_property
     def wanted(self) -> Int64s:
@@ -93,6 +96,11 @@ class Part:
         """Asks whether the parameters are where they were, and fills in where the gradients are."""
         return survey.Look(self.members, self.params, self.known[: len(self.params)], self.wanted, self.table)
 
+    @cached_property
+    def versioned(self) -> Int64s | None:
+        """The parameters' handles, unless one has no version to raise."""
+        return None if any(p.is_inference() for p in self.params) else self.handles[: len(self.params)]
+
     def slots_moved(self) -> bool:
         """Whether the memory of a slot is no longer what this table says."""
         count = len(self.params)
@@ -105,24 +113,37 @@ class TorchBatch(Batch):
 
     Args:
         part: what they are of.
-        gradients: theirs.
+        odd: whether a gradient may be missing, or other than :attr:`Part.wanted`, or not in the part's table yet.
+
+    Attributes:
         active: who of the part they are; None for all.
-        odd: whether a gradient may be other than :attr:`Part.wanted`, or not be in the part's table yet.
 
     Raises:
         RuntimeError: a gradient that does not fit.
     """
 
-    def __init__(self, part: Part, gradients: list[Tensor], active: Int64s | None, *, odd: bool) -> None:
+    def __init__(self, part: Part, *, odd: bool) -> None:
         self.part = part
         self.spec = part.spec
-        self.active = active
-        self.gradients = gradients
-        self.members = part.members if active is None else part.members[active]
-        self.table = part.table if active is None else part.table[active]
+        self.active: Int64s | None = None
+        self.members, self.table = part.members, part.table
         self.threads = torch.get_num_threads()
+        # To read a thousand gradients from Python takes as long as to update them: see Batch.exclusive.
+        self.exclusive = part.little and not odd and not part.lazy
+        if self.exclusive:
+            return
+        given = [p.grad for p in part.params]
+        self.gradients = [g for g in given if g is not None]
+        if len(self.gradients) < len(given):
+            self.active = np.array([k for k, g in enumerate(given) if g is not None], dtype=np.int64)
+            self.members, self.table = part.members[self.active], part.table[self.active]
         if odd or part.lazy:
             self._check()
+
+    @cached_property
+    def gradients(self) -> list[Tensor]:
+        """Of all parameters of the batch."""
+        return [g for p in self.part.params if (g := p.grad) is not None]
 
     def _taken(self, column: Sequence[Any]) -> Sequence[Any]:
         return column if self.active is None else [column[i] for i in self.active]
@@ -163,8 +184,7 @@ class TorchBatch(Batch):
         for self.pieces in walk:
             self.part.engine.update(self)
             found.append(self.statistics)
-        # A kernel writes behind torch's back: this is how a backward pass over the old values is noticed.
-        torch.autograd.graph.increment_version(self.params)
+        survey.count_written(self.params, self.part.versioned if self.active is None else None)
         if self.watched and len(found) > 1:
             every = np.stack(found)
             self.statistics = np.column_stack(

@@ -309,8 +309,8 @@ class Optimizer(torch.optim.Optimizer):
     def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
         """What there is to update, and the table that it is of: the last step's, if it still tells the truth."""
         flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
-        gradients, state = [p.grad for p in flat], self.__dict__["state"]
-        now = (rules, self.param_groups, flat, state, gradients)
+        state = self.__dict__["state"]
+        now = (rules, self.param_groups, flat, state)
         found = None if self._table is None else self._table.batches(*now, state_seen=self._state_seen)
         if self._table is None or found is None:
             with torch.no_grad():
@@ -321,7 +321,6 @@ class Optimizer(torch.optim.Optimizer):
                     rules=rules,
                     groups=self.param_groups,
                     state=state,
-                    gradients=gradients,
                 )
             found = self._table.batches(*now, state_seen=self._state_seen)
             assert found is not None, "a table that was made a moment ago tells the truth"

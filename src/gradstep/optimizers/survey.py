@@ -52,7 +52,8 @@ def facts(columns: Sequence[Sequence[Tensor]], known_handles: Int64s | None = No
 
 
 MOVED, ODD = 1, 2
-"""What a :class:`Look` finds: a parameter that is not what it was; a gradient that is missing, or not as wanted."""
+"""What a :class:`Look` finds: a parameter that is not what it was (of gradients nothing is known then); else a gradient
+that is missing, or not as wanted."""
 
 
 @final
@@ -74,28 +75,44 @@ class Look:
         addresses = [a.ctypes.data for a in self._arrays]
         self._job = np.array([len(positions), *addresses, table.shape[1]], dtype=np.int64)
         self._address = self._job.ctypes.data
+        self._plain = all(type(p).grad is Tensor.grad for p in params)
 
-    def __call__(self, params: list[Tensor], gradients: list[Tensor | None]) -> int:
+    def __call__(self, params: list[Tensor]) -> int:
         """What has changed: 0, or some of MOVED and ODD.
 
         Args:
-            params, gradients: of the whole optimizer.
+            params: of the whole optimizer.
         """
         loops = _loops()
-        if loops is not None:
-            found: int = loops.look(self._address, id(params), id(gradients))
+        if loops is not None and loops.look is not None and self._plain:
+            found: int = loops.look(self._address, id(params))
             return found
         positions, objects, known, wanted, table = self._arrays
-        found = 0
-        for k, i in enumerate(positions.tolist()):
-            p, g = params[i], gradients[i]
-            if id(p) != objects[k] or not np.array_equal(_asked(p), known[k]):
-                found |= MOVED
-            if g is None or not np.array_equal(_asked(g)[NUMEL:], wanted[k, NUMEL:]):
-                found |= ODD
-            else:
-                table[k, 0] = g.data_ptr()
-        return found
+        mine = [params[i] for i in positions.tolist()]
+        gradients = [g for p in mine if (g := p.grad) is not None]
+        if not (np.array_equal(handles(mine), objects) and np.array_equal(facts([mine]), known)):
+            return MOVED
+        present = facts([gradients])
+        if len(gradients) < len(mine) or not np.array_equal(present[:, NUMEL:], wanted[:, NUMEL:]):
+            return ODD
+        table[:, 0] = present[:, POINTER]
+        return 0
+
+
+def count_written(params: Sequence[Tensor], known_handles: Int64s | None) -> None:
+    """Raise the version of tensors that were written to behind torch's back.
+
+    This is how a backward pass over values that are no more is noticed.
+
+    Args:
+        params: the tensors.
+        known_handles: theirs, unless one was made in inference mode and has no version.
+    """
+    loops = _loops()
+    if loops is None or loops.bump is None or known_handles is None:
+        torch.autograd.graph.increment_version(params)
+    else:
+        loops.bump(len(known_handles), known_handles.ctypes.data, None)
 
 
 def _asked(t: Tensor) -> tuple[int, int, int, int, int]:

@@ -17,11 +17,19 @@ MIX = 0x9E3779B97F4A7C15 - 2**64
 _FIELDS = ("data_ptr", "numel", "dtype", "device_type", "layout", "dim", "sizes", "strides")
 
 
+# As GCC and Clang call these. They are public in torch, but not of the interface that it keeps stable.
+_GRAD = "_ZNK3c1010TensorImpl4gradEv"
+"""``const at::Tensor &c10::TensorImpl::grad() const``."""
+_BUMP = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"
+"""``void torch::autograd::impl::bump_version(const at::Tensor &)``."""
+
+
 class Loops(NamedTuple):
-    """What :func:`facts <gradstep.optimizers.survey.facts>` and a ``Look`` call."""
+    """What the functions of :mod:`gradstep.optimizers.survey` call; None where torch does not offer it."""
 
     read: Any
     look: Any
+    bump: Any
 
 
 def compiled(examples: Sequence[Tensor]) -> Loops | None:
@@ -30,10 +38,8 @@ def compiled(examples: Sequence[Tensor]) -> Loops | None:
     Args:
         examples: tensors to find out with where their C++ side is.
     """
-    name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
-        questions = {f: _address(getattr(library, f"aoti_torch_get_{f}")) for f in _FIELDS}
+        questions = {f: _found("torch_cpu", f"aoti_torch_get_{f}") for f in _FIELDS}
     except (OSError, AttributeError):
         return None
     place = _place(examples)
@@ -42,14 +48,29 @@ def compiled(examples: Sequence[Tensor]) -> Loops | None:
     from gradstep.engines.fused.jit import compile_module
 
     # PYFUNCTYPE keeps Python's lock, so that no other thread changes a tensor or a list meanwhile.
-    ask, number, thing = _ask(questions, place), ctypes.c_int64, ctypes.c_void_p
+    ask, number, thing = _CELL.format(place=place) + _ask(questions), ctypes.c_int64, ctypes.c_void_p
+    each = ctypes.PYFUNCTYPE(None, number, thing, thing)
+    read = each(compile_module(ask + _EACH.format(call="@ask(ptr %cell, ptr %row)")))
+    try:
+        grad, bump = _found("c10", _GRAD), _found("torch_cpu", _BUMP)
+    except (OSError, AttributeError):
+        return Loops(read, None, None)
     entry = _address(ctypes.pythonapi.PyList_GetItem)
-    return Loops(
-        read=ctypes.PYFUNCTYPE(None, number, thing, thing)(compile_module(ask + _READ)),
-        look=ctypes.PYFUNCTYPE(number, thing, thing, thing)(
-            compile_module(ask + _LOOK.format(entry=entry, none=id(None)))
-        ),
-    )
+    look = compile_module(ask + _LOOK.format(entry=entry, grad=grad, undefined=_undefined(grad)))
+    bumped = compile_module(ask + _EACH.format(call=f"inttoptr (i64 {bump} to ptr)(ptr %cell)"))
+    return Loops(read, ctypes.PYFUNCTYPE(number, thing, thing)(look), each(bumped))
+
+
+def _found(library: str, function: str) -> int:
+    """The address of a function of one of torch's libraries."""
+    name = {"win32": f"{library}.dll", "darwin": f"lib{library}.dylib"}.get(sys.platform, f"lib{library}.so")
+    return _address(getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)), function))
+
+
+def _undefined(grad: int) -> int:
+    """What a tensor without gradient has in its place."""
+    tensor, ask = torch.zeros(0), ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(grad)
+    return ctypes.c_int64.from_address(ask(tensor._cdata) or 0).value
 
 
 def _address(function: Any) -> int:
@@ -64,17 +85,16 @@ def _place(examples: Sequence[Tensor]) -> int | None:
     return None
 
 
-def _ask(addresses: dict[str, int], place: int) -> str:
-    """``void ask(PyObject *tensor, int64 row[5])`` as LLVM's text."""
+def _ask(addresses: dict[str, int]) -> str:
+    """``void ask(at::Tensor *cell, int64 row[5])`` as LLVM's text."""
     ask = {field: f"call i32 inttoptr (i64 {address} to ptr)(ptr %cell, ptr" for field, address in addresses.items()}
     mix = "{0}x = xor i64 {1}, {2}\n{0}m = mul i64 {0}x, {3}\n{0}s = lshr i64 {0}m, 29\n{0} = xor i64 {0}m, {0}s"
     return f"""
-define internal void @ask(ptr %object, ptr %pointer) {{
+define internal void @ask(ptr %cell, ptr %pointer) {{
 entry:
   %long = alloca i64
   %int = alloca i32
   %address = alloca ptr
-  %cell = getelementptr i8, ptr %object, i64 {place}
   %numel = getelementptr i64, ptr %pointer, i64 1
   %geometry = getelementptr i64, ptr %pointer, i64 2
   %dtype = getelementptr i64, ptr %pointer, i64 3
@@ -131,9 +151,16 @@ done:
 """
 
 
+_CELL = """
+define internal ptr @cell_of(ptr %object) {{
+  %cell = getelementptr i8, ptr %object, i64 {place}
+  ret ptr %cell
+}}
+"""
+
 # void task(int64 count, PyObject **tensors, int64 rows[][5])
-_READ = """
-define void @task(i64 %count, ptr %handles, ptr %rows) {
+_EACH = """
+define void @task(i64 %count, ptr %handles, ptr %rows) {{
 entry:
   br label %next
 next:
@@ -144,18 +171,19 @@ one:
   %handle = getelementptr i64, ptr %handles, i64 %i
   %object = load ptr, ptr %handle
   %row = getelementptr [5 x i64], ptr %rows, i64 %i
-  call void @ask(ptr %object, ptr %row)
+  %cell = call ptr @cell_of(ptr %object)
+  call void {call}
   %following = add i64 %i, 1
   br label %next
 end:
   ret void
-}
+}}
 """
 
-# int64 task(const int64 *job, PyObject *params, PyObject *gradients): a job holds the count, the addresses of the
-# arrays of a Look in their order, and the width of its table. Python's functions return borrowed references here.
+# int64 task(const int64 *job, PyObject *params): a job holds the count, the addresses of the arrays of a Look in their
+# order, and the width of its table. PyList_GetItem returns a borrowed reference.
 _LOOK = """
-define i64 @task(ptr %job, ptr %params, ptr %gradients) {{
+define i64 @task(ptr %job, ptr %params) {{
 entry:
   %found = alloca [5 x i64]
   %count = load i64, ptr %job
@@ -188,7 +216,8 @@ one:
 moved:
   br label %done
 askp:
-  call void @ask(ptr %p, ptr %found)
+  %pcell = call ptr @cell_of(ptr %p)
+  call void @ask(ptr %pcell, ptr %found)
   %known = getelementptr [5 x i64], ptr %knowns, i64 %i
   %pv = load <4 x i64>, ptr %found, align 8
   %kv = load <4 x i64>, ptr %known, align 8
@@ -202,8 +231,10 @@ askp:
   %pdiff = or i64 %pr, %p4d
   %pmoved = icmp ne i64 %pdiff, 0
   %pflag = zext i1 %pmoved to i64
-  %g = call ptr inttoptr (i64 {entry} to ptr)(ptr %gradients, i64 %position)
-  %isnone = icmp eq ptr %g, inttoptr (i64 {none} to ptr)
+  %impl = load ptr, ptr %pcell
+  %g = call ptr inttoptr (i64 {grad} to ptr)(ptr %impl)
+  %gimpl = load ptr, ptr %g
+  %isnone = icmp eq ptr %gimpl, inttoptr (i64 {undefined} to ptr)
   br i1 %isnone, label %nogradient, label %askg
 nogradient:
   %pflag2 = or i64 %pflag, 2

@@ -44,7 +44,6 @@ class Table:
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
         state: defaultdict[Tensor, dict[str, Any]],
-        gradients: Sequence[Tensor | None],
     ) -> None:
         """Find or create the state of every parameter that has some or has a gradient.
 
@@ -58,6 +57,7 @@ class Table:
         self.rules = list(rules)
         self.group = np.repeat(np.arange(len(groups)), self.sizes)
         names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
+        gradients = [p.grad for p in self.flat]
         served = [i for i, p in enumerate(self.flat) if gradients[i] is not None or state.get(p)]
         self.stateless = sorted(set(range(len(self.flat))) - set(served))
         scalars = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
@@ -132,14 +132,13 @@ class Table:
         groups: Sequence[dict[str, Any]],
         flat: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
-        gradients: list[Tensor | None],
         *,
         state_seen: bool,
     ) -> list[TorchBatch] | None:
         """What there is to update, checked; None if this table no longer tells the truth.
 
         Args:
-            rules, groups, flat, state, gradients: as they are now.
+            rules, groups, flat, state: as they are now.
             state_seen: whether anybody but the optimizer has had the state in hand; what nobody has seen is as it was.
 
         Raises:
@@ -150,24 +149,14 @@ class Table:
             and self.sizes == [len(g["params"]) for g in groups]
             and self._same_structure(rules)
             and (not state_seen or self._same_state(state))
-            and all(flat[i] is self.flat[i] and gradients[i] is None for i in self.stateless)
+            and all(flat[i] is self.flat[i] and flat[i].grad is None for i in self.stateless)
         ):
             return None
-        found = [part.look(flat, gradients) for part in self.parts]
+        found = [part.look(flat) for part in self.parts]
         if any(f & MOVED for f in found):
             return None
-        batches = (self._batch(part, gradients, odd=f != 0) for part, f in zip(self.parts, found, strict=True))
-        return [batch for batch in batches if batch.gradients]
-
-    def _batch(self, part: Part, gradients: list[Tensor | None], *, odd: bool) -> TorchBatch:
-        found: list[Any] = (
-            list(gradients) if len(part.positions) == len(gradients) else [gradients[i] for i in part.positions]
-        )
-        active = None
-        if odd and any(g is None for g in found):
-            active = np.array([k for k, g in enumerate(found) if g is not None], dtype=np.int64)
-            found = [found[k] for k in active]
-        return TorchBatch(part, found, active, odd=odd)
+        batches = (TorchBatch(part, odd=f != 0) for part, f in zip(self.parts, found, strict=True))
+        return [batch for batch in batches if len(batch.table)]
 
     def _same_state(self, state: dict[Tensor, dict[str, Any]]) -> bool:
         return (

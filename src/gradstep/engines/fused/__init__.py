@@ -47,7 +47,8 @@ class Fused(Engine):
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
         results = np.empty((len(STATISTICS), len(work.chunks))) if batch.watched else None
-        launch(_update_kernel(batch.spec, batch.watched), batch.table, work, batch.threads, coefficients, results)
+        kernel = _update_kernel(batch.spec, batch.watched)
+        launch(kernel, batch.table, work, batch.threads, coefficients, results, exclusive=batch.exclusive)
         if results is not None:
             batch.statistics = _by_tensor(results, work, len(batch.table), ranged=bool(batch.spec.second)).T
 
@@ -55,7 +56,7 @@ class Fused(Engine):
         work = work_of(batch.sizes)
         partial = np.empty(len(work.chunks))
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
-        launch(kernel, batch.table, work, batch.threads, None, partial)
+        launch(kernel, batch.table, work, batch.threads, None, partial, exclusive=batch.exclusive)
         return float(partial.sum())
 
 
