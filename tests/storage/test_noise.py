@@ -1,4 +1,4 @@
-"""Noise for rounding: uniform, and without anything in common between elements, steps, parameters, streams and fields.
+"""Noise for rounding: uniform, and without anything in common between elements, steps, parameters and streams.
 
 Every seed is fixed, so nothing here is left to chance: bounds are far out (|z| < 5), and defects go far beyond them.
 """
@@ -8,12 +8,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gradstep.storage.noise import BITS, field, halves, keys, mixed
+from gradstep.storage.noise import BITS, PARAMETER, SLOTS, halves, keys, mixed, placed
 
 N = 1 << 18
 ELEMENTS = np.arange(N, dtype=np.int32)
 KEYS = [int(k) for k in keys(7, np.repeat(np.arange(3), 2), np.tile([1, 2], 3))]
-FIELDS = [(stream, half) for stream in range(3) for half in (0, 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +22,9 @@ def wrap():
         yield
 
 
-def noise(key, stream=0, half=0, elements=ELEMENTS):
-    return field(mixed(elements, *halves(key), stream), half)
+def noise(key, stream=SLOTS, elements=ELEMENTS):
+    low, high = halves(key)
+    return mixed(placed(elements, low), high, stream)
 
 
 def z_of_correlation(a, b):
@@ -64,13 +64,9 @@ def assert_unrelated(a, b, most=0.005):
 def test_by_hand():
     """Element 1 under the key 2 · 2³² + 3, worked out with Python's whole numbers."""
     x = 4 * 0x2C1B3C6D % 2**32
-    x = (x ^ x >> 12 ^ 2) * 0x297A2D39 % 2**32
-    x ^= x >> 15
-    found = mixed(np.array([1], np.int32), 3, 2, 0)
+    found = mixed(placed(np.array([1], np.int32), 3), 2, PARAMETER)
     assert found.dtype == np.int32
-    assert int(found[0]) % 2**32 == x
-    assert int(field(found, 0)[0]) == x % 2**20
-    assert int(field(found, 1)[0]) == x >> 12
+    assert int(found[0]) == ((x ^ x >> 12 ^ 2) * 0x297A2D39 % 2**32) >> 12
 
 
 def test_halves_are_the_key():
@@ -79,10 +75,10 @@ def test_halves_are_the_key():
         assert (high << 32) + low % 2**32 == key
 
 
-@pytest.mark.parametrize(("stream", "half"), FIELDS)
-@pytest.mark.parametrize("key", KEYS[:3])
-def test_every_byte_is_uniform(key, stream, half):
-    found = noise(key, stream, half)
+@pytest.mark.parametrize("stream", [PARAMETER, SLOTS])
+@pytest.mark.parametrize("key", KEYS)
+def test_every_byte_is_uniform(key, stream):
+    found = noise(key, stream)
     assert found.dtype == np.int32
     assert found.min() >= 0
     assert found.max() < 1 << BITS
@@ -91,18 +87,18 @@ def test_every_byte_is_uniform(key, stream, half):
     assert abs(found.mean() / (1 << BITS) - 0.5) < 5 / (12 * N) ** 0.5
 
 
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("stream", [PARAMETER, SLOTS])
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 16, 96, 255, 256, 257, 1024, 4096, 65_536])
-def test_neighbours_in_a_row_column_or_block_are_unrelated(half, lag):
+def test_neighbours_in_a_row_column_or_block_are_unrelated(stream, lag):
     for key in KEYS[:3]:
-        found = noise(key, 0, half)
+        found = noise(key, stream)
         assert_unrelated(found[lag:], found[:-lag])
 
 
 def test_steps_and_parameters_are_unrelated():
     for one, other in combinations(KEYS, 2):
-        for half in (0, 1):
-            assert_unrelated(noise(one, 0, half), noise(other, 0, half))
+        for stream in (PARAMETER, SLOTS):
+            assert_unrelated(noise(one, stream), noise(other, stream))
 
 
 def test_one_element_over_its_steps():
@@ -110,27 +106,18 @@ def test_one_element_over_its_steps():
     steps = np.arange(1, 100_001)
     found = np.asarray(keys(0, np.full(len(steps), 5), steps))
     low, high = (found << 32 >> 32).astype(np.int32), (found >> 32).astype(np.int32)
-    for half in (0, 1):
-        one, other = (field(mixed(np.int32(element), low, high, 0), half) for element in (1000, 1001))
+    for stream in (PARAMETER, SLOTS):
+        one, other = (mixed(placed(np.int32(element), low), high, stream) for element in (1000, 1001))
         assert abs(z_of_counts(one >> 12, 256)) < 5
         for lag in (1, 2, 10):
             assert_unrelated(one[lag:], one[:-lag])
             assert_unrelated(one[lag:], other[:-lag])
 
 
-def test_streams_and_their_fields_are_unrelated():
+def test_the_streams_are_unrelated():
     """Adding a number for each stream, as this did once, only turned the highest bits: a correlation of 0.95."""
-    for key in KEYS[:2]:
-        for one, other in combinations(FIELDS, 2):
-            assert_unrelated(noise(key, *one), noise(key, *other))
-
-
-def test_the_two_fields_of_a_stream_share_eight_bits():
-    """The highest of the first are the lowest of the second, and no others."""
     for key in KEYS:
-        first, second = noise(key, 0, 0), noise(key, 0, 1)
-        np.testing.assert_array_equal(first >> 12, second & 0xFF)
-        assert abs(z_of_correlation(first & 0xFFF, second)) < 5
+        assert_unrelated(noise(key, PARAMETER), noise(key, SLOTS))
 
 
 def test_keys_that_differ_by_a_shift_do_not_share_their_noise():
@@ -153,17 +140,17 @@ def test_keys_that_differ_by_a_shift_do_not_share_their_noise():
 
 @pytest.mark.parametrize("what", ["seed", "parameter", "step"])
 def test_every_bit_of_seed_parameter_and_step_changes_half_of_the_noise(what):
-    """The avalanche: of 32 bits, each flips as often as not."""
+    """The avalanche: of 20 bits, each flips as often as not."""
     start = {"seed": 12345, "parameter": 3, "step": 77}
 
     def random(**given):
         given = start | given
         key = keys(given["seed"], np.array([given["parameter"]]), np.array([given["step"]]))[0]
-        return mixed(ELEMENTS[: 1 << 14], *halves(int(key)), 0).view(np.uint32)
+        return noise(int(key), elements=ELEMENTS[: 1 << 14])
 
     for bit in range(63 if what == "seed" else 31):
         flipped = random() ^ random(**{what: start[what] ^ 1 << bit})
-        shares = [float((flipped >> place & 1).mean()) for place in range(32)]
+        shares = [float((flipped >> place & 1).mean()) for place in range(BITS)]
         assert min(shares) > 0.45, bit
         assert max(shares) < 0.55, bit
 

@@ -41,8 +41,7 @@ def rounded(name: str, x: Any, noise: Any) -> Any:
     """As stored, and read again."""
     x = np.asarray(x, np.float32)
     codec = Stochastic(half(name))
-    (number,) = codec.split(x, np.broadcast_to(np.int32(noise), x.shape))
-    code = codec.element.encode(number)
+    (code,) = codec.split(x, np.broadcast_to(np.int32(noise), x.shape))
     assert code.itemsize == 2
     return codec.join(codec.element.decode(code)).astype(np.float64)
 

@@ -19,7 +19,7 @@ from gradstep.engines.statistics import STATISTICS, SUMS
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
-from gradstep.storage.noise import field, halves, mixed
+from gradstep.storage.noise import halves, mixed, placed
 
 
 def table_of(found: Mapping[int, Sequence[float]], tensors: int) -> NDArray[np.float64]:
@@ -93,10 +93,11 @@ class Arrays(ABC):
         for j, (x, fields) in enumerate(zip(new, places[1:], strict=True), 1):
             noise = None
             if j in spec.noise:
-                stream, half = divmod(spec.noise[j], 2)
+                stream = spec.noise[j]
                 if stream not in random:
-                    random[stream] = mixed(self.count(fields[0], start), *halves(key), stream)
-                noise = self._shaped(field(random[stream], half), fields[0])
+                    low, high = halves(key)
+                    random[stream] = mixed(placed(self.count(fields[0], start), low), high, stream)
+                noise = self._shaped(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
         found = self._statistics(spec, g, p, new) if watched else []
         self.write(columns[1:], codes)
@@ -129,17 +130,16 @@ class Arrays(ABC):
         Args:
             codec: how to store it.
             x: the value.
-            noise: an int32 of 16 random bits for each element, if the codec takes any.
+            noise: int32, uniform on 0 … 2²⁰ − 1, for each element, if the codec takes any.
             like: an array in whose order of memory blocks are cut.
         """
         if isinstance(codec, Elementwise):
-            numbers: Sequence[Array] = codec.split(self.cast(x, codec.arithmetic), noise)
-        else:
-            assert isinstance(codec, Blocks)
-            x = codec.bare(x)
-            scale = codec.scale(self.largest(self._flat(codec.magnitude(x), like), BLOCK))
-            numbers = (codec.split(x, self._spread(scale, like), noise), scale)
-        return [f.element.encode(n) for f, n in zip(codec.fields, numbers, strict=True)]
+            return list(codec.split(self.cast(x, codec.arithmetic), noise))
+        assert isinstance(codec, Blocks)
+        x = codec.bare(x)
+        scale = codec.scale(self.largest(self._flat(codec.magnitude(x), like), BLOCK))
+        wide = self._spread(scale, like)
+        return [codec.split(codec.steady(x, wide), wide, noise), codec.fields[1].element.encode(scale)]
 
     # -- order of memory --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.rules import Rule
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
+from gradstep.storage.codecs import Codec, Elementwise, Field
+from gradstep.storage.noise import PARAMETER, SLOTS
 
 T = TypeVar("T")
 Int64s = NDArray[np.int64]
@@ -73,14 +74,8 @@ class UpdateSpec:
 
     @cached_property
     def noise(self) -> dict[int, int]:
-        """Which field of random bits each noisy codec takes, by its position in :attr:`codecs`.
-
-        Blocks are rounded in a pass of their own, so they start with a stream of their own.
-        """
-        single = [i for i, codec in enumerate(self.codecs) if codec.noisy and isinstance(codec, Elementwise)]
-        blocks = [i for i, codec in enumerate(self.codecs) if codec.noisy and isinstance(codec, Blocks)]
-        first = len(single) + len(single) % 2
-        return {**{i: j for j, i in enumerate(single)}, **{i: first + j for j, i in enumerate(blocks)}}
+        """Which stream of random numbers each noisy codec takes, by its position in :attr:`codecs`."""
+        return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
 
 
 LENGTH, ROW, KEY = -3, -2, -1

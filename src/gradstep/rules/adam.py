@@ -13,7 +13,7 @@ from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnega
 
 @dataclass(frozen=True)
 class AdamRule(Rule):
-    """Algorithm 2 of Loshchilov and Hutter: Adam and AdamW differ in which of two decays is not zero."""
+    """Algorithm 2 of Loshchilov and Hutter, but for the decay, in which Adam and AdamW differ."""
 
     lr: float = learning_rate(1e-3)
     betas: tuple[float, float] = betas(0.9, 0.999)
@@ -23,8 +23,8 @@ class AdamRule(Rule):
 
     @property
     @abstractmethod
-    def decoupled(self) -> bool:
-        """Whether decay acts on the weight (AdamW) or in the gradient (Adam)."""
+    def decay(self) -> dict[str, float]:
+        """The coefficients of the decay; ``keep``, by which the weight is multiplied, is one."""
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         largest = (Slot("max_exp_avg_sq", signed=False),) if self.amsgrad else ()
@@ -40,12 +40,11 @@ class AdamRule(Rule):
             "step_size": self.lr / (1 - beta1**step),
             "unbias2": (1 - beta2**step) ** -0.5,
             "eps": self.eps,
-            **decay(self.lr, self.weight_decay, decoupled=self.decoupled),
+            **self.decay,
         }
 
     @staticmethod
     def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        g = g + c.l2 * p
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
         v = s.exp_avg_sq
@@ -87,5 +86,9 @@ class Adam(AdamRule):
     decoupled_weight_decay: bool = flag(kw_only=True)
 
     @property
-    def decoupled(self) -> bool:
-        return self.decoupled_weight_decay
+    def decay(self) -> dict[str, float]:
+        return decay(self.lr, self.weight_decay, decoupled=self.decoupled_weight_decay)
+
+    @staticmethod
+    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        return AdamRule.update(p, g + c.l2 * p, s, c)

@@ -48,5 +48,5 @@ class AdamW(AdamRule):
     weight_decay: float = nonnegative(1e-2)
 
     @property
-    def decoupled(self) -> bool:
-        return True
+    def decay(self) -> dict[str, float]:
+        return {"keep": 1.0 - self.lr * self.weight_decay}

@@ -1,8 +1,8 @@
 """How a value of state, or a parameter, is kept in memory: in which arrays, and how they become one number.
 
 A codec has one field or more. Each is an array of one element type; the codec joins their numbers to the number that
-the rule computes with, and splits a new one into theirs. Codecs are written once and run on NumPy arrays, torch tensors
-and the traced values of the fused kernel.
+the rule computes with, and splits a new one into their codes. Codecs are written once and run on NumPy arrays, torch
+tensors and the traced values of the fused kernel.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Elementwise(Codec):
 
     @abstractmethod
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        """The number of each field, for a new value; the field's element rounds it to nearest.
+        """What each field stores of a new value.
 
         Args:
             x: the value.
@@ -124,7 +124,7 @@ class Nearest(Single):
         return False
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        return (x,)
+        return (self.element.encode(x),)
 
     def kept(self, x: Array) -> Array:
         return self.element.nearest(x)
@@ -182,9 +182,9 @@ class Kahan(Elementwise):
         return kept + rest
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        kept = self.element.nearest(x)
-        rest = x - kept
-        return kept, where(rest - rest == 0.0, rest, 0.0)  # beside an infinity there is no rest
+        code = self.element.encode(x)
+        rest = x - self.element.decode(code)
+        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # beside an infinity there is no rest
 
     def kept(self, x: Array) -> Array:
         return x
@@ -218,7 +218,7 @@ class Master(Elementwise):
         return where(self.element.nearest(master) == rounded, master, rounded)
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        return x, x
+        return self.element.encode(x), x
 
     def kept(self, x: Array) -> Array:
         return x
@@ -231,6 +231,9 @@ _SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the places of a signe
 
 BLOCK = 256
 """Elements that share one scale."""
+
+NOT_FINITE = 0xFF
+"""The scale of a block that holds infinity, NaN or a number that would be rounded to infinity."""
 
 
 @final
@@ -249,9 +252,8 @@ class Blocks(Codec):
     the smallest code becomes that code or zero at random if it is signed; a non-negative one (a second moment, which
     updates are divided by) never becomes zero.
 
-    Infinity and NaN stay what they are (a signalling NaN, which no processor computes, may become infinity); in a block
-    that holds one of them, or a number above 1.875 · 2¹²⁷, values are cut off and not rounded at random. The smallest
-    code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
+    Infinity and NaN stay what they are; in a block that holds one of them, or a number above 1.875 · 2¹²⁷, values are
+    cut off to the next code and not rounded at random. The smallest code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
     signed: bool
@@ -282,6 +284,14 @@ class Blocks(Codec):
         """What is encoded of a value: a non-negative one without a sign, which a NaN may have."""
         return x if self.signed else number(bits(x) & _SIZE)
 
+    def steady(self, x: Array, scale: Array) -> Array:
+        """The same values, but in a block that holds infinity or NaN cut off to what noise does not change.
+
+        A NaN becomes that with one place set: CUDA's has all of them, and noise would make it one code too large.
+        """
+        cut = where(x == x, number(bits(x) & -(1 << _PLACES)), np.nan)
+        return where(scale == NOT_FINITE, cut, x)
+
     def magnitude(self, x: Array) -> Array:
         """The bits of every |x|, which are in the order of the numbers; of :meth:`bare` values."""
         return bits(x) & _SIZE if self.signed else bits(x)
@@ -301,25 +311,23 @@ class Blocks(Codec):
         """The stored values, from their codes and their block's scale (int32)."""
         base = self._base(scale)
         if not self.signed:
-            return number(where(code != 0, (code << _PLACES) + base, 0))
+            return number((code << _PLACES) + where(code != 0, base, 0))
         signed = (code ^ 0x80) - 0x80  # with the sign where an int32 has it
-        return number(where((code & 0x7F) != 0, (signed << _PLACES & _SIGN_AND_CODE) + base, 0))
+        return number((signed << _PLACES & _SIGN_AND_CODE) + where((code & 0x7F) != 0, base, 0))
 
     def split(self, x: Array, scale: Array, noise: Array) -> Array:
         """The codes of new values, for their block's scale.
 
         Args:
-            x: the values, :meth:`bare`.
+            x: the values, :meth:`bare` and :meth:`steady`.
             scale: of their blocks, from :meth:`scale`.
             noise: int32, uniform on 0 … 2²⁰ − 1.
         """
         size, base = self.magnitude(x), self._base(scale)
         smallest = base + (1 << _PLACES)
-        # Beside infinity no noise: with a NaN of many ones (CUDA's is all ones) it would make one code too many.
-        noise = noise & ((scale - 0xFF) >> 8 & (1 << _PLACES) - 1)
         if not self.signed:
-            return where(size != 0, (at_least(size, smallest) + (noise - base)) >> _PLACES, 0)
+            return BYTE.encode(where(size != 0, (at_least(size, smallest) - base + noise) >> _PLACES, 0))
         # Under the smallest code: that code as often as the value is long in comparison, else zero.
         small = whole(number(size) * (2.0**_PLACES / number(smallest)))
         code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
-        return code | (bits(x) >> 24) & 0x80
+        return BYTE.encode(code | (bits(x) >> 24) & 0x80)

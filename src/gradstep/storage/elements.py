@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -61,7 +62,7 @@ class Half(Element):
 
     @abstractmethod
     def at_random(self, x: Array, noise: Array) -> Array:
-        """One of the two neighbours that can be stored, still in float32, each as likely as it is near.
+        """One of the two neighbours as it is stored, each as likely as it is near.
 
         Args:
             x: float32 numbers; what can be stored stays, and so does NaN.
@@ -120,7 +121,7 @@ class Float16(Half):
         normal = number((bits(x) + random) & -0x2000)
         shift = (converted(random, "float32") - 4095.5) * 2.0**-37
         subnormal = (x + shift + 0.75) - 0.75
-        return where(x == x, where(abs(x) < 2.0**-14, subnormal, normal), x)
+        return self.encode(where(x == x, where(abs(x) < 2.0**-14, subnormal, normal), x))
 
 
 @final
@@ -141,7 +142,10 @@ class BFloat16(Half):
         return where(x == x, rounded, quiet).astype(np.uint16)
 
     def at_random(self, x: Array, noise: Array) -> Array:
-        return where(x == x, number((bits(x) + (noise >> 4)) & -0x10000), x)
+        upper = where(x == x, bits(x) + (noise >> 4), bits(x) | 0x400000) >> 16
+        return (
+            converted(upper, "int16").view(sys.modules["torch"].bfloat16) if is_tensor(x) else upper.astype(np.uint16)
+        )
 
 
 @final

@@ -1,7 +1,11 @@
 """Noise for rounding at random: a function of (seed, parameter, step, element), whoever computes it.
 
-Each element gets 32 bits per stream by mixing its number with two keys. A generator with a state of its own would
-give other numbers for another number of threads, another order of tensors, or after a resume.
+Each element gets a number per stream by mixing its own with two keys. A generator with a state of its own would give
+other numbers for another number of threads, another order of tensors, or after a resume.
+
+There are two streams, one for the parameter and one for all slots. The slots of an element are rounded by the same
+number: where the first moment is rounded up so is the second, more often than not, which makes their ratio, and so the
+update, err less than two numbers would.
 """
 
 from __future__ import annotations
@@ -12,10 +16,14 @@ from numpy.typing import NDArray
 from gradstep.rules.ops import Array
 
 BITS = 20
-"""Random bits of one field. A stream of 32 has two: the highest bits of one are the lowest of the other, where they
-decide next to nothing."""
+"""Random bits for each element."""
 
-_STREAM = 0x007ABFAE  # even, so that multipliers stay odd; small, for int32; of 19 such, the one that mixes best
+PARAMETER, SLOTS = 0x297A2D39, 0x29F4ECE7
+"""The streams, by the second multiplier of each: odd numbers, and of 19 that were tried the pair that mixes best."""
+
+STRIDE = 0x2C1B3C6D
+"""How far :func:`placed` numbers of neighbours are apart."""
+
 _MASK = 2**64 - 1
 
 
@@ -50,26 +58,30 @@ def halves(key: int) -> tuple[int, int]:
     return int(np.int64(key) << 32 >> 32), int(np.int64(key) >> 32)
 
 
-def mixed(element: Array, low: Array, high: Array, stream: int) -> Array:
-    """32 random bits for each element.
+def placed(element: Array, low: Array) -> Array:
+    """What :func:`mixed` takes: the place of each element in the sequence that its key chooses.
 
     Args:
         element: the number of each element in its parameter's memory, int32 (modulo 2³²).
-        low, high: the halves of the parameter's key.
-        stream: which 32 bits.
+        low: the lower half of the parameter's key.
     """
-    # Multiply, fold, multiply, fold, with constants that hash prospector (C. Wellons) found. The second key stands in
-    # the middle: two steps whose first keys are near each other would else share their noise, some elements apart.
-    # Streams differ by their second multiplier: a sum would only turn the highest bits of one into those of the other.
-    x = (element + low) * 0x2C1B3C6D
-    x = x ^ _shifted(x, 12) ^ high
-    x = x * (0x297A2D39 + _STREAM * stream)
-    return x ^ _shifted(x, 15)
+    return (element + low) * STRIDE
 
 
-def field(random: Array, index: int) -> Array:
-    """The bits of one field of a stream, 0 or 1: int32 in 0 … 2²⁰ − 1."""
-    return random & ((1 << BITS) - 1) if index == 0 else _shifted(random, 32 - BITS)
+def mixed(place: Array, high: Array, stream: int) -> Array:
+    """A random number for each element, int32 in 0 … 2²⁰ − 1.
+
+    Args:
+        place: from :func:`placed`.
+        high: the upper half of the parameter's key.
+        stream: PARAMETER or SLOTS.
+    """
+    # Multiply, fold, multiply, with constants that hash prospector (C. Wellons) found; only the upper bits, which both
+    # multiplications have mixed, are used. The second key stands in the middle: two steps whose first keys are near
+    # each other would else share their noise, some elements apart. Streams differ by their second multiplier: a sum
+    # would only turn the highest bits of one into those of the other.
+    x = place ^ _shifted(place, 12) ^ high
+    return _shifted(x * stream, 32 - BITS)
 
 
 def _shifted(x: Array, places: int) -> Array:

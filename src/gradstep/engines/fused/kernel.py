@@ -11,13 +11,13 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
 from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
 from gradstep.engines.fused.watch import Watch
 from gradstep.rules import State
-from gradstep.storage.codecs import BLOCK, Blocks, Elementwise
+from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
 from gradstep.storage.elements import Element
-from gradstep.storage.noise import field, mixed
+from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
 
 
 def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
@@ -96,10 +96,12 @@ class _Update:
             last = {j: self._scale(j) for j in self.blocks}
             follows = b.icmp_signed(">", start, chunk.start)
             stop = b.add(start, block)
+            place = kernel.zero(np.int32, LANES)
+            b.store(self._place(b.sub(start, block), LANES).ir, place)
             with self._watched(start, stop), kernel.loop(start, stop, LANES) as i:
                 self._vector(i, LANES, old, peaks)
                 with b.if_then(follows, likely=True):
-                    self._encode(b.sub(i, block), LANES, last)
+                    self._encode(b.sub(i, block), LANES, last, place)
         with kernel.loop(
             b.select(b.icmp_signed(">", whole, chunk.start), b.sub(whole, block), whole), whole, LANES
         ) as i:
@@ -139,7 +141,17 @@ class _Update:
             peak = largest(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(min=kernel.get(peaks[j, 1], np.int32, 1))
             scale = codec.scale(peak)
             kernel.builder.store(scale.ir, self.scales[j])
-            kernel.write(where[j], codec.fields[1].element, scale)
+            element = codec.fields[1].element
+            kernel.write(where[j], element, element.encode(scale))
+            with kernel.builder.if_then((scale == NOT_FINITE).ir, likely=False):
+                self._steady(j, start)
+
+    def _steady(self, j: int, start: ir.Value) -> None:
+        """See :meth:`gradstep.storage.codecs.Blocks.steady`: for once, not for every vector."""
+        kernel, b = self.kernel, self.builder
+        scale = self._wide(self._scale(j), LANES)
+        with kernel.loop(start, b.add(start, integer(BLOCK)), LANES) as i:
+            b.store(self.blocks[j].steady(self._waiting(j, i, LANES), scale).ir, self._kept(j, i), align=4)
 
     def _scale(self, j: int) -> Value:
         return self.kernel.get(self.scales[j], np.int32, 1)
@@ -185,16 +197,27 @@ class _Update:
             else:
                 assert isinstance(codec, Elementwise)
                 x = x.astype(codec.arithmetic)
-                numbers = codec.split(x, self._noise(j, i, lanes, random) if codec.noisy else None)
-                for number, address, f in zip(numbers, self._at(j, i), codec.fields, strict=True):
-                    kernel.write(address, f.element, number)
+                codes = codec.split(x, self._noise(j, i, lanes, random) if codec.noisy else None)
+                for code, address, f in zip(codes, self._at(j, i), codec.fields, strict=True):
+                    kernel.write(address, f.element, code)
 
-    def _encode(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> None:
-        """Write one vector of what is stored in blocks."""
-        random: dict[int, Value] = {}
+    def _encode(self, i: ir.Value, lanes: int, scales: dict[int, Value], place: ir.Value | None = None) -> None:
+        """Write one vector of what is stored in blocks.
+
+        Args:
+            i: its first element.
+            lanes: how many it has.
+            scales: of its block.
+            place: where its place in the noise is counted, if it is one of a row; else that is worked out.
+        """
+        if place is None:
+            here = self._place(i, lanes)
+        else:
+            here = self.kernel.get(place, np.int32, lanes)
+            self.builder.store((here + lanes * STRIDE % 2**32).ir, place)
+        noise = mixed(here, self._key(32, lanes), SLOTS)
         for j, codec in self.blocks.items():
-            x = Value(self.builder, self.builder.load(self._kept(j, i), typ=llvm_type(np.float32, lanes), align=4))
-            code = codec.split(x, self._wide(scales[j], lanes), self._noise(j, i, lanes, random))
+            code = codec.split(self._waiting(j, i, lanes), self._wide(scales[j], lanes), noise)
             self.kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
 
     # -- where things are -----------------------------------------------------------------------------------------
@@ -219,18 +242,30 @@ class _Update:
         place = self.builder.and_(i, integer(2 * BLOCK - 1))
         return self.builder.gep(self.kept[j], [place], source_etype=llvm_type(np.float32))
 
+    def _waiting(self, j: int, i: ir.Value, lanes: int) -> Value:
+        """The new values from element ``i`` on."""
+        return Value(self.builder, self.builder.load(self._kept(j, i), typ=llvm_type(np.float32, lanes), align=4))
+
     def _wide(self, scalar: Value, lanes: int) -> Value:
         return Value(self.builder, splat(self.builder, scalar.ir, lanes))
 
+    # -- noise ----------------------------------------------------------------------------------------------------
+
     def _noise(self, j: int, i: ir.Value, lanes: int, random: dict[int, Value]) -> Value:
-        """The random bits of codec ``j`` for a vector; ``random`` keeps the streams that were made already."""
-        stream, half = divmod(self.spec.noise[j], 2)
+        """That of codec ``j`` for a vector; ``random`` keeps the streams that were made already."""
+        stream = self.spec.noise[j]
         if stream not in random:
-            b, word = self.builder, ir.IntType(32)
-            low = b.trunc(self.chunk.key, word)
-            high = b.trunc(b.lshr(self.chunk.key, ir.Constant(I64, 32)), word)
-            element = ramp(b, b.trunc(i, word), lanes)
-            low, high = (Value(b, splat(b, x, lanes)) for x in (low, high))
-            random[stream] = mixed(element, low, high, stream)
-        noise: Value = field(random[stream], half)
-        return noise
+            random[stream] = mixed(self._place(i, lanes), self._key(32, lanes), stream)
+        return random[stream]
+
+    def _place(self, i: ir.Value, lanes: int) -> Value:
+        """The place of every lane in the noise."""
+        element = ramp(self.builder, self.builder.trunc(i, ir.IntType(32)), lanes)
+        place: Value = placed(element, self._key(0, lanes))
+        return place
+
+    def _key(self, first: int, lanes: int) -> Value:
+        """The half of the key that begins at this bit."""
+        b = self.builder
+        half = b.trunc(b.lshr(self.chunk.key, integer(first)), ir.IntType(32))
+        return Value(b, splat(b, half, lanes))

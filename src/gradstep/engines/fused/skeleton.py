@@ -21,6 +21,11 @@ from gradstep.storage.elements import Element
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
+STREAMS = 8
+"""Places from which memory is read at once. Of one or two, as of a gradient's norm or of plain SGD, processors do not
+fetch as fast as memory gives (measured: 7.4 ms instead of 5.0, 10.6 instead of 8.7); more get into each other's way.
+"""
+
 I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
 
@@ -72,9 +77,8 @@ class Kernel:
         kind = llvm_type(element.stored, lanes)
         return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
 
-    def write(self, address: ir.Value, element: Element, value: Value) -> None:
-        """Encode and store."""
-        code = element.encode(value)
+    def write(self, address: ir.Value, element: Element, code: Value) -> None:
+        """Store what is encoded."""
         self.builder.store(code.ir, address, align=element.itemsize)
 
     def room(self, dtype: Any, count: int) -> ir.Value:
@@ -133,13 +137,24 @@ class Kernel:
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
         """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
         middle = self.whole(start, stop, LANES)
-        with self.loop(start, middle, LANES) as i:
+        with self.spread(start, middle, LANES) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:
             body(i, 1)
 
     @contextmanager
-    def loop(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+    def spread(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+        """Like :meth:`loop`, but in turns from several places, equally far apart, if their number divides the way."""
+        b = self.builder
+        ways = 1 << max(1, STREAMS // self.columns).bit_length() - 1
+        length = b.sub(stop, start)
+        even = b.icmp_signed("==", b.and_(length, integer(ways * step - 1)), integer(0))
+        part = b.select(even, b.sdiv(length, integer(ways)), length)
+        with self.loop(start, b.add(start, part), integer(step)) as i, self.loop(i, b.add(i, length), part) as j:
+            yield j
+
+    @contextmanager
+    def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> Iterator[ir.Value]:
         """Count from start to stop; the body stands inside the ``with``."""
         b = self.builder
         before = b.block
@@ -151,6 +166,6 @@ class Kernel:
         b.cbranch(b.icmp_signed("<", i, stop), inside, after)
         b.position_at_end(inside)
         yield i
-        i.add_incoming(b.add(i, integer(step)), b.block)
+        i.add_incoming(b.add(i, integer(step) if isinstance(step, int) else step), b.block)
         b.branch(head)
         b.position_at_end(after)
