@@ -55,7 +55,7 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
             x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
             builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
 
-        kernel.every_vector(chunk.start, chunk.stop, body)
+        kernel.every_vector(chunk.start, chunk.stop, body, arrays=1)
         total = kernel.get(sums[1], np.float64, 1) + added(kernel.get(sums[LANES], np.float64, LANES))
         target = builder.gep(kernel.job["results"], [chunk.index], source_etype=llvm_type(np.float64))
         builder.store(total.ir, target)
@@ -108,18 +108,22 @@ class _Update:
             self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
         with kernel.loop(whole, chunk.stop, BLOCK) as start:  # once or never: what is left over
             with self._scaled(start) as (old, peaks), self._watched(start, chunk.stop):
-                kernel.every_vector(start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks))
+                kernel.every_vector(
+                    start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), arrays=kernel.columns
+                )
             last = {j: self._scale(j) for j in self.blocks}
-            kernel.every_vector(start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last))
+            kernel.every_vector(
+                start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last), arrays=len(self.blocks)
+            )
 
     def _elementwise(self, start: ir.Value, stop: ir.Value) -> None:
         """Nothing is stored in blocks; a watch goes by blocks all the same."""
         kernel = self.kernel
         if self.watch is None:
-            kernel.every_vector(start, stop, lambda i, lanes: self._vector(i, lanes, {}, {}))
+            kernel.every_vector(start, stop, lambda i, lanes: self._vector(i, lanes, {}, {}), arrays=kernel.columns)
             return
         middle = kernel.whole(start, stop, LANES)
-        with kernel.loop(start, middle, BLOCK) as first:
+        with kernel.spread(start, middle, BLOCK, kernel.columns) as first:
             last = kernel.earlier(self.builder.add(first, integer(BLOCK)), middle)
             with self.watch.block(first, last), kernel.loop(first, last, LANES) as i:
                 self._vector(i, LANES, {}, {})

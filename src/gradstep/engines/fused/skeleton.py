@@ -22,7 +22,7 @@ LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
 STREAMS = 8
-"""Places from which memory is read at once. Of one or two, as of a gradient's norm or of plain SGD, processors do not
+"""Places in memory that are read at once. From one or two, as of a gradient's norm or of plain SGD, processors do not
 fetch as fast as memory gives (measured: 7.4 ms instead of 5.0, 10.6 instead of 8.7); more get into each other's way.
 """
 
@@ -134,19 +134,32 @@ class Kernel:
         b = self.builder
         return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
 
-    def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
-        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
+    def every_vector(
+        self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], *, arrays: int
+    ) -> None:
+        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one.
+
+        Args:
+            start, stop: the first element, and the one after the last.
+            body: builds what is done.
+            arrays: how many it reads.
+        """
         middle = self.whole(start, stop, LANES)
-        with self.spread(start, middle, LANES) as i:
+        with self.spread(start, middle, LANES, arrays) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:
             body(i, 1)
 
     @contextmanager
-    def spread(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
-        """Like :meth:`loop`, but in turns from several places, equally far apart, if their number divides the way."""
+    def spread(self, start: ir.Value, stop: ir.Value, step: int, arrays: int) -> Iterator[ir.Value]:
+        """Like :meth:`loop`, but in turns from several places, equally far apart, if their number divides the way.
+
+        Args:
+            start, stop, step: as there.
+            arrays: how many the body reads.
+        """
         b = self.builder
-        ways = 1 << max(1, STREAMS // self.columns).bit_length() - 1
+        ways = 1 << max(1, STREAMS // arrays).bit_length() - 1
         length = b.sub(stop, start)
         even = b.icmp_signed("==", b.and_(length, integer(ways * step - 1)), integer(0))
         part = b.select(even, b.sdiv(length, integer(ways)), length)
