@@ -10,35 +10,24 @@ turns in one process, each repetition in another order.
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from turns import WORKS, main, take_turns
 
 import gradstep
-from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.machine import describe
 
 WINDOW, CLIP, SCALE = 4, 1.0, 2.0**16
 GOAL = 1.3
-RESULTS = Path(__file__).parent / "results" / "stepper.json"
 
-_LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
-WORKS: dict[str, list[tuple[int, ...]]] = {
-    "one tensor of 25 M": [(25_000_000,)],
-    "a transformer of 25.5 M, 82 tensors": [(512, 512), (128, 512), *_LAYER * 8],
-    "2,000 tensors of 64×64": [(64, 64)] * 2_000,
-    "6 tensors, 9 k": [(64, 96), (96,), (96, 32), (32,), (32, 10), (10,)],
-}
+SIZES = {**WORKS, "6 tensors, 9 k": [(64, 96), (96,), (96, 32), (32,), (32, 10), (10,)]}
 OURS, MIXED = "Stepper, gradstep", "Stepper, torch fused"
 HANDS: dict[str, dict[str, Any]] = {
     "torch fused": {"fused": True},
@@ -127,42 +116,22 @@ def measure(shapes: list[tuple[int, ...]], repeat: int) -> dict[str, list[float]
     for run in rivals.values():
         run(give)
         run(give)
-    order, seconds = list(rivals), {name: list[float]() for name in rivals}
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(repeat):
-            for name in order:
-                seconds[name].append(rivals[name](give))
-            order.append(order.pop(0))
-    finally:
-        gc.enable()
-    return seconds
+    return take_turns({name: partial(run, give) for name, run in rivals.items()}, repeat)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=21)
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} into results/")
-    arguments = parser.parse_args()
-    neighbours, rows = Neighbours(), []
-    for title, shapes in WORKS.items():
-        seconds = measure(shapes, arguments.repeat * (5 if sum(map(prod, shapes)) < 10**6 else 1))
+def rows(repeat: int) -> list[dict[str, Any]]:
+    """Everything that is measured."""
+    result = []
+    for title, shapes in SIZES.items():
+        parameters = sum(map(prod, shapes))
+        seconds = measure(shapes, repeat * (5 if parameters < 10**6 else 1))
         medians = {name: statistics.median(times) for name, times in seconds.items()}
-        rows.append({"title": title, "parameters": sum(map(prod, shapes)), "tensors": len(shapes), "seconds": seconds})
+        result.append({"title": title, "parameters": parameters, "tensors": len(shapes), "seconds": seconds})
         print(f"{title}: " + ", ".join(f"{name} {s * 1e3:.3g} ms" for name, s in medians.items()))
         hand = "torch fused"
         print(f"    {OURS} against {hand} by hand: {medians[hand] / medians[OURS]:.2f}× (goal for 25 M: {GOAL}×)")
-    known: dict[str, Any] = {
-        "machine": describe(),
-        "date": date.today().isoformat(),
-        "others": neighbours.share(),
-        "rows": rows,
-    }
-    print(f"other programs took {known['others']:.1%} of the processors" if known["others"] is not None else "")
-    if arguments.save:
-        RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 21, Path(__file__).parent / "results" / "stepper.json", rows)

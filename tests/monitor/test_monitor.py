@@ -15,6 +15,12 @@ KINDS: list[Any] = [torch.optim.AdamW, gradstep.AdamW]
 both = pytest.mark.parametrize("kind", KINDS, ids=["torch", "gradstep"])
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Records are written as they come; how they wait for each other, test_outbox.py tests."""
+    monkeypatch.setattr("gradstep.monitor.outbox.INTERVAL", 0.0)
+
+
 class Memory(Sink):
     """Keeps what it is told."""
 

@@ -221,6 +221,8 @@ def test_the_terminal_draws_anew_on_a_screen():
     terminal.open(HEADER)
     for number in range(50):
         terminal.write(update(number))
+        if number == 19:
+            terminal.flush()
     terminal.close()
     file = console.file
     assert isinstance(file, io.StringIO)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Codec, Elementwise, Field
 from gradstep.storage.noise import PARAMETER, SLOTS
@@ -97,7 +98,7 @@ class Batch(ABC):
         watched: whether to collect statistics.
         exclusive: whether Python's lock has to be kept while the memory is used, because nothing else keeps another
             thread from freeing the gradients.
-        statistics: (n, len(STATISTICS)) of the last update, if it was watched.
+        tally: the statistics of the last update, if it was watched.
     """
 
     spec: UpdateSpec
@@ -108,7 +109,7 @@ class Batch(ABC):
     starts: Int64s | None = None
     watched: bool = False
     exclusive: bool = False
-    statistics: NDArray[np.float64] = np.empty((0, 0))
+    tally: Tally
 
     @property
     def lengths(self) -> Int64s:

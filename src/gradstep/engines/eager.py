@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradstep.engines.arrays import Arrays, table_of
 from gradstep.engines.base import Batch, Engine, Traits
+from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
 
@@ -74,7 +75,8 @@ class Eager(Engine):
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
                 start = 0 if batch.starts is None else int(batch.starts[k])
                 found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.watched, start=start)
-        batch.statistics = table_of(found, len(batch.table))
+        if batch.watched:
+            batch.tally = Tally.of(table_of(found, len(batch.table)))
 
     def squares(self, batch: Batch) -> float:
         return squares(batch.columns[0])

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradstep.engines.arrays import Arrays, table_of
 from gradstep.engines.base import Batch, Engine, Traits
+from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
 from gradstep.storage.elements import ELEMENTS
@@ -74,7 +75,8 @@ class Reference(Engine):
                 if columns[0].size:
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
                     found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.watched)
-        batch.statistics = table_of(found, len(batch.table))
+        if batch.watched:
+            batch.tally = Tally.of(table_of(found, len(batch.table)))
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

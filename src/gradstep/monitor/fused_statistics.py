@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
-import numpy as np
-
-from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Statistics, non_finite
+from gradstep.engines.statistics import SUMS
+from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Found, Statistics, non_finite
 from gradstep.optimizers import Optimizer
+from gradstep.optimizers.statistics import Statistics as OfStep
 
 
 @final
@@ -22,27 +23,23 @@ class FusedStatistics(Statistics):
     def before(self, *, closure: bool) -> None:
         self._optimizer.watch = True
 
-    def collect(self) -> Collected:
+    def collect(self) -> Found:
         self.drop()
         report = self._optimizer.last_step
         assert report is not None
-        found = report.statistics
-        assert found is not None
-        index = found.index.astype(np.int32)
-        return Collected(
-            index=index,
-            elements=found.elements.astype(np.float64),
-            grad_square=found.grad_square,
-            weight_square=found.param_square,
-            update_square=found.update_square,
-            unmoved=found.unmoved,
-            second_min=self._square(found.second_min),
-            second_max=self._square(found.second_max),
-            non_finite=non_finite(self._optimizer, index, found.grad_square),
-        )
+        step = report.statistics
+        assert step is not None
+        finite = step.finite
+        bad = None if finite else non_finite(self._optimizer, step.index, step.grad_square)  # while there are gradients
+        return Found(finite, partial(_collected, step, bad, linear=self._linear))
 
     def drop(self) -> None:
         self._optimizer.watch = False
 
-    def _square(self, second: Floats) -> Floats:
-        return np.square(second) if self._linear else second
+
+def _collected(step: OfStep, bad: Floats | None, *, linear: bool) -> Collected:
+    table = step.table
+    if linear:
+        table = table.copy()
+        table[:, SUMS:] **= 2
+    return Collected(step.index, step.elements, table, bad)

@@ -1,42 +1,24 @@
-"""The monitor: hooks around an optimizer's step, and the record that is made of them."""
+"""The monitor: what a user makes, tells and closes."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradstep.monitor.describe import header_of
-from gradstep.monitor.fused_statistics import FusedStatistics
-from gradstep.monitor.numbers import settings
-from gradstep.monitor.pending import Pending
-from gradstep.monitor.record import Update
+from gradstep.monitor.outbox import Outbox
+from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import RESERVED, Sink
 from gradstep.monitor.sinks.json_lines import JsonLines
-from gradstep.monitor.statistics import Statistics
-from gradstep.monitor.torch_statistics import TorchStatistics
-from gradstep.monitor.watched import (
-    LossScaler,
-    Outcome,
-    Scheduled,
-    Window,
-    length,
-    lr_schedules,
-    own_clip,
-    skipped,
-    words,
-)
-from gradstep.optimizers import Optimizer
+from gradstep.monitor.steps import Steps
+from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, length, lr_schedules, words
 from gradstep.schedules import Schedule
 
 
@@ -50,6 +32,10 @@ class Monitor:
 
     What is recorded of an update is listed in :mod:`gradstep.monitor.record`. Sums are over the parameters that had a
     gradient. A monitor never changes what is trained: weights, gradients and state stay bit for bit what they were.
+
+    Records go to the sinks about once a second, as long as updates are made, and at once where an update was skipped
+    or something is not finite. What waits is written by :meth:`flush`, :meth:`state_dict` and :meth:`close`, and when
+    the optimizer is collected as garbage or the process ends; one that is killed loses that second.
 
     Args:
         target: a ``torch.optim.Optimizer``, or a :class:`gradstep.Stepper`, whose model, schedule, window and precision
@@ -119,74 +105,28 @@ class Monitor:
         if sinks is None:
             sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
         self.optimizer = optimizer
-        self._sinks = list(sinks)
-        self._model = model
-        self._every = int(every)
-        self._per_parameter = per_parameter
-        self._scaler = scaler
-        self._scale = None if scaler is None else scaler.get_scale()
-        self._told = {
-            "every": self._every,
-            "planned_updates": planned_updates,
-            "schedule": words(given),
-            "schedule_updates": length(lr_schedules(given)),
-            "accumulate": accumulate,
-            "precision": precision,
-            "started": started.isoformat(timespec="seconds"),
-        }
-        self._statistics: Statistics
-        if isinstance(optimizer, Optimizer):
-            self._statistics = FusedStatistics(optimizer)
-        else:
-            self._statistics = TorchStatistics(optimizer)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self._outbox = Outbox(sinks, single=per_parameter)
 
-    _updates: int = 0
-    """Updates made; the next one's number."""
-    _last: int | None = None
-    """The number of the update that log() is about; None before the first."""
-    _due: bool = False
-    """Whether that one was to be recorded."""
-    _pending: Pending | None = None
-    _sizes: tuple[int, ...] | None = None
-    """Parameters in each group, as the sinks know them; None before the first step."""
-    _starts: NDArray[np.int32] = np.zeros(1, np.int32)
-    _begin: float = 0.0
+        def header(first_update: int) -> Header:
+            return header_of(
+                optimizer,
+                model,
+                first_update=first_update,
+                every=int(every),
+                planned_updates=planned_updates,
+                schedule=words(given),
+                schedule_updates=length(lr_schedules(given)),
+                accumulate=accumulate,
+                precision=precision,
+                started=started.isoformat(timespec="seconds"),
+            )
+
+        self._steps = Steps(optimizer, self._outbox, header, every=int(every), scaler=scaler)
 
     @property
     def updates(self) -> int:
         """Updates made so far; skipped ones are not counted."""
-        return self._updates
-
-    # -- around the step ------------------------------------------------------------------------------------------
-
-    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._write()
-        self._open_sinks()
-        if self._scaler is not None:
-            self._scale = self._scaler.get_scale()
-        self._due = self._updates % self._every == 0
-        if self._due:
-            self._statistics.before(closure=kwargs.get("closure", args[0] if args else None) is not None)
-        self._begin = time.perf_counter()
-
-    def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seconds = time.perf_counter() - self._begin
-        reason, clip = skipped(optimizer), own_clip(optimizer)
-        self._last = self._updates
-        if reason:
-            self._statistics.drop()
-            self._pending = self._new(seconds=seconds, skipped=reason)
-            return
-        if self._due:
-            self._pending = self._new(seconds=seconds, clip=clip, found=self._statistics.collect())
-        self._updates += 1
-
-    def _new(self, **known: Any) -> Pending:
-        return Pending(self._updates, settings(self.optimizer), loss_scale=self._scale, **known)
+        return self._steps.updates
 
     # -- what the user tells --------------------------------------------------------------------------------------
 
@@ -215,78 +155,54 @@ class Monitor:
             RuntimeError: before the first step, or after :meth:`close`.
             ValueError: a name that the record has already.
         """
-        if not self._hooks:
+        steps, outbox = self._steps, self._outbox
+        if steps.closed:
             raise RuntimeError("the monitor was closed: make a new one, and load the old one's state_dict() to go on")
         clash = extra.keys() & RESERVED
         if clash:
             raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
         if outcome is None:
             return
-        scale = None if self._scaler is None else self._scaler.get_scale()
+        scale = steps.scale()
         if not isinstance(outcome, EllipsisType):
             reason = outcome.reason
-        elif scale is not None and self._scale is not None and scale < self._scale:
+        elif scale is not None and steps.loss_scale is not None and scale < steps.loss_scale:
             reason = "a gradient is not finite (found by GradScaler)"
         else:
             reason = ""
-        if reason and self._pending is None:  # skipped without a call of step()
-            self._open_sinks()
-            self._last, self._pending = self._updates, self._new(skipped=reason)
-        if self._last is None:
+        if reason and outbox.current is None:
+            steps.skip(reason)
+        if steps.last is None:
             raise RuntimeError(
                 "log() tells about the update just made, and there was none: call it after optimizer.step(); if a "
                 "GradScaler skipped that, give the monitor scaler="
             )
-        if self._pending is not None:
+        current = outbox.current
+        if current is not None:
             if not isinstance(outcome, EllipsisType):
-                self._pending.tell(outcome)
+                current.tell(outcome)
             if loss is not None:
-                self._pending.loss = _number(loss)
+                current.loss = _number(loss)
             if grad_norm is not None:
-                self._pending.grad_norm = _number(grad_norm)
-            self._write(**extra)
-        elif extra or (self._due and loss is not None):
+                current.grad_norm = _number(grad_norm)
+            current.extra = _numbers(extra)
+            outbox.put_current()
+        elif extra or (steps.due and loss is not None):
             known = None if loss is None else _number(loss)
-            self._send(Update(self._last, time.time(), loss=known, extra=_numbers(extra)))
-        self._scale = scale
-
-    # -- the record -----------------------------------------------------------------------------------------------
-
-    def _open_sinks(self) -> None:
-        sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
-        if sizes != self._sizes:
-            header = header_of(self.optimizer, self._model, first_update=self._updates, **self._told)
-            for sink in self._sinks:
-                sink.open(header)
-            self._sizes, self._starts = sizes, np.cumsum((0, *sizes)).astype(np.int32)
-
-    def _write(self, **extra: float | Tensor) -> None:
-        if self._pending is not None:
-            done, self._pending = self._pending, None
-            self._send(done.record(self._starts, _numbers(extra), single=self._per_parameter))
-
-    def _send(self, update: Update) -> None:
-        for sink in list(self._sinks):
-            try:
-                sink.write(update)
-            except OSError as error:  # a full disk ends the record, not the training
-                self._sinks.remove(sink)
-                warnings.warn(f"{type(sink).__name__} gets no more records: {error}", stacklevel=2)
+            outbox.put(Update(steps.last, time.time(), loss=known, extra=_numbers(extra)))
+        steps.loss_scale = scale
 
     # -- the end, and going on ------------------------------------------------------------------------------------
 
+    def flush(self) -> None:
+        """Write what waits now, as before a long pause; the update just made still waits for its :meth:`log`."""
+        self._outbox.flush()
+
     def close(self) -> None:
         """Write what is left, close the sinks, and let go of the optimizer. Once is enough; more does no harm."""
-        if not self._hooks:
-            return
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._statistics.drop()
-        with ExitStack() as stack:  # every sink is closed, even if another one fails
-            for sink in self._sinks:
-                stack.callback(sink.close)
-            self._write()
+        if not self._steps.closed:
+            self._steps.close()
+            self._outbox.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -297,8 +213,11 @@ class Monitor:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates made: keep it with the optimizer's state."""
-        return {"updates": self._updates}
+        """The number of updates made: keep it with the optimizer's state. What waits is written, so that a resume finds
+        the record of all that the checkpoint holds.
+        """
+        self.flush()
+        return {"updates": self._steps.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting where :meth:`state_dict` was taken; a record at the same path is added to.
@@ -309,11 +228,11 @@ class Monitor:
             KeyError: not the state of a monitor.
             RuntimeError: after the first step.
         """
-        if self._sizes is not None:
+        if self._steps.announced:
             raise RuntimeError("the monitor has recorded already: load its state before the first step")
         if "updates" not in state:
             raise KeyError("not the state_dict() of a Monitor: updates missing")
-        self._updates = int(state["updates"])
+        self._steps.updates = int(state["updates"])
 
 
 def _number(value: float | Tensor) -> float:

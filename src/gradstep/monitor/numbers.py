@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
+from gradstep.engines.statistics import SUMS
 from gradstep.monitor.record import Numbers, PerParameter
-from gradstep.monitor.statistics import Collected, Floats
+from gradstep.monitor.statistics import Collected
+
+Settings = tuple[float | None, float | None, tuple[float, float] | None, float | None]
+"""Of a group: the first fields of :class:`Numbers`."""
 
 
-def settings(optimizer: Optimizer) -> tuple[Numbers, ...]:
-    """The settings of every group as they are now, without any statistics."""
-    return tuple(Numbers(**_settings(group)) for group in optimizer.param_groups)
+def settings(optimizer: Optimizer) -> list[Settings]:
+    """The settings of every group as they are now."""
+    return [_settings(group) for group in optimizer.param_groups]
 
 
-def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Numbers], clip: float) -> tuple[Numbers, ...]:
+def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
     """A row for each group.
 
     Args:
@@ -32,18 +36,21 @@ def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Numbers
     bounds = found.index.searchsorted(starts)
     present = np.flatnonzero(bounds[1:] > bounds[:-1])
     first = bounds[present]
-    table = np.array([getattr(found, name) for name in _SUMS])
+    sums = np.add.reduceat(found.table[:, :SUMS], first)
     columns = [
-        *np.add.reduceat(table, first, axis=1).tolist(),
-        np.fmin.reduceat(found.second_min, first).tolist(),
-        np.fmax.reduceat(found.second_max, first).tolist(),
+        np.add.reduceat(found.elements, first).tolist(),
+        *sums.T.tolist(),
+        np.fmin.reduceat(found.table[:, SUMS], first).tolist(),
+        np.fmax.reduceat(found.table[:, SUMS + 1], first).tolist(),
+        repeat(0) if found.bad is None else np.add.reduceat(found.bad, first).tolist(),
     ]
-    rows = list(now)
-    for group, elements, grad, weight, update, unmoved, bad, least, most in zip(present.tolist(), *columns):
+    rows = [Numbers(*own) for own in now]
+    for group, elements, grad, weight, update, unmoved, least, most, bad in zip(present.tolist(), *columns):
         if elements:
-            rows[group] = replace(
-                now[group],
-                elements=int(elements),
+            known: Settings = now[group]
+            rows[group] = Numbers(
+                *known,
+                elements=elements,
                 grad_norm=_root(grad) / clip,
                 weight_norm=_root(weight),
                 update_norm=_root(update),
@@ -55,24 +62,19 @@ def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Numbers
     return tuple(rows)
 
 
-_SUMS = ("elements", "grad_square", "weight_square", "update_square", "unmoved", "non_finite")
-
-
 def per_parameter(found: Collected, clip: float) -> PerParameter:
     """A row for each parameter; ``clip`` as above."""
-
-    def root(column: Floats) -> NDArray[np.float32]:
-        return np.sqrt(column).astype(np.float32)
-
+    grad, weight, update, unmoved, least, most = np.array(found.table.T, order="C")
+    roots = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
     return PerParameter(
-        index=found.index,
-        grad_norm=root(found.grad_square / clip**2),
-        weight_norm=root(found.weight_square),
-        update_norm=root(found.update_square),
-        unmoved=found.unmoved.astype(np.float32),
-        root_min=root(found.second_min),
-        root_max=root(found.second_max),
-        non_finite=found.non_finite.astype(np.float32),
+        index=found.index.astype(np.int32),
+        grad_norm=roots[0],
+        weight_norm=roots[1],
+        update_norm=roots[2],
+        unmoved=unmoved.astype(np.float32),
+        root_min=roots[3],
+        root_max=roots[4],
+        non_finite=np.zeros(len(found.index), np.float32) if found.bad is None else found.bad.astype(np.float32),
     )
 
 
@@ -80,11 +82,12 @@ def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
 
 
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        key: float(group[key]) for key in ("lr", "weight_decay", "momentum") if group.get(key) is not None
-    }
+def _settings(group: Mapping[str, Any]) -> Settings:
     betas = group.get("betas")
-    if betas is not None and len(betas) == 2:
-        result["betas"] = (float(betas[0]), float(betas[1]))
-    return result
+    pair = None if betas is None or len(betas) != 2 else (float(betas[0]), float(betas[1]))
+    return _number(group.get("lr")), _number(group.get("weight_decay")), pair, _number(group.get("momentum"))
+
+
+def _number(setting: Any) -> float | None:
+    """A number of its own: a schedule may move a tensor in place."""
+    return None if setting is None else float(setting)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.numbers import per_group, per_parameter
+from gradstep.monitor.numbers import Settings, per_group, per_parameter
 from gradstep.monitor.record import Numbers, Update
-from gradstep.monitor.statistics import Collected
+from gradstep.monitor.statistics import Collected, Found
 from gradstep.monitor.watched import Outcome
 
 NO_CLIP = 1 - 1e-5
@@ -21,7 +21,7 @@ NO_CLIP = 1 - 1e-5
 
 
 @final
-@dataclass
+@dataclass(slots=True)
 class Pending:
     """What is known so far; see :class:`gradstep.monitor.record.Update`.
 
@@ -29,10 +29,11 @@ class Pending:
         settings: of the groups, as the update used them.
         clip: what the optimizer itself clipped by.
         found: the statistics, if they were collected.
+        extra: what else was logged.
     """
 
     number: int
-    settings: tuple[Numbers, ...]
+    settings: Sequence[Settings]
     seconds: float | None = None
     clip: float | None = None
     loss_scale: float | None = None
@@ -41,7 +42,8 @@ class Pending:
     micro_batches: int | None = None
     loss: float | None = None
     grad_norm: float | None = None
-    found: Collected | None = None
+    found: Found | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
 
     def tell(self, outcome: Outcome) -> None:
@@ -50,20 +52,31 @@ class Pending:
         self.skipped, self.culprit = outcome.reason, outcome.parameter
         self.loss_scale, self.micro_batches = outcome.loss_scale, outcome.micro_batches
 
-    def record(self, starts: NDArray[np.int32], extra: Mapping[str, float], *, single: bool) -> Update:
+    @property
+    def alarming(self) -> bool:
+        """Whether somebody who looks on wants to know at once."""
+        return (
+            bool(self.skipped)
+            or not (self.found is None or self.found.finite)
+            or not (self.loss is None or math.isfinite(self.loss))
+        )
+
+    def record(self, starts: NDArray[np.int32], *, single: bool) -> Update:
         """The update as it is recorded.
 
         Args:
             starts: (groups + 1) the first parameter of every group, and how many there are.
-            extra: what else was logged.
             single: whether the numbers of single parameters are wanted.
         """
-        found, before = self.found, self._clipped_before()
+        found = None if self.found is None else self.found.collected()
+        before = 1.0 if found is None else self._clipped_before(found)
         return Update(
             self.number,
             self.time,
             loss=self.loss,
-            groups=self.settings if found is None else per_group(found, starts, self.settings, before),
+            groups=tuple(Numbers(*known) for known in self.settings)
+            if found is None
+            else per_group(found, starts, self.settings, before),
             clip=self._clip(before),
             seconds=self.seconds,
             loss_scale=self.loss_scale,
@@ -71,7 +84,7 @@ class Pending:
             culprit=self.culprit,
             micro_batches=self.micro_batches,
             parameters=per_parameter(found, before) if found is not None and single else None,
-            extra=extra,
+            extra=self.extra,
         )
 
     def _clip(self, before: float) -> float | None:
@@ -79,11 +92,11 @@ class Pending:
             return None
         return before if self.clip is None else self.clip * before
 
-    def _clipped_before(self) -> float:
+    def _clipped_before(self, found: Collected) -> float:
         """What the gradients had been multiplied by when the optimizer was given them."""
-        if self.grad_norm is None or self.found is None:
+        if self.grad_norm is None:
             return 1.0
-        given = math.sqrt(float(self.found.grad_square.sum()))
+        given = math.sqrt(float(found.table[:, 0].sum()))
         if not (0 < given < self.grad_norm * NO_CLIP and math.isfinite(self.grad_norm)):
             return 1.0
         return given / self.grad_norm

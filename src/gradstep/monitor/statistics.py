@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -23,24 +24,29 @@ class Collected:
     Attributes:
         index: which parameter, counted over all groups; ascending.
         elements: how many numbers it holds; of complex ones, both parts count.
-        grad_square: sum of squares of the gradient as the optimizer was given it, without any loss scale.
-        weight_square: of the parameter after the step.
-        update_square: of the difference that the step made to what is stored.
-        unmoved: elements with a gradient that is not 0 that are stored as before.
-        second_min, second_max: smallest and largest second moment (the first slot that is never negative; Adamax's norm
-            is squared for it); NaN without one.
-        non_finite: elements whose gradient is not finite.
+        table: (n, len(STATISTICS)) what :data:`gradstep.engines.statistics.STATISTICS` says, of the gradient as the
+            optimizer was given it, without any loss scale; Adamax's norm is squared.
+        bad: elements whose gradient is not finite; None if there is none.
     """
 
-    index: NDArray[np.int32]
-    elements: Floats
-    grad_square: Floats
-    weight_square: Floats
-    update_square: Floats
-    unmoved: Floats
-    second_min: Floats
-    second_max: Floats
-    non_finite: Floats
+    index: NDArray[np.int64]
+    elements: NDArray[np.int64]
+    table: Floats
+    bad: Floats | None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of a step: as little as possible is done right after it, the rest when its record is written.
+
+    Attributes:
+        finite: whether all gradients are.
+        collected: makes the numbers; it keeps neither the optimizer nor a gradient in memory.
+    """
+
+    finite: bool
+    collected: Callable[[], Collected]
 
 
 class Statistics(ABC):
@@ -55,8 +61,8 @@ class Statistics(ABC):
         """
 
     @abstractmethod
-    def collect(self) -> Collected:
-        """The numbers of the step that was made."""
+    def collect(self) -> Found:
+        """What the step that was made did."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -72,13 +78,10 @@ def parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def non_finite(optimizer: Optimizer, index: NDArray[np.int32], grad_square: Floats) -> Floats:
+def non_finite(optimizer: Optimizer, index: NDArray[np.int64], grad_square: Floats) -> Floats:
     """How many elements of each gradient are not finite; only those are looked at whose sum of squares is not."""
     result = np.zeros(len(index))
-    finite = np.isfinite(grad_square)
-    if finite.all():
-        return result
-    suspects, params = np.flatnonzero(~finite), parameters(optimizer)
+    suspects, params = np.flatnonzero(~np.isfinite(grad_square)), parameters(optimizer)
     for row in suspects:
         g = params[index[row]].grad
         if g is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Statistics, non_finite, parameters
+from gradstep.monitor.statistics import NOT_SQUARED, Collected, Floats, Found, Statistics, non_finite, parameters
 
 SECOND = ("exp_avg_sq", "square_avg", "sum", NOT_SQUARED, "variance", "row_var")
 """What torch's optimizers call their first state that is never negative."""
@@ -40,27 +40,28 @@ class TorchStatistics(Statistics):
         self._old = {i: _real(p).clone() for i, p in params if closure or p.grad is not None}
 
     @torch.no_grad()
-    def collect(self) -> Collected:
+    def collect(self) -> Found:
         params = parameters(self._optimizer)
         found = [(i, params[i], old) for i, old in self._old.items() if params[i].grad is not None]
         self.drop()
-        index = np.array([i for i, _, _ in found], dtype=np.int32)
+        index = np.array([i for i, _, _ in found], dtype=np.int64)
         weights = [_real(p) for _, p, _ in found]
         gradients = [_gradient(p) for _, p, _ in found]
         changes = [_wide(new) - _wide(old) for new, (_, _, old) in zip(weights, found)]
-        grad_square = _squares(gradients)
         second = [self._range_of_second(p) for _, p, _ in found]
-        return Collected(
-            index=index,
-            elements=np.array([p.numel() for p in weights], dtype=np.float64),
-            grad_square=grad_square,
-            weight_square=_squares(weights),
-            update_square=_squares(changes),
-            unmoved=_fetched([((d == 0) & (g != 0)).sum() for d, g in zip(changes, gradients)]),
-            second_min=_fetched([low for low, _ in second]),
-            second_max=_fetched([high for _, high in second]),
-            non_finite=non_finite(self._optimizer, index, grad_square),
+        columns = (
+            _squares(gradients),
+            _squares(weights),
+            _squares(changes),
+            _fetched([((d == 0) & (g != 0)).sum() for d, g in zip(changes, gradients)]),
+            _fetched([low for low, _ in second]),
+            _fetched([high for _, high in second]),
         )
+        finite = bool(np.isfinite(columns[0]).all())
+        bad = None if finite else non_finite(self._optimizer, index, columns[0])
+        elements = np.array([p.numel() for p in weights], dtype=np.int64)
+        collected = Collected(index, elements, np.column_stack(columns), bad)
+        return Found(finite, lambda: collected)
 
     def drop(self) -> None:
         self._old = {}

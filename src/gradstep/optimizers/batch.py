@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
-from gradstep.engines.statistics import SUMS
+from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
 
@@ -183,13 +183,13 @@ class TorchBatch(Batch):
         found = []
         for self.pieces in walk:
             self.part.engine.update(self)
-            found.append(self.statistics)
+            if self.watched:
+                found.append(self.tally)
         survey.count_written(self.params, self.part.versioned if self.active is None else None)
-        if self.watched and len(found) > 1:
-            every = np.stack(found)
-            self.statistics = np.column_stack(
-                (every[..., :SUMS].sum(0), np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1]))
-            )
+        if len(found) > 1:
+            every = np.stack([tally.table() for tally in found])
+            least, most = np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1])
+            self.tally = Tally.of(np.column_stack((every[..., :SUMS].sum(0), least, most)))
 
     def _check(self) -> None:
         """Look at every gradient closely where needed."""

@@ -32,9 +32,10 @@ def warn_of_lost_updates(batches: Sequence[TorchBatch]) -> None:
     """Warn if most elements of one of these batches, which were watched, have lost their update."""
     for batch in batches:
         elements = int(batch.lengths.sum())
-        lost = float(batch.statistics[:, 3].sum()) / max(elements, 1)
+        unmoved = batch.tally.table()[:, 3]
+        lost = float(unmoved.sum()) / max(elements, 1)
         if lost > MANY:
-            worst = int(np.argmax(batch.statistics[:, 3] / np.maximum(batch.lengths, 1)))
+            worst = int(np.argmax(unmoved / np.maximum(batch.lengths, 1)))
             warnings.warn(
                 f"{lost:.0%} of the {batch.spec.parameter.name} weights were left where they were by this step: "
                 f"their update is less than rounding to nearest can show (most of all in {batch.names[worst]}): "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradstep.engines.arrays import table_of
 from gradstep.engines.base import LENGTH, Batch, Int64s
-from gradstep.engines.statistics import SUMS
+from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.arena import Arena, Cargo
 from gradstep.optimizers.batch import TorchBatch, array_of
 from gradstep.optimizers.choice import is_dense
@@ -119,7 +119,7 @@ class Pinned(Placement):
                 window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
                 batch.part.engine.update(window)
                 if batch.watched:
-                    _add(statistics, pieces[:, 0], window.statistics)
+                    _add(statistics, pieces[:, 0], window.tally.table())
 
             return Job(
                 fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
@@ -129,7 +129,7 @@ class Pinned(Placement):
 
         relay(self._device, [job(*window) for window in windows])
         torch.autograd.graph.increment_version(params)
-        batch.statistics = statistics
+        batch.tally = Tally.of(statistics)
 
     def _arena_of(self, p: Tensor) -> Arena | None:
         return next((arena for arena in self._arenas if arena.serves(p)), None)

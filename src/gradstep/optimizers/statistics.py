@@ -1,48 +1,127 @@
-"""What one step did to every parameter, gathered from the engines."""
+"""What one step did to every parameter, gathered from the engines when somebody asks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import Int64s
+from gradstep.engines.statistics import STATISTICS, Tally
 from gradstep.optimizers.batch import TorchBatch
 
 Float64s = NDArray[np.float64]
 
 
-@final
-@dataclass(frozen=True)
-class Statistics:
-    """The parameters that one step updated, in the order of ``param_groups``; every array has one entry for each.
+class Share(NamedTuple):
+    """What one batch knows of its parameters; it holds no gradient.
 
     Attributes:
-        names: what they are called.
-        index: which one each is, counted over all groups.
-        groups: the number of each one's group.
-        elements: how many it has.
-        grad_square: sum of squares of its gradient, unscaled and before clipping.
-        param_square: of the parameter after the step.
-        update_square: of what the step changed in it, as stored.
-        unmoved: how many elements with a gradient that is not 0 are stored as before: rounding lost their update.
-        second_min, second_max: smallest and largest value of the first slot that is never negative (Adam's second
-            moment); NaN if there is none.
+        names, members, groups, elements: as in :class:`Statistics`; there ``members`` is the index.
+        tally: what its engine collected.
     """
 
     names: Sequence[str]
-    index: Int64s
+    members: Int64s
     groups: Int64s
     elements: Int64s
-    grad_square: Float64s
-    param_square: Float64s
-    update_square: Float64s
-    unmoved: Float64s
-    second_min: Float64s
-    second_max: Float64s
+    tally: Tally
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The parameters that one step updated, in the order of ``param_groups``; every array has one entry for each.
+
+    Args:
+        shares: of the batches of the step.
+        clip: what clipping multiplied the gradients by.
+    """
+
+    shares: Sequence[Share]
+    clip: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether all gradients are."""
+        return all(share.tally.finite for share in self.shares)
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """What they are called."""
+        names = list(chain.from_iterable([share.names for share in self.shares]))
+        return names if self._order is None else [names[i] for i in self._order.tolist()]
+
+    @cached_property
+    def index(self) -> Int64s:
+        """Which one each is, counted over all groups."""
+        return self._of_all(lambda share: share.members)
+
+    @cached_property
+    def groups(self) -> Int64s:
+        """The number of each one's group."""
+        return self._of_all(lambda share: share.groups)
+
+    @cached_property
+    def elements(self) -> Int64s:
+        """How many it has."""
+        return self._of_all(lambda share: share.elements.copy())  # that of a batch is part of its table
+
+    @cached_property
+    def table(self) -> Float64s:
+        """(n, 6) all that follows, a column for each."""
+        table = self._of_all(lambda share: share.tally.table())
+        if self.clip != 1:
+            table = table.copy()
+            table[:, 0] /= self.clip**2
+        return table
+
+    @property
+    def grad_square(self) -> Float64s:
+        """Sum of squares of its gradient, unscaled and before clipping."""
+        return self.table[:, 0]
+
+    @property
+    def param_square(self) -> Float64s:
+        """Of the parameter after the step."""
+        return self.table[:, 1]
+
+    @property
+    def update_square(self) -> Float64s:
+        """Of what the step changed in it, as stored."""
+        return self.table[:, 2]
+
+    @property
+    def unmoved(self) -> Float64s:
+        """How many elements with a gradient that is not 0 are stored as before: rounding lost their update."""
+        return self.table[:, 3]
+
+    @property
+    def second_min(self) -> Float64s:
+        """Smallest value of the first slot that is never negative (Adam's second moment); NaN if there is none."""
+        return self.table[:, 4]
+
+    @property
+    def second_max(self) -> Float64s:
+        """Its largest value."""
+        return self.table[:, 5]
+
+    @cached_property
+    def _order(self) -> Int64s | None:
+        """Each share is in the right order, but they do not come one after the other; None if there is only one."""
+        if len(self.shares) == 1:
+            return None
+        return np.argsort(np.concatenate([share.members for share in self.shares]))
+
+    def _of_all(self, column: Callable[[Share], NDArray[Any]]) -> NDArray[Any]:
+        if self._order is None:
+            return column(self.shares[0])
+        return np.concatenate([column(share) for share in self.shares])[self._order]
 
 
 def gathered(batches: Sequence[TorchBatch], clip: float) -> Statistics:
@@ -52,19 +131,9 @@ def gathered(batches: Sequence[TorchBatch], clip: float) -> Statistics:
         batches: of one step.
         clip: what clipping multiplied the gradients by.
     """
-    if not batches:
-        nothing = np.empty(0)
-        none = np.empty(0, np.int64)
-        return Statistics([], none, none, none, *[nothing] * 6)
-    names, table = batches[0].names, batches[0].statistics
-    index, groups, elements = batches[0].members, batches[0].groups, batches[0].lengths.copy()
-    if len(batches) > 1:  # each is in the right order, but not one after the other
-        members = np.concatenate([batch.members for batch in batches])
-        order = np.argsort(members)
-        every = [name for batch in batches for name in batch.names]
-        names, index = [every[i] for i in order.tolist()], members[order]
-        groups = np.concatenate([batch.groups for batch in batches])[order]
-        elements = np.concatenate([batch.lengths for batch in batches])[order]
-        table = np.concatenate([batch.statistics for batch in batches])[order]
-    grad, *others = np.ascontiguousarray(table.T)  # as engines that look at every chunk leave it
-    return Statistics(names, index, groups, elements, grad if clip == 1 else grad / clip**2, *others)
+    shares = [Share(b.names, b.members, b.groups, b.lengths, b.tally) for b in batches]
+    return Statistics(shares or [_NOTHING], clip)
+
+
+_NONE = np.empty(0, np.int64)
+_NOTHING = Share([], _NONE, _NONE, _NONE, Tally.of(np.empty((0, len(STATISTICS)))))

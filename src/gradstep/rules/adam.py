@@ -1,4 +1,4 @@
-"""Adam, and the update it shares with AdamW."""
+"""Adam, and the coefficients and slots that it shares with AdamW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnega
 
 @dataclass(frozen=True)
 class AdamRule(Rule):
-    """Algorithm 2 of Loshchilov and Hutter, but for the decay, in which Adam and AdamW differ."""
+    """Algorithm 2 of Loshchilov and Hutter: Adam and AdamW differ in the decay."""
 
     lr: float = learning_rate(1e-3)
     betas: tuple[float, float] = betas(0.9, 0.999)
@@ -23,8 +23,8 @@ class AdamRule(Rule):
 
     @property
     @abstractmethod
-    def decay(self) -> dict[str, float]:
-        """The coefficients of the decay; ``keep``, by which the weight is multiplied, is one."""
+    def decoupled(self) -> bool:
+        """Whether decay acts on the weight (AdamW) or in the gradient (Adam)."""
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         largest = (Slot("max_exp_avg_sq", signed=False),) if self.amsgrad else ()
@@ -40,17 +40,8 @@ class AdamRule(Rule):
             "step_size": self.lr / (1 - beta1**step),
             "unbias2": (1 - beta2**step) ** -0.5,
             "eps": self.eps,
-            **self.decay,
+            **decay(self.lr, self.weight_decay, decoupled=self.decoupled),
         }
-
-    @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
-        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
-        v = s.exp_avg_sq
-        if "max_exp_avg_sq" in s:
-            v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
-        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
 
 
 @final
@@ -86,9 +77,15 @@ class Adam(AdamRule):
     decoupled_weight_decay: bool = flag(kw_only=True)
 
     @property
-    def decay(self) -> dict[str, float]:
-        return decay(self.lr, self.weight_decay, decoupled=self.decoupled_weight_decay)
+    def decoupled(self) -> bool:
+        return self.decoupled_weight_decay
 
     @staticmethod
     def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        return AdamRule.update(p, g + c.l2 * p, s, c)
+        g = g + c.l2 * p
+        s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
+        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
+        v = s.exp_avg_sq
+        if "max_exp_avg_sq" in s:
+            v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
+        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)

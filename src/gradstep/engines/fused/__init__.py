@@ -6,11 +6,11 @@ from functools import cache
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.fused.job import PER_TENSOR, Work, launch, parts_of, work_of
-from gradstep.engines.statistics import STATISTICS, SUMS
+from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
+from gradstep.engines.fused.results import results_of
+from gradstep.engines.statistics import STATISTICS, Tally
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
 
@@ -46,11 +46,12 @@ class Fused(Engine):
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
-        results = np.empty((len(STATISTICS), len(work.chunks))) if batch.watched else None
+        results = results_of(len(work.chunks)) if batch.watched else None
         kernel = _update_kernel(batch.spec, batch.watched)
         launch(kernel, batch.table, work, batch.threads, coefficients, results, exclusive=batch.exclusive)
         if results is not None:
-            batch.statistics = _by_tensor(results, work, len(batch.table), ranged=bool(batch.spec.second)).T
+            found, finite = results[1:, : len(STATISTICS)], results[0, 0] == 0.0
+            batch.tally = Tally(found, work.chunks[:, 0], work.first, len(batch.table), finite)
 
     def squares(self, batch: Batch) -> float:
         work = work_of(batch.sizes)
@@ -58,23 +59,6 @@ class Fused(Engine):
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial, exclusive=batch.exclusive)
         return float(partial.sum())
-
-
-def _by_tensor(found: NDArray[np.float64], work: Work, tensors: int, *, ranged: bool) -> NDArray[np.float64]:
-    """The statistics of tensors from those of their chunks; a row for each statistic."""
-    first = work.first
-    if len(first) < found.shape[1]:
-        sums, bounds = found[:SUMS], found[SUMS:]
-        least, most = np.minimum.reduceat(bounds[0], first), np.maximum.reduceat(bounds[1], first)
-        found = np.vstack((np.add.reduceat(sums, first, axis=1), least, most))
-    if not ranged:
-        found[SUMS:] = np.nan
-    if len(first) == tensors:
-        return found
-    result = np.zeros((len(STATISTICS), tensors))
-    result[SUMS:] = np.nan
-    result[:, work.chunks[first, 0]] = found
-    return result
 
 
 # LLVM is slow to import and not needed by other engines: these import it when they are first called.

@@ -73,7 +73,7 @@ def launch(
         work: the chunks.
         threads: how many may work; fewer do when there is little to do.
         coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if it takes any.
-        results: (…, chunks) for what the kernel finds per chunk, if it finds anything.
+        results: where the kernel puts what it finds per chunk, if it finds anything; C-contiguous.
         exclusive: keep Python's lock meanwhile.
     """
     if work.elements == 0:

@@ -81,6 +81,14 @@ class Kernel:
         """Store what is encoded."""
         self.builder.store(code.ir, address, align=element.itemsize)
 
+    def fetch(self, address: ir.Value, *, to_write: bool = False) -> None:
+        """Have the line of the cache at an address fetched; it need not be anybody's."""
+        word, name = ir.IntType(32), "llvm.prefetch.p0"
+        kind = ir.FunctionType(ir.VoidType(), [_POINTER, word, word, word])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        near, data = ir.Constant(word, 3), ir.Constant(word, 1)
+        self.builder.call(function, [address, ir.Constant(word, int(to_write)), near, data])
+
     def room(self, dtype: Any, count: int) -> ir.Value:
         """The address of room for ``count`` numbers on the stack, aligned for vectors."""
         with self.builder.goto_block(self._entry):

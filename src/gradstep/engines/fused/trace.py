@@ -21,6 +21,7 @@ _SCALARS: dict[Any, ir.Type] = {
     np.uint16: ir.IntType(16),
     np.uint32: ir.IntType(32),
     np.int32: ir.IntType(32),
+    np.int64: ir.IntType(64),
 }
 _INDEX = ir.IntType(32)
 

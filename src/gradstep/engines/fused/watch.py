@@ -9,8 +9,7 @@ in float64.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import final
 
@@ -18,8 +17,9 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
+from gradstep.engines.fused.results import ROW
 from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
-from gradstep.engines.fused.trace import Value, folded, intrinsic, llvm_type
+from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type
 from gradstep.storage.codecs import BLOCK
 
 SQUARES = 3
@@ -32,21 +32,26 @@ processor may take to be 0 under 2⁻¹²⁶, are together less than 3e-36 in a 
 
 @final
 class Watch:
-    """Accumulators beside an update. Of sums and bounds there are two, for vectors and for what is left over."""
+    """Accumulators beside an update. Of most there are two, for vectors and for what is left over."""
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec) -> None:
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk) -> None:
         self.kernel, self.spec = kernel, spec
-        kind = spec.arithmetic
+        b, kind = kernel.builder, spec.arithmetic
+        row = b.mul(b.add(chunk.index, integer(1)), integer(ROW))
+        self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
+        kernel.fetch(self.results, to_write=True)  # the end of a chunk waits for all that was written
         self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
+        self.parts = kernel.zero(np.float64, LANES)  # as _quarters() leaves them
         self.sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]  # of the block in hand
         self.seen = [kernel.room(kind, BLOCK) for _ in range(SQUARES)]  # gradient, parameter after and before
-        self.unmoved = kernel.zero(np.int32, 1)
+        self.count = kernel.zero(np.int64, 1)  # how many numbers of it there are so far
+        self.unmoved = {lanes: kernel.zero(np.int32, lanes) for lanes in (LANES, 1)}
         self.bounds = {(least, lanes): kernel.zero(kind, lanes) for least in (True, False) for lanes in (LANES, 1)}
         for (least, lanes), place in self.bounds.items():
             self._put(place, self._constant(kind, np.inf if least else -np.inf, lanes))
 
-    def see(self, i: ir.Value, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
-        """Take the vector at ``i`` into account."""
+    def see(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
+        """Take a vector into account."""
         get, kind = self.kernel.get, self.spec.arithmetic
         stored = self.spec.parameter.kept(new[0])
         if lanes == 1:
@@ -55,53 +60,71 @@ class Watch:
         else:
             for place, x in zip(self.sums, (g, stored, stored - p), strict=True):
                 self._put(place, _plus_square(get(place, kind, lanes), x))
+            count = get(self.count, np.int64, 1)
             if kind is np.float32:
                 for room, x in zip(self.seen, (g, stored, p), strict=True):
-                    self.kernel.builder.store(x.ir, self._at(room, i), align=64)
-        unmoved = _counted((stored == p) & (g != 0.0), lanes)
-        self._put(self.unmoved, get(self.unmoved, np.int32, 1) + unmoved)
+                    self.kernel.builder.store(x.ir, self._at(room, count.ir), align=64)
+            self._put(self.count, count + lanes)
+            with self.kernel.builder.if_then((count == BLOCK - lanes).ir, likely=False):
+                self._settle()
+        unmoved = self.unmoved[lanes]
+        self._put(unmoved, get(unmoved, np.int32, lanes) + _whole((stored == p) & (g != 0.0), lanes))
         if self.spec.second:
             x = new[1 + self.spec.slots.index(self.spec.second)]
             for least in (True, False):
                 place = self.bounds[least, lanes]
                 self._put(place, _further(x, get(place, kind, lanes), least=least))
 
-    @contextmanager
-    def block(self, start: ir.Value, stop: ir.Value) -> Iterator[None]:
-        """Around the vectors of one block, or of what there is of it."""
-        kind, b = self.spec.arithmetic, self.kernel.builder
+    def _settle(self) -> None:
+        """Add up the block in hand, and begin another."""
+        kernel, kind, b = self.kernel, self.spec.arithmetic, self.kernel.builder
+        found, count = _quarters(*(kernel.get(place, kind, LANES) for place in self.sums)), self._counted()
         for place in self.sums:
             self._put(place, self._constant(kind, 0.0, LANES))
-        yield
-        for k, total in enumerate(self.totals):
-            found = folded(self.kernel.get(self.sums[k], kind, LANES), operator.add)
-            before = self.kernel.get(total, np.float64, 1)
-            self._put(total, before + found.astype(np.float64))
-            if kind is np.float32:
-                right = (found >= LEAST) & (found < np.inf)
-                with b.if_then(b.not_(right.ir), likely=False):
-                    self._put(total, before + self._again(k, start, self.kernel.whole(start, stop, LANES)))
+        self._put(self.count, Value(b, integer(0)))
+        if kind is not np.float32:
+            self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found)
+            return
+        right = b.bitcast(((found >= LEAST) & (found < np.inf)).ir, ir.IntType(LANES))
+        every = b.icmp_unsigned("==", right, ir.Constant(ir.IntType(LANES), 2**LANES - 1))
+        with b.if_else(every, likely=True) as (good, doubtful):
+            with good:
+                self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found.astype(np.float64))
+            with doubtful:
+                for k, total in enumerate(self.totals):
+                    self._put(total, kernel.get(total, np.float64, 1) + self._again(k, count))
 
-    def _again(self, k: int, start: ir.Value, stop: ir.Value) -> Value:
-        """A sum of squares of the block in hand, in float64."""
+    def _counted(self) -> Value:
+        return self.kernel.get(self.count, np.int64, 1)
+
+    def _again(self, k: int, count: Value) -> Value:
+        """A sum of squares of so many numbers, in float64."""
         place = self.kernel.zero(np.float64, LANES)
-        with self.kernel.loop(start, stop, LANES) as i:
+        with self.kernel.loop(integer(0), count.ir, LANES) as i:
             x = _exact(*(self._seen(room, i) for room in self.seen))[k]
             self._put(place, self.kernel.get(place, np.float64, LANES) + x * x)
         return folded(self.kernel.get(place, np.float64, LANES), operator.add)
 
-    def finish(self, chunk: Chunk) -> None:
-        """Write the chunk's column of results."""
+    def finish(self) -> None:
+        """Write the chunk's row of results."""
         kernel, b, kind = self.kernel, self.kernel.builder, self.spec.arithmetic
-        unmoved = kernel.get(self.unmoved, np.int32, 1).astype(np.float32)
-        results = [*(kernel.get(total, np.float64, 1) for total in self.totals), unmoved]
+        with b.if_then((self._counted() != 0).ir):
+            self._settle()
+        parts = lanes_of(kernel.get(self.parts, np.float64, LANES))
+        results = [
+            sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)) for k, total in enumerate(self.totals)
+        ]
+        unmoved = folded(kernel.get(self.unmoved[LANES], np.int32, LANES), operator.add)
+        results.append((unmoved + kernel.get(self.unmoved[1], np.int32, 1)).astype(np.float32))
         for least in (True, False):
             wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (LANES, 1))
             further = partial(_further, least=least)
-            results.append(further(folded(wide, further), single))
+            found = further(folded(wide, further), single)
+            results.append(found if self.spec.second else self._constant(kind, np.nan, 1))
+        with b.if_then(b.not_((results[0] < np.inf).ir), likely=False):
+            b.store(ir.Constant(llvm_type(np.float64), 1.0), kernel.job["results"])
         for j, x in enumerate(results):
-            at = b.add(chunk.index, b.mul(kernel.job["chunk_count"], integer(j)))
-            place = b.gep(kernel.job["results"], [at], source_etype=llvm_type(np.float64))
+            place = b.gep(self.results, [integer(j)], source_etype=llvm_type(np.float64))
             b.store(x.astype(np.float64).ir, place)
 
     # -- memory -----------------------------------------------------------------------------------------------------
@@ -111,7 +134,7 @@ class Watch:
 
     def _at(self, room: ir.Value, i: ir.Value) -> ir.Value:
         b = self.kernel.builder
-        return b.gep(room, [b.and_(i, integer(BLOCK - 1))], source_etype=llvm_type(self.spec.arithmetic))
+        return b.gep(room, [i], source_etype=llvm_type(self.spec.arithmetic))
 
     def _seen(self, room: ir.Value, i: ir.Value) -> Value:
         b = self.kernel.builder
@@ -133,11 +156,24 @@ def _plus_square(total: Value, x: Value) -> Value:
     return Value(x.builder, intrinsic(x.builder, "llvm.fmuladd", x.ir, x.ir, total.ir))
 
 
-def _counted(condition: Value, lanes: int) -> Value:
-    """In how many lanes a condition holds."""
-    b = condition.builder
-    bits = b.zext(b.bitcast(condition.ir, ir.IntType(lanes)), llvm_type(np.int32))
-    return Value(b, intrinsic(b, "llvm.ctpop", bits))
+def _quarters(x: Value, y: Value, z: Value) -> Value:
+    """Sums of the lanes in one vector: four that together are that of ``x``, four for ``y``, and for ``z`` twice."""
+    return _by_pairs(_by_pairs(x, y, LANES // 2), _by_pairs(z, z, LANES // 2), LANES // 4)
+
+
+def _by_pairs(x: Value, y: Value, width: int) -> Value:
+    """Lanes of ``x``, then ``y``, in groups of this width: the first of each two added to the second."""
+    b, both = x.builder, np.arange(2 * LANES).reshape(-1, 2, width)
+    one, other = (
+        Value(b, b.shuffle_vector(x.ir, y.ir, ir.Constant(llvm_type(np.int32, LANES), both[:, k].ravel().tolist())))
+        for k in (0, 1)
+    )
+    return one + other
+
+
+def _whole(condition: Value, lanes: int) -> Value:
+    """1 where it holds, else 0."""
+    return Value(condition.builder, condition.builder.zext(condition.ir, llvm_type(np.int32, lanes)))
 
 
 def _further(x: Value, y: Value, *, least: bool) -> Value:

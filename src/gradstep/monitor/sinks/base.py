@@ -9,7 +9,7 @@ from gradstep.monitor.record import Header, Update
 
 
 class Sink(ABC):
-    """Where a monitor's numbers go. For one of your own, write the three methods."""
+    """Where a monitor's numbers go. For one of your own, write the three abstract methods."""
 
     @abstractmethod
     def open(self, header: Header) -> None:
@@ -21,6 +21,10 @@ class Sink(ABC):
     @abstractmethod
     def write(self, update: Update) -> None:
         """An update; without ``groups``, only values that were logged about it later."""
+
+    def flush(self) -> None:
+        """For now that was the last update: they come together, about once a second. Most sinks need not know."""
+        return
 
     @abstractmethod
     def close(self) -> None:

@@ -13,7 +13,10 @@ from gradstep.monitor.sinks.base import Sink
 
 @final
 class JsonLines(Sink):
-    """One line of JSON for each update, handed to the system at once: a crash loses none that was written.
+    """One line of JSON for each update, handed to the system whole, about once a second those of that second.
+
+    A crash that Python survives to its end (an exception, Ctrl-C) loses none. A process that is killed loses those that
+    had not been handed over, of the last second at most; what was, stays, whatever happens to the process.
 
     A run that is resumed (:meth:`gradstep.Monitor.load_state_dict`) goes on in its file; a new one does not overwrite.
 

@@ -59,7 +59,9 @@ class Terminal(Sink):
             self._updates.append(replace(update, parameters=None))
         if len(self._updates) > MOST:
             del self._updates[1:-1:2]
-        if self._console.is_terminal and time.monotonic() - self._drawn > self._seconds:
+
+    def flush(self) -> None:
+        if self._live is not None and self._console.is_terminal and time.monotonic() - self._drawn > self._seconds:
             self._draw()
 
     def close(self) -> None:

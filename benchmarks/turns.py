@@ -1,0 +1,59 @@
+"""What benchmarks of the loop around the step share: sizes of models, taking turns, results that tell their machine."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from gradstep.lab.bench_busy import Neighbours
+from gradstep.lab.machine import describe
+
+_LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
+WORKS: dict[str, list[tuple[int, ...]]] = {
+    "one tensor of 25 M": [(25_000_000,)],
+    "a transformer of 25.5 M, 82 tensors": [(512, 512), (128, 512), *_LAYER * 8],
+    "2,000 tensors of 64×64": [(64, 64)] * 2_000,
+}
+"""Shapes of the parameters, by what they are."""
+
+
+def take_turns(rivals: Mapping[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:
+    """Seconds of every rival, repetition by repetition, each repetition in another order."""
+    order, seconds = list(rivals), {name: list[float]() for name in rivals}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repeat):
+            for name in order:
+                seconds[name].append(rivals[name]())
+            order.append(order.pop(0))
+    finally:
+        gc.enable()
+    return seconds
+
+
+def main(about: str | None, repeat: int, results: Path, rows: Callable[[int], list[dict[str, Any]]]) -> None:
+    """Run a benchmark as the command line says.
+
+    Args:
+        about: what it is.
+        repeat: how often everything is measured, if nothing else is said.
+        results: where they go with ``--save``.
+        rows: measures, so often.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=repeat)
+    parser.add_argument("--save", action="store_true", help=f"write {results.name} into results/")
+    arguments = parser.parse_args()
+    neighbours, measured = Neighbours(), rows(arguments.repeat)
+    others = neighbours.share()
+    if others is not None:
+        print(f"other programs took {others:.1%} of the processors")
+    known = {"machine": describe(), "date": date.today().isoformat(), "others": others, "rows": measured}
+    if arguments.save:
+        results.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
