@@ -259,7 +259,7 @@ def test_a_step_that_breaks_off_is_not_gone_on_from(monkeypatch):
     stepped(optimizer, params, range(2, 3))
 
 
-def test_ctrl_c_waits_for_the_end_of_the_step(monkeypatch):
+def test_ctrl_c_waits_for_the_end_of_the_step(monkeypatch, request):
     resident, params = made(gradstep.AdamW)
     stepped(resident, params, range(1))
     optimizer, others = made(gradstep.AdamW, paged=True, page_budget=TIGHT)
@@ -273,6 +273,8 @@ def test_ctrl_c_waits_for_the_end_of_the_step(monkeypatch):
         update(self, batch)
 
     monkeypatch.setattr(Fused, "update", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         stepped(optimizer, others, range(1))
     for p, q in zip(params, others, strict=True):
