@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from itertools import chain
-from typing import Any, ClassVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -22,15 +22,16 @@ from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
 from gradstep.optimizers.hooks import seen_by_torch, with_hooks
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
 from gradstep.optimizers.pages import Pages
-from gradstep.optimizers.placed import checked, placement_of
-from gradstep.optimizers.placement import Placement
 from gradstep.optimizers.report import StepReport
 from gradstep.optimizers.statistics import gathered
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.rules import Rule, settings_of
-from gradstep.storage.pages import Preflight
+
+if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
+    from gradstep.optimizers.placement import Placement
+    from gradstep.storage.pages import Preflight
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -79,6 +80,8 @@ class Optimizer(torch.optim.Optimizer):
         if self._storage.rounding != "nearest":
             self._check_rounding()
         if pages is not None:
+            from gradstep.optimizers.placed import checked
+
             self._paged = checked(pages, self.rule(), list(self._parameters()), self.state_summary().nbytes)
 
     def _check_rounding(self) -> None:
@@ -367,6 +370,8 @@ class Optimizer(torch.optim.Optimizer):
         pages = state.pop("_pages", None)
         super().__setstate__(state)
         if pages is not None:
+            from gradstep.optimizers.placed import placement_of
+
             self._paged = placement_of(pages, list(self._parameters()))
         self._table = None
         self._state_seen = True
