@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from gradstep.judge.rewrite import Edit, apply, compiled
+from gradstep.judge.rewrite import Edit, apply, compiled, tree_of
+from gradstep.rules import RULES
 
 
 def after(text, find, replace):
@@ -48,3 +49,9 @@ def test_a_statement_may_become_two():
     found, tree = after("def f(x):\n    y = x + 1\n    return y", "y = _v", "y = _v\ny = y * 10")
     assert found == 1
     assert compiled(tree, {})(1) == 20
+
+
+def test_a_function_that_ends_in_another_with_its_own_arguments_is_read_with_its_lines():
+    """Adam's decay and AdamW's moments are written in two places; a mistake may be in either."""
+    own, base = (ast.unparse(tree_of(rule.update)).splitlines() for rule in (RULES["Adam"], RULES["AdamW"]))
+    assert own == [base[0], "    g = g + c.l2 * p", *base[1:]]

@@ -1,4 +1,4 @@
-"""Adam, and the coefficients and slots that it shares with AdamW."""
+"""Adam, and what it shares with AdamW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnega
 
 @dataclass(frozen=True)
 class AdamRule(Rule):
-    """Algorithm 2 of Loshchilov and Hutter: Adam and AdamW differ in the decay."""
+    """Algorithm 2 of Loshchilov and Hutter, but for the decay in the gradient, which is Adam's alone."""
 
     lr: float = learning_rate(1e-3)
     betas: tuple[float, float] = betas(0.9, 0.999)
@@ -42,6 +42,15 @@ class AdamRule(Rule):
             "eps": self.eps,
             **decay(self.lr, self.weight_decay, decoupled=self.decoupled),
         }
+
+    @staticmethod
+    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
+        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
+        v = s.exp_avg_sq
+        if "max_exp_avg_sq" in s:
+            v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
+        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
 
 
 @final
@@ -83,9 +92,4 @@ class Adam(AdamRule):
     @staticmethod
     def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
-        s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
-        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
-        v = s.exp_avg_sq
-        if "max_exp_avg_sq" in s:
-            v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
-        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
+        return AdamRule.update(p, g, s, c)

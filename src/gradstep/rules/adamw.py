@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.rules.adam import AdamRule
-from gradstep.rules.base import Coefficients, State
-from gradstep.rules.ops import Array, maximum, sqrt
 from gradstep.rules.settings import nonnegative
 
 
@@ -52,12 +50,3 @@ class AdamW(AdamRule):
     @property
     def decoupled(self) -> bool:
         return True
-
-    @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
-        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
-        v = s.exp_avg_sq
-        if "max_exp_avg_sq" in s:
-            v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
-        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
