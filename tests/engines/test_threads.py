@@ -1,7 +1,5 @@
 """Results do not depend on how many threads work, nor on who else is stepping."""
 
-import ctypes
-import sys
 import threading
 
 import pytest
@@ -127,24 +125,3 @@ def fresh_rule():
 
 def test_available_is_at_least_one():
     assert threads.available() >= 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="takes a function of the C library that Windows does not have")
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_an_exclusive_task_keeps_pythons_lock(exclusive):
-    """Nobody else can free what it reads; without that, other threads go on."""
-    address = ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value or 0
-    ticks, over = [0], threading.Event()
-
-    def tick():
-        while not over.wait(0.002):
-            ticks[0] += 1
-
-    other = threading.Thread(target=tick)
-    other.start()
-    before = ticks[0]
-    threads.run(address, 200_000, 1, exclusive=exclusive)
-    during = ticks[0] - before
-    over.set()
-    other.join()
-    assert during <= 2 if exclusive else during > 2

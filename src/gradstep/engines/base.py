@@ -96,8 +96,6 @@ class Batch(ABC):
         pieces: what to update of it; None for everything.
         starts: (n,) where these are parts of parameters, the first element of each: their noise goes by it.
         watched: whether to collect statistics.
-        exclusive: whether Python's lock has to be kept while the memory is used, because nothing else keeps another
-            thread from freeing the gradients.
         tally: the statistics of the last update, if it was watched.
     """
 
@@ -108,7 +106,6 @@ class Batch(ABC):
     pieces: Pieces | None = None
     starts: Int64s | None = None
     watched: bool = False
-    exclusive: bool = False
     tally: Tally
 
     @property
@@ -172,10 +169,12 @@ class Engine(ABC):
     Attributes:
         name: what users call it.
         parts: whether it can update a part of a parameter (in multiples of 16,384 elements).
+        by_address: whether a batch's table is all that it reads.
     """
 
     name: ClassVar[str]
     parts: ClassVar[bool]
+    by_address: ClassVar[bool] = False
 
     @abstractmethod
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:

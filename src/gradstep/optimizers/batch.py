@@ -17,9 +17,6 @@ from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
 
-LITTLE = 65_536
-"""Elements that one thread updates within a twentieth of a millisecond."""
-
 
 @final
 @dataclass(frozen=True)
@@ -67,11 +64,6 @@ class Part:
     def sizes(self) -> bytes:
         """The lengths, as in :attr:`Batch.sizes <gradstep.engines.base.Batch.sizes>`."""
         return self.table[:, LENGTH].tobytes()
-
-    @cached_property
-    def little(self) -> bool:
-        """Whether an update takes no longer than to lay hold of the gradients."""
-        return bool(self.table[:, LENGTH].sum() <= LITTLE)
 
     @cached_property
     def wanted(self) -> Int64s:
@@ -128,10 +120,9 @@ class TorchBatch(Batch):
         self.active: Int64s | None = None
         self.members, self.table = part.members, part.table
         self.threads = torch.get_num_threads()
-        # To read a thousand gradients from Python takes as long as to update them: see Batch.exclusive.
-        self.exclusive = part.little and not odd and not part.lazy
-        if self.exclusive:
-            return
+        self._held, part.look.held = part.look.held, None
+        if part.engine.by_address and not odd and not part.lazy:
+            return  # to read a thousand gradients from Python takes as long as to update them
         given = [p.grad for p in part.params]
         self.gradients = [g for g in given if g is not None]
         if len(self.gradients) < len(given):

@@ -57,6 +57,30 @@ that is missing, or not as wanted."""
 
 
 @final
+class Held:
+    """Tensors that live at least as long as this, whoever else lets go of them.
+
+    Python's lock does not keep them: it may change hands between any two lines, and it is given away while a kernel
+    runs. So they are laid hold of in the same native call that asks where they are.
+
+    Args:
+        loops: what releases them.
+        count: how many.
+    """
+
+    def __init__(self, loops: Loops, count: int) -> None:
+        self._loops, self._handles = loops, np.zeros(count, dtype=np.int64)
+
+    @property
+    def address(self) -> int:
+        """Where the handles are to be written; 0 holds nothing."""
+        return self._handles.ctypes.data
+
+    def __del__(self) -> None:
+        self._loops.drop(len(self._handles), self.address, None)
+
+
+@final
 class Look:
     """The questions of a step, put to all parameters and gradients at once.
 
@@ -67,6 +91,9 @@ class Look:
         wanted: (n, 5) what a gradient must be, in all but the POINTER.
         table: (n, …) in whose first column the addresses of the gradients are written.
     """
+
+    held: Held | list[Tensor] | None = None
+    """Keeps the gradients whose addresses were written last, for whoever takes it over."""
 
     def __init__(
         self, positions: Int64s, params: Sequence[Tensor], known: Int64s, wanted: Int64s, table: Int64s
@@ -85,7 +112,8 @@ class Look:
         """
         loops = _loops()
         if loops is not None and loops.look is not None and self._plain:
-            found: int = loops.look(self._address, id(params))
+            self.held = Held(loops, len(self._arrays[0]))
+            found: int = loops.look(self._address, id(params), self.held.address)
             return found
         positions, objects, known, wanted, table = self._arrays
         mine = [params[i] for i in positions.tolist()]
@@ -96,6 +124,7 @@ class Look:
         if len(gradients) < len(mine) or not np.array_equal(present[:, NUMEL:], wanted[:, NUMEL:]):
             return ODD
         table[:, 0] = present[:, POINTER]
+        self.held = gradients
         return 0
 
 

@@ -29,6 +29,7 @@ class Loops(NamedTuple):
 
     read: Any
     look: Any
+    drop: Any
     bump: Any
 
 
@@ -53,12 +54,14 @@ def compiled(examples: Sequence[Tensor]) -> Loops | None:
     read = each(compile_module(ask + _EACH.format(call="@ask(ptr %cell, ptr %row)")))
     try:
         grad, bump = _found("c10", _GRAD), _found("torch_cpu", _BUMP)
+        hold, drop = (_found("torch_cpu", f"aoti_torch_{f}") for f in ("new_tensor_handle", "delete_tensor_object"))
     except (OSError, AttributeError):
-        return Loops(read, None, None)
+        return Loops(read, None, None, None)
     entry = _address(ctypes.pythonapi.PyList_GetItem)
-    look = compile_module(ask + _LOOK.format(entry=entry, grad=grad, undefined=_undefined(grad)))
+    look = compile_module(ask + _LOOK.format(entry=entry, grad=grad, undefined=_undefined(grad), hold=hold))
+    dropped = compile_module(ask + _EACH.format(call=f"inttoptr (i64 {drop} to ptr)(ptr %object)"))
     bumped = compile_module(ask + _EACH.format(call=f"inttoptr (i64 {bump} to ptr)(ptr %cell)"))
-    return Loops(read, ctypes.PYFUNCTYPE(number, thing, thing)(look), each(bumped))
+    return Loops(read, ctypes.PYFUNCTYPE(number, thing, thing, thing)(look), each(dropped), each(bumped))
 
 
 def _found(library: str, function: str) -> int:
@@ -180,10 +183,10 @@ end:
 }}
 """
 
-# int64 task(const int64 *job, PyObject *params): a job holds the count, the addresses of the arrays of a Look in their
-# order, and the width of its table. PyList_GetItem returns a borrowed reference.
+# int64 task(const int64 *job, PyObject *params, AtenTensorHandle *held): a job holds the count, the addresses of the
+# arrays of a Look in their order, and the width of its table. PyList_GetItem returns a borrowed reference.
 _LOOK = """
-define i64 @task(ptr %job, ptr %params) {{
+define i64 @task(ptr %job, ptr %params, ptr %held) {{
 entry:
   %found = alloca [5 x i64]
   %count = load i64, ptr %job
@@ -232,6 +235,7 @@ askp:
   %pmoved = icmp ne i64 %pdiff, 0
   %pflag = zext i1 %pmoved to i64
   %impl = load ptr, ptr %pcell
+  %heldat = getelementptr ptr, ptr %held, i64 %i
   %g = call ptr inttoptr (i64 {grad} to ptr)(ptr %impl)
   %gimpl = load ptr, ptr %g
   %isnone = icmp eq ptr %gimpl, inttoptr (i64 {undefined} to ptr)
@@ -240,6 +244,7 @@ nogradient:
   %pflag2 = or i64 %pflag, 2
   br label %done
 askg:
+  %unheld = call i32 inttoptr (i64 {hold} to ptr)(ptr %g, ptr %heldat)
   call void @ask(ptr %g, ptr %found)
   %wanted = getelementptr [5 x i64], ptr %wanteds, i64 %i
   %g1at = getelementptr i64, ptr %found, i64 1

@@ -24,6 +24,7 @@ class Fused(Engine):
 
     name = "fused"
     parts = True
+    by_address = True
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if not rule.elementwise:
@@ -48,7 +49,7 @@ class Fused(Engine):
         work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
         results = results_of(len(work.chunks)) if batch.watched else None
         kernel = _update_kernel(batch.spec, batch.watched)
-        launch(kernel, batch.table, work, batch.threads, coefficients, results, exclusive=batch.exclusive)
+        launch(kernel, batch.table, work, batch.threads, coefficients, results)
         if results is not None:
             found, finite = results[1:, : len(STATISTICS)], results[0, 0] == 0.0
             batch.tally = Tally(found, work.chunks[:, 0], work.first, len(batch.table), finite)
@@ -57,7 +58,7 @@ class Fused(Engine):
         work = work_of(batch.sizes)
         partial = np.empty(len(work.chunks))
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
-        launch(kernel, batch.table, work, batch.threads, None, partial, exclusive=batch.exclusive)
+        launch(kernel, batch.table, work, batch.threads, None, partial)
         return float(partial.sum())
 
 

@@ -62,8 +62,6 @@ def launch(
     threads: int,
     coefficients: NDArray[np.floating[Any]] | None,
     results: NDArray[np.float64] | None,
-    *,
-    exclusive: bool = False,
 ) -> None:
     """Run the kernel at this address over chunks, and wait until it is done.
 
@@ -74,14 +72,12 @@ def launch(
         threads: how many may work; fewer do when there is little to do.
         coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if it takes any.
         results: where the kernel puts what it finds per chunk, if it finds anything; C-contiguous.
-        exclusive: keep Python's lock meanwhile.
     """
     if work.elements == 0:
         return
     others = (0 if a is None else address_of(a) for a in (coefficients, results))
     job = array("q", (0, len(work.chunks), work.address, address_of(tensors), *others))
-    workers = max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD))
-    run(kernel, job.buffer_info()[0], workers, exclusive=exclusive)
+    run(kernel, job.buffer_info()[0], max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD)))
 
 
 def address_of(numbers: NDArray[Any]) -> int:

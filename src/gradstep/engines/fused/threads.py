@@ -19,9 +19,6 @@ from typing import Any
 Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """A compiled kernel; ctypes lets go of Python's lock while it runs."""
 
-Exclusive = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-"""The same, but ctypes keeps the lock."""
-
 _forked = False
 _pools: dict[int, ThreadPoolExecutor] = {}
 
@@ -62,14 +59,8 @@ def available() -> int:
     return os.cpu_count() or 1
 
 
-def run(address: int, job: int, threads: int, *, exclusive: bool = False) -> None:
-    """Run the task at ``address`` on ``threads`` threads, each with the same ``job``, until all are done.
-
-    If it is ``exclusive``, no other thread runs Python meanwhile, and this one alone does the work.
-    """
-    if exclusive:
-        Exclusive(address)(job)
-        return
+def run(address: int, job: int, threads: int) -> None:
+    """Run the task at ``address`` on ``threads`` threads, each with the same ``job``, until all are done."""
     if threads <= 1:
         Task(address)(job)
         return
