@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.statistics import STATISTICS, SUMS
+from gradstep.engines.statistics import NOTHING
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
@@ -24,8 +24,7 @@ from gradstep.storage.noise import halves, mixed, placed
 
 def table_of(found: Mapping[int, Sequence[float]], tensors: int) -> NDArray[np.float64]:
     """The statistics of all tensors, from those that were collected."""
-    table = np.zeros((tensors, len(STATISTICS)))
-    table[:, SUMS:] = math.nan
+    table = np.tile(NOTHING, (tensors, 1))
     for k, row in found.items():
         table[k, : len(row)] = row
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -25,42 +26,24 @@ SUMS = 4
 """How many of them are sums; the others are a minimum and a maximum."""
 
 
+NOTHING = (0.0,) * SUMS + (math.nan,) * (len(STATISTICS) - SUMS)
+"""The row of a parameter of which nothing was updated."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """The statistics as an engine leaves them, in pieces of parameters: to be added up when somebody asks.
-
-    Right after a step all that code and data would have to come from memory; asked about many steps at once, it is
-    three times as fast.
+    """The statistics of an update as an engine leaves them.
 
     Attributes:
-        pieces: (pieces, len(STATISTICS)), those of a parameter one after the other.
-        owners: (pieces,) which parameter each is of.
-        first: of every parameter that has pieces, which is the first.
-        count: how many parameters there are.
+        table: (parameters, len(STATISTICS)).
         finite: whether all gradients are.
     """
 
-    pieces: NDArray[np.float64]
-    owners: NDArray[np.int64]
-    first: NDArray[np.int64]
-    count: int
+    table: NDArray[np.float64]
     finite: bool
 
     @staticmethod
     def of(table: NDArray[np.float64]) -> Tally:
-        """Of one piece for each parameter, in a table like :meth:`table`."""
-        each = np.arange(len(table))
-        return Tally(table, each, each, len(table), bool(np.isfinite(table[:, 0]).all()))
-
-    def table(self) -> NDArray[np.float64]:
-        """(count, len(STATISTICS)), a row for each parameter; without pieces, sums are 0 and bounds NaN."""
-        found, first = self.pieces, self.first
-        if len(first) < len(found):
-            least, most = (fold.reduceat(found[:, SUMS + k], first) for k, fold in enumerate((np.minimum, np.maximum)))
-            found = np.column_stack((np.add.reduceat(found[:, :SUMS], first), least, most))
-        if len(first) < self.count:
-            some, found = found, np.zeros((self.count, len(STATISTICS)))
-            found[:, SUMS:] = np.nan
-            found[self.owners[first]] = some
-        return found
+        """Of such a table."""
+        return Tally(table, bool(np.isfinite(table[:, 0]).all()))

@@ -178,7 +178,7 @@ class TorchBatch(Batch):
                 found.append(self.tally)
         survey.count_written(self.params, self.part.versioned if self.active is None else None)
         if len(found) > 1:
-            every = np.stack([tally.table() for tally in found])
+            every = np.stack([tally.table for tally in found])
             least, most = np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1])
             self.tally = Tally.of(np.column_stack((every[..., :SUMS].sum(0), least, most)))
 

@@ -32,7 +32,7 @@ def warn_of_lost_updates(batches: Sequence[TorchBatch]) -> None:
     """Warn if most elements of one of these batches, which were watched, have lost their update."""
     for batch in batches:
         elements = int(batch.lengths.sum())
-        unmoved = batch.tally.table()[:, 3]
+        unmoved = batch.tally.table[:, 3]
         lost = float(unmoved.sum()) / max(elements, 1)
         if lost > MANY:
             worst = int(np.argmax(unmoved / np.maximum(batch.lengths, 1)))

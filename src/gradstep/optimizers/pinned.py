@@ -119,7 +119,7 @@ class Pinned(Placement):
                 window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
                 batch.part.engine.update(window)
                 if batch.watched:
-                    _add(statistics, pieces[:, 0], window.tally.table())
+                    _add(statistics, pieces[:, 0], window.tally.table)
 
             return Job(
                 fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),

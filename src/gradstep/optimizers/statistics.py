@@ -75,7 +75,7 @@ class Statistics:
     @cached_property
     def table(self) -> Float64s:
         """(n, 6) all that follows, a column for each."""
-        table = self._of_all(lambda share: share.tally.table())
+        table = self._of_all(lambda share: share.tally.table)
         if self.clip != 1:
             table = table.copy()
             table[:, 0] /= self.clip**2

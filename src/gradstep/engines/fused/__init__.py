@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import final
 
@@ -10,7 +11,7 @@ import numpy as np
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
 from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
 from gradstep.engines.fused.results import results_of
-from gradstep.engines.statistics import STATISTICS, Tally
+from gradstep.engines.statistics import NOTHING, STATISTICS, Tally
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
 
@@ -47,12 +48,16 @@ class Fused(Engine):
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
-        results = results_of(len(work.chunks)) if batch.watched else None
         kernel = _update_kernel(batch.spec, batch.watched)
-        launch(kernel, batch.table, work, batch.threads, coefficients, results)
-        if results is not None:
-            found, finite = results[1:, : len(STATISTICS)], results[0, 0] == 0.0
-            batch.tally = Tally(found, work.chunks[:, 0], work.first, len(batch.table), finite)
+        if not batch.watched:
+            launch(kernel, batch.table, work, batch.threads, coefficients)
+            return
+        count = len(batch.table)
+        results, totals = results_of(len(work.chunks)), results_of(count + 1)
+        if not work.elements:  # and nobody to add nothing up
+            totals[:, : len(STATISTICS)] = NOTHING
+        launch(kernel, batch.table, work, batch.threads, coefficients, results, totals)
+        batch.tally = Tally(totals[:count, : len(STATISTICS)], math.isfinite(totals[count, 0]))
 
     def squares(self, batch: Batch) -> float:
         work = work_of(batch.sizes)

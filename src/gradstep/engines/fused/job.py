@@ -1,8 +1,8 @@
 """What a kernel is given to do: tables of chunks and tensors, and the threads that run it.
 
-The job is an array of int64: the counter, the number of chunks, and the addresses of the chunk table (tensor, first
-element), of the tensor table (an address per column, then `PER_TENSOR`), of the coefficients, and of the results per
-chunk.
+The job is an array of int64: how many chunks were claimed and how many are done, how many there are, and of how many
+tensors; then the addresses of the chunk table (tensor, first element), of the tensor table (an address per column, then
+`PER_TENSOR`), of the coefficients, of the results per chunk, and of what they come to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from gradstep.engines.fused.threads import run
 CHUNK = 16_384
 """Elements per chunk: a few microseconds of work; every column of a chunk fits in a second-level cache."""
 
-FIELDS = ("counter", "chunk_count", "chunks", "tensors", "coefficients", "results")
+COUNTS = ("claimed", "done", "chunk_count", "tensor_count")
+FIELDS = (*COUNTS, "chunks", "tensors", "coefficients", "results", "totals")
 """The fields of a job, in their order."""
 
 PER_TENSOR = ("length", "row", "key")
@@ -49,10 +50,6 @@ class Work:
         """Of the chunk table."""
         return address_of(self.chunks)
 
-    @cached_property
-    def first(self) -> Int64s:
-        """Of every tensor that has chunks, the first one: those of a tensor stand together."""
-        return np.flatnonzero(np.diff(self.chunks[:, 0], prepend=-1))
 
 
 def launch(
@@ -61,7 +58,8 @@ def launch(
     work: Work,
     threads: int,
     coefficients: NDArray[np.floating[Any]] | None,
-    results: NDArray[np.float64] | None,
+    results: NDArray[np.float64] | None = None,
+    totals: NDArray[np.float64] | None = None,
 ) -> None:
     """Run the kernel at this address over chunks, and wait until it is done.
 
@@ -72,11 +70,12 @@ def launch(
         threads: how many may work; fewer do when there is little to do.
         coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if it takes any.
         results: where the kernel puts what it finds per chunk, if it finds anything; C-contiguous.
+        totals: where it puts what they come to, if it adds them up; C-contiguous.
     """
     if work.elements == 0:
         return
-    others = (0 if a is None else address_of(a) for a in (coefficients, results))
-    job = array("q", (0, len(work.chunks), work.address, address_of(tensors), *others))
+    others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
+    job = array("q", (0, 0, len(work.chunks), len(tensors), work.address, address_of(tensors), *others))
     run(kernel, job.buffer_info()[0], max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD)))
 
 

@@ -14,7 +14,7 @@ from typing import Any, final
 
 from llvmlite import ir
 
-from gradstep.engines.fused.job import CHUNK, FIELDS, PER_TENSOR
+from gradstep.engines.fused.job import CHUNK, COUNTS, FIELDS, PER_TENSOR
 from gradstep.engines.fused.trace import Value, llvm_type
 from gradstep.storage.elements import Element
 
@@ -57,11 +57,12 @@ class Kernel:
         self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.columns = columns
-        counter, count, *tables = (
-            self.builder.gep(self.function.args[0], [integer(j)], source_etype=I64) for j in range(len(FIELDS))
-        )
-        self.job = {"counter": counter, "chunk_count": self.builder.load(count, typ=I64)}
-        self.job |= {name: self.builder.load(x, typ=_POINTER) for name, x in zip(FIELDS[2:], tables, strict=True)}
+        self.job = {
+            name: self.builder.gep(self.function.args[0], [integer(j)], source_etype=I64)
+            for j, name in enumerate(FIELDS)
+        }
+        for name in FIELDS[2:]:  # threads count in the first two
+            self.job[name] = self.builder.load(self.job[name], typ=I64 if name in COUNTS else _POINTER)
         self._entry = self.builder.block  # the function's first: its end is where room on the stack is made
 
     def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
@@ -115,7 +116,7 @@ class Kernel:
         claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
         b.branch(claim)
         b.position_at_end(claim)
-        index = b.atomic_rmw("add", self.job["counter"], integer(1), "monotonic")
+        index = b.atomic_rmw("add", self.job["claimed"], integer(1), "monotonic")
         b.cbranch(b.icmp_signed("<", index, self.job["chunk_count"]), work, done)
 
         b.position_at_end(work)
@@ -132,6 +133,14 @@ class Kernel:
 
         b.position_at_end(done)
         b.ret_void()
+
+    @contextmanager
+    def after_the_last(self) -> Iterator[None]:
+        """At the end of a chunk: what stands inside the ``with`` is run once, by the thread that ends the last."""
+        b = self.builder
+        before = b.atomic_rmw("add", self.job["done"], integer(1), "acq_rel")
+        with b.if_then(b.icmp_signed("==", b.add(before, integer(1)), self.job["chunk_count"]), likely=False):
+            yield
 
     def earlier(self, one: ir.Value, other: ir.Value) -> ir.Value:
         """The smaller of two int64."""

@@ -18,8 +18,9 @@ from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.results import ROW
-from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
 from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type
+from gradstep.engines.statistics import NOTHING, SUMS
 from gradstep.storage.codecs import BLOCK
 
 SQUARES = 3
@@ -37,7 +38,7 @@ class Watch:
     def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk) -> None:
         self.kernel, self.spec = kernel, spec
         b, kind = kernel.builder, spec.arithmetic
-        row = b.mul(b.add(chunk.index, integer(1)), integer(ROW))
+        row = b.mul(chunk.index, integer(ROW))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
         kernel.fetch(self.results, to_write=True)  # the end of a chunk waits for all that was written
         self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
@@ -121,11 +122,29 @@ class Watch:
             further = partial(_further, least=least)
             found = further(folded(wide, further), single)
             results.append(found if self.spec.second else self._constant(kind, np.nan, 1))
-        with b.if_then(b.not_((results[0] < np.inf).ir), likely=False):
-            b.store(ir.Constant(llvm_type(np.float64), 1.0), kernel.job["results"])
         for j, x in enumerate(results):
             place = b.gep(self.results, [integer(j)], source_etype=llvm_type(np.float64))
             b.store(x.astype(np.float64).ir, place)
+        with kernel.after_the_last():
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """Write the rows of all tensors, and that of all together: in the order of the chunks, whoever did them."""
+        kernel, b, kind = self.kernel, self.kernel.builder, llvm_type(np.float64, ROW)
+        results, totals, tensors = (kernel.job[name] for name in ("results", "totals", "tensor_count"))
+        with kernel.loop(integer(0), b.add(tensors, integer(1)), 1) as i:
+            b.store(ir.Constant(kind, [*NOTHING, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
+        with kernel.loop(integer(0), kernel.job["chunk_count"], 1) as c:
+            new = b.load(b.gep(results, [c], source_etype=kind), typ=kind, align=8)
+            for i in (kernel.load(kernel.job["chunks"], b.mul(c, integer(2)), I64), tensors):
+                place = b.gep(totals, [i], source_etype=kind)
+                old = b.load(place, typ=kind, align=8)
+                found = b.fadd(old, new)
+                for lane, further in ((SUMS, "llvm.minnum"), (SUMS + 1, "llvm.maxnum")):  # a number, beside NaN
+                    lanes = [ROW + k if k == lane else k for k in range(ROW)]
+                    which = ir.Constant(llvm_type(np.int32, ROW), lanes)
+                    found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
+                b.store(found, place, align=8)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
