@@ -49,12 +49,13 @@ class Contender:
 
     def __init__(self, optimizer: torch.optim.Optimizer, monitor: Callable[[], gradstep.Monitor] | None) -> None:
         self.optimizer = optimizer
-        self.hooks: Any = (OrderedDict(), OrderedDict())  # torch keeps them in such; these have only one's own
+        self.hooks: Any = (OrderedDict(), OrderedDict(), OrderedDict())  # kept in such; these have only one's own
         self._attach()
         self.monitor = None if monitor is None else monitor()
 
     def _attach(self) -> None:
-        self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks = self.hooks
+        it: Any = self.optimizer
+        it._optimizer_step_pre_hooks, it._optimizer_step_post_hooks, it._observers = self.hooks
 
     def update(self) -> float:
         """Seconds of one."""

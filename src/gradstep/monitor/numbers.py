@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from gradstep.engines.statistics import SUMS
 from gradstep.monitor.record import Numbers, PerParameter
 from gradstep.monitor.statistics import Collected
+from gradstep.rules import Rule
 
 Settings = tuple[float | None, float | None, tuple[float, float] | None, float | None]
 """Of a group: the first fields of :class:`Numbers`."""
@@ -22,6 +24,12 @@ Settings = tuple[float | None, float | None, tuple[float, float] | None, float |
 def settings(optimizer: Optimizer) -> list[Settings]:
     """The settings of every group as they are now."""
     return [_settings(group) for group in optimizer.param_groups]
+
+
+@lru_cache(maxsize=64)
+def of_rule(rule: Rule) -> Settings:
+    """The settings that a rule holds."""
+    return _settings(vars(rule))
 
 
 def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:

@@ -11,10 +11,11 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.numbers import Settings, per_group, per_parameter
+from gradstep.monitor.numbers import Settings, of_rule, per_group, per_parameter
 from gradstep.monitor.record import Numbers, Update
 from gradstep.monitor.statistics import Collected, Found
 from gradstep.monitor.watched import Outcome
+from gradstep.rules import Rule
 
 NO_CLIP = 1 - 1e-5
 """A ratio of norms above this is rounding, and no clipping."""
@@ -26,14 +27,14 @@ class Pending:
     """What is known so far; see :class:`gradstep.monitor.record.Update`.
 
     Attributes:
-        settings: of the groups, as the update used them.
+        settings: of the groups, as the update used them; in a rule, if it was one.
         clip: what the optimizer itself clipped by.
         found: the statistics, if they were collected.
         extra: what else was logged.
     """
 
     number: int
-    settings: Sequence[Settings]
+    settings: Sequence[Settings | Rule]
     seconds: float | None = None
     clip: float | None = None
     loss_scale: float | None = None
@@ -70,13 +71,12 @@ class Pending:
         """
         found = None if self.found is None else self.found.collected()
         before = 1.0 if found is None else self._clipped_before(found)
+        known = [of_rule(own) if isinstance(own, Rule) else own for own in self.settings]
         return Update(
             self.number,
             self.time,
             loss=self.loss,
-            groups=tuple(Numbers(*known) for known in self.settings)
-            if found is None
-            else per_group(found, starts, self.settings, before),
+            groups=tuple(Numbers(*own) for own in known) if found is None else per_group(found, starts, known, before),
             clip=self._clip(before),
             seconds=self.seconds,
             loss_scale=self.loss_scale,

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 from weakref import finalize
 
 import torch
 
 from gradstep.monitor.fused_statistics import FusedStatistics
-from gradstep.monitor.numbers import settings
+from gradstep.monitor.numbers import Settings, settings
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.pending import Pending
 from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import Statistics
 from gradstep.monitor.torch_statistics import TorchStatistics
-from gradstep.monitor.watched import LossScaler, own_clip, skipped
+from gradstep.monitor.watched import LossScaler, skipped
 from gradstep.optimizers import Optimizer
+from gradstep.optimizers.observer import Observer
+from gradstep.optimizers.report import StepReport
+from gradstep.rules import Rule
 
 
 @final
-class Steps:
+class Steps(Observer):
     """Counts an optimizer's updates, and puts what those did that are to be recorded into the outbox.
 
     Args:
-        optimizer: hooks are registered with it; as long as they are, this lives.
+        optimizer: what is watched; until :meth:`close`, it keeps this alive.
         outbox: is closed when this is collected as garbage.
         header: makes one, given the number of the update that follows.
         every: record each so many updates.
@@ -57,18 +60,19 @@ class Steps:
         self._statistics: Statistics
         if isinstance(optimizer, Optimizer):
             self._statistics = FusedStatistics(optimizer)
+            self._handles = [optimizer.register_observer(self)]
         else:
             self._statistics = TorchStatistics(optimizer)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+            self._handles = [
+                optimizer.register_step_pre_hook(self._before_torch),
+                optimizer.register_step_post_hook(self._after_torch),
+            ]
         finalize(self, outbox.close).atexit = False  # at the end of the process the outbox sees to it
 
     @property
     def closed(self) -> bool:
-        """Whether the hooks were removed."""
-        return not self._hooks
+        """Whether the optimizer has been let go of."""
+        return not self._handles
 
     @property
     def announced(self) -> bool:
@@ -76,44 +80,56 @@ class Steps:
         return self._sizes is not None
 
     def close(self) -> None:
-        """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        """Let go of the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
         self._statistics.drop()
 
     def scale(self) -> float | None:
         """The scaler's scale by now; None without one."""
         return None if self._scaler is None else self._scaler.get_scale()
 
-    def skip(self, reason: str) -> None:
-        """The update that would be next was skipped without a call of ``step()``."""
+    def skip(self, reason: str, seconds: float | None = None) -> None:
+        """The update that would be next was skipped; ``seconds`` is what ``step()`` took, if it was called."""
         self._announce()
-        self.last, self._outbox.current = self.updates, self._new(skipped=reason)
+        self._statistics.drop()
+        self.last, known = self.updates, settings(self._optimizer)
+        self._outbox.current = Pending(self.last, known, seconds, loss_scale=self.loss_scale, skipped=reason)
 
-    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, *, closure: bool) -> None:
         self._outbox.put_current()
         self._announce()
         self.loss_scale = self.scale()
         self.due = self.updates % self._every == 0
         if self.due:
-            self._statistics.before(closure=kwargs.get("closure", args[0] if args else None) is not None)
+            self._statistics.before(closure=closure)
         self._begin = time.perf_counter()
 
-    def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def after(self, report: StepReport) -> None:
         seconds = time.perf_counter() - self._begin
-        reason, clip = skipped(optimizer), own_clip(optimizer)
-        self.last = self.updates
-        if reason:
-            self._statistics.drop()
-            self._outbox.current = self._new(seconds=seconds, skipped=reason)
-            return
-        if self.due:
-            self._outbox.current = self._new(seconds=seconds, clip=clip, found=self._statistics.collect())
-        self.updates += 1
+        if report.stepped:
+            self._made(seconds, report.rules, clip=report.clip)
+        else:
+            self.skip(report.reason, seconds)
 
-    def _new(self, **known: Any) -> Pending:
-        return Pending(self.updates, settings(self._optimizer), loss_scale=self.loss_scale, **known)
+    def _before_torch(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.before(closure=kwargs.get("closure", args[0] if args else None) is not None)
+
+    def _after_torch(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seconds = time.perf_counter() - self._begin
+        reason = skipped(optimizer)
+        if reason:
+            self.skip(reason, seconds)
+        else:
+            self._made(seconds, settings(optimizer))
+
+    def _made(self, seconds: float, known: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
+        self.last = self.updates
+        if self.due:
+            found = self._statistics.collect()
+            self._outbox.current = Pending(self.last, known, seconds, clip, self.loss_scale, found=found)
+        self.updates += 1
 
     def _announce(self) -> None:
         """Tell the sinks who is trained, if they do not know or if it has changed."""

@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from gradstep.optimizers import Optimizer
 from gradstep.schedules import Schedule
 
 
@@ -112,17 +111,7 @@ class LossScaler(Protocol):
 
 
 def skipped(optimizer: torch.optim.Optimizer) -> str:
-    """Why the step that was called changed nothing; empty if it did."""
-    if isinstance(optimizer, Optimizer):
-        report = optimizer.last_step
-        return "" if report is None or report.stepped else report.reason
+    """Why the step of a torch optimizer that was called changed nothing; empty if it did."""
     # Set by GradScaler for the length of a step, for optimizers that look at it themselves (torch's fused ones).
     found = vars(optimizer).get("found_inf")
     return "a gradient is not finite (found by GradScaler)" if found is not None and float(found) > 0 else ""
-
-
-def own_clip(optimizer: torch.optim.Optimizer) -> float | None:
-    """What the step itself clipped by, if that is known."""
-    if isinstance(optimizer, Optimizer) and optimizer.last_step is not None:
-        return optimizer.last_step.clip
-    return None

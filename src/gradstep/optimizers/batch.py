@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -16,6 +16,22 @@ from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateS
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
+
+
+class Who(NamedTuple):
+    """Parameters, as those are told who ask what became of them: it holds neither a parameter nor a gradient.
+
+    Attributes:
+        names: what they are called.
+        members: (n,) positions among all of the optimizer, ascending.
+        groups: (n,) the number of each one's group.
+        elements: (n,) how many each has.
+    """
+
+    names: Sequence[str]
+    members: Int64s
+    groups: Int64s
+    elements: Int64s
 
 
 @final
@@ -59,6 +75,11 @@ class Part:
         nothing = np.zeros(len(self.params), np.int64)
         addresses = (facts[:, survey.POINTER] for facts in known)
         return np.column_stack((nothing, *addresses, known[0][:, survey.NUMEL], nothing, nothing))
+
+    @cached_property
+    def who(self) -> Who:
+        """All members."""
+        return Who(self.names, self.members, self.groups, self.table[:, LENGTH].copy())
 
     @cached_property
     def sizes(self) -> bytes:
@@ -150,9 +171,11 @@ class TorchBatch(Batch):
         return self._taken(self.part.names)
 
     @property
-    def groups(self) -> Int64s:
-        """(n,) the number of each one's group."""
-        return self.part.groups if self.active is None else self.part.groups[self.active]
+    def who(self) -> Who:
+        """The parameters, for those who ask after the step."""
+        if self.active is None:
+            return self.part.who
+        return Who(self.names, self.members, self.part.groups[self.active], self.lengths)
 
     @property
     def sizes(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from gradstep.optimizers.arguments import OWN, rule_of, sorted_out
 from gradstep.optimizers.batch import TorchBatch
@@ -21,9 +22,10 @@ from gradstep.optimizers.choice import check_engine, choose
 from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
 from gradstep.optimizers.hooks import seen_by_torch, with_hooks
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
+from gradstep.optimizers.observer import Observer
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.report import StepReport
-from gradstep.optimizers.statistics import gathered
+from gradstep.optimizers.statistics import Statistics
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
@@ -60,6 +62,7 @@ class Optimizer(torch.optim.Optimizer):
     last_step: StepReport | None = None
     """What the last ``step()`` did; None before the first."""
 
+    _observers: OrderedDict[int, Observer] | None = None
     _engine: str = "auto"
     _storage: Storage = Storage()
     _paged: Placement | None = None
@@ -257,6 +260,14 @@ class Optimizer(torch.optim.Optimizer):
 
     step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, at a fifth of what a small step costs
 
+    def register_observer(self, observer: Observer) -> RemovableHandle:
+        """Tell an observer of every step from now on, until the handle's ``remove()``; copies are not observed."""
+        if self._observers is None:
+            self._observers = OrderedDict()
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
+
     def _step(
         self,
         closure: Callable[[], Any] | None = None,
@@ -264,6 +275,9 @@ class Optimizer(torch.optim.Optimizer):
         max_grad_norm: float | None = None,
         grad_scale: float | Tensor | None = None,
     ) -> Any:
+        observers = () if self._observers is None else tuple(self._observers.values())
+        for observer in observers:
+            observer.before(closure=closure is not None)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -274,6 +288,8 @@ class Optimizer(torch.optim.Optimizer):
             max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
             look=grad_scale is not None or max_grad_norm is not None,
         )
+        for observer in observers:
+            observer.after(self.last_step)
         return loss
 
     def _update(self, *, scale: float, max_grad_norm: float | None, look: bool) -> StepReport:
@@ -306,8 +322,8 @@ class Optimizer(torch.optim.Optimizer):
             if self._paged is not None:
                 table.keep(self._paged)
         warn_of_lost_updates(losing)
-        found = gathered(batches, clip) if self.watch else None
-        return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found)
+        found = Statistics.of(batches, clip) if self.watch else None
+        return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found, rules=rules)
 
     def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
         """What there is to update, and the table that it is of: the last step's, if it still tells the truth."""

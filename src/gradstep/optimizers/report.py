@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from gradstep.optimizers.statistics import Statistics
+from gradstep.rules import Rule
 
 
 @final
@@ -19,6 +21,7 @@ class StepReport:
         clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
         reason: why the step was skipped, else empty.
         statistics: of every parameter that was updated, if :attr:`Optimizer.watch` was set.
+        rules: of every group, with the settings that the step used; empty if it was skipped.
     """
 
     stepped: bool
@@ -26,3 +29,4 @@ class StepReport:
     clip: float = 1.0
     reason: str = ""
     statistics: Statistics | None = None
+    rules: Sequence[Rule] = ()

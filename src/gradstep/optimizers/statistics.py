@@ -13,23 +13,20 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import Int64s
 from gradstep.engines.statistics import STATISTICS, Tally
-from gradstep.optimizers.batch import TorchBatch
+from gradstep.optimizers.batch import TorchBatch, Who
 
 Float64s = NDArray[np.float64]
 
 
 class Share(NamedTuple):
-    """What one batch knows of its parameters; it holds no gradient.
+    """What one batch did.
 
     Attributes:
-        names, members, groups, elements: as in :class:`Statistics`; there ``members`` is the index.
+        who: its parameters.
         tally: what its engine collected.
     """
 
-    names: Sequence[str]
-    members: Int64s
-    groups: Int64s
-    elements: Int64s
+    who: Who
     tally: Tally
 
 
@@ -46,6 +43,11 @@ class Statistics:
     shares: Sequence[Share]
     clip: float
 
+    @staticmethod
+    def of(batches: Sequence[TorchBatch], clip: float) -> Statistics:
+        """Of watched batches after their update."""
+        return Statistics([Share(batch.who, batch.tally) for batch in batches] or [_NOTHING], clip)
+
     @property
     def finite(self) -> bool:
         """Whether all gradients are."""
@@ -54,23 +56,23 @@ class Statistics:
     @cached_property
     def names(self) -> Sequence[str]:
         """What they are called."""
-        names = list(chain.from_iterable([share.names for share in self.shares]))
+        names = list(chain.from_iterable([share.who.names for share in self.shares]))
         return names if self._order is None else [names[i] for i in self._order.tolist()]
 
     @cached_property
     def index(self) -> Int64s:
         """Which one each is, counted over all groups."""
-        return self._of_all(lambda share: share.members)
+        return self._of_all(lambda share: share.who.members)
 
     @cached_property
     def groups(self) -> Int64s:
         """The number of each one's group."""
-        return self._of_all(lambda share: share.groups)
+        return self._of_all(lambda share: share.who.groups)
 
     @cached_property
     def elements(self) -> Int64s:
         """How many it has."""
-        return self._of_all(lambda share: share.elements.copy())  # that of a batch is part of its table
+        return self._of_all(lambda share: share.who.elements)
 
     @cached_property
     def table(self) -> Float64s:
@@ -116,7 +118,7 @@ class Statistics:
         """Each share is in the right order, but they do not come one after the other; None if there is only one."""
         if len(self.shares) == 1:
             return None
-        return np.argsort(np.concatenate([share.members for share in self.shares]))
+        return np.argsort(np.concatenate([share.who.members for share in self.shares]))
 
     def _of_all(self, column: Callable[[Share], NDArray[Any]]) -> NDArray[Any]:
         if self._order is None:
@@ -124,16 +126,5 @@ class Statistics:
         return np.concatenate([column(share) for share in self.shares])[self._order]
 
 
-def gathered(batches: Sequence[TorchBatch], clip: float) -> Statistics:
-    """The statistics of watched batches after their update.
-
-    Args:
-        batches: of one step.
-        clip: what clipping multiplied the gradients by.
-    """
-    shares = [Share(b.names, b.members, b.groups, b.lengths, b.tally) for b in batches]
-    return Statistics(shares or [_NOTHING], clip)
-
-
 _NONE = np.empty(0, np.int64)
-_NOTHING = Share([], _NONE, _NONE, _NONE, Tally.of(np.empty((0, len(STATISTICS)))))
+_NOTHING = Share(Who([], _NONE, _NONE, _NONE), Tally.of(np.empty((0, len(STATISTICS)))))

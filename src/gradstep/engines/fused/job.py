@@ -51,7 +51,6 @@ class Work:
         return address_of(self.chunks)
 
 
-
 def launch(
     kernel: int,
     tensors: Int64s,
