@@ -34,10 +34,7 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
     """
     kernel = Kernel(columns=len(spec.fields))
     with kernel.every_chunk() as chunk:
-        watch = Watch(kernel, spec, chunk) if watched else None
-        _Update(kernel, spec, chunk, watch).write()
-        if watch is not None:
-            watch.finish()
+        _Update(kernel, spec, chunk, watched=watched).write()
     return kernel.module
 
 
@@ -77,20 +74,27 @@ class _Update:
     for square roots and divisions, the other does not.
     """
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, watch: Watch | None) -> None:
-        self.kernel, self.spec, self.chunk, self.watch = kernel, spec, chunk, watch
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, *, watched: bool) -> None:
+        self.kernel, self.spec, self.chunk = kernel, spec, chunk
         self.builder = b = kernel.builder
         first = b.mul(chunk.row, integer(len(spec.coefficients)))
         self.coefficients = [
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
             for j in range(len(spec.coefficients))
         ]
+        self.watch = Watch(kernel, spec, chunk, self.coefficients[-1]) if watched else None
         self.addresses = spec.grouped(chunk.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
         self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
 
     def write(self) -> None:
+        """Update the chunk."""
+        self._update()
+        if self.watch is not None:
+            self.watch.finish()
+
+    def _update(self) -> None:
         kernel, chunk, b = self.kernel, self.chunk, self.builder
         if not self.blocks:
             kernel.every_vector(
@@ -168,7 +172,7 @@ class _Update:
                 value = codec.join(self._read(j, 0, at[0], lanes), self._wide(scales[j], lanes))
             else:
                 assert isinstance(codec, Elementwise)
-                value = codec.join(*(self._read(j, k, address, lanes) for k, address in enumerate(at)))
+                value = kernel.value(codec, self.addresses[j], i, lanes)
             values.append(value.astype(spec.arithmetic))
         c = SimpleNamespace(
             **{
@@ -196,6 +200,8 @@ class _Update:
                 codes = codec.split(x, self._noise(j, i, lanes, random) if codec.noisy else None)
                 for code, address, f in zip(codes, self._at(j, i), codec.fields, strict=True):
                     kernel.write(address, f.element, code)
+        if self.watch is not None and lanes > 1:
+            self.watch.settle()
 
     def _encode(self, i: ir.Value, lanes: int, scales: dict[int, Value], place: ir.Value | None = None) -> None:
         """Write one vector of what is stored in blocks.

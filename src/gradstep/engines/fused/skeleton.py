@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from gradstep.engines.fused.job import CHUNK, COUNTS, FIELDS, PER_TENSOR
 from gradstep.engines.fused.trace import Value, llvm_type
+from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import Element
 
 LANES = 16
@@ -77,6 +78,12 @@ class Kernel:
         """Stored elements, still encoded."""
         kind = llvm_type(element.stored, lanes)
         return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
+
+    def value(self, codec: Elementwise, bases: Sequence[ir.Value], i: ir.Value, lanes: int) -> Value:
+        """The values from element ``i`` on, of which a field is stored from each of ``bases`` on."""
+        fields = ((self.element(base, i, f.element), f.element) for base, f in zip(bases, codec.fields, strict=True))
+        value: Value = codec.join(*(element.decode(self.read(at, element, lanes)) for at, element in fields))
+        return value
 
     def write(self, address: ir.Value, element: Element, code: Value) -> None:
         """Store what is encoded."""

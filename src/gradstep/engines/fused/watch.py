@@ -2,8 +2,9 @@
 
 Three sums of squares beside an update that waits for memory may cost hardly any instructions. So those of float32
 numbers are added up in float32, for no longer than a block of 256 elements, and blocks in float64. A square leaves the
-range of float32 long before its number does; a block whose sum says that this may have happened is added up once more,
-in float64.
+range of float32 long before its number does. Where a block's sum says that this may have happened, the changes of the
+block, which were kept, are added up once more, in float64, and so are the chunk's gradient and parameter, which are
+still there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from llvmlite import ir
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.results import ROW
 from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
-from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type
+from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type, splat
 from gradstep.engines.statistics import NOTHING, SUMS
 from gradstep.storage.codecs import BLOCK
 
@@ -35,18 +36,21 @@ processor may take to be 0 under 2⁻¹²⁶, are together less than 3e-36 in a 
 class Watch:
     """Accumulators beside an update. Of most there are two, for vectors and for what is left over."""
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk) -> None:
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, gradient_scale: ir.Value) -> None:
         self.kernel, self.spec = kernel, spec
         b, kind = kernel.builder, spec.arithmetic
         row = b.mul(chunk.index, integer(ROW))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
         kernel.fetch(self.results, to_write=True)  # the end of a chunk waits for all that was written
+        self.fields = spec.grouped(chunk.addresses)
+        self.chunk, self.gradient_scale = chunk, gradient_scale
         self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
         self.parts = kernel.zero(np.float64, LANES)  # as _quarters() leaves them
         self.sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]  # of the block in hand
-        self.seen = [kernel.room(kind, BLOCK) for _ in range(SQUARES)]  # gradient, parameter after and before
-        self.count = kernel.zero(np.int64, 1)  # how many numbers of it there are so far
-        self.unmoved = {lanes: kernel.zero(np.int32, lanes) for lanes in (LANES, 1)}
+        self.moves = kernel.room(kind, BLOCK)  # what its numbers changed by
+        self.count = kernel.zero(np.int64, 1)  # how many there are so far
+        self.doubt = kernel.zero(np.int64, 1)  # not 0 if a block could not be added up
+        self.unmoved = {lanes: kernel.zero(np.float32, lanes) for lanes in (LANES, 1)}  # an instruction less than int32
         self.bounds = {(least, lanes): kernel.zero(kind, lanes) for least in (True, False) for lanes in (LANES, 1)}
         for (least, lanes), place in self.bounds.items():
             self._put(place, self._constant(kind, np.inf if least else -np.inf, lanes))
@@ -56,25 +60,28 @@ class Watch:
         get, kind = self.kernel.get, self.spec.arithmetic
         stored = self.spec.parameter.kept(new[0])
         if lanes == 1:
-            for total, x in zip(self.totals, _exact(g, stored, p), strict=True):
-                self._put(total, get(total, np.float64, 1) + x * x)
+            self._add_exactly(self.totals, (g, stored), lanes)
+            self._add_exactly(self.totals[2:], (stored.astype(np.float64) - p.astype(np.float64),), lanes)
         else:
-            for place, x in zip(self.sums, (g, stored, stored - p), strict=True):
+            move = stored - p
+            for place, x in zip(self.sums, (g, stored, move), strict=True):
                 self._put(place, _plus_square(get(place, kind, lanes), x))
             count = get(self.count, np.int64, 1)
             if kind is np.float32:
-                for room, x in zip(self.seen, (g, stored, p), strict=True):
-                    self.kernel.builder.store(x.ir, self._at(room, count.ir), align=64)
+                self.kernel.builder.store(move.ir, self._move(count.ir), align=64)
             self._put(self.count, count + lanes)
-            with self.kernel.builder.if_then((count == BLOCK - lanes).ir, likely=False):
-                self._settle()
-        unmoved = self.unmoved[lanes]
-        self._put(unmoved, get(unmoved, np.int32, lanes) + _whole((stored == p) & (g != 0.0), lanes))
+        so_far = get(self.unmoved[lanes], np.float32, lanes)
+        self._put(self.unmoved[lanes], (so_far + 1.0).where((stored == p) & (g != 0.0), so_far))
         if self.spec.second:
             x = new[1 + self.spec.slots.index(self.spec.second)]
             for least in (True, False):
                 place = self.bounds[least, lanes]
                 self._put(place, _further(x, get(place, kind, lanes), least=least))
+
+    def settle(self) -> None:
+        """After a vector has been written: add up the block in hand if it is full."""
+        with self.kernel.builder.if_then((self._counted() == BLOCK).ir, likely=False):
+            self._settle()
 
     def _settle(self) -> None:
         """Add up the block in hand, and begin another."""
@@ -92,19 +99,34 @@ class Watch:
             with good:
                 self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found.astype(np.float64))
             with doubtful:
-                for k, total in enumerate(self.totals):
-                    self._put(total, kernel.get(total, np.float64, 1) + self._again(k, count))
+                b.store(integer(1), self.doubt)
+                total = kernel.zero(np.float64, LANES)
+                with kernel.loop(integer(0), count.ir, LANES) as i:
+                    move = Value(b, b.load(self._move(i), typ=llvm_type(np.float32, LANES), align=64))
+                    self._add_exactly([total], [move], LANES)
+                self._add(self.totals[2], folded(kernel.get(total, np.float64, LANES), operator.add))
 
     def _counted(self) -> Value:
         return self.kernel.get(self.count, np.int64, 1)
 
-    def _again(self, k: int, count: Value) -> Value:
-        """A sum of squares of so many numbers, in float64."""
-        place = self.kernel.zero(np.float64, LANES)
-        with self.kernel.loop(integer(0), count.ir, LANES) as i:
-            x = _exact(*(self._seen(room, i) for room in self.seen))[k]
-            self._put(place, self.kernel.get(place, np.float64, LANES) + x * x)
-        return folded(self.kernel.get(place, np.float64, LANES), operator.add)
+    def _again(self) -> list[Value]:
+        """The sums of squares of the chunk's gradient and parameter, in float64."""
+        kernel, spec, start, stop = self.kernel, self.spec, self.chunk.start, self.chunk.stop
+        totals = {lanes: [kernel.zero(np.float64, lanes) for _ in range(2)] for lanes in (LANES, 1)}
+
+        def body(i: ir.Value, lanes: int) -> None:
+            g, p = (
+                kernel.value(codec, bases, i, lanes).astype(spec.arithmetic)
+                for codec, bases in zip((spec.gradient, spec.parameter), self.fields)
+            )
+            scale = Value(kernel.builder, splat(kernel.builder, self.gradient_scale, lanes))
+            self._add_exactly(totals[lanes], (g * scale, p), lanes)
+
+        kernel.every_vector(start, stop, body, arrays=2)
+        return [
+            folded(kernel.get(wide, np.float64, LANES), operator.add) + kernel.get(single, np.float64, 1)
+            for wide, single in zip(totals[LANES], totals[1], strict=True)
+        ]
 
     def finish(self) -> None:
         """Write the chunk's row of results."""
@@ -112,11 +134,15 @@ class Watch:
         with b.if_then((self._counted() != 0).ir):
             self._settle()
         parts = lanes_of(kernel.get(self.parts, np.float64, LANES))
-        results = [
-            sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)) for k, total in enumerate(self.totals)
-        ]
-        unmoved = folded(kernel.get(self.unmoved[LANES], np.int32, LANES), operator.add)
-        results.append((unmoved + kernel.get(self.unmoved[1], np.int32, 1)).astype(np.float32))
+        for k, total in enumerate(self.totals):
+            self._put(total, sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)))
+        if kind is np.float32:
+            with b.if_then((kernel.get(self.doubt, np.int64, 1) != 0).ir, likely=False):
+                for total, exact in zip(self.totals, self._again()):
+                    self._put(total, exact)
+        results = [kernel.get(total, np.float64, 1) for total in self.totals]
+        unmoved = folded(kernel.get(self.unmoved[LANES], np.float32, LANES), operator.add)
+        results.append(unmoved + kernel.get(self.unmoved[1], np.float32, 1))
         for least in (True, False):
             wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (LANES, 1))
             further = partial(_further, least=least)
@@ -151,23 +177,21 @@ class Watch:
     def _put(self, place: ir.Value, x: Value) -> None:
         self.kernel.builder.store(x.ir, place)
 
-    def _at(self, room: ir.Value, i: ir.Value) -> ir.Value:
-        b = self.kernel.builder
-        return b.gep(room, [i], source_etype=llvm_type(self.spec.arithmetic))
+    def _add(self, total: ir.Value, x: Value, lanes: int = 1) -> None:
+        self._put(total, self.kernel.get(total, np.float64, lanes) + x)
 
-    def _seen(self, room: ir.Value, i: ir.Value) -> Value:
-        b = self.kernel.builder
-        return Value(b, b.load(self._at(room, i), typ=llvm_type(self.spec.arithmetic, LANES), align=64))
+    def _add_exactly(self, totals: Sequence[ir.Value], numbers: Sequence[Value], lanes: int) -> None:
+        """Add the square of each number to its total, in float64."""
+        for total, x in zip(totals, numbers):
+            wide = x.astype(np.float64)
+            self._add(total, wide * wide, lanes)
+
+    def _move(self, i: ir.Value) -> ir.Value:
+        return self.kernel.builder.gep(self.moves, [i], source_etype=llvm_type(self.spec.arithmetic))
 
     def _constant(self, dtype: type, number: float, lanes: int) -> Value:
         kind = llvm_type(dtype, lanes)
         return Value(self.kernel.builder, ir.Constant(kind, [number] * lanes if lanes > 1 else number))
-
-
-def _exact(g: Value, stored: Value, p: Value) -> tuple[Value, Value, Value]:
-    """Whose squares are added up, in float64."""
-    g, stored, p = (x.astype(np.float64) for x in (g, stored, p))
-    return g, stored, stored - p
 
 
 def _plus_square(total: Value, x: Value) -> Value:
@@ -188,11 +212,6 @@ def _by_pairs(x: Value, y: Value, width: int) -> Value:
         for k in (0, 1)
     )
     return one + other
-
-
-def _whole(condition: Value, lanes: int) -> Value:
-    """1 where it holds, else 0."""
-    return Value(condition.builder, condition.builder.zext(condition.ir, llvm_type(np.int32, lanes)))
 
 
 def _further(x: Value, y: Value, *, least: bool) -> Value:
