@@ -152,12 +152,13 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 def _plain(entry: Any) -> dict[str, Any]:
     """The fields that do not have their default value, without the columns of single parameters."""
-    result: dict[str, Any] = {}
-    for name, default in _DEFAULTS[type(entry)]:
-        value = getattr(entry, name)
-        if value is default or value == default or isinstance(value, PerParameter):
+    defaults = _DEFAULTS[type(entry)]
+    result = {}
+    for name, value in vars(entry).items():  # in the order of the fields, which are all there is
+        default = defaults[name]
+        if value is default or value == default or type(value) is PerParameter:
             continue
-        if isinstance(value, tuple) and value and type(value[0]) in _DEFAULTS:
+        if type(value) is tuple and type(value[0]) in _DEFAULTS:
             value = [_plain(one) for one in value]
         result[name] = value
     return result
@@ -182,9 +183,7 @@ def _default(of: Field[Any]) -> Any:
 _COLUMNS = tuple(f.name for f in fields(PerParameter))
 """Of single parameters; ``index`` is the first."""
 
-_DEFAULTS = {
-    kind: [(f.name, _default(f)) for f in fields(kind)] for kind in (Header, Group, Parameter, Update, Numbers)
-}
+_DEFAULTS = {kind: {f.name: _default(f) for f in fields(kind)} for kind in (Header, Group, Parameter, Update, Numbers)}
 
 
 # -- from JSON ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,42 +32,66 @@ def of_rule(rule: Rule) -> Settings:
     return _settings(vars(rule))
 
 
-def per_group(found: Collected, starts: NDArray[np.int32], now: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
-    """A row for each group.
+@final
+class Groups:
+    """Makes the rows of the groups out of those of the parameters.
 
     Args:
-        found: the statistics.
-        starts: (groups + 1) the first parameter of every group, and how many there are.
-        now: the settings of the groups.
-        clip: what the gradients had been multiplied by before the optimizer was given them.
+        sizes: how many parameters each group has.
     """
-    bounds = found.index.searchsorted(starts)
-    present = np.flatnonzero(bounds[1:] > bounds[:-1])
-    first = bounds[present]
-    sums = np.add.reduceat(found.table[:, :SUMS], first)
-    columns = [
-        np.add.reduceat(found.elements, first).tolist(),
-        *sums.T.tolist(),
-        np.fmin.reduceat(found.table[:, SUMS], first).tolist(),
-        np.fmax.reduceat(found.table[:, SUMS + 1], first).tolist(),
-        repeat(0) if found.bad is None else np.add.reduceat(found.bad, first).tolist(),
-    ]
-    rows = [Numbers(*own) for own in now]
-    for group, elements, grad, weight, update, unmoved, least, most, bad in zip(present.tolist(), *columns):
-        if elements:
-            known: Settings = now[group]
-            rows[group] = Numbers(
-                *known,
-                elements=elements,
-                grad_norm=_root(grad) / clip,
-                weight_norm=_root(weight),
-                update_norm=_root(update),
-                unmoved=int(unmoved),
-                root_min=None if math.isnan(least) else _root(least),
-                root_max=None if math.isnan(most) else _root(most),
-                non_finite=int(bad),
-            )
-    return tuple(rows)
+
+    _index: NDArray[np.int64] | None = None
+    """Who had a gradient in the update before: mostly the same parameters as in the next one."""
+    _present: Sequence[int]
+    _first: NDArray[np.int64]
+    _elements: Sequence[int]
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._starts = np.cumsum((0, *sizes))
+
+    def rows(self, found: Collected, now: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
+        """A row for each group.
+
+        Args:
+            found: the statistics.
+            now: the settings of the groups.
+            clip: what the gradients had been multiplied by before the optimizer was given them.
+        """
+        rows = [Numbers(*own) for own in now]
+        if found.index is not self._index:
+            self._divide(found)
+        if not self._present:
+            return tuple(rows)
+        first, table = self._first, found.table
+        columns = (
+            np.add.reduceat(table[:, :SUMS], first).tolist(),
+            np.fmin.reduceat(table[:, SUMS], first).tolist(),
+            np.fmax.reduceat(table[:, SUMS + 1], first).tolist(),
+            repeat(0) if found.bad is None else np.add.reduceat(found.bad, first).tolist(),
+        )
+        for group, elements, sums, least, most, bad in zip(self._present, self._elements, *columns):
+            if elements:
+                known: Settings = now[group]
+                grad, weight, update, unmoved = sums
+                rows[group] = Numbers(
+                    *known,
+                    elements=elements,
+                    grad_norm=_root(grad) / clip,
+                    weight_norm=_root(weight),
+                    update_norm=_root(update),
+                    unmoved=int(unmoved),
+                    root_min=None if math.isnan(least) else _root(least),
+                    root_max=None if math.isnan(most) else _root(most),
+                    non_finite=int(bad),
+                )
+        return tuple(rows)
+
+    def _divide(self, found: Collected) -> None:
+        """Remember which rows are whose."""
+        bounds = found.index.searchsorted(self._starts)
+        present = np.flatnonzero(bounds[1:] > bounds[:-1])
+        self._index, self._present, self._first = found.index, present.tolist(), bounds[present]
+        self._elements = np.add.reduceat(found.elements, self._first).tolist() if self._present else []
 
 
 def per_parameter(found: Collected, clip: float) -> PerParameter:

@@ -14,9 +14,7 @@ from time import monotonic
 from typing import final
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gradstep.monitor.numbers import Groups
 from gradstep.monitor.pending import Pending
 from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import Sink
@@ -51,7 +49,7 @@ class Outbox:
         self._sinks = list(sinks)
         self._single = single
         self._waiting: deque[Pending | Update] = deque()
-        self._starts: NDArray[np.int32] = np.zeros(1, np.int32)
+        self._groups = Groups(())
         self._written = monotonic()
         _every.add(self)
 
@@ -60,7 +58,7 @@ class Outbox:
         self.flush()
         for sink in self._sinks:
             sink.open(header)
-        self._starts = np.cumsum((0, *sizes)).astype(np.int32)
+        self._groups = Groups(sizes)
         atexit.unregister(self.finish)
         atexit.register(self.finish)  # after the sinks' own, that is: before theirs are called
 
@@ -82,7 +80,7 @@ class Outbox:
             return
         while self._waiting:
             entry = self._waiting.popleft()
-            update = entry if isinstance(entry, Update) else entry.record(self._starts, single=self._single)
+            update = entry if isinstance(entry, Update) else entry.record(self._groups, single=self._single)
             for sink in list(self._sinks):
                 self._tell(sink, partial(sink.write, update))
         for sink in list(self._sinks):

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gradstep.monitor.numbers import Settings, of_rule, per_group, per_parameter
+from gradstep.monitor.numbers import Groups, Settings, of_rule, per_parameter
 from gradstep.monitor.record import Numbers, Update
 from gradstep.monitor.statistics import Collected, Found
 from gradstep.monitor.watched import Outcome
@@ -62,11 +59,11 @@ class Pending:
             or not (self.loss is None or math.isfinite(self.loss))
         )
 
-    def record(self, starts: NDArray[np.int32], *, single: bool) -> Update:
+    def record(self, groups: Groups, *, single: bool) -> Update:
         """The update as it is recorded.
 
         Args:
-            starts: (groups + 1) the first parameter of every group, and how many there are.
+            groups: makes their numbers.
             single: whether the numbers of single parameters are wanted.
         """
         found = None if self.found is None else self.found.collected()
@@ -76,7 +73,7 @@ class Pending:
             self.number,
             self.time,
             loss=self.loss,
-            groups=tuple(Numbers(*own) for own in known) if found is None else per_group(found, starts, known, before),
+            groups=tuple(Numbers(*own) for own in known) if found is None else groups.rows(found, known, before),
             clip=self._clip(before),
             seconds=self.seconds,
             loss_scale=self.loss_scale,
