@@ -158,7 +158,7 @@ def _plain(entry: Any) -> dict[str, Any]:
         default = defaults[name]
         if value is default or value == default or type(value) is PerParameter:
             continue
-        if type(value) is tuple and type(value[0]) in _DEFAULTS:
+        if type(value) is tuple and value and type(value[0]) in _DEFAULTS:
             value = [_plain(one) for one in value]
         result[name] = value
     return result

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
 from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
-from gradstep.engines.fused.results import results_of
+from gradstep.engines.fused.results import ROW, results_of
 from gradstep.engines.statistics import NOTHING, STATISTICS, Tally
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
@@ -53,10 +53,12 @@ class Fused(Engine):
             launch(kernel, batch.table, work, batch.threads, coefficients)
             return
         count = len(batch.table)
-        results, totals = results_of(len(work.chunks)), results_of(count + 1)
+        results = work.rooms.pop() if work.rooms else results_of(len(work.chunks))
+        totals = np.empty((count + 1, ROW))
         if not work.elements:  # and nobody to add nothing up
             totals[:, : len(STATISTICS)] = NOTHING
         launch(kernel, batch.table, work, batch.threads, coefficients, results, totals)
+        work.rooms.append(results)
         batch.tally = Tally(totals[:count, : len(STATISTICS)], math.isfinite(totals[count, 0]))
 
     def squares(self, batch: Batch) -> float:

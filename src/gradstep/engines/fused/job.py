@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, cast, final
 
@@ -40,10 +40,13 @@ class Work:
     Attributes:
         chunks: (chunks, 2) the tensor and the first element of each.
         elements: of all chunks together.
+        rooms: memory for what is found of every chunk, for whoever takes it; there are as many as there were threads
+            in need of one at once.
     """
 
     chunks: Int64s
     elements: int
+    rooms: list[NDArray[np.float64]] = field(default_factory=list)
 
     @cached_property
     def address(self) -> int:

@@ -1,7 +1,7 @@
 """The statistics of a chunk, collected by the kernel that updates it.
 
 Three sums of squares beside an update that waits for memory may cost hardly any instructions. So those of float32
-numbers are added up in float32, for no longer than a block of 256 elements, and blocks in float64. A square leaves the
+numbers are added up in float32, for no longer than a block of 512 elements, and blocks in float64. A square leaves the
 range of float32 long before its number does. Where a block's sum says that this may have happened, the changes of the
 block, which were kept, are added up once more, in float64, and so are the chunk's gradient and parameter, which are
 still there.
@@ -22,14 +22,16 @@ from gradstep.engines.fused.results import ROW
 from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
 from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type, splat
 from gradstep.engines.statistics import NOTHING, SUMS
-from gradstep.storage.codecs import BLOCK
 
 SQUARES = 3
 """How many of the statistics are sums of squares; they come first."""
 
+BLOCK = 512
+"""Elements whose squares are added up in float32: 32 in each lane, so that a sum errs by 2e-6 of itself at most."""
+
 LEAST = 1e-28
 """A sum of squares in float32 that is less may lack some: single ones that are too small for float32, which a
-processor may take to be 0 under 2⁻¹²⁶, are together less than 3e-36 in a block."""
+processor may take to be 0 under 2⁻¹²⁶, are together less than 6e-36 in a block."""
 
 
 @final
