@@ -1,7 +1,7 @@
 """What a kernel is given to do: tables of chunks and tensors, and the threads that run it.
 
 The job is an array of int64: how many chunks were claimed and how many are done, how many there are, and of how many
-tensors; then the addresses of the chunk table (tensor, first element), of the tensor table (an address per column, then
+tensors; then the addresses of the chunk table (`PER_CHUNK`), of the tensor table (an address per column, then
 `PER_TENSOR`), of the coefficients, of the results per chunk, and of what they come to.
 """
 
@@ -20,11 +20,20 @@ from gradstep.engines.base import Int64s, Pieces
 from gradstep.engines.fused.threads import run
 
 CHUNK = 16_384
-"""Elements per chunk: a few microseconds of work; every column of a chunk fits in a second-level cache."""
+"""Elements in a chunk, where there is little work: a few microseconds."""
+
+LARGEST = 65_536
+"""Where there is much. To begin a chunk costs time, the memory's above all: 4% of a step for four times as many."""
+
+MANY = 128
+"""Chunks that there shall be if they are larger than the smallest, for many threads to share."""
 
 COUNTS = ("claimed", "done", "chunk_count", "tensor_count")
 FIELDS = (*COUNTS, "chunks", "tensors", "coefficients", "results", "totals")
 """The fields of a job, in their order."""
+
+PER_CHUNK = ("tensor", "start", "stop")
+"""What the chunk table says of a chunk: its tensor, its first element and the one after its last."""
 
 PER_TENSOR = ("length", "row", "key")
 """What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
@@ -38,7 +47,7 @@ class Work:
     """What there is to do.
 
     Attributes:
-        chunks: (chunks, 2) the tensor and the first element of each.
+        chunks: (chunks, PER_CHUNK).
         elements: of all chunks together.
         rooms: memory for what is found of every chunk, for whoever takes it; there are as many as there were threads
             in need of one at once.
@@ -94,9 +103,16 @@ def work_of(sizes: bytes) -> Work:
 
 
 def parts_of(pieces: Pieces) -> Work:
-    """The elements of these pieces, each of which begins at a multiple of a chunk."""
+    """The elements of these pieces, in chunks whose size depends on nothing but how many they are: sums over them are
+    the same for any number of threads.
+    """
     tensor, start, stop = pieces.T
-    counts = -(-(stop - start) // CHUNK)
+    elements = int((stop - start).sum())
+    size = CHUNK
+    while size < LARGEST and elements >= 2 * size * MANY:
+        size *= 2
+    counts = -(-(stop - start) // size)
     before = np.repeat(np.cumsum(counts) - counts, counts)
-    first = np.repeat(start, counts) + (np.arange(len(before)) - before) * CHUNK
-    return Work(np.column_stack((np.repeat(tensor, counts), first)), int((stop - start).sum()))
+    first = np.repeat(start, counts) + (np.arange(len(before)) - before) * size
+    last = np.minimum(first + size, np.repeat(stop, counts))
+    return Work(np.column_stack((np.repeat(tensor, counts), first, last)), elements)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 from typing import final
@@ -14,7 +15,7 @@ from llvmlite import ir
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
 from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
-from gradstep.engines.fused.watch import Watch
+from gradstep.engines.fused.watch import Watch, add_up
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
 from gradstep.storage.elements import Element
@@ -33,7 +34,7 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
         watched: whether to collect statistics, per chunk, in ``results``.
     """
     kernel = Kernel(columns=len(spec.fields))
-    with kernel.every_chunk() as chunk:
+    with kernel.every_chunk(then=partial(add_up, kernel) if watched else None) as chunk:
         _Update(kernel, spec, chunk, watched=watched).write()
     return kernel.module
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.fused.job import CHUNK, COUNTS, FIELDS, PER_TENSOR
+from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_TENSOR
 from gradstep.engines.fused.trace import Value, llvm_type
 from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import Element
@@ -70,6 +71,11 @@ class Kernel:
         """``base[index]`` of an array of ``kind``."""
         return self.builder.load(self.builder.gep(base, [index], source_etype=kind), typ=kind)
 
+    def row(self, table: str, index: ir.Value, width: int) -> list[ir.Value]:
+        """A row of a table of the job that has so many int64 in each."""
+        first = self.builder.mul(index, integer(width))
+        return [self.load(self.job[table], self.builder.add(first, integer(j)), I64) for j in range(width)]
+
     def element(self, base: ir.Value, index: ir.Value, element: Element) -> ir.Value:
         """The address of one stored element."""
         return self.builder.gep(base, [index], source_etype=llvm_type(element.stored))
@@ -117,9 +123,14 @@ class Kernel:
         return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
 
     @contextmanager
-    def every_chunk(self) -> Iterator[Chunk]:
-        """Claim chunks until none is left; the body stands inside the ``with``."""
+    def every_chunk(self, then: Callable[[], None] | None = None) -> Iterator[Chunk]:
+        """Claim chunks until none is left; the body stands inside the ``with``.
+
+        Args:
+            then: builds what is done once, when all chunks are done, by the thread that is the last to leave.
+        """
         b = self.builder
+        mine = self.zero(np.int64, 1)
         claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
         b.branch(claim)
         b.position_at_end(claim)
@@ -127,31 +138,22 @@ class Kernel:
         b.cbranch(b.icmp_signed("<", index, self.job["chunk_count"]), work, done)
 
         b.position_at_end(work)
-        pair = b.mul(index, integer(2))
-        tensor = self.load(self.job["chunks"], pair, I64)
-        start = self.load(self.job["chunks"], b.add(pair, integer(1)), I64)
-        width = self.columns + len(PER_TENSOR)
-        first = b.mul(tensor, integer(width))
-        entries = [self.load(self.job["tensors"], b.add(first, integer(j)), I64) for j in range(width)]
-        length, row, key = entries[self.columns :]
+        tensor, start, stop = self.row("chunks", index, len(PER_CHUNK))
+        entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
+        _, row, key = entries[self.columns :]
         addresses = [b.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
-        yield Chunk(index, start, self.earlier(b.add(start, integer(CHUNK)), length), addresses, row, key)
+        yield Chunk(index, start, stop, addresses, row, key)
+        b.store(b.add(b.load(mine, typ=I64), integer(1)), mine)
         b.branch(claim)
 
         b.position_at_end(done)
+        if then is not None:
+            count = b.load(mine, typ=I64)
+            others = b.atomic_rmw("add", self.job["done"], count, "acq_rel")
+            last = b.icmp_signed("==", b.add(others, count), self.job["chunk_count"])
+            with b.if_then(b.and_(last, b.icmp_signed("!=", count, integer(0)))):
+                then()
         b.ret_void()
-
-    @contextmanager
-    def after_the_last(self) -> Iterator[None]:
-        """At the end of a chunk: what stands inside the ``with`` is run once, by the thread that ends the last."""
-        b = self.builder
-        before = b.atomic_rmw("add", self.job["done"], integer(1), "acq_rel")
-        with b.if_then(b.icmp_signed("==", b.add(before, integer(1)), self.job["chunk_count"]), likely=False):
-            yield
-
-    def earlier(self, one: ir.Value, other: ir.Value) -> ir.Value:
-        """The smaller of two int64."""
-        return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
 
     def whole(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
         """Where the last whole step from start that fits before stop ends; a step is a power of 2."""

@@ -18,8 +18,9 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
+from gradstep.engines.fused.job import PER_CHUNK
 from gradstep.engines.fused.results import ROW
-from gradstep.engines.fused.skeleton import I64, LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
 from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type, splat
 from gradstep.engines.statistics import NOTHING, SUMS
 
@@ -153,26 +154,6 @@ class Watch:
         for j, x in enumerate(results):
             place = b.gep(self.results, [integer(j)], source_etype=llvm_type(np.float64))
             b.store(x.astype(np.float64).ir, place)
-        with kernel.after_the_last():
-            self._add_up()
-
-    def _add_up(self) -> None:
-        """Write the rows of all tensors, and that of all together: in the order of the chunks, whoever did them."""
-        kernel, b, kind = self.kernel, self.kernel.builder, llvm_type(np.float64, ROW)
-        results, totals, tensors = (kernel.job[name] for name in ("results", "totals", "tensor_count"))
-        with kernel.loop(integer(0), b.add(tensors, integer(1)), 1) as i:
-            b.store(ir.Constant(kind, [*NOTHING, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
-        with kernel.loop(integer(0), kernel.job["chunk_count"], 1) as c:
-            new = b.load(b.gep(results, [c], source_etype=kind), typ=kind, align=8)
-            for i in (kernel.load(kernel.job["chunks"], b.mul(c, integer(2)), I64), tensors):
-                place = b.gep(totals, [i], source_etype=kind)
-                old = b.load(place, typ=kind, align=8)
-                found = b.fadd(old, new)
-                for lane, further in ((SUMS, "llvm.minnum"), (SUMS + 1, "llvm.maxnum")):  # a number, beside NaN
-                    lanes = [ROW + k if k == lane else k for k in range(ROW)]
-                    which = ir.Constant(llvm_type(np.int32, ROW), lanes)
-                    found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
-                b.store(found, place, align=8)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -194,6 +175,25 @@ class Watch:
     def _constant(self, dtype: type, number: float, lanes: int) -> Value:
         kind = llvm_type(dtype, lanes)
         return Value(self.kernel.builder, ir.Constant(kind, [number] * lanes if lanes > 1 else number))
+
+
+def add_up(kernel: Kernel) -> None:
+    """Write the rows of all tensors, and that of all together: in the order of the chunks, whoever did them."""
+    b, kind = kernel.builder, llvm_type(np.float64, ROW)
+    results, totals, tensors = (kernel.job[name] for name in ("results", "totals", "tensor_count"))
+    with kernel.loop(integer(0), b.add(tensors, integer(1)), 1) as i:
+        b.store(ir.Constant(kind, [*NOTHING, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
+    with kernel.loop(integer(0), kernel.job["chunk_count"], 1) as c:
+        new = b.load(b.gep(results, [c], source_etype=kind), typ=kind, align=8)
+        for i in (kernel.row("chunks", c, len(PER_CHUNK))[0], tensors):
+            place = b.gep(totals, [i], source_etype=kind)
+            old = b.load(place, typ=kind, align=8)
+            found = b.fadd(old, new)
+            for lane, further in ((SUMS, "llvm.minnum"), (SUMS + 1, "llvm.maxnum")):  # a number, beside NaN
+                lanes = [ROW + k if k == lane else k for k in range(ROW)]
+                which = ir.Constant(llvm_type(np.int32, ROW), lanes)
+                found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
+            b.store(found, place, align=8)
 
 
 def _plus_square(total: Value, x: Value) -> Value:
