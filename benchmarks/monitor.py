@@ -3,11 +3,11 @@
 One optimizer, so that all read and write the same memory, is watched by nobody, by a monitor of global norms and by one
 of the norms of every parameter. They take turns update by update, each time in another order, so that a busy minute of
 the machine is everybody's. An update is ``step()`` and ``monitor.log(loss=...)``. A monitor writes the records of a
-second at once, so a repetition is twenty updates of each and then ``monitor.flush()``, and its time is that of all of
-it together, over twenty. The overhead is the median, over the repetitions, of the time with over the time without in
+second at once, so a repetition is sixty updates of each and then ``monitor.flush()``, and its time is that of all of it
+together, over sixty. The overhead is the median, over the repetitions, of the time with over the time without in
 the same repetition. The same for torch's fused AdamW, around whose step everything is done by torch operations.
 
-    python benchmarks/monitor.py [--repeat 20] [--save]
+    python benchmarks/monitor.py [--repeat 8] [--save]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gradstep.monitor import JsonLines
 
 GOALS = {"global norms": 0.03, "norms of every parameter": 0.15}
 PLAIN = "without"
-UPDATES, COLD = 20, 3
+UPDATES, COLD = 60, 3
 """Of each contender in a repetition; and before the first one, of which one compiles and one writes the header."""
 
 RIVAL_REPEAT, RIVAL_UPDATES = 1, 2
@@ -122,4 +122,4 @@ def rows(repeat: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(__doc__, 20, Path(__file__).parent / "results" / "monitor.json", rows)
+    main(__doc__, 8, Path(__file__).parent / "results" / "monitor.json", rows)
