@@ -105,6 +105,18 @@ def test_none_without_watching_and_none_where_nothing_was_updated():
     assert len(optimizer.last_step.statistics.names) == 0
 
 
+def test_a_parameter_without_elements_alone():
+    p = torch.zeros(0, 3, requires_grad=True)
+    p.grad = torch.zeros(0, 3)
+    optimizer = gradstep.AdamW([p])
+    optimizer.watch = True
+    optimizer.step()
+    found = found_by(optimizer)
+    assert found.finite
+    assert found.table[0, :4].tolist() == [0, 0, 0, 0]
+    assert np.isnan(found.table[0, 4:]).all()
+
+
 SIZES = st.one_of(
     st.sampled_from([0.0, 1e-45, 1e-38, 1e-25, 1e-19, 1.0, 1e19, 1e30, 3e38, math.inf, math.nan]),
     st.floats(-45.0, 38.4).map(lambda power: 10.0**power),

@@ -2,12 +2,13 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 import gradstep
-from gradstep.engines.fused import threads
-from gradstep.engines.fused.job import CHUNK
+from gradstep.engines.fused import job, threads
+from gradstep.engines.fused.job import CHUNK, LARGEST, MANY, parts_of
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
 
@@ -45,6 +46,37 @@ def test_one_two_and_five_threads(subject, options, thread_count):
     for optimizer, norms in results[1:]:
         assert norms == results[0][1]
         assert_same(optimizer, results[0][0])
+
+
+@pytest.mark.parametrize(
+    ("elements", "size"),
+    [
+        (1, CHUNK),
+        (2 * CHUNK * MANY - 1, CHUNK),
+        (2 * CHUNK * MANY, 2 * CHUNK),
+        (4 * CHUNK * MANY, 4 * CHUNK),
+        (100 * CHUNK * MANY, LARGEST),
+    ],
+)
+def test_chunks_hold_every_element_once_and_are_larger_where_there_are_many(elements, size):
+    first = elements // 3 // CHUNK * CHUNK
+    pieces = np.array([(4, 0, first), (7, CHUNK, CHUNK + elements - first)])
+    work = parts_of(pieces)
+    assert work.elements == elements
+    assert int((work.chunks[:, 2] - work.chunks[:, 1]).max()) == min(size, elements)
+    for tensor, start, stop in pieces.tolist():
+        mine = [(a, b) for t, a, b in work.chunks.tolist() if t == tensor]
+        assert [a for a, _ in mine] + [stop] == [start] + [b for _, b in mine] or start == stop
+
+
+@pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.AdamW8bit, gradstep.SGD])
+def test_large_chunks_give_the_same_bits(kind, monkeypatch):
+    small, _ = clipped(kind)
+    monkeypatch.setattr(job, "MANY", 1)
+    job.work_of.cache_clear()
+    large, _ = clipped(kind)
+    job.work_of.cache_clear()
+    assert_same(large, small)
 
 
 def test_without_openmp(thread_count, monkeypatch):

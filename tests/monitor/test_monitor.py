@@ -388,6 +388,7 @@ def test_closing_lets_go(kind):
     assert memory.closed == 1
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+    assert not getattr(optimizer, "_observers", None)
     with pytest.raises(RuntimeError, match="closed"):
         monitor.log(loss=1.0)
 

@@ -158,7 +158,8 @@ def test_no_gradient_at_all():
     p = normal(3).requires_grad_()
     optimizer: Any = gradstep.AdamW([p])
     optimizer.step(max_grad_norm=1.0)
-    assert optimizer.last_step == gradstep.StepReport(stepped=True, grad_norm=0.0)
+    report = optimizer.last_step
+    assert (report.stepped, report.grad_norm, report.clip, report.reason) == (True, 0.0, 1.0, "")
 
 
 def test_maximize_and_clip():

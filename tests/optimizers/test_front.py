@@ -11,6 +11,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import gradstep
+from gradstep.optimizers.observer import Observer
 from tests.registry import cases, subjects
 from tests.training import (
     assert_near,
@@ -181,6 +182,61 @@ def test_hooks_of_all_optimizers():
     hook.remove()
     optimizer.step()
     assert calls == [optimizer]
+
+
+class Told(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def before(self, *, closure):
+        self.calls.append(closure)
+
+    def after(self, report):
+        self.calls.append(report)
+
+
+def test_observers_are_told_inside_hooks_of_every_step_that_ends():
+    optimizer, params = two(gradstep.AdamW)
+    one, other = Told(), Told()
+    handle = optimizer.register_observer(one)
+    optimizer.register_observer(other)
+    hook = optimizer.register_step_pre_hook(lambda o, args, kwargs: one.calls.append("hook"))
+    give(params, steps(1)[0])
+    optimizer.step()
+    assert one.calls == ["hook", False, optimizer.last_step]
+    assert [rule.lr for rule in optimizer.last_step.rules] == [group["lr"] for group in optimizer.param_groups]
+    handle.remove()
+    hook.remove()
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    params[0].grad[0] = float("nan")
+    optimizer.step(max_grad_norm=1.0)
+    assert len(one.calls) == 3
+    assert other.calls[2:4] == [True, False]
+    assert not other.calls[-1].stepped
+    assert len(other.calls) == 5
+    copy.deepcopy(optimizer).step()
+    assert len(other.calls) == 5, "a copy is not observed"
+
+
+def test_an_observer_may_go_in_the_middle_of_a_step():
+    optimizer, params = two(gradstep.SGD)
+    give(params, steps(1)[0])
+
+    class Once(Told):
+        def after(self, report):
+            super().after(report)
+            handle.remove()
+
+    once, other = Once(), Told()
+    handle = optimizer.register_observer(once)
+    optimizer.register_observer(other)
+    optimizer.step()
+    optimizer.step()
+    assert len(once.calls) == 2
+    assert len(other.calls) == 4
 
 
 def test_a_profiler_is_told_the_name():

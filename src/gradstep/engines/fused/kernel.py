@@ -18,12 +18,12 @@ from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp,
 from gradstep.engines.fused.watch import Watch, add_up
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
-from gradstep.storage.elements import Element
+from gradstep.storage.elements import BYTE, Element
 from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
 
-AHEAD = 640
-"""Bytes from the vector in hand to those whose lines are fetched meanwhile: 5 to 10% of a step. Measured from 256 to
-2,048; SGD and watched steps get slower when it is more, steps on bfloat16 parameters when it is less."""
+AHEAD = 160
+"""Elements from the vector in hand to those whose lines are fetched meanwhile: 5 to 10% of a step. With fewer, large
+tensors are slower, with more, small ones: where they end, what was fetched ahead is of no use."""
 
 
 def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
@@ -58,7 +58,7 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
             x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
             builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
 
-        kernel.every_vector(chunk.start, chunk.stop, body, arrays=1)
+        kernel.every_vector(chunk.start, chunk.stop, body, [gradient.itemsize])
         total = kernel.get(sums[1], np.float64, 1) + added(kernel.get(sums[LANES], np.float64, LANES))
         target = builder.gep(kernel.job["results"], [chunk.index], source_etype=llvm_type(np.float64))
         builder.store(total.ir, target)
@@ -85,6 +85,7 @@ class _Update:
         ]
         self.watch = Watch(kernel, spec, chunk, self.coefficients[-1]) if watched else None
         self.addresses = spec.grouped(chunk.addresses)
+        self.itemsizes = [field.element.itemsize for field in spec.fields if field.per == 1]
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
         self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
@@ -99,7 +100,7 @@ class _Update:
         kernel, chunk, b = self.kernel, self.chunk, self.builder
         if not self.blocks:
             kernel.every_vector(
-                chunk.start, chunk.stop, lambda i, lanes: self._vector(i, lanes, {}, {}), arrays=kernel.columns
+                chunk.start, chunk.stop, lambda i, lanes: self._vector(i, lanes, {}, {}), self.itemsizes
             )
             return
         block = integer(BLOCK)
@@ -120,11 +121,11 @@ class _Update:
         with kernel.loop(whole, chunk.stop, BLOCK) as start:  # once or never: what is left over
             with self._scaled(start) as (old, peaks):
                 kernel.every_vector(
-                    start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), arrays=kernel.columns
+                    start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), self.itemsizes
                 )
             last = {j: self._scale(j) for j in self.blocks}
             kernel.every_vector(
-                start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last), arrays=len(self.blocks)
+                start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last), [BYTE.itemsize] * len(self.blocks)
             )
 
     @contextmanager
@@ -164,8 +165,9 @@ class _Update:
         """Update one vector; what is stored in blocks is only kept, and its magnitude noted."""
         kernel, spec, b = self.kernel, self.spec, self.builder
         if lanes > 1:
-            for address in chain.from_iterable(self._at(j, i) for j in range(len(spec.codecs))):
-                kernel.fetch(b.gep(address, [integer(AHEAD)], source_etype=ir.IntType(8)))
+            ahead = b.add(i, integer(AHEAD))
+            for address in chain.from_iterable(self._at(j, ahead) for j in range(len(spec.codecs))):
+                kernel.fetch(address)
         values = []
         for j, codec in enumerate(spec.codecs):
             at = self._at(j, i)

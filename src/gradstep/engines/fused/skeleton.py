@@ -23,10 +23,13 @@ from gradstep.storage.elements import Element
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
-STREAMS = 8
+STREAMS = 10
 """Places in memory that are read at once. From one or two, as of a gradient's norm or of plain SGD, processors do not
 fetch as fast as memory gives (measured: 7.4 ms instead of 5.0, 10.6 instead of 8.7); more get into each other's way.
 """
+
+LEAST = 6_144
+"""Bytes from such a place on, in the middle of all arrays: to begin at one costs more than fewer of them bring."""
 
 APART = 256
 """Elements: these places are an odd number of them apart. A processor takes a read for one of what was written just
@@ -166,35 +169,35 @@ class Kernel:
         return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
 
     def every_vector(
-        self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], *, arrays: int
+        self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], itemsizes: Sequence[int]
     ) -> None:
         """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one.
 
         Args:
             start, stop: the first element, and the one after the last.
             body: builds what is done.
-            arrays: how many it reads.
+            itemsizes: bytes of an element of every array that it reads.
         """
         middle = self.whole(start, stop, LANES)
-        with self.spread(start, middle, LANES, arrays) as i:
+        with self.spread(start, middle, LANES, itemsizes) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:
             body(i, 1)
 
     @contextmanager
-    def spread(self, start: ir.Value, stop: ir.Value, step: int, arrays: int) -> Iterator[ir.Value]:
+    def spread(self, start: ir.Value, stop: ir.Value, step: int, itemsizes: Sequence[int]) -> Iterator[ir.Value]:
         """Like :meth:`loop`, but in turns from several places, equally far apart, and what is left over after them.
 
         Args:
             start, stop, step: as there; a step is a power of 2 of at most 256.
-            arrays: how many the body reads.
+            itemsizes: as there.
         """
         b = self.builder
-        ways = 1 << max(1, STREAMS // arrays).bit_length() - 1
+        ways = 1 << max(1, STREAMS // len(itemsizes)).bit_length() - 1
+        least = max(APART, LEAST * len(itemsizes) // sum(itemsizes))
         most = b.sub(b.sdiv(b.sub(stop, start), integer(ways)), integer(APART))
-        part = b.select(
-            b.icmp_signed("<", most, integer(0)), integer(0), b.add(b.and_(most, integer(-2 * APART)), integer(APART))
-        )
+        part = b.add(b.and_(most, integer(-2 * APART)), integer(APART))
+        part = b.select(b.icmp_signed("<", part, integer(least)), integer(0), part)
         whole = b.mul(part, integer(ways))
         rest = b.sub(b.sub(stop, start), whole)
         with self.loop(integer(0), integer(2), 1) as turn:

@@ -125,7 +125,8 @@ class Watch:
             scale = Value(kernel.builder, splat(kernel.builder, self.gradient_scale, lanes))
             self._add_exactly(totals[lanes], (g * scale, p), lanes)
 
-        kernel.every_vector(start, stop, body, arrays=2)
+        fields = (*spec.gradient.fields, *spec.parameter.fields)
+        kernel.every_vector(start, stop, body, [field.element.itemsize for field in fields])
         return [
             folded(kernel.get(wide, np.float64, LANES), operator.add) + kernel.get(single, np.float64, 1)
             for wide, single in zip(totals[LANES], totals[1], strict=True)
