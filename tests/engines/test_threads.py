@@ -109,6 +109,30 @@ def test_two_python_threads_step_two_optimizers_at_once(thread_count):
         assert_same(results[name], optimizer)
 
 
+def test_many_python_threads_watch_steps_of_the_same_sizes(thread_count):
+    """The room that chunks write their statistics to belongs to one step at a time."""
+    thread_count(2)
+    found, start = {}, threading.Barrier(4)
+
+    def work(i):
+        p = torch.full((100_000,), 1.0 + i, requires_grad=True)
+        p.grad = torch.ones(100_000)
+        optimizer = gradstep.SGD([p], lr=0.0)
+        optimizer.watch = True
+        start.wait()
+        found[i] = []
+        for _ in range(50):
+            optimizer.step()
+            found[i].append(float(optimizer.last_step.statistics.param_square[0]))
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert found == {i: [100_000 * (1.0 + i) ** 2] * 50 for i in range(4)}
+
+
 def test_many_python_threads_compile_at_once(thread_count):
     """Eight threads meet rules that no kernel exists for yet."""
     thread_count(2)

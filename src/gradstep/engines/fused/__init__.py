@@ -53,7 +53,10 @@ class Fused(Engine):
             launch(kernel, batch.table, work, batch.threads, coefficients)
             return
         count = len(batch.table)
-        results = work.rooms.pop() if work.rooms else results_of(len(work.chunks))
+        try:
+            results = work.rooms.pop()
+        except IndexError:  # each is somebody else's now, who steps at the same time, or there was none yet
+            results = results_of(len(work.chunks))
         totals = np.empty((count + 1, ROW))
         if not work.elements:  # and nobody to add nothing up
             totals[:, : len(STATISTICS)] = NOTHING
