@@ -1,6 +1,7 @@
 """Results do not depend on how many threads work, nor on who else is stepping."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,12 +113,13 @@ def test_two_python_threads_step_two_optimizers_at_once(thread_count):
 def test_many_python_threads_watch_steps_of_the_same_sizes(thread_count):
     """The room that chunks write their statistics to belongs to one step at a time."""
     thread_count(2)
-    found, start = {}, threading.Barrier(4)
+    found: dict[int, list[float]] = {}
+    start = threading.Barrier(4)
 
     def work(i):
         p = torch.full((100_000,), 1.0 + i, requires_grad=True)
         p.grad = torch.ones(100_000)
-        optimizer = gradstep.SGD([p], lr=0.0)
+        optimizer: Any = gradstep.SGD([p], lr=0.0)
         optimizer.watch = True
         start.wait()
         found[i] = []
