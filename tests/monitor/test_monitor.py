@@ -393,6 +393,71 @@ def test_closing_lets_go(kind):
         monitor.log(loss=1.0)
 
 
+def like_accelerate(inner):
+    class Around(torch.optim.Optimizer):
+        def __init__(self):
+            self.optimizer = inner
+
+        def step(self, closure=None):
+            return inner.step(closure)
+
+    return Around()
+
+
+def like_lightning(inner):
+    class Around:
+        def __init__(self):
+            self._optimizer = inner
+            self.__class__ = type("Around", (Around, type(inner)), {})
+
+        @property
+        def optimizer(self):
+            return self._optimizer
+
+        def __getattr__(self, name):
+            return getattr(self._optimizer, name)
+
+    return Around()
+
+
+@both
+@pytest.mark.parametrize(
+    "wrapped", [like_accelerate, like_lightning, lambda inner: like_accelerate(like_lightning(inner))]
+)
+def test_what_a_trainer_puts_around_an_optimizer(kind, wrapped):
+    p = vector()
+    optimizer = kind([p], lr=0.1)
+    monitor, memory = monitored(wrapped(optimizer))
+    assert monitor.optimizer is optimizer
+    push(optimizer, p, [3.0, 4.0])
+    monitor.log(loss=1.0)
+    monitor.close()
+    assert [update.grad_norm for update in memory.updates] == [pytest.approx(5)]
+
+
+def test_an_optimizer_around_another_that_moves_weights_itself():
+    """Lookahead, in short: after the inner step the weight goes half the way back."""
+
+    class Half(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {})
+            self.optimizer = torch.optim.SGD(params, lr=1.0)
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            before = p.clone()
+            self.optimizer.step()
+            p.lerp_(before, 0.5)
+
+    p = vector()
+    optimizer = Half([p])
+    monitor, memory = monitored(optimizer)
+    assert monitor.optimizer is optimizer
+    push(optimizer, p, [3.0, 4.0])
+    monitor.close()
+    assert [update.update_norm for update in memory.updates] == [pytest.approx(2.5)]
+
+
 def test_ctrl_c_leaves_a_whole_record(tmp_path):
     p = vector()
     optimizer = gradstep.AdamW([p], lr=0.1)

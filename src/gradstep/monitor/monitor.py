@@ -18,7 +18,7 @@ from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import RESERVED, Sink
 from gradstep.monitor.sinks.json_lines import JsonLines
 from gradstep.monitor.steps import Steps
-from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, length, lr_schedules, words
+from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, innermost, length, lr_schedules, words
 from gradstep.schedules import Schedule
 
 
@@ -38,8 +38,8 @@ class Monitor:
     the optimizer is collected as garbage or the process ends; one that is killed loses that second.
 
     Args:
-        target: a ``torch.optim.Optimizer``, or a :class:`gradstep.Stepper`, whose model, schedule, window and precision
-            are then known.
+        target: a ``torch.optim.Optimizer``, also as Lightning or Accelerate wraps it, or a :class:`gradstep.Stepper`,
+            whose model, schedule, window and precision are then known.
         every: record each so many updates, ≥ 1; those in between cost nothing. Skipped updates are always recorded.
         per_parameter: record the norms of every single parameter as well.
         sinks: where records go (see :mod:`gradstep.monitor.sinks`); by default ``JsonLines("runs/<name>")``.
@@ -98,6 +98,7 @@ class Monitor:
             accumulate, precision = accumulate or target.accumulate, precision or target.precision
         else:
             raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
+        optimizer = innermost(optimizer)
         for setting, value in (("every", every), ("planned_updates", planned_updates)):
             if value is not None and (value < 1 or value != int(value)):
                 raise ValueError(f"Invalid {setting}: {value} (must be a whole number of at least 1)")
