@@ -1,6 +1,7 @@
 """The monitor around real loops: what it writes, and that it changes nothing."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from torch import nn
 
 import gradstep
 from gradstep.monitor import Header, JsonLines, Sink, Update, read_run
+from gradstep.rules import Rule
+from gradstep.rules.settings import learning_rate
 from gradstep.schedules import constant, linear
 
 KINDS: list[Any] = [torch.optim.AdamW, gradstep.AdamW]
@@ -180,6 +183,31 @@ def test_clipping_by_hand_is_undone_in_the_record(library):
     assert clipped.parameters.grad_norm.tolist() == pytest.approx([50])
     assert free.grad_norm == pytest.approx(0.5)
     assert free.clip == 1.0
+
+
+@dataclass(frozen=True)
+class Knotted(Rule):
+    """Gradient descent with a setting that has no hash."""
+
+    lr: float = learning_rate(0.1)
+    knots: Any = field(default=(), metadata={"check": lambda name, value: list(value)})
+
+    def coefficients(self, step, **scalars):
+        return {"lr": self.lr}
+
+    @staticmethod
+    def update(p, g, s, c):
+        return p - c.lr * g
+
+
+def test_a_rule_of_the_user_s_with_any_settings():
+    p = vector()
+    optimizer = gradstep.optimizer(Knotted)([p], lr=0.25, knots=[1, 2])
+    monitor, memory = monitored(optimizer)
+    push(optimizer, p, [3.0, 4.0])
+    optimizer.param_groups[0]["lr"] = 0.5
+    monitor.close()
+    assert [update.lr for update in memory.updates] == [0.25]
 
 
 @both

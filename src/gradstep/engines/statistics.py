@@ -17,9 +17,9 @@ STATISTICS = ("grad_square", "param_square", "update_square", "unmoved", "second
 - how many elements with a gradient that is not 0 are stored as before;
 - the smallest and the largest value of the first slot that is never negative; NaN if there is none.
 
-Each sum is exact to 3e-6 of itself, mostly to 5e-7 (a norm, its root, to half of that), whatever the size of the
-numbers: one that is not finite is that of numbers that are not, and 0 is that of zeros; only the squares of float64
-numbers can leave the range of float64.
+Each sum is exact to 2e-6 of itself (a norm, its root, to 1e-6), whatever the size of the numbers: one that is not
+finite is that of numbers that are not, and 0 is that of zeros; only the squares of float64 numbers can leave the range
+of float64.
 """
 
 SUMS = 4

@@ -24,7 +24,7 @@ class FusedStatistics(Statistics):
         self._optimizer.watch = True
 
     def collect(self) -> Found:
-        self._optimizer.watch = False
+        self.drop()
         report = self._optimizer.last_step
         assert report is not None
         step = report.statistics

@@ -159,7 +159,7 @@ class Monitor:
         steps, outbox = self._steps, self._outbox
         if steps.closed:
             raise RuntimeError("the monitor was closed: make a new one, and load the old one's state_dict() to go on")
-        clash = extra.keys() & RESERVED if extra else None
+        clash = extra.keys() & RESERVED
         if clash:
             raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
         if outcome is None:
@@ -186,8 +186,7 @@ class Monitor:
                 current.loss = _number(loss)
             if grad_norm is not None:
                 current.grad_norm = _number(grad_norm)
-            if extra:
-                current.extra = _numbers(extra)
+            current.extra = _numbers(extra)
             outbox.put_current()
         elif extra or (steps.due and loss is not None):
             known = None if loss is None else _number(loss)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import repeat
 from typing import Any, final
 
@@ -26,7 +25,6 @@ def settings(optimizer: Optimizer) -> list[Settings]:
     return [_settings(group) for group in optimizer.param_groups]
 
 
-@lru_cache(maxsize=64)
 def of_rule(rule: Rule) -> Settings:
     """The settings that a rule holds."""
     return _settings(vars(rule))

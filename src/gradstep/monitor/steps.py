@@ -98,11 +98,9 @@ class Steps(Observer):
         self._outbox.current = Pending(self.last, known, seconds, loss_scale=self.loss_scale, skipped=reason)
 
     def before(self, *, closure: bool) -> None:
-        if self._outbox.current is not None:
-            self._outbox.put_current()
+        self._outbox.put_current()
         self._announce()
-        if self._scaler is not None:
-            self.loss_scale = self.scale()
+        self.loss_scale = self.scale()
         self.due = self.updates % self._every == 0
         if self.due:
             self._statistics.before(closure=closure)
