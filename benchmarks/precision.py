@@ -139,7 +139,7 @@ def train(case: Case, seed: int, steps: int) -> Run:
     torch.manual_seed(seed)  # dropout
     for step, batch in enumerate(task.batches(seed), 1):
         task.loss(model, batch).backward()
-        optimizer.watch = step % EVERY == 0
+        optimizer.watch = "parameters" if step % EVERY == 0 else None
         optimizer.step()
         optimizer.zero_grad()
         if optimizer.watch:

@@ -19,7 +19,7 @@ def found_by(optimizer: Any) -> Any:
     return optimizer.last_step.statistics
 
 
-def watched(kind: Any, dtype=torch.float32, engine="auto", **options):
+def watched(kind: Any, dtype=torch.float32, engine="auto", detail="parameters", **options):
     params = [normal(*s, seed=i, dtype=dtype).requires_grad_() for i, s in enumerate(SHAPES)]
     optimizer = kind(
         [
@@ -34,7 +34,7 @@ def watched(kind: Any, dtype=torch.float32, engine="auto", **options):
         for i, p in enumerate(params):
             p.grad = normal(*SHAPES[i], seed=10 * t + i, dtype=dtype) * 0.1
         before = [p.detach().double().clone() for p in params]
-        optimizer.watch = t == 2
+        optimizer.watch = detail if t == 2 else None
         optimizer.step(max_grad_norm=0.5, grad_scale=4.0)
     return optimizer, params, before
 
@@ -83,6 +83,94 @@ def test_engines_agree():
     np.testing.assert_allclose(found[0].update_square, found[1].update_square, rtol=2e-6)
 
 
+def folded(table, groups):
+    """Of each group, by hand: four sums, a minimum, a maximum."""
+    rows = [table[groups == group] for group in sorted(set(groups.tolist()))]
+    return np.array([[*row[:, :4].sum(0), np.fmin.reduce(row[:, 4]), np.fmax.reduce(row[:, 5])] for row in rows])
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference", "eager"])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, {}), (torch.float32, {"state": "8bit"}), (torch.float64, {}), (torch.bfloat16, {})],
+    ids=str,
+)
+def test_groups_are_what_their_parameters_come_to(engine, dtype, options):
+    each, groups = (
+        watched(gradstep.AdamW, dtype, engine, detail, seed=1, **options)[0].last_step.statistics
+        for detail in ("parameters", "groups")
+    )
+    assert groups.index.tolist() == groups.groups.tolist() == [0, 1]
+    assert groups.elements.tolist() == [64 * 65 + 15, 20_001]
+    assert list(groups.names) == ["group 0", "group 1"]
+    np.testing.assert_allclose(groups.table, folded(each.table, each.groups), rtol=2e-6)
+    assert groups.finite
+
+
+def test_a_group_of_two_dtypes_is_one():
+    """Each has an engine's batch of its own; the parameter without gradient, and its whole group, are left out."""
+    made: list[Any] = []
+    for detail in ("parameters", "groups"):
+        params = [
+            normal(20, 3, seed=i, dtype=dtype).requires_grad_()
+            for i, dtype in enumerate([torch.float32, torch.bfloat16, torch.float32, torch.bfloat16, torch.float32])
+        ]
+        optimizer = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:3]}, {"params": params[3:]}])
+        for i, p in enumerate(params):
+            p.grad = None if i == 2 else normal(20, 3, seed=10 + i, dtype=p.dtype)
+        optimizer.watch = detail
+        optimizer.step(max_grad_norm=0.5)
+        made.append(found_by(optimizer))
+    each, groups = made
+    assert groups.index.tolist() == [0, 2]
+    assert groups.elements.tolist() == [120, 120]
+    np.testing.assert_allclose(groups.table, folded(each.table, each.groups), rtol=2e-6)
+
+
+def test_what_is_not_finite_is_its_groups():
+    params = [torch.ones(5, requires_grad=True) for _ in range(3)]
+    for p in params:
+        p.grad = torch.ones(5)
+    params[1].grad = torch.tensor([1.0, math.nan, 1.0, 1.0, 1.0])
+    optimizer = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:]}])
+    optimizer.watch = "groups"
+    optimizer.step()
+    found = found_by(optimizer)
+    assert not found.finite
+    assert np.isfinite(found.grad_square).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 300])
+@pytest.mark.parametrize("size", [1e-45, 1e-25, 1.0, 1e19, 3e38])
+def test_a_doubtful_block_may_have_parts_of_several_tensors(size, pieces):
+    """A run of tensors is one: numbers that float32 cannot square in one of them, ordinary ones in the others."""
+    flat = torch.full((9_000,), 1e-3)
+    flat[4_000:4_100] = size
+    params = [torch.zeros(len(part), requires_grad=True) for part in flat.tensor_split(pieces)]
+    for p, g in zip(params, flat.tensor_split(pieces), strict=True):
+        p.grad = g.clone()
+    optimizer = gradstep.SGD(params, lr=1.0)
+    optimizer.watch = "groups"
+    optimizer.step(grad_scale=2.0)
+    half = flat.double() / 2
+    if size < 1e-40:
+        half[4_000:4_100] = 0.0  # the half of the least number, rounded to even
+    found = found_by(optimizer)
+    for square in (found.grad_square, found.param_square, found.update_square):
+        assert square[0] == pytest.approx(float((half**2).sum()), rel=2e-6)
+
+
+@pytest.mark.parametrize("wrong", [True, "parameter", 1])
+def test_watch_has_few_values(wrong):
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = gradstep.AdamW([p])
+    optimizer.watch = wrong
+    with pytest.raises(ValueError, match="must be None, 'parameters' or 'groups'"):
+        optimizer.step()
+    assert p.tolist() == [1, 1, 1]
+
+
 def test_watching_changes_nothing():
     one, two = (watched(gradstep.AdamW, state="8bit", seed=1)[1] for _ in range(2))
     plain = watched(gradstep.AdamW, state="8bit", seed=1)[1]
@@ -99,7 +187,7 @@ def test_none_without_watching_and_none_where_nothing_was_updated():
     assert optimizer.last_step is not None
     assert optimizer.last_step.statistics is None
     p.grad = None
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     assert optimizer.last_step.statistics is not None
     assert len(optimizer.last_step.statistics.names) == 0
@@ -109,7 +197,7 @@ def test_a_parameter_without_elements_alone():
     p = torch.zeros(0, 3, requires_grad=True)
     p.grad = torch.zeros(0, 3)
     optimizer = gradstep.AdamW([p])
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     found = found_by(optimizer)
     assert found.finite
@@ -149,7 +237,7 @@ def test_sums_are_right_at_every_magnitude(length, weights, gradients, lr, dtype
     p.requires_grad_()
     p.grad = g.clone()
     optimizer = gradstep.SGD([p], lr=lr, momentum=0.9, state=state, engine="fused")
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     found, new = found_by(optimizer), p.detach().double()
     for sum_found, x in (
@@ -169,7 +257,7 @@ def test_a_block_that_float32_cannot_add_up(size):
     p = torch.zeros(1000, requires_grad=True)
     p.grad = g
     optimizer = gradstep.SGD([p], lr=1.0)
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     found = found_by(optimizer)
     exact = 128 * float(torch.tensor(size)) ** 2 + 500 * float(torch.tensor(1e-3)) ** 2
@@ -181,7 +269,7 @@ def test_the_least_sum_is_seen_alone():
     p = torch.full((512,), 1e-45, requires_grad=True)
     p.grad = torch.zeros(512)
     optimizer = gradstep.SGD([p], lr=1.0)
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     found = found_by(optimizer)
     assert found.param_square[0] == pytest.approx(512 * float(torch.tensor(1e-45)) ** 2)
@@ -200,7 +288,7 @@ def test_a_watched_step_changes_what_an_unwatched_one_does(dtype, state):
         start = torch.cat([drawn(5_000, [1.0, 1e-30, 1e25], 1), torch.zeros(300)])
         p = start.to(dtype).reshape(53, 100).requires_grad_()
         optimizer = gradstep.AdamW([p], lr=1e-3, state=state, seed=0)
-        optimizer.watch = watch
+        optimizer.watch = "parameters" if watch else None
         for t in range(3):
             g = torch.cat([drawn(5_000, [1e-25, 1.0, 1e22], t), torch.zeros(300)])
             p.grad = g.to(dtype).reshape(53, 100)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gradstep
 from gradstep.engines.fused import job, threads
@@ -13,7 +15,7 @@ from gradstep.engines.fused.job import CHUNK, LARGEST, MANY, parts_of
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
 
-LENGTHS = [200_000, 3, 0, CHUNK, CHUNK + 1, 70_001]
+LENGTHS = [200_000, 3, 0, CHUNK, CHUNK + 1, 100, 90, 16, 70_001]
 START = [normal(n, seed=n) for n in LENGTHS]
 STEPS = [[normal(n, seed=n + t) for n in LENGTHS] for t in (1, 2, 3)]
 
@@ -64,10 +66,36 @@ def test_chunks_hold_every_element_once_and_are_larger_where_there_are_many(elem
     pieces = np.array([(4, 0, first), (7, CHUNK, CHUNK + elements - first)])
     work = parts_of(pieces)
     assert work.elements == elements
-    assert int((work.chunks[:, 2] - work.chunks[:, 1]).max()) == min(size, elements)
+    assert int((work.pieces[:, 2] - work.pieces[:, 1]).max()) == min(size, elements)
     for tensor, start, stop in pieces.tolist():
-        mine = [(a, b) for t, a, b in work.chunks.tolist() if t == tensor]
+        mine = [(a, b) for t, a, b in work.pieces.tolist() if t == tensor]
         assert [a for a, _ in mine] + [stop] == [start] + [b for _, b in mine] or start == stop
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([0, 1, 3, 100, 4_096, CHUNK - 1, CHUNK, CHUNK + 1, 70_000]), max_size=80),
+    groups=st.lists(st.integers(0, 3), min_size=80, max_size=80),
+)
+def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
+    """By hand: what of each table belongs to what of the next, without gap or overlap, and nothing too large."""
+    sizes = np.array(lengths, dtype=np.int64)
+    owners = np.array(sorted(groups[: len(lengths)]), dtype=np.int64)
+    work = job.work_of(sizes.tobytes(), owners.tobytes())
+    for table, following in ((work.chunks, work.runs), (work.runs, work.pieces)):
+        assert [0, *table[:, 1].tolist()] == [*table[:, 0].tolist(), len(following)]
+        assert (table[:, 1] > table[:, 0]).all()
+    for first, stop, owner in work.runs.tolist():
+        assert {int(owners[t]) for t in work.pieces[first:stop, 0]} == {owner}
+    seen = [(t, i) for t, start, stop in work.pieces.tolist() for i in (start, stop - 1)]
+    assert seen == sorted(seen)
+    assert int((work.pieces[:, 2] - work.pieces[:, 1]).sum()) == sum(lengths) == work.elements
+    for first, stop in work.chunks.tolist():
+        pieces = work.pieces[work.runs[first, 0] : work.runs[stop - 1, 1]]
+        assert (pieces[:, 2] - pieces[:, 1]).sum() < 2 * CHUNK
+    alone = job.work_of(sizes.tobytes())
+    np.testing.assert_array_equal(alone.pieces, work.pieces)
+    assert len(alone.runs) == len(alone.chunks) == len(work.chunks)
 
 
 @pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.AdamW8bit, gradstep.SGD])
@@ -120,7 +148,7 @@ def test_many_python_threads_watch_steps_of_the_same_sizes(thread_count):
         p = torch.full((100_000,), 1.0 + i, requires_grad=True)
         p.grad = torch.ones(100_000)
         optimizer: Any = gradstep.SGD([p], lr=0.0)
-        optimizer.watch = True
+        optimizer.watch = "parameters"
         start.wait()
         found[i] = []
         for _ in range(50):

@@ -359,7 +359,8 @@ def test_every_third_update_and_every_skipped_one(kind):
         push(optimizer, p, [math.nan, 1.0], max_grad_norm=1.0)
         monitor.log()
         assert (memory.updates[-1].update, bool(memory.updates[-1].skipped)) == (8, True)
-        assert not optimizer.watch
+        push(optimizer, p, [1.0, 1.0])
+        assert optimizer.last_step.statistics is None  # the ninth is not to be recorded
 
 
 @both
@@ -502,7 +503,41 @@ def test_ctrl_c_leaves_a_whole_record(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train()
     assert [u.update for u in read_run(tmp_path).updates] == [0, 1]
-    assert not optimizer.watch
+    optimizer.step()
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.statistics is None
+
+
+@pytest.mark.parametrize("watch", [None, "groups", "parameters"])
+def test_everybody_gets_what_they_want(watch):
+    """Two monitors of different detail, and what the user has set, which stays."""
+    params = [vector(), vector(), vector()]
+    optimizer = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
+    optimizer.watch = watch
+    each, both_groups = Memory(), Memory()
+    with (
+        gradstep.Monitor(optimizer, sinks=[both_groups]),
+        gradstep.Monitor(optimizer, sinks=[each], every=2, per_parameter=True),
+    ):
+        for number in range(3):
+            for i, p in enumerate(params):
+                p.grad = torch.tensor([3.0 * i, 4.0 * i])
+            optimizer.step()
+            detail = optimizer.last_step and optimizer.last_step.statistics and optimizer.last_step.statistics.detail
+            assert detail == ("groups" if number == 1 and watch != "parameters" else "parameters")
+    assert optimizer.watch == watch
+    assert [[g.grad_norm for g in u.groups] for u in both_groups.updates] == [[5.0, 10.0]] * 3
+    assert [u.parameters.grad_norm.tolist() for u in each.updates if u.parameters] == [[0.0, 5.0, 10.0]] * 2
+
+
+def test_what_is_not_finite_is_counted_by_group():
+    params = [vector(), vector(), vector()]
+    optimizer = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
+    with gradstep.Monitor(optimizer, sinks=[memory := Memory()]):
+        for p, g in zip(params, ([math.nan, 1.0], [math.inf, -math.inf], [1.0, 1.0]), strict=True):
+            p.grad = torch.tensor(g)
+        optimizer.step()
+    assert [g.non_finite for g in memory.updates[0].groups] == [3, 0]
 
 
 def test_a_resumed_run_goes_on_in_its_file(tmp_path):

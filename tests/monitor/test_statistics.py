@@ -30,14 +30,18 @@ def made(dtype=torch.float32, shapes=SHAPES, seed=0):
 
 
 def collector(optimizer):
-    return FusedStatistics(optimizer) if isinstance(optimizer, gradstep.Optimizer) else TorchStatistics(optimizer)
+    return (
+        FusedStatistics(optimizer, "parameters")
+        if isinstance(optimizer, gradstep.Optimizer)
+        else TorchStatistics(optimizer)
+    )
 
 
 class Named:
     """What was collected, by name."""
 
     def __init__(self, found: Collected):
-        self.index, self.elements = found.index, found.elements
+        self.index, self.groups, self.elements = found.index, found.groups, found.elements
         self.grad_square, self.weight_square, self.update_square, *others = found.table.T
         self.unmoved, self.second_min, self.second_max = others
         self.non_finite = np.zeros(len(found.index)) if found.bad is None else found.bad
@@ -45,7 +49,9 @@ class Named:
 
 def stepped(optimizer: Any, **how: Any) -> Named:
     statistics: Statistics = collector(optimizer)
-    statistics.before(closure=False)
+    wanted = statistics.before(closure=False)
+    if wanted is not None:
+        optimizer.watch = wanted
     optimizer.step(**how)
     return Named(statistics.collect().collected())
 
@@ -103,9 +109,9 @@ def test_other_precisions(kind, dtype):
 @pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
 def test_every_engine_agrees_with_torch_operations(engine):
     optimizer = gradstep.AdamW(made(), lr=0.01, engine=engine)
-    ours, theirs = FusedStatistics(optimizer), TorchStatistics(optimizer)
-    for statistics in (ours, theirs):
-        statistics.before(closure=False)
+    ours, theirs = FusedStatistics(optimizer, "parameters"), TorchStatistics(optimizer)
+    optimizer.watch = ours.before(closure=False)
+    theirs.before(closure=False)
     optimizer.step()
     a, b = (Named(statistics.collect().collected()) for statistics in (ours, theirs))
     for name in vars(a):

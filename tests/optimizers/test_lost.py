@@ -35,7 +35,7 @@ def test_nothing_is_said_where_nothing_is_lost(rounding):
 
 def test_the_share_is_there_for_whoever_asks():
     optimizer, p = trained(lr=1e-3, steps=4)
-    optimizer.watch = True
+    optimizer.watch = "parameters"
     optimizer.step()
     found = optimizer.last_step.statistics
     assert found.unmoved.tolist() == [64]

@@ -218,7 +218,7 @@ def test_statistics_are_those_of_whole_parameters(device):
     found = []
     for options in RESIDENT_AND_PAGED:
         optimizer, params = made(gradstep.AdamW, **options)
-        optimizer.watch = True
+        optimizer.watch = "parameters"
         stepped(optimizer, params, range(2))
         found.append(optimizer.last_step.statistics)
     one, two = found

@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.statistics import NOTHING
+from gradstep.engines.statistics import Tally, count, nothing, rows_of
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
 from gradstep.storage.noise import halves, mixed, placed
 
 
-def table_of(found: Mapping[int, Sequence[float]], tensors: int) -> NDArray[np.float64]:
-    """The statistics of all tensors, from those that were collected."""
-    table = np.tile(NOTHING, (tensors, 1))
-    for k, row in found.items():
-        table[k, : len(row)] = row
-    return table
+def tally_of(found: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
+    """What was collected of single parameters, counted for their owners."""
+    table = nothing(rows_of(owners))
+    if found:
+        count(table, owners[list(found)], np.array(list(found.values())))
+    return Tally.of(table)
 
 
 class Arrays(ABC):

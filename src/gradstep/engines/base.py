@@ -95,8 +95,9 @@ class Batch(ABC):
         threads: how many threads may work.
         pieces: what to update of it; None for everything.
         starts: (n,) where these are parts of parameters, the first element of each: their noise goes by it.
-        watched: whether to collect statistics.
-        tally: the statistics of the last update, if it was watched.
+        owners: (n,) which row of the statistics each parameter counts for, from 0 on and ascending; None if there are
+            to be no statistics.
+        tally: the statistics of the last update, if there are.
     """
 
     spec: UpdateSpec
@@ -105,7 +106,7 @@ class Batch(ABC):
     threads: int
     pieces: Pieces | None = None
     starts: Int64s | None = None
-    watched: bool = False
+    owners: Int64s | None = None
     tally: Tally
 
     @property
@@ -117,6 +118,11 @@ class Batch(ABC):
     def sizes(self) -> bytes:
         """The lengths as a key by which an engine may remember how it divides the work."""
         return self.lengths.tobytes()
+
+    @property
+    def owned(self) -> bytes | None:
+        """The owners as such a key, if there are any."""
+        return None if self.owners is None else self.owners.tobytes()
 
     @property
     def rows(self) -> Int64s:
@@ -186,7 +192,7 @@ class Engine(ABC):
 
     @abstractmethod
     def update(self, batch: Batch) -> None:
-        """Update parameters and slots in place; gradients are only read. Collect statistics if the batch is watched."""
+        """Update parameters and slots in place; gradients are only read. Collect statistics if the batch has owners."""
 
     @abstractmethod
     def squares(self, batch: Batch) -> float:

@@ -39,7 +39,7 @@ class Compiled(Engine):
 
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
-        if batch.watched:
+        if batch.owners is not None:
             _EAGER.update(batch)  # the same lines, which can be looked at
             return
         step = _compiled(batch.spec)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.arrays import Arrays, table_of
+from gradstep.engines.arrays import Arrays, tally_of
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
 
@@ -74,9 +73,9 @@ class Eager(Engine):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
                 start = 0 if batch.starts is None else int(batch.starts[k])
-                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.watched, start=start)
-        if batch.watched:
-            batch.tally = Tally.of(table_of(found, len(batch.table)))
+                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
+        if batch.owners is not None:
+            batch.tally = tally_of(found, batch.owners)
 
     def squares(self, batch: Batch) -> float:
         return squares(batch.columns[0])

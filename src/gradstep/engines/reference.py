@@ -8,9 +8,8 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.engines.arrays import Arrays, table_of
+from gradstep.engines.arrays import Arrays, tally_of
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
 from gradstep.storage.elements import ELEMENTS
@@ -74,9 +73,9 @@ class Reference(Engine):
             for k, columns in batch.taken(batch.arrays()):
                 if columns[0].size:
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
-                    found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.watched)
-        if batch.watched:
-            batch.tally = Tally.of(table_of(found, len(batch.table)))
+                    found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
+        if batch.owners is not None:
+            batch.tally = tally_of(found, batch.owners)
 
     def squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

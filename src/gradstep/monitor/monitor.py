@@ -122,7 +122,14 @@ class Monitor:
                 started=started.isoformat(timespec="seconds"),
             )
 
-        self._steps = Steps(optimizer, self._outbox, header, every=int(every), scaler=scaler)
+        self._steps = Steps(
+            optimizer,
+            self._outbox,
+            header,
+            every=int(every),
+            detail="parameters" if per_parameter else "groups",
+            scaler=scaler,
+        )
 
     @property
     def updates(self) -> int:

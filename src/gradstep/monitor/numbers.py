@@ -32,20 +32,13 @@ def of_rule(rule: Rule) -> Settings:
 
 @final
 class Groups:
-    """Makes the rows of the groups out of those of the parameters.
+    """Makes the rows of the groups out of what was collected."""
 
-    Args:
-        sizes: how many parameters each group has.
-    """
-
-    _index: NDArray[np.int64] | None = None
-    """Who had a gradient in the update before: mostly the same parameters as in the next one."""
+    _groups: NDArray[np.int64] | None = None
+    """Whose the rows of the update before were: mostly those of the same as in the next one."""
     _present: Sequence[int]
     _first: NDArray[np.int64]
     _elements: Sequence[int]
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._starts = np.cumsum((0, *sizes))
 
     def rows(self, found: Collected, now: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
         """A row for each group.
@@ -56,7 +49,7 @@ class Groups:
             clip: what the gradients had been multiplied by before the optimizer was given them.
         """
         rows = [Numbers(*own) for own in now]
-        if found.index is not self._index:
+        if found.groups is not self._groups:
             self._divide(found)
         if not self._present:
             return tuple(rows)
@@ -86,9 +79,8 @@ class Groups:
 
     def _divide(self, found: Collected) -> None:
         """Remember which rows are whose."""
-        bounds = found.index.searchsorted(self._starts)
-        present = np.flatnonzero(bounds[1:] > bounds[:-1])
-        self._index, self._present, self._first = found.index, present.tolist(), bounds[present]
+        present, self._first = np.unique(found.groups, return_index=True)
+        self._groups, self._present = found.groups, present.tolist()
         self._elements = np.add.reduceat(found.elements, self._first).tolist() if self._present else []
 
 

@@ -49,16 +49,15 @@ class Outbox:
         self._sinks = list(sinks)
         self._single = single
         self._waiting: deque[Pending | Update] = deque()
-        self._groups = Groups(())
+        self._groups = Groups()
         self._written = monotonic()
         _every.add(self)
 
-    def open(self, header: Header, sizes: Sequence[int]) -> None:
-        """Tell the sinks who is trained from here on; ``sizes`` are the parameters in each group."""
+    def open(self, header: Header) -> None:
+        """Tell the sinks who is trained from here on."""
         self.flush()
         for sink in self._sinks:
             sink.open(header)
-        self._groups = Groups(sizes)
         atexit.unregister(self.finish)
         atexit.register(self.finish)  # after the sinks' own, that is: before theirs are called
 

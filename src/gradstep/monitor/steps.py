@@ -20,6 +20,7 @@ from gradstep.monitor.watched import LossScaler, skipped
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.observer import Observer
 from gradstep.optimizers.report import StepReport
+from gradstep.optimizers.who import Detail
 from gradstep.rules import Rule
 
 
@@ -32,6 +33,7 @@ class Steps(Observer):
         outbox: is closed when this is collected as garbage.
         header: makes one, given the number of the update that follows.
         every: record each so many updates.
+        detail: what a gradstep optimizer shall collect; another one's parameters are looked at one by one.
         scaler: the ``GradScaler`` of a loop without stepper.
     """
 
@@ -52,6 +54,7 @@ class Steps(Observer):
         header: Callable[[int], Header],
         *,
         every: int,
+        detail: Detail,
         scaler: LossScaler | None,
     ) -> None:
         self._optimizer, self._outbox, self._header = optimizer, outbox, header
@@ -59,7 +62,7 @@ class Steps(Observer):
         self.loss_scale = self.scale()
         self._statistics: Statistics
         if isinstance(optimizer, Optimizer):
-            self._statistics = FusedStatistics(optimizer)
+            self._statistics = FusedStatistics(optimizer, detail)
             self._handles = [optimizer.register_observer(self)]
         else:
             self._statistics = TorchStatistics(optimizer)
@@ -97,14 +100,14 @@ class Steps(Observer):
         self.last, known = self.updates, settings(self._optimizer)
         self._outbox.current = Pending(self.last, known, seconds, loss_scale=self.loss_scale, skipped=reason)
 
-    def before(self, *, closure: bool) -> None:
+    def before(self, *, closure: bool) -> Detail | None:
         self._outbox.put_current()
         self._announce()
         self.loss_scale = self.scale()
         self.due = self.updates % self._every == 0
-        if self.due:
-            self._statistics.before(closure=closure)
+        wanted = self._statistics.before(closure=closure) if self.due else None
         self._begin = time.perf_counter()
+        return wanted
 
     def after(self, report: StepReport) -> None:
         seconds = time.perf_counter() - self._begin
@@ -135,5 +138,5 @@ class Steps(Observer):
         """Tell the sinks who is trained, if they do not know or if it has changed."""
         sizes = tuple([len(group["params"]) for group in self._optimizer.param_groups])
         if sizes != self._sizes:
-            self._outbox.open(self._header(self.updates), sizes)
+            self._outbox.open(self._header(self.updates))
             self._sizes = sizes

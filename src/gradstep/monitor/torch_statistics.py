@@ -58,9 +58,11 @@ class TorchStatistics(Statistics):
             _fetched([high for _, high in second]),
         )
         finite = bool(np.isfinite(columns[0]).all())
-        bad = None if finite else non_finite(self._optimizer, index, columns[0])
+        bad = None if finite else non_finite(columns[0], lambda row: [params[index[row]]])
         elements = np.array([p.numel() for p in weights], dtype=np.int64)
-        collected = Collected(index, elements, np.column_stack(columns), bad)
+        sizes = [len(group["params"]) for group in self._optimizer.param_groups]
+        groups = np.repeat(np.arange(len(sizes)), sizes)[index]
+        collected = Collected(index, groups, elements, np.column_stack(columns), bad)
         return Found(finite, lambda: collected)
 
     def drop(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,22 +16,7 @@ from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateS
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
-
-
-class Who(NamedTuple):
-    """Parameters, as those are told who ask what became of them: it holds neither a parameter nor a gradient.
-
-    Attributes:
-        names: what they are called.
-        members: (n,) positions among all of the optimizer, ascending.
-        groups: (n,) the number of each one's group.
-        elements: (n,) how many each has.
-    """
-
-    names: Sequence[str]
-    members: Int64s
-    groups: Int64s
-    elements: Int64s
+from gradstep.optimizers.who import DETAILS, Detail, Who
 
 
 @final
@@ -77,9 +62,10 @@ class Part:
         return np.column_stack((nothing, *addresses, known[0][:, survey.NUMEL], nothing, nothing))
 
     @cached_property
-    def who(self) -> Who:
-        """All members."""
-        return Who(self.names, self.members, self.groups, self.table[:, LENGTH].copy())
+    def who(self) -> dict[Detail, Who]:
+        """All members, and their groups."""
+        known = (self.names, self.members, self.groups, self.table[:, LENGTH].copy())
+        return {detail: Who.of(detail, *known) for detail in DETAILS}
 
     @cached_property
     def sizes(self) -> bytes:
@@ -129,11 +115,14 @@ class TorchBatch(Batch):
         odd: whether a gradient may be missing, or other than :attr:`Part.wanted`, or not in the part's table yet.
 
     Attributes:
-        active: who of the part they are; None for all.
+        active: which of the part they are; None for all.
+        who: whose rows the statistics have, if some are to be collected.
 
     Raises:
         RuntimeError: a gradient that does not fit.
     """
+
+    who: Who
 
     def __init__(self, part: Part, *, odd: bool) -> None:
         self.part = part
@@ -170,16 +159,21 @@ class TorchBatch(Batch):
         """What the parameters are called."""
         return self._taken(self.part.names)
 
-    @property
-    def who(self) -> Who:
-        """The parameters, for those who ask after the step."""
+    def watch(self, detail: Detail) -> None:
+        """Have statistics collected."""
         if self.active is None:
-            return self.part.who
-        return Who(self.names, self.members, self.part.groups[self.active], self.lengths)
+            self.who = self.part.who[detail]
+        else:
+            self.who = Who.of(detail, self.names, self.members, self.part.groups[self.active], self.lengths)
+        self.owners = self.who.owners
 
     @property
     def sizes(self) -> bytes:
         return self.part.sizes if self.active is None else super().sizes
+
+    @property
+    def owned(self) -> bytes | None:
+        return None if self.owners is None else self.who.key
 
     @property
     def columns(self) -> Sequence[Sequence[Tensor]]:
@@ -197,7 +191,7 @@ class TorchBatch(Batch):
         found = []
         for self.pieces in walk:
             self.part.engine.update(self)
-            if self.watched:
+            if self.owners is not None:
                 found.append(self.tally)
         survey.count_written(self.params, self.part.versioned if self.active is None else None)
         if len(found) > 1:

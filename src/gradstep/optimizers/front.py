@@ -29,6 +29,7 @@ from gradstep.optimizers.statistics import Statistics
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
+from gradstep.optimizers.who import Detail, finest
 from gradstep.rules import Rule, settings_of
 
 if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
@@ -56,8 +57,9 @@ class Optimizer(torch.optim.Optimizer):
 
     _step_supports_amp_scaling: ClassVar[bool] = True
 
-    watch: bool = False
-    """Whether steps collect statistics, in the pass that updates; they are in ``last_step.statistics``."""
+    watch: Detail | None = None
+    """Whose statistics steps collect, in the pass that updates: those of all ``"parameters"``, those of all
+    ``"groups"``, or nobody's. They are in ``last_step.statistics``; there may be more detail than was asked for."""
 
     last_step: StepReport | None = None
     """What the last ``step()`` did; None before the first."""
@@ -276,8 +278,7 @@ class Optimizer(torch.optim.Optimizer):
         grad_scale: float | Tensor | None = None,
     ) -> Any:
         observers = () if self._observers is None else tuple(self._observers.values())
-        for observer in observers:
-            observer.before(closure=closure is not None)
+        detail = finest([self.watch, *[observer.before(closure=closure is not None) for observer in observers]])
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -287,12 +288,13 @@ class Optimizer(torch.optim.Optimizer):
             scale=scale * float(self.grad_scale),
             max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
             look=grad_scale is not None or max_grad_norm is not None,
+            detail=detail,
         )
         for observer in observers:
             observer.after(self.last_step)
         return loss
 
-    def _update(self, *, scale: float, max_grad_norm: float | None, look: bool) -> StepReport:
+    def _update(self, *, scale: float, max_grad_norm: float | None, look: bool, detail: Detail | None) -> StepReport:
         if float(self.found_inf) > 0:
             return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
         rules = [self._rule_of(group) for group in self.param_groups]
@@ -308,10 +310,13 @@ class Optimizer(torch.optim.Optimizer):
             if max_grad_norm is not None:
                 clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
         losing = [b for b, scalars in zip(batches, after, strict=True) if loses(b, int(scalars[0, 0]))]
+        if losing and detail is not None:
+            detail = "parameters"
         for batch in batches:
             if clip != scale:
                 batch.coefficients[:, -1] *= clip / scale
-            batch.watched = self.watch or batch in losing
+            if detail is not None or batch in losing:
+                batch.watch(detail or "parameters")
         with nullcontext() if self._paged is None else self._paged.changing():
             for batch, scalars in zip(batches, after, strict=True):
                 if self._paged is None:
@@ -322,7 +327,7 @@ class Optimizer(torch.optim.Optimizer):
             if self._paged is not None:
                 table.keep(self._paged)
         warn_of_lost_updates(losing)
-        found = Statistics.of(batches, clip) if self.watch else None
+        found = None if detail is None else Statistics.of(batches, detail, clip)
         return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found, rules=rules)
 
     def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:

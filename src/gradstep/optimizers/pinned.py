@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.arrays import table_of
 from gradstep.engines.base import LENGTH, Batch, Int64s
-from gradstep.engines.statistics import SUMS, Tally
+from gradstep.engines.statistics import Tally, count, nothing, rows_of
 from gradstep.optimizers.arena import Arena, Cargo
 from gradstep.optimizers.batch import TorchBatch, array_of
 from gradstep.optimizers.choice import is_dense
@@ -104,7 +103,8 @@ class Pinned(Placement):
                 arena.blank = False
         largest = max((cargo.nbytes for _, _, cargo in windows), default=0)
         buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(windows)))]
-        statistics = table_of({}, len(batch.table))
+        owners = batch.owners
+        table = nothing(0 if owners is None else rows_of(owners))
 
         def job(arena: Arena, mine: Sequence[int], cargo: Cargo) -> Job:
             pieces = np.array([(mine[piece.item], piece.start, piece.stop) for piece in cargo.pieces], dtype=np.int64)
@@ -118,8 +118,8 @@ class Pinned(Placement):
                     entries.append(own + arena.fields(params[k], places, buffers[buffer]))
                 window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
                 batch.part.engine.update(window)
-                if batch.watched:
-                    _add(statistics, pieces[:, 0], window.tally.table)
+                if owners is not None:
+                    count(table, owners[pieces[:, 0]], window.tally.table)
 
             return Job(
                 fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
@@ -129,7 +129,7 @@ class Pinned(Placement):
 
         relay(self._device, [job(*window) for window in windows])
         torch.autograd.graph.increment_version(params)
-        batch.tally = Tally.of(statistics)
+        batch.tally = Tally.of(table)
 
     def _arena_of(self, p: Tensor) -> Arena | None:
         return next((arena for arena in self._arenas if arena.serves(p)), None)
@@ -144,7 +144,7 @@ class _WindowBatch(Batch):
         self.spec = batch.spec
         self.coefficients = batch.coefficients
         self.threads = batch.threads
-        self.watched = batch.watched
+        self.owners = None if batch.owners is None else np.arange(len(pieces))
         self.starts = starts
         self.table = batch.table[numbers].copy()
         self.table[:, LENGTH] = stops - starts
@@ -161,10 +161,3 @@ class _WindowBatch(Batch):
 def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
     """Elements of a dense tensor, in their order in memory."""
     return tensor.as_strided((tensor.numel(),), (1,))[start:stop]
-
-
-def _add(total: NDArray[np.float64], numbers: Int64s, found: NDArray[np.float64]) -> None:
-    """Add the statistics of pieces to those of their parameters."""
-    np.add.at(total[:, :SUMS], numbers, found[:, :SUMS])
-    np.fmin.at(total[:, SUMS], numbers, found[:, SUMS])
-    np.fmax.at(total[:, SUMS + 1], numbers, found[:, SUMS + 1])

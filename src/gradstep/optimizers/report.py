@@ -20,7 +20,7 @@ class StepReport:
         grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
         clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
         reason: why the step was skipped, else empty.
-        statistics: of every parameter that was updated, if :attr:`Optimizer.watch` was set.
+        statistics: of all that was updated, if :attr:`Optimizer.watch` or an observer asked for them.
         rules: of every group, with the settings that the step used; empty if it was skipped.
     """
 

@@ -1,19 +1,20 @@
-"""What one step did to every parameter, gathered from the engines when somebody asks."""
+"""What one step did to every parameter or group, gathered from the engines when somebody asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import Int64s
-from gradstep.engines.statistics import STATISTICS, Tally
-from gradstep.optimizers.batch import TorchBatch, Who
+from gradstep.engines.statistics import Tally, count, nothing
+from gradstep.optimizers.batch import TorchBatch
+from gradstep.optimizers.who import Detail, Who
 
 Float64s = NDArray[np.float64]
 
@@ -22,7 +23,7 @@ class Share(NamedTuple):
     """What one batch did.
 
     Attributes:
-        who: its parameters.
+        who: whose rows there are.
         tally: what its engine collected.
     """
 
@@ -33,51 +34,56 @@ class Share(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """The parameters that one step updated, in the order of ``param_groups``; every array has one entry for each.
+    """What one step updated, in the order of ``param_groups``; every array has one entry for each parameter or group.
 
     Args:
         shares: of the batches of the step.
+        detail: what has an entry of its own, ``"parameters"`` or ``"groups"``; a group is what of it was updated.
         clip: what clipping multiplied the gradients by.
     """
 
     shares: Sequence[Share]
+    detail: Detail
     clip: float
 
     @staticmethod
-    def of(batches: Sequence[TorchBatch], clip: float) -> Statistics:
+    def of(batches: Sequence[TorchBatch], detail: Detail, clip: float) -> Statistics:
         """Of watched batches after their update."""
-        return Statistics([Share(batch.who, batch.tally) for batch in batches] or [_NOTHING], clip)
+        return Statistics([Share(batch.who, batch.tally) for batch in batches] or [_NOTHING], detail, clip)
 
     @property
     def finite(self) -> bool:
         """Whether all gradients are."""
         return all(share.tally.finite for share in self.shares)
 
-    @cached_property
+    @property
     def names(self) -> Sequence[str]:
         """What they are called."""
-        names = list(chain.from_iterable([share.who.names for share in self.shares]))
-        return names if self._order is None else [names[i] for i in self._order.tolist()]
+        return self._who.names
 
-    @cached_property
+    @property
     def index(self) -> Int64s:
-        """Which one each is, counted over all groups."""
-        return self._of_all(lambda share: share.who.members)
+        """Which one each is; parameters are counted over all groups."""
+        return self._who.index
 
-    @cached_property
+    @property
     def groups(self) -> Int64s:
         """The number of each one's group."""
-        return self._of_all(lambda share: share.who.groups)
+        return self._who.groups
 
-    @cached_property
+    @property
     def elements(self) -> Int64s:
         """How many it has."""
-        return self._of_all(lambda share: share.who.elements)
+        return self._who.elements
 
     @cached_property
     def table(self) -> Float64s:
         """(n, 6) all that follows, a column for each."""
-        table = self._of_all(lambda share: share.tally.table)
+        if len(self.shares) == 1:
+            table = self.shares[0].tally.table
+        else:
+            table = nothing(len(self.index))
+            count(table, self._who.owners, np.concatenate([share.tally.table for share in self.shares]))
         if self.clip != 1:
             table = table.copy()
             table[:, 0] /= self.clip**2
@@ -114,17 +120,20 @@ class Statistics:
         return self.table[:, 5]
 
     @cached_property
-    def _order(self) -> Int64s | None:
-        """Each share is in the right order, but they do not come one after the other; None if there is only one."""
+    def _who(self) -> Who:
+        """All of them; those of the shares are its owners. A group may have a part in several."""
         if len(self.shares) == 1:
-            return None
-        return np.argsort(np.concatenate([share.who.members for share in self.shares]))
-
-    def _of_all(self, column: Callable[[Share], NDArray[Any]]) -> NDArray[Any]:
-        if self._order is None:
-            return column(self.shares[0])
-        return np.concatenate([column(share) for share in self.shares])[self._order]
+            return self.shares[0].who
+        index, groups, elements = (
+            np.concatenate([getattr(share.who, column) for share in self.shares])
+            for column in ("index", "groups", "elements")
+        )
+        names = list(chain.from_iterable(share.who.names for share in self.shares))
+        every, first, owners = np.unique(index, return_index=True, return_inverse=True)
+        sums = np.zeros_like(every)
+        np.add.at(sums, owners, elements)
+        return Who([names[i] for i in first.tolist()], every, groups[first], sums, owners, b"")
 
 
 _NONE = np.empty(0, np.int64)
-_NOTHING = Share(Who([], _NONE, _NONE, _NONE), Tally.of(np.empty((0, len(STATISTICS)))))
+_NOTHING = Share(Who.of("parameters", [], _NONE, _NONE, _NONE), Tally.of(nothing(0)))

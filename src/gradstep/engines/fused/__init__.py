@@ -11,7 +11,7 @@ import numpy as np
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
 from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
 from gradstep.engines.fused.results import ROW, results_of
-from gradstep.engines.statistics import NOTHING, STATISTICS, Tally
+from gradstep.engines.statistics import NOTHING, STATISTICS, Tally, rows_of
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
 
@@ -47,16 +47,17 @@ class Fused(Engine):
 
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
-        work = work_of(batch.sizes) if batch.pieces is None else parts_of(batch.pieces)
-        kernel = _update_kernel(batch.spec, batch.watched)
-        if not batch.watched:
+        owners = batch.owners
+        work = work_of(batch.sizes, batch.owned) if batch.pieces is None else parts_of(batch.pieces, owners)
+        kernel = _update_kernel(batch.spec, owners is not None)
+        if owners is None:
             launch(kernel, batch.table, work, batch.threads, coefficients)
             return
-        count = len(batch.table)
+        count = rows_of(owners)
         try:
             results = work.rooms.pop()
         except IndexError:  # each is somebody else's now, who steps at the same time, or there was none yet
-            results = results_of(len(work.chunks))
+            results = results_of(len(work.runs))
         totals = np.empty((count + 1, ROW))
         if not work.elements:  # and nobody to add nothing up
             totals[:, : len(STATISTICS)] = NOTHING
@@ -66,7 +67,7 @@ class Fused(Engine):
 
     def squares(self, batch: Batch) -> float:
         work = work_of(batch.sizes)
-        partial = np.empty(len(work.chunks))
+        partial = np.empty(len(work.runs))
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial)
         return float(partial.sum())

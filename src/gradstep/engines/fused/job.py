@@ -1,8 +1,10 @@
-"""What a kernel is given to do: tables of chunks and tensors, and the threads that run it.
+"""What a kernel is given to do: tables of chunks, runs, pieces and tensors, and the threads that run it.
 
-The job is an array of int64: how many chunks were claimed and how many are done, how many there are, and of how many
-tensors; then the addresses of the chunk table (`PER_CHUNK`), of the tensor table (an address per column, then
-`PER_TENSOR`), of the coefficients, of the results per chunk, and of what they come to.
+A chunk is what a thread takes at a time: a piece of a large tensor, or several small tensors. Pieces of it that follow
+each other and have one owner are a run, of which one result is kept. The job is an array of int64: how many chunks were
+claimed and how many are done; how many chunks there are, how many runs, and of how many owners; then the addresses of
+the tables (`PER_CHUNK`, `PER_RUN`, `PER_PIECE`; the tensor table has an address per column, then `PER_TENSOR`), of the
+coefficients, of the results per run, and of what they come to per owner.
 """
 
 from __future__ import annotations
@@ -28,12 +30,21 @@ LARGEST = 65_536
 MANY = 128
 """Chunks that there shall be if they are larger than the smallest, for many threads to share."""
 
-COUNTS = ("claimed", "done", "chunk_count", "tensor_count")
-FIELDS = (*COUNTS, "chunks", "tensors", "coefficients", "results", "totals")
+PIECE = 256
+"""Elements that could be updated in the time that it takes to begin a piece."""
+
+COUNTS = ("claimed", "done", "chunk_count", "run_count", "owner_count")
+FIELDS = (*COUNTS, "chunks", "runs", "pieces", "tensors", "coefficients", "results", "totals")
 """The fields of a job, in their order."""
 
-PER_CHUNK = ("tensor", "start", "stop")
-"""What the chunk table says of a chunk: its tensor, its first element and the one after its last."""
+PER_CHUNK = ("first", "stop")
+"""What the chunk table says of a chunk: its first run and the one after its last."""
+
+PER_RUN = ("first", "stop", "owner")
+"""What the run table says of a run: its first piece and the one after its last, and whose they are."""
+
+PER_PIECE = ("tensor", "start", "stop")
+"""What the piece table says of a piece: its tensor, its first element and the one after its last."""
 
 PER_TENSOR = ("length", "row", "key")
 """What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
@@ -48,19 +59,23 @@ class Work:
 
     Attributes:
         chunks: (chunks, PER_CHUNK).
-        elements: of all chunks together.
-        rooms: memory for what is found of every chunk, for whoever takes it; there are as many as there were threads
+        runs: (runs, PER_RUN).
+        pieces: (pieces, PER_PIECE).
+        elements: of all of them together.
+        rooms: memory for what is found of every run, for whoever takes it; there are as many as there were threads
             in need of one at once.
     """
 
     chunks: Int64s
+    runs: Int64s
+    pieces: Int64s
     elements: int
     rooms: list[NDArray[np.float64]] = field(default_factory=list)
 
     @cached_property
-    def address(self) -> int:
-        """Of the chunk table."""
-        return address_of(self.chunks)
+    def addresses(self) -> tuple[int, int, int]:
+        """Of the tables."""
+        return address_of(self.chunks), address_of(self.runs), address_of(self.pieces)
 
 
 def launch(
@@ -80,13 +95,15 @@ def launch(
         work: the chunks.
         threads: how many may work; fewer do when there is little to do.
         coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if it takes any.
-        results: where the kernel puts what it finds per chunk, if it finds anything; C-contiguous.
-        totals: where it puts what they come to, if it adds them up; C-contiguous.
+        results: where the kernel puts what it finds per run, if it finds anything; C-contiguous.
+        totals: (owners + 1, …) where it puts what they come to, if it adds them up; C-contiguous.
     """
     if work.elements == 0:
         return
+    owners = 0 if totals is None else len(totals) - 1
     others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
-    job = array("q", (0, 0, len(work.chunks), len(tensors), work.address, address_of(tensors), *others))
+    counts = (0, 0, len(work.chunks), len(work.runs), owners)
+    job = array("q", (*counts, *work.addresses, address_of(tensors), *others))
     run(kernel, job.buffer_info()[0], max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD)))
 
 
@@ -96,15 +113,20 @@ def address_of(numbers: NDArray[Any]) -> int:
 
 
 @lru_cache(maxsize=16)  # the same at every step of an optimizer
-def work_of(sizes: bytes) -> Work:
-    """All elements of tensors of these lengths, given as int64."""
+def work_of(sizes: bytes, owners: bytes | None = None) -> Work:
+    """All elements of tensors of these lengths, given as int64; ``owners`` as in :func:`parts_of`."""
     lengths = np.frombuffer(sizes, dtype=np.int64)
-    return parts_of(np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths)))
+    whole = np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths))
+    return parts_of(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
 
 
-def parts_of(pieces: Pieces) -> Work:
+def parts_of(pieces: Pieces, owners: Int64s | None = None) -> Work:
     """The elements of these pieces, in chunks whose size depends on nothing but how many they are: sums over them are
     the same for any number of threads.
+
+    Args:
+        pieces: what there is to do.
+        owners: whose each tensor is; None if that does not matter.
     """
     tensor, start, stop = pieces.T
     elements = int((stop - start).sum())
@@ -113,6 +135,19 @@ def parts_of(pieces: Pieces) -> Work:
         size *= 2
     counts = -(-(stop - start) // size)
     before = np.repeat(np.cumsum(counts) - counts, counts)
-    first = np.repeat(start, counts) + (np.arange(len(before)) - before) * size
-    last = np.minimum(first + size, np.repeat(stop, counts))
-    return Work(np.column_stack((np.repeat(tensor, counts), first, last)), elements)
+    tensor, start, stop = (np.repeat(column, counts) for column in pieces.T)
+    start = start + (np.arange(len(before)) - before) * size
+    stop = np.minimum(start + size, stop)
+    cost = stop - start + PIECE
+    owner = np.zeros_like(tensor) if owners is None else owners[tensor]
+    chunk = (np.cumsum(cost) - cost) // size
+    opens = np.diff(chunk, prepend=-1) != 0
+    runs = _bounds(opens | (np.diff(owner, prepend=-1) != 0))
+    chunks = _bounds(opens[runs[:, 0]])
+    return Work(chunks, np.column_stack((runs, owner[runs[:, 0]])), np.column_stack((tensor, start, stop)), elements)
+
+
+def _bounds(opens: NDArray[np.bool_]) -> Int64s:
+    """First and one after the last, of each row of things of which it is known whether they begin another row."""
+    first = np.flatnonzero(opens)
+    return np.column_stack((first, np.append(first, len(opens))[1:]))

@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
 from gradstep.engines.fused.watch import Watch, add_up
 from gradstep.rules import State
@@ -31,16 +31,20 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
 
     Args:
         spec: what to compute.
-        watched: whether to collect statistics, per chunk, in ``results``.
+        watched: whether to collect statistics, per run, in ``results``.
     """
     kernel = Kernel(columns=len(spec.fields))
-    with kernel.every_chunk(then=partial(add_up, kernel) if watched else None) as chunk:
-        _Update(kernel, spec, chunk, watched=watched).write()
+    with kernel.every_run(then=partial(add_up, kernel) if watched else None) as run:
+        watch = Watch(kernel, spec, run) if watched else None
+        with kernel.every_piece(run) as piece:
+            _Update(kernel, spec, piece, watch).write()
+        if watch is not None:
+            watch.finish()
     return kernel.module
 
 
 def build_squares(gradient: Element, columns: int) -> ir.Module:
-    """The kernel that sums the squares of the first column in float64, one partial sum per chunk.
+    """The kernel that sums the squares of the first column in float64, one partial sum per run.
 
     A float32 squared cannot overflow in float64, so the sum is finite exactly if every element is.
 
@@ -50,24 +54,26 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
     """
     kernel = Kernel(columns)
     builder = kernel.builder
-    with kernel.every_chunk() as chunk:
+    with kernel.every_run() as run:
         sums = {lanes: kernel.zero(np.float64, lanes) for lanes in (LANES, 1)}
 
-        def body(i: ir.Value, lanes: int) -> None:
-            address = kernel.element(chunk.addresses[0], i, gradient)
-            x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
-            builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
+        with kernel.every_piece(run) as piece:
 
-        kernel.every_vector(chunk.start, chunk.stop, body, [gradient.itemsize])
+            def body(i: ir.Value, lanes: int) -> None:
+                address = kernel.element(piece.addresses[0], i, gradient)
+                x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
+                builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
+
+            kernel.every_vector(piece.start, piece.stop, body, [gradient.itemsize])
         total = kernel.get(sums[1], np.float64, 1) + added(kernel.get(sums[LANES], np.float64, LANES))
-        target = builder.gep(kernel.job["results"], [chunk.index], source_etype=llvm_type(np.float64))
+        target = builder.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
         builder.store(total.ir, target)
     return kernel.module
 
 
 @final
 class _Update:
-    """The body of the update kernel for one chunk.
+    """The body of the update kernel for one piece.
 
     Values that are stored element by element are read, updated and written in one pass. Where a slot is stored in
     blocks, that pass goes block by block: it keeps the slot's new values on the stack, and a second pass, which knows
@@ -75,39 +81,33 @@ class _Update:
     for square roots and divisions, the other does not.
     """
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, *, watched: bool) -> None:
-        self.kernel, self.spec, self.chunk = kernel, spec, chunk
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: Piece, watch: Watch | None) -> None:
+        self.kernel, self.spec, self.piece, self.watch = kernel, spec, piece, watch
         self.builder = b = kernel.builder
-        first = b.mul(chunk.row, integer(len(spec.coefficients)))
+        first = b.mul(piece.row, integer(len(spec.coefficients)))
         self.coefficients = [
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
             for j in range(len(spec.coefficients))
         ]
-        self.watch = Watch(kernel, spec, chunk, self.coefficients[-1]) if watched else None
-        self.addresses = spec.grouped(chunk.addresses)
+        self.addresses = spec.grouped(piece.addresses)
         self.itemsizes = [field.element.itemsize for field in spec.fields if field.per == 1]
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
         self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
 
     def write(self) -> None:
-        """Update the chunk."""
-        self._update()
-        if self.watch is not None:
-            self.watch.finish()
-
-    def _update(self) -> None:
-        kernel, chunk, b = self.kernel, self.chunk, self.builder
+        """Update the piece."""
+        kernel, piece, b = self.kernel, self.piece, self.builder
         if not self.blocks:
             kernel.every_vector(
-                chunk.start, chunk.stop, lambda i, lanes: self._vector(i, lanes, {}, {}), self.itemsizes
+                piece.start, piece.stop, lambda i, lanes: self._vector(i, lanes, {}, {}), self.itemsizes
             )
             return
         block = integer(BLOCK)
-        whole = kernel.whole(chunk.start, chunk.stop, BLOCK)
-        with kernel.loop(chunk.start, whole, BLOCK) as start, self._scaled(start) as (old, peaks):
+        whole = kernel.whole(piece.start, piece.stop, BLOCK)
+        with kernel.loop(piece.start, whole, BLOCK) as start, self._scaled(start) as (old, peaks):
             last = {j: self._scale(j) for j in self.blocks}
-            follows = b.icmp_signed(">", start, chunk.start)
+            follows = b.icmp_signed(">", start, piece.start)
             place = kernel.zero(np.int32, LANES)
             b.store(self._place(b.sub(start, block), LANES).ir, place)
             with kernel.loop(start, b.add(start, block), LANES) as i:
@@ -115,17 +115,17 @@ class _Update:
                 with b.if_then(follows, likely=True):
                     self._encode(b.sub(i, block), LANES, last, place)
         with kernel.loop(
-            b.select(b.icmp_signed(">", whole, chunk.start), b.sub(whole, block), whole), whole, LANES
+            b.select(b.icmp_signed(">", whole, piece.start), b.sub(whole, block), whole), whole, LANES
         ) as i:
             self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
-        with kernel.loop(whole, chunk.stop, BLOCK) as start:  # once or never: what is left over
+        with kernel.loop(whole, piece.stop, BLOCK) as start:  # once or never: what is left over
             with self._scaled(start) as (old, peaks):
                 kernel.every_vector(
-                    start, chunk.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), self.itemsizes
+                    start, piece.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), self.itemsizes
                 )
             last = {j: self._scale(j) for j in self.blocks}
             kernel.every_vector(
-                start, chunk.stop, lambda i, lanes: self._encode(i, lanes, last), [BYTE.itemsize] * len(self.blocks)
+                start, piece.stop, lambda i, lanes: self._encode(i, lanes, last), [BYTE.itemsize] * len(self.blocks)
             )
 
     @contextmanager
@@ -272,5 +272,5 @@ class _Update:
     def _key(self, first: int, lanes: int) -> Value:
         """The half of the key that begins at this bit."""
         b = self.builder
-        half = b.trunc(b.lshr(self.chunk.key, integer(first)), ir.IntType(32))
+        half = b.trunc(b.lshr(self.piece.key, integer(first)), ir.IntType(32))
         return Value(b, splat(b, half, lanes))

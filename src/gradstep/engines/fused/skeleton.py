@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_TENSOR
+from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_PIECE, PER_RUN, PER_TENSOR
 from gradstep.engines.fused.trace import Value, llvm_type
 from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import Element
@@ -47,10 +47,19 @@ def integer(number: int) -> ir.Constant:
 
 @final
 @dataclass(frozen=True)
-class Chunk:
-    """One piece of work: which elements of a tensor, and what the tensor table says of it."""
+class Run:
+    """Pieces that follow each other and have one owner: its number, its first piece and the one after its last."""
 
     index: ir.Value
+    first: ir.Value
+    stop: ir.Value
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """Which elements of a tensor, and what the tensor table says of it."""
+
     start: ir.Value
     stop: ir.Value
     addresses: Sequence[ir.Value]
@@ -131,8 +140,8 @@ class Kernel:
         return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
 
     @contextmanager
-    def every_chunk(self, then: Callable[[], None] | None = None) -> Iterator[Chunk]:
-        """Claim chunks until none is left; the body stands inside the ``with``.
+    def every_run(self, then: Callable[[], None] | None = None) -> Iterator[Run]:
+        """Claim chunks until none is left, and go through their runs; the body stands inside the ``with``.
 
         Args:
             then: builds what is done once, when all chunks are done, by the thread that is the last to leave.
@@ -146,11 +155,10 @@ class Kernel:
         b.cbranch(b.icmp_signed("<", index, self.job["chunk_count"]), work, done)
 
         b.position_at_end(work)
-        tensor, start, stop = self.row("chunks", index, len(PER_CHUNK))
-        entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
-        _, row, key = entries[self.columns :]
-        addresses = [b.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
-        yield Chunk(index, start, stop, addresses, row, key)
+        begin, end = self.row("chunks", index, len(PER_CHUNK))
+        with self.loop(begin, end, 1) as run:
+            first, stop, _ = self.row("runs", run, len(PER_RUN))
+            yield Run(run, first, stop)
         b.store(b.add(b.load(mine, typ=I64), integer(1)), mine)
         b.branch(claim)
 
@@ -162,6 +170,16 @@ class Kernel:
             with b.if_then(b.and_(last, b.icmp_signed("!=", count, integer(0)))):
                 then()
         b.ret_void()
+
+    @contextmanager
+    def every_piece(self, run: Run) -> Iterator[Piece]:
+        """Go through the pieces of a run; the body stands inside the ``with``."""
+        with self.loop(run.first, run.stop, 1) as k:
+            tensor, start, stop = self.row("pieces", k, len(PER_PIECE))
+            entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
+            _, row, key = entries[self.columns :]
+            addresses = [self.builder.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
+            yield Piece(start, stop, addresses, row, key)
 
     def whole(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
         """Where the last whole step from start that fits before stop ends; a step is a power of 2."""

@@ -1,9 +1,9 @@
-"""The statistics of a chunk, collected by the kernel that updates it.
+"""The statistics of a run, collected by the kernel that updates it.
 
 Three sums of squares beside an update that waits for memory may cost hardly any instructions. So those of float32
 numbers are added up in float32, for no longer than a block of 448 elements, and blocks in float64. A square leaves the
 range of float32 long before its number does. Where a block's sum says that this may have happened, the changes of the
-block, which were kept, are added up once more, in float64, and so are the chunk's gradient and parameter, which are
+block, which were kept, are added up once more, in float64, and so are the run's gradients and parameters, which are
 still there.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.job import PER_CHUNK
+from gradstep.engines.fused.job import PER_RUN
 from gradstep.engines.fused.results import ROW
-from gradstep.engines.fused.skeleton import LANES, Chunk, Kernel, integer
+from gradstep.engines.fused.skeleton import LANES, Kernel, Run, integer
 from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type, splat
 from gradstep.engines.statistics import NOTHING, SUMS
 
@@ -40,14 +40,13 @@ processor may take to be 0 under 2⁻¹²⁶, are together less than 6e-36 in a 
 class Watch:
     """Accumulators beside an update. Of most there are two, for vectors and for what is left over."""
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, chunk: Chunk, gradient_scale: ir.Value) -> None:
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, run: Run) -> None:
         self.kernel, self.spec = kernel, spec
         b, kind = kernel.builder, spec.arithmetic
-        row = b.mul(chunk.index, integer(ROW))
+        row = b.mul(run.index, integer(ROW))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
-        kernel.fetch(self.results, to_write=True)  # the end of a chunk waits for all that was written
-        self.fields = spec.grouped(chunk.addresses)
-        self.chunk, self.gradient_scale = chunk, gradient_scale
+        kernel.fetch(self.results, to_write=True)  # the end of a run waits for all that was written
+        self.run = run
         self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
         self.parts = kernel.zero(np.float64, LANES)  # as _quarters() leaves them
         self.sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]  # of the block in hand
@@ -115,27 +114,31 @@ class Watch:
         return self.kernel.get(self.count, np.int64, 1)
 
     def _again(self) -> list[Value]:
-        """The sums of squares of the chunk's gradient and parameter, in float64."""
-        kernel, spec, start, stop = self.kernel, self.spec, self.chunk.start, self.chunk.stop
+        """The sums of squares of the run's gradients and parameters, in float64."""
+        kernel, spec, b = self.kernel, self.spec, self.kernel.builder
         totals = {lanes: [kernel.zero(np.float64, lanes) for _ in range(2)] for lanes in (LANES, 1)}
+        stored = (spec.gradient, spec.parameter)
+        with kernel.every_piece(self.run) as piece:
+            last = b.sub(b.mul(b.add(piece.row, integer(1)), integer(len(spec.coefficients))), integer(1))
+            factor = kernel.load(kernel.job["coefficients"], last, llvm_type(spec.arithmetic))
+            columns = spec.grouped(piece.addresses)
 
-        def body(i: ir.Value, lanes: int) -> None:
-            g, p = (
-                kernel.value(codec, bases, i, lanes).astype(spec.arithmetic)
-                for codec, bases in zip((spec.gradient, spec.parameter), self.fields)
-            )
-            scale = Value(kernel.builder, splat(kernel.builder, self.gradient_scale, lanes))
-            self._add_exactly(totals[lanes], (g * scale, p), lanes)
+            def body(i: ir.Value, lanes: int) -> None:
+                g, p = (
+                    kernel.value(codec, bases, i, lanes).astype(spec.arithmetic)
+                    for codec, bases in zip(stored, columns)
+                )
+                self._add_exactly(totals[lanes], (g * Value(b, splat(b, factor, lanes)), p), lanes)
 
-        fields = (*spec.gradient.fields, *spec.parameter.fields)
-        kernel.every_vector(start, stop, body, [field.element.itemsize for field in fields])
+            itemsizes = [field.element.itemsize for codec in stored for field in codec.fields]
+            kernel.every_vector(piece.start, piece.stop, body, itemsizes)
         return [
             folded(kernel.get(wide, np.float64, LANES), operator.add) + kernel.get(single, np.float64, 1)
             for wide, single in zip(totals[LANES], totals[1], strict=True)
         ]
 
     def finish(self) -> None:
-        """Write the chunk's row of results."""
+        """Write the run's row of results."""
         kernel, b, kind = self.kernel, self.kernel.builder, self.spec.arithmetic
         with b.if_then((self._counted() != 0).ir):
             self._settle()
@@ -181,14 +184,14 @@ class Watch:
 
 
 def add_up(kernel: Kernel) -> None:
-    """Write the rows of all tensors, and that of all together: in the order of the chunks, whoever did them."""
+    """Write the rows of all owners, and that of all together: in the order of the runs, whoever did them."""
     b, kind = kernel.builder, llvm_type(np.float64, ROW)
-    results, totals, tensors = (kernel.job[name] for name in ("results", "totals", "tensor_count"))
-    with kernel.loop(integer(0), b.add(tensors, integer(1)), 1) as i:
+    results, totals, owners = (kernel.job[name] for name in ("results", "totals", "owner_count"))
+    with kernel.loop(integer(0), b.add(owners, integer(1)), 1) as i:
         b.store(ir.Constant(kind, [*NOTHING, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
-    with kernel.loop(integer(0), kernel.job["chunk_count"], 1) as c:
-        new = b.load(b.gep(results, [c], source_etype=kind), typ=kind, align=8)
-        for i in (kernel.row("chunks", c, len(PER_CHUNK))[0], tensors):
+    with kernel.loop(integer(0), kernel.job["run_count"], 1) as k:
+        new = b.load(b.gep(results, [k], source_etype=kind), typ=kind, align=8)
+        for i in (kernel.row("runs", k, len(PER_RUN))[-1], owners):
             place = b.gep(totals, [i], source_etype=kind)
             old = b.load(place, typ=kind, align=8)
             found = b.fadd(old, new)
