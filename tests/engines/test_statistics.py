@@ -160,13 +160,13 @@ def test_a_doubtful_block_may_have_parts_of_several_tensors(size, pieces):
         assert square[0] == pytest.approx(float((half**2).sum()), rel=2e-6)
 
 
-@pytest.mark.parametrize("wrong", [True, "parameter", 1])
+@pytest.mark.parametrize("wrong", [True, "parameter", 1, []])
 def test_watch_has_few_values(wrong):
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.ones(3)
     optimizer = gradstep.AdamW([p])
     optimizer.watch = wrong
-    with pytest.raises(ValueError, match="must be None, 'parameters' or 'groups'"):
+    with pytest.raises(ValueError, match="of 'parameters' or of 'groups', or None, but not of"):
         optimizer.step()
     assert p.tolist() == [1, 1, 1]
 

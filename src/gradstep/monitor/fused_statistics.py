@@ -36,7 +36,7 @@ class FusedStatistics(Statistics):
         assert step is not None
         finite = step.finite
         bad = None if finite else self._bad(step)  # while there are gradients
-        return Found(finite, partial(_collected, step, bad, linear=self._linear))
+        return Found(finite, partial(_collected, step, bad, self._linear))
 
     def drop(self) -> None:
         pass
@@ -49,7 +49,7 @@ class FusedStatistics(Statistics):
         return non_finite(step.grad_square, lambda row: every[step.index[row]])
 
 
-def _collected(step: OfStep, bad: Floats | None, *, linear: bool) -> Collected:
+def _collected(step: OfStep, bad: Floats | None, linear: bool) -> Collected:
     table = step.table
     if linear:
         table = table.copy()

@@ -166,8 +166,7 @@ class Monitor:
         steps, outbox = self._steps, self._outbox
         if steps.closed:
             raise RuntimeError("the monitor was closed: make a new one, and load the old one's state_dict() to go on")
-        clash = extra.keys() & RESERVED
-        if clash:
+        if extra and (clash := extra.keys() & RESERVED):
             raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
         if outcome is None:
             return
@@ -193,7 +192,8 @@ class Monitor:
                 current.loss = _number(loss)
             if grad_norm is not None:
                 current.grad_norm = _number(grad_norm)
-            current.extra = _numbers(extra)
+            if extra:
+                current.extra = _numbers(extra)
             outbox.put_current()
         elif extra or (steps.due and loss is not None):
             known = None if loss is None else _number(loss)
@@ -244,6 +244,8 @@ class Monitor:
 
 
 def _number(value: float | Tensor) -> float:
+    if type(value) is float:  # after a step, when nothing is in the caches, to ask a Tensor's class takes microseconds
+        return value
     return float(value.detach() if isinstance(value, Tensor) else value)
 
 

@@ -36,7 +36,7 @@ class Groups:
 
     _groups: NDArray[np.int64] | None = None
     """Whose the rows of the update before were: mostly those of the same as in the next one."""
-    _present: Sequence[int]
+    _place: Sequence[int]
     _first: NDArray[np.int64]
     _elements: Sequence[int]
 
@@ -48,40 +48,24 @@ class Groups:
             now: the settings of the groups.
             clip: what the gradients had been multiplied by before the optimizer was given them.
         """
-        rows = [Numbers(*own) for own in now]
         if found.groups is not self._groups:
             self._divide(found)
-        if not self._present:
-            return tuple(rows)
-        first, table = self._first, found.table
-        columns = (
-            np.add.reduceat(table[:, :SUMS], first).tolist(),
-            np.fmin.reduceat(table[:, SUMS], first).tolist(),
-            np.fmax.reduceat(table[:, SUMS + 1], first).tolist(),
-            repeat(0) if found.bad is None else np.add.reduceat(found.bad, first).tolist(),
-        )
-        for group, elements, sums, least, most, bad in zip(self._present, self._elements, *columns):
-            if elements:
-                known: Settings = now[group]
-                grad, weight, update, unmoved = sums
-                rows[group] = Numbers(
-                    *known,
-                    elements=elements,
-                    grad_norm=_root(grad) / clip,
-                    weight_norm=_root(weight),
-                    update_norm=_root(update),
-                    unmoved=int(unmoved),
-                    root_min=None if math.isnan(least) else _root(least),
-                    root_max=None if math.isnan(most) else _root(most),
-                    non_finite=int(bad),
-                )
-        return tuple(rows)
+        table, bad = found.table, found.bad
+        if len(table) > len(self._place):
+            table = np.empty((len(self._place), table.shape[1]))
+            np.add.reduceat(found.table[:, :SUMS], self._first, out=table[:, :SUMS])
+            np.fmin.reduceat(found.table[:, SUMS], self._first, out=table[:, SUMS])
+            np.fmax.reduceat(found.table[:, SUMS + 1], self._first, out=table[:, SUMS + 1])
+            bad = None if bad is None else np.add.reduceat(bad, self._first)
+        rows, counts = table.tolist(), repeat(0, len(table)) if bad is None else bad.tolist()
+        known = dict(zip(self._place, zip(self._elements, rows, counts)))
+        return tuple([_numbers(own, clip, *known.get(group, _NONE)) for group, own in enumerate(now)])
 
     def _divide(self, found: Collected) -> None:
         """Remember which rows are whose."""
         present, self._first = np.unique(found.groups, return_index=True)
-        self._groups, self._present = found.groups, present.tolist()
-        self._elements = np.add.reduceat(found.elements, self._first).tolist() if self._present else []
+        self._groups, self._place = found.groups, present.tolist()
+        self._elements = np.add.reduceat(found.elements, self._first).tolist() if self._place else []
 
 
 def per_parameter(found: Collected, clip: float) -> PerParameter:
@@ -97,6 +81,27 @@ def per_parameter(found: Collected, clip: float) -> PerParameter:
         root_min=roots[3],
         root_max=roots[4],
         non_finite=np.zeros(len(found.index), np.float32) if found.bad is None else found.bad.astype(np.float32),
+    )
+
+
+_NONE: tuple[int, Sequence[float], float] = (0, (), 0)
+"""Of a group of which no parameter had a gradient."""
+
+
+def _numbers(own: Settings, clip: float, elements: int, row: Sequence[float], bad: float) -> Numbers:
+    if not elements:
+        return Numbers(*own)
+    grad, weight, update, unmoved, least, most = row
+    return Numbers(
+        *own,
+        elements,
+        _root(grad) / clip,
+        _root(weight),
+        _root(update),
+        int(unmoved),
+        None if math.isnan(least) else _root(least),
+        None if math.isnan(most) else _root(most),
+        int(bad),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -39,9 +39,7 @@ class Collected:
     bad: Floats | None
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Found:
+class Found(NamedTuple):
     """What was found of a step: as little as possible is done right after it, the rest when its record is written.
 
     Attributes:

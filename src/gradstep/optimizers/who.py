@@ -14,7 +14,8 @@ Detail = Literal["parameters", "groups"]
 """What has a row of statistics of its own: every parameter, or every group."""
 
 DETAILS: tuple[Detail, ...] = get_args(Detail)
-"""The finest first."""
+
+_FINENESS = {None: 0, "groups": 1, "parameters": 2}
 
 
 def finest(wanted: Sequence[Detail | None]) -> Detail | None:
@@ -23,10 +24,13 @@ def finest(wanted: Sequence[Detail | None]) -> Detail | None:
     Raises:
         ValueError: something else is wanted.
     """
-    for detail in wanted:
-        if detail is not None and detail not in DETAILS:
-            raise ValueError(f"Invalid watch: {detail!r} (must be None, {' or '.join(map(repr, DETAILS))})")
-    return next((detail for detail in DETAILS if detail in wanted), None)
+    try:
+        return max(wanted, key=_FINENESS.__getitem__)
+    except (KeyError, TypeError) as error:
+        given = next(detail for detail in wanted if detail not in (None, *DETAILS))
+        raise ValueError(
+            f"statistics can be had of {' or of '.join(map(repr, DETAILS))}, or None, but not of {given!r}"
+        ) from error
 
 
 @final
