@@ -185,3 +185,19 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses(way, monke
     assert gradient() is not None
     del batches
     assert gradient() is None
+
+
+@pytest.mark.parametrize("count", [1, 11, 12, 13, 14, 50])
+def test_what_is_fetched_ahead_may_be_gone(count):
+    """Every gradient is freed after its step, some parameters' memory is replaced: steps are as from scratch."""
+    mine, theirs = ([normal(5, seed=i).requires_grad_() for i in range(count)] for _ in range(2))
+    ours, oracle = gradstep.SGD(mine, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
+    for t in range(4):
+        for i, (p, q) in enumerate(zip(mine, theirs, strict=True)):
+            p.grad, q.grad = (normal(5, seed=100 * t + i) for _ in range(2))
+            if (i + t) % 3 == 0:
+                p.data = p.data.clone()
+        ours.step()
+        oracle.step()
+        ours.zero_grad()
+        assert all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))

@@ -99,7 +99,8 @@ class Look:
         self, positions: Int64s, params: Sequence[Tensor], known: Int64s, wanted: Int64s, table: Int64s
     ) -> None:
         self._arrays = [np.ascontiguousarray(a) for a in (positions, handles(params), known, wanted)] + [table]
-        addresses = [a.ctypes.data for a in self._arrays]
+        self._hints = _hints(params)
+        addresses = [a.ctypes.data for a in (*self._arrays[:-1], self._hints, table)]
         self._job = np.array([len(positions), *addresses, table.shape[1]], dtype=np.int64)
         self._address = self._job.ctypes.data
         self._plain = all(type(p).grad is Tensor.grad for p in params)
@@ -126,6 +127,18 @@ class Look:
         table[:, 0] = present[:, POINTER]
         self.held = gradients
         return 0
+
+
+def _hints(params: Sequence[Tensor]) -> Int64s:
+    """(n, 5) addresses that a look at each parameter reads from: its Python object, its C++ side, the place of its
+    gradient, its storage, and the C++ side of the gradient that was there last. They are never followed.
+    """
+    hints, loops = np.zeros((len(params), 5), dtype=np.int64), _loops()
+    if loops is not None and loops.grad is not None:
+        for row, p in zip(hints, params, strict=True):
+            if type(p) in (Tensor, torch.nn.Parameter) and p.layout == torch.strided:
+                row[:4] = id(p), p._cdata, loops.grad(p._cdata), p.untyped_storage()._cdata
+    return hints
 
 
 def count_written(params: Sequence[Tensor], known_handles: Int64s | None) -> None:

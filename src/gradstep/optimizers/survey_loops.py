@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,18 @@ _BUMP = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"
 """``void torch::autograd::impl::bump_version(const at::Tensor &)``."""
 
 
+_LINES = ((0,), (0, 64, 128), (0,), (0,), (0, 64, 128))
+"""Which lines of the cache, in bytes from each column of the hints of a Look, its questions are about to read."""
+
+_EARLY = 12
+"""How many parameters earlier they are fetched. After a step they are nowhere near, and there are a dozen for each."""
+
+
 class Loops(NamedTuple):
     """What the functions of :mod:`gradstep.optimizers.survey` call; None where torch does not offer it."""
 
     read: Any
+    grad: Any
     look: Any
     drop: Any
     bump: Any
@@ -56,12 +64,14 @@ def compiled(examples: Sequence[Tensor]) -> Loops | None:
         grad, bump = _found("c10", _GRAD), _found("torch_cpu", _BUMP)
         hold, drop = (_found("torch_cpu", f"aoti_torch_{f}") for f in ("new_tensor_handle", "delete_tensor_object"))
     except (OSError, AttributeError):
-        return Loops(read, None, None, None)
+        return Loops(read, None, None, None, None)
     entry = _address(ctypes.pythonapi.PyList_GetItem)
-    look = compile_module(ask + _LOOK.format(entry=entry, grad=grad, undefined=_undefined(grad), hold=hold))
+    where = ctypes.PYFUNCTYPE(thing, thing)(grad)
+    names = {"entry": entry, "grad": grad, "undefined": _undefined(where), "hold": hold, "early": _EARLY}
+    look = compile_module(ask + _fetch() + _LOOK.format(**names))
     dropped = compile_module(ask + _EACH.format(call=f"inttoptr (i64 {drop} to ptr)(ptr %object)"))
     bumped = compile_module(ask + _EACH.format(call=f"inttoptr (i64 {bump} to ptr)(ptr %cell)"))
-    return Loops(read, ctypes.PYFUNCTYPE(number, thing, thing, thing)(look), each(dropped), each(bumped))
+    return Loops(read, where, ctypes.PYFUNCTYPE(number, thing, thing, thing)(look), each(dropped), each(bumped))
 
 
 def _found(library: str, function: str) -> int:
@@ -70,10 +80,9 @@ def _found(library: str, function: str) -> int:
     return _address(getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)), function))
 
 
-def _undefined(grad: int) -> int:
+def _undefined(grad: Callable[[int], int]) -> int:
     """What a tensor without gradient has in its place."""
-    tensor, ask = torch.zeros(0), ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(grad)
-    return ctypes.c_int64.from_address(ask(tensor._cdata) or 0).value
+    return ctypes.c_int64.from_address(grad(torch.zeros(0)._cdata)).value
 
 
 def _address(function: Any) -> int:
@@ -154,6 +163,20 @@ done:
 """
 
 
+def _fetch() -> str:
+    """``void fetch(const int64 hints[5])``: have their lines of the cache fetched; nothing need be there."""
+    body = []
+    for column, offsets in enumerate(_LINES):
+        body.append(f"  %at{column} = getelementptr i64, ptr %hints, i64 {column}")
+        body.append(f"  %hint{column} = load ptr, ptr %at{column}")
+        for offset in offsets:
+            line = f"%line{column}x{offset}"
+            body.append(f"  {line} = getelementptr i8, ptr %hint{column}, i64 {offset}")
+            body.append(f"  call void @llvm.prefetch.p0(ptr {line}, i32 0, i32 3, i32 1)")
+    head = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\ndefine internal void @fetch(ptr %hints) {"
+    return "\n".join([head, *body, "  ret void", "}"])
+
+
 _CELL = """
 define internal ptr @cell_of(ptr %object) {{
   %cell = getelementptr i8, ptr %object, i64 {place}
@@ -196,12 +219,15 @@ entry:
   %job4 = getelementptr i64, ptr %job, i64 4
   %job5 = getelementptr i64, ptr %job, i64 5
   %job6 = getelementptr i64, ptr %job, i64 6
+  %job7 = getelementptr i64, ptr %job, i64 7
   %positions = load ptr, ptr %job1
   %handles = load ptr, ptr %job2
   %knowns = load ptr, ptr %job3
   %wanteds = load ptr, ptr %job4
-  %table = load ptr, ptr %job5
-  %width = load i64, ptr %job6
+  %hints = load ptr, ptr %job5
+  %table = load ptr, ptr %job6
+  %width = load i64, ptr %job7
+  %last = sub i64 %count, 1
   br label %next
 next:
   %i = phi i64 [0, %entry], [%following, %done]
@@ -209,6 +235,11 @@ next:
   %more = icmp slt i64 %i, %count
   br i1 %more, label %one, label %end
 one:
+  %early = add i64 %i, {early}
+  %within = icmp slt i64 %early, %last
+  %ahead = select i1 %within, i64 %early, i64 %last
+  %coming = getelementptr [5 x i64], ptr %hints, i64 %ahead
+  call void @fetch(ptr %coming)
   %positionat = getelementptr i64, ptr %positions, i64 %i
   %position = load i64, ptr %positionat
   %handleat = getelementptr ptr, ptr %handles, i64 %i
@@ -238,6 +269,8 @@ askp:
   %heldat = getelementptr ptr, ptr %held, i64 %i
   %g = call ptr inttoptr (i64 {grad} to ptr)(ptr %impl)
   %gimpl = load ptr, ptr %g
+  %seen = getelementptr [5 x i64], ptr %hints, i64 %i, i64 4
+  store ptr %gimpl, ptr %seen
   %isnone = icmp eq ptr %gimpl, inttoptr (i64 {undefined} to ptr)
   br i1 %isnone, label %nogradient, label %askg
 nogradient:
