@@ -189,7 +189,7 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses(way, monke
 
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 14, 50])
 def test_what_is_fetched_ahead_may_be_gone(count):
-    """Every gradient is freed after its step, some parameters' memory is replaced: the bits are those of the reference."""
+    """Gradients are freed after each step, some parameters' memory is replaced: the bits are those of the reference."""
     mine, theirs = ([normal(5, seed=i).requires_grad_() for i in range(count)] for _ in range(2))
     ours, oracle = gradstep.SGD(mine, lr=0.1), gradstep.SGD(theirs, lr=0.1, engine="reference")
     for t in range(4):
