@@ -56,34 +56,41 @@ class Statistics:
         """Whether all gradients are."""
         return all(share.tally.finite for share in self.shares)
 
-    @property
+    @cached_property
     def names(self) -> Sequence[str]:
         """What they are called."""
-        return self._who.names
+        names = list(chain.from_iterable([share.who.names for share in self.shares]))
+        return names if self._order is None else [names[i] for i in self._order.first.tolist()]
 
-    @property
+    @cached_property
     def index(self) -> Int64s:
         """Which one each is; parameters are counted over all groups."""
-        return self._who.index
+        return self.shares[0].who.index if self._order is None else self._order.every
 
-    @property
+    @cached_property
     def groups(self) -> Int64s:
         """The number of each one's group."""
-        return self._who.groups
+        if self._order is None:
+            return self.shares[0].who.groups
+        return np.concatenate([share.who.groups for share in self.shares])[self._order.first]
 
-    @property
+    @cached_property
     def elements(self) -> Int64s:
         """How many it has."""
-        return self._who.elements
+        if self._order is None:
+            return self.shares[0].who.elements
+        elements = np.zeros_like(self.index)
+        np.add.at(elements, self._order.place, np.concatenate([share.who.elements for share in self.shares]))
+        return elements
 
     @cached_property
     def table(self) -> Float64s:
         """(n, 6) all that follows, a column for each."""
-        if len(self.shares) == 1:
+        if self._order is None:
             table = self.shares[0].tally.table
         else:
             table = nothing(len(self.index))
-            count(table, self._who.owners, np.concatenate([share.tally.table for share in self.shares]))
+            count(table, self._order.place, np.concatenate([share.tally.table for share in self.shares]))
         if self.clip != 1:
             table = table.copy()
             table[:, 0] /= self.clip**2
@@ -120,19 +127,26 @@ class Statistics:
         return self.table[:, 5]
 
     @cached_property
-    def _who(self) -> Who:
-        """All of them; those of the shares are its owners. A group may have a part in several."""
+    def _order(self) -> _Order | None:
+        """Of several shares; a group may have a part in each."""
         if len(self.shares) == 1:
-            return self.shares[0].who
-        index, groups, elements = (
-            np.concatenate([getattr(share.who, column) for share in self.shares])
-            for column in ("index", "groups", "elements")
-        )
-        names = list(chain.from_iterable(share.who.names for share in self.shares))
-        every, first, owners = np.unique(index, return_index=True, return_inverse=True)
-        sums = np.zeros_like(every)
-        np.add.at(sums, owners, elements)
-        return Who([names[i] for i in first.tolist()], every, groups[first], sums, owners, b"")
+            return None
+        every = np.concatenate([share.who.index for share in self.shares])
+        return _Order(*np.unique(every, return_index=True, return_inverse=True))
+
+
+class _Order(NamedTuple):
+    """The entries of all shares, one after the other, in their right order.
+
+    Attributes:
+        every: (n,) the number of each parameter or group, ascending.
+        first: (n,) where its first entry stands.
+        place: for every entry, whose it is.
+    """
+
+    every: Int64s
+    first: Int64s
+    place: Int64s
 
 
 _NONE = np.empty(0, np.int64)

@@ -112,7 +112,7 @@ def address_of(numbers: NDArray[Any]) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(cast("bytearray", numbers)))
 
 
-@lru_cache(maxsize=16)  # the same at every step of an optimizer
+@lru_cache(maxsize=32)  # the same at every step of an optimizer
 def work_of(sizes: bytes, owners: bytes | None = None) -> Work:
     """All elements of tensors of these lengths, given as int64; ``owners`` as in :func:`parts_of`."""
     lengths = np.frombuffer(sizes, dtype=np.int64)
