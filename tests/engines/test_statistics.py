@@ -296,3 +296,22 @@ def test_a_watched_step_changes_what_an_unwatched_one_does(dtype, state):
         made.append([p.detach(), *(x for x in optimizer.state[p].values() if x.numel() > 1)])
     for a, b in zip(*made, strict=True):
         assert torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+@pytest.mark.parametrize("detail", ["parameters", "groups"])
+def test_state_that_comes_in_windows_is_one_step(detail):
+    """Paged, with a budget for a part of it: what the windows find comes to what is found without them."""
+    made: list[Any] = []
+    for options in ({}, {"paged": True, "page_budget": 2**20}):
+        shapes = [(300, 300), (50,), (200_000,), (64, 64), (100, 1000)]
+        params = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+        optimizer: Any = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:]}], **options)
+        optimizer.watch = detail
+        for i, p in enumerate(params):
+            p.grad = normal(*shapes[i], seed=10 + i)
+        optimizer.step(max_grad_norm=1.0)
+        made.append(optimizer.last_step.statistics)
+    resident, paged = made
+    assert resident.elements.tolist() == paged.elements.tolist()
+    assert len(resident.table) == (5 if detail == "parameters" else 2)
+    np.testing.assert_allclose(resident.table, paged.table, rtol=2e-6)
