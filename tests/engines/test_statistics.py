@@ -302,7 +302,8 @@ def test_a_watched_step_changes_what_an_unwatched_one_does(dtype, state):
 def test_state_that_comes_in_windows_is_one_step(detail):
     """Paged, with a budget for a part of it: what the windows find comes to what is found without them."""
     made: list[Any] = []
-    for options in ({}, {"paged": True, "page_budget": 2**20}):
+    kinds: list[dict[str, Any]] = [{}, {"paged": True, "page_budget": 2**20}]
+    for options in kinds:
         shapes = [(300, 300), (50,), (200_000,), (64, 64), (100, 1000)]
         params = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
         optimizer: Any = gradstep.AdamW([{"params": params[:2]}, {"params": params[2:]}], **options)
