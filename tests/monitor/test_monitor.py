@@ -13,6 +13,7 @@ from gradstep.monitor import Header, JsonLines, Sink, Update, read_run
 from gradstep.rules import Rule
 from gradstep.rules.settings import learning_rate
 from gradstep.schedules import constant, linear
+from tests.trainers import WRAPPERS
 
 KINDS: list[Any] = [torch.optim.AdamW, gradstep.AdamW]
 both = pytest.mark.parametrize("kind", KINDS, ids=["torch", "gradstep"])
@@ -422,37 +423,8 @@ def test_closing_lets_go(kind):
         monitor.log(loss=1.0)
 
 
-def like_accelerate(inner):
-    class Around(torch.optim.Optimizer):
-        def __init__(self):
-            self.optimizer = inner
-
-        def step(self, closure=None):
-            return inner.step(closure)
-
-    return Around()
-
-
-def like_lightning(inner):
-    class Around:
-        def __init__(self):
-            self._optimizer = inner
-            self.__class__ = type("Around", (Around, type(inner)), {})
-
-        @property
-        def optimizer(self):
-            return self._optimizer
-
-        def __getattr__(self, name):
-            return getattr(self._optimizer, name)
-
-    return Around()
-
-
 @both
-@pytest.mark.parametrize(
-    "wrapped", [like_accelerate, like_lightning, lambda inner: like_accelerate(like_lightning(inner))]
-)
+@pytest.mark.parametrize("wrapped", WRAPPERS)
 def test_what_a_trainer_puts_around_an_optimizer(kind, wrapped):
     p = vector()
     optimizer = kind([p], lr=0.1)

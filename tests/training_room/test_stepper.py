@@ -1,6 +1,7 @@
 """The update window against one large batch, and against numbers worked by hand."""
 
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import gradstep
 from gradstep.schedules import constant
+from tests.trainers import WRAPPERS, like_lightning
 from tests.training import assert_same, normal, snapshot
 
 KINDS = [torch.optim.AdamW, gradstep.AdamW]
@@ -496,3 +498,50 @@ def test_a_rehearsal_in_fp16_has_a_scale_of_its_own():
     assert not outcome.stepped
     assert stepper.state_dict()["scaler"] == before
     assert trial.state_dict()["scaler"] != before
+
+
+@pytest.mark.parametrize("kind", [gradstep.AdamW, torch.optim.AdamW])
+@pytest.mark.parametrize("wrapped", WRAPPERS)
+def test_what_a_trainer_puts_around_an_optimizer(kind, wrapped):
+    """The same as without: windows, clipping, schedule, a sweep in between, and on from its state.
+
+    Accelerate's step() takes no norm to clip to: gradients are then clipped before it, which may round otherwise.
+    """
+    made = []
+    for around in (lambda inner: inner, wrapped):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        data = [torch.randn(4, 3) for _ in range(8)]
+
+        def loss_fn(model, batch):
+            return model(batch).square().mean()
+
+        def stepper(model, around=around):
+            optimizer = around(kind(model.parameters(), lr=0.1))
+            schedule = gradstep.schedules.linear(0.1, 0.0, updates=8)
+            return gradstep.Stepper(model, optimizer, schedule=schedule, accumulate=2, max_grad_norm=0.1)
+
+        def train(owner, model, data=data):
+            for batch in data:
+                with owner.autocast():
+                    loss = loss_fn(model, batch)
+                owner.backward(loss)
+
+        first = stepper(model)
+        train(first, model)
+        assert first.updates == 4
+        before = [p.detach().clone() for p in model.parameters()]
+        gradstep.lr_find(first, loss_fn, data, updates=25)
+        assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+        again = torch.nn.Linear(3, 2)
+        again.load_state_dict(model.state_dict())
+        second = stepper(again)
+        second.load_state_dict(deepcopy(first.state_dict()))
+        for owner, trained in ((first, model), (second, again)):
+            train(owner, trained)
+            made.append([p.detach() for p in trained.parameters()])
+    apart = 0.0 if wrapped is like_lightning or kind is torch.optim.AdamW else 1e-7
+    for others in made[1:]:
+        for p, q in zip(made[0], others, strict=True):
+            torch.testing.assert_close(p, q, rtol=0.0, atol=apart)
+    assert torch.equal(made[2][0], made[3][0])

@@ -18,7 +18,8 @@ from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import RESERVED, Sink
 from gradstep.monitor.sinks.json_lines import JsonLines
 from gradstep.monitor.steps import Steps
-from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, innermost, length, lr_schedules, words
+from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, length, lr_schedules, words
+from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 
 

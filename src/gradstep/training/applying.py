@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.table import parameter_names
+from gradstep.optimizers.wrapped import innermost
 
 
 @final
@@ -55,7 +56,9 @@ def apply(optimizer: torch.optim.Optimizer, *, divisor: float, max_grad_norm: fl
         )
     if isinstance(optimizer, Optimizer):
         optimizer.step(max_grad_norm=max_grad_norm, grad_scale=divisor)
-        report = optimizer.last_step
+        inner = innermost(optimizer)  # Lightning's wrapper says that it is one of ours, but the report is the other's
+        assert isinstance(inner, Optimizer)
+        report = inner.last_step
         assert report is not None
         assert report.grad_norm is not None
         return Applied(report.stepped, report.grad_norm, report.clip)

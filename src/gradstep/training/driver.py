@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 from gradstep.training.scheduler import Scheduler
 
@@ -43,7 +44,7 @@ def driver_of(schedule: Schedule | Driver | None, optimizer: torch.optim.Optimiz
         return Scheduler(optimizer, lr=schedule)
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError("ReduceLROnPlateau needs a metric, which an update does not have: step it yourself")
-    if isinstance(schedule, LRScheduler) and schedule.optimizer is not optimizer:
+    if isinstance(schedule, LRScheduler) and innermost(schedule.optimizer) is not innermost(optimizer):
         raise ValueError("the schedule was made for another optimizer: make it for the stepper's")
     if schedule is None or isinstance(schedule, Driver):
         return schedule

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.optimizers import Optimizer
+from gradstep.optimizers.wrapped import innermost
 from gradstep.training.applying import parameters
 
 
@@ -98,7 +99,8 @@ class Snapshot:
         params = list(dict.fromkeys([*model.parameters(), *parameters(optimizer)]))
         modules = list(model.modules())
         self._flags = [(p, p.requires_grad) for p in params], [(m, m.training) for m in modules]
-        self._optimizer = _Fronted(optimizer) if isinstance(optimizer, Optimizer) else Kept(optimizer.state)
+        inner = innermost(optimizer)
+        self._optimizer = _Fronted(inner) if isinstance(inner, Optimizer) else Kept(inner.state)
         # The only list of a module's buffers that still knows those that are None.
         self._values = Kept(params, [m._buffers for m in modules], optimizer.param_groups)
         self._random = random_state()

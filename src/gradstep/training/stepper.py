@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 from gradstep.training.applying import apply, first_not_finite, gradients, parameters
 from gradstep.training.driver import Driver, driver_of
@@ -277,7 +278,7 @@ class Stepper:
         return {
             "updates": self._updates,
             "unit": self._unit,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": innermost(self._optimizer).state_dict(),
             "schedule": None if self._schedule is None else self._schedule.state_dict(),
             "scaler": None if self._scale is None else self._scale.state_dict(),
         }
@@ -299,7 +300,7 @@ class Stepper:
             if (own is None) != (state[name] is None):
                 has, other = ("no", "one") if own is None else ("a", "none")
                 raise ValueError(f"this stepper has {has} {name}, and the checkpoint has {other}: make it as it was")
-        self._optimizer.load_state_dict(state["optimizer"])
+        innermost(self._optimizer).load_state_dict(state["optimizer"])
         for name, own in parts:
             if own is not None:
                 own.load_state_dict(state[name])
