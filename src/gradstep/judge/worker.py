@@ -6,12 +6,14 @@ import importlib.util
 import inspect
 import json
 import sys
+from importlib.machinery import SOURCE_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
 
 from gradstep.judge.checking import check
 from gradstep.judge.observe import said
+from gradstep.judge.sources import TextLoader, import_from_text
 from gradstep.judge.verdict import Status, Verdict
 
 
@@ -52,7 +54,9 @@ def main(request: dict[str, Any], events: Path) -> None:
 
 
 def load(file: Path) -> ModuleType:
-    """The file as a module; what lies beside it can be imported.
+    """The file as a module, from the text that is in it now; what lies beside it can be imported.
+
+    It is for a process that does nothing else: see :func:`~gradstep.judge.sources.import_from_text`.
 
     Raises:
         LoadError: it does not exist, or does not import.
@@ -61,14 +65,15 @@ def load(file: Path) -> ModuleType:
         raise LoadError(f"there is no file {file}")
     if file.stem in {*sys.modules, *sys.stdlib_module_names, "torch", "numpy"}:
         raise LoadError(f"{file.name} has the name of a library: whatever imports that would get your file; rename it")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
+    loader = TextLoader(file.stem, str(file))
+    spec = importlib.util.spec_from_file_location(file.stem, file, loader=loader)
+    if file.suffix not in SOURCE_SUFFIXES or spec is None:
         raise LoadError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))
+    import_from_text(file.resolve().parent)
     sys.modules[file.stem] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException as error:
         raise LoadError(f"{file.name} does not import: {said(error)}") from error
     return module
