@@ -507,10 +507,10 @@ def _later(d):
     ("spoil", "error", "words"),
     [
         (_without_scale, RuntimeError, "parameter 0 of group 0: exp_avg_scale is missing"),
-        (_short_scale, RuntimeError, r"exp_avg_scale has shape \(15,\) in the state dict, but must have \(16,\)"),
+        (_short_scale, RuntimeError, r"exp_avg_scale has shape \(15,\), but must have \(16,\)"),
         (_half_a_state, RuntimeError, "parameter 2 of group 0: exp_avg_sq is missing"),
-        (_a_number_as_slot, RuntimeError, "parameter 1 of group 0: exp_avg is 3.0, and no tensor"),
-        (_transposed, RuntimeError, r"exp_avg has shape \(66, 65\) in the state dict, but must have \(65, 66\)"),
+        (_a_number_as_slot, RuntimeError, "parameter 1 of group 0: exp_avg is 3.0, but must be a tensor"),
+        (_transposed, RuntimeError, r"exp_avg has shape \(66, 65\), but must have \(65, 66\)"),
         (_later, ValueError, "in format 99.*update gradstep"),
     ],
 )

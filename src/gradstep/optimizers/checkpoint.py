@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.optimizers.checkpoint_difference import OF_ROUNDING, losses, misfits, scale_of
-from gradstep.optimizers.checkpoint_keys import named_apart, named_together
+from gradstep.optimizers.checkpoint_difference import misfits
+from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
 from gradstep.optimizers.choice import TORCH_EXECUTION
 from gradstep.optimizers.state import filled
+from gradstep.optimizers.state_check import OF_ROUNDING, Fault, losses, scale_of, worst
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.table import parameter_names
 from gradstep.rules import Rule, settings_of
@@ -46,13 +47,20 @@ def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
 
 
 def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The scalars of each parameter as tensors of their own, instead of views into one array; codes named apart."""
+    """The scalars of each parameter as tensors of their own, instead of views into one array; codes named apart.
+
+    What somebody else has put into the state, beside the parameters' entries, stays as it is, as in torch.
+    """
 
     def own(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) and value.dim() == 0 and value._base is not None else value
 
-    state = {key: {name: own(v) for name, v in entry.items()} for key, entry in state_dict["state"].items()}
-    return {**state_dict, "state": named_apart(state)}
+    keys = keys_of_parameters(state_dict["param_groups"])
+    state = {
+        key: {name: own(v) for name, v in entry.items()} if key in keys and isinstance(entry, Mapping) else entry
+        for key, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": named_apart(state, keys)}
 
 
 @final
@@ -91,58 +99,85 @@ def adopted(
         on_host: leave state on the CPU, wherever the parameters are.
 
     Raises:
-        KeyError: no ``"state"`` or ``"param_groups"``.
-        ValueError: of another rule, other groups or parameters, or a setting out of its bounds.
+        KeyError: no ``"state"`` or ``"param_groups"``, or a group without ``"params"``.
+        ValueError: of another rule, other groups or parameters, or a number out of its bounds.
+        TypeError: what should be a dictionary, a list, a tensor or a number is something else.
         RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
     """
-    for part in ("param_groups", "state"):
-        if part not in state_dict:
-            raise KeyError(f"{part!r} is missing: not the state_dict() of an optimizer (it has {list(state_dict)})")
-    state_dict = {**state_dict, "state": named_together(state_dict["state"])}
-    said = _said(rule, state_dict)
+    _check_form(state_dict)
     saved = state_dict["param_groups"]
+    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys_of_parameters(saved))}
+    said = _said(rule, state_dict)
     found = match(groups, saved)
     new = [group_of(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
 
+    kinds: list[Fault] = []
     wrong, lossy, fitting = [], [], {}
     for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
         checked = rule_of(rule, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
             stored = storage.of(checked, group, p, name)
             entry = state_dict["state"].get(key)
-            if not entry:
+            if entry is None or entry == {}:
                 continue
-            unfit = list(misfits(p, stored, rule, entry, strict=said is None))
-            wrong += [f"{name}: {line}" for line in unfit]
+            unfit = list(misfits(p, stored, checked, entry, strict=said is None))
+            kinds += unfit
+            wrong += [f"{name}: {fault.line}" for fault in unfit]
             lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
             fitting[key] = p, stored, name
     if wrong:
-        raise RuntimeError(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}")
+        raise worst(kinds)(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}")
     if lossy:
         raise RuntimeError(
             f"the loaded state dict holds more than this optimizer stores:\n{listed(lossy)}\n"
             "gradstep.convert_state(state_dict, optimizer) rounds it and says what that loses"
         )
 
+    owned = keys_of_parameters(saved)
     state: defaultdict[Any, Any] = defaultdict(dict)  # torch's own kind: wrappers index what is not there yet
     for key, entry in state_dict["state"].items():
         if key in fitting:
             p, stored, name = fitting[key]
             state[p] = _moved(p.detach().to("cpu") if on_host else p, stored, entry, name)
-        elif entry:
-            state[key] = deepcopy(entry)
+        elif key not in owned:
+            state[key] = entry  # no parameter's: torch carries it, the object itself
     return Adopted(new, state, storage if said is None else replace(storage, seed=said.get("seed", storage.seed)))
+
+
+def _check_form(state_dict: Mapping[str, Any]) -> None:
+    """Refuse what is not even built as a checkpoint is.
+
+    Raises:
+        KeyError: a part is missing.
+        TypeError: a part is something else than it must be.
+    """
+    for part in ("param_groups", "state"):
+        if part not in state_dict:
+            raise KeyError(f"{part!r} is missing: not the state_dict() of an optimizer (it has {list(state_dict)})")
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(state, Mapping):
+        raise TypeError(f"'state' of the loaded state dict must be a dictionary, but is a {type(state).__name__}")
+    if not (isinstance(groups, Sequence) and all(isinstance(group, Mapping) for group in groups)):
+        raise TypeError("'param_groups' of the loaded state dict must be a list of dictionaries")
+    for index, group in enumerate(groups):
+        if "params" not in group:
+            raise KeyError(f"'params' is missing in group {index} of the loaded state dict (it has {list(group)})")
+        keys = group["params"]
+        if not (isinstance(keys, Sequence) and all(isinstance(key, Hashable) for key in keys)):
+            raise TypeError(f"'params' in group {index} of the loaded state dict must be a list of the state's keys")
 
 
 def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What the checkpoint says of itself; None if it is torch's.
 
     Raises:
-        ValueError: of a later format, or of another rule.
+        ValueError: of a later format, or of another rule, or not what gradstep writes.
     """
-    said: Mapping[str, Any] | None = state_dict.get("gradstep")
+    said: Any = state_dict.get("gradstep")
     if said is None:
         return None
+    if not (isinstance(said, Mapping) and isinstance(said.get("format"), int) and {"version", "rule"} <= said.keys()):
+        raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {said!r}")
     if said["format"] > FORMAT:
         raise ValueError(
             f"the loaded state dict was written by gradstep {said['version']} in format {said['format']}, "
@@ -154,7 +189,7 @@ def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] 
             f"over all the same, gradstep.convert_state(state_dict, optimizer, rule={rule.__name__!r}) checks that "
             "they have the same names"
         )
-    return said
+    return {**said}
 
 
 def group_of(

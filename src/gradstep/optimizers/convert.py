@@ -12,13 +12,14 @@ from torch import Tensor
 
 from gradstep.optimizers import foreign_bitsandbytes as bitsandbytes
 from gradstep.optimizers.checkpoint import as_stored, group_of, rule_of, stamp
-from gradstep.optimizers.checkpoint_difference import OF_ROUNDING, misfits, scale_of, storage_name
-from gradstep.optimizers.checkpoint_keys import named_apart, named_together
+from gradstep.optimizers.checkpoint_difference import misfits
+from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
 from gradstep.optimizers.convert_report import Conversion, Seen, seen, summed
 from gradstep.optimizers.convert_target import BITS, layout_of, rule_between
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state import decoded
+from gradstep.optimizers.state_check import OF_ROUNDING, Fault, scale_of, storage_name, worst
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.table import parameter_names
 from gradstep.rules import Rule
@@ -62,7 +63,8 @@ def convert_state(
         >>> new.load_state_dict(converted.state_dict)
     """
     kind = rule_between(state_dict, to, rule)
-    state_dict = {**state_dict, "state": named_together(state_dict["state"])}
+    keys = keys_of_parameters(state_dict["param_groups"])
+    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys)}
     layout = layout_of(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
     groups = [_readable(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
@@ -71,28 +73,31 @@ def convert_state(
     state: dict[Any, Any] = {}
     changes: list[Seen] = []
     wrong: list[str] = []
+    kinds: list[Fault] = []
     for key, entry in state_dict["state"].items():
-        if key not in owners or not entry:
+        if key not in owners or entry is None or entry == {}:
             state[key] = deepcopy(entry)
             continue
         old, before = _read(kind, entry)
         owner = owners[key]
         p = _stand_in(kind, old) if owner.p is None else owner.p
-        stored = storage.of(rule_of(kind, owner.group), owner.group, p, owner.name)
-        unfit = misfits(p, stored, kind, old, strict=said.get("rule") != kind.__name__)
-        wrong += (f"{owner.name}: {line}" for line in unfit)
+        checked = rule_of(kind, owner.group)
+        stored = storage.of(checked, owner.group, p, owner.name)
+        unfit = list(misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__))
+        kinds += unfit
+        wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
             new = as_stored(p, stored, deepcopy(old), owner.name)
             state[key] = bitsandbytes.written_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
             changes += _compared(stored, old, before, *_read(kind, state[key]))
     if wrong:
-        raise RuntimeError(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
+        raise worst(kinds)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
     result = {"state": state, "param_groups": groups}
     if layout in BITS:
         result["param_groups"] = [bitsandbytes.written_group(rule_of(kind, group), group) for group in groups]
     elif layout != "torch":
         known_seed = {"seed": said["seed"]} if "seed" in said else {}
-        result["state"] = named_apart(state)
+        result["state"] = named_apart(state, keys)
         result["gradstep"] = {k: v for k, v in stamp(kind, storage).items() if k != "seed"} | known_seed
     return Conversion(result, summed(changes))
 

@@ -1,0 +1,274 @@
+"""State that does not fit is refused before anything moves: by name, with what was given and what is allowed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.testing._internal.two_tensor import TwoTensor
+
+import gradstep
+from gradstep.optimizers.state_check import MOST_STEPS, check_entry, overlapping
+from gradstep.optimizers.storage import Storage
+from gradstep.rules import SGD, Adafactor, AdamW, Lion, NAdam, RMSprop
+from tests.training import trained, unchanged
+
+SHAPE = (64, 80)  # 5,120 elements are 20 blocks: large enough for 8 bits
+
+
+def entry_of(rule=AdamW, state="float32", dtype=torch.float32, rounding="nearest", shape=SHAPE, **options):
+    """A parameter, how it is stored, its rule, and its state after a step."""
+    p = torch.ones(shape, dtype=dtype)
+    optimizer = gradstep.optimizer(rule)([p], state=state, rounding=rounding, **options)
+    p.grad = torch.full_like(p, 0.5)
+    optimizer.step()
+    made = rule(**options)
+    return p, Storage(state, rounding).of(made, {}, p, "w"), made, dict(optimizer.state[p])
+
+
+ENTRIES = [
+    {},
+    {"state": "bfloat16"},
+    {"state": "8bit"},
+    {"dtype": torch.float64},
+    {"dtype": torch.bfloat16, "rounding": "kahan"},
+    {"dtype": torch.float16, "rounding": "master", "state": "8bit"},
+    {"dtype": torch.complex64},
+    {"rule": NAdam},
+    {"rule": Adafactor},
+    {"rule": Adafactor, "shape": ()},
+    {"rule": SGD},
+    {"rule": SGD, "momentum": 0.9},
+    {"rule": Lion, "shape": (0, 3)},
+]
+
+
+@pytest.mark.parametrize("made", ENTRIES, ids=str)
+def test_what_a_step_leaves_behind_fits(made):
+    p, stored, rule, entry = entry_of(**made)
+    check_entry(p, stored, rule, entry, "w")
+    check_entry(p, stored, rule, {}, "w")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_can_be_converted_without_a_loss_fits(dtype):
+    p, stored, rule, entry = entry_of()
+    entry["exp_avg"] = entry["exp_avg"].t().contiguous().t().to(dtype)
+    entry["exp_avg_sq"] = None
+    entry["step"] = np.int64(3)
+    check_entry(p, stored, rule, entry, "w")
+
+
+def test_a_slot_of_zeros_fits_in_any_storage():
+    """Whoever starts a moment anew writes zeros, and does not know how they are stored."""
+    p, stored, rule, entry = entry_of(state="8bit")
+    entry["exp_avg"] = torch.zeros(SHAPE)
+    check_entry(p, stored, rule, entry, "w")
+    with pytest.raises(RuntimeError, match="exp_avg is stored as float32, and here as 8bit"):
+        check_entry(p, stored, rule, entry | {"exp_avg": torch.full(SHAPE, 0.1)}, "w")
+
+
+STEPS = [
+    (-5, ValueError),
+    (math.nan, ValueError),
+    (math.inf, ValueError),
+    (1e30, ValueError),
+    (2.5, ValueError),
+    (MOST_STEPS + 1, ValueError),
+    (torch.tensor(-1.0), ValueError),
+    (torch.tensor([1.0, 2.0]), TypeError),
+    (torch.tensor(1j), TypeError),
+    (torch.tensor(1.0, device="meta"), TypeError),
+    ("x", TypeError),
+    (None, TypeError),
+    (True, TypeError),
+    ([1], TypeError),
+]
+
+
+@pytest.mark.parametrize(("step", "error"), STEPS, ids=str)
+def test_a_step_count_that_is_none(step, error):
+    p, stored, rule, entry = entry_of()
+    with pytest.raises(error, match=r"the state of w does not fit: step is .* whole number from 0 to 16,777,216"):
+        check_entry(p, stored, rule, entry | {"step": step}, "w")
+
+
+@pytest.mark.parametrize("step", [0, MOST_STEPS, torch.tensor([7]), torch.tensor(7, dtype=torch.int64), np.float32(7)])
+def test_a_step_count(step):
+    p, stored, rule, entry = entry_of()
+    check_entry(p, stored, rule, entry | {"step": step}, "w")
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(math.nan, ValueError), (-math.inf, ValueError), ("x", TypeError), (None, TypeError)]
+)
+def test_a_scalar_of_the_rule(value, error):
+    p, stored, rule, entry = entry_of(NAdam)
+    with pytest.raises(error, match=r"mu_product is .*before the first step 1.0"):
+        check_entry(p, stored, rule, entry | {"mu_product": value}, "w")
+    del entry["mu_product"]
+    with pytest.raises(RuntimeError, match="mu_product is missing"):
+        check_entry(p, stored, rule, entry, "w")
+
+
+def test_a_missing_step_count():
+    """torch's SGD does not count, and needs not; where the count matters, it must be there."""
+    for rule, options in ((SGD, {"momentum": 0.9}), (RMSprop, {})):
+        p, stored, made, entry = entry_of(rule, **options)
+        del entry["step"]
+        check_entry(p, stored, made, entry, "w")
+    p, stored, made, entry = entry_of()
+    del entry["step"]
+    with pytest.raises(RuntimeError, match="step is missing, and AdamW needs the number of steps"):
+        check_entry(p, stored, made, entry, "w")
+
+
+def freed(like):
+    tensor = torch.empty_like(like)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def beyond_its_memory(like):
+    tensor = torch.empty_like(like)
+    tensor.untyped_storage().resize_(tensor.untyped_storage().nbytes() - 1)
+    return tensor
+
+
+ARRAYS = [
+    (lambda t: t[:-1], r"has shape \(63, 80\), but must have \(64, 80\)", RuntimeError),
+    (lambda t: t.t(), r"has shape \(80, 64\), but must have \(64, 80\)", RuntimeError),
+    (lambda t: t.reshape(-1), r"has shape \(5120,\), but must have \(64, 80\)", RuntimeError),
+    (lambda t: torch.zeros(SHAPE, dtype=torch.int64), "is torch.int64, but must hold floating-point", RuntimeError),
+    (lambda t: torch.zeros(SHAPE, dtype=torch.bool), "is torch.bool, but must hold floating-point", RuntimeError),
+    (lambda t: t.double() + 1e-9, "is stored as float64, and here as", RuntimeError),
+    (lambda t: t * (1 + 0j), "is torch.complex64, but the parameter is torch.float32", RuntimeError),
+    (lambda t: t.to_sparse(), "is torch.sparse_coo, but must be dense", RuntimeError),
+    (lambda t: t.to("meta"), "is on the meta device", RuntimeError),
+    (lambda t: torch._efficientzerotensor(SHAPE), "has no memory for its 5,120 elements", RuntimeError),
+    (freed, "has no memory for its 5,120 elements", RuntimeError),
+    (beyond_its_memory, "has no memory for its 5,120 elements", RuntimeError),
+    (lambda t: torch._neg_view(t), "is a lazily conjugated or negated view", RuntimeError),
+    (lambda t: TwoTensor(t, t), "is a TwoTensor, but must be a plain torch.Tensor", TypeError),
+    (lambda t: 3.0, "is 3.0, but must be a tensor", TypeError),
+    (lambda t: [0.0], r"is \[0.0\], but must be a tensor", TypeError),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words", "error"), ARRAYS)
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        ({}, "exp_avg_sq"),
+        ({"dtype": torch.bfloat16, "rounding": "kahan"}, "kahan_comp"),
+        ({"dtype": torch.bfloat16, "rounding": "master"}, "master_param"),
+    ],
+)
+def test_an_array_that_does_not_fit(made, key, spoil, words, error):
+    if key != "exp_avg_sq":
+        words = words.replace("parameter is torch.float32", "parameter is torch.bfloat16")
+    p, stored, rule, entry = entry_of(**made)
+    with pytest.raises(error, match=f"the state of w does not fit: {key} {words}"):
+        check_entry(p, stored, rule, entry | {key: spoil(entry[key].float())}, "w")
+
+
+SCALES = [
+    (lambda t: t[:-1], r"has shape \(19,\), but must have \(20,\)", RuntimeError),
+    (lambda t: torch.cat([t, t]), r"has shape \(40,\), but must have \(20,\)", RuntimeError),
+    (lambda t: t.double(), "is torch.float64, but must be torch.uint8", RuntimeError),
+    (lambda t: t.repeat(2)[::2], r"has strides \(2,\), but must be contiguous", RuntimeError),
+    (lambda t: t[:1].expand(20), r"has strides \(0,\), but must be contiguous", RuntimeError),
+    (lambda t: t.to("meta"), "is on the meta device", RuntimeError),
+    (lambda t: t.to_sparse(), "is torch.sparse_coo", RuntimeError),
+    (lambda t: TwoTensor(t, t), "is a TwoTensor", TypeError),
+    (lambda t: freed(t), "has no memory", RuntimeError),
+    (lambda t: 1, "is 1, but must be a tensor", TypeError),
+    (lambda t: None, "is missing, without which exp_avg", RuntimeError),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words", "error"), SCALES)
+@pytest.mark.parametrize("state", ["8bit", "float32"])
+def test_scales_that_do_not_fit(spoil, words, error, state):
+    """In an 8-bit optimizer, and where codes have come into a float32 one, which decodes them."""
+    p, stored, rule, entry = entry_of(state="8bit")
+    stored = Storage(state).of(rule, {}, p, "w")
+    check_entry(p, stored, rule, entry, "w")
+    with pytest.raises(error, match=f"the state of w does not fit: exp_avg_scale {words}"):
+        check_entry(p, stored, rule, entry | {"exp_avg_scale": spoil(entry["exp_avg_scale"])}, "w")
+
+
+def test_codes_in_another_order_of_memory():
+    p, stored, rule, entry = entry_of(state="8bit")
+    entry["exp_avg"] = entry["exp_avg"].t().contiguous().t()
+    with pytest.raises(RuntimeError, match="exp_avg is stored as 8bit, and here as 8bit blocks in another order"):
+        check_entry(p, stored, rule, entry, "w")
+
+
+@pytest.mark.parametrize("entry", [5, [torch.zeros(3)], "x", torch.zeros(3)], ids=str)
+def test_an_entry_that_is_no_dictionary(entry):
+    p, stored, rule, _ = entry_of()
+    with pytest.raises(TypeError, match=r"the state of w does not fit: it is .* must be a dictionary"):
+        check_entry(p, stored, rule, entry, "w")
+
+
+def test_rows_of_the_factored_second_moment():
+    p, stored, rule, entry = entry_of(Adafactor)
+    with pytest.raises(RuntimeError, match=r"row_var has shape \(64, 80\), but must have \(64, 1\)"):
+        check_entry(p, stored, rule, entry | {"row_var": torch.zeros(SHAPE)}, "w")
+
+
+def test_arrays_that_share_memory():
+    """Against every pair, one by one."""
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 5, 30):
+        for _ in range(50):
+            begins, lengths = rng.integers(0, 40 * (count + 1), count), rng.integers(0, 20, count)
+            pairs = {
+                (i, j)
+                for i in range(count)
+                for j in range(count)
+                if i != j and begins[i] <= begins[j] < begins[i] + lengths[i] and lengths[j]
+            }
+            found = overlapping(begins, lengths)
+            assert (found is None) == (not pairs)
+            assert found is None or found in pairs
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "error"), STEPS, ids=str)
+def test_a_checkpoint_with_a_step_count_that_is_none(step, error):
+    optimizer, _ = trained(gradstep.AdamW, [torch.ones(3)], [[torch.ones(3)]])
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = step
+    with unchanged(optimizer), pytest.raises(error, match="parameter 0 of group 0: step is"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "words"),
+    [
+        ("mu_product", math.nan, ValueError, "mu_product is nan, but must be finite"),
+        ("mu_product", torch.ones(2), TypeError, "mu_product is a torch.float32 tensor of shape"),
+        ("exp_avg", torch.ones(3, dtype=torch.int32), RuntimeError, "exp_avg is torch.int32"),
+        ("exp_avg", torch.ones(3, dtype=torch.bool), RuntimeError, "exp_avg is torch.bool"),
+        ("exp_avg", torch.ones(3, device="meta"), RuntimeError, "exp_avg is on the meta device"),
+        ("exp_avg", torch.ones(3).to_sparse(), RuntimeError, "exp_avg is torch.sparse_coo"),
+    ],
+)
+def test_a_checkpoint_with_state_that_does_not_fit(key, value, error, words):
+    optimizer, _ = trained(gradstep.NAdam, [torch.ones(3)], [[torch.ones(3)]])
+    saved = optimizer.state_dict()
+    saved["state"][0][key] = value
+    with unchanged(optimizer), pytest.raises(error, match=words):
+        optimizer.load_state_dict(saved)
+
+
+def test_all_that_does_not_fit_is_listed():
+    optimizer, _ = trained(gradstep.AdamW, [torch.ones(3), torch.ones(2)], [[torch.ones(3), torch.ones(2)]])
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"], saved["state"][1]["exp_avg"] = -1, torch.ones(7)
+    with pytest.raises(RuntimeError, match=r"(?s)parameter 0 of group 0: step is -1.*parameter 1 of group 0: exp_avg"):
+        optimizer.load_state_dict(saved)
