@@ -509,7 +509,7 @@ def _later(d):
         (_without_scale, RuntimeError, "parameter 0 of group 0: exp_avg_scale is missing"),
         (_short_scale, RuntimeError, r"exp_avg_scale has shape \(15,\), but must have \(16,\)"),
         (_half_a_state, RuntimeError, "parameter 2 of group 0: exp_avg_sq is missing"),
-        (_a_number_as_slot, RuntimeError, "parameter 1 of group 0: exp_avg is 3.0, but must be a tensor"),
+        (_a_number_as_slot, TypeError, "parameter 1 of group 0: exp_avg is 3.0, but must be a tensor"),
         (_transposed, RuntimeError, r"exp_avg has shape \(66, 65\), but must have \(65, 66\)"),
         (_later, ValueError, "in format 99.*update gradstep"),
     ],
