@@ -572,3 +572,116 @@ def test_torch_does_not_take_codes_for_values():
     theirs.load_state_dict(ours.state_dict())
     with pytest.raises(KeyError, match="exp_avg"):
         theirs.step()
+
+
+# -- what makes a class what it is ------------------------------------------------------------------------------------
+
+
+def test_adam_does_not_become_adamw_without_a_word():
+    """torch.optim.AdamW takes Adam's averages, with L2's part in them, and goes on with decay on the weight."""
+    optimizer, params = half_way(torch.optim.Adam, {"weight_decay": 0.5})
+    other = gradstep.AdamW(leaves(params))
+    with (
+        unchanged(other),
+        pytest.raises(ValueError, match=r"another optimizer.*decoupled_weight_decay=False is not AdamW.*convert_state"),
+    ):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_adam_s_averages_declared_to_be_adamw_s():
+    """As torch.optim.AdamW takes them, which says so to nobody."""
+    optimizer, params = half_way(torch.optim.Adam, {"weight_decay": 0.5})
+    saved = copy.deepcopy(optimizer.state_dict())
+    others = [leaves(params), leaves(params)]
+    ours, theirs = gradstep.AdamW(others[0]), torch.optim.AdamW(others[1])
+    ours.load_state_dict(gradstep.convert_state(saved, ours, rule="AdamW").state_dict)
+    theirs.load_state_dict(copy.deepcopy(saved))  # torch keeps the very tensors, and its step changes them
+    assert ours.param_groups[0]["decoupled_weight_decay"] is True
+    for o, ps in zip((ours, theirs), others, strict=True):
+        walk(o, ps, STEPS[4:])
+    for p, q in zip(*others, strict=True):
+        assert_near(p, q, ulps=16)
+
+
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam"])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_where_decoupled_decay_is_a_setting_the_checkpoint_s_counts(name, decoupled):
+    """As in torch: it says how its averages were made."""
+    settings = {"weight_decay": 0.5, "lr": 0.1}
+    optimizer, params = half_way(getattr(torch.optim, name), {**settings, "decoupled_weight_decay": decoupled})
+    saved = copy.deepcopy(optimizer.state_dict())
+    others = [leaves(params), leaves(params)]
+    for o, ps in zip((getattr(gradstep, name)(others[0]), getattr(torch.optim, name)(others[1])), others, strict=True):
+        o.load_state_dict(copy.deepcopy(saved))
+        assert o.param_groups[0]["decoupled_weight_decay"] is decoupled
+        walk(o, ps, STEPS[4:])
+    for p, q in zip(*others, strict=True):
+        assert_near(p, q, ulps=32)
+
+
+def test_a_group_cannot_make_adam_of_adamw():
+    """torch.optim.AdamW becomes Adam by this, without a word."""
+    p = normal(3).requires_grad_()
+    with pytest.raises(ValueError, match="decoupled_weight_decay=False is not AdamW"):
+        gradstep.AdamW([{"params": [p], "decoupled_weight_decay": False}])
+    optimizer = gradstep.AdamW([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.param_groups[0]["decoupled_weight_decay"] = False
+    with unchanged(optimizer), pytest.raises(ValueError, match="decoupled_weight_decay=False is not AdamW"):
+        optimizer.step()
+
+
+# -- what somebody else keeps in the state ----------------------------------------------------------------------------
+
+
+def test_a_foreign_entry_is_carried_as_in_torch():
+    """Any key that is no parameter, any value, also one that looks like a parameter's entry; the object itself."""
+    codes = {"m": torch.ones(3, dtype=torch.uint8), "m_scale": torch.ones(1, dtype=torch.uint8)}
+    foreign = {"ema": 1, "nothing": None, "empty": {}, "zero": 0, ("a", 2): [1, 2], 99: object(), "codes": codes}
+    saved, loaded = [], []
+    for kind in (torch.optim.AdamW, gradstep.AdamW):
+        optimizer, params = half_way(kind, {})
+        optimizer.state.update(foreign)
+        walk(optimizer, params, STEPS[4:5])
+        saved.append(optimizer.state_dict()["state"])
+        other = kind(leaves(params))
+        other.load_state_dict(optimizer.state_dict())
+        walk(other, [p for g in other.param_groups for p in g["params"]], STEPS[4:5])
+        loaded.append(other.state)
+    for found in (*saved, *loaded):
+        assert {key: value for key, value in found.items() if key in foreign} == foreign
+        assert found["codes"] is codes
+
+
+def test_a_foreign_entry_passes_a_conversion():
+    optimizer, _ = half_way(gradstep.AdamW, {})
+    optimizer.state["ema"] = 1
+    other = gradstep.AdamW([p for g in optimizer.param_groups for p in g["params"]], state="bfloat16")
+    assert gradstep.convert_state(optimizer.state_dict(), other).state_dict["state"]["ema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda d: d.update(state=[]), TypeError, "'state' .* must be a dictionary, but is a list"),
+        (lambda d: d.update(param_groups=None), TypeError, "'param_groups' .* must be a list of dictionaries"),
+        (lambda d: d["param_groups"][0].pop("params"), KeyError, "'params' is missing in group 0"),
+        (
+            lambda d: d["param_groups"][0].update(params=[[]]),
+            TypeError,
+            "'params' in group 0 .* list of the",
+        ),
+        (lambda d: d.update(gradstep=5), ValueError, "'gradstep' .* is not what gradstep writes there"),
+        (lambda d: d["gradstep"].pop("rule"), ValueError, "'gradstep' .* is not what gradstep writes there"),
+        (lambda d: d["gradstep"].update(seed="x"), TypeError, "seed must be a whole number, but is 'x'"),
+        (lambda d: d["state"].update({0: 5}), TypeError, "parameter 0 of group 0: it is 5, but must be a dictionary"),
+        (lambda d: d["param_groups"][0].update(lr=-1.0), ValueError, "Invalid learning rate"),
+    ],
+)
+def test_what_is_not_built_as_a_checkpoint(spoil, error, words):
+    optimizer, _ = half_way(gradstep.AdamW, {})
+    saved = copy.deepcopy(optimizer.state_dict())
+    spoil(saved)
+    with unchanged(optimizer), pytest.raises(error, match=words):
+        optimizer.load_state_dict(saved)

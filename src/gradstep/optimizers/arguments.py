@@ -72,13 +72,30 @@ def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     """The rule with a group's settings, checked.
 
     Raises:
-        ValueError, TypeError: a setting out of its bounds, or of the wrong kind.
+        ValueError, TypeError: a setting out of its bounds, or of the wrong kind, or not the one that makes the rule.
     """
+    check_fixed(rule, group)
     values = tuple([group[name] for name in _setting_names(rule)])
     kinds = tuple(map(type, values))
     if _KEPT.issuperset(kinds) and not _holds_tensor(values):
         return _checked(rule, values, kinds)
     return _checked.__wrapped__(rule, values, kinds)
+
+
+def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
+    """Refuse a group with a setting that would make another optimizer of this one, as ``Rule.fixed`` says.
+
+    Raises:
+        ValueError: it has one.
+
+    >>> from gradstep.rules import AdamW
+    >>> check_fixed(AdamW, {"decoupled_weight_decay": False})
+    Traceback (most recent call last):
+    ValueError: decoupled_weight_decay=False is not AdamW, which has decoupled_weight_decay=True
+    """
+    for name, value in rule.fixed.items():
+        if name in group and group[name] != value:
+            raise ValueError(f"{name}={group[name]!r} is not {rule.__name__}, which has {name}={value!r}")
 
 
 @cache

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import gradstep
+from gradstep.optimizers.arguments import check_fixed
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
@@ -105,9 +106,19 @@ def adopted(
         RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
     """
     _check_form(state_dict)
-    saved = state_dict["param_groups"]
-    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys_of_parameters(saved))}
     said = _said(rule, state_dict)
+    saved = state_dict["param_groups"]
+    for index, group in enumerate(saved):
+        try:
+            check_fixed(rule, group)
+        except ValueError as error:
+            name = rule.__name__
+            raise ValueError(
+                f"the loaded state dict is of another optimizer: in its group {index}, {error}. To take its averages "
+                "over all the same, load what this makes of it: "
+                f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
+            ) from error
+    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys_of_parameters(saved))}
     found = match(groups, saved)
     new = [group_of(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
 

@@ -138,7 +138,8 @@ def _readable(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, An
     """A group's settings under torch's names; the choice of how to store it is left out, since that is what changes."""
     foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
     found = bitsandbytes.read_group(kind, group) if foreign else group
-    return {key: deepcopy(value) for key, value in found.items() if key != "state"}
+    fixed = {key: value for key, value in kind.fixed.items() if key in found}  # its averages have been declared ours
+    return {key: deepcopy(value) for key, value in found.items() if key != "state"} | fixed
 
 
 def _read(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

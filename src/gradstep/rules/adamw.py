@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, ClassVar, final
 
 from gradstep.rules.adam import AdamRule
 from gradstep.rules.settings import nonnegative
@@ -46,6 +47,8 @@ class AdamW(AdamRule):
     """
 
     weight_decay: float = nonnegative(1e-2)
+
+    fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}
 
     @property
     def decoupled(self) -> bool:

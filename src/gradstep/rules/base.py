@@ -92,6 +92,12 @@ class Rule(ABC):
     scalars: ClassVar[Mapping[str, float]] = {}
     """Numbers kept once per parameter beside ``step``, each with its value before the first step."""
 
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Settings that a related optimizer has and that have one value here, which makes this one what it is.
+
+    A group that says otherwise is refused.
+    """
+
     elementwise: ClassVar[bool] = True
     """False for a rule whose update looks at more than one element (a mean, a norm)."""
 
