@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from functools import cache
 from typing import final
 
 import numpy as np
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
+from gradstep.engines.fused.access import CompiledKernel, patterns
 from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
 from gradstep.engines.fused.results import ROW, results_of
 from gradstep.engines.statistics import NOTHING, STATISTICS, Tally, rows_of
 from gradstep.rules import Rule
+from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import ELEMENTS, Element
 
 
@@ -73,23 +76,39 @@ class Fused(Engine):
         return float(partial.sum())
 
 
+_kernels: dict[Hashable, CompiledKernel] = {}
+"""Every kernel that was compiled. Two threads may compile the same one at once; the first is used by both."""
+
+
+def _update_kernel(spec: UpdateSpec, watched: bool = False) -> CompiledKernel:
+    return _kernels.get((spec, watched)) or _kernels.setdefault((spec, watched), _compiled_update(spec, watched))
+
+
+def _squares_kernel(gradient: Element, columns: int) -> CompiledKernel:
+    return _kernels.get((gradient, columns)) or _kernels.setdefault(
+        (gradient, columns), _compiled_squares(gradient, columns)
+    )
+
+
 # LLVM is slow to import and not needed by other engines: these import it when they are first called.
 
 
-@cache
-def _update_kernel(spec: UpdateSpec, watched: bool = False) -> int:
+def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
     from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_update
 
-    return compile_module(build_update(spec, watched=watched))
+    # Statistics are added up in the order of one stream, and blocks are visited one after the other.
+    one = watched or not all(isinstance(codec, Elementwise) for codec in spec.codecs)
+    choices = patterns((1,)) if one else patterns()
+    return CompiledKernel(compile_module(build_update(spec, watched=watched)), _title(spec, watched), choices)
 
 
-@cache
-def _squares_kernel(gradient: Element, columns: int) -> int:
+def _compiled_squares(gradient: Element, columns: int) -> CompiledKernel:
     from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_squares
 
-    return compile_module(build_squares(gradient, columns))
+    choices = patterns()
+    return CompiledKernel(compile_module(build_squares(gradient, columns)), f"squares of {gradient.name}", choices)
 
 
 @cache
@@ -97,3 +116,10 @@ def _converts_float16() -> bool:
     from gradstep.engines.fused.jit import converts_float16
 
     return converts_float16()
+
+
+def _title(spec: UpdateSpec, watched: bool) -> str:
+    """What a kernel does, in a report."""
+    state = ", ".join(f"{slot} {codec.name}" for slot, codec in zip(spec.slots, spec.state, strict=True))
+    words = f"{spec.rule.__name__} of {spec.parameter.name}"
+    return words + f" ({state})" * bool(state) + ", watched" * watched

@@ -2,9 +2,9 @@
 
 A chunk is what a thread takes at a time: a piece of a large tensor, or several small tensors. Pieces of it that follow
 each other and have one owner are a run, of which one result is kept. The job is an array of int64: how many chunks were
-claimed and how many are done; how many chunks there are, how many runs, and of how many owners; then the addresses of
-the tables (`PER_CHUNK`, `PER_RUN`, `PER_PIECE`; the tensor table has an address per column, then `PER_TENSOR`), of the
-coefficients, of the results per run, and of what they come to per owner.
+claimed and how many are done; how many chunks there are, how many runs, and of how many owners; the access pattern;
+then the addresses of the tables (`PER_CHUNK`, `PER_RUN`, `PER_PIECE`; the tensor table has an address per column, then
+`PER_TENSOR`), of the coefficients, of the results per run, and of what they come to per owner.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import ctypes
 from array import array
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from time import perf_counter
 from typing import Any, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import Int64s, Pieces
+from gradstep.engines.fused.access import CompiledKernel, selection_for
 from gradstep.engines.fused.threads import run
 
 CHUNK = 16_384
@@ -33,7 +35,7 @@ MANY = 128
 PIECE = 256
 """Elements that could be updated in the time that it takes to begin a piece."""
 
-COUNTS = ("claimed", "done", "chunk_count", "run_count", "owner_count")
+COUNTS = ("claimed", "done", "chunk_count", "run_count", "owner_count", "streams", "prefetch")
 FIELDS = (*COUNTS, "chunks", "runs", "pieces", "tensors", "coefficients", "results", "totals")
 """The fields of a job, in their order."""
 
@@ -79,7 +81,7 @@ class Work:
 
 
 def launch(
-    kernel: int,
+    kernel: CompiledKernel,
     tensors: Int64s,
     work: Work,
     threads: int,
@@ -87,10 +89,10 @@ def launch(
     results: NDArray[np.float64] | None = None,
     totals: NDArray[np.float64] | None = None,
 ) -> None:
-    """Run the kernel at this address over chunks, and wait until it is done.
+    """Run the kernel over chunks, and wait until it is done.
 
     Args:
-        kernel: address of the compiled task.
+        kernel: the compiled kernel.
         tensors: (n, columns + 3) the tensor table.
         work: the chunks.
         threads: how many may work; fewer do when there is little to do.
@@ -102,9 +104,17 @@ def launch(
         return
     owners = 0 if totals is None else len(totals) - 1
     others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
-    counts = (0, 0, len(work.chunks), len(work.runs), owners)
+    threads = max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD))
+    selection = selection_for(kernel, work.elements, threads)
+    pattern = kernel.patterns[0] if selection is None else selection.next()
+    counts = (0, 0, len(work.chunks), len(work.runs), owners, pattern.streams, pattern.prefetch)
     job = array("q", (*counts, *work.addresses, address_of(tensors), *others))
-    run(kernel, job.buffer_info()[0], max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD)))
+    if selection is None or selection.chosen is not None:
+        run(kernel.address, job.buffer_info()[0], threads)
+        return
+    begin = perf_counter()
+    run(kernel.address, job.buffer_info()[0], threads)
+    selection.add(pattern, perf_counter() - begin, work.elements)
 
 
 def address_of(numbers: NDArray[Any]) -> int:

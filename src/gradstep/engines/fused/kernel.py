@@ -13,17 +13,18 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
+from gradstep.engines.fused.access import STREAMS
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
 from gradstep.engines.fused.watch import Watch, add_up
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
-from gradstep.storage.elements import BYTE, Element
+from gradstep.storage.elements import Element
 from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
 
-AHEAD = 160
-"""Elements from the vector in hand to those whose lines are fetched meanwhile: 5 to 10% of a step. With fewer, large
-tensors are slower, with more, small ones: where they end, what was fetched ahead is of no use."""
+SUMS = max(STREAMS)
+"""Sums that the squares of a piece are added up in: one for each stream, if there are as many as possible. Where fewer
+are read, each of these adds to several sums, one after the other: the result does not depend on their number."""
 
 
 def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
@@ -53,21 +54,39 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
         columns: how many there are.
     """
     kernel = Kernel(columns)
-    builder = kernel.builder
+    b = kernel.builder
+
+    def add(to: ir.Value, i: ir.Value, lanes: int) -> None:
+        address = kernel.element(piece.addresses[0], i, gradient)
+        x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
+        if lanes > 1:
+            kernel.fetch(kernel.element(address, kernel.job["prefetch"], gradient))
+        b.store((kernel.get(to, np.float64, lanes) + x * x).ir, to)
+
     with kernel.every_run() as run:
-        sums = {lanes: kernel.zero(np.float64, lanes) for lanes in (LANES, 1)}
-
+        sums = [kernel.zero(np.float64, LANES) for _ in range(SUMS)]
+        single = kernel.zero(np.float64, 1)
         with kernel.every_piece(run) as piece:
-
-            def body(i: ir.Value, lanes: int) -> None:
-                address = kernel.element(piece.addresses[0], i, gradient)
-                x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
-                builder.store((kernel.get(sums[lanes], np.float64, lanes) + x * x).ir, sums[lanes])
-
-            kernel.every_vector(piece.start, piece.stop, body, [gradient.itemsize])
-        total = kernel.get(sums[1], np.float64, 1) + added(kernel.get(sums[LANES], np.float64, LANES))
-        target = builder.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
-        builder.store(total.ir, target)
+            middle = kernel.whole(piece.start, piece.stop, LANES)
+            part = kernel.part(piece.start, middle, SUMS, [gradient.itemsize])
+            for streams in STREAMS:
+                with b.if_then(b.icmp_signed("==", kernel.job["streams"], integer(streams))):
+                    for first in range(SUMS // streams):
+                        mine = range(first, SUMS, SUMS // streams)
+                        with kernel.loop(integer(0), part, LANES) as i:
+                            for k in mine:
+                                begin = b.add(piece.start, b.mul(part, integer(k)))
+                                add(sums[k], b.add(begin, i), LANES)
+            rest = b.add(piece.start, b.mul(part, integer(SUMS)))
+            with kernel.loop(rest, middle, LANES) as i:
+                add(sums[0], i, LANES)
+            with kernel.loop(middle, piece.stop, 1) as i:
+                add(single, i, 1)
+        total = kernel.get(single, np.float64, 1)
+        for place in sums:
+            total = total + added(kernel.get(place, np.float64, LANES))
+        target = b.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
+        b.store(total.ir, target)
     return kernel.module
 
 
@@ -90,7 +109,6 @@ class _Update:
             for j in range(len(spec.coefficients))
         ]
         self.addresses = spec.grouped(piece.addresses)
-        self.itemsizes = [field.element.itemsize for field in spec.fields if field.per == 1]
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
         self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
@@ -99,9 +117,15 @@ class _Update:
         """Update the piece."""
         kernel, piece, b = self.kernel, self.piece, self.builder
         if not self.blocks:
-            kernel.every_vector(
-                piece.start, piece.stop, lambda i, lanes: self._vector(i, lanes, {}, {}), self.itemsizes
-            )
+            itemsizes = [field.element.itemsize for field in self.spec.fields]
+
+            def body(i: ir.Value, lanes: int) -> None:
+                self._vector(i, lanes, {}, {})
+
+            if self.watch is None:
+                kernel.every_vector_in_streams(piece.start, piece.stop, body, itemsizes)
+            else:  # sums are added up, in this order
+                kernel.every_vector(piece.start, piece.stop, body)
             return
         block = integer(BLOCK)
         whole = kernel.whole(piece.start, piece.stop, BLOCK)
@@ -120,13 +144,9 @@ class _Update:
             self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
         with kernel.loop(whole, piece.stop, BLOCK) as start:  # once or never: what is left over
             with self._scaled(start) as (old, peaks):
-                kernel.every_vector(
-                    start, piece.stop, lambda i, lanes: self._vector(i, lanes, old, peaks), self.itemsizes
-                )
+                kernel.every_vector(start, piece.stop, lambda i, lanes: self._vector(i, lanes, old, peaks))
             last = {j: self._scale(j) for j in self.blocks}
-            kernel.every_vector(
-                start, piece.stop, lambda i, lanes: self._encode(i, lanes, last), [BYTE.itemsize] * len(self.blocks)
-            )
+            kernel.every_vector(start, piece.stop, lambda i, lanes: self._encode(i, lanes, last))
 
     @contextmanager
     def _scaled(self, start: ir.Value) -> Iterator[tuple[dict[int, Value], dict[tuple[int, int], ir.Value]]]:
@@ -165,7 +185,7 @@ class _Update:
         """Update one vector; what is stored in blocks is only kept, and its magnitude noted."""
         kernel, spec, b = self.kernel, self.spec, self.builder
         if lanes > 1:
-            ahead = b.add(i, integer(AHEAD))
+            ahead = b.add(i, kernel.job["prefetch"])
             for address in chain.from_iterable(self._at(j, ahead) for j in range(len(spec.codecs))):
                 kernel.fetch(address)
         values = []

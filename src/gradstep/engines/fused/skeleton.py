@@ -23,17 +23,12 @@ from gradstep.storage.elements import Element
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
-STREAMS = 10
-"""Places in memory that are read at once. From one or two, as of a gradient's norm or of plain SGD, processors do not
-fetch as fast as memory gives (measured: 7.4 ms instead of 5.0, 10.6 instead of 8.7); more get into each other's way.
-"""
-
 LEAST = 6_144
-"""Bytes from such a place on, in the middle of all arrays: to begin at one costs more than fewer of them bring."""
+"""Bytes that a stream reads at least, averaged over the arrays: starting a shorter one costs more than it saves."""
 
 APART = 256
-"""Elements: these places are an odd number of them apart. A processor takes a read for one of what was written just
-before if their addresses agree in the last 12 bits, and waits; so they shall not be whole pages apart (3% of a step).
+"""Elements: streams are an odd number of them apart. Where the addresses of a read and of a recent write agree in the
+last 12 bits, a processor may take the one for the other and wait; so streams are not whole pages apart.
 """
 
 I64 = ir.IntType(64)
@@ -186,45 +181,62 @@ class Kernel:
         b = self.builder
         return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
 
-    def every_vector(
-        self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], itemsizes: Sequence[int]
-    ) -> None:
-        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one.
-
-        Args:
-            start, stop: the first element, and the one after the last.
-            body: builds what is done.
-            itemsizes: bytes of an element of every array that it reads.
-        """
+    def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
+        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
         middle = self.whole(start, stop, LANES)
-        with self.spread(start, middle, LANES, itemsizes) as i:
+        with self.loop(start, middle, LANES) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:
             body(i, 1)
 
-    @contextmanager
-    def spread(self, start: ir.Value, stop: ir.Value, step: int, itemsizes: Sequence[int]) -> Iterator[ir.Value]:
-        """Like :meth:`loop`, but in turns from several places, equally far apart, and what is left over after them.
+    def every_vector_in_streams(
+        self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], itemsizes: Sequence[int]
+    ) -> None:
+        """Like :meth:`every_vector`, but reading as many streams in turns as the job says.
+
+        The order of the elements depends on their number: ``body`` must not add anything up.
 
         Args:
-            start, stop, step: as there; a step is a power of 2 of at most 256.
-            itemsizes: as there.
+            start, stop, body: as there.
+            itemsizes: bytes of an element of every array that it reads.
         """
-        b = self.builder
-        ways = 1 << max(1, STREAMS // len(itemsizes)).bit_length() - 1
-        least = max(APART, LEAST * len(itemsizes) // sum(itemsizes))
-        most = b.sub(b.sdiv(b.sub(stop, start), integer(ways)), integer(APART))
-        part = b.add(b.and_(most, integer(-2 * APART)), integer(APART))
-        part = b.select(b.icmp_signed("<", part, integer(least)), integer(0), part)
-        whole = b.mul(part, integer(ways))
-        rest = b.sub(b.sub(stop, start), whole)
+        b, streams = self.builder, self.job["streams"]
+        middle = self.whole(start, stop, LANES)
+        part = self.part(start, middle, streams, itemsizes)
+        whole = b.mul(part, streams)
+        rest = b.add(start, whole)
+        # Two turns of one loop, so that the body is compiled once: the streams, and the rest as the only stream.
         with self.loop(integer(0), integer(2), 1) as turn:
             first = b.icmp_signed("==", turn, integer(0))
-            begin, part, length = (
-                b.select(first, *either) for either in ((start, b.add(start, whole)), (part, rest), (whole, rest))
+            begin, end, stride, length = (
+                b.select(first, *either)
+                for either in (
+                    (start, rest),
+                    (b.add(start, part), middle),
+                    (part, b.sub(middle, rest)),
+                    (whole, b.sub(middle, rest)),
+                )
             )
-            with self.loop(begin, b.add(begin, part), integer(step)) as i, self.loop(i, b.add(i, length), part) as j:
-                yield j
+            with self.loop(begin, end, LANES) as i, self.loop(i, b.add(i, length), stride) as j:
+                body(j, LANES)
+        with self.loop(middle, stop, 1) as i:
+            body(i, 1)
+
+    def part(self, start: ir.Value, stop: ir.Value, streams: int | ir.Value, itemsizes: Sequence[int]) -> ir.Value:
+        """How many elements each stream reads; 0 if there are too few for so many streams, or only one is asked for.
+
+        Args:
+            start, stop: the first element, and the one after the last.
+            streams: how many there are.
+            itemsizes: bytes of an element of every array that is read.
+        """
+        b = self.builder
+        count = integer(streams) if isinstance(streams, int) else streams
+        least = max(APART, LEAST * len(itemsizes) // sum(itemsizes))
+        most = b.sub(b.sdiv(b.sub(stop, start), count), integer(APART))
+        part = b.add(b.and_(most, integer(-2 * APART)), integer(APART))
+        few = b.or_(b.icmp_signed("<", part, integer(least)), b.icmp_signed("<", count, integer(2)))
+        return b.select(few, integer(0), part)
 
     @contextmanager
     def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> Iterator[ir.Value]:

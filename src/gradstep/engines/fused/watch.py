@@ -130,8 +130,7 @@ class Watch:
                 )
                 self._add_exactly(totals[lanes], (g * Value(b, splat(b, factor, lanes)), p), lanes)
 
-            itemsizes = [field.element.itemsize for codec in stored for field in codec.fields]
-            kernel.every_vector(piece.start, piece.stop, body, itemsizes)
+            kernel.every_vector(piece.start, piece.stop, body)
         return [
             folded(kernel.get(wide, np.float64, LANES), operator.add) + kernel.get(single, np.float64, 1)
             for wide, single in zip(totals[LANES], totals[1], strict=True)
