@@ -143,3 +143,11 @@ def limits(rule: Rule, start: Sequence[Tensor], steps: Sequence[Sequence[Tensor]
 def spread(x: Rounded) -> float:
     """Twice the largest deviation from the exact result in any sample."""
     return 2 * float(np.abs(x.numbers - x.numbers[0]).max(initial=0.0))
+
+
+def assert_within(ours: Tensor, theirs: Tensor, limit: float, what: str) -> None:
+    """No element is further away than ``limit``."""
+    assert ours.shape == theirs.shape, what
+    if ours.numel():
+        far = (ours.detach().double() - theirs.detach().double()).abs().max().item()
+        assert far <= limit, f"{what} is {far:.3g} away, and rounding alone explains {limit:.3g}"

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gradstep
 from tests.frozen import lion
 from tests.registry import SUBJECTS, cases
-from tests.roundings import limits
+from tests.roundings import assert_within, limits
 from tests.training import SHAPES, assert_near, gradients, normal, starts, trained
 
 BY_NAME = {s.name: s for s in SUBJECTS}
@@ -50,12 +50,6 @@ def compare(subject, options, engine, dtype):
                 assert int(ours.state[p][key]) == int(value) == len(STEPS[dtype])
             elif value is not None:
                 assert_within(ours.state[p][key], torch.as_tensor(value), of_state[key][i], f"{key} of parameter {i}")
-
-
-def assert_within(ours, theirs, limit, what):
-    assert ours.shape == theirs.shape, what
-    far = (ours.detach().double() - theirs.detach().double()).abs().max().item()
-    assert far <= limit, f"{what} is {far:.3g} away, and rounding alone explains {limit:.3g}"
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))
