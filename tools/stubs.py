@@ -80,6 +80,10 @@ def _class(name: str) -> str:
         "seed: int | None = ...",
         "paged: bool | str | Path | Pages = ...",
         "page_budget: str | int | None = ...",
+        "foreach: bool | None = ...",
+        "fused: bool | None = ...",
+        "capturable: bool = ...",
+        "differentiable: bool = ...",
     ]
     arguments = ["self", "params: ParamsT", *places, "*", *named, *own]
     lines = "".join(f"        {argument},\n" for argument in arguments)

@@ -60,6 +60,10 @@ class Adadelta(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -82,6 +86,10 @@ class Adafactor(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -104,6 +112,10 @@ class Adagrad(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -127,6 +139,10 @@ class Adam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -148,6 +164,10 @@ class Adamax(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -170,6 +190,10 @@ class AdamW(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -190,6 +214,10 @@ class Lion(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -213,6 +241,10 @@ class NAdam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -235,6 +267,10 @@ class RAdam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -258,6 +294,10 @@ class RMSprop(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...
@@ -280,6 +320,10 @@ class SGD(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
     ) -> None: ...
     @classmethod
     def rule(cls) -> type[Rule]: ...

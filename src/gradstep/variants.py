@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
-from gradstep.rules import RULES
+from gradstep.rules import RULES, Rule, settings_of
 
 VARIANTS: Mapping[str, tuple[str, str, bool]] = {
     ("Paged" if paged else "") + name + ("" if state == "float32" else state): (name, state, paged)
@@ -18,7 +19,7 @@ VARIANTS: Mapping[str, tuple[str, str, bool]] = {
 ``PagedAdamW``, ``PagedAdamW8bit``, ``Lion8bit`` and so on."""
 
 _BY_LOWER = {name.lower(): name for name in RULES}
-_NAME = re.compile(r"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch)?(_fused|_bnb)?(_(?P<bits>8bit|32bit))?")
+_NAME = re.compile(r"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_bnb)?(_(?P<bits>8bit|32bit))?")
 
 
 def meant(name: str) -> tuple[str, str, bool]:
@@ -54,9 +55,38 @@ _FORMS = (
     ("", ""),
     ("", "_torch"),
     ("", "_torch_fused"),
+    ("", "_hf"),
     ("", "_8bit"),
     ("", "_32bit"),
     ("", "_bnb_8bit"),
     ("paged_", "_32bit"),
     ("paged_", "_8bit"),
 )
+
+_SPELLINGS = {"learning_rate": "lr", "adam_epsilon": "eps"}
+_BETAS = ("adam_beta1", "adam_beta2")
+
+
+def respelled(rule: type[Rule], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under the rule's own names, from those that Hugging Face's ``TrainingArguments`` have for them.
+
+    Raises:
+        TypeError: one setting under two names, or a β for a rule that has none.
+
+    >>> respelled(RULES["AdamW"], {"learning_rate": 1e-4, "adam_beta2": 0.95})
+    {'lr': 0.0001, 'betas': (0.9, 0.95)}
+    """
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        own = "betas" if name in _BETAS else _SPELLINGS.get(name, name)
+        if own in settings and own != name:
+            raise TypeError(f"{own} and {name} are the same setting: give one of them")
+        if name in _BETAS:
+            defaults = [s.default for s in settings_of(rule) if s.name == "betas"]
+            if not defaults:
+                raise TypeError(f"{rule.__name__} has no betas, so {name} means nothing to it")
+            pair = list(named.get("betas", defaults[0]))
+            pair[_BETAS.index(name)] = value
+            value = tuple(pair)
+        named[own] = value
+    return named

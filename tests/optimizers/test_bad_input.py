@@ -109,9 +109,6 @@ def test_a_group_that_has_a_parameter_of_another():
         ((), {"learning_rate": 0.1}, "AdamW has no setting 'learning_rate'.*lr, betas"),
         ((0.1,), {"lr": 0.1}, "multiple values for argument 'lr'"),
         ((0.1, (0.9, 0.99), 1e-8, 0.0, False, True), {}, "at most 5 settings by position, got 6"),
-        ((), {"fused": True}, "gradstep chooses by engine="),
-        ((), {"foreach": False}, "gradstep chooses by engine="),
-        ((), {"capturable": True}, "gradstep chooses by engine="),
     ],
 )
 def test_arguments(arguments, named, words):

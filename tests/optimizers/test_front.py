@@ -46,6 +46,12 @@ def test_torch_s_arguments_order_and_defaults(subject):
     execution = {"foreach", "fused", "capturable", "differentiable"}
     ours = dict(inspect.signature(subject.optimizer).parameters)
     theirs = {n: p for n, p in inspect.signature(subject.torch).parameters.items() if n not in execution}
+    assert {n: ours.pop(n).default for n in sorted(execution)} == {
+        "capturable": False,
+        "differentiable": False,
+        "foreach": None,
+        "fused": None,
+    }
     assert {name: ours.pop(name).default for name in OWN} == {
         "engine": "auto",
         "state": "float32",

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gradstep.optimizers.arguments import OWN
+from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION
 from gradstep.optimizers.front import Optimizer, ParamsT
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.report import StepReport
 from gradstep.optimizers.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
-from gradstep.variants import VARIANTS, meant
+from gradstep.variants import VARIANTS, meant, respelled
 
 
-@cache
 def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) -> type[Optimizer]:
     """A ``torch.optim.Optimizer`` class from a rule, with every engine and storage.
 
@@ -26,7 +25,8 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
 
     Returns:
         A class that takes ``(params, ...the rule's settings, engine="auto", ...)``; the settings that are not
-        mathematics are those of :data:`gradstep.optimizers.arguments.OWN`.
+        mathematics are those of :data:`gradstep.optimizers.arguments.OWN`. It also takes torch's ``fused``,
+        ``foreach``, ``capturable`` and ``differentiable``: see :data:`gradstep.optimizers.arguments.TORCH_EXECUTION`.
 
     Raises:
         TypeError: not a finished rule.
@@ -46,15 +46,21 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
         raise TypeError(f"{rule.__name__} is not finished: write {missing}")
     if "__dataclass_fields__" not in vars(rule):
         raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
+    check_state(state)
+    return _class(rule, state, paged)
+
+
+@cache
+def _class(rule: type[Rule], state: str, paged: bool) -> type[Optimizer]:
+    """One class for each of these, however they were given: ``isinstance`` and pickles go by it."""
 
     def get_rule(cls: type[Optimizer]) -> type[Rule]:
         return rule
 
-    check_state(state)
     preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
     name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)
     body = {"rule": classmethod(get_rule), "preset": preset, "__doc__": rule.__doc__}
-    made = type(name, (optimizer(rule) if preset else Optimizer,), body)
+    made = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
     made.__module__ = __name__
     made.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
     return made
@@ -66,7 +72,9 @@ def _signature(rule: type[Rule], preset: Mapping[str, Any]) -> inspect.Signature
         inspect.Parameter(s.name, keyword if s.kw_only else position, default=s.default, annotation=s.type)
         for s in settings_of(rule)
     ]
-    own = [inspect.Parameter(name, keyword, default=value) for name, value in {**OWN, **preset}.items()]
+    own = [
+        inspect.Parameter(name, keyword, default=value) for name, value in {**OWN, **preset, **TORCH_EXECUTION}.items()
+    ]
     return inspect.Signature([inspect.Parameter("params", position), *settings, *own])
 
 
@@ -80,12 +88,14 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     Args:
         name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that only say
             whose implementation it was are understood and change nothing: ``adamw_torch``, ``adamw_torch_fused``,
-            ``adamw_bnb_8bit``, ``paged_adamw_32bit``.
+            ``adamw_bnb_8bit``, ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``.
         params: as of every optimizer.
-        settings: of the optimizer, by name.
+        settings: of the optimizer, by name; also by those of ``TrainingArguments``: ``learning_rate``,
+            ``adam_beta1``, ``adam_beta2`` (the other keeps its default) and ``adam_epsilon``.
 
     Raises:
         ValueError: a name that means nothing here, with those that are near it.
+        TypeError: a setting that the optimizer has not, or that is given under two names.
 
     >>> import torch, gradstep
     >>> model = torch.nn.Linear(100, 100)
@@ -94,7 +104,7 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
     """
     rule, state, paged = meant(name)
-    return optimizer(RULES[rule], state=state, paged=paged)(params, **settings)
+    return optimizer(RULES[rule], state=state, paged=paged)(params, **respelled(RULES[rule], settings))
 
 
 def __getattr__(name: str) -> Any:

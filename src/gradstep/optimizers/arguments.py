@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 from torch import Tensor
 
-from gradstep.optimizers.choice import TORCH_EXECUTION
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import RULES, Rule, settings_of
 
 OWN: Mapping[str, Any] = {
     "engine": "auto",
@@ -30,6 +30,24 @@ OWN: Mapping[str, Any] = {
 - ``page_budget``: bytes of paged state that may be in memory, or on the GPU (``"512MB"``).
 """
 
+TORCH_EXECUTION: Mapping[str, bool | None] = {
+    "foreach": None,
+    "fused": None,
+    "capturable": False,
+    "differentiable": False,
+}
+"""torch.optim's settings of how it executes, with their defaults. Every class takes them, so that a call written for
+torch works; ``engine=`` decides instead, and the numbers do not depend on it:
+
+- ``fused``, ``foreach``: nothing changes: ``engine="auto"`` takes the fastest engine that fits each parameter;
+- ``capturable=True``: warned of once in a process, since a CUDA graph cannot replay a step;
+- ``differentiable=True``: refused, since a step is not recorded by autograd.
+"""
+
+
+_BETAS_ALIKE = {RULES["Adam"], RULES["AdamW"]}
+"""The rules of which torch refuses one beta as a number and the other as a tensor."""
+
 
 def sorted_out(
     kind: str, rule: type[Rule], positional: Sequence[Any], named: Mapping[str, Any]
@@ -43,6 +61,8 @@ def sorted_out(
 
     Raises:
         TypeError: a setting that there is not, or that was given twice.
+        ValueError, RuntimeError: a way to execute that there is not, here or in torch; for Adam and AdamW, as in
+            torch, one beta as a number and the other as a tensor.
     """
     settings = settings_of(rule)
     places = [s.name for s in settings if not s.kw_only]
@@ -51,21 +71,58 @@ def sorted_out(
     given = dict(zip(places, positional, strict=False))
     names = {s.name for s in settings}
     for name, value in named.items():
-        if name in OWN:
+        if name in OWN or name in TORCH_EXECUTION:
             continue
         if name in given:
             raise TypeError(f"{kind} got multiple values for argument {name!r}")
-        if name in TORCH_EXECUTION:
-            raise TypeError(
-                f"{name}= tells torch how to execute; gradstep chooses by engine= "
-                "('auto', 'fused', 'eager', 'compiled', 'reference'), and 'auto' is the fastest that fits"
-            )
         if name not in names:
             raise TypeError(
                 f"{kind} has no setting {name!r} (it has {', '.join(s.name for s in settings)}; {', '.join(OWN)})"
             )
         given[name] = value
+    check_execution(named)
+    betas = given.get("betas")
+    if rule in _BETAS_ALIKE and isinstance(betas, (tuple, list)) and len({isinstance(b, Tensor) for b in betas}) > 1:
+        raise ValueError("betas must be either both floats or both Tensors")
     return given, {name: value for name, value in named.items() if name in OWN}
+
+
+_warned: set[str] = set()
+"""What this process has been warned of."""
+
+
+def check_execution(named: Mapping[str, Any]) -> None:
+    """Look at torch's settings of how to execute, of a constructor or of a group.
+
+    Raises:
+        ValueError: ``differentiable=True``.
+        RuntimeError: ``fused`` and ``foreach`` together, as in torch.
+    """
+    if named.get("differentiable"):
+        raise ValueError(
+            "differentiable=True is not supported: a gradstep step is not recorded by autograd, so gradients through "
+            "it would be missing; take torch.optim's optimizer, or torch.func on the rule's update(), for them"
+        )
+    if named.get("fused") and named.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if named.get("capturable") and "capturable" not in _warned:
+        _warned.add("capturable")
+        warnings.warn(
+            "capturable=True changes nothing: a gradstep step counts on the CPU, and a CUDA graph would replay the "
+            "coefficients of one step for ever; capture the forward and backward pass, and call step() outside",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def without_execution(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without torch's settings of how to execute, which have been checked.
+
+    Raises:
+        ValueError, RuntimeError: see :func:`check_execution`.
+    """
+    check_execution(group)
+    return {name: value for name, value in group.items() if name not in TORCH_EXECUTION}
 
 
 def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.optimizers.arguments import check_fixed
+from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
-from gradstep.optimizers.choice import TORCH_EXECUTION
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import OF_ROUNDING, Fault, losses, scale_of, worst
 from gradstep.optimizers.storage import Storage, Stored

@@ -19,10 +19,6 @@ ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(
 """Every engine by its name."""
 
 
-TORCH_EXECUTION = ("foreach", "fused", "capturable", "differentiable")
-"""torch.optim's settings of how to execute, which ``engine=`` decides here; they are not mathematics."""
-
-
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill one stretch of memory, each once, in whatever order of axes.
 

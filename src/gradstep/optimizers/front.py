@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gradstep.optimizers.arguments import OWN, rule_of, sorted_out
+from gradstep.optimizers.arguments import OWN, rule_of, sorted_out, without_execution
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import check_engine, choose
@@ -144,6 +144,7 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: something that is not a tensor of floating-point or complex numbers.
         """
         if isinstance(param_group, dict):
+            param_group = without_execution(param_group)
             rule = self._rule_of({**self.defaults, **param_group})
             params = param_group["params"]
             if isinstance(params, Tensor):
