@@ -1,0 +1,193 @@
+"""Hold gradstep against torch.optim on thousands of mutated parameters, gradients, states, groups and checkpoints.
+
+Each case makes an optimizer, takes some steps, does something to it that a user might do (or nobody should), and steps
+again. gradstep must then give the numbers of torch's class of the same name, or refuse as torch does, or differ in a
+way that is listed (`tools/fuzzing/differences.py`). Where torch has no counterpart (8-bit state, clipping in the step),
+two engines are compared. A step that raises must have changed nothing, and nothing may crash or hang.
+
+    python tools/fuzz.py --cases 10000 --seed 0          # Ctrl-C ends it with the summary of what was done
+    python tools/fuzz.py --seed 0 --case 123             # one case again, told in full
+    PYTHONMALLOC=debug python tools/fuzz.py --cases 1000
+
+Cases run in forked children: one that dies kills nothing but itself, and is counted. The exit status is 1 if there is
+any finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuzzing.cases import SETTINGS, case
+from fuzzing.verdict import judge
+
+CHUNK = 200
+"""Cases of one child: a kernel that is not among the usual is compiled once in each."""
+
+SLOW = (
+    "gradstep.optimizers",
+    "torch._subclasses.fake_tensor",
+    "torch.distributed.tensor",
+    "torch.masked",
+    "torch.testing._internal.two_tensor",
+)
+"""Modules that take long to import: once, before the children are forked."""
+
+PATIENCE = 60.0
+"""Seconds after which a case counts as hanging."""
+
+
+def main() -> int:
+    """Run the cases, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=1000, help="how many (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int, help="run this one, here, and tell all")
+    parser.add_argument("--out", type=Path, help="write every finding there, one JSON object a line")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in SLOW:
+        importlib.import_module(name)
+    if given.case is not None:
+        return _alone(given.seed, given.case)
+    if given.cases >= 1000:
+        _compile()
+    results: list[dict[str, Any]] = []
+    began = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):
+        _all(given.seed, list(range(given.first, given.first + given.cases)), results, began)
+    findings = [r for r in results if r["verdict"] in ("finding", "crash", "hang")]
+    _summary(results, findings, given.seed, time.monotonic() - began)
+    if given.out:
+        given.out.write_text("".join(json.dumps(r) + "\n" for r in findings), encoding="utf-8")
+    return 1 if findings else 0
+
+
+def _compile() -> None:
+    """Compile the usual kernels, which every child then has."""
+    from gradstep.optimizers.choice import ENGINES
+    from gradstep.optimizers.storage import Storage
+    from gradstep.rules import RULES
+
+    for name, choices in SETTINGS.items():
+        for settings in choices:
+            rule = RULES[name](**settings)
+            for state in ("float32", "bfloat16", "8bit") if rule.elementwise else ():
+                stored = Storage(state).of(rule, {}, torch.empty(64, 80), "w")
+                ENGINES["fused"].prepare(stored.spec(rule, torch.float32))
+
+
+def _alone(seed: int, number: int) -> int:
+    faulthandler.enable()
+    this = case(seed, number)
+    print(this)
+    verdict, text = judge(this, lambda stage: print("…", stage, flush=True))
+    print(verdict, text)
+    return int(verdict == "finding")
+
+
+def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: float) -> None:
+    while numbers:
+        chunk, numbers = numbers[:CHUNK], numbers[CHUNK:]
+        done = _child(seed, chunk)
+        results += done
+        numbers = chunk[len(done) :] + numbers
+        counts = Counter(r["verdict"] for r in results)
+        told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        print(
+            f"\r{len(results)} cases in {time.monotonic() - began:.0f} s: {told}  ", end="", file=sys.stderr, flush=True
+        )
+
+
+def _child(seed: int, chunk: list[int]) -> list[dict[str, Any]]:
+    """Run cases in a child until all are done or one kills it; that one is the last of the answer."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _work(seed, chunk, writer)
+        os._exit(0)
+    os.close(writer)
+    done: list[dict[str, Any]] = []
+    stage, waiting, hung = "ours", b"", False
+    world = "ours"
+    with selectors.DefaultSelector() as ready, os.fdopen(reader, "rb", buffering=0) as stream:
+        ready.register(stream, selectors.EVENT_READ)
+        while True:
+            if not ready.select(PATIENCE):
+                hung = True
+                os.kill(pid, signal.SIGKILL)
+                break
+            data = stream.read(65536)
+            if not data:
+                break
+            *lines, waiting = (waiting + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    done.append(message)
+                    world, stage = "ours", "ours"
+                elif message in ("ours", "theirs", "compare"):
+                    world = stage = message
+                else:
+                    stage = message
+    status = os.waitpid(pid, 0)[1]
+    if len(done) < len(chunk):
+        number = chunk[len(done)]
+        this = case(seed, number)
+        how = "hang" if hung else "crash"
+        told = f"{how} in {world}, at {stage} (signal {os.WTERMSIG(status)})"
+        verdict = "torch's own " + how if world == "theirs" and this.torch else how
+        done.append(
+            {"number": number, "verdict": verdict, "text": told, "kind": this.kind, "optimizer": this.optimizer}
+        )
+    return done
+
+
+def _work(seed: int, chunk: list[int], writer: int) -> None:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)  # torch and glibc comment on what is done to them
+
+    def tell(message: Any) -> None:
+        os.write(writer, json.dumps(message).encode() + b"\n")
+
+    for number in chunk:
+        this = case(seed, number)
+        try:
+            verdict, text = judge(this, tell)
+        except BaseException:
+            verdict, text = "finding", "the tool itself: " + traceback.format_exc()[-600:]
+        tell({"number": number, "verdict": verdict, "text": text, "kind": this.kind, "optimizer": this.optimizer})
+
+
+def _summary(results: list[dict[str, Any]], findings: list[dict[str, Any]], seed: int, seconds: float) -> None:
+    print(f"\n{len(results)} cases in {seconds:.0f} s, seed {seed}:")
+    for verdict, count in Counter(r["verdict"] for r in results).most_common():
+        print(f"  {count:6} {verdict}")
+    listed = Counter(r["text"] for r in results if r["verdict"] == "difference")
+    for name, count in listed.most_common():
+        print(f"         {count:6} {name}")
+    grouped: defaultdict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for r in findings:
+        grouped[r["verdict"], r["kind"], r["text"][:80]].append(r)
+    for (verdict, kind, _), members in sorted(grouped.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        print(f"{verdict} ×{len(members)}: {kind}: {members[0]['optimizer']}: {members[0]['text']}")
+        print(f"    python tools/fuzz.py --seed {seed} --case {members[0]['number']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

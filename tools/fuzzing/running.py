@@ -1,0 +1,279 @@
+"""Run one case on one optimizer, and keep what came of it: errors, numbers, and whether half a step was made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+import gradstep
+from fuzzing.cases import Case
+from fuzzing.mutations import ENTRIES, GROUPS, PARAMETERS, NotHere, World, load, spoil_state
+from fuzzing.tensors import BEHIND, GRADIENTS, normal
+from fuzzing.tensors import PARAMETERS as KINDS
+from gradstep.optimizers.state_check import _has_memory
+
+Values = dict[str, Tensor]
+"""Parameters and their state, by name."""
+
+
+@dataclass
+class Trace:
+    """What came of a case.
+
+    Attributes:
+        stage: how far it came: ``"construct"``, ``"good"``, ``"mutate"``, ``"assign"``, ``"step"``, ``"end"``.
+        error: what was raised there; at ``"end"`` nothing was.
+        absent: the mutation has no meaning here, or torch refuses it to anybody.
+        half: what a step that raised has changed all the same.
+        values: parameters and state before the first step, and after each that was made.
+        fused: whether every parameter is served by an engine that promises the reference's bits.
+    """
+
+    stage: str = "construct"
+    error: BaseException | None = None
+    absent: bool = False
+    half: str = ""
+    values: list[Values] = field(default_factory=list)
+    bitwise: bool = True
+
+    def told(self) -> str:
+        """The error in a line."""
+        if self.error is None:
+            return "goes on"
+        text = " ".join(str(self.error).split())
+        return f"{type(self.error).__name__} at {self.stage}: {text[:200]}"
+
+
+def run(case: Case, kind: Callable[..., Any], options: dict[str, Any], mark: Callable[[str], None]) -> Trace:
+    """Run a case.
+
+    Args:
+        case: the case.
+        kind: the optimizer's class, or torch's of the same name.
+        options: what it is given beside the case's settings.
+        mark: told of every stage.
+    """
+    trace = Trace()
+    warnings.simplefilter("ignore")
+    numbers = torch.Generator().manual_seed(case.number * 1009 + case.seed)
+
+    def stage(name: str) -> None:
+        trace.stage = name
+        mark(name)
+
+    params = _parameters(case, numbers)
+    stage("construct")
+    try:
+        given = [params[0], *params] if case.twice else params
+        world = World(kind(given, **case.settings, **options), params, numbers)
+        trace.values.append(snapshot(world))
+    except Exception as error:
+        trace.error = error
+        return trace
+    try:
+        _steps(case, world, trace, stage)
+    except NotHere:
+        trace.absent = True
+    if isinstance(world.optimizer, gradstep.Optimizer):
+        try:
+            trace.bitwise = all(engine in ("fused", "reference") for _, engine, _ in world.optimizer.engines())
+        except Exception:
+            trace.bitwise = False
+    return trace
+
+
+def _parameters(case: Case, numbers: torch.Generator) -> list[Tensor]:
+    made: list[Tensor] = []
+    for kind in case.parameters:
+        data = KINDS[kind](numbers)
+        wanted = data.is_floating_point() or data.is_complex()
+        try:
+            made.append(Parameter(data, requires_grad=wanted))
+        except Exception:  # what cannot be a Parameter can be a leaf
+            made.append(data.detach().requires_grad_(wanted))
+    if case.overlapping and made[0].numel() > 1:
+        made.append(Parameter(made[0].detach().reshape(-1)[1:]))
+    return made
+
+
+def _steps(case: Case, world: World, trace: Trace, stage: Callable[[str], None]) -> None:
+    for _ in range(case.good):
+        stage("assign")
+        _assign(world, ["good"] * len(world.params))
+        stage("good")
+        if not _step(world, trace, {}):
+            return
+    pick = Random(f"{case.seed}:{case.number}:mutations")
+    for mutation in case.mutations:
+        stage("mutate")
+        before = snapshot(world)
+        try:
+            _mutate(world, pick, mutation)
+        except NotHere:
+            raise
+        except Exception as error:
+            if mutation[0] not in ("load", "group"):
+                raise NotHere from error  # torch itself refuses it to anybody
+            trace.error, trace.half = error, difference(before, snapshot(world))
+            return
+    stage("assign")
+    _assign(world, list(case.gradients), case.behind)
+    stage("step")
+    if not _step(world, trace, case.call):
+        return
+    stage("assign")
+    _assign(world, ["good"] * len(world.params))
+    stage("after")
+    if _step(world, trace, {}):
+        trace.stage = "end"
+
+
+def _mutate(world: World, pick: Random, mutation: tuple[str, ...]) -> None:
+    what, *arguments = mutation
+    if what == "state":
+        spoil_state(world, pick, *arguments)
+    elif what == "load":
+        load(world, pick, *arguments)
+    else:
+        {"entry": ENTRIES, "group": GROUPS, "parameter": PARAMETERS}[what][arguments[0]](world, pick)
+
+
+def _assign(world: World, kinds: list[str], behind: str = "") -> None:
+    try:
+        _give(world, kinds)
+        if behind and world.params[0].grad is not None:
+            world.params[0].grad.data = BEHIND[behind](world.params[0].grad)
+    except Exception as error:  # torch itself refuses it, to anybody
+        raise NotHere from error
+
+
+def _give(world: World, kinds: list[str]) -> None:
+    """Give every parameter its gradient."""
+    for p, kind in zip(world.params, kinds + ["good"] * len(world.params), strict=False):
+        if kind == "stale" or not isinstance(p, Tensor):
+            continue
+        p.grad = None
+        if not (p.is_floating_point() or p.is_complex()):
+            continue
+        g = _gradient(p, world.numbers)
+        p.grad = g if kind == "good" else GRADIENTS[kind](p, g)
+
+
+def _gradient(p: Tensor, numbers: torch.Generator) -> Tensor:
+    g = normal(numbers, *p.shape, dtype=p.dtype)
+    if type(p).__name__ == "TwoTensor":
+        return type(p)(g, g.clone())  # type: ignore[call-arg]
+    if p.device.type == "meta":
+        return g.to("meta")
+    if type(p).__name__ == "MaskedTensor":
+        from torch.masked import masked_tensor
+
+        return masked_tensor(g, p.get_mask())  # type: ignore[no-any-return, attr-defined]
+    return g
+
+
+def _step(world: World, trace: Trace, call: dict[str, float]) -> bool:
+    """Make one step, and say whether it was made."""
+    before = snapshot(world)
+    try:
+        world.optimizer.step(**call)
+    except Exception as error:
+        trace.error, trace.half = error, difference(before, snapshot(world))
+        return False
+    trace.values.append(snapshot(world))
+    return True
+
+
+def snapshot(world: World) -> Values:
+    """A copy of every parameter and every value of state."""
+    found: Values = {}
+    for i, p in enumerate(world.params):
+        _keep(found, f"parameter {i}", p)
+        entry = world.optimizer.__dict__["state"].get(p)
+        if isinstance(entry, dict):
+            for key, value in entry.items():
+                _keep(found, f"{key} of parameter {i}", value)
+    return found
+
+
+def _keep(found: Values, name: str, value: Any) -> None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = torch.tensor(float(value), dtype=torch.float64)
+    if not isinstance(value, Tensor) or value.device.type == "meta" or value.layout != torch.strided:
+        return
+    if type(value).__name__ == "TwoTensor":
+        value = value.a  # type: ignore[attr-defined]
+    if type(value) not in (Tensor, Parameter) and not type(value).__name__.startswith("Tagged"):
+        return
+    if not value._is_zerotensor() and not _has_memory(value.as_subclass(Tensor)):
+        return
+    value = value.detach().as_subclass(Tensor)
+    # Field by field: to copy a tensor of float8, or a view, needs no arithmetic.
+    found[name] = torch.zeros_like(value).copy_(value) if value._is_zerotensor() else value.clone().resolve_neg()
+
+
+def difference(before: Values, after: Values) -> str:
+    """The first value that is not what it was; what is new does not count."""
+    for name, old in before.items():
+        new = after.get(name)
+        if new is not None and not same_bits(old, new):
+            return name
+    return ""
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in type, shape and every number; one NaN is as good as another, and so is one layout of one number."""
+    if a.numel() == b.numel() == 1:
+        a, b = a.reshape(()), b.reshape(())
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    a, b = (t.resolve_conj().contiguous() for t in (a, b))
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    if not a.is_floating_point():
+        return bool((a == b).all())
+    a, b = a.double(), b.double()
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def near(a: Tensor, b: Tensor, steps: int, size: float) -> str:
+    """How far two results of the same arithmetic are apart, in words; nothing if by rounding alone.
+
+    A step is fewer than 32 operations on numbers not larger than the largest of the tensor, each off by half a unit in
+    the last place of its result; a square root halves a relative error, and a quotient adds two. A later step inherits
+    the errors of the earlier ones. So numbers are apart by at most 64 units of the largest, a step.
+
+    Args:
+        a, b: the two.
+        steps: how many steps were made.
+        size: the largest number that went into them.
+    """
+    if a.numel() == b.numel() == 1:  # a count is as good in one shape as in another
+        a, b = a.reshape(()), b.reshape(())
+    if a.shape != b.shape:
+        return f"shape {tuple(a.shape)} and {tuple(b.shape)}"
+    if a.numel() == 0:
+        return ""
+    unit = max(torch.finfo(t.dtype).eps if t.is_floating_point() or t.is_complex() else 0.0 for t in (a, b))
+    if a.is_complex() or b.is_complex():
+        a, b = (torch.view_as_real(t.resolve_conj().to(torch.complex128)) for t in (a, b))
+    x, y = a.double(), b.double()
+    if not torch.equal(x.isnan(), y.isnan()):
+        return "NaN in other places"
+    wide = x.isinf() | y.isinf() | x.isnan()
+    if not torch.equal(x[wide & ~x.isnan()], y[wide & ~x.isnan()]):
+        return "infinite in other places"
+    x, y = x[~wide], y[~wide]
+    if not x.numel():
+        return ""
+    largest = max(float(x.abs().max()), float(y.abs().max()), size)
+    apart = float((x - y).abs().max())
+    bound = 64 * max(steps, 1) * unit * max(largest, 1e-30)
+    return "" if apart <= bound else f"{apart:.3g} apart, and rounding explains {bound:.3g}"

@@ -1,0 +1,116 @@
+"""Run a case on gradstep and on what it is compared with, and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import gradstep
+from fuzzing.cases import Case
+from fuzzing.differences import explained
+from fuzzing.running import Trace, Values, near, run, same_bits
+
+HALF = ("16", "complex32", "float8")
+
+
+def judge(case: Case, mark: Callable[[str], None]) -> tuple[str, str]:
+    """The verdict on a case, and what there is to say.
+
+    ``"same"``: the same numbers. ``"both refuse"``. ``"alone"``: there is nothing to compare with. ``"difference"``: one
+    that is meant. ``"finding"``: anything else.
+    """
+    options: dict[str, Any] = {"engine": case.engine, "seed": 1}
+    options |= {"state": case.state} if case.state != "float32" else {}
+    options |= {"rounding": case.rounding} if case.rounding != "nearest" else {}
+    kind = getattr(gradstep, case.optimizer)
+    mark("ours")
+    with _default(case.dtype):
+        ours = run(case, kind, options, mark)
+    if ours.half:
+        return "finding", f"half a step: {ours.half} was changed ({ours.told()})"
+    if ours.error is not None and not _is_clean(ours.error):
+        return "finding", f"an error that explains nothing: {ours.told()}"
+    mark("theirs")
+    if case.torch:
+        theirs = run(case, getattr(torch.optim, case.optimizer), {"foreach": False}, mark)
+    else:
+        other = {"auto": "reference", "eager": "reference", "reference": "auto"}[case.engine]
+        theirs = run(case, kind, {**options, "engine": other}, mark)
+    mark("compare")
+    return _compared(case, ours, theirs)
+
+
+def _compared(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
+    if any(trace.stage == "construct" and "cannot serve" in trace.told() for trace in (ours, theirs)):
+        return "alone", "an engine that was asked for does not serve a parameter"
+    if ours.absent and theirs.absent:
+        return "alone", "means nothing"
+    if ours.absent != theirs.absent:
+        return "alone", "means nothing to one of them"
+    sizes: dict[str, float] = {}
+    for step, (mine, other) in enumerate(zip(ours.values, theirs.values, strict=False)):
+        wrong = _apart(case, mine, other, step, ours.bitwise and theirs.bitwise, sizes)
+        if wrong:
+            name = explained(case, "other numbers", "other numbers")
+            return ("difference", name) if name else ("finding", f"other numbers after step {step}: {wrong}")
+    if ours.error is not None and theirs.error is not None:
+        return "both refuse", ours.told()
+    if ours.error is None and theirs.error is None:
+        return "same", ""
+    name = explained(case, ours.told(), theirs.told())
+    if name:
+        return "difference", name
+    return "finding", f"gradstep: {ours.told()} | {'torch' if case.torch else 'the other engine'}: {theirs.told()}"
+
+
+def _apart(case: Case, mine: Values, other: Values, step: int, bitwise: bool, sizes: dict[str, float]) -> str:
+    """The first value that is not the same in both, in words.
+
+    Args:
+        case: the case.
+        mine, other: the values after this step.
+        step: how many steps were made.
+        bitwise: whether two engines promise the same bits.
+        sizes: the largest number of each value in the steps before; this step's are put in.
+    """
+    for name, a in mine.items():
+        b = other.get(name)
+        if b is None or (case.torch and name.startswith("step of") and case.optimizer == "SGD"):
+            continue
+        if bitwise and not case.torch:
+            if not same_bits(a, b):
+                return f"{name} is not the same bit for bit"
+            continue
+        p = other.get(f"parameter {name.rpartition(' ')[2]}")
+        if p is None or a.dtype == torch.uint8 or any(h in str(t.dtype) for h in HALF for t in (a, b, p)):
+            continue  # these are computed in float32 here, and rounded otherwise
+        before = sizes.get(name, 0.0)
+        sizes[name] = max([before, *(float(t.abs().max()) for t in (a, b) if t.numel() and torch.isfinite(t).all())])
+        wrong = near(a, b, step, before)
+        if wrong:
+            return f"{name} is {wrong}"
+    return ""
+
+
+def _is_clean(error: BaseException) -> bool:
+    """Whether an error is one of those that gradstep promises, and not of Python or NumPy stumbling over input."""
+    if isinstance(
+        error, (AssertionError, AttributeError, ZeroDivisionError, UnboundLocalError, SystemError, MemoryError)
+    ):
+        return False
+    return isinstance(error, (ValueError, TypeError, RuntimeError, KeyError, NotImplementedError, OverflowError))
+
+
+@contextmanager
+def _default(name: str) -> Any:
+    if not name:
+        yield
+        return
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
