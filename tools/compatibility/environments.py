@@ -1,0 +1,139 @@
+"""An environment for a row: an interpreter with the row's packages, gradstep's wheel and the tools of the tests."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from tools.compatibility.debian import python_folder
+from tools.compatibility.process import run
+from tools.compatibility.rows import PACKAGES, ROOT, Row
+
+WORK = ROOT / ".matrix"
+"""Everything that is downloaded, installed and logged; git ignores it."""
+
+TOOLS = ("pytest>=9.0", "pytest-xdist>=3.6", "hypothesis>=6.100")
+"""What the tests need besides the packages of a row."""
+
+
+class NotToBeHad(Exception):
+    """Something that a row needs does not exist here."""
+
+
+@final
+@dataclass(frozen=True)
+class Environment:
+    """What runs the tests of a row.
+
+    Args:
+        python: the program to start.
+        variables: added to the environment of every process.
+    """
+
+    python: Path
+    variables: Mapping[str, str]
+
+
+def build_wheel(log: Path) -> Path:
+    """Build gradstep's wheel from the checkout: rows install what a user would install."""
+    target = WORK / "wheel"
+    shutil.rmtree(target, ignore_errors=True)
+    run("building gradstep's wheel", [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", target, "."], log)
+    return next(target.glob("gradstep-*.whl"))
+
+
+def find_python(version: str) -> Path:
+    """Find an interpreter of a version: on the PATH, or among pyenv's.
+
+    Raises:
+        NotToBeHad: when there is none.
+    """
+    on_path = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)
+    for candidate in ([Path(on_path)] if on_path else []) + found:
+        # A shim of pyenv's is there without the interpreter, and fails when it is started.
+        if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
+            return candidate
+    raise NotToBeHad(f"there is no Python {version} on this machine")
+
+
+def make_environment(row: Row, wheel: Path, folder: Path, log: Path) -> Environment:
+    """Make the environment of a row in a folder.
+
+    Raises:
+        NotToBeHad: when the interpreter cannot be had.
+        Failed: when an installation does not succeed.
+    """
+    constraints = folder / "constraints.txt"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wanted = [f"{p}=={row.versions[p]}" for p in PACKAGES]
+    constraints.write_text("".join(f"{line}\n" for line in wanted), encoding="utf-8")
+    variables = {"PIP_CONSTRAINT": str(constraints), "PIP_NO_COMPILE": "1", "PIP_PROGRESS_BAR": "off"}
+    if row.debian is not None:
+        debian = WORK / "debian" / f"{row.debian}-{row.machine}-{row.python}"
+        python, prefix = python_folder(debian, row.debian, row.machine, row.python, log.with_suffix(".debian.log"))
+        site = folder / "site"
+        python_packages: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--target",
+            site,
+            "--only-binary=:all:",
+        ]
+        python_packages += ["--python-version", row.python, "--implementation", "cp"]
+        for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014", "manylinux_2_17"):
+            python_packages += ["--platform", f"{tag}_{row.machine}"]
+        run("installing", [*python_packages, *wanted, *TOOLS], log, variables=variables)
+        run("gradstep", [*python_packages, "--no-deps", wheel], log.with_suffix(".gradstep.log"), variables=variables)
+        launcher = write_launcher(folder / "python", python, prefix, site, debian)
+        return Environment(launcher, {})
+    venv = folder / "venv"
+    run("virtual environment", [find_python(row.python), "-m", "venv", venv], log)
+    python = venv / "bin" / "python"
+    pip: list[str | Path] = [python, "-m", "pip", "install"]
+    # torch goes first and alone, so that nothing else draws in another build of it.
+    run("installing torch", [*pip, wanted[0]], log.with_suffix(".torch.log"), variables=variables)
+    run("installing", [*pip, *wanted, *TOOLS], log, variables=variables)
+    # Without its dependencies: some rows lie below the floors that the wheel names, and show why these are there.
+    run("gradstep", [*pip, "--no-deps", wheel], log.with_suffix(".gradstep.log"), variables=variables)
+    return Environment(python, {})
+
+
+def write_launcher(path: Path, python: Path, prefix: list[str], site: Path, debian: Path) -> Path:
+    """Write a script that starts an interpreter which this machine cannot start by itself.
+
+    Tests start further processes by ``sys.executable``; ``sitecustomize`` makes that the script.
+    """
+    quoted = " ".join(f"'{part}'" for part in [*prefix, str(python)])
+    path.write_text(
+        "#!/bin/sh\n"
+        f"export PYTHONHOME='{debian}/usr' PYTHONPATH='{ROOT}:{site}' PYTHONNOUSERSITE=1 MATRIX_PYTHON='{path}'\n"
+        f'exec {quoted} "$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o755)
+    (site / "sitecustomize.py").write_text(
+        "import os, sys\nsys.executable = sys._base_executable = os.environ['MATRIX_PYTHON']\n", encoding="utf-8"
+    )
+    return path
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,132 @@
+"""The rows of the matrix: which versions are tried, and with which tests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout."""
+
+PACKAGES = ("torch", "numpy", "llvmlite")
+"""The packages whose versions a row chooses."""
+
+PART = (
+    "tests/engines/test_storages.py",
+    "tests/numpy/test_steps.py",
+    "tests/optimizers/test_checkpoints.py",
+    "tests/optimizers/test_clipping.py",
+    "tests/optimizers/test_front.py",
+    "tests/optimizers/test_grad_scaler.py",
+    "tests/training_room/test_stepper.py",
+)
+"""What decides whether a version works: kernel against reference, both fronts, checkpoints, clipping, loss scaling."""
+
+BROAD = (
+    *PART,
+    "tests/engines",
+    "tests/numpy",
+    "tests/optimizers/test_against_torch.py",
+    "tests/optimizers/test_bad_input.py",
+    "tests/optimizers/test_paged.py",
+    "tests/optimizers/test_tensors.py",
+    "tests/storage",
+)
+"""With every other test that depends on more than the plainest functions of these packages."""
+
+EMULATED = (
+    "tests/engines/test_bitwise.py",
+    "tests/engines/test_storages.py",
+    "tests/numpy/test_clipping.py",
+    "tests/numpy/test_steps.py",
+    "tests/rules",
+    "tests/storage/test_codecs.py",
+    "tests/storage/test_elements.py",
+    "tests/storage/test_rounding.py",
+)
+"""What computes; under emulation every test takes many times as long."""
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One environment and what is run in it.
+
+    Args:
+        name: unique; the result is kept under it.
+        python: major and minor version, such as ``"3.11"``; a trailing ``t`` asks for a free-threaded build.
+        versions: a version for each of PACKAGES.
+        tests: the paths given to pytest.
+        machine: the instruction set; another than this machine's is emulated.
+        debian: take Python from Debian's packages of this release, extracted into a folder; else from this machine.
+        note: what a reader of the table should know.
+    """
+
+    name: str
+    python: str
+    versions: dict[str, str]
+    tests: tuple[str, ...] = PART
+    machine: str = "x86_64"
+    debian: str | None = None
+    note: str = ""
+
+
+def floors() -> dict[str, str]:
+    """The oldest versions that pyproject.toml allows.
+
+    >>> sorted(floors())
+    ['llvmlite', 'numpy', 'python', 'torch']
+    """
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = {p: re.search(rf'"{p}>=([0-9.]+)', text) for p in PACKAGES}
+    found["python"] = re.search(r'requires-python = ">=([0-9.]+)"', text)
+    missing = [p for p, match in found.items() if match is None]
+    if missing:
+        raise ValueError(f"pyproject.toml names no oldest version of {', '.join(missing)}")
+    return {p: match[1] for p, match in found.items() if match is not None}
+
+
+def pinned() -> dict[str, str]:
+    """The versions of constraints.txt."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return {p: v for p, v in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", text, re.MULTILINE) if p in PACKAGES}
+
+
+OLD_TORCH = "below the floor: `torch.optim` takes no names there, `increment_version` no list"
+OLD_LLVMLITE = "below the floor: its IR has typed pointers"
+
+
+def rows() -> list[Row]:
+    """Every row, in the order of the table."""
+    now, oldest = pinned(), floors()
+    python = "3.11"
+    newest = {"torch": "2.15.0", "numpy": "2.5.5", "llvmlite": "0.50.0"}
+    least = {p: oldest[p] for p in PACKAGES}
+
+    def torch(version: str, note: str = "") -> Row:
+        return Row(f"torch-{version}", python, now | {"torch": version}, note=note)
+
+    def numpy(version: str) -> Row:
+        return Row(f"numpy-{version}", python, now | {"numpy": version})
+
+    def llvmlite(version: str, note: str = "") -> Row:
+        return Row(f"llvmlite-{version}", python, now | {"llvmlite": version}, note=note)
+
+    return [
+        Row("newest", "3.13", newest, BROAD, note="the newest of everything"),
+        Row("oldest", oldest["python"], least, BROAD, note="the oldest of everything that pyproject.toml allows"),
+        Row("floor", python, least | {"torch": now["torch"]}, note="the oldest of all but torch; CI runs it too"),
+        *(torch(v, OLD_TORCH) for v in ("2.4.0", "2.5.0")),
+        *(torch(v) for v in ("2.6.0", "2.7.0", "2.8.0", "2.9.0", "2.10.0", "2.11.0", "2.12.0")),
+        *(torch(v) for v in ("2.14.1", "2.15.0")),
+        *(numpy(v) for v in ("2.0.0", "2.1.0", "2.2.0", "2.3.0")),
+        llvmlite("0.44.0", OLD_LLVMLITE),
+        *(llvmlite(v) for v in ("0.45.0", "0.46.0", "0.47.0", "0.48.0", "0.49.0")),
+        Row("python-3.10", "3.10", now | {"numpy": "2.2.6"}, note="no newer NumPy is made for it"),
+        Row("python-3.12", "3.12", now),
+        Row("python-3.14", "3.14", now, debian="sid", note="Debian's Python 3.14 with its C library, in a folder"),
+        Row("python-3.14t", "3.14t", now, note="free-threaded"),
+        Row("aarch64", python, now, EMULATED, machine="aarch64", debian="bookworm", note="emulated by qemu"),
+    ]
