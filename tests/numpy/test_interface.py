@@ -134,6 +134,49 @@ def test_every_rule_is_there(name):
         kind([parameter(1.0)], nonsense=1)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_parameters_is_another_name_for_params(name):
+    kind = getattr(gn, name)
+    p = parameter(1.0)
+    assert kind(parameters=[p], lr=0.5).params == [p]
+    with pytest.raises(TypeError, match="params and parameters are the same argument"):
+        kind([p], parameters=[p])
+    for nothing in ({}, {"parameters": None}, {"params": None}):
+        with pytest.raises(TypeError, match="the parameters are missing"):
+            kind(**nothing)
+
+
+def test_parameters_of_a_learner_s_own():
+    class Mine(gn.Optimizer):
+        pass
+
+    p = parameter(1.0)
+    assert Mine(parameters=[p]).params == Mine([p]).params == [p]
+
+
+@pytest.mark.parametrize("kind", THREE)
+def test_a_tensor_that_never_gets_a_gradient_is_refused(kind):
+    w = gn.Tensor([1.0], requires_grad=True)
+    with pytest.raises(ValueError, match="parameter 1 has requires_grad=False"):
+        kind([w, gn.Tensor([1.0])])
+    with pytest.raises(ValueError, match="parameter 0 is the result of an operation"):
+        kind([2 * w])
+    (w * 3).sum().backward()
+    kind([w], lr=0.5).step()
+    assert w.data[0] < 1
+
+
+def test_momentum_that_never_fades_is_warned_of():
+    for momentum in (1.0, 1.2):
+        with pytest.warns(UserWarning, match="never lets an old gradient fade") as said:
+            optimizer = gn.SGD([parameter(1.0)], momentum=momentum)
+        assert said[0].filename == __file__
+        assert optimizer.momentum == momentum
+    optimizer = gn.SGD([parameter(1.0)], momentum=0.999)
+    with pytest.warns(UserWarning, match="momentum=2"):
+        optimizer.momentum = 2
+
+
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'AdamZ'"):
         gn.AdamZ  # noqa: B018

@@ -180,6 +180,25 @@ def test_nothing_is_held():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_address_is_numpys_own(shape, dtype):
     x = np.zeros(shape, dtype)
-    for array in (x, x.T, x[..., ::-1] if shape else x, np.zeros((3, *shape), dtype)[1, ...]):
-        assert memory._read(array) == array.ctypes.data == memory.facts(array)[0]
-    assert memory.address is memory._read
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for array in (x, x.T, x[..., ::-1] if shape else x, np.zeros((3, *shape), dtype)[1, ...], frozen):
+        assert memory.address(array) == array.ctypes.data == memory.facts(array)[0]
+
+
+def test_the_memory_of_the_same_array_moves():
+    """``resize`` there and back leaves the object and its layout as they were, and its memory elsewhere."""
+    w, same = np.zeros(64, np.float32), np.zeros(64, np.float32)
+    p, q = gn.Parameter(w), gn.Parameter(same)
+    moved, still = gn.AdamW([p], lr=0.5), gn.AdamW([q], lr=0.5)
+    places, blockers = {w.ctypes.data}, []
+    for step in range(4):
+        p.grad, q.grad = normal((64,), step), normal((64,), step)
+        moved.step()
+        still.step()
+        w.resize(1_000_000, refcheck=False)
+        blockers.append(np.ones(64, np.float32))
+        w.resize(64, refcheck=False)
+        places.add(w.ctypes.data)
+    assert len(places) > 1
+    np.testing.assert_array_equal(w, same)

@@ -52,6 +52,33 @@ def array_of(value: Any) -> NDArray[Any]:
     return np.asarray(value if plain else value.data)
 
 
+class Tracked:
+    """A tensor whose operations are recorded: ``backward()`` gives a gradient only to one made with ``requires_grad``.
+
+    Attributes:
+        requires_grad: whether it, or something that it was computed from, gets a gradient.
+        edges: what it was computed from; empty for one that was made by hand.
+    """
+
+    __slots__ = ()
+    requires_grad: bool
+    edges: Any
+
+
+def either(params: Iterable[HasGradient] | None, parameters: Iterable[HasGradient] | None) -> Iterable[HasGradient]:
+    """The parameters, under whichever of the two names they were given.
+
+    Raises:
+        TypeError: under both, or under none.
+    """
+    if params is not None and parameters is not None:
+        raise TypeError("params and parameters are the same argument: give one of them")
+    found = parameters if params is None else params
+    if found is None:
+        raise TypeError("the parameters are missing: give a list of them as params")
+    return found
+
+
 class Optimizer:
     """The base of all: it owns the list of parameters, counts the steps and clears the gradients.
 
@@ -60,10 +87,11 @@ class Optimizer:
 
     Args:
         params: objects with ``data`` and ``grad``, in an order; the list is copied. None at all is allowed.
+        parameters: the same under the name that the framework's earlier edition has for it.
 
     Raises:
-        TypeError: something else, such as a plain array.
-        ValueError: the same parameter twice.
+        TypeError: something else, such as a plain array; or both names, or neither.
+        ValueError: the same parameter twice, or a :class:`gradstep.numpy.Tensor` that never gets a gradient.
 
     Example:
         >>> class Descent(Optimizer):
@@ -84,8 +112,10 @@ class Optimizer:
     step_count: int
     """How often :meth:`step` was called."""
 
-    def __init__(self, params: Iterable[HasGradient]) -> None:
-        self.params = _distinct(params)
+    def __init__(
+        self, params: Iterable[HasGradient] | None = None, *, parameters: Iterable[HasGradient] | None = None
+    ) -> None:
+        self.params = _distinct(either(params, parameters))
         self.step_count = 0
 
     def zero_grad(self) -> None:
@@ -112,6 +142,8 @@ def _distinct(params: Iterable[HasGradient]) -> list[HasGradient]:
             raise TypeError(
                 f"parameter {i} is a plain array without a place for its gradient: wrap it in gradstep.numpy.Parameter"
             )
+        if isinstance(param, Tracked):
+            _check_gets_gradient(param, i)
         data = _data(param, i)
         # Two parameters that begin at the same place share memory; an array of no elements has none to share.
         for key in [("object", id(param)), *([("memory", data.ctypes.data)] if data.size else [])]:
@@ -125,6 +157,19 @@ def _distinct(params: Iterable[HasGradient]) -> list[HasGradient]:
         if not isinstance(param, HasGradient):
             param.grad = None
     return found
+
+
+def _check_gets_gradient(param: Tracked, i: int) -> None:
+    if not param.requires_grad:
+        raise ValueError(
+            f"parameter {i} has requires_grad=False, so it never gets a gradient: make it with requires_grad=True, or "
+            "leave it out"
+        )
+    if param.edges:
+        raise ValueError(
+            f"parameter {i} is the result of an operation, so it never gets a gradient: pass the tensors that it was "
+            "computed from"
+        )
 
 
 def _data(param: Any, i: int) -> NDArray[Any]:

@@ -23,13 +23,14 @@ class SGD(RuleOptimizer, rule=rules.SGD):
     Args:
         params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
         lr: learning rate; finite, at least 0.
-        momentum: μ; finite, at least 0; 0 keeps no buffers.
+        momentum: μ; finite, at least 0; 0 keeps no buffers, and from 1 on there is a warning, since v never fades.
         weight_decay: λ, added to the gradient; finite, at least 0.
         dampening, nesterov, maximize: as in :class:`gradstep.rules.SGD`.
+        parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
 
     Raises:
-        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        ValueError: a setting out of its bounds, a parameter twice, or one that needs no gradient; nothing was changed.
         TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
 
     Example:
@@ -53,7 +54,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
 
     def __init__(
         self,
-        params: Iterable[HasGradient],
+        params: Iterable[HasGradient] | None = None,
         lr: float = 0.01,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
@@ -61,6 +62,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
         dampening: float = 0.0,
         nesterov: bool = False,
         maximize: bool = False,
+        parameters: Iterable[HasGradient] | None = None,
         engine: str = "auto",
     ) -> None:
         super().__init__(
@@ -71,6 +73,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
             dampening=dampening,
             nesterov=nesterov,
             maximize=maximize,
+            parameters=parameters,
             engine=engine,
         )
 
@@ -189,10 +192,11 @@ class Adam(_Moments, rule=rules.Adam):
         eps: ε, outside the root; finite, at least 0.
         weight_decay: λ; finite, at least 0.
         amsgrad, decoupled_weight_decay, maximize: as in :class:`gradstep.rules.Adam`.
+        parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
 
     Raises:
-        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        ValueError: a setting out of its bounds, a parameter twice, or one that needs no gradient; nothing was changed.
         TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
 
     Example:
@@ -208,7 +212,7 @@ class Adam(_Moments, rule=rules.Adam):
 
     def __init__(
         self,
-        params: Iterable[HasGradient],
+        params: Iterable[HasGradient] | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -217,6 +221,7 @@ class Adam(_Moments, rule=rules.Adam):
         amsgrad: bool = False,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
+        parameters: Iterable[HasGradient] | None = None,
         engine: str = "auto",
     ) -> None:
         super().__init__(
@@ -228,6 +233,7 @@ class Adam(_Moments, rule=rules.Adam):
             amsgrad=amsgrad,
             decoupled_weight_decay=decoupled_weight_decay,
             maximize=maximize,
+            parameters=parameters,
             engine=engine,
         )
 
@@ -246,10 +252,11 @@ class AdamW(_Moments, rule=rules.AdamW):
         eps: ε, outside the root; finite, at least 0.
         weight_decay: λ, scaled by the learning rate; finite, at least 0.
         amsgrad, maximize: as in :class:`gradstep.rules.AdamW`.
+        parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
 
     Raises:
-        ValueError: a setting out of its bounds, or a parameter twice; nothing was changed.
+        ValueError: a setting out of its bounds, a parameter twice, or one that needs no gradient; nothing was changed.
         TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
 
     Example:
@@ -263,7 +270,7 @@ class AdamW(_Moments, rule=rules.AdamW):
 
     def __init__(
         self,
-        params: Iterable[HasGradient],
+        params: Iterable[HasGradient] | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -271,6 +278,7 @@ class AdamW(_Moments, rule=rules.AdamW):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        parameters: Iterable[HasGradient] | None = None,
         engine: str = "auto",
     ) -> None:
         super().__init__(
@@ -281,5 +289,6 @@ class AdamW(_Moments, rule=rules.AdamW):
             weight_decay=weight_decay,
             amsgrad=amsgrad,
             maximize=maximize,
+            parameters=parameters,
             engine=engine,
         )

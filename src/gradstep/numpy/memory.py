@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -27,22 +26,22 @@ def facts(array: NDArray[Any]) -> Facts:
     return address(array), array.shape, array.strides, array.dtype, array.flags.num
 
 
-def _asked(array: NDArray[Any]) -> int:
-    """Some three microseconds: a step of a small array takes less."""
-    return array.ctypes.data
+def address(array: NDArray[Any]) -> int:
+    """Where the first element of an array lies.
+
+    It is asked of the array each time, since ``resize`` moves the memory of the same array. The buffer protocol answers
+    in 0.26 µs, ``array.ctypes.data`` in 1 µs (a step of a small array takes 2); but it gives a buffer to write to only
+    of arrays that are in C order, writeable and not empty.
+
+    >>> x = np.zeros((2, 3))
+    >>> [address(a) == a.ctypes.data for a in (x, x.T, x[:, 1:], x[:0], np.zeros(()))]
+    [True, True, True, True, True]
+    """
+    try:
+        return ctypes.addressof(_byte_at(array))
+    except (TypeError, ValueError, BufferError):
+        return array.ctypes.data
 
 
-def _read(array: NDArray[Any]) -> int:
-    """The first field of NumPy's ``PyArrayObject`` after Python's own, ``char *data``: a tenth of the time."""
-    return ctypes.c_size_t.from_address(id(array) + object.__basicsize__).value
-
-
-def _address() -> Callable[[NDArray[Any]], int]:
-    if sys.implementation.name != "cpython":  # elsewhere id() is no address
-        return _asked
-    examples = np.zeros(3), np.zeros((2, 3))[1:, ::2]
-    return _read if all(_read(x) == _asked(x) for x in examples) else _asked
-
-
-address = _address()
-"""Where the first element of an array lies."""
+# Typed by hand: before Python 3.12 type checkers do not know that an array is a buffer.
+_byte_at: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradstep.engines.base import ROW
 from gradstep.numpy import checkpoint
-from gradstep.numpy.base import Floats, HasGradient, Optimizer
+from gradstep.numpy.base import Floats, HasGradient, Optimizer, either
 from gradstep.numpy.batch import ArrayBatch, check_engine, choose, is_dense
 from gradstep.numpy.gather import Buffers, Member, gather
 from gradstep.numpy.settings import changed, checked, signature_of
@@ -20,7 +20,7 @@ from gradstep.rules import Rule, settings_of
 Age = tuple[float, ...]
 """How many updates a parameter has had, and the scalars that its rule keeps."""
 
-_OWN = frozenset(("params", "step_count", "update_counts", "buffers", "scalars"))
+_OWN = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
 
 
 class RuleOptimizer(Optimizer, ABC):
@@ -32,6 +32,7 @@ class RuleOptimizer(Optimizer, ABC):
     Args:
         params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
         positional, named: the rule's settings, in its own order.
+        parameters: another name for ``params``.
         engine: ``"auto"`` (the fused kernel wherever it can), ``"fused"`` or ``"reference"`` (plain NumPy).
 
     Attributes:
@@ -59,7 +60,15 @@ class RuleOptimizer(Optimizer, ABC):
                 )
             setattr(cls, setting.name, _Setting(setting.name))
 
-    def __init__(self, params: Iterable[HasGradient], *positional: Any, engine: str = "auto", **named: Any) -> None:
+    def __init__(
+        self,
+        params: Iterable[HasGradient] | None = None,
+        *positional: Any,
+        parameters: Iterable[HasGradient] | None = None,
+        engine: str = "auto",
+        **named: Any,
+    ) -> None:
+        params = either(params, parameters)
         settings = signature_of(self.rule_class).bind(params, *positional, **named).arguments
         settings.pop("params")
         rule = checked(self.rule_class, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import Field, replace
 from functools import cache
@@ -15,19 +16,22 @@ _NONNEGATIVE = ("lr", "momentum", "weight_decay", "eps")
 
 @cache
 def signature_of(rule: type[Rule]) -> inspect.Signature:
-    """The arguments of an optimizer of this rule: ``params``, the settings in the rule's order, and ``engine``.
+    """The arguments of an optimizer of this rule: ``params``, the settings in the rule's order, and its own by name.
 
     >>> from gradstep.rules import Lion
     >>> list(signature_of(Lion).parameters)
-    ['params', 'lr', 'betas', 'weight_decay', 'maximize', 'engine']
+    ['params', 'lr', 'betas', 'weight_decay', 'maximize', 'parameters', 'engine']
     """
     position, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     settings = [
         inspect.Parameter(s.name, keyword if s.kw_only else position, default=s.default, annotation=s.type)
         for s in settings_of(rule)
     ]
-    engine = inspect.Parameter("engine", keyword, default="auto", annotation=str)
-    return inspect.Signature([inspect.Parameter("params", position), *settings, engine])
+    own = [
+        inspect.Parameter("parameters", keyword, default=None),
+        inspect.Parameter("engine", keyword, default="auto", annotation=str),
+    ]
+    return inspect.Signature([inspect.Parameter("params", position), *settings, *own])
 
 
 def checked(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
@@ -66,6 +70,12 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
             if setting.name == "betas" and isinstance(value, (tuple, list)) and len(value) != 2:
                 raise ValueError(_words(setting, value)) from error
             raise
+        if setting.name == "momentum" and value >= 1:
+            warnings.warn(
+                f"momentum={value!r} never lets an old gradient fade, so steps grow without bound: give less than 1",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def _words(setting: Field[Any], value: Any) -> str:

@@ -13,14 +13,14 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gradstep.numpy.base import Floats
+from gradstep.numpy.base import Floats, Tracked
 from gradstep.numpy.graph import Edge, propagate, recording
 
 Axis = int | tuple[int, ...] | None
 
 
 @final
-class Tensor:
+class Tensor(Tracked):
     """An array with a gradient.
 
     ``+ - * / @ **`` and the methods below work on tensors, arrays and numbers, and broadcast as NumPy does. A graph is
