@@ -27,11 +27,12 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from fuzzing.cases import SETTINGS, case
+from fuzzing.cases import SETTINGS, Case, case
 from fuzzing.verdict import judge
 
 CHUNK = 200
@@ -102,10 +103,9 @@ def _alone(seed: int, number: int) -> int:
 
 def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: float) -> None:
     while numbers:
-        chunk, numbers = numbers[:CHUNK], numbers[CHUNK:]
-        done = _child(seed, chunk)
-        results += done
-        numbers = chunk[len(done) :] + numbers
+        before = len(results)
+        _child(seed, numbers[:CHUNK], results)
+        numbers = numbers[len(results) - before :]
         counts = Counter(r["verdict"] for r in results)
         told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         print(
@@ -113,49 +113,66 @@ def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: fl
         )
 
 
-def _child(seed: int, chunk: list[int]) -> list[dict[str, Any]]:
-    """Run cases in a child until all are done or one kills it; that one is the last of the answer."""
+def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> None:
+    """Run cases in a child until all are done or one kills it; that one is the last of the results."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this
         os.close(reader)
         _work(seed, chunk, writer)
         os._exit(0)
     os.close(writer)
-    done: list[dict[str, Any]] = []
-    stage, waiting, hung = "ours", b"", False
-    world = "ours"
+    world, stage, status = "ours", "ours", 0
+    done = len(results)
+    hung = True
+    try:
+        for message in _messages(reader):
+            if isinstance(message, dict):
+                results.append(message)
+                world = stage = "ours"
+            else:
+                stage = message
+                world = message if message in ("ours", "theirs", "compare") else world
+        hung = False
+    except TimeoutError:
+        pass
+    finally:
+        if hung:
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    done = len(results) - done
+    if done < len(chunk):
+        this = case(seed, chunk[done])
+        how = "hang" if hung else "crash"
+        # A mutation itself, or torch.optim, may crash torch; only what gradstep does counts.
+        foreign = stage in ("assign", "mutate") and not any(m[0] == "load" for m in this.mutations)
+        verdict = f"torch's own {how}" if foreign or (world == "theirs" and this.torch) else how
+        text = f"{how} in {world}, at {stage} (signal {os.WTERMSIG(status)})"
+        results.append(_row(this, verdict, text))
+
+
+def _messages(reader: int) -> Iterator[Any]:
+    """What a child tells, until it ends.
+
+    Raises:
+        TimeoutError: it has told nothing for long.
+    """
+    waiting = b""
     with selectors.DefaultSelector() as ready, os.fdopen(reader, "rb", buffering=0) as stream:
         ready.register(stream, selectors.EVENT_READ)
         while True:
             if not ready.select(PATIENCE):
-                hung = True
-                os.kill(pid, signal.SIGKILL)
-                break
+                raise TimeoutError
             data = stream.read(65536)
             if not data:
-                break
+                return
             *lines, waiting = (waiting + data).split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    done.append(message)
-                    world, stage = "ours", "ours"
-                elif message in ("ours", "theirs", "compare"):
-                    world = stage = message
-                else:
-                    stage = message
-    status = os.waitpid(pid, 0)[1]
-    if len(done) < len(chunk):
-        number = chunk[len(done)]
-        this = case(seed, number)
-        how = "hang" if hung else "crash"
-        told = f"{how} in {world}, at {stage} (signal {os.WTERMSIG(status)})"
-        verdict = "torch's own " + how if world == "theirs" and this.torch else how
-        done.append(
-            {"number": number, "verdict": verdict, "text": told, "kind": this.kind, "optimizer": this.optimizer}
-        )
-    return done
+            yield from map(json.loads, lines)
+
+
+def _row(this: Case, verdict: str, text: str) -> dict[str, Any]:
+    return {"number": this.number, "verdict": verdict, "text": text, "kind": this.kind, "optimizer": this.optimizer}
 
 
 def _work(seed: int, chunk: list[int], writer: int) -> None:
@@ -171,7 +188,7 @@ def _work(seed: int, chunk: list[int], writer: int) -> None:
             verdict, text = judge(this, tell)
         except BaseException:
             verdict, text = "finding", "the tool itself: " + traceback.format_exc()[-600:]
-        tell({"number": number, "verdict": verdict, "text": text, "kind": this.kind, "optimizer": this.optimizer})
+        tell(_row(this, verdict, text))
 
 
 def _summary(results: list[dict[str, Any]], findings: list[dict[str, Any]], seed: int, seconds: float) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import gradstep
+from gradstep.optimizers.checkpoint import detached
 from tests.registry import cases, subjects
 from tests.training import (
     assert_near,
@@ -617,6 +618,15 @@ def test_where_decoupled_decay_is_a_setting_the_checkpoint_s_counts(name, decoup
         walk(o, ps, STEPS[4:])
     for p, q in zip(*others, strict=True):
         assert_near(p, q, ulps=32)
+
+
+def test_a_state_dict_says_what_makes_the_rule_what_it_is():
+    """torch.optim.Adam takes a group that says nothing for one of L2."""
+    written = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    assert detached(written, gradstep.rules.AdamW)["param_groups"] == [
+        {"lr": 0.1, "params": [0], "decoupled_weight_decay": True}
+    ]
+    assert detached(written, gradstep.rules.Adam)["param_groups"] == written["param_groups"]
 
 
 def test_a_group_cannot_make_adam_of_adamw():

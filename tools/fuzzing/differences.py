@@ -26,15 +26,149 @@ class Difference(NamedTuple):
     reason: str
 
 
-DIFFERENCES: tuple[Difference, ...] = ()
+DIFFERENCES = (
+    Difference(
+        "settings are checked at every step",
+        ours=r"^(ValueError|TypeError) at .*(Invalid|must be|has no setting|Nesterov)",
+        theirs="",
+        where=r"(group|load): .*(lr|betas|weight_decay|eps|maximize|momentum)",
+        reason="torch checks them when the optimizer is made, and computes with whatever a group holds later",
+    ),
+    Difference(
+        "state is checked",
+        ours=r"does not fit|holds more than this optimizer stores",
+        theirs="",
+        where=r"(state|load|entry|parameter): ",
+        reason="torch casts what is loaded (float64, integers, codes) and goes on with a step of -5 or NaN",
+    ),
+    Difference(
+        "what is missing begins anew",
+        ours="^goes on",
+        theirs=r"KeyError|NoneType|IndexError",
+        where=r"deleted|None|only a step|(amsgrad|centered|momentum) on|lr missing|without lr",
+        reason="a slot, or a setting of a loaded group, that is not there has the value before the first step",
+    ),
+    Difference(
+        "state is converted where that loses nothing",
+        ours="^goes on",
+        theirs="RuntimeError|TypeError|AttributeError",
+        where=r"(state|load): \S+: (float|bfloat|expanded|of another order|strided)|data of |entry: shared",
+        reason="bfloat16 numbers are float32 numbers, and what is expanded can be copied",
+    ),
+    Difference(
+        "a parameter whose type has changed",
+        ours="^goes on",
+        theirs="RuntimeError",
+        where=r"data of (float|bfloat)",
+        reason="its state is converted to the new type's",
+    ),
+    Difference(
+        "sparse gradients",
+        ours="do not support sparse gradients",
+        theirs="",
+        where="sparse",
+        reason="torch's SGD, Adagrad and SparseAdam have a rule of their own for them",
+    ),
+    Difference(
+        "the same parameter twice",
+        ours="more than once",
+        theirs="",
+        where="twice",
+        reason="torch warns and updates it twice a step",
+    ),
+    Difference(
+        "memory that is shared",
+        ours="share memory|shares memory|overlap",
+        theirs="",
+        where="",
+        reason="a kernel updates tensors in any order, so two of one memory have no defined result",
+    ),
+    Difference(
+        "parameters of integers",
+        ours="can only optimize floating-point or complex",
+        theirs="",
+        where="integers|booleans",
+        reason="torch takes them as long as they have no gradient",
+    ),
+    Difference(
+        "a gradient of another type",
+        ours=r"changed from torch|the gradient of .* is torch\.",
+        theirs="",
+        where=r"of another type|of integers",
+        reason="it was put there behind the setter of p.grad, which refuses it; torch lets it promote the state",
+    ),
+    Difference(
+        "Adafactor and a parameter without elements",
+        ours="^goes on",
+        theirs="ZeroDivisionError",
+        where="Adafactor",
+        reason="torch divides by the number of elements",
+    ),
+    Difference(
+        "numbers of Python",
+        ours="^goes on",
+        theirs="API has changed|AttributeError",
+        where=r"(step|mu_product): |entry: only a step",
+        reason="a number kept once per parameter may be a number; torch wants a tensor of one",
+    ),
+    Difference(
+        "after an infinity or a NaN",
+        ours="other numbers",
+        theirs="(NaN|infinite) in other places",
+        where="gradient (inf|negative inf|nan|huge)|(state|load): .*(huge|NaN|negative|infinity)|lr (huge|infinite)",
+        reason="torch adds in another order (inf - inf), and leaves out a decay of 0, here 0 times the parameter",
+    ),
+    Difference(
+        "a tensor that is changed while it is read",
+        ours="other numbers",
+        theirs="apart|NaN",
+        where="gradient (the parameter|a view of the parameter)|a slot that is the parameter|two slots in one array",
+        reason="torch decays the parameter before it reads the gradient; here all is read before anything is written",
+    ),
+    Difference(
+        "state of another type",
+        ours="other numbers",
+        theirs="apart",
+        where=r"(state|load): .*float16|data of b?float",
+        reason="torch leaves it in the type that it had; here it becomes that of the arithmetic",
+    ),
+    Difference(
+        "a gradient of another kind than its parameter",
+        ours="(gradient|parameter) .*(is on meta|is an? |without memory|wrapped|subclass)|other numbers",
+        theirs="goes on|apart",
+        where="gradient (TwoTensor|masked|subclass|of vmap|of grad|DTensor|fake|on meta)|meta",
+        reason="torch leaves it to the gradient's class, which may leave a plain parameter where it is",
+    ),
+    Difference(
+        "a learning rate beyond float32",
+        ours="^goes on",
+        theirs="without overflow",
+        where="lr huge",
+        reason="the step is infinite here",
+    ),
+    Difference(
+        "masked parameters",
+        ours="",
+        theirs="",
+        where="masked(;|$)",
+        reason="few of torch's operations know them",
+    ),
+    Difference(
+        "parameters of float8",
+        ours="",
+        theirs="NotImplementedError",
+        where="float8",
+        reason="torch has no arithmetic for them",
+    ),
+)
+"""Every difference that is meant."""
 
 
 def explained(case: Case, ours: str, theirs: str) -> str:
     """The name of the difference that is meant; nothing if none is."""
+    kind = f"{case.optimizer}; {case.kind}"
     for known in DIFFERENCES:
-        if all(
-            re.search(pattern, text)
-            for pattern, text in ((known.ours, ours), (known.theirs, theirs), (known.where, case.kind))
-        ):
+        patterns = ((known.ours, ours), (known.theirs, theirs), (known.where, kind))
+        if all(re.search(pattern, text) for pattern, text in patterns):
             return known.name
     return ""

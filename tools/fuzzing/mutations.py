@@ -97,7 +97,7 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
     "freed": _freed,
     "short of memory": _short_of_memory,
     "negated": lambda t: torch._neg_view(t),
-    "lazy clone": lambda t: t._lazy_clone(),  # type: ignore[operator]
+    "lazy clone": lambda t: t._lazy_clone(),
     "Parameter": lambda t: Parameter(t.clone(), requires_grad=False),
     "that needs a gradient": lambda t: t.clone().requires_grad_(),
     "copy": lambda t: t.clone(),
@@ -110,24 +110,24 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
 
 NUMBERS: dict[str, Callable[[], Any]] = {
     "-5": lambda: -5,
-    "a tensor of -1": lambda: torch.tensor(-1.0),
-    "NaN": lambda: torch.tensor(torch.nan),
+    "a tensor of -1": lambda: torch.tensor(-1.0, dtype=torch.float32),
+    "NaN": lambda: torch.tensor(torch.nan, dtype=torch.float32),
     "infinity": lambda: float("inf"),
     "2.5": lambda: 2.5,
-    "1e30": lambda: torch.tensor(1e30),
+    "1e30": lambda: torch.tensor(1e30, dtype=torch.float32),
     "a string": lambda: "x",
     "None": lambda: None,
-    "a tensor of two": lambda: torch.tensor([1.0, 2.0]),
-    "a tensor of one": lambda: torch.tensor([2.0]),
+    "a tensor of two": lambda: torch.tensor([1.0, 2.0], dtype=torch.float32),
+    "a tensor of one": lambda: torch.tensor([2.0], dtype=torch.float32),
     "an int": lambda: 7,
     "a tensor of an int": lambda: torch.tensor(7),
     "float64": lambda: torch.tensor(3.0, dtype=torch.float64),
-    "complex": lambda: torch.tensor(1j),
+    "complex": lambda: torch.tensor(1j, dtype=torch.complex64),
     "True": lambda: True,
-    "0": lambda: torch.tensor(0.0),
-    "2**24": lambda: torch.tensor(2.0**24),
-    "1000": lambda: torch.tensor(1000.0),
-    "on meta": lambda: torch.tensor(2.0, device="meta"),
+    "0": lambda: torch.tensor(0.0, dtype=torch.float32),
+    "2**24": lambda: torch.tensor(2.0**24, dtype=torch.float32),
+    "1000": lambda: torch.tensor(1000.0, dtype=torch.float32),
+    "on meta": lambda: torch.tensor(2.0, device="meta", dtype=torch.float32),
     "a list": lambda: [1],
 }
 """What a number kept once per parameter is replaced by."""
@@ -188,7 +188,7 @@ def _share(w: World, pick: Random) -> None:
 
 def _replaced(w: World, pick: Random, rows: int, *, fit: bool) -> None:
     """A parameter with more or fewer rows in place of another, as densification does it, with its state."""
-    p, entry = w.entry(pick)
+    p, _ = w.entry(pick)
     if not p.dim() or p.layout != torch.strided or p.shape[0] + rows < 0:
         raise NotHere
     old = len(p)
@@ -257,9 +257,9 @@ PARAMETERS: dict[str, Callable[[World, Random], None]] = {
     "data on meta": _set_data(lambda t: t.to("meta")),
     "data sparse": _set_data(lambda t: t.to_sparse()),
     "data a TwoTensor": _set_data(_two),
-    "data a zero tensor": _set_data(lambda t: torch._efficientzerotensor(t.shape)),
+    "data a zero tensor": _set_data(lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype)),
     "data negated": _set_data(lambda t: torch._neg_view(t)),
-    "data a lazy clone": _set_data(lambda t: t._lazy_clone()),  # type: ignore[operator]
+    "data a lazy clone": _set_data(lambda t: t._lazy_clone()),
     "data shared with another's": _shared_data,
     "data resized": _resized,
     "memory freed": _freed_parameter,
@@ -280,7 +280,7 @@ def _set_entry(value: Any) -> Callable[[World, Random], None]:
     return mutate
 
 
-def _extra(key: str, value: Any) -> Callable[[World, Random], None]:
+def _extra(key: Any, value: Any) -> Callable[[World, Random], None]:
     def mutate(w: World, pick: Random) -> None:
         w.entry(pick)[1][key] = deepcopy(value)
 
@@ -299,7 +299,7 @@ ENTRIES: dict[str, Callable[[World, Random], None]] = {
     "a slot that is the parameter": _slot_is_parameter,
     "a number more": _extra("extra", 3),
     "a tensor more": _extra("extra", torch.ones(2)),
-    "a key that is no string": _extra(7, 1),  # type: ignore[arg-type]
+    "a key that is no string": _extra(7, 1),
     "deleted": lambda w, pick: w.optimizer.state.pop(w.params[pick.randrange(len(w.params))], None),
     "all deleted": lambda w, pick: w.optimizer.state.clear(),
     "foreign": lambda w, pick: w.optimizer.state.update(ema=1),

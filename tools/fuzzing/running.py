@@ -148,8 +148,9 @@ def _mutate(world: World, pick: Random, mutation: tuple[str, ...]) -> None:
 def _assign(world: World, kinds: list[str], behind: str = "") -> None:
     try:
         _give(world, kinds)
-        if behind and world.params[0].grad is not None:
-            world.params[0].grad.data = BEHIND[behind](world.params[0].grad)
+        gradient = world.params[0].grad
+        if behind and gradient is not None:
+            gradient.data = BEHIND[behind](gradient)
     except Exception as error:  # torch itself refuses it, to anybody
         raise NotHere from error
 
@@ -169,13 +170,13 @@ def _give(world: World, kinds: list[str]) -> None:
 def _gradient(p: Tensor, numbers: torch.Generator) -> Tensor:
     g = normal(numbers, *p.shape, dtype=p.dtype)
     if type(p).__name__ == "TwoTensor":
-        return type(p)(g, g.clone())  # type: ignore[call-arg]
+        return type(p)(g, g.clone())
     if p.device.type == "meta":
         return g.to("meta")
     if type(p).__name__ == "MaskedTensor":
         from torch.masked import masked_tensor
 
-        return masked_tensor(g, p.get_mask())  # type: ignore[no-any-return, attr-defined]
+        return masked_tensor(g, p.get_mask())  # type: ignore[attr-defined]
     return g
 
 
@@ -243,7 +244,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def near(a: Tensor, b: Tensor, steps: int, size: float) -> str:
+def near(a: Tensor, b: Tensor, steps: int, size: float, unit: float = 0.0) -> str:
     """How far two results of the same arithmetic are apart, in words; nothing if by rounding alone.
 
     A step is fewer than 32 operations on numbers not larger than the largest of the tensor, each off by half a unit in
@@ -254,6 +255,7 @@ def near(a: Tensor, b: Tensor, steps: int, size: float) -> str:
         a, b: the two.
         steps: how many steps were made.
         size: the largest number that went into them.
+        unit: the least that a unit in the last place is, relative to the number.
     """
     if a.numel() == b.numel() == 1:  # a count is as good in one shape as in another
         a, b = a.reshape(()), b.reshape(())
@@ -261,7 +263,7 @@ def near(a: Tensor, b: Tensor, steps: int, size: float) -> str:
         return f"shape {tuple(a.shape)} and {tuple(b.shape)}"
     if a.numel() == 0:
         return ""
-    unit = max(torch.finfo(t.dtype).eps if t.is_floating_point() or t.is_complex() else 0.0 for t in (a, b))
+    unit = max([unit, *(torch.finfo(t.dtype).eps for t in (a, b) if t.is_floating_point() or t.is_complex())])
     if a.is_complex() or b.is_complex():
         a, b = (torch.view_as_real(t.resolve_conj().to(torch.complex128)) for t in (a, b))
     x, y = a.double(), b.double()

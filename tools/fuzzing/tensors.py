@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Tagged(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 def normal(g: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,7 +52,7 @@ def masked(g: torch.Generator, *shape: int) -> Tensor:
     """A tensor some of whose elements count for nothing."""
     from torch.masked import masked_tensor
 
-    return masked_tensor(normal(g, *shape), normal(g, *shape) > 0)  # type: ignore[no-any-return]
+    return masked_tensor(normal(g, *shape), normal(g, *shape) > 0)
 
 
 def _of_dtype(name: str, *shape: int) -> Make:
@@ -85,13 +86,13 @@ PARAMETERS: dict[str, Make] = {
     "TwoTensor": lambda g: two_tensor(g, 5, 3),
     "subclass": lambda g: normal(g, 5, 3).as_subclass(Tagged),
     "masked": lambda g: masked(g, 5, 3),
-    "meta": lambda g: torch.empty(5, 3, device="meta"),
+    "meta": lambda g: torch.empty(5, 3, device="meta", dtype=torch.float32),
     "sparse": lambda g: normal(g, 5, 3).to_sparse(),
     "sparse_csr": lambda g: normal(g, 5, 3).to_sparse_csr(),
     "conjugated": lambda g: normal(g, 5, 3, dtype=torch.complex64).conj(),
     "negated": lambda g: torch._neg_view(normal(g, 5, 3)),
-    "zero tensor": lambda g: torch._efficientzerotensor(5, 3),
-    "lazy clone": lambda g: normal(g, 5, 3)._lazy_clone(),  # type: ignore[operator]
+    "zero tensor": lambda g: torch._efficientzerotensor((5, 3), dtype=torch.float32),
+    "lazy clone": lambda g: normal(g, 5, 3)._lazy_clone(),
 }
 """A parameter's data by its kind; most cases are of the first dozen."""
 
@@ -101,7 +102,12 @@ USUAL = ("plain", "vector", "0-d", "matrix", "empty", "one element", "channels_l
 def _leaked(transform: Callable[..., Any], g: Tensor) -> Tensor:
     """A tensor that a transformation of torch.func has wrapped, taken out of it."""
     found: list[Tensor] = []
-    transform(lambda x: (found.append(x), x.sum())[1])(g)
+
+    def take(x: Tensor) -> Tensor:
+        found.append(x)
+        return x.sum()
+
+    transform(take)(g)
     return found[0]
 
 
@@ -114,15 +120,16 @@ def _fake(p: Tensor) -> Tensor:
 
 def _dtensor(g: Tensor) -> Tensor:
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, distribute_tensor
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     return distribute_tensor(g, init_device_mesh("cpu", (1,)), [Replicate()])
 
 
-def _filled(p: Tensor, g: Tensor, number: float) -> Tensor:
+def _filled(p: Tensor, g: Tensor, *, number: float) -> Tensor:
     g = g.clone()
     if g.numel() and g.layout == torch.strided:
         g.view(-1)[g.numel() // 2] = number
@@ -138,7 +145,7 @@ def _two(p: Tensor, g: Tensor) -> Tensor:
 def _masked_gradient(p: Tensor, g: Tensor) -> Tensor:
     from torch.masked import masked_tensor
 
-    return masked_tensor(g, torch.ones_like(g, dtype=torch.bool))  # type: ignore[no-any-return]
+    return masked_tensor(g, torch.ones_like(g, dtype=torch.bool))
 
 
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
@@ -159,7 +166,7 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "DTensor": lambda p, g: _dtensor(g),
     "sparse": lambda p, g: g.to_sparse(),
     "sparse_csr": lambda p, g: g.to_sparse_csr(),
-    "lazy clone": lambda p, g: g._lazy_clone(),  # type: ignore[operator]
+    "lazy clone": lambda p, g: g._lazy_clone(),
     "conjugated": lambda p, g: g.conj().resolve_conj().conj() if g.is_complex() else g,
     "negated": lambda p, g: torch._neg_view(g),
     "the parameter": lambda p, g: p.detach(),
@@ -170,7 +177,7 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "on meta": lambda p, g: torch.empty_like(g, device="meta"),
     "that needs a gradient": lambda p, g: g.requires_grad_(),
     "made in inference": lambda p, g: _in_inference(g),
-    **{name: (lambda p, g, number=number: _filled(p, g, number)) for name, number in EXTREME.items()},
+    **{name: partial(_filled, number=number) for name, number in EXTREME.items()},
 }
 """What a gradient is replaced by; of some torch's setter of ``p.grad`` refuses the assignment, as it should."""
 

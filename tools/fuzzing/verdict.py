@@ -19,8 +19,8 @@ HALF = ("16", "complex32", "float8")
 def judge(case: Case, mark: Callable[[str], None]) -> tuple[str, str]:
     """The verdict on a case, and what there is to say.
 
-    ``"same"``: the same numbers. ``"both refuse"``. ``"alone"``: there is nothing to compare with. ``"difference"``: one
-    that is meant. ``"finding"``: anything else.
+    ``"same"``: the same numbers. ``"both refuse"``. ``"alone"``: there is nothing to compare with. ``"difference"``:
+    one that is meant. ``"finding"``: anything else.
     """
     options: dict[str, Any] = {"engine": case.engine, "seed": 1}
     options |= {"state": case.state} if case.state != "float32" else {}
@@ -31,8 +31,6 @@ def judge(case: Case, mark: Callable[[str], None]) -> tuple[str, str]:
         ours = run(case, kind, options, mark)
     if ours.half:
         return "finding", f"half a step: {ours.half} was changed ({ours.told()})"
-    if ours.error is not None and not _is_clean(ours.error):
-        return "finding", f"an error that explains nothing: {ours.told()}"
     mark("theirs")
     if case.torch:
         theirs = run(case, getattr(torch.optim, case.optimizer), {"foreach": False}, mark)
@@ -50,17 +48,21 @@ def _compared(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
         return "alone", "means nothing"
     if ours.absent != theirs.absent:
         return "alone", "means nothing to one of them"
+    # Engines sum a norm in orders of their own, of which float64 shows the rounding.
+    bitwise = ours.bitwise and theirs.bitwise and not (case.call and "float64" in case.parameters)
     sizes: dict[str, float] = {}
     for step, (mine, other) in enumerate(zip(ours.values, theirs.values, strict=False)):
-        wrong = _apart(case, mine, other, step, ours.bitwise and theirs.bitwise, sizes)
+        wrong = _apart(case, mine, other, step, bitwise, sizes)
         if wrong:
-            name = explained(case, "other numbers", "other numbers")
+            name = explained(case, "other numbers", wrong) if case.torch else ""
             return ("difference", name) if name else ("finding", f"other numbers after step {step}: {wrong}")
+    if ours.error is not None and not (_is_clean(ours.error) or type(ours.error) is type(theirs.error)):
+        return "finding", f"an error that explains nothing: {ours.told()}"
     if ours.error is not None and theirs.error is not None:
         return "both refuse", ours.told()
     if ours.error is None and theirs.error is None:
         return "same", ""
-    name = explained(case, ours.told(), theirs.told())
+    name = explained(case, ours.told(), theirs.told()) if case.torch else ""
     if name:
         return "difference", name
     return "finding", f"gradstep: {ours.told()} | {'torch' if case.torch else 'the other engine'}: {theirs.told()}"
@@ -89,7 +91,9 @@ def _apart(case: Case, mine: Values, other: Values, step: int, bitwise: bool, si
             continue  # these are computed in float32 here, and rounded otherwise
         before = sizes.get(name, 0.0)
         sizes[name] = max([before, *(float(t.abs().max()) for t in (a, b) if t.numel() and torch.isfinite(t).all())])
-        wrong = near(a, b, step, before)
+        # The running product of NAdam is a float32 number, and torch takes it from there.
+        floor = torch.finfo(torch.float32).eps if case.optimizer == "NAdam" else 0.0
+        wrong = near(a, b, step, before, floor)
         if wrong:
             return f"{name} is {wrong}"
     return ""

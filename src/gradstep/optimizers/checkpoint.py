@@ -46,10 +46,15 @@ def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
     }
 
 
-def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
+def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
     """The scalars of each parameter as tensors of their own, instead of views into one array; codes named apart.
 
-    What somebody else has put into the state, beside the parameters' entries, stays as it is, as in torch.
+    What somebody else has put into the state, beside the parameters' entries, stays as it is, as in torch. Groups say
+    what makes the rule what it is (AdamW's ``decoupled_weight_decay``): else torch.optim.Adam would take it for Adam's.
+
+    Args:
+        state_dict: as torch writes it.
+        rule: the optimizer's.
     """
 
     def own(value: Any) -> Any:
@@ -60,7 +65,8 @@ def detached(state_dict: dict[str, Any]) -> dict[str, Any]:
         key: {name: own(v) for name, v in entry.items()} if key in keys and isinstance(entry, Mapping) else entry
         for key, entry in state_dict["state"].items()
     }
-    return {**state_dict, "state": named_apart(state, keys)}
+    groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
+    return {**state_dict, "state": named_apart(state, keys), "param_groups": groups}
 
 
 @final
