@@ -437,6 +437,20 @@ def test_other_names_are_listed():
     optimizer.load_state_dict(saved)
 
 
+@pytest.mark.parametrize("names", [None, [], ["x"], [1, 2], 5, [None, "x"]], ids=str)
+def test_names_that_are_none(names):
+    """What is no list of as many strings names nothing, and the order counts, as in torch."""
+    shapes = [(3,), (3,)]
+    optimizer, params = trained(gradstep.AdamW, starts(shapes), gradients(1, shapes))
+    others = leaves(params)
+    other = gradstep.AdamW([("a", others[0]), ("b", others[1])])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["param_names"] = names
+    other.load_state_dict(saved)
+    assert_same(other, optimizer)
+    assert other.param_groups[0]["param_names"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_without_names_on_one_side_the_order_counts(twice):
     """As in torch; also where a name occurs twice."""
@@ -685,7 +699,7 @@ def test_a_foreign_entry_passes_a_conversion():
         (lambda d: d.update(gradstep=5), ValueError, "'gradstep' .* is not what gradstep writes there"),
         (lambda d: d["gradstep"].pop("rule"), ValueError, "'gradstep' .* is not what gradstep writes there"),
         (lambda d: d["gradstep"].update(seed="x"), TypeError, "seed must be a whole number, but is 'x'"),
-        (lambda d: d["state"].update({0: 5}), TypeError, "parameter 0 of group 0: it is 5, but must be a dictionary"),
+        (lambda d: d["state"].update({0: 5}), TypeError, "under 0 is 5, but must be a dictionary"),
         (lambda d: d["param_groups"][0].update(lr=-1.0), ValueError, "Invalid learning rate"),
     ],
 )

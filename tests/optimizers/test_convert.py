@@ -291,3 +291,23 @@ def test_every_code_is_the_nearest(seed, count, spread, signed):
 def test_a_block_of_zeros():
     codes, absmax = encoded(torch.zeros(300), dynamic_map(signed=True))
     assert not from_codes(codes, absmax, dynamic_map(signed=True)).any()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda d: d.pop("state"), KeyError, "'state' is missing"),
+        (lambda d: d.update(param_groups=[5]), TypeError, "'param_groups' .* must be a list of dictionaries"),
+        (lambda d: d["state"].update({0: 5}), TypeError, "under 0 is 5, but must be a dictionary"),
+        (lambda d: d["state"][0].update(step=-1), ValueError, "step is -1"),
+    ],
+)
+def test_what_is_not_built_as_a_checkpoint(spoil, error, words):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = gradstep.AdamW([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    spoil(saved)
+    with pytest.raises(error, match=words):
+        gradstep.convert_state(saved, optimizer)

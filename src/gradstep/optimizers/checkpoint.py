@@ -110,7 +110,7 @@ def adopted(
         TypeError: what should be a dictionary, a list, a tensor or a number is something else.
         RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
     """
-    _check_form(state_dict)
+    check_form(state_dict)
     said = _said(rule, state_dict)
     saved = state_dict["param_groups"]
     for index, group in enumerate(saved):
@@ -160,7 +160,7 @@ def adopted(
     return Adopted(new, state, storage if said is None else replace(storage, seed=said.get("seed", storage.seed)))
 
 
-def _check_form(state_dict: Mapping[str, Any]) -> None:
+def check_form(state_dict: Mapping[str, Any]) -> None:
     """Refuse what is not even built as a checkpoint is.
 
     Raises:
@@ -181,6 +181,12 @@ def _check_form(state_dict: Mapping[str, Any]) -> None:
         keys = group["params"]
         if not (isinstance(keys, Sequence) and all(isinstance(key, Hashable) for key in keys)):
             raise TypeError(f"'params' in group {index} of the loaded state dict must be a list of the state's keys")
+        for key in keys:
+            entry = state.get(key)
+            if not (entry is None or isinstance(entry, Mapping)):
+                raise TypeError(
+                    f"'state' of the loaded state dict: under {key!r} is {entry!r}, but must be a dictionary"
+                )
 
 
 def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -71,8 +71,11 @@ def _in_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
 
 
 def _names(groups: Sequence[Group]) -> list[list[str]] | None:
-    """The names of every group's parameters; None if there are none, or one occurs twice."""
-    found = [[plain_name(name) for name in g.get("param_names", ())] for g in groups]
+    """The names of every group's parameters; None if there are none, or no strings, or one occurs twice."""
+    given = [g.get("param_names", ()) for g in groups]
+    if not all(isinstance(names, Sequence) and all(isinstance(name, str) for name in names) for names in given):
+        return None
+    found = [[plain_name(name) for name in names] for names in given]
     flat = list(chain(*found))
     complete = [len(n) for n in found] == [len(g["params"]) for g in groups]
     return found if complete and len(set(flat)) == len(flat) else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers import foreign_bitsandbytes as bitsandbytes
-from gradstep.optimizers.checkpoint import as_stored, group_of, rule_of, stamp
+from gradstep.optimizers.checkpoint import as_stored, check_form, group_of, rule_of, stamp
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
@@ -62,6 +62,7 @@ def convert_state(
         exp_avg_sq: float32 → float32 in 1 parameter, lossless
         >>> new.load_state_dict(converted.state_dict)
     """
+    check_form(state_dict)
     kind = rule_between(state_dict, to, rule)
     keys = keys_of_parameters(state_dict["param_groups"])
     state_dict = {**state_dict, "state": named_together(state_dict["state"], keys)}
