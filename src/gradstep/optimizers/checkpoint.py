@@ -185,7 +185,7 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
             entry = state.get(key)
             if not (entry is None or isinstance(entry, Mapping)):
                 raise TypeError(
-                    f"'state' of the loaded state dict: under {key!r} is {entry!r}, but must be a dictionary"
+                    f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary"
                 )
 
 
