@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -103,11 +105,20 @@ def check(
     except TypeError as error:
         return replace(blank, reason=f"It could not be judged: {error}.")
     trial = Trial(subject, kind_of_rule, dict(settings or {}), convention, strict, watch)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _defaults():
         # What a submission warns of is judged by what comes out, also where warnings are errors.
         warnings.simplefilter("ignore")
         verdict = trial.verdict(blank)
     return replace(verdict, seconds=time.perf_counter() - started)
+
+
+def _defaults() -> AbstractContextManager[None]:
+    """What torch creates by itself is float32 on the CPU; without torch there is nothing to see to."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from gradstep.judge.defaults import fresh_defaults
+
+    return fresh_defaults()
 
 
 def _of_file(target: str, rule: str | type[Rule], settings: Mapping[str, Any] | None, **options: Any) -> Verdict:

@@ -65,9 +65,11 @@ class Work:
     def make(self) -> list[Tensor]:
         """The parameters, each with a gradient, both random."""
         torch.manual_seed(0)
-        made = [torch.randn(self.shape, requires_grad=True) for _ in range(self.tensors)]
+        made = [
+            torch.randn(self.shape, dtype=torch.float32, device="cpu", requires_grad=True) for _ in range(self.tensors)
+        ]
         for p in made:
-            p.grad = torch.randn(self.shape)
+            p.grad = torch.randn(self.shape, dtype=torch.float32, device="cpu")
         return made
 
 
@@ -139,7 +141,7 @@ def _theirs(name: str, **settings: Any) -> Build:
 
 def _memory(params: list[Tensor]) -> Step:
     length = sum(p.numel() for p in params)
-    p, g, m, v = (torch.zeros(length) for _ in range(4))
+    p, g, m, v = (torch.zeros(length, dtype=torch.float32, device="cpu") for _ in range(4))
     return traffic(p, g, m, v)
 
 

@@ -106,7 +106,7 @@ def enter(spec: OptimizerSpec, task: Task) -> Contender:
     if rate is not None:
         settings.setdefault("lr", rate)
     try:
-        built = optimizer([nn.Parameter(torch.zeros(2, 2))], **settings)
+        built = optimizer([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
     except (ValueError, TypeError, RuntimeError) as error:
         raise type(error)(f"{spec}: {error}") from error
     # The optimizer's own rate where the task has none: a reader of the results wants to see it.

@@ -11,6 +11,8 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gradstep.judge.defaults import fresh_defaults
+
 Batch: TypeAlias = tuple[Tensor, ...]
 
 
@@ -80,8 +82,11 @@ class Task(ABC):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers start at `seed` inside, and go on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
+    """Torch's random numbers start at `seed` inside, and go on afterwards as if nothing had been drawn.
+
+    New tensors are float32 on the CPU inside, whatever the process has as torch's defaults.
+    """
+    with fresh_defaults(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 

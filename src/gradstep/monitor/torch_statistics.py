@@ -72,7 +72,7 @@ class TorchStatistics(Statistics):
         state = self._optimizer.state.get(p, {})
         key = next((key for key in SECOND if isinstance(state.get(key), Tensor)), None)
         if key is None or not state[key].numel():
-            nan = torch.full((), torch.nan, device=p.device)
+            nan = torch.full((), torch.nan, dtype=torch.float32, device=p.device)
             return nan, nan
         low, high = _real(state[key]).aminmax()
         return (low**2, high**2) if key == NOT_SQUARED else (low, high)

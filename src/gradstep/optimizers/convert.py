@@ -158,7 +158,7 @@ def _stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
     skipped = {"step", *kind.scalars}
     arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in skipped and not k.endswith("_scale")]
     shape = torch.broadcast_shapes(*(a.shape for a in arrays))
-    like = next((a for a in arrays if a.shape == shape), torch.empty(shape, device="meta"))
+    like = next((a for a in arrays if a.shape == shape), torch.empty(shape, dtype=torch.float32, device="meta"))
     wide = like.dtype if like.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
     return torch.empty_strided(shape, like.stride(), dtype=wide)
 

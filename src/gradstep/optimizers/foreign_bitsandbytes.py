@@ -69,7 +69,11 @@ def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, An
             slots[name] = decoded(value, absmax, table) if coded else value
             stored[name] = "bitsandbytes 8bit" if coded else "float32"
     others = {key: value for key, value in flat.items() if key not in (NESTED, "step", "unorm_vec")}
-    return {"step": torch.tensor(float(flat.get("step", 0))), **slots, **others}, stored
+    return {
+        "step": torch.tensor(float(flat.get("step", 0)), dtype=torch.float32, device="cpu"),
+        **slots,
+        **others,
+    }, stored
 
 
 def read_group(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def dynamic_map(*, signed: bool) -> Tensor:
     """
     numbers = [0.0, 1.0]
     for decade in range(7):
-        ends = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1)
+        ends = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1, dtype=torch.float32, device="cpu")
         middles = 10.0 ** (decade - 6) * ((ends[:-1] + ends[1:]) / 2)
         numbers += middles.tolist() + ((-middles).tolist() if signed else [])
-    return torch.tensor(sorted(numbers))
+    return torch.tensor(sorted(numbers), dtype=torch.float32, device="cpu")

@@ -86,10 +86,11 @@ class Table:
 
         # ... then the state.
         self.scalar_names = tuple(scalars)
-        self.scalars = torch.zeros(len(self.flat), len(scalars))
+        self.scalars = torch.zeros(len(self.flat), len(scalars), dtype=torch.float32, device="cpu")
         for i in served:
             entry, old = state.setdefault(self.flat[i], {}), made[i]
-            self.scalars[i] = torch.tensor([float(old.get(n, start)) for n, start in scalars.items()])
+            numbers = [float(old.get(n, start)) for n, start in scalars.items()]
+            self.scalars[i] = torch.tensor(numbers, dtype=torch.float32, device="cpu")
             entry.update(old)
             entry.update(zip(scalars, self.scalars[i].unbind(), strict=True))
         self._numbers: NDArray[np.float32] = self.scalars.numpy()

@@ -25,7 +25,7 @@ class LossScale:
 
     def __init__(self, scaler: torch.amp.GradScaler, device: torch.device) -> None:
         self.scaler = scaler
-        self._watched = torch.zeros((), device=device, requires_grad=True)
+        self._watched = torch.zeros((), dtype=torch.float32, device=device, requires_grad=True)
         self._sentinel = torch.optim.SGD([self._watched], lr=0.0)
 
     @property

@@ -23,10 +23,10 @@ def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    y = torch.tensor(labels, dtype=torch.int64)
+    x = torch.tensor(pixels, dtype=torch.float32, device="cpu").view(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels, dtype=torch.int64, device="cpu")
     # The file is ordered by writer; a shuffle of its own, the same for every seed, mixes them.
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0), device="cpu")
     train, test = order[TEST:], order[:TEST]
     return x[train], y[train], x[test], y[test]
 
@@ -84,7 +84,7 @@ class Digits(Task):
         x, y, _, _ = images()
         generator = torch.Generator().manual_seed(seed)
         while True:
-            for chosen in torch.randperm(len(y), generator=generator).split(BATCH):
+            for chosen in torch.randperm(len(y), generator=generator, device="cpu").split(BATCH):
                 if len(chosen) == BATCH:
                     yield x[chosen], y[chosen]
 

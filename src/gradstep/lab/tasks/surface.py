@@ -21,7 +21,7 @@ class Point(nn.Module):
 
     def __init__(self, x: float, y: float) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.tensor([x, y]))
+        self.place = nn.Parameter(torch.tensor([x, y], dtype=torch.float32, device="cpu"))
 
     def forward(self) -> Tensor:
         return self.place
@@ -71,6 +71,6 @@ class Relief:
 
 def relief(surface: Surface, points: int = 121) -> Relief:
     """The surface's heights on a grid of `points` × `points` over its view."""
-    x, y = (torch.linspace(*ends, points, dtype=torch.float64) for ends in surface.view)
+    x, y = (torch.linspace(*ends, points, dtype=torch.float64, device="cpu") for ends in surface.view)
     z = surface.height(x[None, :], y[:, None])
     return Relief(x.numpy(), y.numpy(), z.numpy())

@@ -32,7 +32,7 @@ def corpus() -> tuple[Tensor, Tensor]:
 
 def windows(tokens: Tensor, starts: Tensor) -> Batch:
     """Inputs and targets, both (B, CONTEXT): the target of a byte is the byte after it."""
-    rows = tokens[starts[:, None] + torch.arange(CONTEXT + 1)]
+    rows = tokens[starts[:, None] + torch.arange(CONTEXT + 1, device="cpu")]
     return rows[:, :-1], rows[:, 1:]
 
 
@@ -123,7 +123,7 @@ class Text(Task):
         tokens, _ = corpus()
         generator = torch.Generator().manual_seed(seed)
         while True:
-            yield windows(tokens, torch.randint(len(tokens) - CONTEXT, (BATCH,), generator=generator))
+            yield windows(tokens, torch.randint(len(tokens) - CONTEXT, (BATCH,), generator=generator, device="cpu"))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         tokens, targets = batch
@@ -131,7 +131,9 @@ class Text(Task):
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         _, held_out = corpus()
-        tokens, targets = windows(held_out, torch.linspace(0, len(held_out) - CONTEXT - 1, JUDGED).long())
+        tokens, targets = windows(
+            held_out, torch.linspace(0, len(held_out) - CONTEXT - 1, JUDGED, dtype=torch.float32, device="cpu").long()
+        )
         with judging(model):
             logits = model(tokens)
             right = (logits.argmax(-1) == targets).float().mean()

@@ -1,0 +1,32 @@
+"""torch's defaults of a fresh process, for what is measured or judged in a process that has set others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def fresh_defaults() -> Iterator[None]:
+    """Let new tensors be float32 and on the CPU inside, whatever ``torch.set_default_dtype`` and ``_device`` said.
+
+    >>> torch.set_default_dtype(torch.float64)
+    >>> with fresh_defaults():
+    ...     torch.zeros(1).dtype
+    torch.float32
+    >>> torch.zeros(1).dtype
+    torch.float64
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        if torch.get_default_device().type == "cpu":
+            yield
+        else:
+            with torch.device("cpu"):
+                yield
+    finally:
+        torch.set_default_dtype(dtype)
