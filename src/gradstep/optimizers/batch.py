@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, final
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS, Tally
-from gradstep.optimizers import survey
 from gradstep.optimizers.gradients import usable
+from gradstep.optimizers.memory import Layouts
+from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.who import DETAILS, Detail, Who
 
 
@@ -28,12 +30,11 @@ class Part:
         engine: who executes.
         spec: what is computed.
         members: (n,) positions in the table, and ``groups`` the number of each one's group.
-        params, names, states: the parameters, what they are called, and where their state is kept.
-        slots: the tensors of every further field of memory: the parameters' own, then the slots'.
-        aliases: the same tensors once more, so that their memory lives even if somebody gives a slot other memory.
-        handles: by which to ask about all parameters, then all of the first slot, and so on.
-        known: the facts of the same when this was made.
+        params, names: the parameters, and what they are called.
+        fields: the keys of every further field of memory: the parameters' own, then the slots'.
+        slots: the tensors of each field.
         dtype: the gradients' type.
+        plain: whether the parameters are plain tensors, whose memory can be compared with what it was.
     """
 
     engine: Engine
@@ -42,11 +43,27 @@ class Part:
     groups: Int64s
     params: list[Tensor]
     names: list[str]
+    fields: tuple[str, ...]
     slots: list[list[Tensor]]
-    aliases: list[Tensor]
-    handles: Int64s
-    known: Int64s
     dtype: torch.dtype
+    plain: bool
+
+    def __post_init__(self) -> None:
+        """Read the layouts now: whatever changes later is compared with them."""
+        self.table  # noqa: B018  # fills the caches
+
+    @cached_property
+    def layouts(self) -> Sequence[Layouts | NativeLayouts]:
+        """The layouts of the parameters, then of each field; of tensor subclasses nothing is known."""
+        if not self.plain:
+            return []
+        kind = NativeLayouts if self.engine.by_address and is_native() else Layouts
+        return [kind.of(column) for column in (self.params, *self.slots)]
+
+    @cached_property
+    def _aliases(self) -> list[Tensor]:
+        """The state once more, so that its memory lives even if somebody gives a slot other memory."""
+        return [t.detach() for t in chain(*self.slots)]
 
     @cached_property
     def only_group(self) -> int | None:
@@ -56,10 +73,10 @@ class Part:
     @cached_property
     def table(self) -> Int64s:
         """(n, fields + 3) as engines take it; the first column, where the gradients are, is filled in at each step."""
-        known = np.split(self.known, 1 + len(self.slots))
+        self._aliases  # noqa: B018
         nothing = np.zeros(len(self.params), np.int64)
-        addresses = (facts[:, survey.POINTER] for facts in known)
-        return np.column_stack((nothing, *addresses, known[0][:, survey.NUMEL], nothing, nothing))
+        addresses = [layouts.pointers for layouts in self.layouts] or [nothing] * (1 + len(self.slots))
+        return np.column_stack((nothing, *addresses, [p.numel() for p in self.params], nothing, nothing))
 
     @cached_property
     def who(self) -> dict[Detail, Who]:
@@ -73,37 +90,52 @@ class Part:
         return self.table[:, LENGTH].tobytes()
 
     @cached_property
-    def wanted(self) -> Int64s:
-        """(n, 5) the facts of a gradient that needs no closer look; of the POINTER nothing is wanted."""
-        facts: Int64s = self.known[: len(self.params)].copy()
-        facts[:, survey.DTYPE] = survey.facts([[torch.empty(0, dtype=self.dtype)]])[0, survey.DTYPE]
-        return facts
+    def _kinds(self) -> list[tuple[Any, ...]]:
+        return list(map(_kind, self.params))
 
     @cached_property
-    def lazy(self) -> list[int]:
-        """Whose gradient may be conjugated or negated lazily, which its facts do not show.
+    def versioned(self) -> list[Tensor]:
+        """The parameters that have a version to raise; those made in inference mode have none."""
+        return [p for p in self.params if not p.is_inference()]
 
-        A lazily negated gradient (the imaginary part of a conjugate) has other strides, unless it is one number.
-        """
-        if self.dtype.is_complex:
-            return list(range(len(self.params)))
-        single: list[int] = np.flatnonzero(self.table[:, LENGTH] == 1).tolist()
-        return single
-
-    @cached_property
-    def look(self) -> survey.Look:
-        """Asks whether the parameters are where they were, and fills in where the gradients are."""
-        return survey.Look(self.members, self.params, self.known[: len(self.params)], self.wanted, self.table)
-
-    @cached_property
-    def versioned(self) -> Int64s | None:
-        """The parameters' handles, unless one has no version to raise."""
-        return None if any(p.is_inference() for p in self.params) else self.handles[: len(self.params)]
+    def params_moved(self) -> bool:
+        """Return whether a parameter is no longer where, or what, it was when this was made."""
+        if self.plain:
+            return not self.layouts[0].still_hold(self.params)
+        return list(map(_kind, self.params)) != self._kinds
 
     def slots_moved(self) -> bool:
-        """Whether the memory of a slot is no longer what this table says."""
-        count = len(self.params)
-        return not (survey.facts(self.slots, self.handles[count:]) == self.known[count:]).all()
+        """Return whether the memory of a slot is no longer what the table says."""
+        return not all(layouts.still_hold(slot) for layouts, slot in zip(self.layouts[1:], self.slots))
+
+    def batch(self) -> TorchBatch | None:
+        """Return the parameters that have a gradient now; None if a gradient has another type than before.
+
+        Raises:
+            RuntimeError: a gradient that does not fit its parameter.
+        """
+        gradients: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
+        active: list[int] | None = None
+        if any(g is None for g in gradients):
+            active = [k for k, g in enumerate(gradients) if g is not None]
+            gradients = [gradients[k] for k in active]
+        pointers: Sequence[int] | Int64s | None = None
+        if self.plain:
+            layouts = self.layouts[0] if active is None else self.layouts[0].taken(active)
+            pointers = layouts.pointers_of_likes(gradients, self.dtype)
+        if pointers is None:
+            owners = range(len(self.params)) if active is None else active
+            gradients = [usable(self.params[k], g, self.names[k]) for k, g in zip(owners, gradients, strict=True)]
+            if any(g.dtype != self.dtype for g in gradients):
+                return None
+            pointers = [g.data_ptr() for g in gradients] if self.plain else [0] * len(gradients)
+        batch = TorchBatch(self, gradients, None if active is None else np.array(active, dtype=np.int64))
+        batch.table[:, 0] = pointers
+        return batch
+
+
+def _kind(p: Tensor) -> tuple[Any, ...]:
+    return type(p), p.shape, p.dtype, p.device
 
 
 @final
@@ -112,39 +144,21 @@ class TorchBatch(Batch):
 
     Args:
         part: what they are of.
-        odd: whether a gradient may be missing, or other than :attr:`Part.wanted`, or not in the part's table yet.
+        gradients: of the parameters, in their layouts of memory; kept, so that nobody frees them meanwhile.
+        active: which of the part they are; None for all.
 
     Attributes:
-        active: which of the part they are; None for all.
         who: whose rows the statistics have, if some are to be collected.
-
-    Raises:
-        RuntimeError: a gradient that does not fit.
     """
 
     who: Who
 
-    def __init__(self, part: Part, *, odd: bool) -> None:
-        self.part = part
-        self.spec = part.spec
-        self.active: Int64s | None = None
+    def __init__(self, part: Part, gradients: list[Tensor], active: Int64s | None) -> None:
+        self.part, self.spec, self.gradients, self.active = part, part.spec, gradients, active
         self.members, self.table = part.members, part.table
+        if active is not None:
+            self.members, self.table = part.members[active], part.table[active]
         self.threads = torch.get_num_threads()
-        self._held, part.look.held = part.look.held, None
-        if part.engine.by_address and not odd and not part.lazy:
-            return  # to read a thousand gradients from Python takes as long as to update them
-        given = [p.grad for p in part.params]
-        self.gradients = [g for g in given if g is not None]
-        if len(self.gradients) < len(given):
-            self.active = np.array([k for k, g in enumerate(given) if g is not None], dtype=np.int64)
-            self.members, self.table = part.members[self.active], part.table[self.active]
-        if odd or part.lazy:
-            self._check()
-
-    @cached_property
-    def gradients(self) -> list[Tensor]:
-        """Of all parameters of the batch."""
-        return [g for p in self.part.params if (g := p.grad) is not None]
 
     def _taken(self, column: Sequence[Any]) -> Sequence[Any]:
         return column if self.active is None else [column[i] for i in self.active]
@@ -193,32 +207,15 @@ class TorchBatch(Batch):
             self.part.engine.update(self)
             if self.owners is not None:
                 found.append(self.tally)
-        survey.count_written(self.params, self.part.versioned if self.active is None else None)
+        # A backward pass over values that are no more shall notice it, as after any write by torch.
+        versioned = self.part.versioned
+        if self.active is not None:
+            versioned = [p for p in self.params if not p.is_inference()]
+        torch.autograd.graph.increment_version(versioned)
         if len(found) > 1:
             every = np.stack([tally.table for tally in found])
             least, most = np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1])
             self.tally = Tally.of(np.column_stack((every[..., :SUMS].sum(0), least, most)))
-
-    def _check(self) -> None:
-        """Look at every gradient closely where needed."""
-        facts = survey.facts([self.gradients])
-        wanted = self.part.wanted if self.active is None else self.part.wanted[self.active]
-        different = (facts[:, survey.NUMEL :] != wanted[:, survey.NUMEL :]).any(axis=1)
-        lazy = set(self.part.lazy)
-        where = range(len(self.gradients)) if self.active is None else self.active.tolist()
-        doubtful = {k for k, i in enumerate(where) if i in lazy and _is_lazy(self.gradients[k])}
-        for k in doubtful.union(np.flatnonzero(different).tolist()):
-            name = self.names[k]
-            g = usable(self.params[k], self.gradients[k], name)
-            if g.dtype != self.part.dtype:
-                raise RuntimeError(f"the gradient of {name} changed from {self.part.dtype} to {g.dtype}")
-            self.gradients[k] = g
-            facts[k, survey.POINTER] = g.data_ptr()
-        self.table[:, 0] = facts[:, survey.POINTER]
-
-
-def _is_lazy(g: Tensor) -> bool:
-    return g.is_conj() or g.is_neg()
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
+from gradstep.optimizers.memory import PLAIN, lacks_memory
+from gradstep.optimizers.storage import Storage, Stored
 from gradstep.rules import Rule
+from gradstep.storage.policy import is_embedding
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
 """Every engine by its name."""
@@ -45,7 +49,7 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
         p: the parameter.
         noisy: whether something of it is rounded at random.
     """
-    plain = type(p) in (Tensor, torch.nn.Parameter) and p.layout == torch.strided
+    plain = type(p) in PLAIN and not lacks_memory(p)
     return Traits(
         dtype=str(p.dtype).removeprefix("torch."),
         device=p.device.type,
@@ -92,3 +96,46 @@ def choose(engine: str, rule: type[Rule], p: Tensor, label: str, *, noisy: bool)
     if refusal is None:
         return ENGINES["fused"], f"a dense {known.dtype} tensor on the CPU"
     return ENGINES["eager"], f"not fused because {refusal}"
+
+
+class Choice(NamedTuple):
+    """What executes one parameter, why, and how it is stored."""
+
+    engine: Engine
+    reason: str
+    stored: Stored
+
+
+@final
+class Choices:
+    """What executes the parameters of a group, and how they are stored; parameters that are alike are decided once.
+
+    Args:
+        engine: the user's wish, ``"auto"`` or a name.
+        storage: the user's wish.
+        rule: with the settings of the group.
+        group: the group.
+    """
+
+    def __init__(self, engine: str, storage: Storage, rule: Rule, group: Mapping[str, Any]) -> None:
+        self._engine, self._storage, self._rule, self._group = engine, storage, rule, group
+        self._decided: dict[Any, Choice] = {}
+
+    def of(self, p: Tensor, name: str) -> Choice:
+        """Decide one parameter.
+
+        Raises:
+            ValueError: the engine or the storage wished for cannot serve it.
+        """
+        if type(p) not in PLAIN or lacks_memory(p):
+            return self._decide(p, name)
+        alike = (p.shape, p.stride(), p.dtype, p.device, is_embedding(name))
+        choice = self._decided.get(alike)
+        if choice is None:
+            choice = self._decided[alike] = self._decide(p, name)
+        return choice
+
+    def _decide(self, p: Tensor, name: str) -> Choice:
+        stored = self._storage.of(self._rule, self._group, p, name)
+        engine, reason = choose(self._engine, type(self._rule), p, name, noisy=stored.noisy)
+        return Choice(engine, reason, stored)

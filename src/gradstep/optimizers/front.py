@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from gradstep.optimizers.arguments import OWN, rule_of, sorted_out, without_execution
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
-from gradstep.optimizers.choice import check_engine, choose
+from gradstep.optimizers.choice import Choice, Choices, check_engine
 from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
 from gradstep.optimizers.hooks import seen_by_torch, with_hooks
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
@@ -29,6 +31,7 @@ from gradstep.optimizers.statistics import Statistics
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
+from gradstep.optimizers.uninterrupted import uninterrupted
 from gradstep.optimizers.who import Detail, finest
 from gradstep.rules import Rule, settings_of
 
@@ -64,6 +67,7 @@ class Optimizer(torch.optim.Optimizer):
     last_step: StepReport | None = None
     """What the last ``step()`` did; None before the first."""
 
+    _locks: dict[int, threading.RLock]
     _observers: OrderedDict[int, Observer] | None = None
     _engine: str = "auto"
     _storage: Storage = Storage()
@@ -76,6 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"])
         pages = Pages.of(own["paged"], own["page_budget"])
+        self._locks = {}
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = own["engine"]
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
@@ -87,7 +92,7 @@ class Optimizer(torch.optim.Optimizer):
         if pages is not None:
             from gradstep.optimizers.placed import checked
 
-            self._paged = checked(pages, self.rule(), list(self._parameters()), self.state_summary().nbytes)
+            self._paged = checked(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
 
     def _check_rounding(self) -> None:
         if not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
@@ -163,11 +168,11 @@ class Optimizer(torch.optim.Optimizer):
             if len({id(p) for p in tensors}) < len(tensors):
                 raise ValueError("a parameter group contains the same parameter more than once")
             self._storage.check(rule, param_group)
+            choices = Choices(self._engine, self._storage, rule, param_group)
             for index, p in enumerate(params):
                 name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
                 if isinstance(tensor, Tensor):
-                    stored = self._storage.of(rule, param_group, tensor, name)
-                    choose(self._engine, self.rule(), tensor, name, noisy=stored.noisy)
+                    choices.of(tensor, name)
         super().add_param_group(param_group)
 
     def engines(self) -> list[tuple[str, str, str]]:
@@ -177,11 +182,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
-        result = []
-        for name, p, stored in self._parameters():
-            engine, reason = choose(self._engine, self.rule(), p, name, noisy=stored.noisy)
-            result.append((name, engine.name, reason))
-        return result
+        return [(name, choice.engine.name, choice.reason) for name, _, choice in self._chosen()]
 
     def state_summary(self) -> Summary:
         """What is stored how, why, and in how many bytes, parameter by parameter; ``print`` shows a table.
@@ -196,12 +197,15 @@ class Optimizer(torch.optim.Optimizer):
         """
         return summary((name, p, stored, self.rule()) for name, p, stored in self._parameters())
 
-    def _parameters(self) -> Iterator[tuple[str, Tensor, Stored]]:
-        """Every parameter with its name and how it is stored, in the order of ``param_groups``."""
+    def _chosen(self) -> Iterator[tuple[str, Tensor, Choice]]:
+        """Every parameter with its name, what executes it and how it is stored, in the order of ``param_groups``."""
         for index, group in enumerate(self.param_groups):
-            rule = self._rule_of(group)
+            choices = Choices(self._engine, self._storage, self._rule_of(group), group)
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
-                yield name, p, self._storage.of(rule, group, p, name)
+                yield name, p, choices.of(p, name)
+
+    def _parameters(self) -> list[tuple[str, Tensor, Stored]]:
+        return [(name, p, choice.stored) for name, p, choice in self._chosen()]
 
     # -- the step -----------------------------------------------------------------------------------------------
 
@@ -285,12 +289,13 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale = 1.0 if grad_scale is None else positive("grad_scale", grad_scale)
-        self.last_step = self._update(
-            scale=scale * float(self.grad_scale),
-            max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
-            look=grad_scale is not None or max_grad_norm is not None,
-            detail=detail,
-        )
+        with self._exclusive, uninterrupted():
+            self.last_step = self._update(
+                scale=scale * float(self.grad_scale),
+                max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
+                look=grad_scale is not None or max_grad_norm is not None,
+                detail=detail,
+            )
         for observer in observers:
             observer.after(self.last_step)
         return loss
@@ -318,6 +323,8 @@ class Optimizer(torch.optim.Optimizer):
                 batch.coefficients[:, -1] *= clip / scale
             if detail is not None or batch in losing:
                 batch.watch(detail or "parameters")
+        table.install()
+        self._table = table
         with nullcontext() if self._paged is None else self._paged.changing():
             for batch, scalars in zip(batches, after, strict=True):
                 if self._paged is None:
@@ -332,24 +339,39 @@ class Optimizer(torch.optim.Optimizer):
         return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found, rules=rules)
 
     def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
-        """What there is to update, and the table that it is of: the last step's, if it still tells the truth."""
+        """What there is to update, and the table that it is of: the last step's, if it still tells the truth.
+
+        A new table does not become the optimizer's before its step is sure to be taken.
+        """
         flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
         state = self.__dict__["state"]
         now = (rules, self.param_groups, flat, state)
-        found = None if self._table is None else self._table.batches(*now, state_seen=self._state_seen)
-        if self._table is None or found is None:
-            with torch.no_grad():
-                self._table = Table(
-                    engine=self._engine,
-                    storage=self._storage,
-                    paged=self._paged,
-                    rules=rules,
-                    groups=self.param_groups,
-                    state=state,
-                )
+        if self._table is not None:
             found = self._table.batches(*now, state_seen=self._state_seen)
-            assert found is not None, "a table that was made a moment ago tells the truth"
-        return self._table, found
+            if found is not None:
+                return self._table, found
+        with torch.no_grad():
+            table = Table(
+                engine=self._engine,
+                storage=self._storage,
+                paged=self._paged,
+                rules=rules,
+                groups=self.param_groups,
+                state=state,
+            )
+        found = table.batches(*now, state_seen=self._state_seen)
+        if found is None:
+            raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
+        return table, found
+
+    @property
+    def _exclusive(self) -> threading.RLock:
+        """Held while state changes, so that steps of several threads follow each other.
+
+        A forked process has a lock of its own: nobody there would release one that its parent held.
+        """
+        process = os.getpid()
+        return self._locks.get(process) or self._locks.setdefault(process, threading.RLock())
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -381,20 +403,22 @@ class Optimizer(torch.optim.Optimizer):
             state_dict = before(self, state_dict) or state_dict
         on_host = self._paged is not None and self._paged.on_host
         found = adopted(self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host)
-        self.__setstate__({"state": found.state, "param_groups": found.groups})
-        self._storage = found.storage
-        self._state_seen = False
+        with self._exclusive, uninterrupted():
+            self.__setstate__({"state": found.state, "param_groups": found.groups})
+            self._storage = found.storage
+            self._state_seen = False
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         pages = state.pop("_pages", None)
+        self.__dict__.setdefault("_locks", {})
         super().__setstate__(state)
         if pages is not None:
             from gradstep.optimizers.placed import placement_of
 
-            self._paged = placement_of(pages, list(self._parameters()))
+            self._paged = placement_of(pages, self._parameters())
         self._table = None
         self._state_seen = True
 

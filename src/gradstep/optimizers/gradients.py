@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradstep.optimizers import survey
+from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
 
 
 @torch.no_grad()
 def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
-    """The gradient in the parameter's own layout of memory: itself if it has it, else a copy.
+    """Return the gradient in the parameter's own layout of memory: itself if it has it, else a copy.
 
     Raises:
-        RuntimeError: the gradient is sparse, or its shape, device or kind of number is not the parameter's; or the
-            parameter is an expanded tensor, which cannot be written to.
+        RuntimeError: the gradient is sparse, or its shape, device or kind of number is not the parameter's; or it is a
+            tensor subclass whose numbers torch cannot copy into a plain tensor; or the parameter is an expanded tensor,
+            which cannot be written to.
     """
     if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
         raise RuntimeError(f"several elements of {label} share memory (it was expanded): make it a tensor by clone()")
@@ -29,7 +30,20 @@ def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
         raise RuntimeError(f"the gradient of {label} is on {g.device}, the parameter on {p.device}")
     if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         raise RuntimeError(f"the gradient of {label} is {g.dtype}, the parameter {p.dtype}")
-    known = survey.facts([[p, g]])
-    if g.is_conj() or g.is_neg() or known[0, survey.GEOMETRY] != known[1, survey.GEOMETRY]:
-        return torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format).copy_(g)
-    return g
+    if type(p) not in PLAIN:
+        return g  # a subclass computes with its gradient in its own way
+    as_it_is = type(g) in PLAIN and not (g.is_conj() or g.is_neg() or lacks_memory(g))
+    if as_it_is and same_places(p.shape, p.stride(), g.stride()):
+        return g
+    try:
+        copy = torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format).copy_(g)
+    except Exception as error:  # a subclass may raise anything
+        raise RuntimeError(
+            f"the gradient of {label} is a {type(g).__name__}, whose numbers cannot be copied into a tensor: {error}"
+        ) from error
+    if type(copy) not in PLAIN or lacks_memory(copy):
+        raise RuntimeError(
+            f"the gradient of {label} is a {type(g).__name__} without memory of its own: "
+            "give the parameter a plain tensor as its gradient"
+        )
+    return copy

@@ -6,6 +6,7 @@ belongs to which parameter.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -21,7 +22,7 @@ from torch import Tensor
 from gradstep.engines.base import Pieces
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.pages import Pages
-from gradstep.optimizers.placement import Placement, Wanted, uninterrupted
+from gradstep.optimizers.placement import Placement, Wanted
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_file import StateFile
 from gradstep.optimizers.storage import keys_of
@@ -38,11 +39,12 @@ class Paged(Placement):
         self.pages = pages
         if pages.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="gradstep-"))
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            weakref.finalize(self, _remove, self.folder, os.getpid())
         else:
             self.folder = pages.folder
             self.folder.mkdir(parents=True, exist_ok=True)
         self._files: list[StateFile] = []
+        self._process = os.getpid()
 
     def check_room(self, nbytes: int) -> None:
         check_room(self.folder, nbytes)
@@ -58,6 +60,7 @@ class Paged(Placement):
             FileExistsError: there are files of an earlier run, and ``resume`` was not asked for.
             PageFileError: such files do not fit, or are not whole.
         """
+        self._check_process()
         new = [(name, p, stored) for name, p, stored, _ in parameters if self._file_of(p) is None]
         for name, p, _ in new:
             if p.device.type != "cpu":
@@ -97,15 +100,23 @@ class Paged(Placement):
     def changing(self, *, anew: bool = False) -> Iterator[None]:
         """What changes pages stands in this ``with``; if it is broken off, the files are not taken for whole.
 
-        Ctrl-C waits until it is done: a step that has moved some of the weights cannot be taken back.
+        Raises:
+            RuntimeError: in a forked process, which shares the pages with the one that made them.
         """
-        with uninterrupted():
-            for file in self._files:
-                file.pages.begin(file.pages.step + 1, anew=anew)
-            yield
-            for file in self._files:
-                file.used = True
-                file.pages.commit(file.pages.step)
+        self._check_process()
+        for file in self._files:
+            file.pages.begin(file.pages.step + 1, anew=anew)
+        yield
+        for file in self._files:
+            file.used = True
+            file.pages.commit(file.pages.step)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"the state of this optimizer is paged to files of process {self._process}, which a forked process "
+                "would change under it: step on copy.deepcopy(optimizer), whose pages are its own"
+            )
 
     def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
         place = {id(p): k for k, p in enumerate(params)}
@@ -136,3 +147,9 @@ class Paged(Placement):
             for window in pager.windows():
                 pieces = [(place[piece.item], piece.start, piece.stop) for piece in window.pieces]
                 yield np.array(pieces, dtype=np.int64)
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a temporary folder, at the end of the process that made it and of no other."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ here they are put together with the parameters of a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
 import numpy as np
@@ -21,7 +21,7 @@ from gradstep.optimizers.arena import Arena, Cargo
 from gradstep.optimizers.batch import TorchBatch, array_of
 from gradstep.optimizers.choice import is_dense
 from gradstep.optimizers.pages import Pages
-from gradstep.optimizers.placement import Placement, Wanted, uninterrupted
+from gradstep.optimizers.placement import Placement, Wanted
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.storage import keys_of
 from gradstep.optimizers.streams import BUFFERS, DEVICES, Job, relay
@@ -84,7 +84,7 @@ class Pinned(Placement):
         return entries
 
     def changing(self) -> AbstractContextManager[None]:
-        return uninterrupted()
+        return nullcontext()
 
     def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
         return []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -64,7 +62,7 @@ class Placement(ABC):
 
     @abstractmethod
     def changing(self) -> AbstractContextManager[None]:
-        """What changes state stands in this ``with``; Ctrl-C waits until it is done."""
+        """What changes state stands in this ``with``, which is inside :func:`uninterrupted`."""
 
     @abstractmethod
     def update(self, batch: TorchBatch) -> None:
@@ -89,19 +87,3 @@ def shaped(array: NDArray[Any], field: Field, p: Tensor) -> Tensor:
     flat = torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
     flat = flat.view(getattr(torch, field.element.name))
     return flat if field.per > 1 else flat.as_strided(p.shape, torch.empty_like(p, device="meta").stride())
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done. (Only the main thread is ever interrupted.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *what: waiting.append(what))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if waiting and callable(before):
-        before(*waiting[0])

@@ -117,6 +117,11 @@ class Storage:
         """
         slots = rule.slots(p.dim())
         element = element_of(p.dtype)
+        if p.is_complex() and not rule.elementwise:
+            raise ValueError(
+                f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "
+                f"{p.dtype}: optimize torch.view_as_real of it, or take an elementwise rule such as AdamW"
+            )
         state = group.get("state", self.state)
         check_state(state)
         reason = f"state={state!r}"

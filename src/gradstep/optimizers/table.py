@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import is_
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -19,18 +19,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
-from gradstep.optimizers import survey
 from gradstep.optimizers.batch import Part, TorchBatch
-from gradstep.optimizers.choice import choose
+from gradstep.optimizers.choice import Choices
 from gradstep.optimizers.gradients import usable
+from gradstep.optimizers.memory import PLAIN, check_not_freed, extent, lacks_memory, overlapping
+from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
-from gradstep.optimizers.storage import Storage, Stored
-from gradstep.optimizers.survey import MOVED
+from gradstep.optimizers.state_check import check_entry
+from gradstep.optimizers.storage import Storage
 from gradstep.rules import Rule
 from gradstep.storage.noise import keys
 
 if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
     from gradstep.optimizers.placement import Placement
+
+
+class _Kind(NamedTuple):
+    """What the parameters of a part have in common; ``alone`` is the number of one that shares memory, else −1."""
+
+    engine: Engine
+    spec: UpdateSpec
+    fields: tuple[str, ...]
+    dtype: torch.dtype
+    plain: bool
+    alone: int
 
 
 @final
@@ -47,87 +59,124 @@ class Table:
         groups: Sequence[dict[str, Any]],
         state: defaultdict[Tensor, dict[str, Any]],
     ) -> None:
-        """Find or create the state of every parameter that has some or has a gradient.
+        """Find or create the state of every parameter that has some or has a gradient; ``state`` is not changed yet.
 
         Raises:
-            RuntimeError: a gradient or a loaded slot that does not fit; nothing was changed.
-            ValueError: an engine that cannot serve a parameter.
+            RuntimeError: a gradient, or state that was loaded or changed by hand, that does not fit.
+            ValueError: an engine that cannot serve a parameter, or a step count that cannot be one.
         """
         self.flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
         self.sizes = [len(g["params"]) for g in groups]
         self.seed = storage.seed
         self.rules = list(rules)
         self.group = np.repeat(np.arange(len(groups)), self.sizes)
+        self._state, self._installed = state, False
         names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
         gradients = [p.grad for p in self.flat]
-        served = [i for i, p in enumerate(self.flat) if gradients[i] is not None or state.get(p)]
-        self.stateless = sorted(set(range(len(self.flat))) - set(served))
-        scalars = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
+        self._served = [i for i, p in enumerate(self.flat) if gradients[i] is not None or state.get(p)]
+        self.stateless = sorted(set(range(len(self.flat))) - set(self._served))
+        starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
+        self.scalar_names = tuple(starts)
 
-        # First everything that may fail ...
-        made: dict[int, dict[str, Any]] = {}
-        stored: dict[int, Stored] = {}
-        buckets: defaultdict[Any, list[int]] = defaultdict(list)
-        for i in served:
-            p, g, rule = self.flat[i], gradients[i], rules[self.group[i]]
+        # First everything that may fail: nothing is changed before all of it has succeeded.
+        choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
+        kinds, stored, specs = {}, {}, {}
+        for i in self._served:
+            p, g, group = self.flat[i], gradients[i], self.group[i]
+            check_not_freed(p, names[i])
             if g is not None:
-                usable(p, g, names[i])
-            stored[i] = storage.of(rule, groups[self.group[i]], p, names[i])
-            chosen, _ = choose(engine, type(rule), p, names[i], noisy=stored[i].noisy)
-            given = p if g is None else g
-            buckets[chosen, stored[i].spec(rule, given.dtype), tuple(stored[i].fields), given.dtype].append(i)
-        for chosen, spec, *_ in buckets:
+                g = usable(p, g, names[i])
+            choice = choices[group].of(p, names[i])
+            stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
+            if state.get(p):
+                check_entry(p, stored[i], rules[group], state[p], names[i])
+            alike = (id(choice), dtype)
+            if alike not in specs:
+                specs[alike] = choice, stored[i].spec(rules[group], dtype)  # with the choice, so that no other has its id
+            plain = type(p) in PLAIN and not lacks_memory(p)
+            kinds[i] = _Kind(choice.engine, specs[alike][1], tuple(stored[i].fields), dtype, plain, -1)
+        for i in self._sharing(kinds):
+            kinds[i] = kinds[i]._replace(alone=i)
+        for chosen, spec in {(kind.engine, kind.spec) for kind in kinds.values()}:
             chosen.prepare(spec)
         if paged is None:
-            made = {i: filled(self.flat[i], stored[i], state.get(self.flat[i], {}), names[i]) for i in served}
+            made = [filled(self.flat[i], stored[i], state.get(self.flat[i], {}), names[i]) for i in self._served]
         else:
-            wanted = [(names[i], self.flat[i], stored[i], state.get(self.flat[i], {})) for i in served]
-            made = dict(zip(served, paged.filled(wanted, tuple(scalars)), strict=True))
+            wanted = [(names[i], self.flat[i], stored[i], state.get(self.flat[i], {})) for i in self._served]
+            made = paged.filled(wanted, self.scalar_names)
+        self._made = dict(zip(self._served, made, strict=True))
 
-        # ... then the state.
-        self.scalar_names = tuple(scalars)
-        self.scalars = torch.zeros(len(self.flat), len(scalars), dtype=torch.float32, device="cpu")
-        for i in served:
-            entry, old = state.setdefault(self.flat[i], {}), made[i]
-            numbers = [float(old.get(n, start)) for n, start in scalars.items()]
-            self.scalars[i] = torch.tensor(numbers, dtype=torch.float32, device="cpu")
-            entry.update(old)
-            entry.update(zip(scalars, self.scalars[i].unbind(), strict=True))
-        self._numbers: NDArray[np.float32] = self.scalars.numpy()
+        numbers = np.zeros((len(self.flat), len(starts)), dtype=np.float32)
+        for i, entry in self._made.items():
+            numbers[i] = [float(entry.get(name, start)) for name, start in starts.items()]
+        self._numbers: NDArray[np.float32] = numbers
         self._rows = [] if paged is None else paged.rows(self.flat)
-        self._state = state
-        self.entries = [state[self.flat[i]] for i in served]
-        self.contents = _contents(self.entries)
-        self.keys, self.values = list(state), list(state.values())
-        self.parts = [
-            self._part(chosen, spec, fields, dtype, members, names)
-            for (chosen, spec, fields, dtype), members in buckets.items()
-        ]
 
-    def _part(
-        self,
-        engine: Engine,
-        spec: UpdateSpec,
-        fields: Sequence[str],
-        dtype: torch.dtype,
-        members: list[int],
-        names: list[str],
-    ) -> Part:
-        params = [self.flat[i] for i in members]
-        slots = [[self._state[p][key] for p in params] for key in fields]
+        members: defaultdict[_Kind, list[int]] = defaultdict(list)
+        for i, kind in kinds.items():
+            members[kind].append(i)
+        self.parts = [self._part(kind, positions, names) for kind, positions in members.items()]
+        if any(state.get(self.flat[i]) for i in self._served):
+            self._check_state_apart()
+        for part in self.parts:
+            rehearse(part)
+
+    def _check_state_apart(self) -> None:
+        """Refuse state that was loaded or changed by hand if two of its arrays share memory.
+
+        Raises:
+            RuntimeError: naming them.
+        """
+        arrays = [
+            (part.names[k], key, t)
+            for part in self.parts
+            if part.plain
+            for key, slot in zip(part.fields, part.slots, strict=True)
+            for k, t in enumerate(slot)
+            if t.numel()
+        ]
+        starts = np.array([t.data_ptr() for *_, t in arrays], dtype=np.int64)
+        shared = overlapping(starts, starts + np.array([extent(t) for *_, t in arrays], dtype=np.int64))
+        if shared:
+            named = ", ".join(f"{key} of {name}" for name, key, _ in (arrays[k] for k in shared[:4]))
+            raise RuntimeError(f"arrays of state share memory: {named}; give each its own by clone()")
+
+    def _sharing(self, kinds: Mapping[int, _Kind]) -> list[int]:
+        """The positions of parameters that share memory with another: these are updated one after the other."""
+        mine = [i for i, kind in kinds.items() if kind.plain and self.flat[i].numel()]
+        starts = np.array([self.flat[i].data_ptr() for i in mine], dtype=np.int64)
+        lengths = np.array([extent(self.flat[i]) for i in mine], dtype=np.int64)
+        return [mine[k] for k in overlapping(starts, starts + lengths)]
+
+    def _part(self, kind: _Kind, members: list[int], names: list[str]) -> Part:
         return Part(
-            engine=engine,
-            spec=spec,
+            engine=kind.engine,
+            spec=kind.spec,
             members=np.array(members),
             groups=self.group[members],
-            params=params,
+            params=[self.flat[i] for i in members],
             names=[names[i] for i in members],
-            slots=slots,
-            aliases=[t.detach() for slot in slots for t in slot],
-            handles=survey.handles(chain(params, *slots)),
-            known=survey.facts([params, *slots]),
-            dtype=dtype,
+            fields=kind.fields,
+            slots=[[self._made[i][key] for i in members] for key in kind.fields],
+            dtype=kind.dtype,
+            plain=kind.plain,
         )
+
+    def install(self) -> None:
+        """Put the state into the optimizer's, before the first step that changes it."""
+        if self._installed:
+            return
+        self._installed = True
+        state = self._state
+        columns = [column.unbind() for column in torch.from_numpy(self._numbers).unbind(1)]
+        for i, entry in self._made.items():
+            held = state[self.flat[i]]
+            held.update(entry)
+            held.update({name: column[i] for name, column in zip(self.scalar_names, columns, strict=True)})
+        self._made = {}
+        self.entries = [state[self.flat[i]] for i in self._served]
+        self.contents = _contents(self.entries)
+        self.keys, self.values = list(state), list(state.values())
 
     def batches(
         self,
@@ -148,18 +197,23 @@ class Table:
             RuntimeError: a gradient that does not fit.
         """
         if not (
-            len(flat) == len(self.flat)
+            _same(flat, self.flat)
             and self.sizes == [len(g["params"]) for g in groups]
             and self._same_structure(rules)
-            and (not state_seen or self._same_state(state))
-            and all(flat[i] is self.flat[i] and flat[i].grad is None for i in self.stateless)
+            and (not self._installed or not state_seen or self._same_state(state))
+            and all(flat[i].grad is None for i in self.stateless)
         ):
             return None
-        found = [part.look(flat) for part in self.parts]
-        if any(f & MOVED for f in found):
+        if any(part.params_moved() for part in self.parts):
             return None
-        batches = (TorchBatch(part, odd=f != 0) for part, f in zip(self.parts, found, strict=True))
-        return [batch for batch in batches if len(batch.table)]
+        batches = []
+        for part in self.parts:
+            batch = part.batch()
+            if batch is None:
+                return None
+            if len(batch.table):
+                batches.append(batch)
+        return batches
 
     def _same_state(self, state: dict[Tensor, dict[str, Any]]) -> bool:
         return (

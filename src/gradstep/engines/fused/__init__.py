@@ -38,7 +38,7 @@ class Fused(Engine):
         if traits.dtype not in ELEMENTS:
             return f"the kernel has no codec for {traits.dtype} (it has {', '.join(ELEMENTS)})"
         if not traits.plain:
-            return "it is a tensor subclass"
+            return "it is a tensor subclass, or has no memory of its own"
         if not traits.dense:
             return "its memory has gaps or overlaps"
         if traits.dtype == "float16" and not _converts_float16():

@@ -1,0 +1,172 @@
+"""Where tensors lie in memory, and how; read anew before every step.
+
+A kernel reads and writes addresses, so it must know that they still hold: a parameter's data may have been moved,
+resized or cast since the last step (``model.half()``, pruning, ``p.data = ...``), and gradients are new at every step.
+Only public methods of tensors are asked: each costs some 50 ns, and together they cost about a microsecond for a
+parameter with its gradient. Property by property for all tensors, the loops and comparisons run in C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PLAIN: frozenset[type] = frozenset({Tensor, torch.nn.Parameter})
+"""The types whose elements are in their own memory; a subclass may keep them elsewhere or give them another meaning."""
+
+
+@final
+@dataclass(frozen=True)
+class Layouts:
+    """The memory of several tensors: a list for each property, with one entry for each tensor.
+
+    Attributes:
+        pointers: address of the first element; 0 if there is no memory.
+        shapes, strides: in elements.
+        dtypes, devices: torch's.
+    """
+
+    pointers: list[int]
+    shapes: list[torch.Size]
+    strides: list[tuple[int, ...]]
+    dtypes: list[torch.dtype]
+    devices: list[torch.device]
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor]) -> Layouts:
+        """Read the layouts of strided tensors.
+
+        Raises:
+            RuntimeError: a tensor has no memory of its own (it is sparse, or a wrapper of :mod:`torch.func`).
+        """
+        return Layouts(
+            list(map(Tensor.data_ptr, tensors)),
+            [t.shape for t in tensors],
+            list(map(Tensor.stride, tensors)),
+            [t.dtype for t in tensors],
+            [t.device for t in tensors],
+        )
+
+    def still_hold(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether the tensors still lie where they were when these layouts were read."""
+        return (
+            list(map(Tensor.data_ptr, tensors)) == self.pointers
+            and [t.shape for t in tensors] == self.shapes
+            and list(map(Tensor.stride, tensors)) == self.strides
+            and [t.dtype for t in tensors] == self.dtypes
+            and [t.device for t in tensors] == self.devices
+        )
+
+    def pointers_of_likes(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[int] | None:
+        """The addresses of plain tensors that have these shapes, strides and devices; None if one differs.
+
+        None also if one has no memory, or is negated or conjugated lazily, so that its memory holds other numbers.
+
+        Args:
+            tensors: as many as there are layouts.
+            dtype: what all of them must have.
+        """
+        if not PLAIN.issuperset(map(type, tensors)):
+            return None
+        try:
+            pointers = list(map(Tensor.data_ptr, tensors))
+            alike = (
+                [t.shape for t in tensors] == self.shapes
+                and self._same_places(list(map(Tensor.stride, tensors)))
+                and [t.dtype for t in tensors].count(dtype) == len(tensors)
+                and [t.device for t in tensors] == self.devices
+                and not holds_other_numbers(tensors, dtype)
+            )
+        except RuntimeError:  # no memory of its own
+            return None
+        if not alike or (0 in pointers and any(map(lacks_memory, tensors))):
+            return None
+        return pointers
+
+    def _same_places(self, strides: list[tuple[int, ...]]) -> bool:
+        return strides == self.strides or all(map(same_places, self.shapes, self.strides, strides))
+
+    def taken(self, positions: Sequence[int]) -> Layouts:
+        """The layouts at these positions."""
+        columns = (self.pointers, self.shapes, self.strides, self.dtypes, self.devices)
+        return Layouts(*([column[i] for i in positions] for column in columns))  # type: ignore[attr-defined]
+
+
+def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
+    """Return whether two strides put the elements of a shape at the same places; of an axis of 1 they may be anything.
+
+    >>> same_places((1, 3), (3, 1), (1, 1)), same_places((2, 3), (3, 1), (1, 2))
+    (True, False)
+    """
+    return strides == others or all(size == 1 or a == b for size, a, b in zip(shape, strides, others, strict=True))
+
+
+def holds_other_numbers(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Return whether the memory of one holds other numbers than it stands for: it is negated or conjugated lazily."""
+    return any(map(Tensor.is_neg, tensors)) or (dtype.is_complex and any(map(Tensor.is_conj, tensors)))
+
+
+def lacks_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has elements but no memory that an address could name.
+
+    So have zeros that torch computes with symbolically, wrappers of :mod:`torch.func`, and a tensor whose storage was
+    resized to nothing (sharded training does so) or to less than its elements take.
+
+    >>> lacks_memory(torch.zeros(3)), lacks_memory(torch.zeros(3).to_sparse()), lacks_memory(torch.zeros(0))
+    (False, True, False)
+    """
+    if tensor.layout != torch.strided:
+        return True
+    if tensor.numel() == 0:
+        return False
+    try:
+        storage = tensor.untyped_storage()
+        needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
+        return storage.data_ptr() == 0 or storage.nbytes() < needed
+    except (RuntimeError, NotImplementedError):
+        return True
+
+
+def check_not_freed(p: Tensor, label: str) -> None:
+    """Refuse a parameter whose storage was resized to less than its elements take.
+
+    Raises:
+        RuntimeError: to read it would read memory that is not its own.
+    """
+    if type(p) in PLAIN and p.layout == torch.strided and p.numel():
+        try:
+            size = p.untyped_storage().nbytes()
+        except (RuntimeError, NotImplementedError):
+            return
+        needed = p.storage_offset() * p.element_size() + extent(p)
+        if size < needed:
+            raise RuntimeError(f"the storage of {label} has {size} bytes, its elements take {needed}: it was freed")
+
+
+def extent(tensor: Tensor) -> int:
+    """Return the bytes from the first element of a strided tensor to the end of its last; of one that is not empty."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def overlapping(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
+    """Return the positions, ascending, of the ranges of addresses that share some with another.
+
+    Args:
+        starts, stops: (n,) the first address of each, and the one after its last.
+
+    >>> overlapping(np.array([100, 40, 90, 300, 45]), np.array([108, 48, 106, 308, 46]))
+    [0, 1, 2, 4]
+    """
+    order = np.argsort(starts, kind="stable")
+    first, last = starts[order], np.maximum.accumulate(stops[order])
+    with_one_before = np.append(False, first[1:] < last[:-1])[: len(order)]
+    with_one_after = np.append(with_one_before[1:], False)[: len(order)]
+    # A long range may share addresses with several that follow it: it is marked by the first of them.
+    return sorted(order[with_one_before | with_one_after].tolist())
