@@ -34,7 +34,7 @@ def test_a_number_in_place_of_a_slot():
     optimizer.state[p]["exp_avg"] = 0.5
     before = p.detach().clone()
     with pytest.raises(
-        TypeError, match=r"exp_avg of parameter 0 of group 0 must be a tensor of shape \(3,\), but is 0.5"
+        TypeError, match=r"parameter 0 of group 0 does not fit: exp_avg is 0.5, but must be a tensor of shape \(3,\)"
     ):
         optimizer.step()
     assert torch.equal(p.detach(), before)

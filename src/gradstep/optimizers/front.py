@@ -33,9 +33,12 @@ from gradstep.optimizers.summary import Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.optimizers.uninterrupted import uninterrupted
 from gradstep.optimizers.who import Detail, finest
+from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
 
-if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
+if TYPE_CHECKING:  # pages are a fifth of the time to import gradstep, for those who page state
+    from typing_extensions import Self
+
     from gradstep.optimizers.placement import Placement
     from gradstep.storage.pages import Preflight
 
@@ -60,27 +63,35 @@ class Optimizer(torch.optim.Optimizer):
 
     _step_supports_amp_scaling: ClassVar[bool] = True
 
-    watch: Detail | None = None
+    watch: Detail | None
     """Whose statistics steps collect, in the pass that updates: those of all ``"parameters"``, those of all
-    ``"groups"``, or nobody's. They are in ``last_step.statistics``; there may be more detail than was asked for."""
+    ``"groups"``, or nobody's (None, as at first). They are in ``last_step.statistics``; there may be more detail than
+    was asked for."""
 
-    last_step: StepReport | None = None
+    last_step: StepReport | None
     """What the last ``step()`` did; None before the first."""
 
+    _engine: str
+    _storage: Storage
+    _paged: Placement | None
+    _observers: OrderedDict[int, Observer] | None
     _locks: dict[int, threading.RLock]
-    _observers: OrderedDict[int, Observer] | None = None
-    _engine: str = "auto"
-    _storage: Storage = Storage()
-    _paged: Placement | None = None
-    _state_seen: bool = False
-    _table: Table | None = None
+    _state_seen: bool
+    _table: Table | None
+
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        # On the instance and not on the class: a wrapper that takes over the class (Lightning's) looks for what it has
+        # not itself in the optimizer inside, and would find the class's defaults first.
+        self = super().__new__(cls)
+        self.watch = self.last_step = self._paged = self._observers = self._table = None
+        self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
+        return self
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
         given, own = sorted_out(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"])
         pages = Pages.of(own["paged"], own["page_budget"])
-        self._locks = {}
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = own["engine"]
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
@@ -398,6 +409,10 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: another rule, other groups or parameters, or a setting out of its bounds; nothing was changed.
             RuntimeError: state that does not fit its parameter or would be rounded; nothing was changed.
         """
+        inside = innermost(self)
+        if inside is not self:  # called on what a trainer put around the optimizer
+            inside.load_state_dict(state_dict)
+            return
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
@@ -413,7 +428,6 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         pages = state.pop("_pages", None)
-        self.__dict__.setdefault("_locks", {})
         super().__setstate__(state)
         if pages is not None:
             from gradstep.optimizers.placed import placement_of

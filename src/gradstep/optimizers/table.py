@@ -170,7 +170,7 @@ class Table:
         state = self._state
         columns = [column.unbind() for column in torch.from_numpy(self._numbers).unbind(1)]
         for i, entry in self._made.items():
-            held = state[self.flat[i]]
+            held = state.setdefault(self.flat[i], {})
             held.update(entry)
             held.update({name: column[i] for name, column in zip(self.scalar_names, columns, strict=True)})
         self._made = {}
