@@ -59,13 +59,13 @@ def test_what_can_be_converted_without_a_loss_fits(dtype):
     check_entry(p, stored, rule, entry, "w")
 
 
-def test_a_slot_of_zeros_fits_in_any_storage():
-    """Whoever starts a moment anew writes zeros, and does not know how they are stored."""
+def test_what_can_be_converted_fits():
+    """A model that is converted in mid-run (to float64, to channels_last) takes its state along."""
     p, stored, rule, entry = entry_of(state="8bit")
-    entry["exp_avg"] = torch.zeros(SHAPE)
-    check_entry(p, stored, rule, entry, "w")
-    with pytest.raises(RuntimeError, match="exp_avg is stored as float32, and here as 8bit"):
-        check_entry(p, stored, rule, entry | {"exp_avg": torch.full(SHAPE, 0.1)}, "w")
+    check_entry(p, stored, rule, entry | {"exp_avg": torch.full(SHAPE, 0.1)}, "w")
+    check_entry(p, stored, rule, entry | {"exp_avg": entry["exp_avg"].t().contiguous().t()}, "w")
+    p, stored, rule, entry = entry_of()
+    check_entry(p, stored, rule, entry | {"exp_avg": entry["exp_avg"].double()}, "w")
 
 
 STEPS = [
@@ -141,7 +141,6 @@ ARRAYS = [
     (lambda t: t.reshape(-1), r"has shape \(5120,\), but must have \(64, 80\)", RuntimeError),
     (lambda t: torch.zeros(SHAPE, dtype=torch.int64), "is torch.int64, but must hold floating-point", RuntimeError),
     (lambda t: torch.zeros(SHAPE, dtype=torch.bool), "is torch.bool, but must hold floating-point", RuntimeError),
-    (lambda t: t.double() + 1e-9, "is stored as float64, and here as", RuntimeError),
     (lambda t: t * (1 + 0j), "is torch.complex64, but the parameter is torch.float32", RuntimeError),
     (lambda t: t.to_sparse(), "is torch.sparse_coo, but must be dense", RuntimeError),
     (lambda t: t.to("meta"), "is on the meta device", RuntimeError),
@@ -196,13 +195,6 @@ def test_scales_that_do_not_fit(spoil, words, error, state):
     check_entry(p, stored, rule, entry, "w")
     with pytest.raises(error, match=f"the state of w does not fit: exp_avg_scale {words}"):
         check_entry(p, stored, rule, entry | {"exp_avg_scale": spoil(entry["exp_avg_scale"])}, "w")
-
-
-def test_codes_in_another_order_of_memory():
-    p, stored, rule, entry = entry_of(state="8bit")
-    entry["exp_avg"] = entry["exp_avg"].t().contiguous().t()
-    with pytest.raises(RuntimeError, match="exp_avg is stored as 8bit, and here as 8bit blocks in another order"):
-        check_entry(p, stored, rule, entry, "w")
 
 
 @pytest.mark.parametrize("entry", [5, [torch.zeros(3)], "x", torch.zeros(3)], ids=str)

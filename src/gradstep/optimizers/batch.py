@@ -114,11 +114,11 @@ class Part:
         Raises:
             RuntimeError: a gradient that does not fit its parameter.
         """
-        gradients: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
+        given = [p.grad for p in self.params]
+        gradients = [g for g in given if g is not None]
         active: list[int] | None = None
-        if any(g is None for g in gradients):
-            active = [k for k, g in enumerate(gradients) if g is not None]
-            gradients = [gradients[k] for k in active]
+        if len(gradients) < len(given):
+            active = [k for k, g in enumerate(given) if g is not None]
         pointers: Sequence[int] | Int64s | None = None
         if self.plain:
             layouts = self.layouts[0] if active is None else self.layouts[0].taken(active)

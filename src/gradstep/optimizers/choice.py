@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, final
 
-import torch
 from torch import Tensor
 
 from gradstep.engines.base import Engine, Traits

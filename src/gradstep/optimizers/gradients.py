@@ -30,8 +30,8 @@ def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
         raise RuntimeError(f"the gradient of {label} is on {g.device}, the parameter on {p.device}")
     if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         raise RuntimeError(f"the gradient of {label} is {g.dtype}, the parameter {p.dtype}")
-    if type(p) not in PLAIN:
-        return g  # a subclass computes with its gradient in its own way
+    if type(p) not in PLAIN or lacks_memory(p):
+        return g  # torch computes with it, in whatever way it does with such a parameter
     as_it_is = type(g) in PLAIN and not (g.is_conj() or g.is_neg() or lacks_memory(g))
     if as_it_is and same_places(p.shape, p.stride(), g.stride()):
         return g

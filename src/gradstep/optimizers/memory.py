@@ -94,8 +94,13 @@ class Layouts:
 
     def taken(self, positions: Sequence[int]) -> Layouts:
         """The layouts at these positions."""
-        columns = (self.pointers, self.shapes, self.strides, self.dtypes, self.devices)
-        return Layouts(*([column[i] for i in positions] for column in columns))  # type: ignore[attr-defined]
+        return Layouts(
+            [self.pointers[i] for i in positions],
+            [self.shapes[i] for i in positions],
+            [self.strides[i] for i in positions],
+            [self.dtypes[i] for i in positions],
+            [self.devices[i] for i in positions],
+        )
 
 
 def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:

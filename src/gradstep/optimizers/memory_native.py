@@ -1,8 +1,8 @@
 """The layouts of many tensors, read by a small compiled loop through torch's stable C interface.
 
-Asked one property and one tensor at a time, Python needs about a microsecond for a parameter with its gradient, which is
-longer than the update of a small tensor takes. torch's ``aoti_torch_get_*`` functions answer in nanoseconds. They are
-the C interface that torch keeps stable for compiled models; a handle is the address of a cell that holds a tensor's
+Asked one property and one tensor at a time, Python needs about a microsecond for a parameter with its gradient, longer
+than the update of a small tensor takes. torch's ``aoti_torch_get_*`` functions answer in nanoseconds. They are the C
+interface that torch keeps stable for compiled models; a handle is the address of a cell that holds a tensor's
 ``_cdata``. The loop is used by the fused engine only, and only with the versions of torch that it was tested with.
 ``GRADSTEP_NATIVE=0`` in the environment switches it off; :class:`gradstep.optimizers.memory.Layouts`, which asks from
 Python, takes its place.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Int64s
-from gradstep.optimizers.memory import PLAIN, Layouts, holds_other_numbers
+from gradstep.optimizers.memory import PLAIN, holds_other_numbers
 
 TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
@@ -189,6 +189,7 @@ done:
   ret void
 }}
 {_EACH}"""
+
 
 _EACH = """
 define void @task(i64 %count, ptr %cells, ptr %rows) {

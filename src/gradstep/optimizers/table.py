@@ -91,8 +91,8 @@ class Table:
             if state.get(p):
                 check_entry(p, stored[i], rules[group], state[p], names[i])
             alike = (id(choice), dtype)
-            if alike not in specs:
-                specs[alike] = choice, stored[i].spec(rules[group], dtype)  # with the choice, so that no other has its id
+            if alike not in specs:  # the choice is kept beside it, so that no other gets its id
+                specs[alike] = choice, stored[i].spec(rules[group], dtype)
             plain = type(p) in PLAIN and not lacks_memory(p)
             kinds[i] = _Kind(choice.engine, specs[alike][1], tuple(stored[i].fields), dtype, plain, -1)
         for i in self._sharing(kinds):

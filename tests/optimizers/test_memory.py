@@ -1,0 +1,199 @@
+"""Layouts of tensors: the compiled loop sees what Python sees, and each sees what changed."""
+
+import itertools
+import os
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+import gradstep
+from gradstep.optimizers import memory, memory_native
+from gradstep.optimizers.memory import Layouts, overlapping
+from gradstep.optimizers.memory_native import NativeLayouts
+from tests.training import leaked, normal
+
+native = pytest.mark.skipif(not memory_native.is_native(), reason="this release of torch is not in TESTED")
+WAYS = [pytest.param(NativeLayouts, id="native", marks=native), pytest.param(Layouts, id="python")]
+
+FORMS = {
+    "plain": lambda: normal(4, 4),
+    "transposed": lambda: normal(4, 4).t(),
+    "other shape": lambda: normal(2, 8),
+    "flat": lambda: normal(16),
+    "gaps": lambda: normal(4, 8)[:, ::2],
+    "offset": lambda: normal(20)[4:],
+    "one": lambda: normal(1, 1),
+    "no dimension": lambda: normal(),
+    "empty": lambda: normal(0, 3),
+    "half": lambda: normal(4, 4).half(),
+    "double": lambda: normal(4, 4).double(),
+    "complex": lambda: normal(4, 4) + 0j,
+    "parameter": lambda: torch.nn.Parameter(normal(4, 4)),
+    "meta": lambda: torch.zeros(4, 4, device="meta"),
+    "channels last": lambda: normal(1, 4, 2, 2).to(memory_format=torch.channels_last),
+    "many axes": lambda: normal(1, 2, 1, 2, 1, 2, 1, 2),
+}
+
+
+def test_the_loop_is_in_use_where_it_was_tested():
+    release = tuple(map(int, torch.__version__.split(".")[:2]))
+    assert memory_native.is_native() == (release in memory_native.TESTED)
+
+
+@native
+def test_rows_tell_apart_what_differs_and_nothing_else():
+    tensors = [form() for form in FORMS.values()]
+    rows = memory_native.read(tensors)
+    for row, t in zip(rows.tolist(), tensors, strict=True):
+        assert row[memory_native.POINTER] == t.data_ptr()
+        assert row[memory_native.NUMEL] == t.numel()
+
+    def geometry(t):
+        return tuple(t.shape), tuple(0 if n == 1 else s for n, s in zip(t.shape, t.stride(), strict=True))
+
+    for (a, x), (b, y) in itertools.combinations(zip(rows.tolist(), tensors, strict=True), 2):
+        assert (a[memory_native.GEOMETRY] == b[memory_native.GEOMETRY]) == (geometry(x) == geometry(y))
+        assert (a[memory_native.DTYPE] == b[memory_native.DTYPE]) == (x.dtype == y.dtype)
+        assert (a[memory_native.DEVICE] == b[memory_native.DEVICE]) == (x.device == y.device)
+
+
+@native
+@pytest.mark.parametrize("form", FORMS)
+def test_both_ways_say_the_same_of_likes(form):
+    """Whether another tensor is like one of these, and where it lies."""
+    t = FORMS[form]()
+    for other in [make() for make in FORMS.values()]:
+        answers = []
+        for kind in (NativeLayouts, Layouts):
+            pointers = kind.of([t]).pointers_of_likes([other], t.dtype)
+            answers.append(None if pointers is None else list(pointers))
+        assert answers[0] == answers[1]
+        if answers[0] is not None:
+            assert answers[0] == [other.data_ptr()]
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_a_tensor_that_changed_is_seen(kind):
+    t = normal(4, 4)
+    layouts = kind.of([t])
+    assert layouts.still_hold([t])
+    for change in (
+        lambda: t.data.t(),
+        lambda: t.data.view(torch.int32),
+        lambda: t.data.clone(),
+        lambda: t.data[:2],
+    ):
+        kept = t.data
+        t.data = change()
+        assert not layouts.still_hold([t])
+        t.data = kept
+        assert layouts.still_hold([t])
+    t.untyped_storage().resize_(0)
+    assert not layouts.still_hold([t])
+
+
+class Own(torch.Tensor):
+    """A tensor subclass."""
+
+
+ODD = {
+    "of another shape": lambda: normal(8),
+    "of another type": lambda: normal(4, 2).double(),
+    "of another order": lambda: normal(2, 4).t(),
+    "sparse": lambda: normal(4, 2).to_sparse(),
+    "meta": lambda: normal(4, 2).to("meta"),
+    "symbolic zeros": lambda: torch._efficientzerotensor(4, 2),
+    "of torch.func": lambda: leaked(normal(4, 2)),
+    "a subclass": lambda: normal(4, 2).as_subclass(Own),
+    "negated lazily": lambda: torch._neg_view(normal(4, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("form", ODD)
+def test_what_no_kernel_may_read_is_not_alike(form, kind):
+    layouts = kind.of([normal(4, 2), normal(4, 2)])
+    assert layouts.pointers_of_likes([normal(4, 2), ODD[form]()], torch.float32) is None
+    like = [normal(4, 2), normal(4, 2)]
+    assert list(layouts.pointers_of_likes(like, torch.float32)) == [t.data_ptr() for t in like]
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_some_of_them(kind):
+    tensors = [normal(3), normal(4), normal(5)]
+    layouts = kind.of(tensors).taken([0, 2])
+    assert layouts.still_hold([tensors[0], tensors[2]])
+    assert not layouts.still_hold([tensors[0], tensors[1]])
+
+
+def test_the_loop_can_be_switched_off():
+    code = (
+        "import torch, gradstep\n"
+        "from gradstep.optimizers import memory_native\n"
+        "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)\n"
+        "gradstep.SGD([p], lr=0.5).step()\n"
+        "print(memory_native.is_native(), p.tolist())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GRADSTEP_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == "False [0.5, 0.5, 0.5]"
+
+
+def test_lacks_memory():
+    freed = normal(4)
+    freed.untyped_storage().resize_(0)
+    cut = normal(4)
+    cut.untyped_storage().resize_(8)
+    for t in (
+        freed,
+        cut,
+        torch._efficientzerotensor(3),
+        normal(3).to("meta"),
+        normal(3).to_sparse(),
+        leaked(normal(3)),
+    ):
+        assert memory.lacks_memory(t)
+    for t in (normal(4), normal(8)[::2], normal(0), normal(2, 3).t(), torch._lazy_clone(normal(3))):
+        assert not memory.lacks_memory(t)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_overlapping_is_what_comparing_all_pairs_finds(seed):
+    rng = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, 60, (12,), generator=rng).numpy()
+    stops = starts + torch.randint(1, 12, (12,), generator=rng).numpy()
+    expected = [
+        i for i in range(12) if any(j != i and starts[i] < stops[j] and starts[j] < stops[i] for j in range(12))
+    ]
+    assert overlapping(starts, stops) == expected
+
+
+def test_what_was_written_to_has_another_version():
+    params = [normal(4, 2).requires_grad_(), normal(7).requires_grad_()]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = [p._version for p in params]
+    gradstep.SGD(params, lr=0.1).step()
+    assert all(p._version > v for p, v in zip(params, before, strict=True))
+
+
+def test_gradients_live_as_long_as_the_batch_that_has_their_addresses():
+    """Another thread may let go of them at any time: then nobody else gets their memory until the batch is gone."""
+    p = torch.zeros(1000, requires_grad=True)
+    p.grad = torch.ones(1000)
+    optimizer = gradstep.SGD([p], lr=1.0)
+    optimizer.step()
+    batches = optimizer._batches([optimizer._rule_of(g) for g in optimizer.param_groups])[1]
+    gradient = weakref.ref(p.grad)
+    p.grad = None
+    assert gradient() is not None
+    del batches
+    assert gradient() is None
