@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import gradstep
+from gradstep.lab.bench import settle
 
 PARAMETERS = [10**4, 31_623, 10**5, 316_228, 10**6, 3_162_278, 10**7, 31_622_777, 10**8, 316_227_766, 10**9]
 TENSORS = [1, 3, 10, 32, 100, 316, 1_000, 3_162, 10_000]
@@ -64,7 +65,7 @@ def step_seconds(tensors: int, elements: int) -> dict[str, float]:
     steps: dict[str, Callable[[], object]] = {"gradstep": ours.step, "torch fused": theirs.step}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
-        step()
+        settle(step)
     gc.collect()
     gc.disable()
     end = time.perf_counter() + BUDGET

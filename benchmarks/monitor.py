@@ -27,6 +27,7 @@ from torch import Tensor
 from turns import WORKS, main, take_turns
 
 import gradstep
+from gradstep.lab.bench import settle
 from gradstep.monitor import JsonLines
 
 GOALS = {"global norms": 0.03, "norms of every parameter": 0.15}
@@ -97,6 +98,8 @@ def measure(
             seconds = take_turns({name: contender.update for name, contender in contenders.items()}, updates)
             return {name: (sum(seconds[name]) + each.flush()) / updates for name, each in contenders.items()}
 
+        for contender in contenders.values():
+            settle(contender.update)
         repetition(COLD)
         repetitions = [repetition(updates) for _ in range(repeat)]
     return {name: [seconds[name] for seconds in repetitions] for name in contenders}

@@ -23,6 +23,7 @@ from torch import nn
 from turns import WORKS, main, take_turns
 
 import gradstep
+from gradstep.lab.bench import settle
 
 WINDOW, CLIP, SCALE = 4, 1.0, 2.0**16
 GOAL = 1.3
@@ -114,8 +115,7 @@ def measure(shapes: list[tuple[int, ...]], repeat: int) -> dict[str, list[float]
         **{name: by_hand(model, torch.optim.AdamW(params, **how)) for name, how in HANDS.items()},
     }
     for run in rivals.values():
-        run(give)
-        run(give)
+        settle(partial(run, give))
     return take_turns({name: partial(run, give) for name, run in rivals.items()}, repeat)
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import gradstep
+from gradstep.lab.bench import settle
 from gradstep.lab.bench_busy import Neighbours
 from gradstep.lab.machine import describe
 
@@ -88,7 +89,7 @@ def measure(repeat: int) -> dict[str, Any]:
     optimizers = {name: make() for name, make in makers.items()}
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     for optimizer in optimizers.values():
-        optimizer.step()  # compiles, creates the state
+        settle(optimizer.step)  # compiles, creates the state, chooses access patterns
     neighbours = Neighbours()
     names = list(optimizers)
     for turn in range(repeat):

@@ -9,7 +9,10 @@ from gradstep.cli.screen import console
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Few repetitions: about ten seconds.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Few repetitions, and no model of over 30 M parameters: about half a minute."),
+    ] = False,
     repeat: Annotated[
         int | None, typer.Option(min=1, help="Repetitions of each case; short steps are repeated more.")
     ] = None,
@@ -20,14 +23,15 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Write every measured time to this file.")] = None,
     chart: Annotated[Path, typer.Option(help="Draw the chart into this file.")] = Path("runs/bench.png"),
 ) -> None:
-    """Time gradstep's step against torch's and against this machine's memory."""
+    """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
     from gradstep.lab import bench as lab
     from gradstep.lab.bench_chart import check_chart, save_chart
     from gradstep.lab.bench_table import closing, watched
 
     try:
         check_chart(chart)
-        cases = lab.cases(lab.rule_names(rules), lab.WORKS)
+        works = [work for work in lab.WORKS if not quick or work.parameters <= lab.QUICK_PARAMETERS]
+        cases = [*lab.cases(works), *lab.rule_cases(lab.rule_names(rules), works[-1])]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     screen = console()

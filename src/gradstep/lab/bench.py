@@ -1,40 +1,50 @@
-"""How long a step takes: gradstep's, torch's, and what this machine's memory allows.
+"""How long a step takes: gradstep's, torch's, and what this machine's memory allows, on the shapes of real models.
 
-All rivals of a case run in one process, turn by turn, each repetition in another order; what is reported is
-each one's median and the ratios of medians.
+All rivals of a case run in one process, turn by turn, in a random order that differs in each repetition; what is
+reported is each one's median, the ratios of medians, and the quartiles of the ratio of each repetition.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from math import prod
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from gradstep.engines.fused.access import access_report, measuring
 from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.bench_memory import traffic
+from gradstep.lab.bench_memory import LANES, LOOPS, Loop, traffic
+from gradstep.lab.bench_models import Shapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
 from gradstep.lab.machine import describe
 from gradstep.optimizers import OPTIMIZERS
 from gradstep.rules import RULES
 
 OURS = "gradstep"
+OURS_8BIT = "gradstep, 8-bit state"
+OURS_NAMED = "gradstep, 8-bit state but of embeddings"
+OWN = (OURS, OURS_8BIT, OURS_NAMED)
 DEFAULT = "torch default"
 FOREACH = "torch foreach"
 FUSED = "torch fused"
-MEMORY = "memory"
+MEMORY = tuple(f"memory, {loop}" for loop in LOOPS)
 
 REPEAT = 15
 QUICK_REPEAT = 3
+QUICK_PARAMETERS = 30_000_000
+"""Larger works are left out of a quick run."""
 MAX_NORM = 1.0
+MOST = 64
+"""More steps than it takes to try every access pattern."""
 
 COMPARED = {name.lower(): name for name, rule in RULES.items() if rule.elementwise and name in vars(torch.optim)}
 """The elementwise rules that torch has too, by their names in lower case."""
@@ -50,33 +60,44 @@ Tick = Callable[[str], None]
 @final
 @dataclass(frozen=True)
 class Work:
-    """What is stepped: float32 tensors of one shape. Short steps are repeated ``more`` times as often."""
+    """What is stepped: float32 tensors of these shapes. Short steps are repeated ``more`` times as often."""
 
     title: str
-    tensors: int
-    shape: tuple[int, ...]
+    shapes: Shapes
     more: int = 1
 
     @property
     def parameters(self) -> int:
         """Elements of all tensors."""
-        return self.tensors * prod(self.shape)
+        return count(self.shapes)
 
     def make(self) -> list[Tensor]:
         """The parameters, each with a gradient, both random."""
         torch.manual_seed(0)
-        made = [
-            torch.randn(self.shape, dtype=torch.float32, device="cpu", requires_grad=True) for _ in range(self.tensors)
-        ]
+        shapes = self.shapes.values()
+        made = [torch.randn(shape, dtype=torch.float32, device="cpu", requires_grad=True) for shape in shapes]
         for p in made:
-            p.grad = torch.randn(self.shape, dtype=torch.float32, device="cpu")
+            p.grad = torch.randn_like(p)
         return made
 
 
-LARGE = Work("one tensor of 25 M", 1, (25_000_000,))
-MANY = Work("2,000 tensors of 64×64", 2_000, (64, 64))
-SMALL = Work("1,000 tensors of 64", 1_000, (64,), more=2)
-WORKS = (LARGE, MANY, SMALL)
+def tensors(number: int, *shape: int) -> Shapes:
+    """So many tensors of one shape.
+
+    >>> tensors(2, 3, 4)
+    {'0': (3, 4), '1': (3, 4)}
+    """
+    return {str(k): shape for k in range(number)}
+
+
+GPT2 = Work("GPT-2 (124 M, 148 tensors)", gpt2())
+VIT = Work("ViT-B/16 (86.6 M, 152 tensors)", vit_b_16())
+RESNET = Work("ResNet-50 (25.6 M, 161 tensors)", resnet50())
+BLOCKS = Work("GPT-2's blocks (85 M, 144 tensors)", gpt2_blocks())
+MANY = Work("2,000 tensors of 64×64", tensors(2_000, 64, 64))
+SMALL = Work("1,000 tensors of 64", tensors(1_000, 64), more=2)
+LARGE = Work("one matrix of 25 M", tensors(1, 25_000, 1_000))
+WORKS = (GPT2, VIT, RESNET, BLOCKS, MANY, SMALL, LARGE)
 
 
 @final
@@ -103,21 +124,45 @@ class Row:
         """A rival's median step in seconds; None if it did not take part."""
         return statistics.median(self.seconds[rival]) if rival in self.seconds else None
 
-    def ratio(self, rival: str) -> float | None:
+    def ratio(self, rival: str, ours: str = OURS) -> float | None:
         """How many times as long as gradstep's step the rival's takes, by their medians."""
-        ours, theirs = self.median(OURS), self.median(rival)
-        return theirs / ours if ours and theirs else None
+        own, theirs = self.median(ours), self.median(rival)
+        return theirs / own if own and theirs else None
+
+    def quartiles(self, rival: str, ours: str = OURS) -> tuple[float, float] | None:
+        """The first and the third quartile of that ratio, of which there is one in each repetition."""
+        if rival not in self.seconds or ours not in self.seconds:
+            return None
+        ratios = [a / b for a, b in zip(self.seconds[rival], self.seconds[ours], strict=True)]
+        first, _, third = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        return first, third
+
+    def memory_share(self) -> float | None:
+        """The speed of gradstep's float32 step, as a share of the best of the memory loops and torch's fused step."""
+        if not any(loop in self.seconds for loop in MEMORY):
+            return None
+        ratios = (self.ratio(rival) for rival in (*MEMORY, FUSED))
+        return min(ratio for ratio in ratios if ratio is not None)
 
 
 @final
 @dataclass(frozen=True)
 class Results:
-    """A whole run; ``others`` is the share of the processors that other programs took, None if not known."""
+    """A whole run.
+
+    Attributes:
+        machine: what it ran on.
+        date: when.
+        others: the share of the processors that other programs took, None if not known.
+        rows: what was measured.
+        access: the access patterns that gradstep's kernels chose, in words.
+    """
 
     machine: Mapping[str, str]
     date: str
     others: float | None
     rows: Sequence[Row]
+    access: Sequence[str]
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
@@ -135,14 +180,26 @@ def _ours(name: str, **settings: Any) -> Build:
     return lambda params: OPTIMIZERS[name](params, **settings).step
 
 
+def _named(work: Work) -> Build:
+    return lambda params: OPTIMIZERS["adamw"](list(zip(work.shapes, params, strict=True)), state="8bit").step
+
+
 def _theirs(name: str, **settings: Any) -> Build:
     return lambda params: getattr(torch.optim, COMPARED[name])(params, **settings).step
 
 
-def _memory(params: list[Tensor]) -> Step:
-    length = sum(p.numel() for p in params)
-    p, g, m, v = (torch.zeros(length, dtype=torch.float32, device="cpu") for _ in range(4))
-    return traffic(p, g, m, v)
+def _memory() -> dict[str, Build]:
+    """The loops over memory, which share four arrays of their own."""
+    arrays: list[Tensor] = []
+
+    def build(loop: Loop, params: list[Tensor]) -> Step:
+        length = -(-sum(p.numel() for p in params) // LANES) * LANES
+        if not arrays:
+            arrays.extend(torch.zeros(length, dtype=torch.float32, device="cpu") for _ in range(4))
+        p, g, m, v = arrays
+        return traffic(p, g, m, v, loop)
+
+    return {name: partial(build, loop) for name, loop in zip(MEMORY, LOOPS, strict=True)}
 
 
 def _our_clip(params: list[Tensor]) -> Step:
@@ -180,29 +237,55 @@ def rule_names(words: str) -> list[str]:
     return names
 
 
-def cases(rules: Sequence[str] = (), works: Sequence[Work] = WORKS) -> list[Case]:
-    """AdamW on every work, with clipping on all but the last, and each of ``rules`` on the first."""
-    plain: dict[str, Build] = {
-        OURS: _ours("adamw"),
-        FUSED: _theirs("adamw", fused=True),
-        FOREACH: _theirs("adamw", foreach=True),
-        DEFAULT: _theirs("adamw", foreach=False),
-    }
-    clip: dict[str, Build] = {OURS: _our_clip, FUSED: _their_clip}
+def cases(works: Sequence[Work] = WORKS) -> list[Case]:
+    """AdamW on every work, and with clipping on the first, the last and 2,000 small matrices.
+
+    8-bit state takes part where most parameters are in matrices that are not small, torch's two slower implementations
+    and the loops over memory on one or two works.
+    """
     result = []
     for work in works:
-        memory: dict[str, Build] = {MEMORY: _memory} if work is works[0] else {}
-        result.append(Case(f"AdamW, {work.title}", work, {**memory, **plain}))
-    result += [Case(f"AdamW and clipping, {work.title}", work, clip) for work in works[:-1]]
+        rivals: dict[str, Build] = _memory() if work is works[0] else {}
+        rivals[OURS] = _ours("adamw")
+        if work not in (MANY, SMALL):
+            rivals[OURS_8BIT] = _ours("adamw", state="8bit")
+        if work is GPT2:
+            rivals[OURS_NAMED] = _named(work)
+        rivals[FUSED] = _theirs("adamw", fused=True)
+        if work in (RESNET, MANY):
+            rivals[FOREACH] = _theirs("adamw", foreach=True)
+            rivals[DEFAULT] = _theirs("adamw", foreach=False)
+        result.append(Case(f"AdamW, {work.title}", work, rivals))
+    clip: dict[str, Build] = {OURS: _our_clip, FUSED: _their_clip}
+    clipped = [work for work in works if work in (works[0], MANY, works[-1])]
+    return result + [Case(f"AdamW and clipping, {work.title}", work, clip) for work in clipped]
+
+
+def rule_cases(rules: Sequence[str], work: Work = LARGE) -> list[Case]:
+    """Each of these rules against torch's default implementation."""
+    result = []
     for name in rules:
         for settings in ({}, {"momentum": 0.9}) if name == "sgd" else ({},):
             words = "".join(f", {key} {value}" for key, value in settings.items())
             rivals = {OURS: _ours(name, **settings), DEFAULT: _theirs(name, foreach=False, **settings)}
-            result.append(Case(f"{COMPARED[name]}{words}, {works[0].title}", works[0], rivals))
+            result.append(Case(f"{COMPARED[name]}{words}, {work.title}", work, rivals))
     return result
 
 
-def _settle() -> None:
+def settle(step: Step) -> None:
+    """Take gradstep's step until its kernels have chosen how they read memory, or so often that they should have.
+
+    A step that is timed before may take a slower access pattern that is only being tried.
+    """
+    step()  # state is made, kernels are compiled
+    step()
+    for _ in range(MOST):
+        if not measuring():
+            break
+        step()
+
+
+def _tidy() -> None:
     """Have the C library tidy up what the rival before has freed, which it else does in the next one's time.
 
     It puts small pieces together when the next larger one is asked for: after a thousand small tensors that takes
@@ -221,28 +304,28 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
     params = case.work.make()
     steps = {name: build(params) for name, build in case.rivals.items()}
     for step in steps.values():
-        step()  # states are made, kernels compiled
-        step()
+        settle(step)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
+    order, shuffle = list(steps), random.Random(0).shuffle
     gc.collect()
     gc.disable()
     try:
         for _ in range(repetitions(case, repeat)):
+            shuffle(order)
             for name in order:
-                _settle()
+                _tidy()
                 begin = time.perf_counter()
                 steps[name]()
                 seconds[name].append(round(time.perf_counter() - begin, 7))
-            order.append(order.pop(0))
             tick(case.title)
     finally:
         gc.enable()
-    return Row(case.title, case.work.tensors, case.work.parameters, seconds)
+    return Row(case.title, len(case.work.shapes), case.work.parameters, seconds)
 
 
 def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> Results:
     """Measure all cases, one after the other."""
     neighbours = Neighbours()
     rows = [measure(case, repeat, tick) for case in chosen]
-    return Results(describe(), date.today().isoformat(), neighbours.share(), rows)
+    access = [str(selection) for selection in access_report()]
+    return Results(describe(), date.today().isoformat(), neighbours.share(), rows, access)

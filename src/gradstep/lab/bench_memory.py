@@ -1,13 +1,16 @@
-"""The speed of this machine's memory at the traffic of an AdamW step, by a kernel that does nothing else.
+"""The speed of this machine's memory at the traffic of an AdamW step, by loops that do nothing else.
 
-It shares nothing with the fused engine but the compiler and the threads: one plain loop over four arrays,
-reading all and writing three (28 bytes for each float32 parameter), each thread on a stretch of its own.
+They share nothing with the fused engine but the compiler and the threads: plain loops over four arrays, reading all and
+writing three (28 bytes for each float32 parameter), each thread on a stretch of its own. Which loop is the fastest
+differs between processors; the limit is the best of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from typing import final
 
 import numpy as np
 import torch
@@ -20,8 +23,33 @@ LANES = 16
 BYTES = 28
 """Traffic of each element: four arrays read, three written."""
 
+AHEAD = 16
+"""Vectors from the one in hand to the one that is prefetched: 1 KiB of each array."""
+
+
+@final
+@dataclass(frozen=True)
+class Loop:
+    """A loop over a thread's stretch.
+
+    Attributes:
+        places: how many parts of the stretch are read in turns.
+        prefetch: whether each line is prefetched.
+    """
+
+    places: int
+    prefetch: bool
+
+    def __str__(self) -> str:
+        return f"{self.places} place{'s' * (self.places > 1)}{', prefetch' * self.prefetch}"
+
+
+LOOPS = tuple(Loop(places, prefetch) for prefetch in (False, True) for places in (1, 2, 4))
+
 KERNEL = """
-define void @task(ptr %job) {
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+
+define void @task(ptr %job) {{
 entry:
   %counter = load ptr, ptr %job
   %p.at = getelementptr i64, ptr %job, i64 1
@@ -42,44 +70,86 @@ entry:
   %after = mul i64 %vectors, %next
   %start = udiv i64 %before, %threads
   %stop = udiv i64 %after, %threads
+  %length = sub i64 %stop, %start
+  %part = udiv i64 %length, {places}
+  %whole = mul i64 %part, {places}
+  %rest = add i64 %start, %whole
   br label %head
 head:
-  %i = phi i64 [ %start, %entry ], [ %i.next, %body ]
-  %more = icmp ult i64 %i, %stop
-  br i1 %more, label %body, label %done
+  %k = phi i64 [ 0, %entry ], [ %k.next, %body ]
+  %more = icmp ult i64 %k, %part
+  br i1 %more, label %body, label %rest.head
 body:
-  %p.i = getelementptr <16 x float>, ptr %p, i64 %i
-  %g.i = getelementptr <16 x float>, ptr %g, i64 %i
-  %m.i = getelementptr <16 x float>, ptr %m, i64 %i
-  %v.i = getelementptr <16 x float>, ptr %v, i64 %i
-  %p.old = load <16 x float>, ptr %p.i, align 4
-  %g.now = load <16 x float>, ptr %g.i, align 4
-  %m.old = load <16 x float>, ptr %m.i, align 4
-  %v.old = load <16 x float>, ptr %v.i, align 4
-  %p.new = fadd <16 x float> %p.old, %g.now
-  %m.new = fadd <16 x float> %m.old, %g.now
-  %v.new = fadd <16 x float> %v.old, %g.now
-  store <16 x float> %p.new, ptr %p.i, align 4
-  store <16 x float> %m.new, ptr %m.i, align 4
-  store <16 x float> %v.new, ptr %v.i, align 4
-  %i.next = add i64 %i, 1
+{bodies}
+  %k.next = add i64 %k, 1
   br label %head
+rest.head:
+  %r.i = phi i64 [ %rest, %head ], [ %r.next, %rest.body ]
+  %r.more = icmp ult i64 %r.i, %stop
+  br i1 %r.more, label %rest.body, label %done
+rest.body:
+{last}
+  %r.next = add i64 %r.i, 1
+  br label %rest.head
 done:
   ret void
-}
+}}
+"""
+
+BODY = """
+  %{n}.p.i = getelementptr <16 x float>, ptr %p, i64 %{n}.i
+  %{n}.g.i = getelementptr <16 x float>, ptr %g, i64 %{n}.i
+  %{n}.m.i = getelementptr <16 x float>, ptr %m, i64 %{n}.i
+  %{n}.v.i = getelementptr <16 x float>, ptr %v, i64 %{n}.i
+{prefetch}
+  %{n}.p.old = load <16 x float>, ptr %{n}.p.i, align 4
+  %{n}.g.now = load <16 x float>, ptr %{n}.g.i, align 4
+  %{n}.m.old = load <16 x float>, ptr %{n}.m.i, align 4
+  %{n}.v.old = load <16 x float>, ptr %{n}.v.i, align 4
+  %{n}.p.new = fadd <16 x float> %{n}.p.old, %{n}.g.now
+  %{n}.m.new = fadd <16 x float> %{n}.m.old, %{n}.g.now
+  %{n}.v.new = fadd <16 x float> %{n}.v.old, %{n}.g.now
+  store <16 x float> %{n}.p.new, ptr %{n}.p.i, align 4
+  store <16 x float> %{n}.m.new, ptr %{n}.m.i, align 4
+  store <16 x float> %{n}.v.new, ptr %{n}.v.i, align 4
+"""
+
+WHERE = """
+  %{n}.begin = mul i64 %part, {place}
+  %{n}.from = add i64 %start, %{n}.begin
+  %{n}.i = add i64 %{n}.from, %k
+"""
+
+PREFETCH = """
+  %{n}.{array}.ahead = getelementptr <16 x float>, ptr %{n}.{array}.i, i64 {ahead}
+  call void @llvm.prefetch.p0(ptr %{n}.{array}.ahead, i32 0, i32 3, i32 1)
 """
 
 
+def kernel_text(loop: Loop) -> str:
+    """The loop in LLVM's language."""
+
+    def body(n: str) -> str:
+        fetched = "".join(PREFETCH.format(n=n, array=array, ahead=AHEAD) for array in "pgmv") if loop.prefetch else ""
+        return BODY.format(n=n, prefetch=fetched)
+
+    bodies = "".join(WHERE.format(n=f"s{place}", place=place) + body(f"s{place}") for place in range(loop.places))
+    return KERNEL.format(places=loop.places, bodies=bodies, last=body("r"))
+
+
 @cache
-def _kernel() -> int:
-    return compile_module(KERNEL)
+def _kernel(loop: Loop) -> int:
+    return compile_module(kernel_text(loop))
 
 
-def traffic(p: Tensor, g: Tensor, m: Tensor, v: Tensor, threads: int | None = None) -> Callable[[], None]:
+def traffic(
+    p: Tensor, g: Tensor, m: Tensor, v: Tensor, loop: Loop = LOOPS[0], threads: int | None = None
+) -> Callable[[], None]:
     """A function that adds ``g`` to each of the other three in place, at the speed of memory.
 
     Args:
         p, g, m, v: contiguous float32 tensors of one length, a multiple of 16.
+        loop: how it goes through them.
         threads: how many threads work; by default as many as torch's.
 
     Raises:
@@ -91,7 +161,7 @@ def traffic(p: Tensor, g: Tensor, m: Tensor, v: Tensor, threads: int | None = No
     if p.numel() % LANES:
         raise ValueError(f"the kernel takes a multiple of {LANES} elements, not {p.numel()}")
     workers = torch.get_num_threads() if threads is None else threads
-    kernel, counter = _kernel(), np.zeros(1, np.int64)
+    kernel, counter = _kernel(loop), np.zeros(1, np.int64)
     addresses = [counter.ctypes.data, *(t.data_ptr() for t in tensors)]
     job = np.array([*addresses, p.numel() // LANES, workers], dtype=np.int64)
 

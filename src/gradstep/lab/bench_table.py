@@ -15,8 +15,9 @@ from gradstep.lab.bench import (
     DEFAULT,
     FOREACH,
     FUSED,
-    MEMORY,
     OURS,
+    OURS_8BIT,
+    OURS_NAMED,
     Case,
     Results,
     Row,
@@ -30,18 +31,51 @@ BUSY = 0.05
 
 PEERS = (FUSED, FOREACH, DEFAULT)
 
+CLIPPED = "clipping"
+"""The word that the titles of cases with clipping hold."""
 
-def _times(ratio: float | None) -> str:
+
+PARITY = 0.03
+"""A ratio that is not farther from 1 than this is called parity."""
+
+KINDS = {OURS: "float32", OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit state, embeddings float32"}
+
+
+def times(ratio: float | None) -> str:
+    """How many times as long: "1.43×", "11.4×"."""
     return UNKNOWN if ratio is None else f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
 
 
-def _cells(row: Row) -> list[str]:
+def _against_fused(row: Row, ours: str) -> str:
+    """The ratio to torch's fused step and its quartiles: "1.43× (1.40 to 1.47)", "parity, 1.01× (0.99 to 1.02)"."""
+    ratio, quartiles = row.ratio(FUSED, ours), row.quartiles(FUSED, ours)
+    if ratio is None or quartiles is None:
+        return UNKNOWN
+    word = "parity, " * (abs(ratio - 1) <= PARITY)
+    digits = 2 if ratio < 10 else 1
+    return f"{word}{times(ratio)} ({quartiles[0]:.{digits}f} to {quartiles[1]:.{digits}f})"
+
+
+def lines(results: Results) -> list[tuple[str, Row]]:
+    """What stands in each line of the table: gradstep's contender, and the row that it is of. 8-bit state leads."""
+    every = [(ours, row) for ours in (OURS_8BIT, OURS_NAMED, OURS) for row in results.rows if ours in row.seconds]
+    return sorted(every, key=lambda line: (CLIPPED in line[1].title, line[0] == OURS))
+
+
+def _title(ours: str, row: Row) -> str:
+    name, _, work = row.title.partition(", ")
+    alone = len([kind for kind in KINDS if kind in row.seconds]) == 1
+    return row.title if alone else f"{name}, {KINDS[ours]}, {work}"
+
+
+def _cells(ours: str, row: Row) -> list[str]:
     return [
-        row.title,
-        seconds(row.median(OURS)),
+        _title(ours, row),
+        seconds(row.median(ours)),
         *(seconds(row.median(peer)) for peer in PEERS),
-        *(_times(row.ratio(peer)) for peer in PEERS),
-        percent(row.ratio(MEMORY)),
+        _against_fused(row, ours),
+        *(times(row.ratio(peer, ours)) for peer in PEERS[1:]),
+        percent(row.memory_share() if ours == OURS else None),
     ]
 
 
@@ -49,14 +83,17 @@ TITLES = (
     "one step",
     OURS,
     *PEERS,
-    *(f"× {peer.removeprefix('torch ')}" for peer in PEERS),
+    "× fused (quartiles)",
+    *(f"× {peer.removeprefix('torch ')}" for peer in PEERS[1:]),
     "of memory speed",
 )
 
 NOTE = (
-    "Medians of steps taken in turns in one process. × is how many times as long torch's step takes. "
+    "Medians of steps taken in turns in one process. × is how many times as long torch's float32 step takes; in "
+    "brackets the quartiles of that ratio over the repetitions; parity is a ratio within 3 % of 1. "
     "With clipping, torch's is clip_grad_norm_ and then the fused step. "
-    "Memory speed is that of a plain loop with the same traffic, 28 bytes a parameter."
+    "Memory speed is that of the fastest of six plain loops with the same traffic, 28 bytes a parameter, "
+    "and of torch's fused step."
 )
 
 
@@ -85,14 +122,25 @@ def watched(cases: Sequence[Case], repeat: int, console: Console) -> Results:
 
 
 def closing(results: Results, chart: Path) -> RenderableType:
-    """What is printed at the end: the machine, the table, where the chart is."""
-    machine = results.machine
-    head = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}"
-    parts = [Text(head + "\n", style="dim"), table(results)]
+    """What is printed at the end: the machine, the table, what the kernels chose, where the chart is."""
+    parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), table(results)]
+    if results.access:
+        parts.append(
+            Text("\n".join(["\nAccess patterns that were chosen by measuring:", *results.access]), style="dim")
+        )
     if results.others is not None and results.others > BUSY:
         taken = f"Other programs took {percent(results.others)} of the processors meanwhile: figures may be off."
         parts.append(Text(f"\n{taken}", style="yellow"))
     return Group(*parts, Text(f"\nChart: {chart}"))
+
+
+def machine_line(results: Results) -> str:
+    """The processor, the threads, torch's version and the date."""
+    machine = results.machine
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['torch threads']} threads, "
+        f"torch {machine['torch']}, {results.date}"
+    )
 
 
 def table(results: Results) -> RenderableType:
@@ -100,27 +148,44 @@ def table(results: Results) -> RenderableType:
     shown = Table(box=None, pad_edge=False)
     for index, title in enumerate(TITLES):
         shown.add_column(title, justify="right" if index else "left", no_wrap=not index)
-    for row in results.rows:
-        name, *cells = _cells(row)
-        bold = [
-            Text(cell, style="bold green" if cell.endswith("×") and row_won(row, peer) else "")
-            for cell, peer in zip(cells, (OURS, *PEERS, *PEERS, MEMORY), strict=True)
-        ]
-        shown.add_row(name, *bold)
+    for ours, row in lines(results):
+        name, *cells = _cells(ours, row)
+        styles = ["" if rival is None or not won(row, rival, ours) else "bold green" for rival in COMPARED_TO]
+        shown.add_row(name, *(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
     return Group(shown, Text(f"\n{NOTE}", style="dim"))
 
 
-def row_won(row: Row, peer: str) -> bool:
-    """Whether gradstep's step is at least as fast as the peer's."""
-    return (row.ratio(peer) or 0.0) >= 1.0
+COMPARED_TO = (None, None, None, None, *PEERS, None)
+"""The rival that each column but the first compares with."""
+
+
+def won(row: Row, rival: str, ours: str = OURS) -> bool:
+    """Whether gradstep's step is at least as fast as the rival's."""
+    return (row.ratio(rival, ours) or 0.0) >= 1.0
 
 
 def markdown(results: Results) -> str:
     """For a document."""
-    lines = [_line(TITLES), _line(["---", *["---:"] * (len(TITLES) - 1)])]
-    lines += [_line(_cells(row)) for row in results.rows]
-    return "\n".join(lines) + "\n"
+    return markdown_table(TITLES, [_cells(*line) for line in lines(results)])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of which every column but the first is aligned to the right."""
+    every = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in every)
+
+
+def readme(results: Results) -> str:
+    """The table of the README: against torch's fused step alone."""
+    titles = ("one AdamW step", OURS, f"{FUSED}, float32", "times as fast (quartiles)")
+    rows = [
+        [
+            _title(ours, row).removeprefix("AdamW, "),
+            seconds(row.median(ours)),
+            seconds(row.median(FUSED)),
+            _against_fused(row, ours),
+        ]
+        for ours, row in lines(results)
+        if FUSED in row.seconds
+    ]
+    return f"Measured on: {machine_line(results)}.\n\n{markdown_table(titles, rows)}"

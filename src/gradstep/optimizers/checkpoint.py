@@ -184,9 +184,7 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
         for key in keys:
             entry = state.get(key)
             if not (entry is None or isinstance(entry, Mapping)):
-                raise TypeError(
-                    f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary"
-                )
+                raise TypeError(f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary")
 
 
 def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:

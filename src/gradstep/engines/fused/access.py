@@ -182,9 +182,9 @@ class Selection:
         head = f"{self.kernel.title}, {most / 2:.3g} to {most:.3g} million elements, {self._workers}"
         if self.chosen is None:
             return f"{head}: still measured ({sum(map(len, self.times.values()))} launches so far)"
-        chosen, *others = sorted(self.times, key=lambda pattern: pattern != self.chosen)
-        words = "; ".join(f"{pattern}: {1e9 * self.time(pattern):.3f}" for pattern in others)
-        return f"{head}: {chosen} ({1e9 * self.time(chosen):.3f} ns an element; {words})"
+        times = sorted(self.times, key=self.time)
+        words = ", ".join(f'"{one.streams},{one.prefetch}" {1e9 * self.time(one):.3f}' for one in times)
+        return f"{head}: {self.chosen} (ns an element by {VARIABLE}: {words})"
 
 
 _selections: dict[tuple[int, int, int], Selection] = {}

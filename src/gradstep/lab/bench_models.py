@@ -1,0 +1,92 @@
+"""Shapes of the parameters of real models, by name, as their common implementations have them."""
+
+from __future__ import annotations
+
+from math import prod
+
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+
+
+def count(shapes: Shapes) -> int:
+    """Parameters of a model."""
+    return sum(prod(shape) for shape in shapes.values())
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _linear(name: str, *shape: int, bias: int | None = None) -> Shapes:
+    """A weight of this shape, and a bias as long as its first axis, or as said."""
+    return {f"{name}.weight": shape, f"{name}.bias": (shape[0] if bias is None else bias,)}
+
+
+def gpt2_blocks(width: int = 768, layers: int = 12) -> Shapes:
+    """The transformer blocks of GPT-2, whose weights are stored as (inputs, outputs).
+
+    >>> len(gpt2_blocks()), count(gpt2_blocks())
+    (144, 85054464)
+    """
+    shapes: Shapes = {}
+    for layer in range(layers):
+        at = f"h.{layer}"
+        shapes |= _norm(f"{at}.ln_1", width)
+        shapes |= _linear(f"{at}.attn.c_attn", width, 3 * width, bias=3 * width)
+        shapes |= _linear(f"{at}.attn.c_proj", width, width)
+        shapes |= _norm(f"{at}.ln_2", width)
+        shapes |= _linear(f"{at}.mlp.c_fc", width, 4 * width, bias=4 * width)
+        shapes |= _linear(f"{at}.mlp.c_proj", 4 * width, width, bias=width)
+    return shapes
+
+
+def gpt2(width: int = 768) -> Shapes:
+    """GPT-2, the smallest: 50,257 tokens, 1,024 positions; the output layer is the token embedding.
+
+    >>> len(gpt2()), count(gpt2())
+    (148, 124439808)
+    """
+    embeddings: Shapes = {"wte.weight": (50_257, width), "wpe.weight": (1_024, width)}
+    return embeddings | gpt2_blocks(width) | _norm("ln_f", width)
+
+
+def resnet50() -> Shapes:
+    """ResNet-50 as in torchvision, 1,000 classes.
+
+    >>> len(resnet50()), count(resnet50())
+    (161, 25557032)
+    """
+    shapes: Shapes = {"conv1.weight": (64, 3, 7, 7), **_norm("bn1", 64)}
+    inputs = 64
+    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for block in range(blocks):
+            at = f"layer{stage}.{block}"
+            convolutions = ((width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1))
+            for k, shape in enumerate(convolutions, 1):
+                shapes[f"{at}.conv{k}.weight"] = shape
+                shapes |= _norm(f"{at}.bn{k}", shape[0])
+            if block == 0:
+                shapes[f"{at}.downsample.0.weight"] = (4 * width, inputs, 1, 1)
+                shapes |= _norm(f"{at}.downsample.1", 4 * width)
+            inputs = 4 * width
+    return shapes | _linear("fc", 1_000, 2_048)
+
+
+def vit_b_16(width: int = 768) -> Shapes:
+    """ViT-B/16 as in torchvision, 224 × 224 pixels, 1,000 classes.
+
+    >>> len(vit_b_16()), count(vit_b_16())
+    (152, 86567656)
+    """
+    shapes: Shapes = {"class_token": (1, 1, width), **_linear("conv_proj", width, 3, 16, 16)}
+    shapes["encoder.pos_embedding"] = (1, 197, width)
+    for layer in range(12):
+        at = f"encoder.layers.encoder_layer_{layer}"
+        shapes |= _norm(f"{at}.ln_1", width)
+        shapes |= {f"{at}.self_attention.in_proj_weight": (3 * width, width)}
+        shapes |= {f"{at}.self_attention.in_proj_bias": (3 * width,)}
+        shapes |= _linear(f"{at}.self_attention.out_proj", width, width)
+        shapes |= _norm(f"{at}.ln_2", width)
+        shapes |= _linear(f"{at}.mlp.0", 4 * width, width)
+        shapes |= _linear(f"{at}.mlp.3", width, 4 * width)
+    return shapes | _norm("encoder.ln", width) | _linear("heads.head", 1_000, width)
