@@ -13,7 +13,7 @@ from gradstep.lab import bench, bench_busy
 from gradstep.lab.bench_chart import check_chart, save_chart
 from gradstep.lab.bench_memory import LOOPS, traffic
 from gradstep.lab.bench_models import count
-from gradstep.lab.bench_table import markdown, readme
+from gradstep.lab.bench_table import lines, markdown, readme
 
 TINY = (
     bench.Work("one of 47", bench.tensors(1, 47)),
@@ -159,6 +159,17 @@ def test_the_results_are_read_back_and_shown(tmp_path):
     assert save_chart(results, tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert readme(results).startswith("Measured on: P, 4 cores, 2 threads, torch 2, 2026-01-01.\n\n| one AdamW step |")
     assert "| 8-bit state, one tensor | 10.0 ms | 26.0 ms | 2.60× (2.60 to 2.60) |\n" in readme(results)
+
+
+def test_8_bit_state_leads_and_a_single_matrix_is_last():
+    titles = ["AdamW, one", f"AdamW, {bench.LARGE.title}", "AdamW and clipping, one", "AdamW, two"]
+    rows = [bench.Row(title, 1, 1, {bench.OURS: [1.0], bench.FUSED: [1.0]}) for title in titles]
+    rows[3] = bench.Row(titles[3], 1, 1, {bench.OURS: [1.0], bench.OURS_8BIT: [1.0], bench.FUSED: [1.0]})
+    shown = [(ours, row.title) for ours, row in lines(bench.Results({}, "", None, rows, []))]
+    assert shown == [
+        (bench.OURS_8BIT, "AdamW, two"), (bench.OURS, "AdamW, one"), (bench.OURS, "AdamW, two"),
+        (bench.OURS, "AdamW and clipping, one"), (bench.OURS, f"AdamW, {bench.LARGE.title}"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gradstep.lab.bench import (
     DEFAULT,
     FOREACH,
     FUSED,
+    LARGE,
     OURS,
     OURS_8BIT,
     OURS_NAMED,
@@ -57,9 +58,12 @@ def _against_fused(row: Row, ours: str) -> str:
 
 
 def lines(results: Results) -> list[tuple[str, Row]]:
-    """What stands in each line of the table: gradstep's contender, and the row that it is of. 8-bit state leads."""
+    """What stands in each line of the table: gradstep's contender, and the row that it is of.
+
+    8-bit state leads, clipping follows, a single matrix comes last.
+    """
     every = [(ours, row) for ours in (OURS_8BIT, OURS_NAMED, OURS) for row in results.rows if ours in row.seconds]
-    return sorted(every, key=lambda line: (CLIPPED in line[1].title, line[0] == OURS))
+    return sorted(every, key=lambda line: (LARGE.title in line[1].title, CLIPPED in line[1].title, line[0] == OURS))
 
 
 def _title(ours: str, row: Row) -> str:
