@@ -22,6 +22,9 @@ WORK = ROOT / ".matrix"
 TOOLS = ("pytest>=9.0", "pytest-xdist>=3.6", "hypothesis>=6.100")
 """What the tests need besides the packages of a row."""
 
+TORCH_NEEDS = ("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing_extensions")
+"""What torch needs on every kind of machine."""
+
 
 class NotToBeHad(Exception):
     """Something that a row needs does not exist here."""
@@ -92,10 +95,16 @@ def make_environment(row: Row, wheel: Path, folder: Path, log: Path) -> Environm
             "--only-binary=:all:",
         ]
         python_packages += ["--python-version", row.python, "--implementation", "cp"]
-        for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014", "manylinux_2_17"):
+        for tag in ("manylinux2014", *(f"manylinux_2_{n}" for n in range(5, 40))):
             python_packages += ["--platform", f"{tag}_{row.machine}"]
-        run("installing", [*python_packages, *wanted, *TOOLS], log, variables=variables)
-        run("gradstep", [*python_packages, "--no-deps", wheel], log.with_suffix(".gradstep.log"), variables=variables)
+        without = [*python_packages, "--no-deps"]
+        if row.machine == platform.machine():
+            packages = wanted
+        else:  # pip would take what torch depends on for this machine's instruction set: CUDA's libraries, on x86
+            run("installing torch", [*without, wanted[0]], log.with_suffix(".torch.log"), variables=variables)
+            packages = [*wanted[1:], *TORCH_NEEDS]
+        run("installing", [*python_packages, *packages, *TOOLS], log, variables=variables)
+        run("gradstep", [*without, wheel], log.with_suffix(".gradstep.log"), variables=variables)
         launcher = write_launcher(folder / "python", python, prefix, site, debian)
         return Environment(launcher, {})
     venv = folder / "venv"

@@ -128,5 +128,5 @@ def rows() -> list[Row]:
         Row("python-3.12", "3.12", now),
         Row("python-3.14", "3.14", now, debian="sid", note="Debian's Python 3.14 with its C library, in a folder"),
         Row("python-3.14t", "3.14t", now, note="free-threaded"),
-        Row("aarch64", python, now, EMULATED, machine="aarch64", debian="bookworm", note="emulated by qemu"),
+        Row("aarch64", python, now | {"torch": "2.10.0"}, EMULATED, machine="aarch64", debian="bookworm", note="emulated by qemu; later torch for Arm needs CUDA's libraries"),
     ]
