@@ -1,7 +1,7 @@
 """The same bits on every machine: states after some steps, against what was written down on one of them.
 
-``same_bits.json`` was written on an x86-64 processor by ``python -m tests.engines.test_same_bits``. It changes only when
-the arithmetic of a rule or of a storage does. Inputs are integers times powers of two, so that they are exact
+``same_bits.json`` was written on an x86-64 processor by ``python -m tests.engines.test_same_bits``. It changes only
+when the arithmetic of a rule or of a storage does. Inputs are integers times powers of two, so that they are exact
 everywhere; coefficients are rounded to float32 from float64, where a machine's ``pow`` may differ in the last bit.
 """
 

@@ -100,7 +100,7 @@ def try_row(row: Row, wheel: Path, folder: Path) -> dict[str, Any]:
         "processor": processor() if row.machine == platform.machine() else f"emulated on {processor()}",
     }
     try:
-        environment = make_environment(row, wheel, folder / "environment", folder / "install.log")
+        environment = make_environment(row, wheel, folder / "environment", folder / "install")
         outcome |= versions(environment, folder)
         outcome |= test(row, environment, folder / "tests.log")
     except NotToBeHad as error:

@@ -7,14 +7,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from tools.compatibility.debian import python_folder
 from tools.compatibility.process import run
-from tools.compatibility.rows import PACKAGES, ROOT, Row
+from tools.compatibility.rows import ROOT, Row
 
 WORK = ROOT / ".matrix"
 """Everything that is downloaded, installed and logged; git ignores it."""
@@ -75,48 +75,58 @@ def make_environment(row: Row, wheel: Path, folder: Path, log: Path) -> Environm
         NotToBeHad: when the interpreter cannot be had.
         Failed: when an installation does not succeed.
     """
-    constraints = folder / "constraints.txt"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wanted = [f"{p}=={row.versions[p]}" for p in PACKAGES]
+    torch_first = sorted(row.versions.items(), key=lambda item: item[0] != "torch")
+    wanted = [f"{package}=={version}" for package, version in torch_first]
+    constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in wanted), encoding="utf-8")
     variables = {"PIP_CONSTRAINT": str(constraints), "PIP_NO_COMPILE": "1", "PIP_PROGRESS_BAR": "off"}
-    if row.debian is not None:
-        debian = WORK / "debian" / f"{row.debian}-{row.machine}-{row.python}"
-        python, prefix = python_folder(debian, row.debian, row.machine, row.python, log.with_suffix(".debian.log"))
-        site = folder / "site"
-        python_packages: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--target",
-            site,
-            "--only-binary=:all:",
-        ]
-        python_packages += ["--python-version", row.python, "--implementation", "cp"]
-        for tag in ("manylinux2014", *(f"manylinux_2_{n}" for n in range(5, 40))):
-            python_packages += ["--platform", f"{tag}_{row.machine}"]
-        without = [*python_packages, "--no-deps"]
-        if row.machine == platform.machine():
-            packages = wanted
-        else:  # pip would take what torch depends on for this machine's instruction set: CUDA's libraries, on x86
-            run("installing torch", [*without, wanted[0]], log.with_suffix(".torch.log"), variables=variables)
-            packages = [*wanted[1:], *TORCH_NEEDS]
-        run("installing", [*python_packages, *packages, *TOOLS], log, variables=variables)
-        run("gradstep", [*without, wheel], log.with_suffix(".gradstep.log"), variables=variables)
-        launcher = write_launcher(folder / "python", python, prefix, site, debian)
-        return Environment(launcher, {})
+
+    def install(what: str, pip: Sequence[str | Path], *packages: str | Path) -> None:
+        run(f"installing {what}", [*pip, *packages], log.with_suffix(f".{what}.log"), variables=variables)
+
+    if row.debian is None:
+        return in_venv(row, wanted, wheel, folder, install)
+    return beside_debian(row, row.debian, wanted, wheel, folder, install)
+
+
+Install = Callable[..., None]
+
+
+def in_venv(row: Row, wanted: list[str], wheel: Path, folder: Path, install: Install) -> Environment:
+    """A virtual environment of an interpreter of this machine."""
     venv = folder / "venv"
-    run("virtual environment", [find_python(row.python), "-m", "venv", venv], log)
+    run("virtual environment", [find_python(row.python), "-m", "venv", venv], folder.parent / "venv.log")
     python = venv / "bin" / "python"
-    pip: list[str | Path] = [python, "-m", "pip", "install"]
+    pip = [python, "-m", "pip", "install"]
     # torch goes first and alone, so that nothing else draws in another build of it.
-    run("installing torch", [*pip, wanted[0]], log.with_suffix(".torch.log"), variables=variables)
-    run("installing", [*pip, *wanted, *TOOLS], log, variables=variables)
+    install("torch", pip, wanted[0])
+    install("packages", pip, *wanted, *TOOLS)
     # Without its dependencies: some rows lie below the floors that the wheel names, and show why these are there.
-    run("gradstep", [*pip, "--no-deps", wheel], log.with_suffix(".gradstep.log"), variables=variables)
+    install("gradstep", pip, "--no-deps", wheel)
     return Environment(python, {})
+
+
+def beside_debian(
+    row: Row, release: str, wanted: list[str], wheel: Path, folder: Path, install: Install
+) -> Environment:
+    """Debian's interpreter in a folder, and a folder of packages, which this machine's pip fills."""
+    debian = WORK / "debian" / f"{release}-{row.machine}-{row.python}"
+    python, prefix = python_folder(debian, release, row.machine, row.python, folder.parent / "debian.log")
+    site = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--target", str(site), "--only-binary=:all:"]
+    pip += ["--python-version", row.python, "--implementation", "cp"]
+    for tag in ("manylinux2014", *(f"manylinux_2_{n}" for n in range(5, 40))):
+        pip += ["--platform", f"{tag}_{row.machine}"]
+    if row.machine == platform.machine():
+        packages = wanted
+    else:  # pip would take what torch depends on for this machine's instruction set: CUDA's libraries, on x86
+        install("torch", pip, "--no-deps", wanted[0])
+        packages = [*wanted[1:], *TORCH_NEEDS]
+    install("packages", pip, *packages, *TOOLS)
+    install("gradstep", pip, "--no-deps", wheel)
+    return Environment(write_launcher(folder / "python", python, prefix, site, debian), {})
 
 
 def write_launcher(path: Path, python: Path, prefix: list[str], site: Path, debian: Path) -> Path:

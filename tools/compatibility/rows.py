@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
 PACKAGES = ("torch", "numpy", "llvmlite")
-"""The packages whose versions a row chooses."""
+"""The packages whose versions every row chooses."""
+
+LAB = ("matplotlib", "plotly", "rich", "scikit-learn", "typer")
+"""The packages of the extra ``lab``, which a row may choose too."""
 
 PART = (
     "tests/engines/test_storages.py",
@@ -23,6 +26,9 @@ PART = (
     "tests/training_room/test_stepper.py",
 )
 """What decides whether a version works: kernel against reference, both fronts, checkpoints, clipping, loss scaling."""
+
+COMMANDS = ("tests/test_cli.py", "tests/lab/test_display.py", "tests/lab/test_results.py", "tests/lab/test_specs.py")
+"""The command line and what the lab shows."""
 
 EMULATED = (
     "tests/engines/test_same_bits.py",
@@ -43,7 +49,7 @@ class Row:
     Args:
         name: unique; the result is kept under it.
         python: major and minor version, such as ``"3.11"``; a trailing ``t`` asks for a free-threaded build.
-        versions: a version for each of PACKAGES.
+        versions: a version for each of PACKAGES, and for further packages that are to be installed.
         tests: the paths given to pytest.
         machine: the instruction set; another than this machine's is emulated.
         debian: take Python from Debian's packages of this release, extracted into a folder; else from this machine.
@@ -60,13 +66,9 @@ class Row:
 
 
 def floors() -> dict[str, str]:
-    """The oldest versions that pyproject.toml allows.
-
-    >>> sorted(floors())
-    ['llvmlite', 'numpy', 'python', 'torch']
-    """
+    """The oldest versions that pyproject.toml allows, of the packages that are tried and of Python."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = {p: re.search(rf'"{p}>=([0-9.]+)', text) for p in PACKAGES}
+    found = {p: re.search(rf'"{p}>=([0-9.]+)', text) for p in (*PACKAGES, *LAB)}
     found["python"] = re.search(r'requires-python = ">=([0-9.]+)"', text)
     missing = [p for p, match in found.items() if match is None]
     if missing:
@@ -80,6 +82,7 @@ def pinned() -> dict[str, str]:
     return {p: v for p, v in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", text, re.MULTILINE) if p in PACKAGES}
 
 
+CI = "the oldest of all but torch, also of `gradstep[lab]`; CI runs it"
 OLD_TORCH = "below the floor: its Adam has no `decoupled_weight_decay`, before 2.6 no optimizer takes names"
 OLD_LLVMLITE = "below the floor: its IR has typed pointers"
 
@@ -90,6 +93,7 @@ def rows() -> list[Row]:
     python = "3.11"
     newest = {"torch": "2.15.0", "numpy": "2.5.5", "llvmlite": "0.50.0"}
     least = {p: oldest[p] for p in PACKAGES}
+    rest = {p: oldest[p] for p in LAB} | least | {"torch": now["torch"]}
 
     def torch(version: str, note: str = "") -> Row:
         return Row(f"torch-{version}", python, now | {"torch": version}, note=note)
@@ -103,7 +107,13 @@ def rows() -> list[Row]:
     return [
         Row("newest", "3.13", newest, note="the newest of everything"),
         Row("oldest", oldest["python"], least, note="the oldest of everything that pyproject.toml allows"),
-        Row("floor", python, least | {"torch": now["torch"]}, note="the oldest of all but torch; CI runs it too"),
+        Row(
+            "floor",
+            python,
+            rest,
+            (*PART, *COMMANDS),
+            note=CI,
+        ),
         *(torch(v, OLD_TORCH) for v in ("2.4.0", "2.5.0", "2.6.0")),
         *(torch(v) for v in ("2.7.0", "2.8.0", "2.9.0", "2.10.0", "2.11.0", "2.12.0")),
         *(torch(v) for v in ("2.14.1", "2.15.0")),
