@@ -69,18 +69,19 @@ def try_rows(chosen: list[Row], every: list[Row], *, keep: bool, check: bool) ->
         folder = WORK / row.name
         try:
             outcome = try_row(row, wheel, folder)
+            if not check:
+                write_results({**read_results(), row.name: outcome}, every)
+            elif outcome["outcome"] != "passes":
+                code = 1
+            show(f"   {outcome['outcome']}")
+            for name in outcome.get("failures", ()):
+                show(f"   FAILED {name}")
+            if "passed" in outcome:
+                show("{passed} passed, {failed} failed, {skipped} skipped".format(**outcome))
         finally:
             if not keep:
+                show("   deleting the environment", stay=False)
                 shutil.rmtree(folder / "environment", ignore_errors=True)
-        if not check:
-            write_results({**read_results(), row.name: outcome}, every)
-        elif outcome["outcome"] != "passes":
-            code = 1
-        show(f"   {outcome['outcome']}")
-        for name in outcome.get("failures", ()):
-            show(f"   FAILED {name}")
-        if "passed" in outcome:
-            show("{passed} passed, {failed} failed, {skipped} skipped".format(**outcome))
     return code
 
 
