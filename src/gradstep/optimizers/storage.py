@@ -79,7 +79,8 @@ class Storage:
     """What the user asked for.
 
     Attributes:
-        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` goes before.
+        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` goes before, and is meant
+            for embeddings too.
         rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
         seed: of the noise that values are rounded with.
     """
@@ -131,7 +132,8 @@ class Storage:
                     f"state={state!r} is for float32, bfloat16 and float16 parameters, and {name} is {p.dtype}; "
                     'give its group "state": "float32"'
                 )
-            kept = stays_float32(p.numel(), p.dim(), embedding=is_embedding(name))
+            embedding = is_embedding(name) and "state" not in group  # who names it for a group means it
+            kept = stays_float32(p.numel(), p.dim(), embedding=embedding)
             if kept is not None:
                 state, reason = "float32", kept
         codecs = tuple(
