@@ -16,8 +16,9 @@ from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import listed, match
+from gradstep.optimizers.choice import Choices
 from gradstep.optimizers.state import filled
-from gradstep.optimizers.state_check import OF_ROUNDING, Fault, losses, scale_of, worst
+from gradstep.optimizers.state_check import OF_ROUNDING, Fault, is_regular, losses, scale_of, worst
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.table import parameter_names
 from gradstep.rules import Rule, settings_of
@@ -129,12 +130,18 @@ def adopted(
 
     kinds: list[Fault] = []
     wrong, lossy, fitting = [], [], {}
+    regular = set()
     for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
         checked = rule_of(rule, group)
+        choices = Choices("auto", storage, checked, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
-            stored = storage.of(checked, group, p, name)
+            stored = choices.of(p, name).stored
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
+                continue
+            if type(entry) is dict and is_regular(p, stored, checked, entry):  # the usual case, for a fifth of the time
+                fitting[key] = p, stored, name
+                regular.add(key)
                 continue
             unfit = list(misfits(p, stored, checked, entry, strict=said is None))
             kinds += unfit
@@ -154,6 +161,9 @@ def adopted(
     for key, entry in state_dict["state"].items():
         if key in fitting:
             p, stored, name = fitting[key]
+            if key in regular and not on_host:
+                state[p] = {name: value.detach().clone() for name, value in entry.items()}
+                continue
             state[p] = _moved(p.detach().to("cpu") if on_host else p, stored, entry, name)
         elif key not in owned:
             state[key] = entry  # no parameter's: torch carries it, the object itself
