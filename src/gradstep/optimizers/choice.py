@@ -13,7 +13,7 @@ from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
-from gradstep.optimizers.memory import PLAIN, lacks_memory
+from gradstep.optimizers.memory import is_addressable
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.rules import Rule
 from gradstep.storage.policy import is_embedding
@@ -48,7 +48,7 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
         p: the parameter.
         noisy: whether something of it is rounded at random.
     """
-    plain = type(p) in PLAIN and not lacks_memory(p)
+    plain = is_addressable(p)
     return Traits(
         dtype=str(p.dtype).removeprefix("torch."),
         device=p.device.type,
@@ -126,7 +126,7 @@ class Choices:
         Raises:
             ValueError: the engine or the storage wished for cannot serve it.
         """
-        if type(p) not in PLAIN or lacks_memory(p):
+        if not is_addressable(p):
             return self._decide(p, name)
         alike = (p.shape, p.stride(), p.dtype, p.device, is_embedding(name))
         choice = self._decided.get(alike)

@@ -392,7 +392,7 @@ class Optimizer(torch.optim.Optimizer):
         Of float32 state, that class can load it.
         """
         seen = self._state_seen or bool(self._optimizer_state_dict_pre_hooks or self._optimizer_state_dict_post_hooks)
-        result = detached(super().state_dict())
+        result = detached(super().state_dict(), self.rule())
         self._state_seen = seen
         return {**result, "gradstep": stamp(self.rule(), self._storage)}
 

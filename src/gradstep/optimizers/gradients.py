@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
+from gradstep.optimizers.memory import PLAIN, is_addressable, is_freed, lacks_memory, same_places
 
 
 @torch.no_grad()
@@ -30,13 +30,15 @@ def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
         raise RuntimeError(f"the gradient of {label} is on {g.device}, the parameter on {p.device}")
     if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         raise RuntimeError(f"the gradient of {label} is {g.dtype}, the parameter {p.dtype}")
+    if is_freed(g):
+        raise RuntimeError(f"the gradient of {label} has no memory for its {g.numel():,} elements: it was freed")
     if type(p) not in PLAIN or lacks_memory(p):
         return g  # torch computes with it, in whatever way it does with such a parameter
-    as_it_is = type(g) in PLAIN and not (g.is_conj() or g.is_neg() or lacks_memory(g))
-    if as_it_is and same_places(p.shape, p.stride(), g.stride()):
+    if is_addressable(g) and same_places(p.shape, p.stride(), g.stride()):
         return g
     try:
-        copy = torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format).copy_(g)
+        copy = torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format)
+        copy.copy_(g)  # what this returns may be a subclass, as the gradient is
     except Exception as error:  # a subclass may raise anything
         raise RuntimeError(
             f"the gradient of {label} is a {type(g).__name__}, whose numbers cannot be copied into a tensor: {error}"

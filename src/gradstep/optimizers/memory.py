@@ -128,34 +128,57 @@ def lacks_memory(tensor: Tensor) -> bool:
     """
     if tensor.layout != torch.strided:
         return True
-    if tensor.numel() == 0:
-        return False
     try:
         storage = tensor.untyped_storage()
-        needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
-        return storage.data_ptr() == 0 or storage.nbytes() < needed
+        if storage.data_ptr() == 0:
+            return tensor.numel() > 0
+        return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
     except (RuntimeError, NotImplementedError):
         return True
 
 
-def check_not_freed(p: Tensor, label: str) -> None:
-    """Refuse a parameter whose storage was resized to less than its elements take.
+def is_freed(tensor: Tensor) -> bool:
+    """Return whether a plain tensor's storage is gone, or is smaller than its elements: to read them would crash.
 
-    Raises:
-        RuntimeError: to read it would read memory that is not its own.
+    >>> x = torch.zeros(3)
+    >>> x.untyped_storage().resize_(0)
+    >>> is_freed(x), is_freed(torch.zeros(3))
+    (True, False)
     """
-    if type(p) in PLAIN and p.layout == torch.strided and p.numel():
-        try:
-            size = p.untyped_storage().nbytes()
-        except (RuntimeError, NotImplementedError):
-            return
-        needed = p.storage_offset() * p.element_size() + extent(p)
-        if size < needed:
-            raise RuntimeError(f"the storage of {label} has {size} bytes, its elements take {needed}: it was freed")
+    if (
+        type(tensor) not in PLAIN
+        or tensor.layout != torch.strided
+        or tensor.device.type == "meta"
+        or not tensor.numel()
+    ):
+        return False
+    try:
+        if tensor.data_ptr() == 0:
+            return not tensor._is_zerotensor()  # nothing public tells zeros that torch computes with symbolically
+        needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
+        return tensor.untyped_storage().nbytes() < needed
+    except (RuntimeError, NotImplementedError):  # a wrapper of torch.func
+        return False
+
+
+def is_addressable(tensor: Tensor) -> bool:
+    """Return whether a kernel can be given the address of a tensor's elements: they are in memory, as they are.
+
+    >>> is_addressable(torch.zeros(3)), is_addressable(torch.zeros(3, dtype=torch.complex64).conj())
+    (True, False)
+    """
+    return (
+        type(tensor) in PLAIN
+        and not lacks_memory(tensor)
+        and not tensor.is_neg()
+        and not (tensor.is_complex() and tensor.is_conj())
+    )
 
 
 def extent(tensor: Tensor) -> int:
-    """Return the bytes from the first element of a strided tensor to the end of its last; of one that is not empty."""
+    """Return the bytes from the first element of a strided tensor to the end of its last."""
+    if tensor.numel() == 0:
+        return 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
 

@@ -118,6 +118,8 @@ class Storage:
         """
         slots = rule.slots(p.dim())
         element = element_of(p.dtype)
+        if p.is_complex() and p.is_conj():
+            raise ValueError(f"{name} is conjugated lazily and cannot be written to as it is: give its resolve_conj()")
         if p.is_complex() and not rule.elementwise:
             raise ValueError(
                 f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "

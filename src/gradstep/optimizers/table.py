@@ -22,7 +22,7 @@ from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import Choices
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import PLAIN, check_not_freed, extent, lacks_memory, overlapping
+from gradstep.optimizers.memory import extent, is_addressable, is_freed, overlapping
 from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import check_entry
@@ -83,7 +83,8 @@ class Table:
         kinds, stored, specs = {}, {}, {}
         for i in self._served:
             p, g, group = self.flat[i], gradients[i], self.group[i]
-            check_not_freed(p, names[i])
+            if is_freed(p):
+                raise RuntimeError(f"{names[i]} has no memory for its {p.numel():,} elements: it was freed")
             if g is not None:
                 g = usable(p, g, names[i])
             choice = choices[group].of(p, names[i])
@@ -93,8 +94,8 @@ class Table:
             alike = (id(choice), dtype)
             if alike not in specs:  # the choice is kept beside it, so that no other gets its id
                 specs[alike] = choice, stored[i].spec(rules[group], dtype)
-            plain = type(p) in PLAIN and not lacks_memory(p)
-            kinds[i] = _Kind(choice.engine, specs[alike][1], tuple(stored[i].fields), dtype, plain, -1)
+            spec, fields = specs[alike][1], tuple(stored[i].fields)
+            kinds[i] = _Kind(choice.engine, spec, fields, dtype, is_addressable(p), -1)
         for i in self._sharing(kinds):
             kinds[i] = kinds[i]._replace(alone=i)
         for chosen, spec in {(kind.engine, kind.spec) for kind in kinds.values()}:
@@ -122,23 +123,25 @@ class Table:
             rehearse(part)
 
     def _check_state_apart(self) -> None:
-        """Refuse state that was loaded or changed by hand if two of its arrays share memory.
+        """Refuse state that was loaded or changed by hand if an array shares memory with another, or with a parameter.
 
         Raises:
             RuntimeError: naming them.
         """
+        parts = [part for part in self.parts if part.plain]
         arrays = [
-            (part.names[k], key, t)
-            for part in self.parts
-            if part.plain
+            (f"{key} of {part.names[k]}", t)
+            for part in parts
             for key, slot in zip(part.fields, part.slots, strict=True)
             for k, t in enumerate(slot)
             if t.numel()
         ]
-        starts = np.array([t.data_ptr() for *_, t in arrays], dtype=np.int64)
-        shared = overlapping(starts, starts + np.array([extent(t) for *_, t in arrays], dtype=np.int64))
-        if shared:
-            named = ", ".join(f"{key} of {name}" for name, key, _ in (arrays[k] for k in shared[:4]))
+        count = len(arrays)
+        arrays += [(name, p) for part in parts for name, p in zip(part.names, part.params, strict=True) if p.numel()]
+        starts = np.array([t.data_ptr() for _, t in arrays], dtype=np.int64)
+        shared = overlapping(starts, starts + np.array([extent(t) for _, t in arrays], dtype=np.int64))
+        if shared and shared[0] < count:  # parameters, which come last, may share memory with each other
+            named = ", ".join(arrays[k][0] for k in shared[:4])
             raise RuntimeError(f"arrays of state share memory: {named}; give each its own by clone()")
 
     def _sharing(self, kinds: Mapping[int, _Kind]) -> list[int]:
