@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def main() -> int:
     if arguments.table:
         write_results(read_results(), every)
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what a row has started ends with it
     try:
         return try_rows(chosen, every, keep=arguments.keep, check=arguments.check)
     except KeyboardInterrupt:
