@@ -95,6 +95,27 @@ def test_a_tensor_that_changed_is_seen(kind):
     assert not layouts.still_hold([t])
 
 
+@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+def test_a_parameter_that_was_negated_in_its_place(engine):
+    """Same address, shape and strides, and the opposite numbers."""
+    outcomes = []
+    for kind, options in ((gradstep.SGD, {"engine": engine}), (torch.optim.SGD, {})):
+        p = normal(3).requires_grad_()
+        optimizer = kind([p], lr=0.5, **options)
+        p.grad = torch.ones(3)
+        optimizer.step()
+        p.data = torch._neg_view(p.data)
+        before = p.detach().clone()
+        if options.get("engine") == "reference":
+            with pytest.raises(ValueError, match="cannot serve"):
+                optimizer.step()
+            assert torch.equal(p, before)
+            return
+        optimizer.step()
+        outcomes.append(p.detach().clone())
+    torch.testing.assert_close(*outcomes)
+
+
 class Own(torch.Tensor):
     """A tensor subclass."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import Layouts
+from gradstep.optimizers.memory import Layouts, holds_other_numbers
 from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.who import DETAILS, Detail, Who
 
@@ -101,7 +101,7 @@ class Part:
     def params_moved(self) -> bool:
         """Return whether a parameter is no longer where, or what, it was when this was made."""
         if self.plain:
-            return not self.layouts[0].still_hold(self.params)
+            return not self.layouts[0].still_hold(self.params) or holds_other_numbers(self.params, self.params[0].dtype)
         return list(map(_kind, self.params)) != self._kinds
 
     def slots_moved(self) -> bool:
@@ -225,6 +225,8 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
         TypeError: the tensor is on a device, whose memory NumPy does not reach.
     """
     tensor = tensor.detach()
+    if tensor.numel() == 0:  # it may have no memory at all
+        tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()

@@ -31,7 +31,9 @@ def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
     if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         raise RuntimeError(f"the gradient of {label} is {g.dtype}, the parameter {p.dtype}")
     if is_freed(g):
-        raise RuntimeError(f"the gradient of {label} has no memory for its {g.numel():,} elements: it was freed")
+        raise RuntimeError(
+            f"the gradient of {label} has no memory for its {g.numel():,} elements: so there is nothing to read"
+        )
     if type(p) not in PLAIN or lacks_memory(p):
         return g  # torch computes with it, in whatever way it does with such a parameter
     if is_addressable(g) and same_places(p.shape, p.stride(), g.stride()):

@@ -154,11 +154,16 @@ def is_freed(tensor: Tensor) -> bool:
         return False
     try:
         if tensor.data_ptr() == 0:
-            return not tensor._is_zerotensor()  # nothing public tells zeros that torch computes with symbolically
+            return not is_symbolic_zero(tensor)
         needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
         return tensor.untyped_storage().nbytes() < needed
     except (RuntimeError, NotImplementedError):  # a wrapper of torch.func
         return False
+
+
+def is_symbolic_zero(tensor: Tensor) -> bool:
+    """Return whether a tensor stands for zeros that are nowhere in memory; nothing public of torch tells."""
+    return tensor._is_zerotensor()
 
 
 def is_addressable(tensor: Tensor) -> bool:

@@ -22,7 +22,7 @@ from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import Choices
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import extent, is_addressable, is_freed, overlapping
+from gradstep.optimizers.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping
 from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import check_entry
@@ -83,8 +83,10 @@ class Table:
         kinds, stored, specs = {}, {}, {}
         for i in self._served:
             p, g, group = self.flat[i], gradients[i], self.group[i]
-            if is_freed(p):
-                raise RuntimeError(f"{names[i]} has no memory for its {p.numel():,} elements: it was freed")
+            if is_freed(p) or is_symbolic_zero(p):
+                raise RuntimeError(
+                    f"{names[i]} has no memory for its {p.numel():,} elements, so there is nothing to update"
+                )
             if g is not None:
                 g = usable(p, g, names[i])
             choice = choices[group].of(p, names[i])
