@@ -8,7 +8,7 @@ import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
 import gradstep
-from gradstep.optimizers.state_check import MOST_STEPS, check_entry, overlapping
+from gradstep.optimizers.state_check import MOST_STEPS, check_entry
 from gradstep.optimizers.storage import Storage
 from gradstep.rules import SGD, Adafactor, AdamW, Lion, NAdam, RMSprop
 from tests.training import trained, unchanged
@@ -208,23 +208,6 @@ def test_rows_of_the_factored_second_moment():
     p, stored, rule, entry = entry_of(Adafactor)
     with pytest.raises(RuntimeError, match=r"row_var has shape \(64, 80\), but must have \(64, 1\)"):
         check_entry(p, stored, rule, entry | {"row_var": torch.zeros(SHAPE)}, "w")
-
-
-def test_arrays_that_share_memory():
-    """Against every pair, one by one."""
-    rng = np.random.default_rng(0)
-    for count in (0, 1, 2, 5, 30):
-        for _ in range(50):
-            begins, lengths = rng.integers(0, 40 * (count + 1), count), rng.integers(0, 20, count)
-            pairs = {
-                (i, j)
-                for i in range(count)
-                for j in range(count)
-                if i != j and begins[i] <= begins[j] < begins[i] + lengths[i] and lengths[j]
-            }
-            found = overlapping(begins, lengths)
-            assert (found is None) == (not pairs)
-            assert found is None or found in pairs
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

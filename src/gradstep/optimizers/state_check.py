@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.base import Int64s
+from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
 from gradstep.optimizers.storage import Stored
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import BLOCK, Blocks, Codec
@@ -26,8 +26,6 @@ OF_ROUNDING = {
     for field in parameter_codec(rounding, ELEMENTS["bfloat16"]).fields[1:]
 }
 """The arrays that rounding keeps, by their keys: ``kahan_comp``, ``master_param``."""
-
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 class Fault(NamedTuple):
@@ -79,21 +77,21 @@ def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> 
     """Return whether an entry is just as the optimizer makes it, no array missing and nothing else beside them."""
     if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
         return False
-    if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in _PLAIN:
+    if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in PLAIN:
         return False
     shape, device = p.shape, p.device
     for key, field in stored.fields.items():
         value = entry.get(key)
         if (
             not isinstance(value, Tensor)
-            or type(value) not in _PLAIN
+            or type(value) not in PLAIN
             or value.dtype is not _DTYPES.get(field.element.name)
             or value.shape != (shape if field.per == 1 else (field.length(p.numel()),))
             or value.device != device
             or value.layout is not torch.strided
             or not value.is_contiguous()
             or value.is_neg()
-            or not _has_memory(value)
+            or lacks_memory(value)
         ):
             return False
     for key in ("step", *rule.scalars):
@@ -238,7 +236,7 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
     if not isinstance(value, Tensor):
         yield Fault(TypeError, f"{key} is {_shown(value)}, but must be a tensor of shape {shape}")
         return
-    if type(value) not in _PLAIN and type(p) in _PLAIN:
+    if type(value) not in PLAIN and type(p) in PLAIN:
         yield Fault(TypeError, f"{key} is a {type(value).__name__}, but must be a plain torch.Tensor")
     elif value.layout != torch.strided:
         yield Fault(RuntimeError, f"{key} is {value.layout}, but must be dense (torch.strided): use to_dense()")
@@ -252,36 +250,8 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
         yield Fault(RuntimeError, f"{key} is a lazily conjugated or negated view: use resolve_conj() or resolve_neg()")
     elif value.device.type == "meta" and p.device.type != "meta":
         yield Fault(RuntimeError, f"{key} is on the meta device, where there are no numbers, and the parameter is not")
-    elif type(value) in _PLAIN and value.device.type != "meta" and not _has_memory(value):
+    elif type(value) in PLAIN and value.device.type != "meta" and lacks_memory(value):
         yield Fault(RuntimeError, f"{key} has no memory for its {value.numel():,} elements: it was freed or never made")
-
-
-def _has_memory(value: Tensor) -> bool:
-    """Whether a tensor's own memory holds all of its elements, as that of a ZeroTensor or a freed one does not."""
-    try:
-        room = value.untyped_storage().nbytes() - value.storage_offset() * value.element_size()
-        if value.is_contiguous():
-            return room >= value.nbytes and (value.data_ptr() != 0 or not value.nbytes)
-        last = sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
-        return room >= (last + 1) * value.element_size() and value.data_ptr() != 0
-    except (RuntimeError, NotImplementedError):  # a ZeroTensor, or one of torch.func's, has no storage
-        return False
-
-
-def overlapping(addresses: Int64s, nbytes: Int64s) -> tuple[int, int] | None:
-    """The positions of two arrays that share memory; None if no two do.
-
-    Args:
-        addresses: (n,) where each array begins.
-        nbytes: (n,) how long it is; of length 0, it shares nothing.
-
-    >>> overlapping(np.array([100, 40, 90]), np.array([8, 8, 16]))
-    (2, 0)
-    """
-    some = np.flatnonzero(nbytes)
-    order = some[np.argsort(addresses[some], kind="stable")]
-    found = np.flatnonzero((addresses + nbytes)[order[:-1]] > addresses[order[1:]])
-    return (int(order[found[0]]), int(order[found[0] + 1])) if len(found) else None
 
 
 # -- how numbers are stored -------------------------------------------------------------------------------------------
@@ -311,9 +281,7 @@ def same_order(a: Tensor, b: Tensor) -> bool:
     >>> same_order(a, torch.ones(2, 3)), same_order(a, torch.ones(3, 2).t())
     (True, False)
     """
-    return a.numel() < 2 or [s for s, n in zip(a.stride(), a.shape, strict=True) if n > 1] == [
-        s for s, n in zip(b.stride(), b.shape, strict=True) if n > 1
-    ]
+    return a.numel() < 2 or same_places(a.shape, a.stride(), b.stride())
 
 
 def _target_name(codec: Codec, value: Tensor, p: Tensor) -> str:
