@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.rules import Rule
@@ -114,6 +115,22 @@ def limits(rule: Rule, start: Sequence[Tensor], steps: Sequence[Sequence[Tensor]
     Returns:
         A limit for each parameter, and under the name of each slot and scalar one for each parameter.
     """
+    if rule.elementwise:  # all parameters as one: fewer operations, each of more numbers
+        sizes = [p.numel() for p in start]
+        [p], values = _samples(rule, [joined(start)], [[joined(grads)] for grads in steps])
+        return spreads(p, sizes), {name: spreads(found[0], sizes) for name, found in values.items()}
+    params, values = _samples(rule, start, steps)
+    return [spread(p.numbers) for p in params], {n: [spread(x.numbers) for x in found] for n, found in values.items()}
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
+def _samples(
+    rule: Rule, start: Sequence[Tensor], steps: Sequence[Sequence[Tensor]]
+) -> tuple[list[Rounded], dict[str, list[Rounded]]]:
+    """The parameters after these steps, and under the name of each value of state one for each parameter."""
     noise = np.random.default_rng(0)
     unit = torch.finfo(start[0].dtype).eps
     arithmetic = np.float32 if unit == SINGLE else np.float64
@@ -134,15 +151,23 @@ def limits(rule: Rule, start: Sequence[Tensor], steps: Sequence[Sequence[Tensor]
             per_sample = (SAMPLES, *[1] * g.ndim)
             c = {n: x.reshape(per_sample) if np.ndim(x) else float(arithmetic(x)) for n, x in row.items()}
             params[i] = rule.update(params[i], samples(sign * g, g.shape), states[i], SimpleNamespace(**c))
-    values = {name: [spread(x)] * len(start) for name, x in scalars.items()}
+    values = {name: [x] * len(start) for name, x in scalars.items()}
     for name in {name: None for state in states for name in vars(state)}:
-        values[name] = [spread(getattr(state, name)) if name in state else 0.0 for state in states]
-    return [spread(p) for p in params], values
+        missing = samples(0.0, ())
+        values[name] = [getattr(state, name) if name in state else missing for state in states]
+    return params, values
 
 
-def spread(x: Rounded) -> float:
-    """Twice the largest deviation from the exact result in any sample."""
-    return 2 * float(np.abs(x.numbers - x.numbers[0]).max(initial=0.0))
+def spreads(x: Rounded, sizes: Sequence[int]) -> list[float]:
+    """The :func:`spread` of each parameter in a row of them; one number for all is one of each."""
+    if x.numbers.ndim == 1:
+        return [spread(x.numbers)] * len(sizes)
+    return [spread(part) for part in np.split(x.numbers, np.cumsum(sizes)[:-1], axis=1)]
+
+
+def spread(numbers: NDArray[np.float64]) -> float:
+    """Twice the largest deviation from the exact result, the first, in any sample."""
+    return 2 * float(np.abs(numbers - numbers[0]).max(initial=0.0))
 
 
 def assert_within(ours: Tensor, theirs: Tensor, limit: float, what: str) -> None:
