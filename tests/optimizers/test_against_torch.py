@@ -36,31 +36,31 @@ def allowed(name, items, dtype):
     return limits(BY_NAME[name].rule(**dict(items)), starts(SHAPES, dtype), STEPS[dtype])
 
 
-def compare(subject, options, engine, dtype):
-    if engine == "fused" and not subject.rule.elementwise:
-        engine = "auto"
+def compare(subject, options, engines, dtype):
     items = tuple(options.items())
     theirs, targets = expected(subject.name, items, dtype)
     of_parameters, of_state = allowed(subject.name, items, dtype)
-    ours, params = trained(subject.optimizer, starts(SHAPES, dtype), STEPS[dtype], **options, engine=engine)
-    for i, (p, q) in enumerate(zip(params, targets, strict=True)):
-        assert_within(p, q, of_parameters[i], f"parameter {i}")
-        for key, value in theirs.state[q].items():
-            if key == "step":
-                assert int(ours.state[p][key]) == int(value) == len(STEPS[dtype])
-            elif value is not None:
-                assert_within(ours.state[p][key], torch.as_tensor(value), of_state[key][i], f"{key} of parameter {i}")
+    for engine in engines:
+        ours, params = trained(subject.optimizer, starts(SHAPES, dtype), STEPS[dtype], **options, engine=engine)
+        for i, (p, q) in enumerate(zip(params, targets, strict=True)):
+            assert_within(p, q, of_parameters[i], f"{engine}: parameter {i}")
+            for key, value in theirs.state[q].items():
+                if key == "step":
+                    assert int(ours.state[p][key]) == int(value) == len(STEPS[dtype])
+                elif value is not None:
+                    what = f"{engine}: {key} of parameter {i}"
+                    assert_within(ours.state[p][key], torch.as_tensor(value), of_state[key][i], what)
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))
-def test_float32(subject, options, engine):
-    compare(subject, options, engine, torch.float32)
+def test_float32(subject, options):
+    compare(subject, options, ("fused" if subject.rule.elementwise else "auto", "eager", "reference"), torch.float32)
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))
 def test_float64(subject, options):
     """The test of the equations: its limits are 10⁻¹⁴. The fused kernel gives the reference's bits."""
-    compare(subject, options, "reference", torch.float64)
+    compare(subject, options, ("reference",), torch.float64)
 
 
 class LastPlace(TorchDispatchMode):
