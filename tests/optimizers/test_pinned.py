@@ -30,7 +30,9 @@ RULES: dict[str, Any] = {
     "NAdam": (gradstep.NAdam, {}),
 }
 TIGHT = "500KB"
-RESIDENT_AND_PAGED: list[dict[str, Any]] = [{}, {"paged": True, "page_budget": TIGHT}]
+RESIDENT: dict[str, Any] = {}
+PAGED: dict[str, Any] = {"paged": True, "page_budget": TIGHT}
+RESIDENT_AND_PAGED = [RESIDENT, PAGED]
 
 
 class Queue(Stream):
@@ -167,8 +169,9 @@ def test_state_is_not_on_the_device_between_steps(device):
             assert any(0 <= entry[key].data_ptr() - begin < size for begin, size in pinned.items())
 
 
-@pytest.mark.parametrize("into", RESIDENT_AND_PAGED, ids=["resident", "paged"])
-@pytest.mark.parametrize("out", RESIDENT_AND_PAGED, ids=["resident", "paged"])
+@pytest.mark.parametrize(
+    ("out", "into"), [(RESIDENT, PAGED), (PAGED, RESIDENT), (PAGED, PAGED)], ids=["in", "out", "both"]
+)
 def test_checkpoints_go_in_and_out(out, into, device):
     through, params = made(gradstep.AdamW, state="8bit", **out)
     stepped(through, params, range(2))

@@ -25,6 +25,7 @@ ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill one stretch of memory, each once, in whatever order of axes.
 
+    >>> import torch
     >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
     (True, False, False)
     """
