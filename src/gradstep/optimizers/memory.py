@@ -141,7 +141,7 @@ def is_freed(tensor: Tensor) -> bool:
     """Return whether a plain tensor's storage is gone, or is smaller than its elements: to read them would crash.
 
     >>> x = torch.zeros(3)
-    >>> x.untyped_storage().resize_(0)
+    >>> _ = x.untyped_storage().resize_(0)
     >>> is_freed(x), is_freed(torch.zeros(3))
     (True, False)
     """
