@@ -121,13 +121,18 @@ class Choices:
         self._engine, self._storage, self._rule, self._group = engine, storage, rule, group
         self._decided: dict[Any, Choice] = {}
 
-    def of(self, p: Tensor, name: str) -> Choice:
+    def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
         """Decide one parameter.
+
+        Args:
+            p: the parameter.
+            name: what to call it in an error.
+            addressable: whether it is, if that is known.
 
         Raises:
             ValueError: the engine or the storage wished for cannot serve it.
         """
-        if not is_addressable(p):
+        if not (is_addressable(p) if addressable is None else addressable):
             return self._decide(p, name)
         alike = (p.shape, p.stride(), p.dtype, p.device, is_embedding(name))
         choice = self._decided.get(alike)

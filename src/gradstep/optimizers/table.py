@@ -83,13 +83,14 @@ class Table:
         kinds, stored, specs = {}, {}, {}
         for i in self._served:
             p, g, group = self.flat[i], gradients[i], self.group[i]
-            if is_freed(p) or is_symbolic_zero(p):
+            plain = is_addressable(p)
+            if not plain and (is_freed(p) or is_symbolic_zero(p)):
                 raise RuntimeError(
                     f"{names[i]} has no memory for its {p.numel():,} elements, so there is nothing to update"
                 )
             if g is not None:
                 g = usable(p, g, names[i])
-            choice = choices[group].of(p, names[i])
+            choice = choices[group].of(p, names[i], addressable=plain)
             stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
             if state.get(p):
                 check_entry(p, stored[i], rules[group], state[p], names[i])
@@ -97,7 +98,7 @@ class Table:
             if alike not in specs:  # the choice is kept beside it, so that no other gets its id
                 specs[alike] = choice, stored[i].spec(rules[group], dtype)
             spec, fields = specs[alike][1], tuple(stored[i].fields)
-            kinds[i] = _Kind(choice.engine, spec, fields, dtype, is_addressable(p), -1)
+            kinds[i] = _Kind(choice.engine, spec, fields, dtype, plain, -1)
         for i in self._sharing(kinds):
             kinds[i] = kinds[i]._replace(alone=i)
         for chosen, spec in {(kind.engine, kind.spec) for kind in kinds.values()}:
