@@ -81,7 +81,7 @@ DIFFERENCES = (
         ours="share memory|shares memory|overlap",
         theirs="",
         where="",
-        reason="a kernel updates tensors in any order, so two of one memory have no defined result",
+        reason="arrays of state that share memory are refused; parameters that do are updated one after the other, as in torch",
     ),
     Difference(
         "parameters of integers",
