@@ -81,7 +81,7 @@ DIFFERENCES = (
         ours="share memory|shares memory|overlap",
         theirs="",
         where="",
-        reason="arrays of state that share memory are refused; parameters that do are updated one after the other, as in torch",
+        reason="arrays of state that share memory are refused; parameters that do are updated in turn, as in torch",
     ),
     Difference(
         "parameters of integers",

@@ -17,7 +17,7 @@ from fuzzing.cases import Case
 from fuzzing.mutations import ENTRIES, GROUPS, PARAMETERS, NotHere, World, load, spoil_state
 from fuzzing.tensors import BEHIND, GRADIENTS, normal
 from fuzzing.tensors import PARAMETERS as KINDS
-from gradstep.optimizers.state_check import _has_memory
+from gradstep.optimizers.memory import lacks_memory
 
 Values = dict[str, Tensor]
 """Parameters and their state, by name."""
@@ -214,7 +214,7 @@ def _keep(found: Values, name: str, value: Any) -> None:
         value = value.a  # type: ignore[attr-defined]
     if type(value) not in (Tensor, Parameter) and not type(value).__name__.startswith("Tagged"):
         return
-    if not value._is_zerotensor() and not _has_memory(value.as_subclass(Tensor)):
+    if not value._is_zerotensor() and lacks_memory(value.as_subclass(Tensor)):
         return
     value = value.detach().as_subclass(Tensor)
     # Field by field: to copy a tensor of float8, or a view, needs no arithmetic.
