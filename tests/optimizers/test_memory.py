@@ -186,6 +186,19 @@ def test_lacks_memory():
         assert not memory.lacks_memory(t)
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor, Own])
+def test_a_parameter_whose_memory_is_gone_is_refused(kind):
+    """Behind a plain type, or behind a subclass that keeps its elements in its own memory: to read them would crash."""
+    p = normal(4).as_subclass(kind).requires_grad_()
+    optimizer = gradstep.SGD([p], lr=0.1)
+    p.grad = torch.ones(4)
+    optimizer.step()
+    p.data = normal(4).as_subclass(kind)
+    p.data.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="parameter 0 of group 0 has no memory for its 4 elements"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_overlapping_is_what_comparing_all_pairs_finds(seed):
     rng = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import Layouts, holds_other_numbers
+from gradstep.optimizers.memory import Layouts, holds_other_numbers, is_freed
 from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.who import DETAILS, Detail, Who
 
@@ -102,7 +102,7 @@ class Part:
         """Return whether a parameter is no longer where, or what, it was when this was made."""
         if self.plain:
             return not self.layouts[0].still_hold(self.params) or holds_other_numbers(self.params, self.params[0].dtype)
-        return list(map(_kind, self.params)) != self._kinds
+        return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
     def slots_moved(self) -> bool:
         """Return whether the memory of a slot is no longer what the table says."""

@@ -136,7 +136,9 @@ def lacks_memory(tensor: Tensor) -> bool:
 
 
 def is_freed(tensor: Tensor) -> bool:
-    """Return whether a plain tensor's storage is gone, or is smaller than its elements: to read them would crash.
+    """Return whether a tensor's storage is gone, or is smaller than its elements: to read them would crash.
+
+    Subclasses that keep their elements elsewhere (they have a ``__torch_dispatch__``) are not looked at.
 
     >>> x = torch.zeros(3)
     >>> _ = x.untyped_storage().resize_(0)
@@ -144,7 +146,7 @@ def is_freed(tensor: Tensor) -> bool:
     (True, False)
     """
     if (
-        type(tensor) not in PLAIN
+        type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__  # it computes in a way of its own
         or tensor.layout != torch.strided
         or tensor.device.type == "meta"
         or not tensor.numel()
