@@ -119,6 +119,13 @@ DIFFERENCES = (
         reason="a vector keeps another state than a matrix, and that begins anew",
     ),
     Difference(
+        "Adagrad before its first step",
+        ours="^goes on",
+        theirs="size of tensor",
+        where="Adagrad.*data (shorter|longer|resized)",
+        reason="torch makes its state at construction, gradstep at the first step, for the new length",
+    ),
+    Difference(
         "conjugated parameters",
         ours="conjugated lazily",
         theirs="",

@@ -131,7 +131,7 @@ def lacks_memory(tensor: Tensor) -> bool:
         if storage.data_ptr() == 0:
             return tensor.numel() > 0
         return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # so says torch of what has no storage
         return True
 
 
