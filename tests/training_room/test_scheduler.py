@@ -336,13 +336,44 @@ def test_only_an_optimizer_is_driven():
         gradstep.Scheduler(torch.nn.Linear(1, 1), PLAN)  # type: ignore[arg-type]
 
 
-def test_a_group_that_came_later_is_refused_in_words():
+def test_a_group_that_came_later_follows_one_schedule():
+    """By hand: PLAN's own values from the next update on, and the ratio to the group's own rate for a factor."""
     optimizer = torch.optim.SGD(parameters(), lr=0.1)
     scheduler = gradstep.Scheduler(optimizer, PLAN)
     optimizer.step()
     optimizer.add_param_group({"params": parameters()})
-    with pytest.raises(ValueError, match="has 2 parameter groups, but had 1"):
+    scheduler.cover_new_groups()
+    assert [group["lr"] for group in optimizer.param_groups] == [PLAN(0)] * 2
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [PLAN(1)] * 2 == scheduler.get_last_lr()
+    scheduler.load_state_dict({"last_epoch": 4})
+    assert [group["lr"] for group in optimizer.param_groups] == [PLAN(4)] * 2
+
+    optimizer = torch.optim.SGD(parameters(), lr=1.0)
+    scheduler = gradstep.Scheduler(optimizer, lr_factor=constant(0.5))
+    optimizer.step()
+    optimizer.add_param_group({"params": parameters(), "lr": 0.25})
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("given", "added", "words"),
+    [
+        ([PLAN], {}, "has 2 parameter groups, but lr has a schedule for each of 1"),
+        (PLAN, {"lr": 0.25}, r"group 1 was added with lr=0.25, .* add it without 'lr'"),
+    ],
+)
+def test_a_group_that_came_later_and_cannot_follow_changes_nothing(given, added, words):
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    scheduler = gradstep.Scheduler(optimizer, given)
+    optimizer.step()
+    optimizer.add_param_group({"params": parameters(), **added})
+    before = [dict(group) for group in optimizer.param_groups]
+    with pytest.raises(ValueError, match=words):
         scheduler.step()
+    assert [dict(group) for group in optimizer.param_groups] == before
+    assert scheduler.state_dict() == {"last_epoch": 0}
 
 
 def test_a_value_that_the_optimizer_forbids_is_refused_by_the_optimizer():

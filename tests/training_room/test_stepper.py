@@ -334,12 +334,58 @@ def test_gradients_from_before_the_window():
     assert model.w.tolist() == [-1.0, 0.0]
 
 
-def test_gradients_cleared_under_the_steppers_hands():
-    model, stepper = one_weight(accumulate=3)
+def _data_zero(stepper, model):
+    for p in model.parameters():
+        p.grad.data.zero_()
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [
+        lambda stepper, model: stepper.optimizer.zero_grad(),
+        lambda stepper, model: stepper.optimizer.zero_grad(set_to_none=False),
+        lambda stepper, model: model.zero_grad(),
+        lambda stepper, model: model.zero_grad(set_to_none=False),
+        _data_zero,
+    ],
+    ids=["none", "zero", "model none", "model zero", "data"],
+)
+@pytest.mark.parametrize("call", ["backward", "finish"])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, gradstep.SGD])
+def test_gradients_cleared_inside_a_window(clear, call, kind):
+    """The usual loop calls zero_grad() before every backward. Afterwards, discarded, the next window is whole."""
+    model, _ = one_weight()
+    stepper = gradstep.Stepper(model, kind(model.parameters(), lr=1.0), accumulate=3)
+    for _ in range(2):  # also a second time: nothing remains of the first
+        push(stepper, model, [1.0, 0.0])
+        clear(stepper, model)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"gradients of w were cleared .* micro-batch 1 of 3: .*discard"):
+                stepper.finish() if call == "finish" else push(stepper, model, [1.0, 0.0])
+            stepper._window._forward = type(stepper._window._forward)(0)  # the loss was computed, and not used
+        assert model.w.tolist() == [0.0, 0.0]
+        stepper.discard()
+    for _ in range(3):
+        push(stepper, model, [1.0, 2.0])
+    assert model.w.tolist() == [-1.0, -2.0]
+
+
+def test_gradients_that_are_zero_or_changed_inside_a_window_are_not_cleared_ones():
+    """A micro-batch without gradient, a NaN, noise added by hand and a gradient that cancels: nobody cleared these."""
+    model, stepper = one_weight(accumulate=5)
+    push(stepper, model, [0.0, 0.0])
     push(stepper, model, [1.0, 0.0])
+    push(stepper, model, [-1.0, 0.0])  # the sum is zero after this one
+    model.w.grad.add_(torch.tensor([0.0, 5.0]))
+    push(stepper, model, [0.0, 0.0])
+    outcome = push(stepper, model, [5.0, 0.0])
+    assert outcome is not None
+    assert model.w.tolist() == [-1.0, -5.0]
+    push(stepper, model, [float("nan"), 0.0])
+    push(stepper, model, [0.0, 0.0])
     stepper.optimizer.zero_grad()
-    with pytest.raises(RuntimeError, match=r"do not call zero_grad\(\)"):
-        stepper.finish()
+    with pytest.raises(RuntimeError, match="were cleared inside the window"):
+        push(stepper, model, [1.0, 0.0])
 
 
 class Failing(torch.autograd.Function):
@@ -410,6 +456,346 @@ def test_refused_schedules():
     plateau: Any = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
     with pytest.raises(TypeError, match="needs a metric"):
         gradstep.Stepper(model, optimizer, schedule=plateau)
+
+
+class AsksForTheLossAgain(torch.optim.SGD):
+    def step(self, closure):  # type: ignore[override]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, AsksForTheLossAgain])
+def test_an_optimizer_that_needs_a_closure_is_refused_at_construction(kind):
+    model, _ = one_weight()
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\.step needs a closure .* in a loop of your own"):
+        gradstep.Stepper(model, kind(model.parameters(), lr=1.0))
+
+
+def test_what_is_no_optimizer_is_refused():
+    model, _ = one_weight()
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer or a list of them"):
+        gradstep.Stepper(model, [model])
+    with pytest.raises(ValueError, match="list of optimizers is empty"):
+        gradstep.Stepper(model, [])
+
+
+# -- schedules that change, groups that come ---------------------------------------------------------------------------
+
+
+def two_weights(schedule=None, kind=torch.optim.SGD, **options):
+    """A stepper over one weight of two; the second can be added."""
+    model: Any = nn.Module()
+    model.w, model.q = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = kind([model.w], lr=1.0)
+    if callable(schedule) and not isinstance(schedule, gradstep.schedules.Schedule):
+        schedule = schedule(optimizer)
+    return model, gradstep.Stepper(model, optimizer, schedule=schedule, **options)
+
+
+def push_both(stepper, model):
+    with stepper.autocast():
+        loss = (model.w + model.q).sum()
+    return stepper.backward(loss)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, gradstep.SGD])
+def test_a_group_added_in_mid_run_goes_on_under_one_schedule(kind):
+    """lr is 4, 2, 1: the second weight comes after the first update and makes those of 2 and 1."""
+    lr = gradstep.schedules.exponential(4.0, factor=0.5)
+    model, stepper = two_weights(lr, kind)
+    model.q.requires_grad_(False)
+    push_both(stepper, model)
+    model.q.requires_grad_(True)
+    stepper.optimizer.add_param_group({"params": [model.q]})
+    push_both(stepper, model)
+    push_both(stepper, model)
+    assert (model.w.item(), model.q.item()) == (-7.0, -3.0)
+    assert [group["lr"] for group in stepper.optimizer.param_groups] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (lambda o: gradstep.Scheduler(o, lr=[constant(1.0)]), "has a schedule for each of 1"),
+        (
+            lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda _: 1.0),
+            "LambdaLR was made for 1, .*stepper.schedule =",
+        ),
+        (lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, 9), "OneCycleLR was made for 1"),
+        (constant(1.0), "group 1 was added with lr=0.125"),
+    ],
+    ids=["one by one", "LambdaLR", "OneCycleLR", "another rate"],
+)
+def test_a_group_that_cannot_follow_is_refused_before_anything_moves(schedule, words):
+    """And the remedy of the message works: another schedule, under which both go on."""
+    model, stepper = two_weights(schedule)
+    before = stepper.state_dict()["schedule"]
+    stepper.optimizer.add_param_group({"params": [model.q], "lr": 0.125})
+    with pytest.raises(ValueError, match=words):
+        push_both(stepper, model)
+    assert (model.w.item(), model.q.item(), model.w.grad, stepper.updates) == (0.0, 0.0, None, 0)
+    assert stepper.state_dict()["schedule"] == before
+    lr = stepper.optimizer.param_groups[0]["lr"]
+    stepper.schedule = gradstep.Scheduler(stepper.optimizer, lr_factor=constant(0.5))
+    with stepper.autocast():
+        loss = (model.w + model.q).sum()
+    stepper.backward(loss)
+    assert model.w.item() == pytest.approx(-0.5 * stepper.optimizer.param_groups[0]["initial_lr"])
+    assert model.q.item() == -0.0625
+    assert lr > 0
+
+
+def test_torch_s_schedulers_that_multiply_go_on_with_a_new_group():
+    model, stepper = two_weights(lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5))
+    push_both(stepper, model)
+    model.q.grad = None
+    stepper.optimizer.add_param_group({"params": [model.q], "lr": 2.0})
+    push_both(stepper, model)
+    push_both(stepper, model)
+    assert (model.w.item(), model.q.item()) == (-1.75, -3.0)
+
+
+def test_a_group_is_not_added_inside_a_window():
+    model, stepper = two_weights(accumulate=2)
+    push_both(stepper, model)
+    stepper.optimizer.add_param_group({"params": [model.q]})
+    with pytest.raises(RuntimeError, match=r"group was added inside a window: call stepper.finish\(\)"):
+        push_both(stepper, model)
+    stepper.discard()
+    push_both(stepper, model)
+    stepper.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(RuntimeError, match="group was added inside a window"):
+        stepper.finish()
+    stepper.discard()
+    for _ in range(2):
+        push_both(stepper, model)
+    assert (model.w.item(), model.q.item()) == (-1.0, -1.0)
+
+
+def test_the_schedule_can_be_replaced():
+    """A pure one goes on at the number of the update: of lr(n) = n + 1 the third update uses 3."""
+    model, stepper = one_weight(accumulate=1, schedule=constant(1.0))
+    for _ in range(2):
+        push(stepper, model, [1.0, 0.0])
+    line = gradstep.schedules.linear(1.0, 11.0, updates=10)
+    stepper.schedule = line
+    outcome = push(stepper, model, [1.0, 0.0])
+    assert outcome is not None
+    assert (outcome.lr, model.w[0].item()) == (3.0, -5.0)
+    assert stepper.schedule.state_dict() == {"last_epoch": 3}
+    stepper.schedule = None
+    outcome = push(stepper, model, [1.0, 0.0])
+    assert outcome is not None
+    assert outcome.lr == 4.0
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="made for another optimizer"):
+        stepper.schedule = gradstep.Scheduler(other, constant(0.1))
+    assert stepper.schedule is None
+    _, window = one_weight(accumulate=2)
+    push(window, window.model, [1.0, 0.0])
+    with pytest.raises(RuntimeError, match="cannot replace the schedule in the middle of a window"):
+        window.schedule = constant(1.0)
+
+
+# -- several optimizers on one loss ------------------------------------------------------------------------------------
+
+
+def shared(kinds, schedule=None, **options):
+    """A stepper over w (3 and 4 are its gradients) and q (12), each with an optimizer of lr 1."""
+    model: Any = nn.Module()
+    model.w, model.q = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    optimizers = [kind([p], lr=1.0) for kind, p in zip(kinds, (model.w, model.q), strict=True)]
+    return model, gradstep.Stepper(model, optimizers, schedule=schedule, **options)
+
+
+def push_shared(stepper, model, factor=1.0):
+    with stepper.autocast():
+        loss = factor * ((model.w * torch.tensor([3.0, 4.0])).sum() + 12.0 * model.q.sum())
+    return stepper.backward(loss)
+
+
+PAIRS = [(torch.optim.SGD, torch.optim.SGD), (gradstep.SGD, torch.optim.SGD), (gradstep.SGD, gradstep.SGD)]
+
+
+@pytest.mark.parametrize("kinds", PAIRS)
+def test_several_optimizers_share_one_norm_one_clip_and_one_window(kinds):
+    """The gradient (3, 4, 12) has norm 13, which is clipped to 6.5: half of each part."""
+    model, stepper = shared(kinds, accumulate=2, max_grad_norm=6.5)
+    assert push_shared(stepper, model, 0.5) is None
+    outcome = push_shared(stepper, model, 1.5)
+    assert outcome is not None
+    assert (outcome.grad_norm, outcome.clip) == (13.0, pytest.approx(0.5))
+    torch.testing.assert_close(model.w.detach(), torch.tensor([-1.5, -2.0]))
+    torch.testing.assert_close(model.q.detach(), torch.tensor([-6.0]))
+    assert model.w.grad is None
+    assert model.q.grad is None
+
+
+@pytest.mark.parametrize("kinds", PAIRS)
+def test_a_gradient_that_is_not_finite_holds_all_optimizers_back(kinds):
+    model, stepper = shared(kinds, schedule=constant(1.0))
+    with stepper.autocast():
+        loss = model.w.sum() + float("inf") * model.q.sum()
+    outcome = stepper.backward(loss)
+    assert outcome is not None
+    assert (outcome.stepped, outcome.parameter) == (False, "q")
+    assert (model.w.tolist(), model.q.tolist(), stepper.updates) == ([0.0, 0.0], [0.0], 0)
+    assert [one.state_dict() for one in stepper.schedule] == [{"last_epoch": 0}] * 2
+
+
+@pytest.mark.parametrize("kinds", PAIRS)
+def test_a_schedule_for_each_optimizer_or_one_for_all(kinds):
+    model, stepper = shared(kinds, schedule=[constant(0.5), None])
+    push_shared(stepper, model)
+    assert (model.w.tolist(), model.q.tolist()) == ([-1.5, -2.0], [-12.0])
+    model, stepper = shared(kinds, schedule=constant(0.5))
+    push_shared(stepper, model)
+    assert (model.w.tolist(), model.q.tolist()) == ([-1.5, -2.0], [-6.0])
+
+
+def test_what_several_optimizers_cannot_share():
+    model, stepper = shared(PAIRS[1])
+    first, second = stepper.optimizers
+    with pytest.raises(RuntimeError, match=r"has 2 optimizers: take one of stepper\.optimizers"):
+        _ = stepper.optimizer
+    with pytest.raises(ValueError, match="one Scheduler, and there are 2 optimizers: give a list"):
+        gradstep.Stepper(model, [first, second], schedule=gradstep.Scheduler(first, constant(1.0)))
+    with pytest.raises(ValueError, match="schedule has 1 entries, and there are 2 optimizers"):
+        gradstep.Stepper(model, [first, second], schedule=[constant(1.0)])
+    with pytest.raises(ValueError, match="made for another optimizer"):
+        gradstep.Stepper(model, [first, second], schedule=[None, gradstep.Scheduler(first, constant(1.0))])
+    with pytest.raises(ValueError, match="q is in two optimizers"):
+        gradstep.Stepper(model, [first, second, torch.optim.SGD([model.q], lr=1.0)])
+    second.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"learning rates from 0.5 to 1, .* a list with a schedule for each"):
+        gradstep.Stepper(model, [first, second], schedule=constant(1.0))
+
+
+def test_several_optimizers_resume_and_nothing_is_changed_when_one_refuses():
+    model, stepper = shared((gradstep.AdamW, torch.optim.AdamW), schedule=constant(0.5))
+    for _ in range(3):
+        push_shared(stepper, model)
+    saved = deepcopy(stepper.state_dict())
+    again, resumed = shared((gradstep.AdamW, torch.optim.AdamW), schedule=constant(0.5))
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(saved)
+    push_shared(stepper, model)
+    push_shared(resumed, again)
+    assert torch.equal(model.w, again.w)
+    assert torch.equal(model.q, again.q)
+
+    before = [snapshot(optimizer) for optimizer in resumed.optimizers], deepcopy(resumed.state_dict()["schedule"])
+    for broken in (
+        {"optimizer": [saved["optimizer"][0], {**saved["optimizer"][1], "param_groups": []}]},
+        {"schedule": [saved["schedule"][0], {"last_epoch": -1}]},
+        {"updates": "many"},
+    ):
+        with pytest.raises(ValueError, match=r"parameter groups|last_epoch|many"):
+            resumed.load_state_dict({**saved, **broken})
+        for optimizer, one in zip(resumed.optimizers, before[0], strict=True):
+            assert_same(optimizer, one)
+        assert (resumed.state_dict()["schedule"], resumed.updates) == (before[1], 4)
+    _, single = one_weight(schedule=constant(1.0))
+    with pytest.raises(ValueError, match="this stepper has 1, and the checkpoint 2"):
+        single.load_state_dict(saved)
+
+
+def test_the_finder_sweeps_several_optimizers_and_puts_them_back():
+    model, stepper = shared((gradstep.AdamW, torch.optim.AdamW))
+    stepper.optimizers[1].param_groups[0]["lr"] = 0.25
+    push_shared(stepper, model)
+    before = [snapshot(optimizer) for optimizer in stepper.optimizers]
+    rates = []
+
+    def loss_fn(model, batch):
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in stepper.optimizers])
+        return (model.w - batch).square().sum() + (model.q + batch).square().sum()
+
+    gradstep.lr_find(stepper, loss_fn, [1.0, 2.0], updates=10)
+    assert all(second == pytest.approx(0.25 * first) for first, second in rates)
+    for optimizer, one in zip(stepper.optimizers, before, strict=True):
+        assert_same(optimizer, one)
+
+
+# -- updates that are skipped for ever ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss", "words"),
+    [
+        (
+            "fp16",
+            lambda m: (m.w + 1).sum() * float("inf"),
+            r"loss scale of [\d.e-]+\. The loss itself is inf: no loss scale helps against an overflow in the forward",
+        ),
+        (
+            "fp16",
+            lambda m: m.w.square().sum().sqrt(),
+            r"The loss is finite \(0\) and its gradient is not: look for an infinite slope.*'bf16'",
+        ),
+        (
+            "float32",
+            lambda m: m.w.square().sum().sqrt(),
+            r"all skipped, because the gradient of w is not finite.*an infinite slope .sqrt",
+        ),
+        (
+            "bf16",
+            lambda m: (m.w + 1).sum() * float("nan"),
+            r"all skipped, .* The loss itself is nan: look for log\(0\)",
+        ),
+    ],
+)
+def test_updates_that_are_skipped_for_ever_end_the_run_with_the_cause(precision, loss, words):
+    model, stepper = one_weight(precision=precision)
+
+    def go():
+        with stepper.autocast():
+            value = loss(model)
+        return stepper.backward(value)
+
+    for _ in range(2):  # caught and gone on, it stops again
+        for _ in range(29):
+            outcome = go()
+            assert outcome is not None
+            assert not outcome.stepped
+        with pytest.raises(RuntimeError, match=words) as caught:
+            go()
+        assert "grad_scale" not in str(caught.value)
+        assert not stepper.open
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    model, stepper = one_weight()
+    with torch.no_grad():
+        model.w[0] = float("nan")
+    for _ in range(29):
+        push(stepper, model, [float("nan"), 0.0])
+    with pytest.raises(RuntimeError, match=r"w of the model is not finite itself.*go back to a checkpoint"):
+        push(stepper, model, [float("nan"), 0.0])
+
+
+def test_a_large_loss_scale_that_finds_its_size_is_no_overflow_for_ever():
+    """From 2¹⁰⁰ it takes 85 skips until a gradient of 1 fits into fp16, and none of them ends the run."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    model, stepper = one_weight(precision="fp16", scaler=scaler)
+    skipped = 0
+    while True:
+        with stepper.autocast():
+            loss = torch.nn.functional.linear(model.w, torch.full((1, 2), 1.0)).sum()
+        outcome = stepper.backward(loss)
+        assert outcome is not None
+        if outcome.stepped:
+            break
+        skipped += 1
+    assert skipped == 85
+
+
+def test_one_good_update_begins_the_count_anew():
+    model, stepper = one_weight()
+    for _ in range(3):
+        for _ in range(29):
+            push(stepper, model, [float("nan"), 0.0])
+        push(stepper, model, [1.0, 0.0])
+    assert stepper.updates == 3
 
 
 # -- precision and exchange -----------------------------------------------------------------------------------------

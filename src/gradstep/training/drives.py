@@ -18,28 +18,66 @@ PerGroup: TypeAlias = Schedule | Sequence[Schedule | None] | Mapping[str, Schedu
 @final
 @dataclass(frozen=True)
 class Drive:
-    """A setting, whether its schedules are factors of the initial value, and the schedule of each group."""
+    """A setting of an optimizer and what drives it.
+
+    Attributes:
+        setting: its name in the groups.
+        relative: whether the schedules are factors of the initial value.
+        given: one schedule for all groups, those added later included; or one schedule or None for each group.
+    """
 
     setting: str
     relative: bool
-    schedules: tuple[Schedule | None, ...]
+    given: Schedule | tuple[Schedule | None, ...]
+
+    def schedules(self, optimizer: Optimizer) -> tuple[Schedule | None, ...]:
+        """The schedule of every group; None where the setting is left alone.
+
+        Raises:
+            ValueError: the groups are not as many as the schedules given one by one.
+        """
+        count = len(optimizer.param_groups)
+        if isinstance(self.given, Schedule):
+            return (self.given,) * count
+        if count != len(self.given):
+            raise ValueError(
+                f"the optimizer has {count} parameter groups, but {self.setting} has a schedule for each of "
+                f"{len(self.given)}: make a Scheduler with {count} of them and load the old one's state_dict(); a "
+                "single schedule for all groups also takes groups that are added later"
+            )
+        return self.given
 
     def check(self, optimizer: Optimizer) -> None:
         """Refuse a setting that a group does not have."""
         kinds = ("momentum", "betas") if self.setting == "momentum" else (self.setting,)
-        for index, (group, schedule) in enumerate(zip(optimizer.param_groups, self.schedules)):
+        for index, (group, schedule) in enumerate(zip(optimizer.param_groups, self.schedules(optimizer), strict=True)):
             if schedule is not None and not any(kind in group for kind in kinds):
                 raise ValueError(f"{type(optimizer).__name__} has no {' or '.join(kinds)} to drive (group {index})")
 
+    def check_joining(self, optimizer: Optimizer, first: int) -> None:
+        """Refuse a group that one schedule would give another learning rate than it was added with.
+
+        Args:
+            optimizer: whose groups.
+            first: index of the first group that was added.
+        """
+        if self.setting != "lr" or self.relative or not isinstance(self.given, Schedule):
+            return
+        groups = optimizer.param_groups
+        usual = {float(optimizer.defaults["lr"])}
+        usual |= {float(group[key]) for group in groups[:first] for key in ("lr", "initial_lr") if key in group}
+        for index, group in enumerate(groups[first:], start=first):
+            if float(group["lr"]) not in usual:
+                raise ValueError(
+                    f"group {index} was added with lr={float(group['lr']):g}, and the one schedule of all groups would "
+                    "make it the others': add it without 'lr' to follow them, or drive the groups with "
+                    "gradstep.Scheduler(optimizer, lr_factor=...), which keeps their ratios, or with lr=[...]"
+                )
+
     def values(self, optimizer: Optimizer, update: int) -> list[float | None]:
         """The value of every group at an update; None where it is left alone."""
-        groups = optimizer.param_groups
-        if len(groups) != len(self.schedules):
-            raise ValueError(
-                f"the optimizer has {len(groups)} parameter groups, but had {len(self.schedules)} when this Scheduler "
-                "was made: make a new one and load the old one's state_dict()"
-            )
-        return [None if s is None else self._unit(group) * s(update) for group, s in zip(groups, self.schedules)]
+        pairs = zip(optimizer.param_groups, self.schedules(optimizer), strict=True)
+        return [None if schedule is None else self._unit(group) * schedule(update) for group, schedule in pairs]
 
     def set(self, optimizer: Optimizer, update: int) -> None:
         """Give every group its value of an update."""
@@ -50,7 +88,7 @@ class Drive:
     def mismatches(self, planned: int) -> list[str]:
         """What to say of each schedule that does not end with the run."""
         messages = []
-        for schedule in self.schedules:
+        for schedule in (self.given,) if isinstance(self.given, Schedule) else self.given:
             if schedule is None or schedule.updates is None or schedule.updates == planned:
                 continue
             end = schedule.updates
@@ -70,11 +108,11 @@ class Drive:
         return float(group.setdefault(f"initial_{self.setting}", copied(group[self.setting])))
 
 
-def per_group(name: str, given: PerGroup, optimizer: Optimizer) -> tuple[Schedule | None, ...]:
-    """One schedule or None for every parameter group."""
+def per_group(name: str, given: PerGroup, optimizer: Optimizer) -> Schedule | tuple[Schedule | None, ...]:
+    """One schedule for all groups, or one schedule or None for each of them."""
     groups = optimizer.param_groups
     if isinstance(given, Schedule):
-        return (given,) * len(groups)
+        return given
     if isinstance(given, Mapping):
         names = [group.get("name") for group in groups]
         if set(given) != set(names):

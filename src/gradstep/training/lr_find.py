@@ -103,7 +103,7 @@ def lr_find(
         )
     source, lrs = Rewound(data), np.geomspace(start, end, int(updates))
     found: list[LrSweep] = []
-    snapshot = Snapshot(stepper.model, stepper.optimizer)
+    snapshot = Snapshot(stepper.model, *stepper.optimizers)
     with ExitStack() as afterwards:
         afterwards.callback(snapshot.close)  # last, since putting back the data may draw random numbers
         afterwards.callback(source.restore)

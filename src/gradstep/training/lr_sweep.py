@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, final
@@ -143,7 +143,7 @@ def sweep(
         ValueError: no group has a learning rate above 0.
     """
     trial = stepper.rehearsal()
-    set_lr = _Rates(stepper.optimizer)
+    set_lr = _Rates(stepper.optimizers)
     losses: list[float] = []
     for index in range(len(lrs) + 1):  # the last update only tells the loss after the one before
         set_lr(float(lrs[min(index, len(lrs) - 1)]))
@@ -183,8 +183,8 @@ class _Rates:
     They are to each other what the groups' ``initial_lr`` say, where a schedule has noted it there, else their ``lr``.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._groups = optimizer.param_groups
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         rates = [float(group.get("initial_lr", group["lr"])) for group in self._groups]
         if not max(rates) > 0:
             raise ValueError(

@@ -82,27 +82,27 @@ def _refill(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> None:
 
 @final
 class Snapshot:
-    """A model, its optimizer and the random numbers of torch, NumPy and Python, as they are now.
+    """A model, its optimizers and the random numbers of torch, NumPy and Python, as they are now.
 
     Of the model: parameters, buffers (also those that a forward pass replaces), gradients, and the flags
-    ``requires_grad`` and ``training``. Of the optimizer: parameter groups and state. What either keeps elsewhere, as a
+    ``requires_grad`` and ``training``. Of the optimizers: parameter groups and state. What either keeps elsewhere, as a
     plain Python attribute, is not seen.
 
     It holds one copy of the weights, the buffers and the optimizer's state. While it exists, there are no gradients.
 
     Args:
         model: any module.
-        optimizer: any ``torch.optim.Optimizer``, of parameters in the model or elsewhere.
+        optimizers: any of torch's kind, of parameters in the model or elsewhere.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        params = list(dict.fromkeys([*model.parameters(), *parameters(optimizer)]))
+    def __init__(self, model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+        params = list(dict.fromkeys([*model.parameters(), *parameters(optimizers)]))
         modules = list(model.modules())
         self._flags = [(p, p.requires_grad) for p in params], [(m, m.training) for m in modules]
-        inner = innermost(optimizer)
-        self._optimizer = _Fronted(inner) if isinstance(inner, Optimizer) else Kept(inner.state)
+        inner = [innermost(optimizer) for optimizer in optimizers]
+        self._optimizers = [_Fronted(one) if isinstance(one, Optimizer) else Kept(one.state) for one in inner]
         # The only list of a module's buffers that still knows those that are None.
-        self._values = Kept(params, [m._buffers for m in modules], optimizer.param_groups)
+        self._values = Kept(params, [m._buffers for m in modules], [o.param_groups for o in inner])
         self._random = random_state()
         self._gradients = [(p, p.grad) for p in params]
         for p in params:
@@ -111,11 +111,12 @@ class Snapshot:
     @property
     def nbytes(self) -> int:
         """Bytes of the copies."""
-        return self._values.nbytes + self._optimizer.nbytes
+        return self._values.nbytes + sum(optimizer.nbytes for optimizer in self._optimizers)
 
     def restore(self) -> None:
         """Put everything back but the gradients; as often as one likes."""
-        self._optimizer.restore()
+        for optimizer in self._optimizers:
+            optimizer.restore()
         self._values.restore()
         params, modules = self._flags
         for p, requires in params:

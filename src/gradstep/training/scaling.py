@@ -1,13 +1,18 @@
-"""Loss scaling for fp16, decided by torch's GradScaler."""
+"""Precisions of the forward pass, and loss scaling for fp16, decided by torch's GradScaler."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
+
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the forward pass computes in, by name."""
 
 
 @final
@@ -58,10 +63,19 @@ def fp16_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) ->
     Raises:
         ValueError: weights in float16, whose gradients cannot be unscaled.
     """
+    check_fp16_weights(params)
+    device = params[0].device
+    return LossScale(torch.amp.GradScaler(device.type) if scaler is None else scaler, device)
+
+
+def check_fp16_weights(params: Sequence[Tensor]) -> None:
+    """Refuse weights in float16, whose gradients cannot be unscaled.
+
+    Raises:
+        ValueError: there are some.
+    """
     if any(p.dtype == torch.float16 for p in params):
         raise ValueError(
             "precision='fp16' needs weights in float32, and the optimizer has some in float16: leave the model in "
             "float32 (autocast makes the fp16 copies), or take precision='float32' or 'bf16'"
         )
-    device = params[0].device
-    return LossScale(torch.amp.GradScaler(device.type) if scaler is None else scaler, device)

@@ -28,8 +28,9 @@ class Scheduler(LRScheduler):
 
     Args:
         optimizer: whose ``param_groups`` are driven.
-        lr: the learning rate itself. One schedule for all groups; a list with one for each group; or a dictionary by
-            the ``"name"`` of the groups, naming every one. None in a list or dictionary leaves a group as it is.
+        lr: the learning rate itself. One schedule for all groups, those added later included; a list with one for
+            each group; or a dictionary by the ``"name"`` of the groups, naming every one. None in a list or
+            dictionary leaves a group as it is.
         lr_factor: instead of ``lr``: what each group's initial learning rate is multiplied by, as in ``LambdaLR`` and
             in transformers; keeps the ratios between groups.
         momentum: ``momentum``, or the first of ``betas``.
@@ -98,12 +99,41 @@ class Scheduler(LRScheduler):
             planned = count("planned_updates", planned_updates, least=1)
             for message in dict.fromkeys(m for drive in self._drives for m in drive.mismatches(planned)):
                 warnings.warn(message, stacklevel=2)
+        self._covered = len(optimizer.param_groups)
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the values of the next update; ``epoch`` is torch's deprecated way to jump to one."""
+        """Set the values of the next update; ``epoch`` is torch's deprecated way to jump to one.
+
+        Raises:
+            ValueError: a group was added that cannot follow; see :meth:`cover_new_groups`. Nothing was changed.
+        """
+        self.cover_new_groups()
         super().step(epoch)
         self._set_all()
+
+    def cover_new_groups(self) -> None:
+        """Give groups that were added since the values of the update that comes next.
+
+        :class:`gradstep.Stepper` and :meth:`step` call it by themselves. In a loop of your own, call it after
+        ``optimizer.add_param_group``: the next update then uses the scheduled values already.
+
+        Raises:
+            ValueError: schedules were given group by group, the group lacks a setting, or it was added with a
+                learning rate of its own, which one schedule would overwrite. Nothing was changed.
+        """
+        groups = self.optimizer.param_groups
+        if len(groups) == self._covered:
+            return
+        for drive in self._drives:
+            drive.check(self.optimizer)
+            drive.check_joining(self.optimizer, self._covered)
+        for group in groups:
+            group.setdefault("initial_lr", copied(group["lr"]))
+        self.base_lrs = [copied(group["initial_lr"]) for group in groups]
+        self._set_all()
+        self._last_lr = [copied(group["lr"]) for group in groups]
+        self._covered = len(groups)
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rates of the update that comes next, one per group."""
@@ -131,7 +161,9 @@ class Scheduler(LRScheduler):
             raise ValueError(
                 f"a scheduler's state holds 'last_epoch', the number of updates done, but this one {sorted(state_dict)}"
             )
-        self.last_epoch = count("last_epoch", state_dict["last_epoch"])
+        update = count("last_epoch", state_dict["last_epoch"])
+        self.cover_new_groups()
+        self.last_epoch = update
         self._step_count = self.last_epoch + 1  # torch's own count, by which it warns of a first step out of order
         self._set_all()
         self.base_lrs = [copied(group["initial_lr"]) for group in self.optimizer.param_groups]
@@ -140,7 +172,7 @@ class Scheduler(LRScheduler):
     @property
     def lr_schedules(self) -> tuple[Schedule | None, ...]:
         """What drives the learning rate of each group (itself, or its factor); None where nothing does."""
-        every = [drive.schedules for drive in self._drives if drive.setting == "lr"]
+        every = [drive.schedules(self.optimizer) for drive in self._drives if drive.setting == "lr"]
         return every[0] if every else (None,) * len(self.optimizer.param_groups)
 
     def _set_all(self) -> None:

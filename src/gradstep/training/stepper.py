@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from gradstep.optimizers.wrapped import innermost
-from gradstep.schedules import Schedule
-from gradstep.training.applying import apply, first_not_finite, gradients, parameters
-from gradstep.training.driver import Driver, driver_of
+from gradstep.training.applying import (
+    apply,
+    checked_parameters,
+    cleared,
+    first_not_finite,
+    gradient_norms,
+    gradients,
+)
+from gradstep.training.driver import Schedules, cover_new_groups, drivers_of
 from gradstep.training.outcome import UpdateOutcome
 from gradstep.training.peers import Peers
-from gradstep.training.scaling import LossScale, fp16_scale
+from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_fp16_weights, fp16_scale
+from gradstep.training.skipped import MOST_SKIPPED, why_all_are_skipped
 from gradstep.training.window import Window
-
-Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
-
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the forward pass computes in, by name."""
 
 
 @final
@@ -41,11 +43,16 @@ class Stepper:
 
     A window whose gradient is not finite is skipped: weights, optimizer state and schedule stay bit for bit.
 
+    Several optimizers that share one loss step together: one window, one norm, one clip, one decision to skip.
+
     Args:
         model: what is trained; its parameters say the device, and give names to the gradients that are not finite.
-        optimizer: any ``torch.optim.Optimizer``. gradstep's do the window's end in two passes over memory.
+        optimizer: any ``torch.optim.Optimizer`` that needs no closure, or a list of them, each with parameters of its
+            own. A single one of gradstep's does the window's end in two passes over memory.
         schedule: of the learning rate, by the number of the update (see :mod:`gradstep.schedules`); or a
-            :class:`gradstep.Scheduler` or any ``LRScheduler`` of torch. It is advanced once per update that was made.
+            :class:`gradstep.Scheduler` or any ``LRScheduler`` of torch; of several optimizers, one schedule for all,
+            or a list with one or None for each. It is advanced once per update that was made. Parameter groups that
+            are added in mid-run, between windows, follow a single schedule.
         accumulate: micro-batches in a full window, ≥ 1.
         max_grad_norm: clip the gradient of L to this global 2-norm, > 0; None does not clip.
         precision: of the forward pass: ``"float32"`` (the model's own), ``"bf16"``, or ``"fp16"``, which scales the
@@ -53,9 +60,10 @@ class Stepper:
         scaler: a GradScaler with settings of your own; only with ``"fp16"``.
 
     Raises:
-        ValueError: a setting out of its bounds, weights in fp16, a schedule made for another optimizer, or one
-            schedule for groups whose learning rates differ.
-        TypeError: something that is no schedule, or one that needs a metric.
+        ValueError: a setting out of its bounds, weights in fp16, a schedule made for another optimizer, one
+            schedule for groups whose learning rates differ, or a parameter in two optimizers.
+        TypeError: something that is no schedule, or one that needs a metric; no optimizer, or one whose step needs a
+            closure (LBFGS).
         NotImplementedError: a sharded model (FSDP).
 
     Example:
@@ -80,15 +88,16 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
-        schedule: Schedule | Driver | None = None,
+        schedule: Schedules = None,
         accumulate: int = 1,
         max_grad_norm: float | None = None,
         precision: Precision = "float32",
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        params = parameters(optimizer)
+        optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
+        params = checked_parameters(model, optimizers)
         if accumulate < 1 or accumulate != int(accumulate):
             raise ValueError(f"Invalid accumulate: {accumulate} (must be a whole number of at least 1)")
         if max_grad_norm is not None and not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
@@ -103,11 +112,12 @@ class Stepper:
         self._device = params[0].device
         self._precision = precision
         self._model = model
-        self._optimizer = optimizer
-        self._schedule = driver_of(schedule, optimizer)
+        self._optimizers = optimizers
+        self._groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
+        self._drivers = drivers_of(schedule, optimizers, 0)
         self._max_grad_norm = max_grad_norm
         self._window = Window(int(accumulate))
-        self._updates = 0
+        self._updates = self._skipped = 0
 
     _scale: LossScale | None = None
     _unit: float | None = None
@@ -132,14 +142,34 @@ class Stepper:
         return self._model
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer that it steps."""
-        return self._optimizer
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The optimizers that it steps."""
+        return self._optimizers
 
     @property
-    def schedule(self) -> Driver | None:
-        """What moves the learning rate; a pure schedule has become a :class:`gradstep.Scheduler`."""
-        return self._schedule
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that it steps.
+
+        Raises:
+            RuntimeError: there are several, in :attr:`optimizers`.
+        """
+        if len(self._optimizers) > 1:
+            raise RuntimeError(f"this stepper has {len(self._optimizers)} optimizers: take one of stepper.optimizers")
+        return self._optimizers[0]
+
+    @property
+    def schedule(self) -> Any:
+        """What moves the learning rate: a :class:`Driver` or None; of several optimizers, a list of them.
+
+        A pure schedule has become a :class:`gradstep.Scheduler`. It can be replaced between windows
+        (``stepper.schedule = ...``); a pure schedule then goes on at the number of the update that comes next.
+        """
+        return _one_or_all(self._drivers)
+
+    @schedule.setter
+    def schedule(self, schedule: Schedules) -> None:
+        self._window.check_closed("replace the schedule")
+        self._drivers = drivers_of(schedule, self._optimizers, self._updates)
 
     @property
     def accumulate(self) -> int:
@@ -158,7 +188,8 @@ class Stepper:
         of this stepper; :func:`gradstep.lr_find` works with it, and puts them back.
         """
         other = copy(self)
-        other._window, other._scale, other._schedule = Window(self.accumulate), deepcopy(self._scale), None
+        other._window, other._scale = Window(self.accumulate), deepcopy(self._scale)
+        other._drivers = (None,) * len(self._optimizers)
         return other
 
     # -- the window ----------------------------------------------------------------------------------------------
@@ -194,11 +225,15 @@ class Stepper:
             None inside the window; at its end, what happened.
 
         Raises:
-            RuntimeError: out of order; the message says what to do.
-            ValueError: a loss that is not one number, or a weight that is not a positive one; nothing was changed.
+            RuntimeError: out of order, gradients cleared inside the window, or 30 updates skipped in a row, which
+                neither the loss scale nor a bad batch explains; the message says what to do.
+            ValueError: a loss that is not one number, a weight that is not a positive one, or a parameter group that
+                was added and that the schedule cannot drive; nothing was changed.
         """
         number = self._window.check_backward(loss, weight)
-        if not self._window.open and any(bool(g.any()) for g in gradients(self._optimizer)):
+        self._cover_new_groups()
+        self._check_gradients()
+        if not self._window.open and any(bool(g.any()) for g in gradients(self._optimizers)):
             raise RuntimeError(
                 "there are gradients from before the window, which would be added to it: clear them with "
                 "stepper.discard() or optimizer.zero_grad()"
@@ -211,7 +246,10 @@ class Stepper:
         with self._window.changing(), self._peers.syncing(last=self._window.ending):
             scaled.backward()
         self._window.add(loss, number)
-        return self._update(self._unit) if self._window.ending else None
+        if self._window.ending:
+            return self._update(self._unit)
+        self._window.norms = gradient_norms(self._optimizers)
+        return None
 
     def finish(self) -> UpdateOutcome | None:
         """Update with a window that is not full, dividing by the weight that is there: for the end of the data.
@@ -222,28 +260,59 @@ class Stepper:
             What happened, or None if no window is open.
 
         Raises:
-            RuntimeError: out of order; the message says what to do.
+            RuntimeError: as :meth:`backward`.
         """
         self._window.check_finish()
         if self._unit is None or not self._window.open:
             return None
+        self._cover_new_groups()
+        self._check_gradients()
         with self._window.changing():
             self._peers.exchange_late()
         return self._update(self._unit)
 
     def discard(self) -> None:
         """Throw the open window away: its gradients are cleared, and nothing is updated."""
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
         self._window.clear()
+
+    def _cover_new_groups(self) -> None:
+        """Take in parameter groups that were added between windows, or refuse them before anything has changed."""
+        groups = sum(len(optimizer.param_groups) for optimizer in self._optimizers)
+        if groups == self._groups:
+            return
+        if self._window.open:
+            raise RuntimeError(
+                "a parameter group was added inside a window: call stepper.finish() or stepper.discard() before "
+                "optimizer.add_param_group(), so that all micro-batches of an update train the same parameters"
+            )
+        params = checked_parameters(self._model, self._optimizers)
+        if self._scale is not None:
+            check_fp16_weights(params)
+        for driver in self._drivers:
+            cover_new_groups(driver)
+        self._groups = groups
+
+    def _check_gradients(self) -> None:
+        """Raise if gradients of earlier micro-batches are gone, as after the usual zero_grad() before each backward."""
+        if not (lost := cleared(self._model, self._optimizers, self._window.norms)):
+            return
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise RuntimeError(
+            f"the gradients of {lost[0]}{more} were cleared inside the window, after micro-batch {len(self._window)} "
+            f"of {self._window.size}: the stepper clears gradients at the window's end, so leave out "
+            "optimizer.zero_grad() and model.zero_grad(); to go on, call stepper.discard() and begin the window anew"
+        )
 
     def _update(self, unit: float) -> UpdateOutcome:
         window, scale = self._window, 1.0 if self._scale is None else self._scale.value
-        lr = float(self._optimizer.param_groups[0]["lr"])
+        lr = float(self._optimizers[0].param_groups[0]["lr"])
         with window.changing():
             weight, weighted_loss = self._peers.mean(window.weight, window.weighted_loss)
             divisor = scale * (weight / (window.size * unit))
-            done = apply(self._optimizer, divisor=divisor, max_grad_norm=self._max_grad_norm)
-            culprit = None if done.stepped else first_not_finite(self._model, self._optimizer)
+            done = apply(self._optimizers, divisor=divisor, max_grad_norm=self._max_grad_norm)
+            culprit = None if done.stepped else first_not_finite(self._model, self._optimizers)
             if self._scale is not None:
                 self._scale.settle(overflow=not done.stepped)
         outcome = UpdateOutcome(
@@ -261,9 +330,14 @@ class Stepper:
         )
         if done.stepped:
             self._updates += 1
-            if self._schedule is not None:
-                self._schedule.step()
+            for driver in self._drivers:
+                if driver is not None:
+                    driver.step()
+        self._skipped = 0 if done.stepped else self._skipped + 1
         self.discard()
+        if self._skipped >= MOST_SKIPPED and scale <= 1:
+            self._skipped = 0
+            raise RuntimeError(why_all_are_skipped(self._model, outcome, self._precision))
         return outcome
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
@@ -278,8 +352,8 @@ class Stepper:
         return {
             "updates": self._updates,
             "unit": self._unit,
-            "optimizer": innermost(self._optimizer).state_dict(),
-            "schedule": None if self._schedule is None else self._schedule.state_dict(),
+            "optimizer": _one_or_all([innermost(optimizer).state_dict() for optimizer in self._optimizers]),
+            "schedule": _one_or_all([None if one is None else one.state_dict() for one in self._drivers]),
             "scaler": None if self._scale is None else self._scale.state_dict(),
         }
 
@@ -289,20 +363,38 @@ class Stepper:
         Raises:
             RuntimeError: in the middle of a window.
             KeyError: not the state of a stepper.
-            ValueError: saved with a schedule or in fp16, and this stepper has none or is in another, or the reverse.
+            ValueError: another number of optimizers, or a schedule or scaler on one side only.
+            Exception: what the optimizer, schedule or scaler raises. Nothing was changed.
         """
         self._window.check_closed("load")
         missing = {"updates", "unit", "optimizer", "schedule", "scaler"} - state.keys()
         if missing:
             raise KeyError(f"not the state_dict() of a Stepper: {', '.join(sorted(missing))} missing")
-        parts: list[tuple[str, Driver | LossScale | None]] = [("schedule", self._schedule), ("scaler", self._scale)]
-        for name, own in parts:
-            if (own is None) != (state[name] is None):
-                has, other = ("no", "one") if own is None else ("a", "none")
-                raise ValueError(f"this stepper has {has} {name}, and the checkpoint has {other}: make it as it was")
-        innermost(self._optimizer).load_state_dict(state["optimizer"])
-        for name, own in parts:
-            if own is not None:
-                own.load_state_dict(state[name])
-        self._updates, self._unit = int(state["updates"]), state["unit"]
+        saved, schedules = (
+            state[name] if isinstance(state[name], list) else [state[name]] for name in ("optimizer", "schedule")
+        )
+        if not len(saved) == len(schedules) == len(self._optimizers):
+            count = len(self._optimizers)
+            raise ValueError(
+                f"optimizers: this stepper has {count}, and the checkpoint {len(saved)}: make it as it was"
+            )
+        parts: list[tuple[str, Any, Any]] = [("scaler", self._scale, state["scaler"])]
+        parts += [("schedule", own, other) for own, other in zip(self._drivers, schedules, strict=True)]
+        for name, own, other in parts:
+            if (own is None) != (other is None):
+                has, its = ("no", "one") if own is None else ("a", "none")
+                raise ValueError(f"this stepper has {has} {name}, and the checkpoint has {its}: make it as it was")
+        parts = [("", innermost(own), other) for own, other in zip(self._optimizers, saved, strict=True)] + parts
+        with ExitStack() as undo:
+            for _, own, other in parts:
+                if own is not None:
+                    undo.callback(own.load_state_dict, own.state_dict())
+                    own.load_state_dict(other)
+            self._updates, self._unit = int(state["updates"]), state["unit"]
+            undo.pop_all()
         self.discard()
+
+
+def _one_or_all(each: Sequence[Any]) -> Any:
+    """What there is one of for each optimizer, as users see it: a list only if there are several optimizers."""
+    return list(each) if len(each) > 1 else each[0]

@@ -37,6 +37,7 @@ class Window:
         self._forward = _Forward.NONE
         self._broken = False
         self.ending = False  # whether the micro-batch in hand is the window's last
+        self.norms: Tensor | None = None  # of the gradients after the last micro-batch, parameter by parameter
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -116,7 +117,7 @@ class Window:
             )
 
     def check_closed(self, verb: str) -> None:
-        """Raise if there are gradients, which no checkpoint holds."""
+        """Raise if there are gradients that no update has used."""
         if self.open:
             raise RuntimeError(
                 f"cannot {verb} in the middle of a window ({len(self)} of {self.size} micro-batches): call "
