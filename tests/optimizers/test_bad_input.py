@@ -97,6 +97,44 @@ def test_parameters(form):
     assert_same_bits(P, before)
 
 
+@pytest.mark.parametrize(
+    ("intruder", "error", "words"),
+    [
+        (lambda params: params[0], ValueError, "more than once: parameter 3 of group 0 is parameter 0 of group 0"),
+        (lambda params: None, TypeError, "can only optimize Tensors, but parameter 3 of group 0 is a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 2])
+def test_param_groups_changed_by_hand(intruder, error, words, count):
+    optimizer, params = ready(count=count)
+    optimizer.param_groups[0]["params"].append(intruder(params))
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(error, match=words):
+        optimizer.step()
+    optimizer.param_groups[0]["params"].pop()
+    for p, old in zip(params, before, strict=True):
+        assert_same_bits(p, old)
+    assert [int(optimizer.state[p]["step"]) for p in params if p in optimizer.state] == [count] * 3 * (count > 0)
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [count + 1] * 3
+
+
+def test_parameters_appended_by_hand_where_parameters_have_names():
+    first, second, new = (normal(3, seed=i).requires_grad_() for i in range(3))
+    optimizer = gradstep.AdamW([{"params": [("first", first)]}, {"params": [("second", second)]}])
+    optimizer.param_groups[0]["params"].append(new)
+    give([first, new, second], [normal(3)] * 3)
+    optimizer.state[second] = {"step": "x"}
+    with pytest.raises(TypeError, match="the state of second does not fit"):
+        optimizer.step()
+    optimizer.state[second], optimizer.state[new] = {}, {"step": "x"}
+    with pytest.raises(TypeError, match="the state of parameter 1 of group 0 does not fit"):
+        optimizer.step()
+    optimizer.state[new] = {}
+    optimizer.step()
+    assert all(int(optimizer.state[p]["step"]) == 1 for p in (first, second, new))
+
+
 def test_a_group_that_has_a_parameter_of_another():
     optimizer, params = ready()
     with unchanged(optimizer), pytest.raises(ValueError, match="more than one parameter group"):

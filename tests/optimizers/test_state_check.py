@@ -54,9 +54,26 @@ def test_what_a_step_leaves_behind_fits(made):
 def test_what_can_be_converted_without_a_loss_fits(dtype):
     p, stored, rule, entry = entry_of()
     entry["exp_avg"] = entry["exp_avg"].t().contiguous().t().to(dtype)
-    entry["exp_avg_sq"] = None
     entry["step"] = np.int64(3)
     check_entry(p, stored, rule, entry, "w")
+
+
+@pytest.mark.parametrize(
+    "made", [{}, {"state": "8bit"}, {"rule": RMSprop}, {"rule": Adafactor}, {"rule": Lion}], ids=str
+)
+def test_a_slot_that_is_missing(made):
+    """It is refused as torch does; before the first step, and where a setting has switched it on since, it begins."""
+    p, stored, rule, entry = entry_of(**made)
+    slot = stored.slots[0].name
+    for gone in (entry | {slot: None}, {key: value for key, value in entry.items() if key != slot}, {"step": 3}):
+        with pytest.raises(
+            RuntimeError, match=f"the state of w does not fit: {slot} is missing; put it back, or delete"
+        ):
+            check_entry(p, stored, rule, gone, "w")
+    check_entry(p, stored, rule, {"step": 0}, "w")
+    flags = {AdamW: {"amsgrad": True}, RMSprop: {"centered": True, "momentum": 0.5}}
+    wider = type(rule)(**flags.get(type(rule), {}))
+    check_entry(p, Storage(made.get("state", "float32")).of(wider, {}, p, "w"), wider, entry, "w")
 
 
 def test_what_can_be_converted_fits():
@@ -197,11 +214,26 @@ def test_scales_that_do_not_fit(spoil, words, error, state):
         check_entry(p, stored, rule, entry | {"exp_avg_scale": spoil(entry["exp_avg_scale"])}, "w")
 
 
-@pytest.mark.parametrize("entry", [5, [torch.zeros(3)], "x", torch.zeros(3)], ids=str)
+@pytest.mark.parametrize("entry", [None, 0, 5, [], [torch.zeros(3)], "", "x", torch.zeros(3), np.zeros(3)], ids=str)
 def test_an_entry_that_is_no_dictionary(entry):
     p, stored, rule, _ = entry_of()
     with pytest.raises(TypeError, match=r"the state of w does not fit: it is .* must be a dictionary"):
         check_entry(p, stored, rule, entry, "w")
+    for kind in (gradstep.SGD, gradstep.AdamW):
+        optimizer, (p,) = trained(kind, [torch.ones(3)], [[torch.ones(3)]])
+        optimizer.state[p] = entry
+        with pytest.raises(TypeError, match=r"parameter 0 of group 0 does not fit: it is .* must be a dictionary"):
+            optimizer.step()
+        assert optimizer.state[p] is entry
+        p.grad = None
+        optimizer.step()  # as in torch, nobody looks at it
+
+
+@pytest.mark.parametrize("state", [None, [], 5])
+def test_a_state_that_is_no_dictionary(state):
+    optimizer, _ = trained(gradstep.AdamW, [torch.ones(3)], [[torch.ones(3)]])
+    with unchanged(optimizer), pytest.raises(TypeError, match="state must be a dictionary, by parameter, but is a "):
+        optimizer.state = state
 
 
 def test_rows_of_the_factored_second_moment():

@@ -99,7 +99,7 @@ def _parameters(case: Case, numbers: torch.Generator) -> list[Tensor]:
             made.append(Parameter(data, requires_grad=wanted))
         except Exception:  # what cannot be a Parameter can be a leaf
             made.append(data.detach().requires_grad_(wanted))
-    if case.overlapping and made[0].layout == torch.strided and made[0].numel() > 1:
+    if case.overlapping and made[0].requires_grad and made[0].layout == torch.strided and made[0].numel() > 1:
         made.append(Parameter(made[0].detach().reshape(-1)[1:]))
     return made
 

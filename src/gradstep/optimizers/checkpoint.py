@@ -143,7 +143,7 @@ def adopted(
                 fitting[key] = p, stored, name
                 regular.add(key)
                 continue
-            unfit = list(misfits(p, stored, checked, entry, strict=said is None))
+            unfit = misfits(p, stored, checked, entry, strict=said is None)
             kinds += unfit
             wrong += [f"{name}: {fault.line}" for fault in unfit]
             lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]

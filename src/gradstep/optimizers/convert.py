@@ -84,7 +84,7 @@ def convert_state(
         p = _stand_in(kind, old) if owner.p is None else owner.p
         checked = rule_of(kind, owner.group)
         stored = storage.of(checked, owner.group, p, owner.name)
-        unfit = list(misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__))
+        unfit = misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__)
         kinds += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:

@@ -143,6 +143,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @state.setter
     def state(self, value: defaultdict[Tensor, dict[str, Any]]) -> None:
+        if not isinstance(value, dict):
+            raise TypeError(f"an optimizer's state must be a dictionary, by parameter, but is a {type(value).__name__}")
         self.__dict__["state"] = value
         self._state_seen = True
         self._table = None

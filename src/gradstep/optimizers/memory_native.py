@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Int64s
-from gradstep.optimizers.memory import PLAIN, holds_other_numbers
+from gradstep.optimizers.memory import PLAIN, holds_other_numbers, lacks_memory
 
 TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
@@ -88,12 +88,13 @@ class NativeLayouts:
         if not PLAIN.issuperset(map(type, tensors)):
             return None
         now, columns = read(tensors), [NUMEL, GEOMETRY, DEVICE]
-        alike = (
-            np.array_equal(now[:, columns], self.rows[:, columns])
-            and bool((now[:, DTYPE] == _number_of(dtype)).all())
-            and not bool(((now[:, POINTER] == 0) & (now[:, NUMEL] != 0)).any())
+        alike = np.array_equal(now[:, columns], self.rows[:, columns]) and bool(
+            (now[:, DTYPE] == _number_of(dtype)).all()
         )
-        return None if not alike or holds_other_numbers(tensors, dtype) else now[:, POINTER]
+        if not alike or holds_other_numbers(tensors, dtype):
+            return None
+        nowhere = np.flatnonzero(now[:, POINTER] == 0).tolist()
+        return None if any(lacks_memory(tensors[i]) for i in nowhere) else now[:, POINTER]
 
     def taken(self, positions: Sequence[int]) -> NativeLayouts:
         """The layouts at these positions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,9 +44,10 @@ class Fault(NamedTuple):
 def check_entry(p: Tensor, stored: Stored, rule: Rule, entry: Mapping[str, Any], name: str) -> None:
     """Refuse the state of a parameter if it does not fit the parameter or the rule.
 
-    What is missing may be created, and an array of another floating-point type or order of memory converted: a model
-    that is converted in mid-run takes its state along. An entry that passes and has every array in the parameter's type
-    and order of memory is safe for a kernel.
+    A slot that a setting has switched on since may be missing, and is created. An array of another floating-point type
+    or order of memory is converted: a model that is converted in mid-run takes its state along.
+
+    An entry that passes and has every array in the parameter's type and order of memory is safe for a kernel.
 
     Args:
         p: the parameter.
@@ -119,14 +121,29 @@ def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]
     if not isinstance(entry, Mapping):
         yield Fault(TypeError, f"it is {_shown(entry)}, but must be a dictionary of arrays and numbers")
         return
-    yield from _number_faults(rule, stored, entry)
+    wrong = list(_number_faults(rule, stored, entry))
+    yield from wrong
+    needed = () if wrong or not entry.get("step") else _always_kept(rule, p.dim())
     for slot in stored.slots:
         value = entry.get(slot.name)
+        if value is None and slot.name in needed:
+            yield missing(slot.name)
         if value is not None:
             yield from _slot_faults(p, slot, value, entry.get(scale_of(slot)))
     for key in OF_ROUNDING:
         if entry.get(key) is not None:
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+
+
+def missing(key: str) -> Fault:
+    """The fault of an entry without one of its arrays."""
+    return Fault(RuntimeError, f"{key} is missing; put it back, or delete the parameter's whole state to begin anew")
+
+
+def _always_kept(rule: Rule, ndim: int) -> set[str]:
+    """The slots that no setting has to switch on, so that they are there from the first step."""
+    usual = {field.name: field.default for field in fields(rule) if field.default is not MISSING}
+    return {slot.name for slot in replace(rule, **usual).slots(ndim)}
 
 
 def losses(p: Tensor, stored: Stored, entry: Mapping[str, Any]) -> Iterator[str]:

@@ -63,17 +63,21 @@ class Table:
 
         Raises:
             RuntimeError: a gradient, or state that was loaded or changed by hand, that does not fit.
-            ValueError: an engine that cannot serve a parameter, or a step count that cannot be one.
+            TypeError: what stands among the parameters is no tensor, or what stands for state no dictionary.
+            ValueError: an engine that cannot serve a parameter, one that is there twice, or a step count that cannot be
+                one.
         """
+        names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
         self.flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
+        _check_parameters(self.flat, names)
         self.sizes = [len(g["params"]) for g in groups]
         self.seed = storage.seed
         self.rules = list(rules)
         self.group = np.repeat(np.arange(len(groups)), self.sizes)
         self._state, self._installed = state, False
-        names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
         gradients = [p.grad for p in self.flat]
-        self._served = [i for i, p in enumerate(self.flat) if gradients[i] is not None or state.get(p)]
+        old = {i: state[p] for i, p in enumerate(self.flat) if p in state and not _is_empty(state[p])}
+        self._served = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
         self.stateless = sorted(set(range(len(self.flat))) - set(self._served))
         starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
         self.scalar_names = tuple(starts)
@@ -92,8 +96,8 @@ class Table:
                 g = usable(p, g, names[i])
             choice = choices[group].of(p, names[i], addressable=plain)
             stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
-            if state.get(p):
-                check_entry(p, stored[i], rules[group], state[p], names[i])
+            if i in old:
+                check_entry(p, stored[i], rules[group], old[i], names[i])
             alike = (id(choice), dtype)
             if alike not in specs:  # the choice is kept beside it, so that no other gets its id
                 specs[alike] = choice, stored[i].spec(rules[group], dtype)
@@ -104,9 +108,9 @@ class Table:
         for chosen, spec in {(kind.engine, kind.spec) for kind in kinds.values()}:
             chosen.prepare(spec)
         if paged is None:
-            made = [filled(self.flat[i], stored[i], state.get(self.flat[i], {}), names[i]) for i in self._served]
+            made = [filled(self.flat[i], stored[i], old.get(i, {}), names[i]) for i in self._served]
         else:
-            wanted = [(names[i], self.flat[i], stored[i], state.get(self.flat[i], {})) for i in self._served]
+            wanted = [(names[i], self.flat[i], stored[i], old.get(i, {})) for i in self._served]
             made = paged.filled(wanted, self.scalar_names)
         self._made = dict(zip(self._served, made, strict=True))
 
@@ -120,7 +124,7 @@ class Table:
         for i, kind in kinds.items():
             members[kind].append(i)
         self.parts = [self._part(kind, positions, names) for kind, positions in members.items()]
-        if any(state.get(self.flat[i]) for i in self._served):
+        if not old.keys().isdisjoint(self._served):
             self._check_state_apart()
         for part in self.parts:
             rehearse(part)
@@ -276,8 +280,32 @@ class Table:
 
 def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     """What to call the parameters of a group: their own names, where it was given them."""
-    named = group.get("param_names")
-    return list(named) if named else [f"parameter {j} of group {index}" for j in range(len(group["params"]))]
+    count = len(group["params"])  # who appends parameters or removes some by hand may not know of their names
+    named = list(group.get("param_names") or ())[:count]
+    return [*named, *(f"parameter {j} of group {index}" for j in range(len(named), count))]
+
+
+def _is_empty(entry: Any) -> bool:
+    return isinstance(entry, dict) and not entry
+
+
+def _check_parameters(flat: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse what somebody has put into ``param_groups`` by hand if it is no tensor or is there already.
+
+    Raises:
+        TypeError, ValueError: as the constructor does.
+    """
+    if len(set(map(id, flat))) == len(flat) and all(isinstance(p, Tensor) for p in flat):
+        return
+    first: dict[int, str] = {}
+    for p, name in zip(flat, names, strict=True):
+        if not isinstance(p, Tensor):
+            raise TypeError(f"optimizer can only optimize Tensors, but {name} is a {type(p).__name__}: remove it")
+        if id(p) in first:
+            raise ValueError(
+                f"param_groups contain the same parameter more than once: {name} is {first[id(p)]}; remove one of them"
+            )
+        first[id(p)] = name
 
 
 def _same(objects: Sequence[Any], others: Sequence[Any]) -> bool:
