@@ -59,9 +59,16 @@ def test_what_can_be_converted_without_a_loss_fits(dtype):
 
 
 @pytest.mark.parametrize(
-    "made", [{}, {"state": "8bit"}, {"rule": RMSprop}, {"rule": Adafactor}, {"rule": Lion}], ids=str
+    ("made", "switched_on"),
+    [
+        ({}, {"amsgrad": True}),
+        ({"state": "8bit"}, {"amsgrad": True}),
+        ({"rule": RMSprop}, {"centered": True, "momentum": 0.5}),
+        ({"rule": Adafactor}, {}),
+        ({"rule": Lion}, {}),
+    ],
 )
-def test_a_slot_that_is_missing(made):
+def test_a_slot_that_is_missing(made, switched_on):
     """It is refused as torch does; before the first step, and where a setting has switched it on since, it begins."""
     p, stored, rule, entry = entry_of(**made)
     slot = stored.slots[0].name
@@ -71,8 +78,7 @@ def test_a_slot_that_is_missing(made):
         ):
             check_entry(p, stored, rule, gone, "w")
     check_entry(p, stored, rule, {"step": 0}, "w")
-    flags = {AdamW: {"amsgrad": True}, RMSprop: {"centered": True, "momentum": 0.5}}
-    wider = type(rule)(**flags.get(type(rule), {}))
+    wider = type(rule)(**switched_on)
     check_entry(p, Storage(made.get("state", "float32")).of(wider, {}, p, "w"), wider, entry, "w")
 
 
