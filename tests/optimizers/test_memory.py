@@ -85,6 +85,7 @@ def test_a_tensor_that_changed_is_seen(kind):
         lambda: t.data.view(torch.int32),
         lambda: t.data.clone(),
         lambda: t.data[:2],
+        lambda: torch._neg_view(t.data),
     ):
         kept = t.data
         t.data = change()
@@ -130,6 +131,7 @@ ODD = {
     "of torch.func": lambda: leaked(normal(4, 2)),
     "a subclass": lambda: normal(4, 2).as_subclass(Own),
     "negated lazily": lambda: torch._neg_view(normal(4, 2)),
+    "no tensor": lambda: None,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import Layouts, holds_other_numbers, is_freed
+from gradstep.optimizers.memory import Layouts, is_freed
 from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.who import DETAILS, Detail, Who
 
@@ -101,7 +101,7 @@ class Part:
     def params_moved(self) -> bool:
         """Return whether a parameter is no longer where, or what, it was when this was made."""
         if self.plain:
-            return not self.layouts[0].still_hold(self.params) or holds_other_numbers(self.params, self.params[0].dtype)
+            return not self.layouts[0].still_hold(self.params)
         return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
     def slots_moved(self) -> bool:
@@ -115,16 +115,17 @@ class Part:
             RuntimeError: a gradient that does not fit its parameter.
         """
         given = [p.grad for p in self.params]
-        gradients = [g for g in given if g is not None]
+        gradients = cast("list[Tensor]", given)  # a None among them differs from any tensor
+        pointers = self.layouts[0].pointers_of_likes(gradients, self.dtype) if self.plain else None
+        owners: Sequence[int] = range(len(given))
         active: list[int] | None = None
-        if len(gradients) < len(given):
-            active = [k for k, g in enumerate(given) if g is not None]
-        pointers: Sequence[int] | Int64s | None = None
-        if self.plain:
-            layouts = self.layouts[0] if active is None else self.layouts[0].taken(active)
-            pointers = layouts.pointers_of_likes(gradients, self.dtype)
+        if pointers is None:  # one is unlike its parameter, or there is none
+            owners = [k for k, g in enumerate(given) if g is not None]
+            if len(owners) < len(given):
+                active, gradients = owners, [gradients[k] for k in owners]
+                if self.plain:
+                    pointers = self.layouts[0].taken(active).pointers_of_likes(gradients, self.dtype)
         if pointers is None:
-            owners = range(len(self.params)) if active is None else active
             gradients = [usable(self.params[k], g, self.names[k]) for k, g in zip(owners, gradients, strict=True)]
             if any(g.dtype != self.dtype for g in gradients):
                 return None

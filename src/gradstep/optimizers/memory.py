@@ -53,23 +53,24 @@ class Layouts:
             [t.device for t in tensors],
         )
 
-    def still_hold(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether the tensors still lie where they were when these layouts were read."""
+    def still_hold(self, tensors: list[Tensor]) -> bool:
+        """Return whether the tensors still lie where they were when these layouts were read, and hold those numbers."""
         return (
             list(map(Tensor.data_ptr, tensors)) == self.pointers
             and [t.shape for t in tensors] == self.shapes
             and list(map(Tensor.stride, tensors)) == self.strides
             and [t.dtype for t in tensors] == self.dtypes
             and [t.device for t in tensors] == self.devices
+            and not _hold_other_numbers(tensors)
         )
 
-    def pointers_of_likes(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[int] | None:
+    def pointers_of_likes(self, tensors: list[Tensor], dtype: torch.dtype) -> list[int] | None:
         """The addresses of plain tensors that have these shapes, strides and devices; None if one differs.
 
         None also if one has no memory, or is negated or conjugated lazily, so that its memory holds other numbers.
 
         Args:
-            tensors: as many as there are layouts.
+            tensors: as many as there are layouts; what else is in the list (None, say) differs from them.
             dtype: what all of them must have.
         """
         if not PLAIN.issuperset(map(type, tensors)):
@@ -81,7 +82,7 @@ class Layouts:
                 and self._same_places(list(map(Tensor.stride, tensors)))
                 and [t.dtype for t in tensors].count(dtype) == len(tensors)
                 and [t.device for t in tensors] == self.devices
-                and not holds_other_numbers(tensors, dtype)
+                and not _hold_other_numbers(tensors)
             )
         except RuntimeError:  # no memory of its own
             return None
@@ -112,9 +113,9 @@ def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[i
     return strides == others or all(size == 1 or a == b for size, a, b in zip(shape, strides, others, strict=True))
 
 
-def holds_other_numbers(tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
+def _hold_other_numbers(tensors: Sequence[Tensor]) -> bool:
     """Return whether the memory of one holds other numbers than it stands for: it is negated or conjugated lazily."""
-    return any(map(Tensor.is_neg, tensors)) or (dtype.is_complex and any(map(Tensor.is_conj, tensors)))
+    return any(map(Tensor.is_neg, tensors)) or any(map(Tensor.is_conj, tensors))
 
 
 def lacks_memory(tensor: Tensor) -> bool:

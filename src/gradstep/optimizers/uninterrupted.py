@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, final
 
+try:  # what signal calls, without the making of enums, which costs 50 microseconds a step
+    import _signal  # type: ignore[import-not-found]
+except ImportError:
+    _signal = signal
+
 Handler = Callable[[int, FrameType | None], Any]
 
 _NAMES = """
@@ -55,16 +60,16 @@ def uninterrupted() -> Iterator[None]:
     waiting = _Waiting()
     try:
         for number in _SIGNALS:
-            handler = signal.getsignal(number)
+            handler = _signal.getsignal(number)
             waits_already = isinstance(handler, _Waiting) and not handler.is_open  # for a block around this one
             if callable(handler) and not waits_already:
                 waiting.handlers[number] = handler
-                signal.signal(number, waiting)
+                _signal.signal(number, waiting)
         yield
     finally:
         # From here on signals pass through, so that one that raises in the middle leaves no handler behind that waits.
         waiting.is_open = True
         for number, handler in waiting.handlers.items():
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
         for number, frame in waiting.signals:
             waiting.handlers[number](number, frame)
