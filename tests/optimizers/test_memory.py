@@ -1,5 +1,6 @@
 """Layouts of tensors: the compiled loop sees what Python sees, and each sees what changed."""
 
+import gc
 import itertools
 import os
 import subprocess
@@ -235,3 +236,22 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses():
     assert gradient() is not None
     del batches
     assert gradient() is None
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(on):
+    """After a first step, which makes the state while it rests, and after one that is refused."""
+    p = normal(3).requires_grad_()
+    optimizer = gradstep.SGD([p], lr=0.1, momentum=0.9)
+    was_on = gc.isenabled()
+    try:
+        gc.enable() if on else gc.disable()
+        p.grad = torch.ones(3).to_sparse()
+        with pytest.raises(RuntimeError, match="sparse"):
+            optimizer.step()
+        assert gc.isenabled() == on
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert gc.isenabled() == on
+    finally:
+        gc.enable() if was_on else gc.disable()

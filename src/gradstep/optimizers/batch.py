@@ -61,9 +61,9 @@ class Part:
         return [kind.of(column) for column in (self.params, *self.slots)]
 
     @cached_property
-    def _aliases(self) -> list[Tensor]:
-        """The state once more, so that its memory lives even if somebody gives a slot other memory."""
-        return [t.detach() for t in chain(*self.slots)]
+    def _storages(self) -> list[torch.UntypedStorage]:
+        """The state's memory, which lives as long as its addresses even if somebody gives a slot other memory."""
+        return [t.untyped_storage() for t in chain(*self.slots)] if self.plain else []
 
     @cached_property
     def only_group(self) -> int | None:
@@ -73,7 +73,7 @@ class Part:
     @cached_property
     def table(self) -> Int64s:
         """(n, fields + 3) as engines take it; the first column, where the gradients are, is filled in at each step."""
-        self._aliases  # noqa: B018
+        self._storages  # noqa: B018
         nothing = np.zeros(len(self.params), np.int64)
         addresses = [layouts.pointers for layouts in self.layouts] or [nothing] * (1 + len(self.slots))
         return np.column_stack((nothing, *addresses, [p.numel() for p in self.params], nothing, nothing))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +36,8 @@ def filled(p: Tensor, stored: Stored, old: dict[str, Any], name: str) -> dict[st
         RuntimeError: an array of another shape than the parameter needs.
         TypeError: something that is no tensor.
     """
+    if not old and stored.zeros is not None and not p.is_complex():
+        return _zeros(p, stored.zeros)
     entry = dict(old)
     if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
         entry["step"] = 1.0  # torch's SGD does not count: a buffer that exists has had its first step
@@ -57,7 +58,7 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
         raise RuntimeError(f"{slot.name} of {name} has shape {tuple(value.shape)}, but must have {shape}")
     if value is None:
         if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
-            return _zeros(p, slot, codec)
+            return _zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
         return _encoded(slot, codec, _fresh(p, slot))
     coded = value.dtype == torch.uint8
     like = _like(p, slot)
@@ -103,21 +104,14 @@ def _fresh(p: Tensor, slot: Slot) -> Tensor:
     return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=slot_dtype(p), device=p.device)
 
 
-def _zeros(p: Tensor, slot: Slot, codec: Codec) -> dict[str, Tensor]:
-    """The arrays of a slot of zeros: bytes of 0 are that for every codec, and need not be computed."""
+def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
+    """Arrays of zeros: bytes of 0 are that for every codec, and need not be computed."""
     return {
-        key: torch.zeros_like(p, dtype=dtype)
+        key: torch.zeros_like(p, dtype=getattr(torch, field.element.name))
         if field.per == 1
-        else torch.zeros(field.length(p.numel()), dtype=dtype, device=p.device)
-        for key, field, dtype in _arrays(slot, codec)
+        else torch.zeros(field.length(p.numel()), dtype=getattr(torch, field.element.name), device=p.device)
+        for key, field in fields.items()
     }
-
-
-@cache
-def _arrays(slot: Slot, codec: Codec) -> list[tuple[str, Field, torch.dtype]]:
-    """The key, the field and torch's type of every array of a slot."""
-    each = zip(keys_of(slot, codec), codec.fields, strict=True)
-    return [(key, field, getattr(torch, field.element.name)) for key, field in each]
 
 
 def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:

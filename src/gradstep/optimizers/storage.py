@@ -55,6 +55,12 @@ class Stored:
             for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
         }
 
+    @cached_property
+    def zeros(self) -> dict[str, Field] | None:
+        """The same, if before the first step all of them are zeros in the parameter's shape or in blocks."""
+        plain = all(slot.fill == 0 and slot.collapsed is None for slot in self.slots)
+        return self.fields if plain and len(self.parameter.fields) == 1 else None
+
     @property
     def noisy(self) -> bool:
         """Whether anything is rounded at random."""

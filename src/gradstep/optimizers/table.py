@@ -7,8 +7,10 @@ moved or resized) is made anew. The comparison is a few C-level maps over all pa
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -20,18 +22,33 @@ from torch import Tensor
 
 from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
 from gradstep.optimizers.batch import Part, TorchBatch
-from gradstep.optimizers.choice import Choices
+from gradstep.optimizers.choice import Choice, Choices
 from gradstep.optimizers.gradients import usable
 from gradstep.optimizers.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping
 from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import check_entry
-from gradstep.optimizers.storage import Storage
+from gradstep.optimizers.storage import Storage, Stored
 from gradstep.rules import Rule
 from gradstep.storage.noise import keys
 
 if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
     from gradstep.optimizers.placement import Placement
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Switch Python's garbage collector off, and on again if it was on.
+
+    It would look time and again through many objects that are made here and stay: a third of the time that they take.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Kind(NamedTuple):
@@ -49,6 +66,7 @@ class _Kind(NamedTuple):
 class Table:
     """The parameters that have state, in the order of ``param_groups``."""
 
+    @_uncollected()
     def __init__(
         self,
         *,
@@ -84,7 +102,9 @@ class Table:
 
         # First everything that may fail: nothing is changed before all of it has succeeded.
         choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
-        kinds, stored, specs = {}, {}, {}
+        kinds: dict[int, _Kind] = {}
+        stored: dict[int, Stored] = {}
+        known: dict[Any, tuple[Choice, _Kind]] = {}  # a choice is kept, so that no other gets its id
         for i in self._served:
             p, g, group = self.flat[i], gradients[i], self.group[i]
             plain = is_addressable(p)
@@ -98,15 +118,18 @@ class Table:
             stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
             if i in old:
                 check_entry(p, stored[i], rules[group], old[i], names[i])
-            alike = (id(choice), dtype)
-            if alike not in specs:  # the choice is kept beside it, so that no other gets its id
-                specs[alike] = choice, stored[i].spec(rules[group], dtype)
-            spec, fields = specs[alike][1], tuple(stored[i].fields)
-            kinds[i] = _Kind(choice.engine, spec, fields, dtype, plain, -1)
+            alike = (id(choice), dtype, plain)
+            if alike not in known:
+                spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
+                known[alike] = choice, _Kind(choice.engine, spec, fields, dtype, plain, -1)
+            kinds[i] = known[alike][1]
         for i in self._sharing(kinds):
             kinds[i] = kinds[i]._replace(alone=i)
-        for chosen, spec in {(kind.engine, kind.spec) for kind in kinds.values()}:
-            chosen.prepare(spec)
+        members: defaultdict[_Kind, list[int]] = defaultdict(list)
+        for i, kind in kinds.items():
+            members[kind].append(i)
+        for kind in members:
+            kind.engine.prepare(kind.spec)
         if paged is None:
             made = [filled(self.flat[i], stored[i], old.get(i, {}), names[i]) for i in self._served]
         else:
@@ -114,15 +137,13 @@ class Table:
             made = paged.filled(wanted, self.scalar_names)
         self._made = dict(zip(self._served, made, strict=True))
 
-        numbers = np.zeros((len(self.flat), len(starts)), dtype=np.float32)
-        for i, entry in self._made.items():
-            numbers[i] = [float(entry.get(name, start)) for name, start in starts.items()]
-        self._numbers: NDArray[np.float32] = numbers
+        self._numbers: NDArray[np.float32] = np.zeros((len(self.flat), len(starts)), dtype=np.float32)
+        if made:
+            self._numbers[self._served] = [
+                [float(entry.get(name, start)) for name, start in starts.items()] for entry in made
+            ]
         self._rows = [] if paged is None else paged.rows(self.flat)
 
-        members: defaultdict[_Kind, list[int]] = defaultdict(list)
-        for i, kind in kinds.items():
-            members[kind].append(i)
         self.parts = [self._part(kind, positions, names) for kind, positions in members.items()]
         if not old.keys().isdisjoint(self._served):
             self._check_state_apart()
@@ -172,6 +193,7 @@ class Table:
             plain=kind.plain,
         )
 
+    @_uncollected()
     def install(self) -> None:
         """Put the state into the optimizer's, before the first step that changes it."""
         if self._installed:
