@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradstep
 from tests.registry import subjects
@@ -259,3 +260,32 @@ def test_a_million_steps_are_counted():
     optimizer.state[p]["step"].fill_(1_000_000)
     walk(optimizer, [p], steps(1, (N,), first=2))
     assert int(optimizer.state[p]["step"]) == 1_000_001
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+def test_steps_in_and_out_of_inference_mode(engine):
+    """What inference mode makes cannot be written to outside it: state is made as usual, or copied if it was given."""
+    p, q = normal(5, seed=0).requires_grad_(), normal(5, seed=0).requires_grad_()
+    ours, plain = gradstep.AdamW([p], engine=engine), gradstep.AdamW([q], engine=engine)
+    for t in range(4):
+        give([p, q], [normal(5, seed=t)] * 2)
+        with torch.inference_mode(mode=t % 2 == 0):
+            ours.step()
+            if t == 2:
+                ours.state[p]["exp_avg"] = ours.state[p]["exp_avg"].clone()
+        plain.step()
+        assert_same_bits(p, q)
+    assert int(ours.state[p]["step"]) == 4
+
+
+def test_a_step_in_a_mode_that_makes_no_memory():
+    p = normal(5).requires_grad_()
+    optimizer = gradstep.AdamW([p])
+    give([p], [normal(5)])
+    before = p.detach().clone()
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError):
+        optimizer.step()
+    assert_same_bits(p, before)
+    assert p not in optimizer.state
+    optimizer.step()
+    assert int(optimizer.state[p]["step"]) == 1

@@ -1,6 +1,9 @@
 """State that does not fit is refused before anything moves: by name, with what was given and what is allowed."""
 
 import math
+from collections import UserDict
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,7 +223,10 @@ def test_scales_that_do_not_fit(spoil, words, error, state):
         check_entry(p, stored, rule, entry | {"exp_avg_scale": spoil(entry["exp_avg_scale"])}, "w")
 
 
-@pytest.mark.parametrize("entry", [None, 0, 5, [], [torch.zeros(3)], "", "x", torch.zeros(3), np.zeros(3)], ids=str)
+NO_ENTRIES: list[Any] = [None, 5, [], "x", torch.zeros(3), np.zeros(3), UserDict(step=1), MappingProxyType({})]
+
+
+@pytest.mark.parametrize("entry", NO_ENTRIES, ids=str)
 def test_an_entry_that_is_no_dictionary(entry):
     p, stored, rule, _ = entry_of()
     with pytest.raises(TypeError, match=r"the state of w does not fit: it is .* must be a dictionary"):

@@ -1,13 +1,14 @@
 """State that nobody has seen is not looked at again; state that somebody has is."""
 
 import copy
+import functools
 import pickle
 
 import pytest
 import torch
 
 import gradstep
-from tests.training import assert_same_bits, give, normal
+from tests.training import assert_same_bits, give, normal, unchanged
 
 SHAPES = [(5, 3), (70,), ()]
 
@@ -42,21 +43,86 @@ def test_state_changed_after_it_was_seen(early):
     torch.testing.assert_close(fresh, torch.full_like(fresh, 0.9 * 7.0))
 
 
-def test_a_state_dict_is_not_the_state():
-    """What a checkpoint's dictionaries are made into does not change the optimizer, and no memory is lost."""
+def taken_from(optimizer, way):
+    """The entry of the second parameter, as somebody may have got hold of it."""
+    if way == "state":
+        return optimizer.state[optimizer.param_groups[0]["params"][1]]
+    if way == "copy":
+        return taken_from(copy.copy(optimizer), "state")
+    return optimizer.state_dict()["state"][1]
+
+
+def freed(t):
+    t.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("way", ["state", "state_dict", "copy"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda e: freed(e["exp_avg"]), "exp_avg has no memory for its 70 elements"),
+        (lambda e: e["exp_avg"].untyped_storage().resize_(8), "exp_avg has no memory for its 70 elements"),
+        (lambda e: e["exp_avg"].resize_(7), r"exp_avg has shape \(7,\)"),
+        (lambda e: setattr(e["exp_avg_sq"], "data", torch.zeros(1000)), r"exp_avg_sq has shape \(1000,\)"),
+        (lambda e: e["exp_avg"].unsqueeze_(0), r"exp_avg has shape \(1, 70\)"),
+    ],
+)
+def test_memory_of_state_that_is_changed_in_its_place(spoil, words, way, engine):
+    """The tensor stays the same object; whoever holds it can take its memory away."""
+    optimizer, params = trained(2, look=False, kind=functools.partial(gradstep.AdamW, engine=engine))
+    before = [p.detach().clone() for p in params]
+    spoil(taken_from(optimizer, way))
+    with pytest.raises(RuntimeError, match=f"parameter 1 of group 0 does not fit: {words}"):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        assert_same_bits(p.detach(), old)
+    assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("way", ["state", "state_dict", "copy"])
+def test_data_of_state_that_is_replaced(way):
+    """It is used from then on, as in torch; and lazily negated numbers are not taken for what lies in memory."""
     optimizer, params = trained(2, look=False)
-    twin, others = trained(2, look=False)
-    saved = optimizer.state_dict()["state"]
-    for entry in saved.values():
-        entry["exp_avg"].data = torch.zeros(1000)  # its old memory must live on
-        entry.clear()
-    torch.manual_seed(1)
-    gradients = [torch.randn(s) for s in SHAPES]
-    for optim, group in ((optimizer, params), (twin, others)):
-        give(group, gradients)
-        optim.step()
-    for p, q in zip(params, others, strict=True):
-        assert_same_bits(p.detach(), q.detach())
+    entry = taken_from(optimizer, way)
+    entry["exp_avg"].data = torch.full((70,), 7.0)
+    give(params, [torch.zeros(s) for s in SHAPES])
+    optimizer.step()
+    torch.testing.assert_close(entry["exp_avg"], torch.full((70,), 0.9 * 7.0))
+    entry["exp_avg"].data = torch._neg_view(entry["exp_avg"].data)
+    with pytest.raises(RuntimeError, match="exp_avg is a lazily conjugated or negated view"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("count", [-5.0, 2.5, 1e30, float("nan"), float("inf")])
+def test_a_step_count_that_is_changed_in_its_place(count):
+    optimizer, params = trained(2, look=False)
+    optimizer.state[params[1]]["step"].fill_(count)
+    with unchanged(optimizer), pytest.raises(ValueError, match="parameter 1 of group 0 does not fit: step is "):
+        optimizer.step()
+    optimizer.state[params[1]]["step"].fill_(7)
+    optimizer.step()
+    optimizer.state[params[1]]["step"].data = torch.tensor(20.0)
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [4, 21, 4]
+
+
+def test_a_product_that_is_changed_in_its_place():
+    optimizer, params = trained(2, look=False, kind=gradstep.NAdam)
+    optimizer.state[params[1]]["mu_product"].fill_(float("nan"))
+    with (
+        unchanged(optimizer),
+        pytest.raises(ValueError, match=r"1 of group 0 .* mu_product is nan"),
+    ):
+        optimizer.step()
+
+
+def test_a_shallow_copy_shares_the_state():
+    optimizer, params = trained(2, look=False)
+    twin = copy.copy(optimizer)
+    for stepped in (twin, optimizer, twin):
+        stepped.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [5, 5, 5]
 
 
 def test_parameters_are_always_looked_at():

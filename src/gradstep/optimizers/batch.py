@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, Batch, Engine, Int64s, Pieces, UpdateSpec
+from gradstep.engines.base import LENGTH, ROW, Batch, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import Layouts, is_freed
+from gradstep.optimizers.memory import PLAIN, Layouts, is_freed
 from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.who import DETAILS, Detail, Who
 
@@ -97,6 +97,12 @@ class Part:
     def versioned(self) -> list[Tensor]:
         """The parameters that have a version to raise; those made in inference mode have none."""
         return [p for p in self.params if not p.is_inference()]
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the state is in plain tensors whose elements have addresses."""
+        missing = (self.table[:, 1:LENGTH] == 0) & (self.table[:, LENGTH:ROW] != 0)
+        return PLAIN.issuperset(map(type, chain(*self.slots))) and not missing.any()
 
     def params_moved(self) -> bool:
         """Return whether a parameter is no longer where, or what, it was when this was made."""

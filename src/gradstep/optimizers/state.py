@@ -70,7 +70,8 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
         return _encoded(slot, codec, _fresh(p, slot).copy_(decoded(value, scale, signed=slot.signed)))
     assert isinstance(codec, Elementwise)
     dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
-    if not coded and (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride()):
+    same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
+    if same and not coded and not value.is_inference():  # what inference mode has made is not written to outside it
         return {slot.name: value}
     return {slot.name: _fresh(p, slot).to(dtype).copy_(decoded(value, scale, signed=slot.signed))}
 
@@ -92,7 +93,7 @@ def _beside(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
         raise RuntimeError(f"{field.suffix} of {name} must be a tensor of shape {tuple(p.shape)}")
     fresh = torch.empty_like(p, dtype=dtype, device="meta")
     same = (old.dtype, old.device, old.stride()) == (dtype, p.device, fresh.stride())
-    return old if same else torch.empty_like(p, dtype=dtype).copy_(old)
+    return old if same and not old.is_inference() else torch.empty_like(p, dtype=dtype).copy_(old)
 
 
 def _fresh(p: Tensor, slot: Slot) -> Tensor:

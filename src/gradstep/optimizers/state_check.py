@@ -71,6 +71,9 @@ def check_entry(p: Tensor, stored: Stored, rule: Rule, entry: Mapping[str, Any],
     """
     if type(entry) is dict and is_regular(p, stored, rule, entry):
         return
+    if not isinstance(entry, dict):  # other mappings cannot be written to, or not as fast
+        fault = not_a_dictionary(entry)
+        raise fault.error(f"the state of {name} does not fit: {fault.line}")
     for fault in faults(p, stored, rule, entry):
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
 
@@ -119,7 +122,7 @@ def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]
         entry: its state. ``None`` stands for a slot that is not there yet.
     """
     if not isinstance(entry, Mapping):
-        yield Fault(TypeError, f"it is {_shown(entry)}, but must be a dictionary of arrays and numbers")
+        yield not_a_dictionary(entry)
         return
     wrong = list(_number_faults(rule, stored, entry))
     yield from wrong
@@ -133,6 +136,11 @@ def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]
     for key in OF_ROUNDING:
         if entry.get(key) is not None:
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+
+
+def not_a_dictionary(entry: Any) -> Fault:
+    """The fault of an entry that is something else."""
+    return Fault(TypeError, f"it is {_shown(entry)}, but must be a dictionary of arrays and numbers")
 
 
 def missing(key: str) -> Fault:
@@ -214,7 +222,7 @@ def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
 
 def _one_number(value: Any) -> float | None:
     """A real number, or a tensor that holds one, as a float; None for anything else."""
-    if isinstance(value, (bool, np.bool_, str, bytes, complex)) or value is None:
+    if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
         return None
     if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.dtype == torch.bool):
         return None

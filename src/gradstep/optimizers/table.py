@@ -27,7 +27,7 @@ from gradstep.optimizers.gradients import usable
 from gradstep.optimizers.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping
 from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
-from gradstep.optimizers.state_check import check_entry
+from gradstep.optimizers.state_check import MOST_STEPS, check_entry
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.rules import Rule
 from gradstep.storage.noise import keys
@@ -136,7 +136,6 @@ class Table:
             wanted = [(names[i], self.flat[i], stored[i], old.get(i, {})) for i in self._served]
             made = paged.filled(wanted, self.scalar_names)
         self._made = dict(zip(self._served, made, strict=True))
-
         self._numbers: NDArray[np.float32] = np.zeros((len(self.flat), len(starts)), dtype=np.float32)
         if made:
             self._numbers[self._served] = [
@@ -145,6 +144,12 @@ class Table:
         self._rows = [] if paged is None else paged.rows(self.flat)
 
         self.parts = [self._part(kind, positions, names) for kind, positions in members.items()]
+        for part in self.parts:
+            if part.plain and not part.has_memory:
+                raise RuntimeError(
+                    f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
+                    "tensors without numbers in place of usual ones; take the step outside of it"
+                )
         if not old.keys().isdisjoint(self._served):
             self._check_state_apart()
         for part in self.parts:
@@ -253,6 +258,19 @@ class Table:
             and _same(list(state.values()), self.values)
             and _same(_contents(self.entries), self.contents)
             and not any(part.slots_moved() for part in self.parts)
+            and self._scalars_hold()
+        )
+
+    def _scalars_hold(self) -> bool:
+        """Return whether the numbers kept once per parameter are where the table has them, and can be such numbers."""
+        places = np.arange(self._numbers.size, dtype=np.int64).reshape(self._numbers.shape)[self._served]
+        addresses = self._numbers.ctypes.data + self._numbers.itemsize * places
+        steps = self._numbers[:, 0]
+        pointers = [entry[name].data_ptr() for entry in self.entries for name in self.scalar_names]
+        return (
+            pointers == addresses.ravel().tolist()
+            and bool(((steps >= 0) & (steps <= MOST_STEPS) & (steps == np.floor(steps))).all())
+            and bool(np.isfinite(self._numbers).all())
         )
 
     def _same_structure(self, rules: Sequence[Rule]) -> bool:
