@@ -34,6 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         *VARIANTS,
     ),
     "gradstep.optimizers.convert": ("convert_state",),
+    "gradstep.optimizers.load_report": ("LoadReport",),
     "gradstep.planner": ("Plan", "Plans", "plan", "plans"),
     "gradstep.training.checkpoints": ("load_checkpoint", "save_checkpoint"),
     "gradstep.training.groups": ("param_groups",),

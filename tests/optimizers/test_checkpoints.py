@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 import gradstep
 from gradstep.optimizers.checkpoint import detached
 from tests.registry import cases, subjects
+from tests.trainers import like_lightning
 from tests.training import (
     assert_near,
     assert_same,
@@ -709,3 +710,139 @@ def test_what_is_not_built_as_a_checkpoint(spoil, error, words):
     spoil(saved)
     with unchanged(optimizer), pytest.raises(error, match=words):
         optimizer.load_state_dict(saved)
+
+
+# -- loading in part, and remedies that work ---------------------------------------------------------------------------
+
+
+def layers(*sizes, names=True, kind=gradstep.AdamW, steps=1, **options):
+    """Linear layers of these sizes, without biases, whose optimizer has made some steps."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(sizes)))
+    optimizer = kind(model.named_parameters() if names else model.parameters(), lr=0.5, **options)
+    for _ in range(steps):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    return model, optimizer
+
+
+def test_what_matches_by_name_and_shape_is_loaded_and_the_rest_listed():
+    """Layer 1 has another width on the way out, and layer 2 is new; layer 0 takes its state."""
+    old, saved = layers(3, 4, 2)
+    model, optimizer = layers(3, 4, 5, 6, steps=3)
+    report = optimizer.load_state_dict(saved.state_dict(), strict=False)
+    assert report is not None
+    assert report.loaded == ("0.weight",)
+    assert report.left_out == {
+        "1.weight": "exp_avg has shape (2, 4), but must have (5, 4); exp_avg_sq has shape (2, 4), but must have (5, 4)",
+        "2.weight": "not in the checkpoint",
+    }
+    assert_same_bits(optimizer.state[model[0].weight]["exp_avg"], saved.state[old[0].weight]["exp_avg"], "exp_avg")
+    assert set(optimizer.state) == {model[0].weight}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert [float(optimizer.state[p]["step"]) for p in model.parameters()] == [2, 1, 1]
+    assert layers(3, 4)[1].load_state_dict(saved.state_dict(), strict=False).left_out == {
+        "1.weight": "in the checkpoint only"
+    }
+
+
+def test_settings_are_taken_from_groups_that_hold_the_same_names():
+    _, saved = layers(3, 4, 2)
+    saved.param_groups[0]["lr"] = 0.25
+    for sizes, lr in (((3, 4, 7), 0.25), ((3, 4, 2, 2), 0.5)):
+        _, optimizer = layers(*sizes)
+        optimizer.load_state_dict(saved.state_dict(), strict=False)
+        assert optimizer.param_groups[0]["lr"] == lr
+
+
+def test_without_names_the_order_counts_only_where_the_groups_are_as_long():
+    _, saved = layers(3, 4, 2, names=False)
+    _, optimizer = layers(3, 4, 5)
+    assert optimizer.load_state_dict(saved.state_dict(), strict=False).loaded == ("0.weight",)
+    _, optimizer = layers(3, 4, 2, 2)
+    state = saved.state_dict()
+    with unchanged(optimizer), pytest.raises(ValueError, match="to go by name instead, make the optimizer with names"):
+        optimizer.load_state_dict(state, strict=False)
+    state["param_groups"][0]["param_names"] = ["0.weight", "1.weight"]  # the remedy
+    assert optimizer.load_state_dict(state, strict=False).loaded == ("0.weight", "1.weight")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [({"step": torch.tensor(-1.0)}, ValueError), ({"exp_avg": 3}, TypeError)],
+)
+def test_a_damaged_number_is_refused_also_when_loading_in_part(damage, error):
+    _, saved = layers(3, 4)
+    state = saved.state_dict()
+    state["state"][0] |= damage
+    _, optimizer = layers(3, 4, 2)
+    with unchanged(optimizer), pytest.raises(error, match="does not fit AdamW"):
+        optimizer.load_state_dict(state, strict=False)
+
+
+def test_loading_in_part_rounds_nothing_and_its_remedy_works():
+    _, saved = layers(80, 80)
+    model, optimizer = layers(80, 80, 80, state="8bit")
+    with pytest.raises(RuntimeError, match=r"convert_state\(state_dict, '8bit'\) rounds it") as caught:
+        optimizer.load_state_dict(saved.state_dict(), strict=False)
+    assert "0.weight: exp_avg is stored as float32, and here as 8bit" in str(caught.value)
+    converted = gradstep.convert_state(saved.state_dict(), "8bit").state_dict
+    assert optimizer.load_state_dict(converted, strict=False).loaded == ("0.weight",)
+    assert optimizer.state[model[0].weight]["exp_avg"].dtype == torch.uint8
+
+
+def test_the_remedies_for_other_names_work():
+    _, saved = layers(3, 4, 2)
+    _, more = layers(3, 4, 2, 2)
+    with pytest.raises(ValueError, match=r"missing: 2.weight\nload_state_dict\(state_dict, strict=False\) [^;]*$"):
+        more.load_state_dict(saved.state_dict())
+    torch.manual_seed(0)
+    renamed = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 4, bias=False), "b": torch.nn.Linear(4, 2, bias=False)})
+    optimizer = gradstep.AdamW(renamed.named_parameters())
+    state = saved.state_dict()
+    with pytest.raises(ValueError, match=r"weight\nif they are only called otherwise, delete 'param_names'"):
+        optimizer.load_state_dict(state)
+    del state["param_groups"][0]["param_names"]
+    optimizer.load_state_dict(state)
+    assert set(optimizer.state) == set(renamed.parameters())
+    with pytest.raises(ValueError, match=r"weight\nMake the optimizer of the model that was saved, or begin"):
+        gradstep.AdamW([("c", torch.zeros(2, requires_grad=True))]).load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "works"),
+    [
+        (gradstep.Adam, gradstep.AdamW, True),
+        (gradstep.AdamW, gradstep.Lion, False),
+        (gradstep.SGD, gradstep.Lion, False),
+    ],
+)
+def test_the_remedy_for_another_rule_is_offered_where_it_works(one, other, works):
+    _, saved = layers(3, 4, kind=one)
+    _, optimizer = layers(3, 4, kind=other)
+    words = (
+        "load gradstep.convert_state" if works else f"keep other averages: make a {one.__name__}, or begin with fresh"
+    )
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(saved.state_dict())
+    if works:
+        converted = gradstep.convert_state(saved.state_dict(), optimizer, rule=other.__name__).state_dict
+        optimizer.load_state_dict(converted)
+        assert_same(optimizer, optimizer)
+
+
+def test_through_lightning_s_wrapper_the_inner_optimizer_is_saved_and_loaded():
+    """It takes over the class; settings and state are the inner's."""
+    _, optimizer = layers(80, 80, state="8bit")
+    wrapped = like_lightning(optimizer)
+    assert str(wrapped.state_dict()) == str(optimizer.state_dict())
+    assert str(wrapped.state_summary()) == str(optimizer.state_summary())
+    assert wrapped.engines() == optimizer.engines()
+    assert wrapped.state_dict()["gradstep"]["state"] == "8bit"
+    report = wrapped.load_state_dict(optimizer.state_dict(), strict=False)
+    assert report.loaded == ("0.weight",)
+    optimizer.load_state_dict({**optimizer.state_dict(), "gradstep": {**wrapped.state_dict()["gradstep"], "seed": 7}})
+    assert wrapped.state_dict()["gradstep"]["seed"] == 7

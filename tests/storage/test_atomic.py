@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,91 @@ def test_failure_keeps_the_old_and_leaves_nothing(tmp_path, error):
 
     with pytest.raises(error):
         write()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from gradstep.storage.atomic import atomic_write
+with atomic_write(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start(path: Path, then: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", KILLED, str(path), then]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no locks there: nothing is removed")
+def test_what_killed_writers_left_is_removed_and_a_living_one_is_not_disturbed(tmp_path):
+    path = tmp_path / "note [1].pt"  # a name that would mean something else as a pattern
+    (tmp_path / ".note [1].pt.mine.tmp").write_bytes(b"of the user")
+    (tmp_path / ".other.0123abcd.tmp").write_bytes(b"of another file")
+    for _ in range(2):
+        with start(path, "kill") as child:
+            assert child.wait(60) == -9
+    leftovers = list(tmp_path.glob(".note*.tmp"))
+    assert len(leftovers) == 2, "the second writer has removed what the first left"
+    with start(path, "wait") as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == "writing\n"
+        mine = set(tmp_path.glob(".note*.tmp")) - set(leftovers)
+        assert len(mine) == 1, "the living writer has removed what the killed ones left, and has its own"
+        with atomic_write(path) as file:
+            file.write(b"whole")
+            assert mine < set(tmp_path.glob(".note*.tmp"))
+        assert path.read_bytes() == b"whole"
+        living.communicate("go on\n", timeout=60)
+        assert living.returncode == 0
+    assert path.read_bytes() == b"half"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".note [1].pt.mine.tmp", ".other.0123abcd.tmp", path.name]
+
+
+def test_writers_of_one_file_at_the_same_time(tmp_path):
+    """Each removes leftovers while the others make new files: nobody loses the file that it writes."""
+    path = tmp_path / "note"
+
+    def write(number: int) -> None:
+        for _ in range(50):
+            with atomic_write(path) as file:
+                file.write(bytes([number]) * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(set(path.read_bytes())) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_called_so(tmp_path, number):
+    """Also where somebody between (torch, in C++) makes another error of it."""
+    path = tmp_path / "note"
+    path.write_bytes(b"old")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"x" * 3000)
+            file.flush()
+            try:
+                raise OSError(number, "what the system says")
+            except OSError:
+                raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904  (as torch does)
+
+    with pytest.raises(OSError, match=r"no space left in .* for note, which takes more than is free") as caught:
+        write()
+    assert caught.value.errno == errno.ENOSPC
+    with (
+        pytest.raises(OSError, match=r"no space left in .* which takes at least 1\.13 PB, and .* are free"),
+        atomic_write(path, nbytes=2**50),
+    ):
+        raise AssertionError("it is refused before anything is written")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

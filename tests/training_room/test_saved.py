@@ -1,6 +1,7 @@
 """A run in a file: bit for bit in a fresh process, all or nothing, and the old file when the new one fails."""
 
 import copy
+import io
 import os
 import random
 import signal
@@ -223,6 +224,150 @@ def test_files_that_are_none(content, words, tmp_path):
     assert same(everything(run), before)
     with pytest.raises(FileNotFoundError):
         gradstep.load_checkpoint(tmp_path / "none", **run)
+
+
+class Stubborn(torch.optim.lr_scheduler.ExponentialLR):
+    """Refuses its state, and only once it is loaded."""
+
+    def load_state_dict(self, state_dict):
+        if state_dict["last_epoch"] > 1:
+            raise RuntimeError("not this one")
+        super().load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("kind", [gradstep.AdamW, torch.optim.AdamW])
+def test_what_was_loaded_before_somebody_refused_is_put_back(kind, tmp_path):
+    saved = made(kind)
+    saved["schedule"] = Stubborn(saved["optimizer"], 0.5)
+    train(saved, 2)
+    gradstep.save_checkpoint(tmp_path / "run.pt", **saved)
+    run = made(kind)
+    run["schedule"] = Stubborn(run["optimizer"], 0.5)
+    train(run, 1)
+    before, drawn = everything(run), random_state()
+    with pytest.raises(RuntimeError, match="not this one"):
+        gradstep.load_checkpoint(tmp_path / "run.pt", **run)
+    assert same(everything(run), before)
+    assert same(random_state(), drawn)
+
+
+# -- file objects ------------------------------------------------------------------------------------------------------
+
+
+def test_file_objects(tmp_path):
+    """In memory, open on the disk, and behind something else in the same file."""
+    run = made()
+    train(run, 2)
+    with (tmp_path / "run.pt").open("w+b") as on_disk:
+        for file in (io.BytesIO(), on_disk):
+            for start in (0, 5):
+                file.seek(0)
+                file.truncate()
+                file.write(b"x" * start)
+                gradstep.save_checkpoint(file, **run, epoch=3)
+                again = made()
+                with pytest.raises(ValueError, match=r"it is at its end: call its seek\(0\) before"):
+                    gradstep.load_checkpoint(file, **again)
+                file.seek(start)
+                assert gradstep.load_checkpoint(file, **again) == {"epoch": 3}
+                assert same(everything(again), everything(run))
+    gradstep.save_checkpoint(tmp_path / "path.pt", **run, epoch=3)
+    assert torch.load(tmp_path / "path.pt", weights_only=True)["extra"] == {"epoch": 3}
+
+
+def test_a_file_object_gets_nothing_of_what_cannot_be_read_back(tmp_path):
+    file = io.BytesIO()
+    with pytest.raises(TypeError, match="where holds something else"):
+        gradstep.save_checkpoint(file, **made(), where=tmp_path)
+    assert file.getvalue() == b""
+    with pytest.raises(ValueError, match="it is empty"):
+        gradstep.load_checkpoint(file)
+
+
+# -- loading in part ---------------------------------------------------------------------------------------------------
+
+
+def grown(kind: Any, *more: nn.Module, head: int = 1) -> dict[str, Any]:
+    """The model of :func:`made`, with another head or more layers."""
+    torch.manual_seed(1)
+    layers = [nn.Linear(64, 80), nn.BatchNorm1d(80), nn.Dropout(0.5), nn.Linear(80, head), *more]
+    model = nn.Sequential(*layers)
+    return {"model": model, "optimizer": kind(model.named_parameters(), lr=0.01)}
+
+
+def test_another_head(tmp_path):
+    """All but the head: 4 parameters, 3 buffers, and the state of the 4."""
+    saved, path = made(), tmp_path / "run.pt"
+    train(saved, 2)
+    gradstep.save_checkpoint(path, **saved, epoch=3)
+    run = grown(gradstep.AdamW, head=5)
+    head = run["model"][3].weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"3.weight has shape [^$]*strict=False\) loads what matches"):
+        gradstep.load_checkpoint(path, **run)
+    report = gradstep.load_checkpoint(path, **run, strict=False)
+    assert report.extra == {"epoch": 3}
+    assert len(report.loaded) == 7 + 4
+    assert report.left_out == {
+        "model 3.weight": "has shape (1, 80) in the checkpoint, and (5, 80) in the model",
+        "model 3.bias": "has shape (1,) in the checkpoint, and (5,) in the model",
+        "optimizer 3.weight": "exp_avg has shape (1, 80), but must have (5, 80); "
+        "exp_avg_sq has shape (1, 80), but must have (5, 80)",
+        "optimizer 3.bias": "exp_avg has shape (1,), but must have (5,); exp_avg_sq has shape (1,), but must have (5,)",
+    }
+    assert torch.equal(run["model"][3].weight, head)
+    assert torch.equal(run["model"][0].weight, saved["model"][0].weight)
+    state, old = run["optimizer"].state, saved["optimizer"].state
+    assert same(dict(state[run["model"][0].weight]), dict(old[saved["model"][0].weight]))
+    assert not state[run["model"][3].weight]
+    run["schedule"] = gradstep.Scheduler(run["optimizer"], gradstep.schedules.constant(0.01))
+    train(run, 1)
+    assert state[run["model"][3].weight]["step"] == 1
+    assert state[run["model"][0].weight]["step"] == 3
+
+
+def test_a_layer_more_and_a_layer_less(tmp_path):
+    small, large, path = made(), grown(gradstep.AdamW, nn.Linear(1, 1)), tmp_path / "run.pt"
+    train(small, 1)
+    gradstep.save_checkpoint(path, **small)
+    report = gradstep.load_checkpoint(path, **large, strict=False)
+    assert set(report.left_out.items()) == {
+        (f"{part} 4.{name}", "not in the checkpoint") for part in ("model", "optimizer") for name in ("weight", "bias")
+    }
+    run = large | {"schedule": gradstep.Scheduler(large["optimizer"], gradstep.schedules.constant(0.01))}
+    train(run, 1)
+    gradstep.save_checkpoint(path, **large)
+    again = made()
+    del again["schedule"]
+    report = gradstep.load_checkpoint(path, **again, strict=False)
+    assert str(report).endswith(
+        "left out 4:\n  model 4.weight: in the checkpoint only\n  model 4.bias: in the checkpoint only\n"
+        "  optimizer 4.weight: in the checkpoint only\n  optimizer 4.bias: in the checkpoint only"
+    )
+    states = [dict(r["optimizer"].state[r["model"][0].bias]) for r in (again, large)]
+    assert same(*states)
+
+
+def test_a_stepper_in_part(tmp_path):
+    saved, run = (grown(gradstep.AdamW, head=head) for head in (1, 5))
+    first, second = (gradstep.Stepper(r["model"], r["optimizer"]) for r in (saved, run))
+    with first.autocast():
+        loss = saved["model"](normal(8, 64)).square().mean()
+    first.backward(loss)
+    gradstep.save_checkpoint(tmp_path / "run.pt", stepper=first)
+    report = gradstep.load_checkpoint(tmp_path / "run.pt", stepper=second, strict=False)
+    assert sum(name.startswith("optimizer") for name in report.loaded) == 4
+    assert set(report.left_out) == {f"{p} 3.{n}" for p in ("model", "optimizer") for n in ("weight", "bias")}
+    assert second.updates == 1
+
+
+def test_an_optimizer_of_torch_is_loaded_as_always_beside_a_model_in_part(tmp_path):
+    saved, run = (grown(torch.optim.AdamW, *([nn.Flatten()] * more)) for more in (0, 1))
+    saved["model"].register_buffer("count", torch.ones(1))
+    saved["optimizer"].param_groups[0]["lr"] = 0.5
+    gradstep.save_checkpoint(tmp_path / "run.pt", **saved)
+    report = gradstep.load_checkpoint(tmp_path / "run.pt", **run, strict=False)
+    assert report.left_out == {"model count": "in the checkpoint only"}
+    assert run["optimizer"].param_groups[0]["lr"] == 0.5
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

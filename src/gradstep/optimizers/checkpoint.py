@@ -15,16 +15,19 @@ import gradstep
 from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
-from gradstep.optimizers.checkpoint_matching import listed, match
+from gradstep.optimizers.checkpoint_matching import ABSENT, listed, match
 from gradstep.optimizers.choice import Choices
+from gradstep.optimizers.load_report import LoadReport
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import OF_ROUNDING, Fault, is_regular, losses, scale_of, worst
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.table import parameter_names
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import RULES, Rule, settings_of
 
 FORMAT = 1
 """Of the entry that :func:`stamp` makes."""
+
+PARTIAL = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
 OWN = frozenset({"params", "param_names", "state"})
 """What of a group stays the optimizer's own: its parameters, their names, and how their state is stored."""
@@ -79,11 +82,13 @@ class Adopted:
         groups: its ``param_groups``.
         state: its ``state``.
         storage: as before, with the checkpoint's seed: rounding at random then goes on with the same noise.
+        report: which parameters' state was loaded, and why the rest was not.
     """
 
     groups: list[dict[str, Any]]
     state: defaultdict[Any, Any]
     storage: Storage
+    report: LoadReport
 
 
 def adopted(
@@ -94,6 +99,7 @@ def adopted(
     state_dict: Mapping[str, Any],
     *,
     on_host: bool = False,
+    strict: bool = True,
 ) -> Adopted:
     """The groups and the state of a checkpoint, as an optimizer's own; neither is changed.
 
@@ -104,6 +110,7 @@ def adopted(
         groups: its ``param_groups``.
         state_dict: the checkpoint.
         on_host: leave state on the CPU, wherever the parameters are.
+        strict: whether everything must match and fit; else what does not is left out, and reported.
 
     Raises:
         KeyError: no ``"state"`` or ``"param_groups"``, or a group without ``"params"``.
@@ -125,17 +132,21 @@ def adopted(
                 f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
             ) from error
     state_dict = {**state_dict, "state": named_together(state_dict["state"], keys_of_parameters(saved))}
-    found = match(groups, saved)
+    found = match(groups, saved, strict=strict)
     new = [group_of(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
 
     kinds: list[Fault] = []
     wrong, lossy, fitting = [], [], {}
     regular = set()
+    left_out = dict.fromkeys(found.unexpected, "in the checkpoint only")
     for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
         checked = rule_of(rule, group)
         choices = Choices("auto", storage, checked, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
             stored = choices.of(p, name).stored
+            if key is ABSENT:
+                left_out[name] = "not in the checkpoint"
+                continue
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
@@ -144,16 +155,22 @@ def adopted(
                 regular.add(key)
                 continue
             unfit = misfits(p, stored, checked, entry, strict=said is None)
+            if unfit and not strict and worst(unfit) is RuntimeError:  # a number out of its bounds is a damaged one
+                left_out[name] = "; ".join(fault.line for fault in unfit)
+                continue
             kinds += unfit
             wrong += [f"{name}: {fault.line}" for fault in unfit]
             lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
             fitting[key] = p, stored, name
     if wrong:
-        raise worst(kinds)(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}")
+        kind = worst(kinds)
+        remedy = f"\n{PARTIAL}" if kind is RuntimeError and strict else ""
+        raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}{remedy}")
     if lossy:
         raise RuntimeError(
             f"the loaded state dict holds more than this optimizer stores:\n{listed(lossy)}\n"
-            "gradstep.convert_state(state_dict, optimizer) rounds it and says what that loses"
+            f"gradstep.convert_state(state_dict, {'optimizer' if strict else repr(storage.state)}) rounds it and says "
+            "what that loses"
         )
 
     owned = keys_of_parameters(saved)
@@ -167,7 +184,8 @@ def adopted(
             state[p] = _moved(p.detach().to("cpu") if on_host else p, stored, entry, name)
         elif key not in owned:
             state[key] = entry  # no parameter's: torch carries it, the object itself
-    return Adopted(new, state, storage if said is None else replace(storage, seed=said.get("seed", storage.seed)))
+    seeded = storage if said is None else replace(storage, seed=said.get("seed", storage.seed))
+    return Adopted(new, state, seeded, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
 
 
 def check_form(state_dict: Mapping[str, Any]) -> None:
@@ -214,11 +232,15 @@ def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] 
             f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
         )
     if said["rule"] != rule.__name__:
-        raise ValueError(
-            f"the loaded state dict is of {said['rule']}, and this optimizer is {rule.__name__}. To take its averages "
-            f"over all the same, gradstep.convert_state(state_dict, optimizer, rule={rule.__name__!r}) checks that "
-            "they have the same names"
+        other = RULES.get(said["rule"])
+        alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
+        remedy = (
+            f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
+            f"rule={rule.__name__!r}).state_dict"
+            if alike
+            else f"They keep other averages: make a {said['rule']}, or begin with fresh state"
         )
+        raise ValueError(f"the loaded state dict is of {said['rule']}, and this optimizer is {rule.__name__}. {remedy}")
     return {**said}
 
 

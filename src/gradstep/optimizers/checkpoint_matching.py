@@ -18,15 +18,21 @@ class Match:
     """What each group of the optimizer finds in the checkpoint.
 
     Attributes:
-        keys: the checkpoint's key of each parameter, by group.
+        keys: the checkpoint's key of each parameter, by group; :data:`ABSENT` where there is none.
         sources: the checkpoint's group whose settings a group takes; None if it keeps its own.
+        unexpected: names in the checkpoint that the optimizer does not have.
     """
 
     keys: Sequence[Sequence[Any]]
     sources: Sequence[Group | None]
+    unexpected: Sequence[str] = ()
 
 
-def match(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
+ABSENT = object()
+"""The key of a parameter that a checkpoint does not hold."""
+
+
+def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = True) -> Match:
     """Match the groups of an optimizer with those of a checkpoint.
 
     If every group on both sides has ``param_names``, each parameter takes the state of the parameter of its name, in
@@ -36,6 +42,11 @@ def match(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
 
     Without names, or where a name occurs twice, the order counts, as in torch.optim.
 
+    Args:
+        groups: the optimizer's.
+        saved: the checkpoint's.
+        strict: whether other names on one side than on the other are refused.
+
     Raises:
         ValueError: the groups, or the names, are others.
     """
@@ -43,29 +54,40 @@ def match(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
     if names is None or saved_names is None:
         return _in_order(groups, saved)
     keys = dict(zip(chain(*saved_names), chain(*(g["params"] for g in saved)), strict=True))
-    own = list(chain(*names))
-    lines = [f"missing: {name}" for name in own if name not in keys]
-    lines += [f"unexpected: {name}" for name in keys if name not in set(own)]
-    if lines:
-        raise ValueError(
-            f"the loaded state dict is of other parameters:\n{listed(lines)}\n"
-            "Rename them in its param_groups; or delete 'param_names' there, to go by their order"
-        )
+    own = set(chain(*names))
+    unexpected = [name for name in keys if name not in own]
+    lines = [f"missing: {name}" for name in chain(*names) if name not in keys]
+    lines += [f"unexpected: {name}" for name in unexpected]
+    if lines and strict:
+        remedies = []
+        if own & keys.keys():
+            remedies.append("load_state_dict(state_dict, strict=False) loads those that match, and lists the rest")
+        if [len(group["params"]) for group in groups] == [len(group["params"]) for group in saved]:
+            remedies.append("if they are only called otherwise, delete 'param_names' in its groups to go by order")
+        last = "; ".join(remedies) or "Make the optimizer of the model that was saved, or begin with fresh state"
+        raise ValueError(f"the loaded state dict is of other parameters:\n{listed(lines)}\n{last}")
     by_content = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
-    return Match([[keys[name] for name in n] for n in names], [by_content.get(frozenset(n)) for n in names])
+    matched = [[keys.get(name, ABSENT) for name in n] for n in names]
+    return Match(matched, [by_content.get(frozenset(n)) for n in names], unexpected)
+
+
+_BY_NAME = (
+    "; to go by name instead, make the optimizer with names (model.named_parameters()) and give each group of the "
+    "state dict its 'param_names', then load it with strict=False"
+)
 
 
 def _in_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
     if len(groups) != len(saved):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
-            f"({len(saved)}; this optimizer has {len(groups)})"
+            f"({len(saved)}; this optimizer has {len(groups)}){_BY_NAME}"
         )
     for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
         if len(group["params"]) != len(other["params"]):
             raise ValueError(
-                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
-                f"(group {index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])})"
+                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group (group "
+                f"{index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])}){_BY_NAME}"
             )
     return Match([g["params"] for g in saved], saved)
 

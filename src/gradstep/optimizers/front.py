@@ -23,6 +23,7 @@ from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import Choice, Choices, check_engine
 from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
 from gradstep.optimizers.hooks import seen_by_torch, with_hooks
+from gradstep.optimizers.load_report import LoadReport
 from gradstep.optimizers.lost import loses, warn_of_lost_updates
 from gradstep.optimizers.observer import Observer
 from gradstep.optimizers.pages import Pages
@@ -393,15 +394,28 @@ class Optimizer(torch.optim.Optimizer):
 
         Of float32 state, that class can load it.
         """
+        inside = innermost(self)
+        if inside is not self:  # called on what a trainer put around the optimizer
+            return inside.state_dict()
         return {**detached(super().state_dict(), self.rule()), "gradstep": stamp(self.rule(), self._storage)}
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(  # type: ignore[override]  # a report where torch returns None
+        self, state_dict: dict[str, Any], strict: bool = True
+    ) -> LoadReport | None:
         """Load a state written by this class or by torch's class of the same name.
 
         Parameters are matched by name where both sides have names, else in order; see ``docs/checkpoints.md``. State
         is stored as this optimizer stores it where that loses nothing (torch casts it to the parameter's type), what
         the checkpoint says about how torch should execute is left out, and the seed of the noise is taken over.
+
+        Args:
+            state_dict: the state.
+            strict: False loads what matches by name and shape, and leaves out the rest: of a model that has other
+                layers, or another head. Both sides need names, unless their groups have as many parameters each.
+
+        Returns:
+            With ``strict=False``, what was loaded and what was left out, and why.
 
         Raises:
             KeyError: a part of the checkpoint is missing; nothing was changed.
@@ -410,19 +424,22 @@ class Optimizer(torch.optim.Optimizer):
         """
         inside = innermost(self)
         if inside is not self:  # called on what a trainer put around the optimizer
-            inside.load_state_dict(state_dict)
-            return
+            report: LoadReport | None = inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
+            return report
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         on_host = self._paged is not None and self._paged.on_host
-        found = adopted(self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host)
+        found = adopted(
+            self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host, strict=strict
+        )
         with self._exclusive, uninterrupted():
             self.__setstate__({"state": found.state, "param_groups": found.groups})
             self._storage = found.storage
             self._state_seen = False
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+        return None if strict else found.report
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import secrets
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gradstep.storage.sizes import show_bytes
+
+if sys.platform != "win32":
+    import fcntl
+
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[BinaryIO]:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and take the name in one step; then the
     folder is forced to the disk as well. If the block raises, the temporary file is removed and the old file stays.
+    A process that is killed leaves its temporary file; the next write to the same name removes it. It knows that
+    nobody writes to it by its lock, which ends with the process (on Windows, which has none, nothing is removed).
 
     A file that is replaced passes its permissions on. A symbolic link is followed: the file it points to is replaced.
 
     Args:
         path: where the file shall stand; its folder must exist.
+        nbytes: how long it will be at least, if that is known: a disk without so much room is refused at once.
 
     Raises:
         FileNotFoundError: there is no such folder.
+        OSError: with ENOSPC, no space is left on the disk; the old file stays.
 
     Yields:
         The open binary file to write to; it can be read and seeked too.
@@ -39,19 +52,96 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into: make it first")
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    _remove_leftovers(target)
+    free = shutil.disk_usage(target.parent).free
+    if nbytes > free:
+        raise _no_space(target, nbytes)
+    temporary, file = _temporary(target)
     try:
-        with temporary.open("x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        if sys.platform == "win32":  # which renames no open file; elsewhere its lock is held until it has its name
+            file.close()
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o7777)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # what is still in Python's buffer finds no space either
+            file.close()
         temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception) and _is_no_space(error):
+            raise _no_space(target, nbytes) from error
         raise
+    file.close()
     sync_folder(target.parent)
+
+
+def _temporary(target: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside the target, locked while it is open, so that no other writer takes it for a leftover."""
+    while True:
+        path = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_SUFFIX}")
+        file = path.open("x+b")
+        try:
+            _lock(file)
+        except BlockingIOError:  # another writer takes it for a leftover, and removes it
+            file.close()
+            continue
+        except OSError:
+            pass  # a file system without locks: nothing is locked, and nothing removed, there
+        if path.exists():
+            return path, file
+        file.close()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of the same target that no process writes to any more."""
+    if sys.platform == "win32":
+        return
+    for path in target.parent.glob(f"{glob.escape(_prefix(target))}{'[0-9a-f]' * 8}{_SUFFIX}"):
+        with contextlib.suppress(OSError), path.open("r+b") as file:  # somebody writes to it, or has removed it
+            _lock(file)
+            path.unlink()
+
+
+_SUFFIX = ".tmp"
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:100]}."
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+        OSError: the file system knows no locks.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def _is_no_space(error: BaseException) -> bool:
+    """Whether an error comes from a full disk, also if what raised it (torch, in C++) has hidden that."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _FULL:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _no_space(target: Path, nbytes: int) -> OSError:
+    free = shutil.disk_usage(target.parent).free
+    needed = f"at least {show_bytes(nbytes)}, and {show_bytes(free)} are" if nbytes > free else "more than is"
+    return OSError(
+        errno.ENOSPC,
+        f"no space left in {target.parent} for {target.name}, which takes {needed} free; nothing was changed",
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, Literal, TypeAlias, overload
 
 import torch
 from torch import nn
 
 import gradstep
 from gradstep.optimizers.checkpoint_matching import listed, plain_name
+from gradstep.optimizers.load_report import LoadReport
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
+from gradstep.training.loading import load
 from gradstep.training.random_state import random_state, restore
 from gradstep.training.stepper import Stepper
 
 FORMAT = 1
 """Of the file."""
 
+File: TypeAlias = str | os.PathLike[str] | IO[bytes]
+"""A path, or an open binary file."""
+
 
 def save_checkpoint(
-    path: str | os.PathLike[str],
+    path: File,
     *,
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -36,13 +43,16 @@ def save_checkpoint(
     """Write the state of a training run to one file, which ``torch.load(weights_only=True)`` can read.
 
     The file is written under another name, forced to the disk, read back, and only then takes its name: whatever
-    happens meanwhile, what stands at ``path`` is the old file or the new one, whole. The random generators of torch,
-    NumPy (the global one) and Python are saved too; those of one's own (a ``DataLoader``'s) go into ``extra``.
+    happens meanwhile, what stands at ``path`` is the old file or the new one, whole. What a process that was killed
+    while saving has left beside it is removed. Every array is stored with its checksum, which
+    :func:`load_checkpoint` compares. The random generators of torch, NumPy (the global one) and Python are saved too;
+    those of one's own (a ``DataLoader``'s) go into ``extra``.
 
     Of several processes let one save.
 
     Args:
-        path: where to; its folder must exist.
+        path: where to, in a folder that exists; or a binary file object, such as ``io.BytesIO()``, which is written
+            to at its place once all is known to be good; until then the checkpoint is in memory.
         model, optimizer, schedule, scaler: what has a ``state_dict()``.
         stepper: a :class:`gradstep.Stepper`, which stands for its model, optimizer, schedule and scaler.
         extra: anything of tensors, numbers, text, lists and dictionaries, by name: ``epoch=3``.
@@ -50,6 +60,7 @@ def save_checkpoint(
     Raises:
         ValueError: a stepper, and beside it what it stands for.
         TypeError: something that only a program could read back; the old file stays.
+        OSError: with ENOSPC, no space is left on the disk; the old file stays.
         RuntimeError: a stepper in the middle of a window.
 
     Example:
@@ -68,21 +79,18 @@ def save_checkpoint(
         "random": random_state(),
         "extra": extra,
     }
-    with atomic_write(path) as file:
-        torch.save(content, file)
-        file.flush()
-        try:
-            torch.load(file.name, weights_only=True, mmap=True)  # of the numbers themselves nothing is read
-        except pickle.UnpicklingError as error:
-            named = {name: value for name, value in content.items() if name != "extra"} | extra
-            raise TypeError(
-                "a checkpoint holds tensors, numbers, text, lists and dictionaries, so that reading it runs no "
-                f"program; {', '.join(name for name in named if not _is_plain(named[name]))} holds something else"
-            ) from error
+    if isinstance(path, (str, os.PathLike)):
+        with atomic_write(path, nbytes=_bytes_of(content)) as file:
+            _write(content, file)
+        return
+    memory = io.BytesIO()
+    _write(content, memory)
+    path.write(memory.getbuffer())
 
 
+@overload
 def load_checkpoint(
-    path: str | os.PathLike[str],
+    path: File,
     *,
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -90,23 +98,51 @@ def load_checkpoint(
     scaler: torch.amp.GradScaler | None = None,
     stepper: Stepper | None = None,
     rng: bool = True,
-) -> dict[str, Any]:
+    strict: Literal[True] = True,
+) -> dict[str, Any]: ...
+@overload
+def load_checkpoint(
+    path: File,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    schedule: Driver | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    stepper: Stepper | None = None,
+    rng: bool = True,
+    strict: Literal[False],
+) -> LoadReport: ...
+def load_checkpoint(
+    path: File,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    schedule: Driver | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    stepper: Stepper | None = None,
+    rng: bool = True,
+    strict: bool = True,
+) -> dict[str, Any] | LoadReport:
     """Go on where :func:`save_checkpoint` was called, bit for bit.
 
-    All of it is checked before anything is changed: if the optimizer refuses its state, the model is untouched. What
-    the file holds and was not asked for is left alone, so that a model can be loaded without its optimizer.
+    All of it is checked before anything is changed, first the checksum of everything in the file; and if a part
+    refuses its state all the same, the others are put back. What the file holds and was not asked for is left alone,
+    so that a model can be loaded without its optimizer.
 
     Args:
-        path: the file.
+        path: the file, or a binary file object that can be read and seeked, at the place where the checkpoint begins.
         model, optimizer, schedule, scaler, stepper: as for saving, made as they were then.
         rng: whether to set the random generators as well.
+        strict: False loads of the model and of gradstep's optimizers what matches by name and shape, and leaves out
+            the rest: for a model with other layers, or another head. The other parts are loaded as always.
 
     Returns:
-        What was given as ``extra``.
+        What was given as ``extra``; with ``strict=False`` a :class:`gradstep.LoadReport` of what was loaded, of what
+        was left out and why, and with ``extra``.
 
     Raises:
         FileNotFoundError: there is no file.
-        ValueError: no checkpoint of this kind, or of a later format.
+        ValueError: damaged, no checkpoint of this kind, or of a later format.
         KeyError: the file does not hold what was asked for.
         RuntimeError: the model's parameters, or the optimizer's state, are others; they are listed.
     """
@@ -114,23 +150,81 @@ def load_checkpoint(
     content = _content(path)
     if missing := [name for name in parts if name not in content]:
         held = [name for name in content if name not in ("gradstep", "random", "extra")]
-        raise KeyError(f"{os.fspath(path)} holds no {', '.join(missing)} (it holds {', '.join(held) or 'none'})")
+        raise KeyError(f"{_name(path)} holds no {', '.join(missing)} (it holds {', '.join(held) or 'none'})")
     own = parts.pop("model", None)
-    weights = None if own is None else _weights(own, content["model"])
+    weights, left_out = ({}, {}) if own is None else _weights(own, content["model"], strict=strict)
+    report = LoadReport(tuple(weights), left_out).of("model")
     small = {name: part.state_dict() for name, part in parts.items() if name in ("schedule", "scaler")}
     for name, state in small.items():
         _same_kind(name, state, content[name])
     if stepper is not None:
         for name in ("schedule", "scaler"):
             _same_kind(name, stepper.state_dict()[name], content["stepper"].get(name))
-    # What can still refuse comes first, and changes nothing when it does.
-    for name in sorted(parts, key=("optimizer", "stepper", "schedule", "scaler").index):
-        parts[name].load_state_dict(content[name])
-    if own is not None:
-        own.load_state_dict(weights)
-    if rng:
-        restore(content["random"])
-    return dict(content["extra"])
+    with ExitStack() as undo:
+        for name in sorted(parts, key=("optimizer", "stepper", "schedule", "scaler").index):
+            if stepper is None:
+                part = load(parts[name], content[name], undo, strict=strict)
+            else:
+                undo.callback(stepper.load_state_dict, stepper.state_dict())
+                part = stepper.load_state_dict(content[name], strict) or LoadReport()
+            report += part.of("optimizer")
+        if rng:
+            undo.callback(restore, random_state())
+            restore(content["random"])
+        if own is not None:
+            own.load_state_dict(weights, strict=strict)
+        undo.pop_all()
+    extra = dict(content["extra"])
+    return extra if strict else report + LoadReport(extra=extra)
+
+
+def _write(content: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write a checkpoint to an empty file, and read it back.
+
+    Raises:
+        TypeError: something that only a program could read back.
+    """
+    with _checksums():
+        torch.save(content, file)
+    file.flush()
+    file.seek(0)
+    try:
+        torch.load(file, weights_only=True, map_location="meta")  # of the numbers themselves nothing is kept
+    except pickle.UnpicklingError as error:
+        named = {name: value for name, value in content.items() if name != "extra"} | content["extra"]
+        raise TypeError(
+            "a checkpoint holds tensors, numbers, text, lists and dictionaries, so that reading it runs no "
+            f"program; {', '.join(name for name in named if not _is_plain(named[name]))} holds something else"
+        ) from error
+
+
+@contextmanager
+def _checksums() -> Iterator[None]:
+    """Have torch store the CRC-32 of every array, whatever was set; it is torch's default."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+def _bytes_of(content: Any) -> int:
+    """Bytes of all tensors, each memory once: a checkpoint takes at least these."""
+    sizes: dict[int, int] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                look(one)
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                look(one)
+
+    look(content)
+    return sum(sizes.values())
 
 
 def _parts(
@@ -154,32 +248,63 @@ def _parts(
     return {"model": stepper.model if model is None else model, "stepper": stepper}
 
 
-def _content(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _name(path: File) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else "the file object"
+
+
+def _content(path: File) -> dict[str, Any]:
     """The file's content.
 
     Raises:
-        ValueError: not one that :func:`save_checkpoint` wrote.
+        ValueError: not one that :func:`save_checkpoint` wrote, or not as it wrote it.
     """
-    with Path(path).open("rb") as file:
-        try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch reads whatever it is given, and fails in as many ways
-            raise ValueError(
-                f"{os.fspath(path)} is damaged, or no checkpoint: {str(error).partition('. ')[0]}"
-            ) from error
+    if isinstance(path, (str, os.PathLike)):
+        with Path(path).open("rb") as file:
+            content = _read(file, os.fspath(path))
+    else:
+        content = _read(path, _name(path))
     said = content.get("gradstep") if isinstance(content, dict) else None
     if not isinstance(said, dict) or said.get("kind") != "checkpoint":
-        raise ValueError(f"{os.fspath(path)} was not written by gradstep.save_checkpoint: torch.load reads it")
+        raise ValueError(f"{_name(path)} was not written by gradstep.save_checkpoint: torch.load reads it")
     if said["format"] > FORMAT:
         raise ValueError(
-            f"{os.fspath(path)} was written by gradstep {said['version']} in format {said['format']}, and gradstep "
+            f"{_name(path)} was written by gradstep {said['version']} in format {said['format']}, and gradstep "
             f"{gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
         )
     return dict(content)
 
 
-def _weights(model: nn.Module, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A model's saved state under the names that it has now, which wrappers may have changed.
+def _read(file: IO[bytes], name: str) -> Any:
+    """Read a file that torch has saved, once the checksum of everything in it is known to be right.
+
+    torch itself compares none: it loads other numbers than were saved without a word.
+
+    Raises:
+        ValueError: it is damaged, or something else.
+    """
+    start = file.tell()
+    if not file.read(1):
+        where = "empty" if start == 0 else "at its end: call its seek(0) before"
+        raise ValueError(f"{name} is damaged, or no checkpoint: it is {where}")
+    file.seek(start)
+    if start:  # torch counts places from a file's beginning
+        file = io.BytesIO(file.read())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+        if broken is None:
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch read whatever they are given, and fail in as many ways
+        raise ValueError(f"{name} is damaged, or no checkpoint: {str(error).partition('. ')[0]}") from error
+    raise ValueError(
+        f"{name} is damaged: {broken} in it has another checksum than when it was saved; nothing was loaded. Take an "
+        "earlier checkpoint, or a copy of this one"
+    )
+
+
+def _weights(model: nn.Module, saved: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """A model's saved state under the names that it has now, which wrappers may have changed; and what does not fit.
 
     Raises:
         RuntimeError: others than the model's, or of another shape.
@@ -188,16 +313,23 @@ def _weights(model: nn.Module, saved: Mapping[str, Any]) -> Mapping[str, Any]:
     if own.keys() != saved.keys():
         plain = {plain_name(name): value for name, value in saved.items()}
         saved = {name: plain.pop(plain_name(name)) for name in own if plain_name(name) in plain} | plain
-    lines = [f"missing: {name}" for name in own if name not in saved]
-    lines += [f"unexpected: {name}" for name in saved if name not in own]
-    lines += [
-        f"{name} has shape {tuple(saved[name].shape)} in the checkpoint, and {tuple(value.shape)} in the model"
+    missing = [name for name in own if name not in saved]
+    unexpected = [name for name in saved if name not in own]
+    reshaped = {
+        name: f"has shape {tuple(saved[name].shape)} in the checkpoint, and {tuple(value.shape)} in the model"
         for name, value in own.items()
         if isinstance(value, torch.Tensor) and name in saved and saved[name].shape != value.shape
-    ]
-    if lines:
-        raise RuntimeError(f"the checkpoint is of another model:\n{listed(lines)}")
-    return saved
+    }
+    lines = [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
+    lines += [f"{name} {why}" for name, why in reshaped.items()]
+    if lines and strict:
+        raise RuntimeError(
+            f"the checkpoint is of another model:\n{listed(lines)}\n"
+            "load_checkpoint(..., strict=False) loads what matches, and lists the rest"
+        )
+    left_out = dict.fromkeys(missing, "not in the checkpoint") | dict.fromkeys(unexpected, "in the checkpoint only")
+    fitting = {name: value for name, value in saved.items() if name in own and name not in reshaped}
+    return fitting, left_out | reshaped
 
 
 def _same_kind(name: str, own: Mapping[str, Any] | None, saved: Any) -> None:

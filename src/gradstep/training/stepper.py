@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from gradstep.optimizers.load_report import LoadReport
 from gradstep.optimizers.wrapped import innermost
 from gradstep.training.applying import (
     apply,
@@ -21,6 +22,7 @@ from gradstep.training.applying import (
     gradients,
 )
 from gradstep.training.driver import Schedules, cover_new_groups, drivers_of
+from gradstep.training.loading import load
 from gradstep.training.outcome import UpdateOutcome
 from gradstep.training.peers import Peers
 from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_fp16_weights, fp16_scale
@@ -40,9 +42,7 @@ class Stepper:
     over the micro-batches that there *were*: unequal ones, and a last window that is not full, give the very gradient
     of one large batch. (Dividing each loss by the planned number of micro-batches does not.) Under
     DistributedDataParallel both sums run over all processes, and gradients are exchanged in the last micro-batch only.
-
     A window whose gradient is not finite is skipped: weights, optimizer state and schedule stay bit for bit.
-
     Several optimizers that share one loss step together: one window, one norm, one clip, one decision to skip.
 
     Args:
@@ -119,12 +119,12 @@ class Stepper:
         self._window = Window(int(accumulate))
         self._updates = self._skipped = 0
 
+    # -- what there is to see ------------------------------------------------------------------------------------
+
     _scale: LossScale | None = None
     _unit: float | None = None
     """The weight of the run's first micro-batch: weights are taken relative to it, so that the gradients of fp16 have
     the size that they have with the loss divided by the number of micro-batches."""
-
-    # -- what there is to see ------------------------------------------------------------------------------------
 
     @property
     def open(self) -> bool:
@@ -184,8 +184,8 @@ class Stepper:
     def rehearsal(self) -> Stepper:
         """A stepper of the same settings, model and optimizer, with a window, a count and a loss scale of its own.
 
-        It has no schedule: who rehearses sets the learning rate. What it does changes model and optimizer, but nothing
-        of this stepper; :func:`gradstep.lr_find` works with it, and puts them back.
+        It has no schedule. What it does changes model and optimizer, but nothing of this stepper;
+        :func:`gradstep.lr_find` works with it, and puts them back.
         """
         other = copy(self)
         other._window, other._scale = Window(self.accumulate), deepcopy(self._scale)
@@ -295,15 +295,9 @@ class Stepper:
         self._groups = groups
 
     def _check_gradients(self) -> None:
-        """Raise if gradients of earlier micro-batches are gone, as after the usual zero_grad() before each backward."""
-        if not (lost := cleared(self._model, self._optimizers, self._window.norms)):
-            return
-        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise RuntimeError(
-            f"the gradients of {lost[0]}{more} were cleared inside the window, after micro-batch {len(self._window)} "
-            f"of {self._window.size}: the stepper clears gradients at the window's end, so leave out "
-            "optimizer.zero_grad() and model.zero_grad(); to go on, call stepper.discard() and begin the window anew"
-        )
+        """Raise if gradients were cleared inside the window, as by the usual zero_grad() before each backward."""
+        if lost := cleared(self._model, self._optimizers, self._window.norms):
+            self._window.refuse_cleared(lost)
 
     def _update(self, unit: float) -> UpdateOutcome:
         window, scale = self._window, 1.0 if self._scale is None else self._scale.value
@@ -357,8 +351,12 @@ class Stepper:
             "scaler": None if self._scale is None else self._scale.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> LoadReport | None:
         """Go on where :meth:`state_dict` was taken. The model's weights are loaded on their own.
+
+        Args:
+            state: the state.
+            strict: False loads of gradstep's optimizers what matches by name and shape, and returns a report of it.
 
         Raises:
             RuntimeError: in the middle of a window.
@@ -367,8 +365,7 @@ class Stepper:
             Exception: what the optimizer, schedule or scaler raises. Nothing was changed.
         """
         self._window.check_closed("load")
-        missing = {"updates", "unit", "optimizer", "schedule", "scaler"} - state.keys()
-        if missing:
+        if missing := {"updates", "unit", "optimizer", "schedule", "scaler"} - state.keys():
             raise KeyError(f"not the state_dict() of a Stepper: {', '.join(sorted(missing))} missing")
         saved, schedules = (
             state[name] if isinstance(state[name], list) else [state[name]] for name in ("optimizer", "schedule")
@@ -378,21 +375,24 @@ class Stepper:
             raise ValueError(
                 f"optimizers: this stepper has {count}, and the checkpoint {len(saved)}: make it as it was"
             )
-        parts: list[tuple[str, Any, Any]] = [("scaler", self._scale, state["scaler"])]
-        parts += [("schedule", own, other) for own, other in zip(self._drivers, schedules, strict=True)]
+        parts: list[tuple[str, Any, Any]]
+        parts = [("schedule", own, other) for own, other in zip(self._drivers, schedules, strict=True)]
+        parts.append(("scaler", self._scale, state["scaler"]))
         for name, own, other in parts:
             if (own is None) != (other is None):
                 has, its = ("no", "one") if own is None else ("a", "none")
                 raise ValueError(f"this stepper has {has} {name}, and the checkpoint has {its}: make it as it was")
-        parts = [("", innermost(own), other) for own, other in zip(self._optimizers, saved, strict=True)] + parts
+        report = LoadReport()
         with ExitStack() as undo:
+            for own, other in zip(self._optimizers, saved, strict=True):
+                report += load(own, other, undo, strict=strict)
             for _, own, other in parts:
                 if own is not None:
-                    undo.callback(own.load_state_dict, own.state_dict())
-                    own.load_state_dict(other)
+                    load(own, other, undo, strict=True)
             self._updates, self._unit = int(state["updates"]), state["unit"]
             undo.pop_all()
         self.discard()
+        return None if strict else report
 
 
 def _one_or_all(each: Sequence[Any]) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import final
+from typing import NoReturn, final
 
 import torch
 from torch import Tensor
@@ -106,6 +106,15 @@ class Window:
                 f"Invalid weight: {number} (must be finite and greater than 0; leave out a micro-batch without items)"
             )
         return number
+
+    def refuse_cleared(self, names: Sequence[str]) -> NoReturn:
+        """Raise because the gradients of these parameters were cleared since the last micro-batch."""
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise RuntimeError(
+            f"the gradients of {names[0]}{more} were cleared inside the window, after micro-batch {len(self)} of "
+            f"{self.size}: the stepper clears gradients at the window's end, so leave out optimizer.zero_grad() and "
+            "model.zero_grad(); to go on, call stepper.discard() and begin the window anew"
+        )
 
     def check_finish(self) -> None:
         """Raise unless the window may end now."""
