@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
-from typing import final
+from typing import Any, cast, final
 
 import numpy as np
 from llvmlite import ir
@@ -91,13 +90,29 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
 
 
 @final
+class _Slots:
+    """What a rule sees as its :class:`State`: slots that hold what was kept of them as soon as they are assigned."""
+
+    def __init__(self, slots: Mapping[str, Value], kept: Mapping[str, Value]) -> None:
+        self.__dict__.update(slots)
+        self._kept = kept
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = self.__dict__.get("_kept", {}).get(name, value)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
+
+
+@final
 class _Update:
     """The body of the update kernel for one piece.
 
-    Values that are stored element by element are read, updated and written in one pass. Where a slot is stored in
-    blocks, that pass goes block by block: it keeps the slot's new values on the stack, and a second pass, which knows
-    the largest of them by then, encodes them. That of one block runs together with the first of the next: the one waits
-    for square roots and divisions, the other does not.
+    Values that are stored element by element are read, updated and written in one pass. Slots that are stored in blocks
+    need two passes over each block, because codes are relative to the block's largest new value. The first pass
+    computes the new values of these slots, keeps them on the stack and finds the largest. The second pass encodes the
+    kept values and runs the rule's lines again, with the kept values in place of what they assign, for the parameter:
+    its square roots and divisions, which processors wait for, run beside the integer arithmetic of the codes.
     """
 
     def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: Piece, watch: Watch | None) -> None:
@@ -110,140 +125,139 @@ class _Update:
         ]
         self.addresses = spec.grouped(piece.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
-        self.kept = {i: kernel.room(np.float32, 2 * BLOCK) for i in self.blocks}
-        self.scales = {i: kernel.zero(np.int32, 1) for i in self.blocks}  # of the block that was updated last
+        self.kept = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
+        self.steady = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
 
     def write(self) -> None:
         """Update the piece."""
-        kernel, piece, b = self.kernel, self.piece, self.builder
-        if not self.blocks:
+        kernel, piece = self.kernel, self.piece
+        if self.blocks:
+            with kernel.loop(piece.start, piece.stop, BLOCK) as start:
+                self._block(start)
+        elif self.watch is None:
             itemsizes = [field.element.itemsize for field in self.spec.fields]
+            kernel.every_vector_in_streams(piece.start, piece.stop, self._vector, itemsizes)
+        else:  # sums are added up, in this order
+            kernel.every_vector(piece.start, piece.stop, self._vector)
 
-            def body(i: ir.Value, lanes: int) -> None:
-                self._vector(i, lanes, {}, {})
+    def _vector(self, i: ir.Value, lanes: int) -> None:
+        """Read, update and write one vector."""
+        self._fetch(i, lanes)
+        values = self._values(i, lanes, {})
+        self._write(i, lanes, values, self._updated(values, {}, lanes))
 
-            if self.watch is None:
-                kernel.every_vector_in_streams(piece.start, piece.stop, body, itemsizes)
-            else:  # sums are added up, in this order
-                kernel.every_vector(piece.start, piece.stop, body)
-            return
-        block = integer(BLOCK)
-        whole = kernel.whole(piece.start, piece.stop, BLOCK)
-        with kernel.loop(piece.start, whole, BLOCK) as start, self._scaled(start) as (old, peaks):
-            last = {j: self._scale(j) for j in self.blocks}
-            follows = b.icmp_signed(">", start, piece.start)
-            place = kernel.zero(np.int32, LANES)
-            b.store(self._place(b.sub(start, block), LANES).ir, place)
-            with kernel.loop(start, b.add(start, block), LANES) as i:
-                self._vector(i, LANES, old, peaks)
-                with b.if_then(follows, likely=True):
-                    self._encode(b.sub(i, block), LANES, last, place)
-        with kernel.loop(
-            b.select(b.icmp_signed(">", whole, piece.start), b.sub(whole, block), whole), whole, LANES
-        ) as i:
-            self._encode(i, LANES, {j: self._scale(j) for j in self.blocks})
-        with kernel.loop(whole, piece.stop, BLOCK) as start:  # once or never: what is left over
-            with self._scaled(start) as (old, peaks):
-                kernel.every_vector(start, piece.stop, lambda i, lanes: self._vector(i, lanes, old, peaks))
-            last = {j: self._scale(j) for j in self.blocks}
-            kernel.every_vector(start, piece.stop, lambda i, lanes: self._encode(i, lanes, last))
+    def _block(self, start: ir.Value) -> None:
+        """Update the block that begins at ``start``; the last one may be shorter than others."""
+        b = self.builder
+        end = b.add(start, integer(BLOCK))
+        stop = b.select(b.icmp_signed("<", end, self.piece.stop), end, self.piece.stop)
+        old, new = self._keep(start, stop)
+        self._encode(start, stop, old, new)
 
-    @contextmanager
-    def _scaled(self, start: ir.Value) -> Iterator[tuple[dict[int, Value], dict[tuple[int, int], ir.Value]]]:
-        """Read the scales of the block at ``start``; after the ``with``, in which it is updated, write the new ones."""
-        kernel = self.kernel
-        number = kernel.builder.sdiv(start, integer(BLOCK))
+    def _keep(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
+        """Compute and keep the new values of a block, and write its scales; return its old scales and the new."""
+        kernel, b = self.kernel, self.builder
+        number = b.sdiv(start, integer(BLOCK))
         where = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
+        old = {j: self._read(j, 1, where[j], 1) for j in self.blocks}
         peaks = {(j, lanes): kernel.zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
-        yield {j: self._read(j, 1, where[j], 1) for j in self.blocks}, peaks
+
+        def keep(i: ir.Value, lanes: int) -> None:
+            self._fetch(i, lanes)
+            new = self._updated(self._values(i, lanes, old), {}, lanes)
+            for j, codec in self.blocks.items():
+                b.store(new[j - 1].ir, self._place_in(self.kept[j], i), align=4)
+                size, peak = codec.magnitude(codec.bare(new[j - 1])), peaks[j, lanes]
+                b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
+
+        kernel.every_vector(start, stop, keep)
+        scales = {}
         for j, codec in self.blocks.items():
             peak = largest(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(min=kernel.get(peaks[j, 1], np.int32, 1))
-            scale = codec.scale(peak)
-            kernel.builder.store(scale.ir, self.scales[j])
-            element = codec.fields[1].element
-            kernel.write(where[j], element, element.encode(scale))
-            with kernel.builder.if_then((scale == NOT_FINITE).ir, likely=False):
-                self._steady(j, start)
+            scales[j], element = codec.scale(peak), codec.fields[1].element
+            kernel.write(where[j], element, element.encode(scales[j]))
+        return old, scales
 
-    def _steady(self, j: int, start: ir.Value) -> None:
-        """See :meth:`gradstep.storage.codecs.Blocks.steady`: for once, not for every vector."""
+    def _encode(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
+        """Encode the kept values of a block, and write its parameters."""
         kernel, b = self.kernel, self.builder
-        scale = self._wide(self._scale(j), LANES)
-        with kernel.loop(start, b.add(start, integer(BLOCK)), LANES) as i:
-            b.store(self.blocks[j].steady(self._waiting(j, i, LANES), scale).ir, self._kept(j, i), align=4)
+        sources = {j: self._steady(j, scales[j]) for j in self.blocks}
+        place = kernel.zero(np.int32, LANES)
+        b.store(self._place(start, LANES).ir, place)
 
-    def _scale(self, j: int) -> Value:
-        return self.kernel.get(self.scales[j], np.int32, 1)
+        def encode(i: ir.Value, lanes: int) -> None:
+            values = self._values(i, lanes, old)  # before their codes are overwritten
+            kept = {self.spec.slots[j - 2]: self._number(self.kept[j], i, lanes) for j in self.blocks}
+            if lanes == 1:
+                here = self._place(i, lanes)
+            else:
+                here = kernel.get(place, np.int32, lanes)
+                b.store((here + lanes * STRIDE % 2**32).ir, place)
+            noise = mixed(here, self._key(32, lanes), SLOTS)
+            for j, codec in self.blocks.items():
+                x = codec.bare(self._number(sources[j], i, lanes))
+                code = codec.split(x, self._wide(scales[j], lanes), noise)
+                kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
+            self._write(i, lanes, values, self._updated(values, kept, lanes))
 
-    def _vector(
-        self,
-        i: ir.Value,
-        lanes: int,
-        scales: dict[int, Value],
-        peaks: dict[tuple[int, int], ir.Value],
-    ) -> None:
-        """Update one vector; what is stored in blocks is only kept, and its magnitude noted."""
-        kernel, spec, b = self.kernel, self.spec, self.builder
-        if lanes > 1:
-            ahead = b.add(i, kernel.job["prefetch"])
-            for address in chain.from_iterable(self._at(j, ahead) for j in range(len(spec.codecs))):
-                kernel.fetch(address)
+        kernel.every_vector(start, stop, encode)
+
+    def _steady(self, j: int, scale: Value) -> ir.Value:
+        """Where the values to encode are: as they were kept or, rarely, as :meth:`Blocks.steady` makes them."""
+        kernel, b, codec = self.kernel, self.builder, self.blocks[j]
+        not_finite = (scale == NOT_FINITE).ir
+        with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
+            x = codec.steady(codec.bare(self._number(self.kept[j], i, LANES)), self._wide(scale, LANES))
+            b.store(x.ir, self._place_in(self.steady[j], i), align=4)
+        return b.select(not_finite, self.steady[j], self.kept[j])
+
+    def _values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
+        """Gradient, parameter and slots, in the arithmetic of the rule."""
         values = []
-        for j, codec in enumerate(spec.codecs):
-            at = self._at(j, i)
+        for j, codec in enumerate(self.spec.codecs):
             if isinstance(codec, Blocks):
-                value = codec.join(self._read(j, 0, at[0], lanes), self._wide(scales[j], lanes))
+                value = codec.join(self._read(j, 0, self._at(j, i)[0], lanes), self._wide(scales[j], lanes))
             else:
                 assert isinstance(codec, Elementwise)
-                value = kernel.value(codec, self.addresses[j], i, lanes)
-            values.append(value.astype(spec.arithmetic))
-        c = SimpleNamespace(
-            **{
-                name: Value(b, splat(b, scalar, lanes))
-                for name, scalar in zip(spec.coefficients, self.coefficients, strict=True)
-            }
-        )
+                value = self.kernel.value(codec, self.addresses[j], i, lanes)
+            values.append(value.astype(self.spec.arithmetic))
+        values[0] = values[0] * self._coefficients(lanes).gradient
+        return values
+
+    def _updated(self, values: Sequence[Value], kept: Mapping[str, Value], lanes: int) -> list[Value]:
+        """The new parameter and slots; in place of what the rule computes for a slot, what was ``kept`` of it."""
         g, p, *slots = values
-        state = State(**dict(zip(spec.slots, slots, strict=True)))
-        g = g * c.gradient
-        new = [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
+        state = cast(State, _Slots(dict(zip(self.spec.slots, slots, strict=True)), kept))
+        new = self.spec.rule.update(p, g, state, self._coefficients(lanes))
+        return [new, *(getattr(state, name) for name in self.spec.slots)]
+
+    def _write(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
+        """Write what is stored element by element, after it was shown to the watch."""
+        g, p = values[:2]
         if self.watch is not None:
             self.watch.see(g, p, new, lanes)
         random: dict[int, Value] = {}
         for j, x in enumerate(new, 1):
-            codec = spec.codecs[j]
-            if isinstance(codec, Blocks):
-                x = codec.bare(x)
-                b.store(x.ir, self._kept(j, i), align=4)
-                peak = peaks[j, lanes]
-                b.store(codec.magnitude(x).clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
-            else:
-                assert isinstance(codec, Elementwise)
-                x = x.astype(codec.arithmetic)
-                codes = codec.split(x, self._noise(j, i, lanes, random) if codec.noisy else None)
+            codec = self.spec.codecs[j]
+            if isinstance(codec, Elementwise):
+                codes = codec.split(
+                    x.astype(codec.arithmetic), self._noise(j, i, lanes, random) if codec.noisy else None
+                )
                 for code, address, f in zip(codes, self._at(j, i), codec.fields, strict=True):
-                    kernel.write(address, f.element, code)
+                    self.kernel.write(address, f.element, code)
         if self.watch is not None and lanes > 1:
             self.watch.settle()
 
-    def _encode(self, i: ir.Value, lanes: int, scales: dict[int, Value], place: ir.Value | None = None) -> None:
-        """Write one vector of what is stored in blocks.
+    def _fetch(self, i: ir.Value, lanes: int) -> None:
+        """Have the memory fetched that is read some time later."""
+        if lanes > 1:
+            ahead = self.builder.add(i, self.kernel.job["prefetch"])
+            for address in chain.from_iterable(self._at(j, ahead) for j in range(len(self.spec.codecs))):
+                self.kernel.fetch(address)
 
-        Args:
-            i: its first element.
-            lanes: how many it has.
-            scales: of its block.
-            place: where its place in the noise is counted, if it is one of a row; else that is worked out.
-        """
-        if place is None:
-            here = self._place(i, lanes)
-        else:
-            here = self.kernel.get(place, np.int32, lanes)
-            self.builder.store((here + lanes * STRIDE % 2**32).ir, place)
-        noise = mixed(here, self._key(32, lanes), SLOTS)
-        for j, codec in self.blocks.items():
-            code = codec.split(self._waiting(j, i, lanes), self._wide(scales[j], lanes), noise)
-            self.kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
+    def _coefficients(self, lanes: int) -> SimpleNamespace:
+        named = zip(self.spec.coefficients, self.coefficients, strict=True)
+        return SimpleNamespace(**{name: Value(self.builder, splat(self.builder, c, lanes)) for name, c in named})
 
     # -- where things are -----------------------------------------------------------------------------------------
 
@@ -262,14 +276,15 @@ class _Update:
         number: Value = element.decode(self.kernel.read(address, element, lanes))
         return number
 
-    def _kept(self, j: int, i: ir.Value) -> ir.Value:
-        """Where the new value of element ``i`` waits: there is room for two blocks."""
-        place = self.builder.and_(i, integer(2 * BLOCK - 1))
-        return self.builder.gep(self.kept[j], [place], source_etype=llvm_type(np.float32))
+    def _place_in(self, block: ir.Value, i: ir.Value) -> ir.Value:
+        """The address of element ``i`` in room for a block."""
+        place = self.builder.and_(i, integer(BLOCK - 1))
+        return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
 
-    def _waiting(self, j: int, i: ir.Value, lanes: int) -> Value:
-        """The new values from element ``i`` on."""
-        return Value(self.builder, self.builder.load(self._kept(j, i), typ=llvm_type(np.float32, lanes), align=4))
+    def _number(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
+        """The numbers from element ``i`` on in room for a block."""
+        loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
+        return Value(self.builder, loaded)
 
     def _wide(self, scalar: Value, lanes: int) -> Value:
         return Value(self.builder, splat(self.builder, scalar.ir, lanes))
