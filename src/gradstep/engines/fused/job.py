@@ -51,7 +51,7 @@ PER_PIECE = ("tensor", "start", "stop")
 PER_TENSOR = ("length", "row", "key")
 """What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
 
-_PER_THREAD = 32_768  # elements worth waking another thread for
+_PER_THREAD = 32_768  # elements worth waking another thread for; each piece counts as PIECE more
 
 
 @final
@@ -104,7 +104,8 @@ def launch(
         return
     owners = 0 if totals is None else len(totals) - 1
     others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
-    threads = max(1, min(threads, len(work.chunks), work.elements // _PER_THREAD))
+    cost = work.elements + PIECE * len(work.pieces)
+    threads = max(1, min(threads, len(work.chunks), cost // _PER_THREAD))
     selection = selection_for(kernel, work.elements, threads)
     pattern = kernel.patterns[0] if selection is None else selection.next()
     counts = (0, 0, len(work.chunks), len(work.runs), owners, pattern.streams, pattern.prefetch)
