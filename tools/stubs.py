@@ -20,7 +20,7 @@ _HEAD = '''"""Written by tools/stubs.py from the rules; do not edit."""
 from pathlib import Path
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 '''
 
@@ -80,6 +80,7 @@ def _class(name: str) -> str:
         "seed: int | None = ...",
         "paged: bool | str | Path | Pages = ...",
         "page_budget: str | int | None = ...",
+        "model: nn.Module | None = ...",
         "foreach: bool | None = ...",
         "fused: bool | None = ...",
         "capturable: bool = ...",

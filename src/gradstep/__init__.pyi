@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradstep import rules as rules
 from gradstep import schedules as schedules
@@ -61,6 +61,7 @@ class Adadelta(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -87,6 +88,7 @@ class Adafactor(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -113,6 +115,7 @@ class Adagrad(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -140,6 +143,7 @@ class Adam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -165,6 +169,7 @@ class Adamax(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -191,6 +196,7 @@ class AdamW(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -215,6 +221,7 @@ class Lion(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -242,6 +249,7 @@ class NAdam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -268,6 +276,7 @@ class RAdam(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -295,6 +304,7 @@ class RMSprop(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,
@@ -321,6 +331,7 @@ class SGD(Optimizer):
         seed: int | None = ...,
         paged: bool | str | Path | Pages = ...,
         page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
         foreach: bool | None = ...,
         fused: bool | None = ...,
         capturable: bool = ...,

@@ -18,6 +18,7 @@ OWN: Mapping[str, Any] = {
     "seed": None,
     "paged": False,
     "page_budget": None,
+    "model": None,
 }
 """The settings of every optimizer that are not mathematics, with their defaults:
 
@@ -27,6 +28,8 @@ OWN: Mapping[str, Any] = {
 - ``seed``: of the noise of rounding at random; None stands for torch's own seed, which is not advanced;
 - ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files; True, for parameters on a GPU, in
   the host's memory;
+- ``model``: the module whose parameters are optimized, by which its embeddings are known: their state stays float32;
+  :func:`gradstep.param_groups` knows them too, and without either they are guessed from names;
 - ``page_budget``: bytes of paged state that may be in memory, or on the GPU (``"512MB"``).
 """
 

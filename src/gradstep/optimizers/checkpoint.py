@@ -29,8 +29,8 @@ FORMAT = 1
 
 PARTIAL = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
-OWN = frozenset({"params", "param_names", "state"})
-"""What of a group stays the optimizer's own: its parameters, their names, and how their state is stored."""
+OWN = frozenset({"params", "param_names", "state", "embeddings"})
+"""What of a group stays the optimizer's own: its parameters, what is known of them, and how their state is stored."""
 
 
 def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
@@ -250,7 +250,9 @@ def group_of(
     """A group with the settings of the checkpoint's."""
     if source is None:
         return dict(own)
-    group = {key: value for key, value in source.items() if key not in {"params", "state", *TORCH_EXECUTION}}
+    group = {
+        key: value for key, value in source.items() if key not in {"params", "state", "embeddings", *TORCH_EXECUTION}
+    }
     group = deepcopy(group) | {key: own[key] for key in OWN & own.keys()}
     for setting in settings_of(rule):
         group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed

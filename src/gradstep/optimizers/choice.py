@@ -14,9 +14,8 @@ from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
 from gradstep.optimizers.memory import is_addressable
-from gradstep.optimizers.storage import Storage, Stored
+from gradstep.optimizers.storage import Embeddings, Storage, Stored
 from gradstep.rules import Rule
-from gradstep.storage.policy import is_embedding
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
 """Every engine by its name."""
@@ -119,6 +118,7 @@ class Choices:
 
     def __init__(self, engine: str, storage: Storage, rule: Rule, group: Mapping[str, Any]) -> None:
         self._engine, self._storage, self._rule, self._group = engine, storage, rule, group
+        self._embeddings = Embeddings(group)
         self._decided: dict[Any, Choice] = {}
 
     def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
@@ -134,13 +134,13 @@ class Choices:
         """
         if not (is_addressable(p) if addressable is None else addressable):
             return self._decide(p, name)
-        alike = (p.shape, p.stride(), p.dtype, p.device, is_embedding(name))
+        alike = (p.shape, p.stride(), p.dtype, p.device, self._embeddings.holds(p, name))
         choice = self._decided.get(alike)
         if choice is None:
             choice = self._decided[alike] = self._decide(p, name)
         return choice
 
     def _decide(self, p: Tensor, name: str) -> Choice:
-        stored = self._storage.of(self._rule, self._group, p, name)
+        stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         engine, reason = choose(self._engine, type(self._rule), p, name, noisy=stored.noisy)
         return Choice(engine, reason, stored)

@@ -20,7 +20,7 @@ from gradstep.optimizers.convert_target import BITS, layout_of, rule_between
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state import decoded
 from gradstep.optimizers.state_check import OF_ROUNDING, Fault, scale_of, storage_name, worst
-from gradstep.optimizers.storage import Storage, Stored
+from gradstep.optimizers.storage import Embeddings, Storage, Stored
 from gradstep.optimizers.table import parameter_names
 from gradstep.rules import Rule
 from gradstep.storage.policy import STATES
@@ -83,7 +83,7 @@ def convert_state(
         owner = owners[key]
         p = _stand_in(kind, old) if owner.p is None else owner.p
         checked = rule_of(kind, owner.group)
-        stored = storage.of(checked, owner.group, p, owner.name)
+        stored = storage.of(checked, owner.group, p, owner.name, embeddings=owner.embeddings)
         unfit = misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__)
         kinds += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
@@ -112,11 +112,13 @@ class _Owner:
         group: its group, as the result has it.
         name: what it is called.
         p: the parameter; None if there is only the checkpoint.
+        embeddings: of its group; None if there is only the checkpoint.
     """
 
     group: Mapping[str, Any]
     name: str
     p: Tensor | None
+    embeddings: Embeddings | None
 
 
 def _owners(
@@ -127,12 +129,13 @@ def _owners(
         found = match(to.param_groups, groups)
         for index, (own, keys, source) in enumerate(zip(to.param_groups, found.keys, found.sources, strict=True)):
             group = group_of(kind, to.defaults, own, source)
+            embeddings = Embeddings(group)
             for key, name, p in zip(keys, parameter_names(group, index), group["params"], strict=True):
-                yield key, _Owner(group, name, p)
+                yield key, _Owner(group, name, p, embeddings)
         return
     for index, group in enumerate(groups):
         for key, name in zip(group["params"], parameter_names(group, index), strict=True):
-            yield key, _Owner(group, name, None)
+            yield key, _Owner(group, name, None, None)
 
 
 def _readable(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:

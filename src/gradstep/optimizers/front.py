@@ -29,8 +29,8 @@ from gradstep.optimizers.observer import Observer
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.report import StepReport
 from gradstep.optimizers.statistics import Statistics
-from gradstep.optimizers.storage import Storage, Stored
-from gradstep.optimizers.summary import Summary, summary
+from gradstep.optimizers.storage import Embeddings, Storage, Stored, with_embeddings
+from gradstep.optimizers.summary import GUESSED, Summary, summary
 from gradstep.optimizers.table import Table, parameter_names
 from gradstep.optimizers.uninterrupted import uninterrupted
 from gradstep.optimizers.who import Detail, finest
@@ -97,6 +97,8 @@ class Optimizer(torch.optim.Optimizer):
         self._engine = own["engine"]
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
         self._storage = Storage(own["state"], own["rounding"], seed)
+        if own["model"] is not None:
+            params = with_embeddings(params, own["model"])
         super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())})
         self._state_seen = False
         if self._storage.rounding != "nearest":
@@ -203,13 +205,15 @@ class Optimizer(torch.optim.Optimizer):
 
         >>> import torch, gradstep
         >>> model = torch.nn.Linear(100, 100)
-        >>> summary = gradstep.AdamW(model.named_parameters(), state="8bit").state_summary()
+        >>> summary = gradstep.AdamW(model.named_parameters(), state="8bit", model=model).state_summary()
         >>> for row in summary.rows:
         ...     print(row.name, row.parameter, row.state, row.reason, row.nbytes)
         weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
-        return summary((name, p, stored, self.rule()) for name, p, stored in self._parameters())
+        few_bits = [group for group in self.param_groups if group.get("state", self._storage.state) != "float32"]
+        note = "" if all(Embeddings(group).known or "state" in group for group in few_bits) else GUESSED
+        return summary(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
 
     def _chosen(self) -> Iterator[tuple[str, Tensor, Choice]]:
         """Every parameter with its name, what executes it and how it is stored, in the order of ``param_groups``."""

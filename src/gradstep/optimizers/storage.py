@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -14,7 +14,15 @@ from gradstep.engines.base import UpdateSpec
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import ELEMENTS, Element, Native
-from gradstep.storage.policy import ROUNDINGS, STATES, is_embedding, parameter_codec, slot_codec, stays_float32
+from gradstep.storage.policy import (
+    ROUNDINGS,
+    STATES,
+    is_embedding,
+    is_embedding_class,
+    parameter_codec,
+    slot_codec,
+    stays_float32,
+)
 
 
 def element_of(dtype: torch.dtype) -> Element:
@@ -80,6 +88,54 @@ class Stored:
 
 
 @final
+class Embeddings:
+    """Which parameters of a group are embeddings: by their modules where these are known, else by their names.
+
+    Args:
+        group: of the optimizer; ``"embeddings"`` says it of each of its ``"params"``, in their order, as
+            :func:`gradstep.param_groups` and an optimizer's ``model=`` write it there.
+    """
+
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        params, flags = group.get("params", ()), group.get("embeddings")
+        self.known = isinstance(flags, (list, tuple)) and len(flags) == len(params)
+        tensors = (p[1] if isinstance(p, tuple) else p for p in params)
+        self._ids = {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.known and flags else set()
+
+    def holds(self, p: Tensor, name: str) -> bool:
+        """Return whether a parameter of the group is an embedding."""
+        return id(p) in self._ids if self.known else is_embedding(name)
+
+
+def with_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
+    """Parameter groups that say of each parameter whether an embedding of the model holds it.
+
+    Args:
+        params: what an optimizer takes: tensors, pairs with names, or groups.
+        model: a ``torch.nn.Module``.
+
+    Raises:
+        TypeError: no module.
+        ValueError: it has none of the parameters.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
+    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
+    own = {id(p) for p in model.parameters()}
+    given = list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    marked, found = [], False
+    for group in groups:
+        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
+        found = found or not own.isdisjoint(ids)
+        marked.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
+    if not found:
+        raise ValueError("model has none of the parameters that are optimized: give the module that they are of")
+    return marked
+
+
+@final
 @dataclass(frozen=True)
 class Storage:
     """What the user asked for.
@@ -116,12 +172,23 @@ class Storage:
                 f"state={state!r} cannot be honoured: {type(rule).__name__} keeps {kept}; leave state='float32'"
             )
 
-    def of(self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str) -> Stored:
+    def of(
+        self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str, *, embeddings: Embeddings | None = None
+    ) -> Stored:
         """How one parameter of a group is stored.
+
+        Args:
+            rule: with the settings of the group.
+            group: the group.
+            p: the parameter, or one like it.
+            name: what it is called.
+            embeddings: which parameters of the group are embeddings; None goes by the name.
 
         Raises:
             ValueError: its state cannot be stored as asked for.
         """
+        known = embeddings is not None and embeddings.known
+        embedding = is_embedding(name) if embeddings is None else embeddings.holds(p, name)
         slots = rule.slots(p.dim())
         element = element_of(p.dtype)
         if p.is_complex() and p.is_conj():
@@ -140,8 +207,8 @@ class Storage:
                     f"state={state!r} is for float32, bfloat16 and float16 parameters, and {name} is {p.dtype}; "
                     'give its group "state": "float32"'
                 )
-            embedding = is_embedding(name) and "state" not in group  # who names it for a group means it
-            kept = stays_float32(p.numel(), p.dim(), embedding=embedding)
+            meant = "state" in group  # who names it for a group means it
+            kept = stays_float32(p.numel(), p.dim(), embedding=embedding and not meant, known=known)
             if kept is not None:
                 state, reason = "float32", kept
         codecs = tuple(

@@ -41,9 +41,11 @@ class Summary:
 
     Attributes:
         rows: one per parameter.
+        note: what to know about the reasons; may be empty.
     """
 
     rows: tuple[Kept, ...]
+    note: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -63,12 +65,15 @@ class Summary:
             *cells, last = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             return "  ".join((*cells, last.strip().rjust(widths[-1])))
 
-        return "\n".join(map(row, (head, *lines)))
+        return "\n".join([*map(row, (head, *lines)), *([self.note] if self.note else [])])
 
 
-def summary(parameters: Iterable[tuple[str, Tensor, Stored, type[Rule]]]) -> Summary:
+GUESSED = "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
+
+
+def summary(parameters: Iterable[tuple[str, Tensor, Stored, type[Rule]]], note: str = "") -> Summary:
     """The summary of these parameters."""
-    return Summary(tuple(_kept(*parameter) for parameter in parameters))
+    return Summary(tuple(_kept(*parameter) for parameter in parameters), note)
 
 
 def _kept(name: str, p: Tensor, stored: Stored, rule: type[Rule]) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -21,27 +22,46 @@ SMALL = 4_096
 """Fewer elements than this stay float32: there is little to save."""
 
 
-def is_embedding(name: str) -> bool:
-    """Whether a parameter's name says that it is an embedding.
+_EMBEDDING = re.compile(r"Embedding(Bag)?$")
+_WORDS = frozenset({"emb", "embed", "embeds", "embedding", "embeddings", "wte", "wpe"})
 
-    >>> is_embedding("model.embed_tokens.weight"), is_embedding("transformer.wte.weight"), is_embedding("head.weight")
-    (True, True, False)
+
+def is_embedding_class(kind: type) -> bool:
+    """Return whether a module class is an embedding: it, or a class it inherits from, is named ``…Embedding(Bag)``.
+
+    torch's ``Embedding`` and ``EmbeddingBag`` are, and so are what models bring along (``VocabParallelEmbedding``).
     """
-    return any("emb" in part or part in ("wte", "wpe") for part in name.lower().split("."))
+    return any(_EMBEDDING.search(base.__name__) for base in kind.__mro__)
 
 
-def stays_float32(elements: int, ndim: int, *, embedding: bool) -> str | None:
+def is_embedding(name: str) -> bool:
+    """Guess from a parameter's name alone whether it is an embedding: the weight of a module that is named as one.
+
+    A name that only contains such a word does not count, and neither does a module further out. ``shared`` is what T5
+    and BART call theirs.
+
+    >>> [is_embedding(name) for name in ("model.embed_tokens.weight", "transformer.wte.weight", "shared.weight")]
+    [True, True, True]
+    >>> [is_embedding(name) for name in ("members.0.weight", "time_embedding.linear_1.weight", "embed.bias")]
+    [False, False, False]
+    """
+    *_, holder, last = ("", *name.lower().split("."))
+    return last == "weight" and (holder == "shared" or not _WORDS.isdisjoint(holder.split("_")))
+
+
+def stays_float32(elements: int, ndim: int, *, embedding: bool, known: bool = False) -> str | None:
     """Why the state of a parameter is not stored in fewer bits than float32; None if it is.
 
     Args:
         elements, ndim: of the logical parameter, however it is sharded.
         embedding: whether it is one: most of its rows get no gradient in most steps, and large ones when they do.
+        known: whether that is known of its module, or else guessed from its name.
 
     >>> stays_float32(10_000, 1, embedding=False)
     'a norm or a bias'
     """
-    if embedding:
-        return "an embedding"
+    if embedding and ndim == 2:
+        return "an embedding" if known else "an embedding by its name"
     if ndim < 2:
         return "a norm or a bias"
     if elements < SMALL:

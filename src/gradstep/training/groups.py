@@ -59,9 +59,10 @@ def param_groups(
             group, else the pattern does.
 
     Returns:
-        A list of groups, each with ``params``, ``param_names``, ``name``, ``weight_decay`` and whatever else was
-        set. ``print(groups.table())`` shows name, shape, group, decay, lr and reason of every parameter. The names
-        stay in the optimizer's ``param_groups`` and so in its checkpoints.
+        A list of groups, each with ``params``, ``param_names``, ``embeddings`` (whether an embedding holds the
+        parameter, also one that a head is tied to), ``name``, ``weight_decay`` and whatever else was set.
+        ``print(groups.table())`` shows name, shape, group, decay, lr and reason of every parameter. The names stay in
+        the optimizer's ``param_groups`` and so in its checkpoints.
 
     Raises:
         ValueError: a setting out of its bounds, an unknown policy, a pattern that matches nothing, a parameter that
@@ -146,11 +147,12 @@ def _matched(trained: list[Named], params: list[Named], overrides: Mapping[str, 
 
 
 def _join(groups: dict[str, dict[str, Any]], name: str, settings: dict[str, Any], p: Named) -> None:
-    group = groups.setdefault(name, {"params": [], "param_names": [], "name": name, **settings})
-    if {key: group[key] for key in group.keys() - {"params", "param_names", "name"}} != settings:
+    group = groups.setdefault(name, {"params": [], "param_names": [], "embeddings": [], "name": name, **settings})
+    if {key: group[key] for key in group.keys() - {"params", "param_names", "embeddings", "name"}} != settings:
         raise ValueError(f"overrides: two patterns call their group {name!r} and give it different settings")
     group["params"].append(p.tensor)
     group["param_names"].append(p.name)
+    group["embeddings"].append(p.in_embedding)
 
 
 def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None) -> None:

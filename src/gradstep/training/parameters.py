@@ -9,8 +9,9 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gradstep.storage.policy import is_embedding_class
+
 _NORM = re.compile(r"Norm(\d[dD])?$")
-_EMBEDDING = re.compile(r"Embedding(Bag)?$")
 _BIAS = re.compile(r"^bias(_|$)|_bias$")
 
 
@@ -41,22 +42,19 @@ class Named:
         The class of such a layer, or a class it inherits from, has a name that ends in ``Norm``, ``Norm1d``, ``Norm2d``
         or ``Norm3d``. All of torch's have, and so do the RMSNorms that models bring along (``LlamaRMSNorm``).
         """
-        return self._held_by(_NORM)
+        return any(_NORM.search(cls.__name__) for owner in self.owners for cls in type(owner).__mro__)
 
     @property
     def in_embedding(self) -> bool:
         """Whether an embedding holds it: a class that is, or inherits from, one whose name ends in ``Embedding``
         or ``EmbeddingBag``.
         """
-        return self._held_by(_EMBEDDING)
+        return any(is_embedding_class(type(owner)) for owner in self.owners)
 
     @property
     def is_bias(self) -> bool:
         """Whether it is called a bias: ``bias``, ``bias_k``, ``in_proj_bias``."""
         return any(_BIAS.search(name.rpartition(".")[2]) for name in self.names)
-
-    def _held_by(self, kind: re.Pattern[str]) -> bool:
-        return any(kind.search(cls.__name__) for owner in self.owners for cls in type(owner).__mro__)
 
 
 def parameters_of(model: nn.Module) -> list[Named]:
