@@ -129,4 +129,4 @@ def test_another_model_is_refused():
     with pytest.raises(ValueError, match="model has none of the parameters that are optimized"):
         gradstep.AdamW(model.parameters(), model=Model(), state="8bit")
     with pytest.raises(TypeError, match=r"model must be the torch\.nn\.Module whose parameters"):
-        gradstep.AdamW(model.parameters(), model=list(model.parameters()))
+        gradstep.AdamW(model.parameters(), model=list(model.parameters()))  # type: ignore[arg-type]

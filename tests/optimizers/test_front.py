@@ -59,6 +59,7 @@ def test_torch_s_arguments_order_and_defaults(subject):
         "seed": None,
         "paged": False,
         "page_budget": None,
+        "model": None,
     }
     assert ours.keys() == theirs.keys()
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
