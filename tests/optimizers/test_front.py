@@ -37,7 +37,7 @@ def steps(count, first=1):
     return [[normal(5, seed=10 * t), normal(3, seed=10 * t + 1)] for t in range(first, first + count)]
 
 
-OWN = ("engine", "state", "rounding", "seed", "paged", "page_budget")
+OWN = ("engine", "state", "rounding", "seed", "paged", "page_budget", "model")
 
 
 @pytest.mark.parametrize("subject", subjects(in_torch=True))
