@@ -1,4 +1,4 @@
-"""Measure everything that gradstep's core claims, and write it to benchmarks/results/.
+"""Measure everything that gradstep's core claims, and write it to benchmarks/results/core/, a folder per processor.
 
 python benchmarks/core.py                 all parts, about a quarter of an hour
 python benchmarks/core.py speed start     some of them; the table is made from what there is
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -40,7 +41,7 @@ from gradstep.lab.bench import (
 )
 from gradstep.lab.bench_busy import Neighbours
 from gradstep.lab.bench_chart import save_chart
-from gradstep.lab.bench_table import NOTE, markdown, readme, watched
+from gradstep.lab.bench_table import NOTE, markdown, markdown_table, readme, watched
 from gradstep.lab.machine import describe
 from gradstep.lab.words import percent, seconds
 
@@ -48,20 +49,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = RESULTS / "core.md"
 README = HERE.parent / "README.md"
-REPORTED = """\
-AMD EPYC (Zen 5), 2 cores, torch 2.13: figures of the report that led to choosing access patterns by measuring, for
-AdamW against torch's fused float32 step, interleaved medians on a quiet machine; they were not measured by the command
-above, and not again since. "Two streams" is how every kernel read memory then; "one stream" is today's default, from
-which a kernel departs only where another pattern is measured to be faster.
-
-| AdamW, float32 | two streams | one stream |
-|---|---:|---:|
-| one tensor of 25 M | 0.44 to 0.93× | 1.00 to 1.20× |
-| GPT-2 (124 M, 148 tensors) | 0.93× | 1.02 to 1.05× |
-| ResNet-50 (25.6 M, 161 tensors) | 0.97 to 1.01× | 1.09 to 1.17× |
-| GPT-2's blocks (85 M, 144 tensors) | 0.47 to 0.94× | 0.99 to 1.04× |
-
-8-bit state: 1.43 to 1.60×."""
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -77,14 +64,52 @@ class Bar:
     command: str
 
 
+@final
+@dataclass(frozen=True)
+class Processor:
+    """The results of one processor: a folder with a JSON file for each part.
+
+    Attributes:
+        folder: where they are.
+    """
+
+    folder: Path
+
+    @staticmethod
+    def here() -> Processor:
+        """This machine's."""
+        words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", describe()["processor"].lower()))
+        return Processor(RESULTS / "core" / "-".join(words))
+
+    @staticmethod
+    def every() -> list[Processor]:
+        """All that something was measured on."""
+        return [Processor(folder) for folder in sorted((RESULTS / "core").iterdir())]
+
+    def file(self, part: str) -> Path:
+        """The results of one part."""
+        return self.folder / f"{part}.json"
+
+    def has(self, part: str) -> bool:
+        """Whether this part was measured."""
+        return self.file(part).is_file()
+
+    def load(self, part: str) -> dict[str, Any]:
+        """The results of one part, as they are in the file."""
+        found: dict[str, Any] = json.loads(self.file(part).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def name(self) -> str:
+        """What the processor calls itself."""
+        first = next(part for part in PARTS if self.has(part))
+        return str(self.load(first)["machine"]["processor"])
+
+
 # -- measuring --------------------------------------------------------------------------------------------------
 
 
-def _file(part: str) -> Path:
-    return RESULTS / f"{part}.json"
-
-
-def _save(part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     neighbours, found = Neighbours(), measure()
     known = {
         "machine": describe(),
@@ -92,37 +117,38 @@ def _save(part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         "others": neighbours.share(),
         **found,
     }
-    _file(part).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(known, indent=1, ensure_ascii=False)
+    processor.file(part).write_text(text + "\n", encoding="utf-8")
     return found
 
 
-def measure_speed(repeat: int) -> None:
+def measure_speed(processor: Processor, repeat: int) -> None:
     results = watched(cases(), repeat, Console())
-    results.save(_file("speed"))
-    save_chart(results, RESULTS / "speed.png")
+    results.save(processor.file("speed"))
+    save_chart(results, processor.folder / "speed.png")
 
 
-def measure_rules(repeat: int) -> None:
-    watched(rule_cases(rule_names("all")), repeat, Console()).save(_file("rules"))
+def measure_rules(processor: Processor, repeat: int) -> None:
+    watched(rule_cases(rule_names("all")), repeat, Console()).save(processor.file("rules"))
 
 
-def measure_memory(_: int) -> None:
-    _save("memory", lambda: {"parameters": memory.PARAMETERS, "bytes": memory.measure()})
+def measure_memory(processor: Processor, _: int) -> None:
+    _save(processor, "memory", lambda: {"parameters": memory.PARAMETERS, "bytes": memory.measure()})
 
 
-def measure_start(_: int) -> None:
-    _save("start", lambda: {"seconds": start.measure()})
+def measure_start(processor: Processor, _: int) -> None:
+    _save(processor, "start", lambda: {"seconds": start.measure()})
 
 
-def measure_many(_: int) -> None:
-    _save("many", lambda: {"parameters": many.PARAMETERS, "seconds": many.measure()})
+def measure_many(processor: Processor, _: int) -> None:
+    _save(processor, "many", lambda: {"parameters": many.PARAMETERS, "seconds": many.measure()})
 
 
-def measure_growth(_: int) -> None:
-    growth.save_chart(_save("growth", growth.measure), RESULTS / "growth.png")
+def measure_growth(processor: Processor, _: int) -> None:
+    growth.save_chart(_save(processor, "growth", growth.measure), processor.folder / "growth.png")
 
 
-PARTS: dict[str, Callable[[int], None]] = {
+PARTS: dict[str, Callable[[Processor, int], None]] = {
     "speed": measure_speed,
     "rules": measure_rules,
     "memory": measure_memory,
@@ -142,9 +168,9 @@ def _missing(claim: str) -> Bar:
     return Bar(claim, "", "not measured", False, "")
 
 
-def speed_bars() -> list[Bar]:
+def speed_bars(processor: Processor) -> list[Bar]:
     """Ratios of medians."""
-    rows = {row.title: row for row in Results.load_from(_file("speed")).rows}
+    rows = {row.title: row for row in Results.load_from(processor.file("speed")).rows}
     command = "python benchmarks/core.py speed"
     large = (GPT2, RESNET, BLOCKS, LARGE)
 
@@ -163,17 +189,17 @@ def speed_bars() -> list[Bar]:
     ]
 
 
-def rules_bars() -> list[Bar]:
+def rules_bars(processor: Processor) -> list[Bar]:
     """Ratios of medians."""
     return [
         _at_least(f"{row.title} against torch's default", 3.0, row.ratio(DEFAULT), "python benchmarks/core.py rules")
-        for row in Results.load_from(_file("rules")).rows
+        for row in Results.load_from(processor.file("rules")).rows
     ]
 
 
-def memory_bars() -> list[Bar]:
+def memory_bars(processor: Processor) -> list[Bar]:
     """Bytes."""
-    extra = json.loads(_file("memory").read_text(encoding="utf-8"))["bytes"]
+    extra = processor.load("memory")["bytes"]
     return [
         Bar(
             f"peak extra memory of a step, 25 M parameters, {name}",
@@ -187,9 +213,9 @@ def memory_bars() -> list[Bar]:
     ]
 
 
-def start_bars() -> list[Bar]:
+def start_bars(processor: Processor) -> list[Bar]:
     """Seconds."""
-    found = json.loads(_file("start").read_text(encoding="utf-8"))["seconds"]
+    found = processor.load("start")["seconds"]
     ours, theirs = found["gradstep"], found["torch fused"]
     command = "python benchmarks/start.py"
     more = sum(ours[lap] - theirs.get(lap, 0.0) for lap in ("import gradstep", "constructor", "first step"))
@@ -207,9 +233,9 @@ def start_bars() -> list[Bar]:
     ]
 
 
-def many_bars() -> list[Bar]:
+def many_bars(processor: Processor) -> list[Bar]:
     """Time against torch's."""
-    found = json.loads(_file("many").read_text(encoding="utf-8"))
+    found = processor.load("many")
     bars = []
     for lap in (many.FIRST, many.LOAD):
         ours, theirs = (found["seconds"][name][lap] for name in many.KINDS)
@@ -219,9 +245,9 @@ def many_bars() -> list[Bar]:
     return bars
 
 
-def growth_bars() -> list[Bar]:
+def growth_bars(processor: Processor) -> list[Bar]:
     """The cost of one parameter (tensor) at the largest size against that at ten (a hundred) million: linear is 1."""
-    found = json.loads(_file("growth").read_text(encoding="utf-8"))
+    found = processor.load("growth")
     bars = []
     for key, base in (("parameters", 10**7), ("tensors", 1_000)):
         cost = {row[key]: row["gradstep"] / row[key] for row in found[key]}
@@ -242,51 +268,68 @@ BARS = {
 }
 
 
+def _bars(processors: Sequence[Processor]) -> list[list[str]]:
+    """The rows of the table of claims, with a column for each processor."""
+    measured: dict[str, dict[Processor, Bar]] = {}
+    for part, bars in BARS.items():
+        for processor in processors:
+            for bar in bars(processor) if processor.has(part) else ():
+                measured.setdefault(bar.claim, {})[processor] = bar
+    rows = []
+    for claim, by_processor in measured.items():
+        some = next(iter(by_processor.values()))
+        cells = [by_processor.get(processor) for processor in processors]
+        words = ["–" if bar is None else bar.measured if bar.met else f"**missed:** {bar.measured}" for bar in cells]
+        rows.append([claim, some.goal, *words, f"`{some.command}`"])
+    return rows
+
+
 def write_table() -> None:
     """Make benchmarks/results/core.md from the results that are there."""
-    present = [part for part in BARS if _file(part).is_file()]
+    processors = Processor.every()
     lines = [
         "# What the core does, measured",
         "",
-        "Made by `python benchmarks/core.py` from the files beside it; not written by hand. "
+        "Made by `python benchmarks/core.py` from the files in the folder `core`; not written by hand. "
         "AdamW is compared with torch's fused float32 step unless a line says otherwise.",
         "",
-        "| what | goal | measured | met | command |",
-        "|---|---:|---:|---|---|",
+        markdown_table(["what", "goal", *(p.name for p in processors), "command"], _bars(processors)),
     ]
-    for part in present:
-        for bar in BARS[part]():
-            met = "yes" if bar.met else "**no**"
-            lines.append(f"| {bar.claim} | {bar.goal} | {bar.measured} | {met} | `{bar.command}` |")
+    for processor in processors:
+        lines += ["", f"# {processor.name}", *_details(processor)]
+    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def _details(processor: Processor) -> list[str]:
+    """What was measured on one processor, beside the claims."""
+    lines = []
     for part, title in (("speed", "Steps"), ("rules", "Other rules")):
-        if part in present:
-            results = Results.load_from(_file(part))
+        if processor.has(part):
+            results = Results.load_from(processor.file(part))
             lines += ["", f"## {title}", "", markdown(results), NOTE]
             if part == "speed":
-                lines += ["", "![steps](speed.png)"]
+                lines += ["", f"![steps](core/{processor.folder.name}/speed.png)"]
             chosen = [f"- {words}" for words in results.access]
             lines += ["", "Access patterns that the kernels chose, by measuring:", "", *chosen] if chosen else []
-    if "speed" in present:
-        lines += ["", "## Reported from another processor", "", REPORTED]
-    if "growth" in present:
-        lines += ["", "## Growth", "", "![growth](growth.png)"]
-        left_out = json.loads(_file("growth").read_text(encoding="utf-8"))["left out"]
+    if processor.has("growth"):
+        lines += ["", "## Growth", "", f"![growth](core/{processor.folder.name}/growth.png)"]
+        left_out = processor.load("growth")["left out"]
         if left_out:
             lines += ["", f"Did not fit into memory: {', '.join(f'{n:,}' for n in left_out)} parameters."]
     lines += ["", "## Machine", "", "| part | date | processors taken by others | machine |", "|---|---|---:|---|"]
-    for part in present:
-        known = json.loads(_file(part).read_text(encoding="utf-8"))
+    for part in filter(processor.has, BARS):
+        known = processor.load(part)
         words = ", ".join(f"{name} {value}" for name, value in known["machine"].items())
         lines.append(f"| {part} | {known['date']} | {percent(known['others'])} | {words} |")
-    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(TABLE.read_text(encoding="utf-8"))
+    return lines
 
 
 def write_readme() -> None:
     """Put the steps into the README, between its two marks."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    table = readme(Results.load_from(_file("speed")))
+    table = readme([Results.load_from(p.file("speed")) for p in Processor.every() if p.has("speed")])
     README.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
 
 
@@ -299,13 +342,14 @@ def main() -> None:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))} (there are {', '.join(PARTS)})")
-    RESULTS.mkdir(exist_ok=True)
-    for part in () if arguments.table else arguments.parts or PARTS:
-        print(f"{part} ...", flush=True)
-        PARTS[part](arguments.repeat)
+    if arguments.parts or not arguments.table:
+        here = Processor.here()
+        here.folder.mkdir(parents=True, exist_ok=True)
+        for part in arguments.parts or PARTS:
+            print(f"{part} ...", flush=True)
+            PARTS[part](here, arguments.repeat)
     write_table()
-    if _file("speed").is_file():
-        write_readme()
+    write_readme()
 
 
 if __name__ == "__main__":

@@ -179,17 +179,14 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in every)
 
 
-def readme(results: Results) -> str:
-    """The table of the README: against torch's fused step alone."""
-    titles = ("one AdamW step", OURS, f"{FUSED}, float32", "times as fast (quartiles)")
-    rows = [
-        [
-            _title(ours, row).removeprefix("AdamW, "),
-            seconds(row.median(ours)),
-            seconds(row.median(FUSED)),
-            _against_fused(row, ours),
-        ]
-        for ours, row in lines(results)
-        if FUSED in row.seconds
-    ]
-    return f"Measured on: {machine_line(results)}.\n\n{markdown_table(titles, rows)}"
+def readme(every: Sequence[Results]) -> str:
+    """The table of the README: against torch's fused step alone, with a column for each processor."""
+    cells: dict[str, list[str]] = {}
+    for k, results in enumerate(every):
+        for ours, row in lines(results):
+            if FUSED in row.seconds:
+                cell = f"{_against_fused(row, ours)}, {seconds(row.median(ours))}"
+                cells.setdefault(_title(ours, row).removeprefix("AdamW, "), [UNKNOWN] * len(every))[k] = cell
+    titles = ("one AdamW step: times as fast (quartiles), time", *(r.machine["processor"] for r in every))
+    machines = "; ".join(machine_line(results) for results in every)
+    return f"Measured on: {machines}.\n\n{markdown_table(titles, [[name, *row] for name, row in cells.items()])}"

@@ -34,11 +34,18 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's own name where Linux tells it, else what Python knows."""
+    """The processor's own name, family and model where Linux tells them, else what Python knows.
+
+    Virtual machines shorten names ("AMD EPYC"); family and model say which it is (25 and 1: Zen 3).
+    """
     if CPU_INFO.is_file():
+        facts: dict[str, str] = {}
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+        if "model name" in facts:
+            known = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+            return ", ".join([facts["model name"], *known])
     return platform.processor() or platform.machine()
 
 
