@@ -122,7 +122,14 @@ class Own(torch.Tensor):
     """A tensor subclass."""
 
 
+def short_of_memory():
+    t = normal(4, 2)
+    t.untyped_storage().resize_(t.untyped_storage().nbytes() - 4)
+    return t
+
+
 ODD = {
+    "short of memory": short_of_memory,
     "of another shape": lambda: normal(8),
     "of another type": lambda: normal(4, 2).double(),
     "of another order": lambda: normal(2, 4).t(),
@@ -145,6 +152,36 @@ def test_what_no_kernel_may_read_is_not_alike(form, kind):
         assert kind.of([normal(0, 2)]).pointers_of_likes([leaked(normal(0, 2))], torch.float32) is None
     like = [normal(4, 2), normal(4, 2)]
     assert list(layouts.pointers_of_likes(like, torch.float32)) == [t.data_ptr() for t in like]
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_room_in_a_storage(kind):
+    """Elements behind an offset, between gaps, and a storage that is as long as needed and no longer."""
+    makers = (lambda: normal(9)[3:7], lambda: normal(4, 3)[1:, ::2], lambda: normal(3, 4).t())
+    for make in makers:
+        like, t = make(), make()
+        layouts = kind.of([like])
+        needed = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
+        t.untyped_storage().resize_(4 * int(needed))
+        assert layouts.pointers_of_likes([t], torch.float32) is not None
+        t.untyped_storage().resize_(4 * int(needed) - 1)
+        assert layouts.pointers_of_likes([t], torch.float32) is None
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+def test_a_gradient_that_is_short_of_memory(engine, count):
+    p = normal(1000).requires_grad_()
+    optimizer = gradstep.AdamW([p], engine=engine)
+    for _ in range(count):
+        p.grad = normal(1000)
+        optimizer.step()
+    p.grad = normal(1000)
+    p.grad.untyped_storage().resize_(16)
+    before = p.detach().clone()
+    with pytest.raises(RuntimeError, match="gradient of parameter 0 of group 0 has no memory for its 1,000 elements"):
+        optimizer.step()
+    assert torch.equal(p, before)
 
 
 @pytest.mark.parametrize("kind", WAYS)

@@ -14,7 +14,7 @@ import gradstep
 from gradstep.optimizers.state_check import MOST_STEPS, check_entry
 from gradstep.optimizers.storage import Storage
 from gradstep.rules import SGD, Adafactor, AdamW, Lion, NAdam, RMSprop
-from tests.training import trained, unchanged
+from tests.training import leaked, trained, unchanged
 
 SHAPE = (64, 80)  # 5,120 elements are 20 blocks: large enough for 8 bits
 
@@ -169,6 +169,8 @@ ARRAYS = [
     (lambda t: torch.zeros(SHAPE, dtype=torch.bool), "is torch.bool, but must hold floating-point", RuntimeError),
     (lambda t: t * (1 + 0j), "is torch.complex64, but the parameter is torch.float32", RuntimeError),
     (lambda t: t.to_sparse(), "is torch.sparse_coo, but must be dense", RuntimeError),
+    (lambda t: t.to_mkldnn(), "is torch._mkldnn, but must be dense", RuntimeError),
+    (lambda t: leaked(t), "has no memory for its 5,120 elements", RuntimeError),
     (lambda t: t.to("meta"), "is on the meta device", RuntimeError),
     (lambda t: torch._efficientzerotensor(SHAPE), "has no memory for its 5,120 elements", RuntimeError),
     (freed, "has no memory for its 5,120 elements", RuntimeError),
@@ -195,6 +197,14 @@ def test_an_array_that_does_not_fit(made, key, spoil, words, error):
     p, stored, rule, entry = entry_of(**made)
     with pytest.raises(error, match=f"the state of w does not fit: {key} {words}"):
         check_entry(p, stored, rule, entry | {key: spoil(entry[key].float())}, "w")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_array():
+    p, stored, rule, entry = entry_of()
+    nested = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])
+    with pytest.raises(RuntimeError, match="exp_avg is a nested tensor, but must be dense"):
+        check_entry(p, stored, rule, entry | {"exp_avg": nested}, "w")
 
 
 SCALES = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from fuzzing.mutations import ARRAYS, ENTRIES, GROUPS, LOADS, NUMBERS, PARAMETERS
+from fuzzing.mutations import ARRAYS, ENTRIES, GROUPS, IN_PLACE, LOADS, NUMBERS, PARAMETERS
 from fuzzing.tensors import BEHIND, GRADIENTS, USUAL
 from fuzzing.tensors import PARAMETERS as KINDS
 from gradstep.rules import RULES
@@ -156,5 +156,7 @@ def _mutation(
         keys += [f"{slot}_scale" for slot in slots] * 2
     keys += {"kahan": ["kahan_comp"] * 3, "master": ["master_param"] * 3}.get(rounding, [])
     key = pick.choice(keys)
+    if what == "state" and pick.random() < 0.25:
+        return "in place", key, pick.choice(list(IN_PLACE)), pick.choice(["state", "state_dict", "copy"])
     how = pick.choice(["deleted", *(NUMBERS if key == "step" or key in rule.scalars else ARRAYS)])
     return what, key, how

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fuzzing.tensors import Tagged, normal
+from fuzzing.tensors import Tagged, in_inference, leaked, normal
 
 
 class NotHere(Exception):
@@ -100,6 +100,12 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
     "lazy clone": lambda t: t._lazy_clone(),
     "Parameter": lambda t: Parameter(t.clone(), requires_grad=False),
     "that needs a gradient": lambda t: t.clone().requires_grad_(),
+    "made in inference": in_inference,
+    "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "mkldnn": lambda t: t.to_mkldnn(),
+    "nested": lambda t: torch.nested.nested_tensor([t.reshape(-1), t.reshape(-1)[:1]]),
+    "float8": lambda t: t.to(torch.float8_e4m3fn),
+    "of vmap": lambda t: leaked(torch.func.vmap, t.expand(2, *t.shape)),
     "copy": lambda t: t.clone(),
     "zeros": torch.zeros_like,
     "NaN": lambda t: torch.full_like(t, torch.nan),
@@ -129,6 +135,14 @@ NUMBERS: dict[str, Callable[[], Any]] = {
     "1000": lambda: torch.tensor(1000.0, dtype=torch.float32),
     "on meta": lambda: torch.tensor(2.0, device="meta", dtype=torch.float32),
     "a list": lambda: [1],
+    "bytes": lambda: bytearray(b"3"),
+    "freed": lambda: _freed(torch.tensor(3.0, dtype=torch.float32)),
+    "zero tensor": lambda: torch._efficientzerotensor((), dtype=torch.float32),
+    "sparse": lambda: torch.tensor(3.0, dtype=torch.float32).to_sparse(),
+    "float16": lambda: torch.tensor(3.0, dtype=torch.float16),
+    "that needs a gradient": lambda: torch.tensor(3.0, dtype=torch.float32, requires_grad=True),
+    "of vmap": lambda: leaked(torch.func.vmap, torch.full((2,), 3.0)),
+    "made in inference": lambda: in_inference(torch.tensor(3.0, dtype=torch.float32)),
 }
 """What a number kept once per parameter is replaced by."""
 
@@ -150,6 +164,42 @@ def spoil(entry: Any, key: str, how: str) -> None:
         if how not in ARRAYS or not isinstance(entry[key], Tensor):
             raise NotHere
         entry[key] = ARRAYS[how](entry[key])
+
+
+IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
+    "filled with -5": lambda t: t.fill_(-5),
+    "filled with NaN": lambda t: t.fill_(torch.nan),
+    "filled with 1e30": lambda t: t.fill_(1e30),
+    "filled with 2.5": lambda t: t.fill_(2.5),
+    "filled with 7": lambda t: t.fill_(7),
+    "resized": lambda t: t.resize_(3),
+    "with an axis more": lambda t: t.unsqueeze_(0),
+    "data replaced": lambda t: setattr(t, "data", torch.full_like(t, 3)),
+    "data longer": lambda t: setattr(t, "data", torch.ones(50, dtype=t.dtype)),
+    "data negated": lambda t: setattr(t, "data", torch._neg_view(t.detach())),
+    "freed": lambda t: t.untyped_storage().resize_(0),
+    "short of memory": lambda t: t.untyped_storage().resize_(t.untyped_storage().nbytes() // 2),
+}
+"""What is done to a value of state that stays the same object."""
+
+
+def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> None:
+    """Change a value of a parameter's state in its place, as somebody who has got hold of it: from a ``way``."""
+    optimizer = {"state": lambda: world.optimizer, "copy": lambda: copy(world.optimizer)}.get(way)
+    if optimizer is not None:
+        state, keys = optimizer().state, world.params
+    else:
+        state = world.optimizer.state_dict()["state"]
+        keys = sorted(k for k in state if isinstance(k, int))
+    having = [state[k] for k in keys if state.get(k)]
+    if not having:
+        raise NotHere
+    entry = having[pick.randrange(len(having))]
+    value = entry.get(key, entry.get(f"{key}_codes"))
+    if not isinstance(value, Tensor):
+        raise NotHere
+    with torch.no_grad():
+        IN_PLACE[how](value)
 
 
 def _twin(w: World, pick: Random) -> None:

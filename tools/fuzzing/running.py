@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 import gradstep
 from fuzzing.cases import Case
-from fuzzing.mutations import ENTRIES, GROUPS, PARAMETERS, NotHere, World, load, spoil_state
+from fuzzing.mutations import ENTRIES, GROUPS, PARAMETERS, NotHere, World, load, spoil_in_place, spoil_state
 from fuzzing.tensors import BEHIND, GRADIENTS, normal
 from fuzzing.tensors import PARAMETERS as KINDS
 from gradstep.optimizers.memory import lacks_memory
@@ -140,6 +140,8 @@ def _mutate(world: World, pick: Random, mutation: tuple[str, ...]) -> None:
     what, *arguments = mutation
     if what == "state":
         spoil_state(world, pick, *arguments)
+    elif what == "in place":
+        spoil_in_place(world, pick, *arguments)
     elif what == "load":
         load(world, pick, *arguments)
     else:
@@ -214,7 +216,10 @@ def _keep(found: Values, name: str, value: Any) -> None:
         value = value.a  # type: ignore[attr-defined]
     if type(value) not in (Tensor, Parameter) and not type(value).__name__.startswith("Tagged"):
         return
-    if not value._is_zerotensor() and lacks_memory(value.as_subclass(Tensor)):
+    try:
+        if value.is_nested or (not value._is_zerotensor() and lacks_memory(value.as_subclass(Tensor))):
+            return
+    except RuntimeError:  # what torch.func has wrapped
         return
     value = value.detach().as_subclass(Tensor)
     # Field by field: to copy a tensor of float8, or a view, needs no arithmetic.

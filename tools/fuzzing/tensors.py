@@ -99,7 +99,7 @@ PARAMETERS: dict[str, Make] = {
 USUAL = ("plain", "vector", "0-d", "matrix", "empty", "one element", "channels_last", "transposed", "offset")
 
 
-def _leaked(transform: Callable[..., Any], g: Tensor) -> Tensor:
+def leaked(transform: Callable[..., Any], g: Tensor) -> Tensor:
     """A tensor that a transformation of torch.func has wrapped, taken out of it."""
     found: list[Tensor] = []
 
@@ -158,8 +158,8 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "expanded": lambda p, g: g.reshape(-1)[:1].reshape([1] * g.dim()).expand(g.shape) if g.numel() else g,
     "zero tensor": lambda p, g: torch._efficientzerotensor(g.shape, dtype=g.dtype),
     "fake": lambda p, g: _fake(p),
-    "of vmap": lambda p, g: _leaked(torch.func.vmap, g.expand(2, *g.shape)),
-    "of grad": lambda p, g: _leaked(torch.func.grad, g),
+    "of vmap": lambda p, g: leaked(torch.func.vmap, g.expand(2, *g.shape)),
+    "of grad": lambda p, g: leaked(torch.func.grad, g),
     "TwoTensor": _two,
     "masked": _masked_gradient,
     "subclass": lambda p, g: g.as_subclass(Tagged),
@@ -176,21 +176,30 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "of another type": lambda p, g: g.double(),
     "on meta": lambda p, g: torch.empty_like(g, device="meta"),
     "that needs a gradient": lambda p, g: g.requires_grad_(),
-    "made in inference": lambda p, g: _in_inference(g),
+    "made in inference": lambda p, g: in_inference(g),
     **{name: partial(_filled, number=number) for name, number in EXTREME.items()},
 }
 """What a gradient is replaced by; of some torch's setter of ``p.grad`` refuses the assignment, as it should."""
+
+
+def _short_of_memory(g: Tensor) -> Tensor:
+    g = g.clone()
+    g.untyped_storage().resize_(g.untyped_storage().nbytes() // 2)
+    return g
+
 
 BEHIND = {
     "longer": lambda g: torch.ones(g.numel() + 5, dtype=g.dtype),
     "shorter": lambda g: torch.ones(max(g.numel() - 1, 0), dtype=g.dtype),
     "of another type": lambda g: g.double() if g.dtype != torch.float64 else g.float(),
     "of integers": lambda g: torch.ones(g.shape, dtype=torch.int64),
+    "short of memory": _short_of_memory,
     "transposed": lambda g: g.t().contiguous().t() if g.dim() == 2 else g,
 }
 """What ``p.grad.data`` is replaced by, behind the back of the setter."""
 
 
-def _in_inference(g: Tensor) -> Tensor:
+def in_inference(g: Tensor) -> Tensor:
+    """A copy that is not to be written to outside of inference mode."""
     with torch.inference_mode():
         return g.clone()

@@ -49,7 +49,8 @@ def _compared(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
     if ours.absent != theirs.absent:
         return "alone", "means nothing to one of them"
     # Engines sum a norm in orders of their own, of which float64 shows the rounding.
-    bitwise = ours.bitwise and theirs.bitwise and not (case.call and "float64" in case.parameters)
+    double = "float64" in case.parameters or "data of float64" in case.kind
+    bitwise = ours.bitwise and theirs.bitwise and not (case.call and double)
     sizes: dict[str, float] = {}
     for step, (mine, other) in enumerate(zip(ours.values, theirs.values, strict=False)):
         wrong = _apart(case, mine, other, step, bitwise, sizes)

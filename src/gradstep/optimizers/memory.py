@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -83,12 +84,26 @@ class Layouts:
                 and [t.dtype for t in tensors].count(dtype) == len(tensors)
                 and [t.device for t in tensors] == self.devices
                 and not _hold_other_numbers(tensors)
+                and self._have_room(tensors, dtype.itemsize)
             )
         except RuntimeError:  # no memory of its own
             return None
         if not alike or (0 in pointers and any(map(lacks_memory, tensors))):
             return None
         return pointers
+
+    def _have_room(self, tensors: list[Tensor], itemsize: int) -> bool:
+        """Return whether the storages of tensors of these shapes and strides reach as far as their elements."""
+        return all(
+            t.untyped_storage().nbytes() >= (t.storage_offset() + reach) * itemsize
+            for t, reach in zip(tensors, self._reaches, strict=True)
+            if reach
+        )
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        """Elements from the first of each tensor to the end of its last."""
+        return list(map(_reach, self.shapes, self.strides))
 
     def _same_places(self, strides: list[tuple[int, ...]]) -> bool:
         return strides == self.strides or all(map(same_places, self.shapes, self.strides, strides))
@@ -185,8 +200,11 @@ def extent(tensor: Tensor) -> int:
     """Return the bytes from the first element of a strided tensor to the end of its last."""
     if tensor.is_contiguous():  # the usual case, in a tenth of the time; empty tensors too
         return tensor.nbytes
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
+    return _reach(tensor.shape, tensor.stride()) * tensor.element_size()
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    return 0 if 0 in shape else 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def overlapping(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:

@@ -30,14 +30,18 @@ TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
 
 POINTER, DTYPE, NUMEL, GEOMETRY, DEVICE = COLUMNS = range(5)
-"""The columns of :func:`read`. GEOMETRY is a hash of shape and strides (of an axis of length 1 the stride does not
-count); DTYPE and DEVICE are torch's numbers. What a kernel cannot read as it lies in memory has DTYPE −1: a tensor
-without strides (a sparse one), a subclass, or what is negated lazily."""
+"""The columns of :func:`read`. POINTER is 0 if a tensor's storage does not reach as far as its elements. GEOMETRY is a
+hash of shape and strides (of an axis of length 1 the stride does not count); DTYPE and DEVICE are torch's numbers. What
+a kernel cannot read as it lies in memory has DTYPE −1: a tensor without strides (a sparse one), a subclass, or what is
+negated lazily."""
 
 _READ, _COMPARE = -3, -2
 """What the loop does if it is not given the number of a dtype."""
 
-_FIELDS = ("data_ptr", "numel", "dtype", "device_type", "layout", "dim", "sizes", "strides")
+_FIELDS = (
+    *("data_ptr", "numel", "dtype", "device_type", "layout", "dim", "sizes", "strides"),
+    *("storage_size", "storage_offset"),
+)
 _CALLS = ("PyList_GetItem", "PyObject_Type", "PyObject_GetAttr", "PyObject_CallOneArg", "PyLong_AsVoidPtr", "Py_DecRef")
 _OBJECTS = {"false": False, "cdata": sys.intern("_cdata"), "is_neg": Tensor.is_neg}
 _OBJECTS |= {f"type{k}": kind for k, kind in enumerate(sorted(PLAIN, key=str))}
@@ -138,6 +142,7 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
         functions = {field: getattr(library, f"aoti_torch_get_{field}") for field in _FIELDS}
+        functions |= {"element_size": library.aoti_torch_dtype_element_size}
         functions |= {call: getattr(ctypes.pythonapi, call) for call in _CALLS}
     except (OSError, AttributeError):
         return None
@@ -213,6 +218,7 @@ ask:
 axes:
   %axis = phi i64 [0, %ask], [%axis1, %mix]
   %seed = phi i64 [%dim, %ask], [%mixed, %mix]
+  %reach = phi i64 [1, %ask], [%reach1, %mix]
   %within = icmp slt i64 %axis, %dim
   br i1 %within, label %mix, label %mixed_all
 mix:
@@ -224,10 +230,25 @@ mix:
   %stride = select i1 %single, i64 0, i64 %rawstride
   {mix.format("%half", "%seed", "%size", _MIX)}
   {mix.format("%mixed", "%half", "%stride", _MIX)}
+  %size1 = sub i64 %size, 1
+  %further = mul i64 %size1, %rawstride
+  %reach1 = add i64 %reach, %further
   %axis1 = add i64 %axis, 1
   br label %axes
 mixed_all:
   store i64 %seed, ptr %geometry
+  store i64 0, ptr %long
+  {ask["storage_size"]} %long)
+  %bytes = load i64, ptr %long
+  {ask["storage_offset"]} %long)
+  %offset = load i64, ptr %long
+  %itemsize = call i64 {at["element_size"]}(i32 %dtype32)
+  %last = add i64 %offset, %reach
+  %needed = mul i64 %last, %itemsize
+  %short = icmp slt i64 %bytes, %needed
+  br i1 %short, label %lacking, label %done
+lacking:
+  store i64 0, ptr %pointer
   br label %done
 done:
   ret void

@@ -90,6 +90,7 @@ def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> 
         if (
             not isinstance(value, Tensor)
             or type(value) not in PLAIN
+            or value.is_nested
             or value.dtype is not _DTYPES.get(field.element.name)
             or value.shape != (shape if field.per == 1 else (field.length(p.numel()),))
             or value.device != device
@@ -263,6 +264,8 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
         return
     if type(value) not in PLAIN and type(p) in PLAIN:
         yield Fault(TypeError, f"{key} is a {type(value).__name__}, but must be a plain torch.Tensor")
+    elif value.is_nested:
+        yield Fault(RuntimeError, f"{key} is a nested tensor, but must be dense: use to_padded_tensor()")
     elif value.layout != torch.strided:
         yield Fault(RuntimeError, f"{key} is {value.layout}, but must be dense (torch.strided): use to_dense()")
     elif tuple(value.shape) != shape:
