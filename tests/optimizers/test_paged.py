@@ -35,7 +35,8 @@ TIGHTER = {"float32": TIGHT, "bfloat16": "300KB", "8bit": "150KB"}
 
 def made(kind: Any, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, list[torch.Tensor]]:
     params = [normal(*s, seed=i, dtype=dtype).requires_grad_() for i, s in enumerate(SHAPES)]
-    return kind([{"params": params[:2]}, {"params": params[2:], "lr": 3e-3}], seed=4, **options), params
+    options = {"seed": 4, **options}
+    return kind([{"params": params[:2]}, {"params": params[2:], "lr": 3e-3}], **options), params
 
 
 def stepped(optimizer: Any, params: list[torch.Tensor], steps: range) -> None:
@@ -219,6 +220,49 @@ def test_a_finished_run_goes_on_from_its_pages(tmp_path):
         for p, q in zip(group["params"], old, strict=True):
             p.data.copy_(q.data)
     stepped(again, [p for g in again.param_groups for p in g["params"]], range(2, 4))
+    assert_same(through, again)
+
+
+def resumed(folder: Path, old: Any, seed: int) -> Any:
+    """An optimizer of a process with another seed, which goes on from the pages in a folder."""
+    again, _ = made(gradstep.AdamW, state="8bit", seed=seed, paged=gradstep.Pages(folder, resume=True))
+    params = [p for group in again.param_groups for p in group["params"]]
+    for p, q in zip(params, old, strict=True):
+        p.data.copy_(q.data)
+    return again, params
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**63 + 5])
+def test_pages_go_on_with_the_noise_that_they_were_written_with(seed, tmp_path):
+    """Bit for bit, whatever seed the resuming process has; and the checkpoint of the resumed run says the same seed."""
+    through, params = made(gradstep.AdamW, state="8bit", seed=seed)
+    stepped(through, params, range(4))
+    first, others = made(gradstep.AdamW, state="8bit", seed=seed, paged=tmp_path)
+    stepped(first, others, range(2))
+    del first
+    again, fresh = resumed(tmp_path, others, seed=12345)
+    stepped(again, fresh, range(2, 4))
+    assert_same(through, again)
+    assert again.state_dict()["gradstep"]["seed"] == seed % 2**64
+
+
+def test_pages_hold_the_seed_of_a_checkpoint_that_was_loaded_into_them(tmp_path):
+    """From the step on that writes the loaded state into them."""
+    through, params = made(gradstep.AdamW, state="8bit", seed=3)
+    stepped(through, params, range(1))
+    first, others = made(gradstep.AdamW, state="8bit", seed=4, paged=tmp_path)
+    stepped(first, others, range(2))
+    first.load_state_dict(copy.deepcopy(through.state_dict()))
+    for p, q in zip(others, params, strict=True):
+        p.data.copy_(q.data)
+    stepped(first, others, range(1, 2))
+    stepped(through, params, range(1, 2))
+    twin = copy.deepcopy(first)
+    assert twin.state_dict()["gradstep"]["seed"] == 3
+    del first, twin
+    again, fresh = resumed(tmp_path, others, seed=5)
+    stepped(again, fresh, range(2, 4))
+    stepped(through, params, range(2, 4))
     assert_same(through, again)
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
@@ -107,6 +108,9 @@ class Optimizer(torch.optim.Optimizer):
             from gradstep.optimizers.placed import checked
 
             self._paged = checked(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
+            saved = self._paged.saved_seed()  # state that is resumed goes on with the noise that it was rounded with
+            self._storage = replace(self._storage, seed=seed if saved is None else saved)
+            self._paged.seed = self._storage.seed
 
     def _check_rounding(self) -> None:
         if not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
@@ -440,6 +444,8 @@ class Optimizer(torch.optim.Optimizer):
         with self._exclusive, uninterrupted():
             self.__setstate__({"state": found.state, "param_groups": found.groups})
             self._storage = found.storage
+            if self._paged is not None:
+                self._paged.seed = found.storage.seed
             self._state_seen = False
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
@@ -453,6 +459,7 @@ class Optimizer(torch.optim.Optimizer):
             from gradstep.optimizers.placed import placement_of
 
             self._paged = placement_of(pages, self._parameters())
+            self._paged.seed = self._storage.seed
         self._table = None
         self._state_seen = True
 

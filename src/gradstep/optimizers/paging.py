@@ -24,7 +24,7 @@ from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.pages import Pages
 from gradstep.optimizers.placement import Placement, Wanted
 from gradstep.optimizers.state import filled
-from gradstep.optimizers.state_file import StateFile
+from gradstep.optimizers.state_file import StateFile, seed_in
 from gradstep.optimizers.storage import keys_of
 from gradstep.storage.pages import Preflight, check_room, preflight
 
@@ -36,7 +36,7 @@ class Paged(Placement):
     on_host = False
 
     def __init__(self, pages: Pages) -> None:
-        self.pages = pages
+        self.pages, self.seed = pages, 0
         if pages.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="gradstep-"))
             weakref.finalize(self, _remove, self.folder, os.getpid())
@@ -48,6 +48,9 @@ class Paged(Placement):
 
     def check_room(self, nbytes: int) -> None:
         check_room(self.folder, nbytes)
+
+    def saved_seed(self) -> int | None:
+        return seed_in(self.folder / "state-0.pages") if self.pages.resume else None
 
     def preflight(self, nbytes: int) -> Preflight:
         return preflight(self.folder, nbytes)
@@ -106,6 +109,7 @@ class Paged(Placement):
         self._check_process()
         for file in self._files:
             file.pages.begin(file.pages.step + 1, anew=anew)
+            file.seed[:] = self.seed % 2**64
         yield
         for file in self._files:
             file.used = True

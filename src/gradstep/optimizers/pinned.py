@@ -37,7 +37,7 @@ class Pinned(Placement):
     on_host = True
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
-        self.pages = pages
+        self.pages, self.seed = pages, 0
         self._on = device
         self._device = DEVICES[device.type](device)
         self._arenas: list[Arena] = []
@@ -48,6 +48,9 @@ class Pinned(Placement):
             raise MemoryError(
                 f"state paged to the host's memory needs {show_bytes(nbytes)}, {show_bytes(available)} are available"
             )
+
+    def saved_seed(self) -> int | None:
+        return None
 
     def preflight(self, nbytes: int) -> Preflight:
         raise ValueError(f"the state ({show_bytes(nbytes)}) is paged to the host's memory: no disk has a part in it")

@@ -31,10 +31,12 @@ class Placement(ABC):
     Attributes:
         pages: what was asked for.
         on_host: whether it is on the CPU although the parameters are not.
+        seed: of the noise that state is rounded with, kept beside the state where that outlives the process.
     """
 
     pages: Pages
     on_host: bool
+    seed: int
 
     @abstractmethod
     def check_room(self, nbytes: int) -> None:
@@ -43,6 +45,10 @@ class Placement(ABC):
         Raises:
             OSError, MemoryError: the room is too little.
         """
+
+    @abstractmethod
+    def saved_seed(self) -> int | None:
+        """The seed of the noise of an earlier run that is resumed; None if there is none."""
 
     @abstractmethod
     def preflight(self, nbytes: int) -> Preflight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,11 @@ from typing import Any, final
 from torch import Tensor
 
 from gradstep.optimizers.placement import New, shaped
-from gradstep.storage.pages import Column, Item, PageFile, Pager, Window, plan_windows
+from gradstep.storage.pages import Column, Item, PageFile, PageFileError, Pager, Window, plan_windows
+from gradstep.storage.pages.header import read_head
 
 SCALARS = "scalars"  # the array of step counts in each file
+SEED = "seed"  # one number: of the noise that the state was rounded with
 _KEPT = 64  # sets of parameters whose windows are remembered
 
 
@@ -30,7 +33,7 @@ class StateFile:
             id(p): {key: (f"{k}: {name}.{key}", field) for key, field in stored.fields.items()}
             for k, (name, p, stored) in enumerate(parameters)
         }
-        arrays = [(SCALARS, "float32", scalars * len(self.params))] + [
+        arrays = [(SCALARS, "float32", scalars * len(self.params)), (SEED, "uint64", 1)] + [
             (array, field.element.stored, field.length(p.numel()))
             for p in self.params
             for array, field in self._columns[id(p)].values()
@@ -38,6 +41,7 @@ class StateFile:
         self.opened = resume and path.exists()
         self.pages = PageFile.open(path, arrays) if self.opened else PageFile.create(path, arrays)
         self.used = self.opened
+        self.seed = self.pages.array(SEED)
         self.scalars = self.pages.array(SCALARS).reshape(len(self.params), scalars)
         self.tensors = {
             id(p): {
@@ -78,6 +82,19 @@ class StateFile:
             for p in self.params
         ]
         return plan_windows(self.pages.layout, items, budget)
+
+
+def seed_in(path: Path) -> int | None:
+    """The seed that a file of an earlier run holds; None if there is no such file, or none with a seed."""
+    try:
+        layout, _ = read_head(path)
+    except (FileNotFoundError, PageFileError):
+        return None
+    if SEED not in layout.ranges:
+        return None
+    with path.open("rb") as file:
+        file.seek(layout.ranges[SEED][0])
+        return int.from_bytes(file.read(8), sys.byteorder)
 
 
 def _by_kind(parameters: Sequence[New]) -> list[New]:
