@@ -200,6 +200,12 @@ def test_it_refuses_with_the_reason():
     assert "without having fallen" in refusal_of(curve(1 + np.exp(decades + 7), explosion=1.0))
     assert "too few" in refusal_of(curve([3.0, 2.0, 1.0], stopped="the loss is not finite"))
     assert "still falling" in refusal_of(curve(-decades))
+    assert "still falling" in refusal_of(curve(-np.exp(decades))), "ever faster"
+    slowing = curve(-np.tanh(decades + 1.5) - 0.02 * decades)  # steepest at lr 0.03, and lowest at the end
+    assert refusal_of(slowing) == ""
+    found = suggestions([slowing])
+    assert found["steepest"].lr == pytest.approx(10**-1.5, rel=0.1)
+    assert "a tenth of the minimum" not in found, "where the minimum is, nobody has seen"
     fine, other = (curve(3 * (decades > at + 2) - np.tanh(2 * (decades - at))) for at in (-4, -2.5))
     assert refusal([fine, fine]) == ""
     assert "disagree" in refusal([fine, other])
@@ -209,6 +215,51 @@ def test_it_refuses_with_the_reason():
     assert "no learning rate is recommended: the loss is flat" in str(refused)
     with pytest.raises(ValueError, match="no learning rate is recommended: the loss is flat"):
         _ = refused.lr
+
+
+def noisy_bowl(model: nn.Module, batch: Any) -> Tensor:
+    loss: Tensor = model() + batch
+    return loss
+
+
+def scattered(seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return (float(4 * rng.normal()) for _ in range(10**6))
+
+
+def test_a_fall_that_is_lost_in_noise_asks_for_more_micro_batches_and_finds_it_with_them():
+    """The bowl's loss falls by 2 and explodes above lr 0.5; each micro-batch adds noise of deviation 4.
+
+    A lower start, which earlier versions asked for, changes nothing.
+    """
+
+    def find(accumulate: int, start: float) -> gradstep.LrFound:
+        model = Bowl()
+        stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0), accumulate=accumulate)
+        return gradstep.lr_find(stepper, noisy_bowl, scattered, start=start)
+
+    for start in (1e-7, 1e-9):
+        reason = find(1, start).refusal
+        assert "if the loss falls, noise hides it" in reason
+        assert "times as many examples an update (the stepper's accumulate=" in reason
+        assert "start=" not in reason
+    found = find(36, 1e-7)
+    assert found.refusal == ""
+    assert 1e-3 < found.lr < 0.5
+
+
+def test_a_start_that_is_too_high_is_lowered():
+    model = Bowl()
+    stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    assert gradstep.lr_find(stepper, bowl_loss, [1.0], start=0.51, updates=200).refusal.endswith("lower start=")
+    assert gradstep.lr_find(stepper, bowl_loss, [1.0], start=1e-5, updates=200).refusal == ""
+
+
+def test_a_loss_that_is_not_finite_before_any_update_is_not_the_learning_rate_s():
+    model = Bowl()
+    stepper = gradstep.Stepper(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    reason = gradstep.lr_find(stepper, bowl_loss, [math.nan]).refusal
+    assert reason.endswith("no learning rate is the cause; look at the data and at the model's weights")
 
 
 def test_noise_alone_is_no_fall_and_no_explosion():

@@ -109,7 +109,15 @@ class LrSweep:
         bounded = self._bounded()
         single = np.median(np.abs(np.diff(bounded, 2))) / (math.sqrt(6) * 0.6745)
         left = np.sqrt((self._kernel() ** 2).sum(axis=1)).max()
-        return float(max(single * left, np.finfo(np.float32).eps * np.abs(bounded).max()))
+        return float(max(single * left, self._resolution()))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the losses scatter, and not only by what float32 can tell apart."""
+        return self.noise > self._resolution()
+
+    def _resolution(self) -> float:
+        return float(np.finfo(np.float32).eps * np.abs(self._bounded()).max()) if len(self.losses) else 0.0
 
     @property
     def exploding(self) -> bool:
