@@ -90,7 +90,13 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
             monitor.load_state_dict(states[1])
         with stepper.autocast():
             loss = training.loss(update)
-        monitor.log(stepper.backward(loss))
+        try:
+            outcome = stepper.backward(loss)
+        except RuntimeError as error:
+            if "updates were all skipped" not in str(error):
+                raise
+            break  # gradients are not finite for good, and the stepper has given up: the record is what there is
+        monitor.log(outcome)
     monitor.close()
 
 

@@ -14,7 +14,9 @@ def header(**fields):
     return Header(**{**known, "groups": (Group("group 0", settings),), **fields})
 
 
-def update(number, *, loss=1.0, skipped="", loss_scale=None, culprit=None, columns=None, **fields):
+def update(
+    number, *, loss=1.0, skipped="", loss_scale=None, culprit=None, columns=None, uncleared=None, other="", **fields
+):
     usual = {
         "lr": 1e-3,
         "weight_decay": 0.01,
@@ -35,6 +37,8 @@ def update(number, *, loss=1.0, skipped="", loss_scale=None, culprit=None, colum
         loss_scale=loss_scale,
         culprit=culprit,
         parameters=columns,
+        uncleared=uncleared,
+        other_optimizer=other,
     )
 
 

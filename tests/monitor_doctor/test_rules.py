@@ -285,6 +285,57 @@ def test_lost_to_rounding():
     assert gradstep.diagnose(run(head=header(parameters=half), unmoved=lambda n: 900)).healthy  # the loss falls
 
 
+def test_leaps_of_a_rate_that_is_too_high_are_no_spike():
+    # The same leap; but updates of 0.3 of the weights go on after it, so the learning rate is named and no batch.
+    def leap(after):
+        return run(
+            loss=lambda n: 8.0 if n >= 60 else 4 - 0.03 * n,
+            grad_norm=lambda n: 30.0 if n >= 60 else 1.0,
+            update_norm=lambda n: 0.01 if n < 60 or n > after else 3.0,
+        )
+
+    assert causes(leap(99)) == ["lr_too_high"]
+    assert causes(leap(62))[0] == "spike"
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, ["gradients_not_cleared"]), (0.4, []), (0.0, [])])
+def test_gradients_not_cleared(share, expected):
+    assert causes(run(uncleared=lambda n: n % 10 < 10 * share)) == expected
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, ["stepped_twice"]), (3, [])])
+def test_stepped_twice(every, expected):
+    assert causes(run(other=lambda n: "" if n % every else "SGD")) == expected
+
+
+def test_step_without_gradient():
+    nothing = {"grad_norm": lambda n: None, "update_norm": lambda n: None, "weight_norm": lambda n: None}
+    record = run(elements=lambda n: 0, loss=lambda n: 4.0, **nothing)
+    assert causes(record) == ["step_without_gradient"]
+    assert causes(run(grad_norm=lambda n: 0.0, loss=lambda n: 4.0))[0] == "step_without_gradient"
+    late = run(elements=lambda n: 1000 if n else 0)
+    assert causes(late) == ["step_without_gradient"]
+    assert causes(run(elements=lambda n: 1000 if n else 0, loss=lambda n: 4.0 - 0.03 * n if n else None)) == []
+
+
+@pytest.mark.parametrize(
+    ("momentum", "expected"), [(0.99, []), (1.0, ["momentum_too_high"]), (1.2, ["momentum_too_high"])]
+)
+def test_momentum_too_high(momentum, expected):
+    sgd = header(optimizer="SGD", rule="SGD")
+    assert causes(run(head=sgd, betas=lambda n: None, momentum=lambda n: momentum)) == expected
+    assert causes(run(betas=lambda n: (momentum, 0.999)))[:1] == (expected or ["unusual_betas"])
+
+
+def test_fine_tuning_settings_are_hints_of_a_run_that_says_so():
+    rates = {"lr": lambda n: 1e-2, "betas": lambda n: (0.9, 0.99)}
+    finding = only(run(head=header(fine_tuning=True), **rates))
+    assert (finding.cause.name, finding.cause.severity.value) == ("fine_tuning_settings", "hint")
+    assert [fact.value for fact in finding.evidence] == [1e-2, 0.99]
+    assert causes(run(**rates)) == []
+    assert causes(run(head=header(fine_tuning=True), lr=lambda n: 2e-5)) == []
+
+
 def test_every_rule_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [rule.__name__ for rule in RULES if f'"{rule.__name__}"' not in source] == []

@@ -211,7 +211,7 @@ def _update(plain: dict[str, Any]) -> Update:
         numbers = {key: np.frombuffer(data, "<f4") for key, data in columns.items()}
         nothing = np.zeros(len(index), "<f4")
         plain["parameters"] = PerParameter(index, *(numbers.pop(name, nothing) for name in _COLUMNS[1:]), **numbers)
-    words = {key: plain.pop(key) for key in ("skipped", "culprit") if key in plain}
+    words = {key: plain.pop(key) for key in ("skipped", "culprit", "other_optimizer") if key in plain}
     return Update(**_numbers(plain), **words)
 
 

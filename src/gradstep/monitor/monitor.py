@@ -51,6 +51,7 @@ class Monitor:
         accumulate: micro-batches per update.
         precision: of the forward pass.
         scaler: the ``GradScaler`` of a loop without stepper, by which skipped updates are recognised.
+        fine_tuning: whether the model was trained before: the doctor then knows which settings are unusual.
 
     Raises:
         TypeError: neither an optimizer nor a stepper.
@@ -90,6 +91,7 @@ class Monitor:
         accumulate: int | None = None,
         precision: str | None = None,
         scaler: LossScaler | None = None,
+        fine_tuning: bool = False,
     ) -> None:
         given: Any = schedule
         if isinstance(target, torch.optim.Optimizer):
@@ -120,6 +122,7 @@ class Monitor:
                 schedule_updates=length(lr_schedules(given)),
                 accumulate=accumulate,
                 precision=precision,
+                fine_tuning=fine_tuning,
                 started=started.isoformat(timespec="seconds"),
             )
 

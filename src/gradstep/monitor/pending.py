@@ -27,6 +27,7 @@ class Pending:
         settings: of the groups, as the update used them; in a rule, if it was one.
         clip: what the optimizer itself clipped by.
         found: the statistics, if they were collected.
+        uncleared, other_optimizer: what happened since the step before.
         extra: what else was logged.
     """
 
@@ -41,6 +42,8 @@ class Pending:
     loss: float | None = None
     grad_norm: float | None = None
     found: Found | None = None
+    uncleared: bool | None = None
+    other_optimizer: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
 
@@ -81,6 +84,8 @@ class Pending:
             culprit=self.culprit,
             micro_batches=self.micro_batches,
             parameters=per_parameter(found, before) if found is not None and single else None,
+            uncleared=self.uncleared,
+            other_optimizer=self.other_optimizer,
             extra=self.extra,
         )
 

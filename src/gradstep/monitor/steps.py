@@ -10,6 +10,7 @@ from weakref import finalize
 import torch
 
 from gradstep.monitor.fused_statistics import FusedStatistics
+from gradstep.monitor.loop import Loop
 from gradstep.monitor.numbers import Settings, settings
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.pending import Pending
@@ -60,6 +61,7 @@ class Steps(Observer):
         self._optimizer, self._outbox, self._header = optimizer, outbox, header
         self._every, self._scaler = every, scaler
         self.loss_scale = self.scale()
+        self._loop = Loop(optimizer)
         self._statistics: Statistics
         if isinstance(optimizer, Optimizer):
             self._statistics = FusedStatistics(optimizer, detail)
@@ -88,6 +90,7 @@ class Steps(Observer):
             handle.remove()
         self._handles = []
         self._statistics.drop()
+        self._loop.close()
 
     def scale(self) -> float | None:
         """The scaler's scale by now; None without one."""
@@ -97,12 +100,14 @@ class Steps(Observer):
         """The update that would be next was skipped; ``seconds`` is what ``step()`` took, if it was called."""
         self._announce()
         self._statistics.drop()
+        self._loop.end()
         self.last, known = self.updates, settings(self._optimizer)
         self._outbox.current = Pending(self.last, known, seconds, loss_scale=self.loss_scale, skipped=reason)
 
     def before(self, *, closure: bool) -> Detail | None:
         self._outbox.put_current()
         self._announce()
+        self._loop.begin()
         self.loss_scale = self.scale()
         self.due = self.updates % self._every == 0
         wanted = self._statistics.before(closure=closure) if self.due else None
@@ -131,7 +136,18 @@ class Steps(Observer):
         self.last = self.updates
         if self.due:
             found = self._statistics.collect()
-            self._outbox.current = Pending(self.last, known, seconds, clip, self.loss_scale, found=found)
+            loop = self._loop
+            self._outbox.current = Pending(
+                self.last,
+                known,
+                seconds,
+                clip,
+                self.loss_scale,
+                found=found,
+                uncleared=loop.uncleared,
+                other_optimizer=loop.other,
+            )
+        self._loop.end()
         self.updates += 1
 
     def _announce(self) -> None:

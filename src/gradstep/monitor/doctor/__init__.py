@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
 from gradstep.monitor.doctor.readings import Reading, readings
@@ -40,5 +42,6 @@ def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
     """
     record = run if isinstance(run, Run) else read_run(run)
     evidence = Evidence(record)
-    findings = (rule(evidence) for rule in RULES)
-    return Diagnosis(ranked(f for f in findings if f is not None), readings(evidence), len(record.updates))
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges reaches the end of float64
+        findings = ranked(f for rule in RULES if (f := rule(evidence)) is not None)
+        return Diagnosis(findings, readings(evidence, findings), len(record.updates))

@@ -36,7 +36,10 @@ class Cause:
         severity: how bad it is.
         reading: what the numbers mean when this is wrong.
         remedy: what to do.
-        explains: names of causes that are mere consequences when this one is there too.
+        explains: names of causes that are mere consequences when this one is there too. Over all causes this has no
+            circle.
+        spoils: quantities (see :class:`Reading`) that are not as they should be when this is wrong, whatever their
+            numbers look like.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Cause:
     reading: str
     remedy: str
     explains: frozenset[str] = frozenset()
+    spoils: frozenset[str] = frozenset()
 
 
 @final

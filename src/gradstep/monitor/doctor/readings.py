@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
+from gradstep.monitor.doctor.finding import Finding
 from gradstep.monitor.doctor.rules.gradients_exploding import ALARMING
 from gradstep.monitor.doctor.rules.lr_too_high import RATIO as HIGH_RATIO
 from gradstep.monitor.doctor.rules.lr_too_high import RELAPSE, relapse
 from gradstep.monitor.doctor.rules.lr_too_low import RATIO as LOW_RATIO
 
-HEALTHY_NORM = (0.1, 10.0)
+USUAL_NORM = (0.1, 10.0)
 """Gradient norms that need no thought (common advice for fine-tuning; over 100 is alarming)."""
 
 FLAT = 0.02
 """A loss that lost less of its start than this is called flat. A choice."""
+
+GROWING = "growing, as weights do while much is learnt"
+
+GOOD = ("falling", "too few", "usual", "steady", "low", GROWING)
+"""How readings begin that find nothing wrong with their quantity."""
 
 JAGGED = 0.25
 """The step from one loss to the next, as a median, over the loss's whole fall. A choice."""
@@ -46,8 +53,8 @@ class Reading:
         return f"{self.quantity} {self.first:.3g} → {self.last:.3g}, median {self.median:.3g}: {self.meaning}"
 
 
-def readings(evidence: Evidence) -> tuple[Reading, ...]:
-    """A reading of every quantity that the record holds."""
+def readings(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Reading, ...]:
+    """A reading of every quantity that the record holds; where a finding spoils one, the reading refers to it."""
     makers = (
         ("learning rate", evidence.lr, _lr),
         ("loss", evidence.loss, _loss),
@@ -56,10 +63,21 @@ def readings(evidence: Evidence) -> tuple[Reading, ...]:
         ("update over weights", evidence.ratio, _ratio),
     )
     return tuple(
-        Reading(name, float(series.values[0]), float(series.values[-1]), series.median, of(series))
+        Reading(
+            name,
+            float(series.values[0]),
+            float(series.values[-1]),
+            series.median,
+            _refer(of(series), [f.cause.title for f in findings if name in f.cause.spoils]),
+        )
         for name, series, of in makers
         if len(series)
     )
+
+
+def _refer(meaning: str, titles: Sequence[str]) -> str:
+    """The reading itself where it says what is wrong; where it would call the quantity good, the finding's title."""
+    return f"see: {titles[0]}" if titles and meaning.startswith(GOOD) else meaning
 
 
 def _lr(lr: Series) -> str:
@@ -85,21 +103,21 @@ def _loss(loss: Series) -> str:
 
 
 def _gradient(norm: Series) -> str:
-    low, high = HEALTHY_NORM
+    low, high = USUAL_NORM
     if norm.median > ALARMING:
         return f"alarming: over {ALARMING:g}"
     if norm.median > high:
-        return f"high: {low:g} to {high:g} is healthy, over {ALARMING:g} alarming"
+        return f"high: {low:g} to {high:g} is usual, over {ALARMING:g} alarming"
     if norm.median < low:
-        return f"low: {low:g} to {high:g} is healthy; at the end of a long training lower is too"
-    return f"healthy: {low:g} to {high:g}"
+        return f"low: {low:g} to {high:g} is usual; at the end of a long training lower is too"
+    return f"usual: {low:g} to {high:g}"
 
 
 def _weights(norm: Series) -> str:
     first, last = float(norm.values[0]), float(norm.values[-1])
     change = last / first - 1 if first > 0 else math.inf
     if change > STEADY:
-        return "growing: as it should while much is learnt; if it goes on and the loss does not fall, decay is too low"
+        return f"{GROWING}; if it goes on and the loss does not fall, decay is too low"
     if change < -STEADY:
         return "shrinking: if it goes on, decay is too high"
     return "steady"

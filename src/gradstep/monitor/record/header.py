@@ -61,6 +61,7 @@ class Header:
         schedule: of the learning rate, in words; empty if there is none or it is unknown.
         schedule_updates: length of the schedule; None if it has no end or is unknown.
         accumulate: micro-batches per update, if it was told.
+        fine_tuning: whether a model is trained on that was trained before, if it was told.
         precision: of the forward pass, if it was told: ``"float32"``, ``"bf16"``, ``"fp16"``.
         started: date and time, ISO 8601 with zone.
         first_update: 0; after a resume, the number of the first update that follows. What the file holds of it and
@@ -80,6 +81,7 @@ class Header:
     schedule_updates: int | None = None
     accumulate: int | None = None
     precision: str | None = None
+    fine_tuning: bool = False
     started: str = ""
     first_update: int = 0
     version: str = ""

@@ -89,6 +89,9 @@ class Update:
         culprit: the first parameter whose gradient was not finite, if that is known.
         micro_batches: how many there were in this update, if known.
         parameters: numbers of single parameters, if they were asked for.
+        uncleared: whether the gradients of the step before were still there in every backward pass since; None if
+            unknown.
+        other_optimizer: class of another optimizer that has stepped some of the same parameters since the step before.
         extra: what else was logged, by name.
     """
 
@@ -103,6 +106,8 @@ class Update:
     culprit: str | None = None
     micro_batches: int | None = None
     parameters: PerParameter | None = None
+    uncleared: bool | None = None
+    other_optimizer: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
 
     @property

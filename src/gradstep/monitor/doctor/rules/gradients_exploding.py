@@ -9,11 +9,12 @@ CAUSE = Cause(
     "gradients_exploding",
     "gradients exploding",
     Severity.CRITICAL,
-    "A gradient norm of 0.1 to 10 is healthy, over 100 alarming: some factor, repeated over layers or time steps, "
+    "A gradient norm of 0.1 to 10 is usual, over 100 alarming: some factor, repeated over layers or time steps, "
     "is above 1. (A loss that is summed, not averaged, looks the same.)",
     "Clip the gradient norm (max_grad_norm=1.0), and mend the cause: smaller initial weights, normalisation, a "
     "residual path, shorter sequences; average the loss.",
-    frozenset({"spike", "not_finite"}),
+    frozenset({"not_finite"}),
+    frozenset({"loss", "gradient norm"}),
 )
 
 ALARMING = 100.0
@@ -36,7 +37,7 @@ def gradients_exploding(evidence: Evidence) -> Finding | None:
         return None
     at, largest = norm.highest
     facts = (
-        Fact(f"the gradient norm reached {largest:.3g} (healthy: 0.1 to 10)", largest, ALARMING, (at, at)),
+        Fact(f"the gradient norm reached {largest:.3g} (usual: 0.1 to 10)", largest, ALARMING, (at, at)),
         Fact(
             f"it was over {ALARMING:g} in {len(over) / len(norm):.0%} of the updates",
             len(over) / len(norm),

@@ -17,6 +17,7 @@ CAUSE = Cause(
     "ReLU or GELU for sigmoid and tanh, initial weights that keep the variance (Glorot, He), normalisation, "
     "residual paths; for dead units a smaller learning rate.",
     frozenset({"lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
 )
 
 NORM = 1e-5
@@ -38,7 +39,7 @@ def gradients_vanished(evidence: Evidence) -> Finding | None:
         return None
     facts, score = [], 0.0
     if norm.median < NORM:
-        facts.append(Fact(f"the gradient norm is {norm.median:.1e} (healthy: 0.1 to 10)", norm.median, NORM, norm.span))
+        facts.append(Fact(f"the gradient norm is {norm.median:.1e} (usual: 0.1 to 10)", norm.median, NORM, norm.span))
         score = grade(norm.median, limit=NORM, certain=NORM**2)
     medians = matrices(evidence)
     if medians and (largest := max(medians.values())) > 0:

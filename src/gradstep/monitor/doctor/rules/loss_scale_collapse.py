@@ -16,6 +16,7 @@ CAUSE = Cause(
     "Train in bf16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
     "attention scores, a loss that is summed) and compute it in float32.",
     frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
 )
 
 LEAST_SCALE = 1.0

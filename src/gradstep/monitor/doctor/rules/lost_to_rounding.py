@@ -15,6 +15,7 @@ CAUSE = Cause(
     "Keep the weights in float32 and compute in bf16 (autocast), or give the optimizer rounding='stochastic', "
     "'kahan' or 'master'.",
     frozenset({"lr_too_low", "gradients_vanished"}),
+    frozenset({"loss", "update over weights"}),
 )
 
 HALF = frozenset({"bfloat16", "float16"})

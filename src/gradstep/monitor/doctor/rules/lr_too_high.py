@@ -6,7 +6,7 @@ import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence, Series
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, grade
-from gradstep.monitor.doctor.words import fell
+from gradstep.monitor.doctor.words import fell, part
 
 CAUSE = Cause(
     "lr_too_high",
@@ -17,6 +17,7 @@ CAUSE = Cause(
     "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
     "the start is too fast.",
     frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
+    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
 )
 
 RATIO = 0.1
@@ -62,7 +63,7 @@ def lr_too_high(evidence: Evidence) -> Finding | None:
         ),
     ]
     if back >= RELAPSE:
-        facts.append(Fact(f"the loss gave back {back:.0%} of what it had gained", back, RELAPSE, (back_at, back_at)))
+        facts.append(Fact(gave_back_words(back), back, RELAPSE, (back_at, back_at)))
     if evidence.fall is not None:
         facts.append(Fact(f"over the whole run the loss {fell(evidence.fall)}", evidence.fall, FALL, loss.span))
     weights = evidence.weight_norm
@@ -71,6 +72,20 @@ def lr_too_high(evidence: Evidence) -> Finding | None:
         text = f"the weight norm went from {weights.values[0]:.3g} to {grown:.3g}"
         facts.append(Fact(text, grown / float(weights.values[0]), updates=(int(weights.updates[0]), grown_at)))
     return Finding(CAUSE, grade(largest, limit=RATIO, certain=CERTAIN_RATIO), tuple(facts))
+
+
+def gave_back_words(back: float) -> str:
+    """How far the loss went back, in words.
+
+    >>> gave_back_words(0.75), gave_back_words(2e13)
+    ('the loss gave back 75% of what it had gained', 'the loss rose by 2e+13 times what it had gained')
+    """
+    share = part(back)
+    return (
+        f"the loss gave back {share} of what it had gained"
+        if back < 10
+        else f"the loss rose by {share} what it had gained"
+    )
 
 
 def relapse(loss: Series) -> Series:

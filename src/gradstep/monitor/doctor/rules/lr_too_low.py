@@ -16,6 +16,7 @@ CAUSE = Cause(
     "loss is flat or creeps.",
     "Multiply the learning rate by 10 until the loss falls visibly, or let gradstep.lr_find suggest one; look at "
     "the unit and at a schedule that multiplies it.",
+    spoils=frozenset({"loss", "update over weights"}),
 )
 
 RATIO = 3e-5

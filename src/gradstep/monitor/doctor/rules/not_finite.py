@@ -14,6 +14,7 @@ CAUSE = Cause(
     "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
     "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves "
     "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
+    spoils=frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
 )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
+from gradstep.monitor.doctor.rules.gradients_exploding import ALARMING
+from gradstep.monitor.doctor.rules.lr_too_high import RATIO, SHORT
 
 CAUSE = Cause(
     "spike",
@@ -15,7 +17,8 @@ CAUSE = Cause(
     "become unstable.",
     "Look at the batch of that update and at the tensor named; clip the gradient norm (max_grad_norm=1.0), so that "
     "one batch cannot do much; if it comes back, lower beta2 or the learning rate.",
-    frozenset({"lr_too_high", "weights_growing"}),
+    frozenset({"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}),
+    frozenset({"loss", "gradient norm"}),
 )
 
 BEFORE = 20
@@ -71,8 +74,14 @@ def _candidates(evidence: Evidence) -> list[int]:
 
 
 def _usual(evidence: Evidence, at: int) -> bool:
+    """Whether the run was healthy before, and its updates are not large for good: then the learning rate leaps."""
     earlier = evidence.ratio.during(at - BEFORE, at - 1)
-    return not len(earlier) or earlier.median <= USUAL_RATIO
+    if len(earlier) and earlier.median > USUAL_RATIO:
+        return False
+    if evidence.grad_norm.during(at - BEFORE, at - 1).median >= ALARMING:
+        return False
+    apart = evidence.ratio.where((evidence.ratio.updates < at - LED) | (evidence.ratio.updates > at + BEFORE))
+    return not len(apart) or float(apart.smooth(SHORT).values.max()) < RATIO
 
 
 def _led(evidence: Evidence, at: int) -> list[Fact]:

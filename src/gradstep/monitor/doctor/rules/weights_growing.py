@@ -16,6 +16,7 @@ CAUSE = Cause(
     "them back, so that each does less, and a network without normalisation becomes unstable.",
     "Raise weight_decay (0.01 to 0.1 for AdamW; ten times that for Lion, at a tenth of the rate), or lower the "
     "learning rate.",
+    spoils=frozenset({"weight norm"}),
 )
 
 EXPONENT = 0.3

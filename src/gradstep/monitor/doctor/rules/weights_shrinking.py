@@ -15,6 +15,7 @@ CAUSE = Cause(
     "Lower weight_decay, to 0.01 to 0.1 for AdamW, 1e-4 to 5e-4 for SGD; what counts is learning rate × decay × "
     "number of updates, which should not be far above 1.",
     frozenset({"gradients_vanished", "lr_too_high"}),
+    frozenset({"weight norm"}),
 )
 
 KEPT = 0.7
