@@ -162,6 +162,35 @@ def test_unaligned_array():
     np.testing.assert_array_equal(p.data, q.data)
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("decay", ["before", "after"])
+def test_decay_before_or_after_the_update(decay, engine):
+    """Against the two texts in float64; they differ by lr² · λ · (the update), 0.025 here in the first step."""
+    p = gn.Parameter(normal(7, 0, np.float64))
+    start, expected = p.data.copy(), p.data.copy()
+    optimizer = gn.AdamW([p], lr=0.5, betas=(0.5, 0.75), weight_decay=0.1, decay=decay, engine=engine)
+    m = v = np.zeros(7)
+    for t in range(1, 5):
+        p.grad = normal(7, t, np.float64)
+        if t == 3:
+            optimizer.lr = 0.25  # as a schedule does
+        if t == 4:  # and from a checkpoint
+            optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        lr = optimizer.lr
+        m, v = 0.5 * m + 0.5 * p.grad, 0.75 * v + 0.25 * p.grad**2
+        update = lr * (m / (1 - 0.5**t)) / (np.sqrt(v / (1 - 0.75**t)) + 1e-8)
+        keep = 1 - lr * 0.1
+        expected = keep * expected - update if decay == "before" else keep * (expected - update)
+        np.testing.assert_allclose(p.data, expected, rtol=1e-12, atol=1e-14)
+    assert not np.array_equal(p.data, start)
+
+
+def test_another_decay_is_refused():
+    with pytest.raises(ValueError, match="decay must be 'before' or 'after' the update, but is 'none'"):
+        gn.AdamW([gn.Parameter(np.ones(1))], decay="none")  # type: ignore[arg-type]
+
+
 def test_array_is_shared_and_gradient_untouched():
     w, g = np.ones((4, 4), np.float32), np.full((4, 4), 2.0, np.float32)
     view = w[1]

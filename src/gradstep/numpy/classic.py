@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
 from gradstep import rules
 from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient
 from gradstep.numpy.gather import Buffers
 from gradstep.numpy.ruled import RuleOptimizer
+from gradstep.numpy.settings import checked
+from gradstep.rules import settings_of
+from gradstep.rules.adam import AdamRule
+from gradstep.rules.settings import nonnegative
 
 
 @final
@@ -239,11 +244,30 @@ class Adam(_Moments, rule=rules.Adam):
 
 
 @final
+@dataclass(frozen=True)
+class _DecayAfter(AdamRule):
+    """AdamW that decays the weight after the update, as the teaching framework's earlier edition does.
+
+    (p − u)(1 − ηλ) is (1 − ηλ) p − (1 − ηλ) u: the step of AdamW with another length.
+    """
+
+    weight_decay: float = nonnegative(1e-2)
+
+    @property
+    def decoupled(self) -> bool:
+        return True
+
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+        found = super().coefficients(step, **scalars)
+        return {**found, "step_size": found["step_size"] * found["keep"]}
+
+
+@final
 class AdamW(_Moments, rule=rules.AdamW):
     """AdamW, whose weight decay acts on the weight itself; see :class:`gradstep.rules.AdamW` for the equations.
 
     The decay acts on the *old* weight, as in the paper, in torch and in the teaching framework's present edition; its
-    earlier edition decayed after the update, which differs by lr² · λ · (the update).
+    earlier edition decayed after the update (``decay="after"``), which differs by lr² · λ · (the update).
 
     Args:
         params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
@@ -252,6 +276,7 @@ class AdamW(_Moments, rule=rules.AdamW):
         eps: ε, outside the root; finite, at least 0.
         weight_decay: λ, scaled by the learning rate; finite, at least 0.
         amsgrad, maximize: as in :class:`gradstep.rules.AdamW`.
+        decay: whether the weight decays ``"before"`` the update or ``"after"`` it.
         parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
 
@@ -266,6 +291,10 @@ class AdamW(_Moments, rule=rules.AdamW):
         >>> AdamW([p], lr=0.1, betas=(0.0, 0.0), weight_decay=0.5).step()
         >>> p.data  # 0.1 by the decay of the old weight, 0.1 by the step
         array([1.8])
+        >>> p = Parameter(np.array([2.0]), grad=np.array([1.0]))
+        >>> AdamW([p], lr=0.1, betas=(0.0, 0.0), weight_decay=0.5, decay="after").step()
+        >>> p.data  # 0.1 by the step, then 5% of 1.9
+        array([1.805])
     """
 
     def __init__(
@@ -278,9 +307,12 @@ class AdamW(_Moments, rule=rules.AdamW):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        decay: Literal["before", "after"] = "before",
         parameters: Iterable[HasGradient] | None = None,
         engine: str = "auto",
     ) -> None:
+        if decay not in ("before", "after"):
+            raise ValueError(f"decay must be 'before' or 'after' the update, but is {decay!r}")
         super().__init__(
             params,
             lr=lr,
@@ -292,3 +324,5 @@ class AdamW(_Moments, rule=rules.AdamW):
             parameters=parameters,
             engine=engine,
         )
+        if decay == "after":
+            self._rule = checked(_DecayAfter, {s.name: getattr(self._rule, s.name) for s in settings_of(rules.AdamW)})

@@ -152,7 +152,7 @@ class RuleOptimizer(Optimizer, ABC):
         """
         found = []
         for i, param in enumerate(self.params):
-            engine, reason = choose(self._engine, self.rule_class, param.data.dtype.name, is_dense([param.data]))
+            engine, reason = choose(self._engine, type(self._rule), param.data.dtype.name, is_dense([param.data]))
             found.append((f"parameter {i}", engine.name, reason))
         return found
 
@@ -183,7 +183,7 @@ class RuleOptimizer(Optimizer, ABC):
             KeyError: a part is missing; nothing was changed.
             ValueError: other parameters, another shape, or a setting out of its bounds; nothing was changed.
         """
-        rule = checked(self.rule_class, state["settings"])
+        rule = checked(type(self._rule), state["settings"])
         step_count = int(state["step_count"])
         update_counts = checkpoint.counts(state["update_counts"], len(self.params))
         scalars = {name: checkpoint.numbers(state["scalars"][name], len(self.params), name) for name in self.scalars}
