@@ -1,10 +1,15 @@
-"""The names of optimizers with other storage than float32 in memory: of classes, and of Hugging Face's settings."""
+"""The texts that stand for an optimizer: names of classes, Hugging Face's names and settings, a rule in a user's file."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gradstep.rules import RULES, Rule, settings_of
@@ -90,3 +95,66 @@ def respelled(rule: type[Rule], settings: Mapping[str, Any]) -> dict[str, Any]:
             value = tuple(pair)
         named[own] = value
     return named
+
+
+_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<name>[A-Za-z_]\w*))?")
+
+
+def names_file(text: str) -> bool:
+    """Whether a text names a rule in a file, as ``mine.py:Signum`` does, and not a built-in one.
+
+    >>> names_file("mine.py:Signum"), names_file("adamw")
+    (True, False)
+    """
+    return _FILE.fullmatch(text) is not None
+
+
+def rule_in_file(text: str) -> type[Rule]:
+    """The rule that ``FILE.py:NAME`` names; without a name, the only one that the file defines.
+
+    The file is run once in this process, whatever it contains.
+
+    Raises:
+        ValueError: there is no such file or rule in it, the file does not import, or the rule is not finished.
+    """
+    found = _FILE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} names no rule in a file: write FILE.py:NAME")
+    rules = _rules_of(Path(found["file"]).resolve())
+    there = f"{found['file']} defines the rules {', '.join(rules)}" if rules else f"{found['file']} defines no rule"
+    name = found["name"] or (next(iter(rules)) if len(rules) == 1 else "")
+    if name not in rules:
+        advice = "write FILE.py:NAME" if rules else "a rule is a subclass of gradstep.Rule"
+        raise ValueError(f"{'No rule ' + repr(name) + ': ' if name else ''}{there} ({advice})")
+    if inspect.isabstract(rules[name]):
+        missing = ", ".join(sorted(rules[name].__abstractmethods__))
+        raise ValueError(f"{name} in {found['file']} is not finished: write {missing}")
+    if "__dataclass_fields__" not in vars(rules[name]):
+        raise ValueError(f"{name} in {found['file']} needs @dataclass(frozen=True) above it")
+    return rules[name]
+
+
+@cache
+def _rules_of(file: Path) -> dict[str, type[Rule]]:
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    # A name of its own, so that a file called like a library takes no library's place.
+    module_name = f"_gradstep_rules_in_{file.stem}_{abs(hash(str(file))):x}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(file.parent))  # what lies beside the file can be imported by it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"{file.name} does not import: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Rule) and value.__module__ == module_name
+    }

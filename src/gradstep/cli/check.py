@@ -14,7 +14,9 @@ def check(
     target: Annotated[
         str, typer.Argument(metavar="FILE.py:NAME", help="The class, factory or function in a file of yours.")
     ],
-    rule: Annotated[str, typer.Option(help="What it should compute: adamw, sgd, lion, ...")],
+    rule: Annotated[
+        str, typer.Option(help="What it should compute: adamw, sgd, lion, ..., or FILE.py:NAME, a rule of yours.")
+    ],
     convention: Annotated[
         str,
         typer.Option(help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes."),
@@ -36,13 +38,15 @@ def check(
     from gradstep.judge.checking import rule_of
     from gradstep.judge.isolation import check_file
     from gradstep.judge.table import table
+    from gradstep.variants import names_file
 
     if convention not in CONVENTIONS:
         raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if kind not in (None, "torch", "numpy", "function"):
         raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy and function")
     try:
-        name = rule_of(rule).__name__.lower()
+        # A user's file is only run in the process that judges.
+        name = rule if names_file(rule) else rule_of(rule).__name__.lower()
         fixed = dict(_setting(text) for text in settings or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

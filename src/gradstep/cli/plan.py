@@ -13,7 +13,10 @@ from gradstep.rules import Rule
 def plan(
     model: Annotated[str, typer.Argument(help="A known name (gpt2, llama-3.2-1b, ...) or a count (3B, 124M).")],
     optimizer: Annotated[
-        str, typer.Option("--optimizer", "-o", help="name[:key=value,...], as in sgd:lr=0.1,momentum=0.9.")
+        str,
+        typer.Option(
+            "--optimizer", "-o", help="name[:key=value,...], as in sgd:lr=0.1,momentum=0.9; or FILE.py:NAME, a rule."
+        ),
     ] = "adamw",
     budget: Annotated[
         str | None, typer.Option(help="What there is: 24GB (10⁹ bytes) or 24GiB (2³⁰); by default free memory.")

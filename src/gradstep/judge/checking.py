@@ -21,6 +21,7 @@ from gradstep.judge.subjects.detect import subject_of
 from gradstep.judge.trial import Trial
 from gradstep.judge.verdict import Status, Verdict
 from gradstep.rules import RULES, Rule
+from gradstep.variants import names_file, rule_in_file
 
 
 def check(
@@ -49,7 +50,8 @@ def check(
         submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
             ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``; its first state is ``{}``, its
             first step 1. Or a text ``"FILE.py:NAME"`` that says where one is.
-        rule: its name (``"adamw"``) or the rule itself, also one of your own.
+        rule: its name (``"adamw"``), the rule itself, also one of your own, or ``"FILE.py:NAME"`` for one in a file. A
+            rule is also a submission: the optimizer that is made of it is then judged.
         settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
             built into it; those that the rule does not have are given to the submission.
         convention: whose reading of the rule counts as right: "torch", "paper", "optax", "tinytorch", "keras",
@@ -100,6 +102,10 @@ def check(
     if isinstance(parameter, str):
         raise TypeError(f"The name of a parameter's class, {parameter!r}, is for a file; give the class itself")
     blank = Verdict(name_of(submission), kind_of_rule.__name__, convention, Status.UNJUDGED, "")
+    if isinstance(submission, type) and issubclass(submission, Rule):
+        from gradstep.optimizers import optimizer
+
+        submission = optimizer(submission)
     try:
         subject = subject_of(submission, kind_of_rule, settings or {}, kind, parameter)
     except TypeError as error:
@@ -133,13 +139,15 @@ def _of_file(target: str, rule: str | type[Rule], settings: Mapping[str, Any] | 
 
 
 def rule_of(rule: str | type[Rule]) -> type[Rule]:
-    """The rule of that name, in any case.
+    """The rule of that name, in any case; ``FILE.py:NAME`` names one in a file.
 
     Raises:
         ValueError: there is none; the message names the nearest.
     """
     if isinstance(rule, type):
         return rule
+    if names_file(rule):
+        return rule_in_file(rule)
     by_name = {name.lower(): found for name, found in RULES.items()}
     if rule.lower() not in by_name:
         near = get_close_matches(rule.lower(), by_name, n=1)

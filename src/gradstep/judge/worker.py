@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, final
 
-from gradstep.judge.checking import check
+from gradstep.judge.checking import check, rule_of
 from gradstep.judge.observe import said
 from gradstep.judge.sources import TextLoader, import_from_text
 from gradstep.judge.verdict import Status, Verdict
@@ -31,7 +31,8 @@ def main(request: dict[str, Any], events: Path) -> None:
             out.write(json.dumps(event, default=repr) + "\n")
 
         file, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
-        if Path(file).is_file() and "torch" in Path(file).read_text("utf-8", errors="replace"):
+        text = Path(file).read_text("utf-8", errors="replace") if Path(file).is_file() else ""
+        if "torch" in text or "gradstep" in text:  # a gradstep rule is judged as the PyTorch optimizer made of it
             import torch  # loading it is no part of the submission's time, nor what it loads for its first optimizer
 
             torch.optim.SGD([torch.zeros(1)])
@@ -40,9 +41,13 @@ def main(request: dict[str, Any], events: Path) -> None:
             module = load(Path(file))
             submission = pick(module, name)
             parameter = pick(module, request["parameter"]) if request["parameter"] else None
+            try:
+                judged_by = rule_of(rule)
+            except ValueError as error:
+                raise LoadError(str(error)) from error
             verdict = check(
                 submission,
-                rule,
+                judged_by,
                 request["settings"],
                 parameter=parameter,
                 watch=lambda probe: tell(probe=probe),

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias, final
 
@@ -11,7 +12,9 @@ from torch import nn
 
 from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, suggestion, written
 from gradstep.lab.task import Task
-from gradstep.optimizers import OPTIMIZERS
+from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
+from gradstep.rules import RULES
+from gradstep.variants import VARIANTS, meant, names_file, rule_in_file
 
 OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
 
@@ -51,9 +54,9 @@ class Contender:
     """An optimizer with its settings for one task.
 
     Args:
-        label: how charts and tables name it ("SGD momentum=0.9").
-        name: the name it is asked for ("sgd", "torch.sgd").
-        settings: every setting its constructor is called with, the learning rate included.
+        label: how charts and tables name it ("SGD momentum=0.9", "mine.py:Signum").
+        name: the name it is asked for ("sgd", "torch.sgd", "mine.py:Signum").
+        settings: every setting its constructor is called with, the learning rate included where there is one.
     """
 
     label: str
@@ -62,7 +65,29 @@ class Contender:
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer of these parameters."""
-        return CLASSES[self.name](parameters, **dict(self.settings))
+        return class_of(self.name)(parameters, **dict(self.settings))
+
+
+def class_of(name: str) -> OptimizerClass:
+    """The optimizer class that a spec's name stands for: a key of `CLASSES`, a rule in a file ("mine.py:Signum"), or
+    a name that `gradstep.create` knows ("paged_adamw_8bit", "adamw8bit").
+
+    Raises:
+        ValueError: it stands for none, with what may have been meant.
+    """
+    if name in CLASSES:
+        return CLASSES[name]
+    if names_file(name):
+        return optimizer(rule_in_file(name))
+    try:
+        rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or meant(name)
+    except ValueError:
+        names = list(CLASSES)
+        raise ValueError(
+            f"Unknown optimizer: {name!r}.{suggestion(name, names)} There are {', '.join(names)}, and FILE.py:NAME for "
+            "a rule of your own."
+        ) from None
+    return optimizer(RULES[rule], state=state, paged=paged)
 
 
 def base_name(name: str) -> str:
@@ -88,13 +113,8 @@ def enter(spec: OptimizerSpec, task: Task) -> Contender:
         ValueError: there is no such optimizer or setting, or the optimizer refuses a value.
         TypeError: the optimizer refuses a value's type.
     """
-    if spec.name not in CLASSES:
-        names = list(CLASSES)
-        raise ValueError(
-            f"Unknown optimizer: {spec.name!r}.{suggestion(spec.name, names)} There are {', '.join(names)}."
-        )
-    optimizer = CLASSES[spec.name]
-    allowed = [key for key in inspect.signature(optimizer).parameters if key != "params"]
+    kind = class_of(spec.name)
+    allowed = [key for key in inspect.signature(kind).parameters if key != "params"]
     settings = dict(spec.settings)
     for key in settings:
         if key not in allowed:
@@ -102,15 +122,21 @@ def enter(spec: OptimizerSpec, task: Task) -> Contender:
                 f"Unknown setting: {key!r} of {spec.name!r}.{suggestion(key, allowed)} There are {', '.join(allowed)}."
             )
     momentum = settings.get("momentum", 0.0)
-    rate = task.learning_rate(base_name(spec.name), momentum if isinstance(momentum, float) else 0.0)
+    ours = issubclass(kind, Optimizer) and not names_file(spec.name)
+    rate = task.learning_rate(
+        kind.rule().__name__.lower() if ours else base_name(spec.name),  # "adamw_8bit" has AdamW's
+        momentum if isinstance(momentum, float) else 0.0,
+    )
     if rate is not None:
         settings.setdefault("lr", rate)
     try:
-        built = optimizer([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
+        built = kind([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
     except (ValueError, TypeError, RuntimeError) as error:
         raise type(error)(f"{spec}: {error}") from error
     # The optimizer's own rate where the task has none: a reader of the results wants to see it.
-    settings.setdefault("lr", built.defaults["lr"])
+    if "lr" in built.defaults:
+        settings.setdefault("lr", built.defaults["lr"])
     given = " ".join(f"{key}={written(value)}" for key, value in spec.settings)
     prefix = PEER_PREFIX if spec.name in PEERS else ""
-    return Contender(f"{prefix}{optimizer.__name__} {given}".strip(), spec.name, tuple(settings.items()))
+    title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
+    return Contender(f"{title} {given}".strip(), spec.name, tuple(settings.items()))

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from gradstep.lab.palette import colours
 from gradstep.lab.results import Header, Point, Record, Summary
-from gradstep.lab.words import number, percent, seconds
+from gradstep.lab.words import UNKNOWN, number, percent, seconds
 
 LINES = 4
 """Plain lines each contender gets on its way, besides its last."""
@@ -142,11 +142,11 @@ class LiveDisplay(Display):
             name = Text("● ", style=self._colours[entry.label]) + Text(entry.label, style="default")
             point = self._points.get(entry.label)
             if point is None:
-                table.add_row(name, entry.settings["lr"])
+                table.add_row(name, entry.settings.get("lr", UNKNOWN))
                 continue
             table.add_row(
                 name,
-                entry.settings["lr"],
+                entry.settings.get("lr", UNKNOWN),
                 f"{point.step:,}",
                 number(point.train_loss),
                 Text(number(point.loss), style="bold" if point.loss is not None and point.loss == best else ""),

@@ -14,7 +14,7 @@ from gradstep.lab.results import Header, Results
 from gradstep.lab.standings import Standing, races_in, standings
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
-from gradstep.lab.words import number
+from gradstep.lab.words import UNKNOWN, number
 
 FILE = "report.html"
 
@@ -107,7 +107,7 @@ def _table(race: Results) -> str:
         rows.append(
             f'<tr data-label="{escape(one.entry.label)}"><th>{_swatch(chosen[one.entry.label], one.is_peer)}'
             f"{escape(one.entry.label)}{_remark(one)}</th>"
-            f"<td>{escape(one.entry.settings['lr'])}</td>{cells}</tr>"
+            f"<td>{escape(one.entry.settings.get('lr', UNKNOWN))}</td>{cells}</tr>"
         )
     return (
         '<div class="scroll"><table><thead><tr><th>optimizer</th><th>learning rate</th>'

@@ -94,12 +94,18 @@ def plan(
     chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or list(TASKS.values())
     specs = DEFAULT if optimizers is None else parse_specs(optimizers)
     line_up = with_peers(specs) if peers else specs
+    line_ups = {task: tuple(enter(spec, task) for spec in line_up) for task in chosen}
+    for contenders in line_ups.values():
+        labels = [one.label for one in contenders]
+        twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
+        if twice:
+            raise ValueError(f"Several contenders would be called {twice[0]!r}: rename one, or vary its settings")
     words = ["gradstep", "race", *(task.name for task in chosen), "--optimizers", ",".join(map(str, line_up))]
     words += ["--quick"] * quick
     words += ["--steps", str(steps)] if steps is not None else []
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     return Plan(
-        line_ups={task: tuple(enter(spec, task) for spec in line_up) for task in chosen},
+        line_ups=line_ups,
         steps=steps,
         seeds=seeds,
         quick=quick,

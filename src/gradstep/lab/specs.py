@@ -4,13 +4,14 @@ adamw                                     a name
 sgd:lr=0.1,momentum=0.9                   a name and settings
 adamw,lion,sgd:lr=0.1,momentum=0.9        several; a setting belongs to the name before it
 adamw:betas=(0.9,0.95),amsgrad=True       values are Python literals
-adamw:engine=eager                        or plain words
+adamw:engine=eager,state=8bit             or plain words
 torch.adamw                               torch's own class
+mine.py:Signum,mine.py:Lars:lr=0.1        rules of one's own, in a file
 """
 
 import ast
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -18,16 +19,18 @@ Value: TypeAlias = Any
 """A Python literal or a word, given to an optimizer's constructor, which judges it."""
 
 NAME = re.compile(r"[A-Za-z][\w.]*")
+IN_FILE = re.compile(r"(?P<name>[^=]*?\.py(:[A-Za-z_]\w*)?)(?P<colon>:(?P<rest>.*))?", re.DOTALL)
 KEY = re.compile(r"[A-Za-z_]\w*")
-WORD = re.compile(r"[A-Za-z][\w.-]*")
+WORD = re.compile(r"([A-Za-z]|\d+[A-Za-z]{2})[\w.-]*")
+"""Also "8bit" and "512MB"; one letter after digits is a mistyped number, such as "1e-"."""
 NOT_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 OPENING, CLOSING = "([{", ")]}"
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """One optimizer as it was asked for: its name in lower case and the settings given with it, in their
-    order.
+    """One optimizer as it was asked for: its name in lower case, or the file and name of a rule, and the settings
+    given with it, in their order.
     """
 
     name: str
@@ -71,6 +74,11 @@ def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:
     """
     specs: list[OptimizerSpec] = []
     for part in _split(text):
+        in_file = IN_FILE.fullmatch(part)
+        if in_file:
+            spec = OptimizerSpec(in_file["name"])
+            specs.append(replace(spec, settings=_with_setting(spec, in_file["rest"])) if in_file["colon"] else spec)
+            continue
         name, colon, rest = part.partition(":")
         if "=" in name:
             if not specs:
@@ -119,7 +127,12 @@ def _value(key: str, text: str) -> Value:
 
 
 def _is_literal(text: str) -> bool:
-    return text in NOT_WORDS.values() or text.lower() in NOT_WORDS
+    """Whether a word would be read as something else than itself, as True and 0xff are."""
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text.lower() in NOT_WORDS
+    return True
 
 
 def _split(text: str) -> list[str]:

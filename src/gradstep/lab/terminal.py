@@ -11,6 +11,7 @@ from gradstep.lab.results import Results
 from gradstep.lab.session import Outcome
 from gradstep.lab.standings import races_in, standings
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.words import UNKNOWN
 
 
 def listing() -> RenderableType:
@@ -70,5 +71,5 @@ def _standings(race: Results) -> Table:
         name = Text("● ", style=chosen[one.entry.label]) + Text(one.entry.label, style="default")
         cells = (Text(column.text(one), style="bold" if best[at][index] else "") for at, column in enumerate(shown))
         remark = "" if one.status == "finished" else one.status
-        table.add_row(name, one.entry.settings["lr"], *cells, remark)
+        table.add_row(name, one.entry.settings.get("lr", UNKNOWN), *cells, remark)
     return table

@@ -10,6 +10,7 @@ from typing import Any, final
 from gradstep.planner.parameters import ITEMSIZES, Model
 from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import STATES
+from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
 SHARDINGS = ("none", "state", "gradients", "weights")
@@ -82,7 +83,7 @@ def rule_of(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
     """The rule that is meant, with its settings.
 
     Args:
-        optimizer: its name in upper or lower case, its class, or the rule itself.
+        optimizer: its name in upper or lower case, ``FILE.py:NAME`` for one in a file, its class, or the rule itself.
         settings: of a rule that is given by its name.
 
     Raises:
@@ -98,6 +99,8 @@ def rule_of(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
         return optimizer()
     if not isinstance(optimizer, str):
         raise TypeError(f"optimizer must be a name, a Rule or a subclass of Rule, not {optimizer!r}")
+    if names_file(optimizer):
+        return rule_in_file(optimizer)(**settings)
     names = {name.lower(): name for name in RULES}
     check("optimizer", optimizer.lower(), tuple(names))
     return RULES[names[optimizer.lower()]](**settings)

@@ -7,6 +7,7 @@ traced values of the fused kernel. NumPy values are handled here; everything els
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ Array = Any
 """A Python float, a NumPy array, a torch tensor or a traced value: a rule never knows which."""
 
 _NUMPY = (float, np.ndarray, np.generic)
+# Each question is type(x) is float: NumPy's float64 is a subclass of float, and a Python number in its place would lose
+# the methods that `mean` and `rms` need of a whole tensor of one element.
 
 
 def sqrt(x: Array) -> Array:
@@ -23,7 +26,7 @@ def sqrt(x: Array) -> Array:
     >>> sqrt(9.0)
     3.0
     """
-    if isinstance(x, float):
+    if type(x) is float:
         return float(np.sqrt(x))
     return np.sqrt(x) if isinstance(x, _NUMPY) else x.sqrt()
 
@@ -34,7 +37,7 @@ def sign(x: Array) -> Array:
     >>> sign(-0.25)
     -1.0
     """
-    if isinstance(x, float):
+    if type(x) is float:
         return float(np.sign(x))
     # torch's sign of NaN is 0, which would hide it.
     return np.sign(x) if isinstance(x, _NUMPY) else x.sign().where(x == x, x)
@@ -46,7 +49,7 @@ def maximum(x: Array, y: Array) -> Array:
     >>> maximum(1.0, 2.0)
     2.0
     """
-    if isinstance(x, float):
+    if type(x) is float:
         return float(np.maximum(x, y))
     if isinstance(x, _NUMPY):
         # A Python number stays weak, so that a float32 array stays float32.
@@ -60,7 +63,7 @@ def where(condition: Array, x: Array, y: Array) -> Array:
     >>> where(True, 1.0, 2.0)
     1.0
     """
-    if isinstance(x, float):
+    if type(x) is float:
         return float(np.where(condition, x, y))
     return np.where(condition, x, y) if isinstance(x, _NUMPY) else x.where(condition, y)
 
@@ -81,7 +84,7 @@ def rms(x: Array) -> Array:
     >>> float(rms(np.array([3.0, -3.0])))
     3.0
     """
-    return sqrt((x * x).mean())
+    return abs(x) if type(x) is float else sqrt((x * x).mean())
 
 
 def epsilon(x: Array) -> float:
@@ -90,5 +93,7 @@ def epsilon(x: Array) -> float:
     >>> epsilon(np.float32(1)) == 2.0**-23
     True
     """
+    if type(x) is float:
+        return sys.float_info.epsilon
     name = str(x.dtype).removeprefix("torch.")
     return float(np.finfo(name).eps)
