@@ -1,4 +1,4 @@
-"""The texts that stand for an optimizer: names of classes, Hugging Face's names and settings, a rule in a user's file."""
+"""The texts that stand for an optimizer: names of classes, Hugging Face's names and settings, rules in files."""
 
 from __future__ import annotations
 

@@ -114,5 +114,5 @@ def test_contenders_of_one_label_are_refused(mine, tmp_path):
     other = tmp_path / "other" / "mine.py"
     other.parent.mkdir()
     other.write_text(RULES)
-    with pytest.raises(ValueError, match="Several contenders would be called 'mine.py:Signum'"):
+    with pytest.raises(ValueError, match=r"Several contenders would be called 'mine\.py:Signum'"):
         plan(["ravine"], f"{mine}:Signum,{other}:Signum")

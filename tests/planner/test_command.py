@@ -19,7 +19,13 @@ def test_the_table_marks_what_is_recommended():
     assert done.exit_code == 0, done.output
     (marked,) = [line for line in done.output.splitlines() if line.startswith("▶")]
     assert " ".join(marked.split()) == "▶ float32 – 8bit – – 12.0 GB 12.0 GB 6.0 GB 0 B 30.0 GB – yes"
-    assert "3B: 3,000,000,000 parameters, AdamW, on this CPU" in done.output
+    first = done.output.splitlines()
+    assert first[0].startswith("3B: 3,000,000,000 parameters with AdamW keep 48.0 GB in float32 weights, float32 state")
+    assert "Planned for the CPU of this machine with 35.0 GB (as given); for a GPU, add --gpus 1" in first[1]
+    pasted = [line.strip() for line in first].index(
+        'optimizer = gradstep.AdamW(model.named_parameters(), state="8bit")'
+    )
+    assert pasted < first.index(marked), "the line to paste stands before the table"
     assert "Shown are 15 of 30 combinations" in done.output
     every = gradstep("3B", "--budget", "35GB", "--all").output.splitlines()
     assert len([line for line in every if line.rstrip().endswith(("yes", "no"))]) == 30
@@ -27,7 +33,7 @@ def test_the_table_marks_what_is_recommended():
 
 def test_gib_is_answered_in_gib():
     done = gradstep("llama-3-8b", "--budget", "24GiB", "--gpus", "8")
-    assert "on each of 8 GPUs" in done.output
+    assert "Planned for each of 8 GPUs" in done.output
     assert "24.00 GiB (as given)" in done.output
     assert " GB" not in done.output
 

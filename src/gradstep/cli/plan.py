@@ -11,7 +11,10 @@ from gradstep.rules import Rule
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A known name (gpt2, llama-3.2-1b, ...) or a count (3B, 124M).")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A known name (gpt2, ...), a count (3B) or a Hugging Face config.json."),
+    ],
     optimizer: Annotated[
         str,
         typer.Option(

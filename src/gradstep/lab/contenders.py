@@ -122,11 +122,10 @@ def enter(spec: OptimizerSpec, task: Task) -> Contender:
                 f"Unknown setting: {key!r} of {spec.name!r}.{suggestion(key, allowed)} There are {', '.join(allowed)}."
             )
     momentum = settings.get("momentum", 0.0)
-    ours = issubclass(kind, Optimizer) and not names_file(spec.name)
-    rate = task.learning_rate(
-        kind.rule().__name__.lower() if ours else base_name(spec.name),  # "adamw_8bit" has AdamW's
-        momentum if isinstance(momentum, float) else 0.0,
-    )
+    rated = base_name(spec.name)
+    if issubclass(kind, Optimizer) and not names_file(spec.name):
+        rated = kind.rule().__name__.lower()  # "adamw_8bit" has AdamW's
+    rate = task.learning_rate(rated, momentum if isinstance(momentum, float) else 0.0)
     if rate is not None:
         settings.setdefault("lr", rate)
     try:

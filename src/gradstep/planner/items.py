@@ -52,9 +52,12 @@ def items(request: Request, choice: Choice) -> Iterator[Item]:
         yield Item(name, "state", SCALAR * len(trained))
     for name, nbytes in _total(copies(p, choice.rounding) for p in trained).items():
         yield Item(name, "state", nbytes, dealt="state", pageable=True, note="of weights in half precision")
-    needed, why = temporaries(trained, rule, choice.state, engine=request.engine, gpus=request.gpus)
+    large = [p for p in model.largest if p.trainable]
+    needed, why = temporaries(large, rule, choice.state, engine=request.engine, gpus=request.gpus)
+    if needed and model.counted:
+        why += " that a model of this size is likely to have"
     yield Item("temporaries", "extra", needed, dealt="weights", note=why)
-    block = _largest_block(model.parameters)
+    block = _largest_block(model.largest)
     yield Item(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
     if request.activations is not None:
         yield Item("activations", "extra", request.activations, note="as given")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from gradstep.planner.code import code
 from gradstep.planner.items import GATHERED, Item, items
 from gradstep.planner.options import Choice, describe
 from gradstep.planner.parameters import Module
@@ -30,6 +31,7 @@ class Plan:
         gpus: how many; 0 for the CPU.
         rows: everything that is kept, one by one.
         checkpoint: size of a checkpoint of weights and state.
+        code: lines of Python that set this up, for a ``model``.
         budget: what there is on the device, or None if nothing was said.
         binary: whether to print GiB (2³⁰ bytes) in place of GB (10⁹).
     """
@@ -42,6 +44,7 @@ class Plan:
     gpus: int
     rows: tuple[Row, ...]
     checkpoint: int
+    code: str
     budget: int | None = None
     binary: bool = False
 
@@ -52,6 +55,11 @@ class Plan:
     def on(self, place: str) -> int:
         """Bytes in one place."""
         return sum(row.nbytes for row in self.rows if row.place == place)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of weights, gradients and state, wherever they are: the sum that texts give for a model."""
+        return sum(map(self.of, ("weights", "gradients", "state")))
 
     @property
     def device(self) -> int:
@@ -98,6 +106,8 @@ class Plan:
             "optimizer": self.optimizer,
             **vars(self.choice),
             "gpus": self.gpus,
+            "code": self.code,
+            "kept": self.kept,
             "rows": [vars(row) for row in self.rows],
             "device": self.device,
             "host": self.host,
@@ -110,7 +120,8 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        head = f"{self.model}: {self.parameters:,} parameters, {self.optimizer}, {describe(self.choice)}"
+        kept = f"{size(self.kept, binary=self.binary)} of weights, gradients and state"
+        head = f"{self.model}: {self.parameters:,} parameters, {self.optimizer}, {describe(self.choice)}: {kept}"
         shown = [*self.rows, *(Row(f"total on {p}", "", self.on(p)) for p in ("device", "host", "disk") if self.on(p))]
         wide = max(len(row.name) for row in shown)
         lines = []
@@ -141,8 +152,8 @@ def plan(
 
     Args:
         model: a ``torch.nn.Module`` (one on the ``meta`` device needs no memory), a number of parameters (``"3B"``,
-            ``3e9``), or a name: gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-3.2-1b, llama-3.2-3b, llama-3-8b,
-            llama-3-70b.
+            ``3e9``), a Hugging Face ``config.json`` or its folder, or a name: gpt2, gpt2-medium, gpt2-large, gpt2-xl,
+            llama-3.2-1b, llama-3.2-3b, llama-3-8b, llama-3-70b.
         optimizer: a rule's name, or a rule with its settings (``gradstep.rules.SGD(momentum=0.9)``).
         params: type of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None leaves a module as it is.
         gradients: the same for gradients; None: as the weights.
@@ -163,7 +174,7 @@ def plan(
         TypeError: a value of the wrong kind.
 
     >>> print(plan("3B", paged=True))
-    3B: 3,000,000,000 parameters, AdamW, float32 weights, float32 state, paged
+    3B: 3,000,000,000 parameters, AdamW, float32 weights, float32 state, paged: 48.0 GB of weights, gradients and state
       weights              12.0 GB
       gradients            12.0 GB
       exp_avg              12.0 GB  on disk
@@ -193,6 +204,7 @@ def planned(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
         gpus=request.gpus,
         rows=tuple(rows(request, choice, whole)),
         checkpoint=sum(item.nbytes for item in whole if item.kind in ("weights", "state")),
+        code=code(request, choice),
         budget=request.budget,
         binary=request.binary,
     )

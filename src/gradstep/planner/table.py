@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import indent
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gradstep.planner.comparison import Plans
+from gradstep.planner.options import describe
 from gradstep.planner.planning import Plan
 from gradstep.planner.units import size
 
@@ -17,7 +19,7 @@ FIGURES = ("weights", "gradients", "state", "extra", "total")
 
 
 def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
-    """The combinations, the recommended one marked, and the reason."""
+    """The known sum, what is recommended and why, its lines to paste; then the combinations, that one marked."""
     first = plans.plans[0]
     places = [p for p in ("host", "disk") if any(plan.on(p) for plan in shown)]
     grid = Table(box=None, pad_edge=False)
@@ -39,12 +41,41 @@ def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
             "yes" if plan.fits else "no",
             style="bold green" if best else "" if plan.fits else "dim",
         )
-    of = f" on each of {first.gpus} GPUs" if first.gpus > 1 else " on one GPU" if first.gpus else " on this CPU"
-    head = f"{first.model}: {first.parameters:,} parameters, {first.optimizer},{of}"
-    frozen = first.parameters - first.trainable
+    return Group(
+        Text(_head(first), style="bold"),
+        Text(_where(plans)),
+        Text(""),
+        Text(plans.reason),
+        *([Text("\n" + indent(plans.best.code, "    "), style="bold green")] if plans.best else []),
+        Text(""),
+        grid,
+        Text(""),
+        *_notes(plans, shown),
+    )
+
+
+def _head(plain: Plan) -> str:
+    """The sum that texts give, in the plainest combination."""
+    parts = ", ".join(
+        f"{kind} {size(plain.of(kind), binary=plain.binary)}" for kind in ("weights", "gradients", "state")
+    )
+    head = (
+        f"{plain.model}: {plain.parameters:,} parameters with {plain.optimizer} keep "
+        f"{size(plain.kept, binary=plain.binary)} in {describe(plain.choice)} ({parts})"
+    )
+    frozen = plain.parameters - plain.trainable
     if frozen:
         head += f"; {frozen:,} of the parameters are frozen"
-    return Group(Text(head, style="bold"), Text(""), grid, Text(""), Text(plans.reason), *_notes(plans, shown))
+    return head + "."
+
+
+def _where(plans: Plans) -> str:
+    plain = plans.plans[0]
+    budget = f"{size(plans.budget, binary=plain.binary)} ({plans.source})"
+    if not plain.gpus:
+        return f"Planned for the CPU of this machine with {budget}; for a GPU, add --gpus 1 --budget 24GB."
+    of = f"each of {plain.gpus} GPUs" if plain.gpus > 1 else "one GPU"
+    return f"Planned for {of} with {budget}; for the CPU, leave --gpus out."
 
 
 def figures(plan: Plan) -> tuple[int, ...]:
