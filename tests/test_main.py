@@ -14,6 +14,15 @@ def test_version_is_the_installed_packages():
     assert metadata.version("gradstep") == gradstep.__version__
 
 
+def test_the_version_needs_none_of_the_extra_libraries():
+    code = (
+        "import sys; sys.modules['typer'] = None; sys.argv[1:] = ['--version']; "
+        "import gradstep.__main__ as m; sys.exit(m.main())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == f"gradstep {metadata.version('gradstep')}\n"
+
+
 def test_script_entry_point_is_main():
     (script,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "gradstep")
     assert script.load() is __main__.main

@@ -6,12 +6,17 @@ to install.
 
 import sys
 
+import gradstep
+
 _EXTRA = frozenset({"matplotlib", "plotly", "rich", "sklearn", "torch", "typer"})
 """Top-level modules that the extra `lab` brings."""
 
 
 def main() -> int:
     """Run the command line; returns the exit code (2 where a library of the extra `lab` is missing)."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"gradstep {gradstep.__version__}")
+        return 0
     try:
         from gradstep.cli import app
 

@@ -1,7 +1,6 @@
 """The race: fair, complete, and whole after a loss that explodes or a Ctrl-C."""
 
 import math
-import time
 from typing import TypeVar
 
 import pytest
@@ -107,21 +106,6 @@ def test_ctrl_c_tells_the_summaries_of_what_was_done():
     summaries = of_kind(Summary, records)
     assert [s.status for s in summaries] == ["interrupted", "interrupted"]
     assert sorted(s.steps for s in summaries) == [1, 2]
-
-
-def test_a_deadline_that_has_passed_stops_all_contenders_alike():
-    summaries = of_kind(Summary, records_of(race("ravine", "adamw,sgd", deadline=time.monotonic() - 1)))
-    assert [(s.status, s.steps) for s in summaries] == [("out of time", 0)] * 2
-
-
-def test_time_that_runs_out_between_evaluations_ends_with_one(monkeypatch):
-    ticks = iter(range(1000))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
-    records = records_of(race("digits", "adamw,sgd", steps=30, deadline=5.0))
-    for summary in of_kind(Summary, records):
-        last = [p for p in of_kind(Point, records) if p.contender == summary.contender][-1]
-        assert (summary.status, summary.steps, summary.loss) == ("out of time", last.step, last.loss)
-        assert last.step == 15
 
 
 def test_a_race_leaves_the_random_numbers_alone():

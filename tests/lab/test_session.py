@@ -66,7 +66,7 @@ class CtrlC(Silence.__base__):  # type: ignore[name-defined,misc]
 @pytest.mark.parametrize(("task", "done"), [("ravine", ["finished"]), ("rosenbrock", [])])
 def test_ctrl_c_keeps_what_is_done_and_reports_it(tmp_path, task, done):
     display: Display = CtrlC(task)
-    outcome = run(plan(["rosenbrock", "ravine"], "adamw", steps=9, out=tmp_path), display)
+    outcome = run(plan(["rosenbrock", "ravine"], "adamw", steps=9, seeds=1, out=tmp_path), display)
     assert outcome.interrupted
     races = read_results(outcome.folder)
     assert [race.summaries[0].status for race in races] == [*done, "interrupted"]
@@ -124,3 +124,10 @@ def test_a_file_is_no_folder_for_runs(tmp_path):
 
 def test_the_default_plan_is_every_task():
     assert [task.name for task in plan().line_ups] == list(TASKS)
+    assert plan().seeds == 3
+
+
+def test_a_quick_plan_has_fixed_steps_and_leaves_out_what_they_say_nothing_about(race_now):
+    assert [task.name for task in plan(quick=True).line_ups] == ["digits", "rosenbrock", "ravine"]
+    _, (race,) = race_now(["ravine"], "adamw", quick=True)
+    assert [(one.status, one.steps) for one in race.summaries] == [("finished", 150)] * 3

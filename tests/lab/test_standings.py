@@ -1,6 +1,7 @@
 """From records to places, colours, curves and words."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from gradstep.lab.plotdata import Window, panels, spread
 from gradstep.lab.results import Entry, Header, Point, Results, Summary
 from gradstep.lab.standings import curve, standings
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.verdict import verdict
 
 
 def entry(name: str, **settings: str) -> Entry:
@@ -52,6 +54,59 @@ def test_standings_take_seeds_together_and_put_the_diverged_last():
     assert (sgd.loss, sgd.diverged, sgd.status) == (None, True, "diverged at step 10")
 
 
+def raced(**losses: tuple[float | None, ...]) -> Results:
+    """A race by the last losses of its contenders, seed by seed; None has diverged."""
+    seeds = tuple(range(len(next(iter(losses.values())))))
+    summaries = [
+        Summary("digits", name, s, "diverged" if loss is None else "finished", 10, loss, 0.5, 1.0, 0.1 + s, 0.05, 8, 1)
+        for name, row in losses.items()
+        for s, loss in enumerate(row)
+    ]
+    return Results(Header("digits", tuple(map(entry, losses)), 10, seeds, 100, "", "", {}), [], summaries)
+
+
+@pytest.mark.parametrize(
+    ("losses", "winner", "sentence"),
+    [
+        (
+            {"adam": (0.2, 0.3, 0.25), "sgd": (0.1, 0.2, 0.15)},  # 0.1 ahead at every seed, though the spreads overlap
+            "sgd",
+            "sgd wins: loss 0.1500 ± 0.05000 after 10 steps, 40 % lower than adam (0.2500 ± 0.05000), ahead at all 3",
+        ),
+        ({"adam": (0.2, 0.3, 0.1), "sgd": (0.1, 0.2, 0.15)}, None, "Too close to call after 10 steps, at 3 seeds"),
+        # Ahead at every seed, by 0.01, 0.01 and 0.4: 0.14 on average, varying by 0.23.
+        ({"adam": (0.11, 0.21, 0.55), "sgd": (0.1, 0.2, 0.15)}, None, "Too close to call"),
+        ({"adam": (2.0,), "sgd": (1.0,)}, None, "with one seed the noise is not known. Lowest is sgd, loss 1.000"),
+        (
+            {"adam": (None, 0.1), "sgd": (1.0, 1.1)},
+            "sgd",
+            "sgd wins: loss 1.050 ± 0.05000 after 10 steps; no other",
+        ),
+        ({"adam": (None, None), "sgd": (None, None)}, None, "nobody arrived"),
+        ({"adam": (1.0, 1.1), "sgd": (0.1, 0.11)}, "sgd", "10.0 times lower than adam"),
+        ({"adam": (1.0, 1.1), "sgd": (1e-9, 1e-9)}, "sgd", "over 1,000 times lower than adam"),
+    ],
+)
+def test_a_winner_is_ahead_beyond_the_noise(losses, winner, sentence):
+    judged = verdict(raced(**losses))
+    assert judged.winner == winner
+    assert sentence in judged.sentence
+
+
+def test_an_interrupted_race_has_no_winner():
+    race = raced(adam=(0.2, 0.3), sgd=(0.1, 0.2))
+    race.summaries[-1] = replace(race.summaries[-1], status="interrupted")
+    assert verdict(race).winner is None
+    assert "interrupted" in verdict(race).sentence
+
+
+def test_times_that_overlap_are_not_bold():
+    table = standings(raced(adam=(0.2, 0.3), sgd=(0.1, 0.2)))
+    (step,) = [column for column in columns(TASKS["digits"], "sgd") if column.title == "step"]
+    assert step.best(table) == [False, False]
+    assert step.text(table[0]) == "600 ms ± 500 ms"
+
+
 def test_a_curve_is_the_mean_over_seeds_between_least_and_greatest():
     course = curve(results(), "adam", lambda point: point.loss)
     assert (course.steps, course.mean, course.low, course.high) == (
@@ -64,9 +119,9 @@ def test_a_curve_is_the_mean_over_seeds_between_least_and_greatest():
 
 def test_the_best_of_a_column_is_marked_unless_all_are_alike():
     table = standings(results())
-    best = {column.title: column.best(table) for column in columns(TASKS["digits"], seeds=2)}
-    assert best["loss"] == [False, False], "a single value is no contest"
-    assert best["step"] == [False, True]
+    best = {column.title: column.best(table) for column in columns(TASKS["digits"], None)}
+    assert best["loss"] == [False, False], "nobody has won"
+    assert best["step"] == [False, True], "0.1 at both seeds against 0.2 and 0.4"
     assert best["state"] == [False, False]
 
 

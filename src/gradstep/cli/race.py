@@ -23,9 +23,12 @@ def race(
         ),
     ] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Add torch.optim's own class for each as a rival.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A short race: all tasks within 45 seconds.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Fewer steps, of tasks that show something in them: some 45 s."),
+    ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each optimizer; by default the task's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer, each from a start of its own.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer, each from a start of its own.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder under which results and report are put.")] = Path("runs"),
     list_: Annotated[bool, typer.Option("--list", help="List the tasks and optimizers, and end.")] = False,
 ) -> None:

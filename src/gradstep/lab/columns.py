@@ -17,14 +17,20 @@ class Column:
 
     Args:
         value: a number, the lower the better; None where a contender has none.
+        ahead: for what is measured, whether a contender is ahead of all others beyond the noise; None where exact.
     """
 
     title: str
     text: Callable[[Standing], str]
     value: Callable[[Standing], float | None]
+    ahead: Callable[[Standing, list[Standing]], bool] | None = None
 
     def best(self, table: list[Standing]) -> list[bool]:
-        """Which rows show the best value: all that show the same text as the best, none where all are alike."""
+        """Which rows to show in bold: of what is exact, all that show the same text as the best, none where all are
+        alike; of what is measured, the one that is ahead beyond the noise.
+        """
+        if self.ahead is not None:
+            return [self.ahead(one, [other for other in table if other is not one]) for one in table]
         known = [(value, self.text(one)) for one in table if (value := self.value(one)) is not None]
         if len({text for _, text in known}) < 2:
             return [False] * len(table)
@@ -32,23 +38,39 @@ class Column:
         return [self.value(one) is not None and self.text(one) == best for one in table]
 
 
-def columns(task: Task, seeds: int) -> list[Column]:
-    """What is worth showing of this task: a surface has no accuracy and no memory to speak of."""
-    shown = [Column(task.loss_word, _loss(seeds), lambda one: one.loss)]
+def columns(task: Task, winner: str | None) -> list[Column]:
+    """What is worth showing of this task: a surface has no accuracy and no memory to speak of.
+
+    Args:
+        task: what was raced.
+        winner: label of the contender that has won, if one has.
+    """
+    shown = [Column(task.loss_word, _loss, lambda one: one.loss, lambda one, _: one.entry.label == winner)]
     if not isinstance(task, Surface):
         shown.append(
             Column(
                 "accuracy",
                 lambda one: percent(one.accuracy),
                 lambda one: -one.accuracy if one.accuracy is not None else None,
+                lambda one, _: False,  # some images of few hundred: the loss decides
             )
         )
     shown += [
-        Column("step", lambda one: seconds(one.step), lambda one: one.step),
-        Column("optimizer", lambda one: seconds(one.optimizer), lambda one: one.optimizer),
+        Column(
+            "step",
+            lambda one: _time(one.step, one.step_range),
+            lambda one: one.step,
+            lambda one, others: _faster(one.step_range, [other.step_range for other in others]),
+        ),
+        Column(
+            "optimizer",
+            lambda one: _time(one.optimizer, one.optimizer_range),
+            lambda one: one.optimizer,
+            lambda one, others: _faster(one.optimizer_range, [other.optimizer_range for other in others]),
+        ),
     ]
     if not isinstance(task, Surface):
-        shown.append(Column("share", lambda one: percent(one.share), lambda one: one.share))
+        shown.append(Column("share", lambda one: percent(one.share), lambda one: None))
     shown.append(Column("first step", lambda one: seconds(one.first_step), lambda one: None))
     if not isinstance(task, Surface):
         shown += [
@@ -62,10 +84,18 @@ def columns(task: Task, seeds: int) -> list[Column]:
     return shown
 
 
-def _loss(seeds: int) -> Callable[[Standing], str]:
-    def text(one: Standing) -> str:
-        if one.diverged:
-            return "diverged"
-        return number(one.loss) + (f" ± {number(one.spread / 2)}" if seeds > 1 and one.loss is not None else "")
+def _loss(one: Standing) -> str:
+    if one.diverged:
+        return "diverged"
+    return number(one.loss) + (f" ± {number(one.spread / 2)}" if len(one.losses) > 1 else "")
 
-    return text
+
+def _time(value: float | None, ends: tuple[float, float] | None) -> str:
+    """A time, with half the distance between the fastest and the slowest seed."""
+    return seconds(value) + (f" ± {seconds((ends[1] - ends[0]) / 2)}" if ends else "")
+
+
+def _faster(mine: tuple[float, float] | None, others: list[tuple[float, float] | None]) -> bool:
+    """Whether the slowest run is faster than all others' fastest; False where the spread is not known."""
+    known = [ends for ends in others if ends is not None]
+    return mine is not None and bool(known) and all(mine[1] < ends[0] for ends in known)

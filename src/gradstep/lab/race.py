@@ -23,7 +23,7 @@ from gradstep.lab.task import Task
 
 TURN = 5
 """Most steps of a turn: so many that a contender's data are in the cache for most of them."""
-FINISHED, DIVERGED, INTERRUPTED, OUT_OF_TIME = "finished", "diverged", "interrupted", "out of time"
+FINISHED, DIVERGED, INTERRUPTED = "finished", "diverged", "interrupted"
 
 
 @final
@@ -48,11 +48,6 @@ class Lane:
     def parameters(self) -> int:
         """Number of parameters of the model."""
         return sum(parameter.numel() for parameter in self._model.parameters())
-
-    @property
-    def unjudged(self) -> bool:
-        """Whether steps were taken since the last evaluation."""
-        return bool(self._losses)
 
     def turn(self, steps: int) -> None:
         """Take `steps` steps, fewer if the loss stops being finite."""
@@ -125,13 +120,10 @@ class Race:
     Args:
         task: what is trained.
         contenders: who trains; their labels differ.
-        steps: steps each contender takes.
+        steps: steps each contender takes, whatever the machine.
         seeds: the seeds; at each, all contenders run side by side.
         command: the command line that runs this race again, for the header.
         machine: description of the machine, for the header.
-        deadline: `time.monotonic()` by which the race is to end; None: no limit. No round of turns begins
-            that would end later if it took as long as the longest before it. All contenders stop after the
-            same number of steps, but for those that diverged before.
     """
 
     task: Task
@@ -140,7 +132,6 @@ class Race:
     seeds: tuple[int, ...]
     command: str
     machine: Mapping[str, str]
-    deadline: float | None = None
 
     def run(self, listen: Callable[[Record], None]) -> None:
         """Race, and tell `listen` every record as it comes.
@@ -166,27 +157,13 @@ class Race:
     def _run_seed(self, lanes: list[Lane], listen: Callable[[Record], None]) -> None:
         for lane in lanes:
             listen(lane.point())
-        longest = 0.0
         for number, (done, until) in enumerate(pairwise(self._stops())):
-            begin = time.monotonic()
-            if self.deadline is not None and begin + longest > self.deadline:
-                self._stop(lanes, listen)
-                return
             first = number % len(lanes)
             for lane in lanes[first:] + lanes[:first]:
                 if lane.status is None:
                     lane.turn(until - done)
                     if until % self.task.stride == 0 or until == self.steps or lane.status:
                         listen(lane.point())
-            if number:  # the first round compiles; it says nothing of the next
-                longest = max(longest, time.monotonic() - begin)
-
-    def _stop(self, lanes: list[Lane], listen: Callable[[Record], None]) -> None:
-        """Time is over: a last evaluation of those that took steps since theirs."""
-        for lane in lanes:
-            if lane.unjudged:
-                listen(lane.point())
-            lane.status = lane.status or OUT_OF_TIME
 
     def _stops(self) -> list[int]:
         """The steps at which a turn begins or ends: of the evaluations, and between them every `TURN`."""

@@ -14,7 +14,8 @@ from gradstep.lab.results import Header, Results
 from gradstep.lab.standings import Standing, races_in, standings
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
-from gradstep.lab.words import UNKNOWN, number
+from gradstep.lab.verdict import verdict
+from gradstep.lab.words import UNKNOWN
 
 FILE = "report.html"
 
@@ -65,14 +66,11 @@ def render(races: list[Results]) -> str:
 def _index(race: Results) -> str:
     """A card that leads to the task's section and says who won."""
     task = TASKS[race.header.task]
-    table = [one for one in standings(race) if one.loss is not None]
-    outcome = "nobody arrived"
-    if table:
-        colour = colours(race.header.contenders)[table[0].entry.label]
-        outcome = (
-            f"{_swatch(colour)}<b>{escape(table[0].entry.label)}</b></span>"
-            f"<span>{task.loss_word} {number(table[0].loss)}"
-        )
+    judged = verdict(race)
+    outcome = escape(judged.short)
+    if judged.winner is not None:
+        colour = colours(race.header.contenders)[judged.winner]
+        outcome = f"{_swatch(colour)}<b>{escape(judged.winner)}</b></span><span>{escape(judged.short)}"
     return f'<a class="card" href="#{task.name}"><span>{escape(task.title)}</span><span>{outcome}</span></a>'
 
 
@@ -87,15 +85,16 @@ def _section(race: Results) -> str:
     return (
         f'<section id="{task.name}"><h2>{escape(task.title)}</h2>'
         f'<p class="lead">{escape(task.description)} <span class="facts">{facts}.</span></p>'
+        f'<p class="lead"><b>{escape(verdict(race).sentence)}</b></p>'
         f'{_table(race)}<div class="charts{wide}">{figures}</div></section>'
     )
 
 
 def _table(race: Results) -> str:
-    """The standings, the lowest loss first, the best of each column in bold."""
+    """The standings, the lowest loss first, the best of each column in bold where it is ahead beyond the noise."""
     table = standings(race)
     chosen = colours(race.header.contenders)
-    shown = columns(TASKS[race.header.task], len(race.header.seeds))
+    shown = columns(TASKS[race.header.task], verdict(race).winner)
     best = [column.best(table) for column in shown]
     head = "".join(f"<th>{escape(column.title)}</th>" for column in shown)
     rows = []
@@ -126,11 +125,15 @@ def _swatch(colour: str, dashed: bool = False) -> str:
 def _seeds(header: Header) -> str:
     count = len(header.seeds)
     if count == 1:
-        return f"\nOne run each, at seed {header.seeds[0]}: small differences between losses may be chance."
+        return (
+            f"\nOne run each, at seed {header.seeds[0]}: how much is chance is not known, so nobody is called the "
+            "winner."
+        )
     seeds = _listed([str(seed) for seed in header.seeds])
     return (
         f"\n{count} runs each, at seeds {seeds}: losses are means, ± half the distance between the best "
-        "and the worst run; bands in charts reach from the one to the other."
+        "and the worst run; bands in charts reach from the one to the other. A winner is ahead of every other at "
+        "every seed, by more than its lead varies; a time is bold if its slowest run beats all others' fastest."
     )
 
 

@@ -83,7 +83,7 @@ class Summary:
     """One contender's run at one seed, when it is over.
 
     Args:
-        status: "finished", "diverged", "interrupted" (Ctrl-C) or "out of time".
+        status: "finished", "diverged" or "interrupted" (Ctrl-C).
         steps: steps taken.
         loss, accuracy: of the last evaluation; None for a run that diverged.
         first_step_seconds: the first whole step, compilation included; None where none was taken.

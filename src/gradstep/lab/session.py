@@ -19,9 +19,8 @@ from gradstep.lab.specs import parse_specs, suggestion
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 
-QUICK_SECONDS = 25.0
-"""Wall-clock time of the races of a quick session. Imports and the report come on top; together: under 45
-s."""
+SEEDS = 3
+"""Runs of each contender: fewer show no spread, and so no winner."""
 
 
 @final
@@ -33,7 +32,7 @@ class Plan:
         line_ups: for each task, its contenders.
         steps: steps of each contender; None: the task's own number.
         seeds: how many seeds, counted from 0.
-        quick: shorter races that end within `QUICK_SECONDS` together, wherever they stand then.
+        quick: shorter races: each task's quick number of steps.
         out: folder under which the session makes its own.
         command: the command line that runs this again.
     """
@@ -74,13 +73,13 @@ def plan(
     peers: bool = False,
     quick: bool = False,
     steps: int | None = None,
-    seeds: int = 1,
+    seeds: int = SEEDS,
     out: Path = Path("runs"),
 ) -> Plan:
     """The plan that a command line asks for; nothing is run or written yet.
 
     Args:
-        tasks: names of tasks; none: all.
+        tasks: names of tasks; none: all, or with `quick` those that a short race says something about.
         optimizers: see `gradstep.lab.specs`; None: the default line-up.
         peers: whether torch's own class races beside each.
         quick, steps, seeds, out: see `Plan`.
@@ -91,7 +90,9 @@ def plan(
     for name in tasks:
         if name not in TASKS:
             raise ValueError(f"Unknown task: {name!r}.{suggestion(name, list(TASKS))} There are {', '.join(TASKS)}.")
-    chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or list(TASKS.values())
+    chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or [
+        task for task in TASKS.values() if task.quick_steps or not quick
+    ]
     specs = DEFAULT if optimizers is None else parse_specs(optimizers)
     line_up = with_peers(specs) if peers else specs
     line_ups = {task: tuple(enter(spec, task) for spec in line_up) for task in chosen}
@@ -103,7 +104,7 @@ def plan(
     words = ["gradstep", "race", *(task.name for task in chosen), "--optimizers", ",".join(map(str, line_up))]
     words += ["--quick"] * quick
     words += ["--steps", str(steps)] if steps is not None else []
-    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += ["--seeds", str(seeds)] if seeds != SEEDS else []
     return Plan(
         line_ups=line_ups,
         steps=steps,
@@ -139,26 +140,19 @@ def run(plan: Plan, display: Display) -> Outcome:
 
 
 def _races(plan: Plan) -> list[Race]:
-    """The races, each with the time by which it must leave the others theirs."""
+    """The races, one of each task."""
     machine = describe()
-    deadline = time.monotonic() + QUICK_SECONDS
-    races = []
-    # Against the clock, the cheap ones first: what a slow machine has no time for is the end of the dearest.
-    line_ups = sorted(plan.line_ups.items(), key=lambda item: item[0].quick_seconds if plan.quick else 0.0)
-    for task, contenders in reversed(line_ups):
-        races.append(
-            Race(
-                task=task,
-                contenders=contenders,
-                steps=plan.steps or (task.quick_steps if plan.quick else task.steps),
-                seeds=tuple(range(plan.seeds)),
-                command=plan.command,
-                machine=machine,
-                deadline=deadline if plan.quick else None,
-            )
+    return [
+        Race(
+            task=task,
+            contenders=contenders,
+            steps=plan.steps or (task.quick_steps if plan.quick else 0) or task.steps,
+            seeds=tuple(range(plan.seeds)),
+            command=plan.command,
+            machine=machine,
         )
-        deadline -= task.quick_seconds
-    return races[::-1]
+        for task, contenders in plan.line_ups.items()
+    ]
 
 
 def _new_folder(plan: Plan) -> Path:

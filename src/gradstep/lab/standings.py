@@ -2,7 +2,7 @@
 together.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -33,7 +33,9 @@ class Standing:
     Args:
         loss, accuracy: mean of the last evaluations; None if any seed diverged or none was evaluated.
         spread: greatest minus least loss over seeds.
+        losses: the last loss of each seed that finished.
         step: median whole step; optimizer: median of the optimizer's part.
+        step_range, optimizer_range: least and greatest of the seeds' medians; None for fewer than two.
         first_step: the slowest first step, which is the one that compiled, if any did.
         status: "finished", or what happened instead and at which step.
     """
@@ -44,10 +46,13 @@ class Standing:
     steps: int
     loss: float | None
     spread: float
+    losses: Mapping[int, float]
     accuracy: float | None
     first_step: float | None
     step: float | None
+    step_range: tuple[float, float] | None
     optimizer: float | None
+    optimizer_range: tuple[float, float] | None
     state_bytes: int
     parameters: int
 
@@ -103,10 +108,13 @@ def _standing(entry: Entry, runs: list[Summary]) -> Standing:
         steps=max(run.steps for run in runs),
         loss=fmean(losses) if losses else None,
         spread=max(losses) - min(losses) if losses else 0.0,
+        losses={run.seed: run.loss for run in runs if run.status == "finished" and run.loss is not None},
         accuracy=fmean(accuracies) if accuracies else None,
         first_step=max((run.first_step_seconds for run in runs if run.first_step_seconds is not None), default=None),
         step=_median(run.step_seconds for run in runs),
+        step_range=_range(run.step_seconds for run in runs),
         optimizer=_median(run.optimizer_seconds for run in runs),
+        optimizer_range=_range(run.optimizer_seconds for run in runs),
         state_bytes=max(run.state_bytes for run in runs),
         parameters=runs[0].parameters,
     )
@@ -144,6 +152,11 @@ def _all(values: list[float | None]) -> list[float]:
     """The values if there is one for every run, else none."""
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else []
+
+
+def _range(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if len(known) > 1 else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:

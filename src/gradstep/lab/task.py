@@ -49,10 +49,9 @@ class Task(ABC):
     """Whether charts show the loss on a logarithmic axis (losses that fall through orders of magnitude)."""
     steps: ClassVar[int]
     quick_steps: ClassVar[int]
+    """Steps of a quick race; 0 where so few say nothing: the task then takes part only if it is named."""
     stride: ClassVar[int]
     """Steps between two evaluations."""
-    quick_seconds: ClassVar[float]
-    """Least wall-clock time, in seconds, that a quick race keeps back for this task."""
     learning_rates: ClassVar[Mapping[str, float]]
     """By optimizer name; "name+momentum" holds when a momentum is asked for."""
 

@@ -11,6 +11,7 @@ from gradstep.lab.results import Results
 from gradstep.lab.session import Outcome
 from gradstep.lab.standings import races_in, standings
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.verdict import verdict
 from gradstep.lab.words import UNKNOWN
 
 
@@ -22,7 +23,9 @@ def listing() -> RenderableType:
     tasks.add_column("quick", justify="right")
     tasks.add_column("what is trained")
     for task in TASKS.values():
-        tasks.add_row(task.name, f"{task.steps:,}", f"{task.quick_steps:,}", task.description)
+        tasks.add_row(
+            task.name, f"{task.steps:,}", f"{task.quick_steps:,}" if task.quick_steps else UNKNOWN, task.description
+        )
     optimizers = Table(
         box=None,
         title="\nOptimizers, with the learning rate each task gives them",
@@ -48,7 +51,9 @@ def closing(outcome: Outcome) -> RenderableType:
     """The standings of each race and where the report is."""
     if outcome.report is None:
         return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
-    parts: list[RenderableType] = [_standings(race) for race in races_in(outcome.folder)]
+    parts: list[RenderableType] = []
+    for race in races_in(outcome.folder):
+        parts += [_standings(race), Text(verdict(race).sentence, style="bold")]
     if outcome.interrupted:
         parts.append(Text("\nInterrupted: what was done so far is kept.", style="bold"))
     parts.append(Text(f"\nReport: {outcome.report}"))
@@ -56,9 +61,9 @@ def closing(outcome: Outcome) -> RenderableType:
 
 
 def _standings(race: Results) -> Table:
-    """The standings of one race, the lowest loss first, the best of each column in bold."""
+    """The standings of one race, the lowest loss first; bold is what is ahead beyond the noise."""
     task = TASKS[race.header.task]
-    shown = columns(task, len(race.header.seeds))
+    shown = columns(task, verdict(race).winner)
     rows = standings(race)
     best = [column.best(rows) for column in shown]
     chosen = colours(race.header.contenders)

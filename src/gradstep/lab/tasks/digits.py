@@ -47,7 +47,6 @@ class Digits(Task):
     steps = 600
     quick_steps = 100
     stride = 10
-    quick_seconds = 6.0
     # Chosen from a grid of rates (1 and 3 times powers of ten) at seed 1: the lowest held-out loss, averaged
     # over the second half of 300 steps.
     learning_rates: ClassVar = {

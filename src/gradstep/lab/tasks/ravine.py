@@ -23,7 +23,6 @@ class Ravine(Surface):
     steps = 150
     quick_steps = 150
     stride = 1
-    quick_seconds = 1.0
     start = (-3.6, 1.1)
     minimum = (0.0, 0.0)
     view = ((-4.2, 2.8), (-1.5, 1.5))

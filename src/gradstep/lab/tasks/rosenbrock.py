@@ -23,7 +23,6 @@ class Rosenbrock(Surface):
     steps = 400
     quick_steps = 300
     stride = 1
-    quick_seconds = 2.0
     start = (-1.5, 2.0)
     minimum = (1.0, 1.0)
     view = ((-2.0, 2.0), (-0.75, 3.0))

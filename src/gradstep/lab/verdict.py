@@ -1,0 +1,93 @@
+"""Who won a race, if that can be said."""
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import final
+
+from gradstep.lab.results import Results
+from gradstep.lab.standings import Standing, standings
+from gradstep.lab.tasks import TASKS
+from gradstep.lab.words import number
+
+TWICE = 2.0
+"""From here on a difference is told as a ratio."""
+MANY = 1000.0
+"""The largest ratio that is told exactly: beyond it, both are at the bottom."""
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a race in words.
+
+    Args:
+        winner: label of the contender that is ahead beyond the noise; None if there is none.
+        short: some words, for a card.
+        sentence: who won and by how much, or why nobody did.
+    """
+
+    winner: str | None
+    short: str
+    sentence: str
+
+
+def verdict(results: Results) -> Verdict:
+    """Who won, and by how much; nobody, where runs did not finish or lie within the noise.
+
+    Contenders at one seed start alike and see the same batches, so they are compared seed by seed: a contender is ahead
+    of another if it is so at every seed, and by more on average than its lead varies (one standard deviation).
+    """
+    table = standings(results)
+    seeds = results.header.seeds
+    if any("interrupted" in one.status for one in table):
+        return Verdict(None, "interrupted", "No winner: the race was interrupted.")
+    finished = [one for one in table if len(one.losses) == len(seeds)]
+    if not finished:
+        return Verdict(None, "nobody arrived", "No winner: nobody arrived; no contender finished at every seed.")
+    after = f"after {results.header.steps:,} steps"
+    word = TASKS[results.header.task].loss_word
+    best = finished[0]
+    if len(table) == 1:
+        return Verdict(None, f"{word} {_loss(best)}", f"{best.entry.label}: {word} {_loss(best)} {after}.")
+    if len(seeds) == 1:
+        return Verdict(
+            None,
+            "one seed: too close to call",
+            f"Too close to call: with one seed the noise is not known. Lowest is {best.entry.label}, {word} "
+            f"{_loss(best)} {after}.",
+        )
+    rivals = [one for one in finished[1:] if not _ahead(best, one)]
+    if rivals:
+        names = [f"{one.entry.label} ({_loss(one)})" for one in (best, *rivals)]
+        between = f"{', '.join(names[:-1])} and {names[-1]}"
+        return Verdict(
+            None, "too close to call", f"Too close to call {after}, at {len(seeds)} seeds: {word} of {between}."
+        )
+    first = f"{best.entry.label} wins: {word} {_loss(best)} {after}"
+    if len(finished) == 1:
+        return Verdict(best.entry.label, f"{word} {_loss(best)}", f"{first}; no other finished at every seed.")
+    second = finished[1]
+    return Verdict(
+        best.entry.label,
+        f"{word} {_loss(best)}",
+        f"{first}, {_lower(best, second)} {second.entry.label} ({_loss(second)}), ahead at all {len(seeds)} seeds.",
+    )
+
+
+def _ahead(one: Standing, other: Standing) -> bool:
+    leads = [other.losses[seed] - loss for seed, loss in one.losses.items()]
+    return min(leads) > 0 and fmean(leads) > stdev(leads)
+
+
+def _loss(one: Standing) -> str:
+    return number(one.loss) + (f" ± {number(one.spread / 2)}" if len(one.losses) > 1 else "")
+
+
+def _lower(best: Standing, second: Standing) -> str:
+    """How much lower the loss is; as a ratio where it is large."""
+    low, high = fmean(best.losses.values()), fmean(second.losses.values())
+    if low <= 0 or high / low > MANY:
+        return f"over {MANY:,.0f} times lower than"
+    if high / low >= TWICE:
+        return f"{high / low:,.1f} times lower than"
+    return f"{100 * (1 - low / high):.0f} % lower than"
