@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -47,6 +48,7 @@ class Outcome:
     seed: int
     found: tuple[str, ...]
     because_of: int
+    contradictions: int
     margins: dict[str, float]
     seconds: float
 
@@ -65,6 +67,13 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
 
     torch.manual_seed(seed)
     training = case.make(seed)
+    if training.by_hand is not None:
+        optimizer, model = training.optimizer, training.model
+        sinks = [JsonLines(path, overwrite=True)]
+        with gradstep.Monitor(optimizer, model=model, every=every, per_parameter=single, sinks=sinks) as monitor:
+            for update in range(training.updates):
+                monitor.log(loss=training.by_hand(partial(training.loss, update), model, optimizer))
+        return
 
     def begun() -> tuple[gradstep.Stepper, gradstep.Monitor]:
         stepper = gradstep.Stepper(
@@ -76,7 +85,12 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
         )
         sinks = [JsonLines(path, overwrite=True)]
         return stepper, gradstep.Monitor(
-            stepper, every=every, per_parameter=single, sinks=sinks, planned_updates=training.updates
+            stepper,
+            every=every,
+            per_parameter=single,
+            sinks=sinks,
+            planned_updates=training.updates,
+            fine_tuning=training.fine_tuning,
         )
 
     stepper, monitor = begun()
@@ -129,6 +143,21 @@ def margins(run: Any) -> dict[str, float]:
     return result
 
 
+def contradictions(diagnosis: Any) -> int:
+    """Readings that call a quantity good which a finding spoils, and findings that stand before their own cause."""
+    good = {"falling", "usual", "steady", "growing"}
+    spoilt = {quantity for finding in diagnosis.findings for quantity in finding.cause.spoils}
+    praised = sum(r.quantity in spoilt and r.meaning.split(",")[0].split(":")[0] in good for r in diagnosis.readings)
+    titles = [finding.cause.title for finding in diagnosis.findings]
+    first = bool(diagnosis.findings) and bool(diagnosis.findings[0].because_of)
+    circles = sum(
+        other.cause.title in finding.because_of and finding.cause.title in other.because_of
+        for finding in diagnosis.findings
+        for other in diagnosis.findings
+    )
+    return praised + circles + first + (len(titles) != len(set(titles)))
+
+
 def judge(job: tuple[str, int, Path]) -> Outcome:
     """Train, record and diagnose one case with one seed, or read the record that is there."""
     import torch
@@ -154,6 +183,7 @@ def judge(job: tuple[str, int, Path]) -> Outcome:
         seed,
         tuple(f.cause.name for f in diagnosis.findings),
         sum(bool(f.because_of) for f in diagnosis.findings),
+        contradictions(diagnosis),
         margins(run),
         time.perf_counter() - began,
     )
@@ -171,7 +201,8 @@ def report(outcomes: Sequence[Outcome], machine: dict[str, str]) -> str:
         "each recorded by `gradstep.Monitor` and read by `gradstep.diagnose`. No figure is written by hand.",
         "",
         f"**{named} of {len(sick)} sick runs ({named / max(1, len(sick)):.0%}) have the planted cause named first; "
-        f"{alarms} of {len(healthy)} healthy runs raise an alarm** (a hint counts as one).",
+        f"{alarms} of {len(healthy)} healthy runs raise an alarm** (a hint counts as one). "
+        f"Contradictions between readings and findings, or in a circle: {sum(o.contradictions for o in outcomes)}.",
         "",
         f"Thresholds were chosen on seeds {words(TUNED)}; what follows is from seeds {words(seeds)}. Both share the",
         "data sets and the kinds of sickness, planted by those who wrote the rules: real trainings will be less clear.",

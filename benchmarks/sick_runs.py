@@ -45,6 +45,9 @@ class Training:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     resumed: int | None = None
     forgets: bool = False
+    by_hand: Callable[[Callable[[], Tensor], nn.Module, torch.optim.Optimizer], Tensor] | None = None
+    """One update of a loop without stepper, given what computes the loss; for mistakes that a stepper does not make."""
+    fine_tuning: bool = False
 
 
 @final
@@ -420,6 +423,138 @@ class Halved(nn.Module):
         return out
 
 
+# -- what people ask about: a loss that is flat, NaN or jumping -----------------------------------------------------
+
+
+Loop = Callable[[Callable[[], Tensor], nn.Module, torch.optim.Optimizer], Tensor]
+
+
+def never_cleared(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    value.backward()
+    optimizer.step()
+    return value
+
+
+def never_cleared_and_clipped(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+    return value
+
+
+def cleared_late(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    value.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    return value
+
+
+def step_first(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    optimizer.zero_grad()
+    optimizer.step()
+    value.backward()
+    return value
+
+
+def no_backward(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    optimizer.zero_grad()
+    optimizer.step()
+    return value
+
+
+def usual_loop(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    optimizer.zero_grad()
+    value = loss()
+    value.backward()
+    optimizer.step()
+    return value
+
+
+def zeroed_in_place(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    value = loss()
+    value.backward()
+    optimizer.step()
+    model.zero_grad(set_to_none=False)
+    return value
+
+
+def accumulated(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    optimizer.zero_grad()
+    (loss() / 2).backward()
+    value = loss()
+    (value / 2).backward()
+    optimizer.step()
+    return value
+
+
+def looped(loop: Loop, optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[int], Training]:
+    """A training on digits with a loop of its own."""
+    return lambda seed: replace(on_digits(seed, optimizer), by_hand=loop)
+
+
+def torch_sgd(lr: float, momentum: float = 0.9) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    return lambda model: torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+
+
+def two_optimizers(seed: int) -> Training:
+    training = on_digits(seed, adamw(3e-3))
+    second = torch.optim.SGD(training.model.parameters(), lr=0.05)
+
+    def both(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        value = usual_loop(loss, model, optimizer)
+        second.step()
+        return value
+
+    return replace(training, by_hand=both)
+
+
+def replaced_model(seed: int) -> Training:
+    """The optimizer was made before the model was made anew."""
+    training = on_digits(seed, adamw(3e-3))
+    other = made(seed + 1, lambda: perceptron(64, 64))
+    return replace(training, loss=learn(other, digits(seed)), by_hand=usual_loop)
+
+
+def step_per_batch(seed: int) -> Training:
+    """A schedule made for epochs is advanced in every batch: a factor of 0.9 each."""
+    schedule = multi_step(3e-3, at_updates=list(range(1, 299)), factor=0.9)
+    return on_digits(seed, adamw(3e-3), schedule=schedule)
+
+
+def raw_pixels(seed: int) -> Training:
+    """Inputs that nobody normalised, and a loss that is a sum."""
+    training = on_digits(seed, adamw(1e-4))
+    batches = digits(seed)
+
+    def loss(update: int) -> Tensor:
+        x, y = next(batches)
+        return F.cross_entropy(training.model(255 * x), y, reduction="sum")
+
+    return replace(training, loss=loss)
+
+
+def root_of_zero(seed: int) -> Training:
+    """The loss is finite; its gradient, through the root of 0, is not."""
+    training = on_digits(seed, adamw(3e-3))
+    batches = digits(seed)
+
+    def loss(update: int) -> Tensor:
+        x, y = next(batches)
+        out = training.model(x)
+        return F.cross_entropy(out, y) + (out * (update < 150 + seed)).square().sum().sqrt() * 1e-3
+
+    return replace(training, loss=loss, by_hand=usual_loop)
+
+
+def fine_tuned_fast(seed: int) -> Training:
+    return replace(on_text(seed, adamw(1e-2, betas=(0.9, 0.99))), fine_tuning=True)
+
+
 SICK = (
     Case("learning rate a hundred times too high, text", "lr_too_high", "AdamW, lr 0.1", lr_too_high_adamw),
     Case("learning rate too high, CNN", "lr_too_high", "SGD with momentum 0.9, lr 2", lr_too_high_sgd),
@@ -469,6 +604,41 @@ SICK = (
     Case("broken batch, digits", "spike", "one batch 30 times too bright, with other labels", spike_digits),
     Case("broken batch, CNN", "spike", "one batch 30 times too bright, with other labels", spike_cnn),
     Case("logarithm of zero", "not_finite", "the loss is infinite from update 150 on", nan_digits),
+    Case("root of zero", "not_finite", "the gradient is not finite from update 150 on", root_of_zero),
+    Case("never cleared, AdamW", "gradients_not_cleared", "no zero_grad()", looped(never_cleared, adamw(3e-3))),
+    Case("never cleared, SGD", "gradients_not_cleared", "no zero_grad()", looped(never_cleared, torch_sgd(0.05))),
+    Case(
+        "never cleared, clipped, AdamW",
+        "gradients_not_cleared",
+        "no zero_grad(), clipped to 0.1",
+        looped(never_cleared_and_clipped, adamw(3e-3)),
+    ),
+    Case(
+        "never cleared, clipped, SGD",
+        "gradients_not_cleared",
+        "no zero_grad(), clipped to 0.1",
+        looped(never_cleared_and_clipped, torch_sgd(0.05)),
+    ),
+    Case(
+        "cleared before the step",
+        "step_without_gradient",
+        "backward, zero_grad, step",
+        looped(cleared_late, adamw(3e-3)),
+    ),
+    Case(
+        "step before backward",
+        "step_without_gradient",
+        "zero_grad, step, backward",
+        looped(step_first, torch_sgd(0.05)),
+    ),
+    Case("backward missing", "step_without_gradient", "zero_grad, step", looped(no_backward, adamw(3e-3))),
+    Case("model made anew", "step_without_gradient", "the optimizer holds the old one's tensors", replaced_model),
+    Case("two optimizers", "stepped_twice", "AdamW and SGD on the same weights", two_optimizers),
+    Case("momentum 1.2", "momentum_too_high", "SGD", looped(usual_loop, torch_sgd(0.01, 1.2))),
+    Case("momentum 1", "momentum_too_high", "SGD", looped(usual_loop, torch_sgd(0.01, 1.0))),
+    Case("schedule of epochs per batch", "schedule_ended_early", "times 0.9 in every batch", step_per_batch),
+    Case("raw inputs, loss summed", "gradients_exploding", "pixels times 255, reduction='sum'", raw_pixels),
+    Case("fine-tuning at 1e-2", "fine_tuning_settings", "AdamW, lr 1e-2, beta2 0.99", fine_tuned_fast),
 )
 
 
@@ -573,4 +743,7 @@ HEALTHY = (
     Case("bf16 weights rounded at random, text", None, "rounding='stochastic'", careful_half),
     Case("fp16, digits", None, "with loss scaling", sixteen_bit),
     Case("Adafactor, text", None, "lr 0.03", adafactor_text),
+    Case("loop by hand, AdamW", None, "zero_grad, backward, step", looped(usual_loop, adamw(3e-3))),
+    Case("gradients set to zero", None, "set_to_none=False, after the step", looped(zeroed_in_place, torch_sgd(0.05))),
+    Case("accumulated by hand", None, "two backward passes per update", looped(accumulated, torch_sgd(0.05))),
 )

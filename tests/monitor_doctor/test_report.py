@@ -6,14 +6,16 @@ from graphlib import TopologicalSorter
 from importlib import import_module
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import gradstep
 from gradstep.cli import app
-from gradstep.monitor import JsonLines
+from gradstep.monitor import Group, JsonLines, Parameter, read_run
 from gradstep.monitor.doctor.finding import Finding, grade
 from gradstep.monitor.doctor.report import ranked
 from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.report import write_report
 from tests.monitor_doctor.by_hand import header, run
 
 SPIKE, TOO_HIGH = (import_module(f"gradstep.monitor.doctor.rules.{name}").CAUSE for name in ("spike", "lr_too_high"))
@@ -173,3 +175,67 @@ def test_what_cannot_be_read(tmp_path, content):
     told = command(path)
     assert told.exit_code == 2
     assert "Cannot read" in told.output
+
+
+HEAD = (
+    '{"gradstep_monitor":1,"optimizer":"SGD","package":"torch","rule":null,"groups":[{"name":"all"}],"parameters":[%s]}'
+)
+WEIGHT = '{"name":"w","shape":[2],"dtype":"float32","group":0}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "[]",
+        '"text"',
+        "7",
+        "null",
+        '{"update":0}',
+        '{"update":"zero","time":0}',
+        '{"update":0,"time":0,"loss":[1,2,3]}',
+        '{"update":0,"time":0,"loss":{"a":1}}',
+        '{"update":0,"time":0,"loss":"<script>"}',
+        '{"update":0,"time":0,"groups":[{"lr":{"a":1}}]}',
+        '{"update":0,"time":0,"groups":7}',
+        '{"update":0,"time":0,"skipped":["x"]}',
+        '{"update":0,"time":0,"parameters":{"index":"AQAAAA=="}}',  # parameter 1 of 1
+        '{"update":0,"time":0,"parameters":{"index":"AAAAAA==","grad_norm":"AAAAAAAAAAA="}}',
+        '{"update":0,"time":0,"parameters":{"index":"A"}}',
+        HEAD % '{"name":7,"shape":[2],"dtype":"float32","group":0}',
+        HEAD % '{"name":"w","shape":["2"],"dtype":"float32","group":0}',
+        HEAD % '{"name":"w","shape":7,"dtype":"float32","group":0}',
+    ],
+    ids=str,
+)
+def test_a_hostile_record_is_refused_in_words(line, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text(HEAD % WEIGHT + "\n" + line + "\n")
+    told = command(path)
+    assert told.exit_code == 2
+    assert "Cannot read" in told.output
+    assert "line 2" in told.output
+
+
+HOSTILE = "<!--<script>alert(1)</script>\x1b[31m../../x"
+
+
+def test_hostile_names_break_neither_page_nor_terminal(tmp_path):
+    lost = Parameter(HOSTILE, (3,), "float32", None)
+    groups = tuple(Group(name, {"lr": 1e-3, HOSTILE: HOSTILE}) for name in (HOSTILE, "b"))
+    record = run(50, head=header(optimizer=HOSTILE, groups=groups, unregistered=(lost,)))
+    folder = written(record, tmp_path / "run")
+    told = command(folder)
+    assert told.exit_code == 1
+    assert "\x1b[31m" not in told.output
+    page = write_report(read_run(folder), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<!--" not in page.split("<body>")[1]
+    assert "alert(1)</script>" not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/../../x"])
+def test_a_run_does_not_leave_its_folder(name):
+    with pytest.raises(ValueError, match="Invalid name"):
+        gradstep.Monitor(torch.optim.SGD([torch.ones(1, requires_grad=True)]), name=name)

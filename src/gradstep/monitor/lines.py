@@ -52,7 +52,7 @@ def decode(line: str) -> Header | Update:
     try:
         plain = json.loads(line)
         return _header(plain) if _KEY in plain else _update(plain)
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a line of a monitor's record: {line[:80]!r}") from error
 
 
@@ -106,6 +106,8 @@ class Reader:
                 self._updates.pop()
         elif not self._headers:
             raise ValueError("the first line of a record is its header, and this is none")
+        elif entry.parameters is not None and not _fits(entry.parameters, len(self._headers[-1].parameters)):
+            raise ValueError("its columns do not fit the parameters of the header")
         elif not entry.groups and self._updates and self._updates[-1].update == entry.update:
             self._updates[-1] = _noted(self._updates[-1], entry)
         else:
@@ -196,15 +198,30 @@ def _header(plain: dict[str, Any]) -> Header:
     plain["groups"] = tuple(Group(**one) for one in plain["groups"])
     for key in ("parameters", "unregistered"):
         if key in plain:
-            plain[key] = tuple(Parameter(**one | {"shape": tuple(one["shape"])}) for one in plain[key])
+            plain[key] = tuple(_parameter(one) for one in plain[key])
     return Header(**plain)
+
+
+def _parameter(plain: dict[str, Any]) -> Parameter:
+    shape = tuple(plain["shape"])
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise TypeError("a shape of whole numbers")
+    # Names are shown on terminals and pages: one from a foreign record holds no escape sequence.
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in plain["name"])
+    return Parameter(**plain | {"shape": shape, "name": name})
+
+
+def _fits(columns: PerParameter, count: int) -> bool:
+    index = columns.index
+    return bool(np.all((index >= 0) & (index < count))) and all(
+        len(getattr(columns, name)) == len(index) for name in _COLUMNS
+    )
 
 
 def _update(plain: dict[str, Any]) -> Update:
     if "groups" in plain:
         plain["groups"] = tuple(Numbers(**_numbers(one)) for one in plain["groups"])
-    if "extra" in plain:
-        plain["extra"] = _numbers(plain["extra"])
+    extra = _numbers(plain.pop("extra", {}))
     if "parameters" in plain:
         columns = {key: base64.b64decode(text) for key, text in plain["parameters"].items()}
         index = np.frombuffer(columns.pop("index"), "<i4")
@@ -212,15 +229,25 @@ def _update(plain: dict[str, Any]) -> Update:
         nothing = np.zeros(len(index), "<f4")
         plain["parameters"] = PerParameter(index, *(numbers.pop(name, nothing) for name in _COLUMNS[1:]), **numbers)
     words = {key: plain.pop(key) for key in ("skipped", "culprit", "other_optimizer") if key in plain}
-    return Update(**_numbers(plain), **words)
+    if type(plain["update"]) is not int or not all(isinstance(word, str | None) for word in words.values()):
+        raise TypeError("an update's number and words")
+    return Update(**_numbers(plain), **words, extra=extra)
 
 
 def _numbers(plain: dict[str, Any]) -> dict[str, Any]:
-    """Spelled numbers as numbers, and lists as tuples."""
-    return {
-        key: float(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-        for key, value in plain.items()
-    }
+    """Spelled numbers as numbers, and pairs of numbers as tuples."""
+    return {key: _number(value) for key, value in plain.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        return float(value)
+    if isinstance(value, list):
+        first, second = value
+        return float(first), float(second)
+    if isinstance(value, dict):
+        raise TypeError("a number")
+    return value
 
 
 def _noted(update: Update, note: Update) -> Update:

@@ -107,6 +107,8 @@ class Monitor:
                 raise ValueError(f"Invalid {setting}: {value} (must be a whole number of at least 1)")
         started = datetime.now().astimezone()
         if sinks is None:
+            if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+                raise ValueError(f"Invalid name: {name!r} (must be a folder inside runs/, without '..')")
             sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
         self.optimizer = optimizer
         self._outbox = Outbox(sinks, single=per_parameter)

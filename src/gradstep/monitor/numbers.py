@@ -71,7 +71,8 @@ class Groups:
 def per_parameter(found: Collected, clip: float) -> PerParameter:
     """A row for each parameter; ``clip`` as above."""
     grad, weight, update, unmoved, least, most = np.array(found.table.T, order="C")
-    roots = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+        roots = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
     return PerParameter(
         index=found.index.astype(np.int32),
         grad_norm=roots[0],

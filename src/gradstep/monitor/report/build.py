@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from gradstep.monitor.doctor import diagnose
 from gradstep.monitor.readings import METRICS, number, reading, share
 from gradstep.monitor.record import Header, Parameter, PerParameter, Run
 from gradstep.monitor.report.charts import charts
@@ -41,7 +42,8 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
     text = page(
         title=f"{header.package}.{header.optimizer} on {elements:,} parameters",
         brand=f"gradstep monitor · {header.started[:16].replace('T', ' ')}",
-        body=f'<div class="cards">{_cards(run)}</div><p class="hint">{HINT}</p><div class="charts">{figures}</div>'
+        body=_verdict(run)
+        + f'<div class="cards">{_cards(run)}</div><p class="hint">{HINT}</p><div class="charts">{figures}</div>'
         + _groups(header)
         + _parameters(run)
         + _missing(header)
@@ -50,6 +52,24 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
     )
     target.write_text(text, encoding="utf-8")
     return target
+
+
+def _verdict(run: Run) -> str:
+    """What the doctor says, the likeliest cause first."""
+    diagnosis = diagnose(run)
+    rows: list[str] = []
+    for finding in diagnosis.findings:
+        cause = finding.cause
+        of = f", likely a consequence of: {', '.join(finding.because_of)}" if finding.because_of else ""
+        facts = "".join(f"<li>{escape(str(fact))}</li>" for fact in finding.evidence)
+        rows.append(
+            f"<li><details{'' if rows else ' open'}><summary><b>{escape(cause.title)}</b> "
+            f"<span>{escape(cause.severity.value + of)}</span></summary>"
+            f"<ul>{facts}</ul><span>{escape(cause.reading)}</span><br>{escape(cause.remedy)}</details></li>"
+        )
+    kind = diagnosis.findings[0].cause.severity.value if diagnosis.findings else "good"
+    found = f"<ol>{''.join(rows)}</ol>" if rows else ""
+    return f'<section class="verdict {kind}"><b>Doctor: {escape(diagnosis.headline)}</b>{found}</section>'
 
 
 def _cards(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any, TypeAlias
 
 from gradstep.monitor.readings import ALARMING_GRADIENT, HEALTHY_GRADIENT, METRICS, USUAL_RATIO, Metric
@@ -17,12 +18,17 @@ Part: TypeAlias = dict[str, Any]
 POINTS = 1_600
 """Points of a line, about: as many as a wide screen can show."""
 
-INK, QUIET, GRID = "#1F2933", "#6B7785", "#E4E8EC"
+INK, QUIET, GRID = "#1F2933", "#7B8794", "rgba(128,128,128,0.22)"
+"""Seen on white and on black alike: the page follows the reader's colour scheme, and the background is its own."""
 GOOD, BAD = "#009E73", "#C0392B"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#4A4A4A")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B5579A", "#8A8A8A")
 """Of the groups: the palette of Okabe and Ito, made to stay apart for colour-blind readers."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 CONFIG = {"responsive": True, "displayModeBar": False}
+ALWAYS = {"Loss", "Learning rate", "Gradient norm, before clipping"}
+"""Charts that are drawn even if they show a constant."""
+LABELS = 5
+"""Powers of ten that are labelled on an axis, at most."""
 HOVER = {"clip": "%{y:.3p}", "unmoved_share": "%{y:.3p}", "seconds": "%{y:.4g} ms"}
 
 
@@ -40,7 +46,13 @@ def charts(run: Run) -> dict[str, str]:
         "Clip factor": _figure(run, metrics["clip"], top=1.0),
         "Time of optimizer.step()": _figure(run, metrics["seconds"], unit=1e3, top=0.0),
     }
-    return {title: _fragment(f"chart-{i}", fig) for i, (title, fig) in enumerate(figures.items()) if fig["data"]}
+    shown = {title: figure for title, figure in figures.items() if title in ALWAYS or not _constant(figure)}
+    return {title: _fragment(f"chart-{i}", fig) for i, (title, fig) in enumerate(shown.items()) if fig["data"]}
+
+
+def _constant(figure: Part) -> bool:
+    """Whether a chart would show nothing but level lines."""
+    return all(len({y for y in trace["y"] if y is not None}) < 2 for trace in figure["data"])
 
 
 def _figure(run: Run, metric: Metric, *, unit: float = 1.0, top: float | None = None) -> Part:
@@ -59,7 +71,7 @@ def _figure(run: Run, metric: Metric, *, unit: float = 1.0, top: float | None = 
     if several and of_group is not None:
         for index, group in enumerate(run.header.groups):
             colour = COLOURS[(index + 1) % len(COLOURS)]
-            data += _line(run, _of_group(of_group, index), group.name, colour, hover, unit, width=1.2)
+            data += _line(run, _of_group(of_group, index), escape(group.name), colour, hover, unit, width=1.2)
     if not (several and metric.name == "lr"):
         data += _line(
             run, metric.value, "all" if several and of_group is not None else "", COLOURS[0], hover, unit, width=1.8
@@ -72,6 +84,8 @@ def _figure(run: Run, metric: Metric, *, unit: float = 1.0, top: float | None = 
         layout["yaxis"] |= {"tickformat": ".3~p"}
     if metric.name == "seconds":
         layout["yaxis"] |= {"ticksuffix": " ms"}
+    if top is None and data:
+        layout["yaxis"] |= _fit([y for trace in data for y in trace["y"] if y is not None], logarithmic=metric.log)
     if top is not None:
         highest = max([top, *_most(metric, data)])
         layout["yaxis"] |= {"range": [0, 1.08 * highest or 1.0]}
@@ -192,19 +206,39 @@ def _note(height: float, words: str, colour: str) -> Part:
 
 
 def _reach(figure: Part, levels: Sequence[float]) -> None:
-    """Let a logarithmic axis reach from below the lowest to above the highest of its values and these levels."""
-    known = [y for trace in figure["data"] for y in trace["y"] if y is not None and y > 0]
-    low, high = min([*known, *levels]), max([*known, *levels])
-    figure["layout"]["yaxis"] |= {"range": [math.log10(low) - 0.25, math.log10(high) + 0.35], "dtick": 1}
+    """Let a logarithmic axis reach these levels as well, with few labels."""
+    axis = figure["layout"]["yaxis"]
+    bottom, top = axis.get("range", (math.inf, -math.inf))
+    bottom, top = min(bottom, math.log10(min(levels)) - 0.25), max(top, math.log10(max(levels)) + 0.35)
+    axis |= {"range": [bottom, top], "dtick": max(1, math.ceil((top - bottom) / LABELS))}
+
+
+def _fit(values: Sequence[float], *, logarithmic: bool) -> Part:
+    """A range that holds the lines, but not what lies far outside nearly all of their values: one spike hides nothing.
+
+    A constant stands where it is, in the middle between 0 and twice itself.
+    """
+    known = sorted(math.log10(y) if logarithmic else y for y in values if y > 0 or not logarithmic)
+    if not known:
+        return {}
+    low, high = known[0], known[-1]
+    near, far = known[int(0.02 * (len(known) - 1))], known[math.ceil(0.98 * (len(known) - 1))]
+    if far > near:
+        low, high = max(low, near - 2 * (far - near)), min(high, far + 2 * (far - near))
+    if logarithmic:
+        return {"range": [low - 0.2, high + 0.2], "dtick": max(1, math.ceil((high - low) / LABELS))}
+    if low == high:
+        return {"range": sorted([0.0, 2 * low]) if low else [-1.0, 1.0]}
+    return {"range": [low - 0.06 * (high - low), high + 0.06 * (high - low)], "nticks": LABELS}
 
 
 def _layout(*, logarithmic: bool, legend: bool) -> Part:
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID}
     return {
         "height": 300,
-        "margin": {"l": 66, "r": 14, "t": 26 if legend else 10, "b": 40},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "margin": {"l": 56, "r": 14, "t": 26 if legend else 10, "b": 40},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "color": QUIET, "size": 12},
         "showlegend": legend,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
@@ -217,9 +251,9 @@ def _layout(*, logarithmic: bool, legend: bool) -> Part:
 
 def _fragment(place: str, figure: Part) -> str:
     """A place on the page and the call that draws the figure into it."""
-    # "</" would end the script element early.
+    # No "<" in a script element: "</script>" would end it, "<!--<script>" would keep it from ending.
     drawn = ", ".join(
-        json.dumps(part, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+        json.dumps(part, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         for part in (place, figure["data"], figure["layout"], CONFIG)
     )
     return (
