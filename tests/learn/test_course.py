@@ -140,3 +140,14 @@ def test_answers_that_are_none(letters, says):
 
 def test_answers_may_be_written_in_any_way():
     assert [answer.right for answer in grade(SGD, [" B", "A ", "c"])] == [True, True, True]
+
+
+def test_the_current_challenge_is_the_one_begun_and_not_passed(course, monkeypatch):
+    assert course.challenge(None).name == next(iter(CHALLENGES))
+    assert course.challenge("adam").name == "adam"
+    course.start(CHALLENGES["sgd"], "numpy")
+    course.start(CHALLENGES["momentum"], "numpy")
+    assert course.challenge(None).name == "sgd"
+    monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: PASSED)
+    course.check(CHALLENGES["sgd"], "numpy", course.file(CHALLENGES["sgd"], "numpy"))
+    assert course.challenge(None).name == "momentum"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from gradstep.judge import Status, Verdict
-from gradstep.learn.challenges import Challenge
+from gradstep.learn.challenges import CHALLENGES, Challenge, challenge_named
 from gradstep.learn.checking import check_file, unwritten
 from gradstep.learn.lesson import Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
@@ -85,6 +85,22 @@ class Course:
         if asked is None and file is not None and file.is_file():
             return "torch" if "import torch" in file.read_text("utf-8", errors="replace") else "numpy"
         return asked or self.progress().framework
+
+    def challenge(self, name: str | None) -> Challenge:
+        """The challenge of that name; without a name the current one.
+
+        That is the first that was begun and not passed, else the last that was begun, else the first of all.
+
+        Raises:
+            ValueError: no such challenge.
+        """
+        if name is not None:
+            return challenge_named(name)
+        progress = self.progress()
+        works = {key: progress.of(key, progress.framework) for key in CHALLENGES}
+        begun = [key for key, work in works.items() if work is not None]
+        unpassed = [key for key in begun if (work := works[key]) is not None and not work.passed]
+        return CHALLENGES[(unpassed[:1] or begun[-1:] or list(CHALLENGES)[:1])[0]]
 
     def file(self, challenge: Challenge, framework: Framework) -> Path:
         """The learner's file."""

@@ -4,21 +4,20 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.learn.shared import Dir, Name, attended, show, show_next, told
+from gradstep.cli.learn.shared import Current, Dir, attended, show, show_next, told
 
 
 def quiz(
-    name: Name,
+    name: Current = None,
     dir_: Dir = None,
     answers: Annotated[str | None, typer.Option(help="Your letters, as in b,a,c; nothing is asked then.")] = None,
 ) -> None:
     """Questions on a challenge, with the answers explained."""
     from gradstep.learn import screen
-    from gradstep.learn.challenges import challenge_named
     from gradstep.learn.course import Answer
 
     with told(dir_) as course:
-        challenge = challenge_named(name)
+        challenge = course.challenge(name)
         questions = challenge.lesson.questions
         letters = [] if answers is None else answers.split(",")
         graded = course.answer(challenge, letters) if answers is not None else []

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gradstep.learn.lesson import Framework
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The challenge: sgd, momentum, rmsprop, adam, ...")]
+Current = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="The challenge: sgd, adam, ...; by default the current one.")
+]
 Torch = Annotated[
     bool | None, typer.Option("--torch/--numpy", help="Which of the two; by default the one worked in last.")
 ]
