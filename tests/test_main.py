@@ -8,6 +8,8 @@ import pytest
 
 import gradstep
 from gradstep import __main__
+from gradstep.monitor.lines import encode
+from gradstep.monitor.record import Group, Header
 
 
 def test_version_is_the_installed_packages():
@@ -21,6 +23,21 @@ def test_the_version_needs_none_of_the_extra_libraries():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == f"gradstep {metadata.version('gradstep')}\n"
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_the_doctor_needs_none_of_the_extra_libraries(tmp_path, json):
+    file = tmp_path / "run.jsonl"
+    groups = (Group("group 0", {"lr": 1e-3, "weight_decay": 0.01}),)
+    file.write_text(encode(Header("Adam", "torch", None, groups, ())) + "\n", encoding="utf-8")
+    words = ["doctor", str(file), *["--json"] * json]
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('typer', 'rich', 'torch'))); "
+        f"sys.argv[1:] = {words!r}; import gradstep.__main__ as m; sys.exit(m.main())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stderr
+    assert "Adam where AdamW was meant" in run.stdout
 
 
 def test_script_entry_point_is_main():
