@@ -6,14 +6,13 @@ they are what the habits are about.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 from gradstep.judge.catalogue import Variant
-from gradstep.rules import State, settings_of
+from gradstep.rules import settings_of
 
 
 def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
@@ -34,10 +33,10 @@ def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
 
         def rule(self, index: int) -> Any:
             group = self.param_groups[0 if habits.first_group else index]
-            settings = {name: group[name] for name in names if name not in habits.ignores}
+            settings = {name: group[name] for name in names}
             if habits.latched and "lr" in settings:
                 settings["lr"] = self.rates[0 if habits.first_group else index]
-            return rule_type(**settings)
+            return formula.settings(settings)
 
         def memory(self, p: torch.Tensor, rule: Any) -> dict[str, Any]:
             home = self.outside.setdefault(p, {}) if habits.forgets != "nothing" else self.state[p]
@@ -110,26 +109,23 @@ def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
             own = int(memory["step"])
             number = {"own": own, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
             scalars = {name: float(memory[name]) for name in rule.scalars}
-            numbers = formula.coefficients(rule, number, **scalars)
-            if any(isinstance(x, complex) for x in numbers.values()):
-                raise ZeroDivisionError("the root of a negative number")
-            c = SimpleNamespace(**numbers, rule=rule, step=number)
-            state = State(**{s.name: memory[s.name].numpy().copy() for s in rule.slots(p.ndim)})
+            slots = {s.name: memory[s.name].numpy().copy() for s in rule.slots(p.ndim)}
             values = p.detach().numpy().copy()
+            given = g.detach().numpy().copy()
             if habits.writes_gradient:
-                p.grad.copy_(g + numbers["l2"] * p)  # type: ignore[union-attr]
-                given = g.detach().numpy().copy() - numbers["l2"] * values
-            else:
-                given = g.detach().numpy().copy()
+                p.grad.copy_(torch.as_tensor(formula.gradient(rule, values, given)))  # type: ignore[union-attr]
+            if not values.size:
+                return
             with np.errstate(all="ignore"):
-                new = formula.update(values, -given if rule.maximize else given, state, c) if values.size else values
-            for slot in rule.slots(p.ndim):
-                if slot.name not in habits.unstored and "*" not in habits.unstored:
-                    memory[slot.name] = torch.as_tensor(np.asarray(vars(state)[slot.name]), dtype=p.dtype)
-            for name in rule.scalars:
-                memory[name] = torch.tensor(numbers[name], dtype=torch.float64)
-            if "p" not in habits.unstored:
-                p.copy_(torch.as_tensor(np.asarray(new), dtype=p.dtype))
+                signed = -given if rule.maximize else given
+                made = formula.stepper(rule, p.ndim).step(number, own, values, signed, slots, scalars)
+            if made.divided:
+                raise ZeroDivisionError("a number divided by zero")
+            for name, value in made.slots.items():
+                memory[name] = torch.as_tensor(np.asarray(value), dtype=p.dtype)
+            for name, number_ in made.scalars.items():
+                memory[name] = torch.tensor(number_, dtype=torch.float64)
+            p.copy_(torch.as_tensor(np.asarray(made.value), dtype=p.dtype))
 
     Mutant.__name__ = f"{rule_type.__name__}:{variant.name}"
     return Mutant

@@ -1,20 +1,28 @@
 """The catalogue proved by mutation: every mistake and every two are caught, and each is told from the others."""
 
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 import gradstep
+from gradstep.judge import catalogue as kinds
 from gradstep.judge.battery import battery
-from gradstep.judge.catalogue import catalogue, variant
+from gradstep.judge.catalogue import distinct, variant, variants
 from gradstep.judge.compare import distance, tolerance
 from gradstep.judge.formula import Formula, true_formula
-from gradstep.judge.replay import replay
-from gradstep.judge.rewrite import NotFoundError
+from gradstep.judge.replay import Way, replay
 from gradstep.judge.scenario import Trajectory
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
+
+
+@cache
+def catalogue(rule):
+    """The mistakes that differ from each other in this rule."""
+    return distinct(kinds.catalogue(rule))
+
 
 NAMED_IN_THE_ISSUE = {
     "no-bias-correction",
@@ -37,11 +45,6 @@ NAMED_IN_THE_ISSUE = {
     "decay-skipped-at-zero",
 }
 
-EQUAL_TO_THE_RULE = {
-    # Adagrad's rate is lr / (1 + (t − 1) γ): counted from 0 and taken one step ahead, it is the same number.
-    "Adagrad": {"step-from-zero + lr-decay-off-by-one"},
-}
-
 
 def scenarios(rule):
     return [s for s in battery(rule) if not s.defaults]
@@ -49,10 +52,13 @@ def scenarios(rule):
 
 def silent(formula, rule, precision="float32"):
     """Whether nothing tells the formula from the rule."""
-    return all(
-        distance(replay(formula, s), true) <= tolerance(precision, s.steps)
-        for s, true in zip(scenarios(rule), ways(true_formula(rule), rule))
-    )
+    truth = zip(scenarios(rule), ways(true_formula(rule), rule))
+    return all(_near(Way(formula, s), true, tolerance(precision, s.steps)) for s, true in truth)
+
+
+def _near(way, true, limit):
+    # Most leave at the first steps, and need not be followed further.
+    return all(distance(way.until(end), true[: end + 1]) <= limit for end in (1, 3, len(true) - 1) if end < len(true))
 
 
 _WAYS: dict[Formula, list[Trajectory]] = {}
@@ -97,15 +103,13 @@ def test_no_two_mistakes_look_the_same(rule):
 def test_every_two_mistakes_are_caught_together(rule):
     made, hidden = 0, set()
     for one, other in combinations(catalogue(rule), 2):
-        try:
-            both = variant.__wrapped__(rule, (one.mistakes[0], other.mistakes[0]))
-        except NotFoundError:
-            continue  # the two change the same line: nobody can make both
-        made += 1
-        if silent(both.formula, rule):
-            hidden.add(both.name)
+        # Two of one place cannot both be made, and two may undo each other, as a decay doubled and halved.
+        for both in variants.__wrapped__(rule, (one.mistakes[0], other.mistakes[0])):
+            made += 1
+            if silent(both.formula, rule) and distinct([both]):
+                hidden.add(both.name)
     assert made > 400
-    assert hidden == EQUAL_TO_THE_RULE.get(rule.__name__, set())
+    assert hidden == set()
 
 
 SOME = ("no-bias-correction", "step-from-zero", "eps-is-1e-06", "steps-of-all", "slots-not-saved", "first-group-only")

@@ -59,6 +59,15 @@ def test_what_is_wrong_around_the_mathematics_is_told(name, monkeypatch):
     assert probe in [p.name for p in verdict.failed()]
 
 
+def test_a_closure_that_is_never_called_is_advice_and_fails_only_when_strict():
+    verdict = gradstep.check(misbehaving.ForgetsClosure, "adamw")
+    assert verdict.passed
+    assert [p.name for p in verdict.probes if p.outcome is Outcome.ADVICE] == ["closure called"]
+    assert [p.name for p in gradstep.check(misbehaving.ForgetsClosure, "adamw", strict=True).failed()] == [
+        "closure called"
+    ]
+
+
 def test_what_is_not_refused_is_advice_and_fails_only_when_strict():
     assert gradstep.check(misbehaving.TakesAnything, "sgd").passed
     strict = gradstep.check(misbehaving.TakesAnything, "sgd", strict=True)
@@ -239,7 +248,7 @@ def test_two_mistakes_in_the_mathematics_and_one_around_it_are_named():
             p.mul_(1 - alpha * group["weight_decay"]).sub_(alpha * u)
 
     verdict = gradstep.check(Adafactor, "adafactor")
-    assert set(verdict.matches[0].mistakes) == {"eps1-added", "decay-by-alpha", "steps-of-all"}
+    assert set(verdict.matches[0].mistakes) == {"eps1-added", "decay-by-step-size", "steps-of-all"}
 
 
 def test_a_file_is_judged_in_a_process_of_its_own(tmp_path):

@@ -19,9 +19,13 @@ def check(
     ],
     convention: Annotated[
         str,
-        typer.Option(help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes."),
+        typer.Option(
+            help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes, textbook."
+        ),
     ] = "torch",
-    kind: Annotated[str | None, typer.Option(help="torch, numpy or function, where the code does not show it.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="torch, numpy, function or update, where the code does not show it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting held fixed; may be repeated.")
     ] = None,
@@ -42,8 +46,8 @@ def check(
 
     if convention not in CONVENTIONS:
         raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
-    if kind not in (None, "torch", "numpy", "function"):
-        raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy and function")
+    if kind not in (None, "torch", "numpy", "function", "update"):
+        raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy, function and update")
     try:
         # A user's file is only run in the process that judges.
         name = rule if names_file(rule) else rule_of(rule).__name__.lower()

@@ -75,7 +75,7 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
             full | {"lr": 2.0},
             make.several(5),
         ),
-        make("mixed scales", "gradients from 1e-4 to 1e4", full, list(zip(wide[:5], wide[5:]))),
+        make("mixed scales", "gradients from 1e-4 to 1e4", full, [*zip(wide[:5], wide[5:]), *_jumps()]),
         make("fifty steps", "errors that grow slowly", full, make.several(50)),
         make(
             "rate changed",
@@ -112,6 +112,16 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
     scenarios += [make.option(name) for name in make.options]
     scenarios.append(make("defaults", "the constructor's defaults", {}, make.several(4), defaults=True))
     return tuple(scenarios)
+
+
+def _jumps() -> list[Gradients]:
+    """Large gradients, each followed by a small one the other way: what limits the large ones turns the next step."""
+    rng = np.random.default_rng(5)
+    found: list[Gradients] = []
+    for _ in range(3):
+        large = [rng.uniform(20, 80, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(2)]
+        found += [(large[0], large[1]), (-large[0] / 20, -large[1] / 10)]
+    return found
 
 
 class _Maker:

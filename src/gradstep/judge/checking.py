@@ -49,14 +49,16 @@ def check(
     Args:
         submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
             ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``; its first state is ``{}``, its
-            first step 1. Or a text ``"FILE.py:NAME"`` that says where one is.
+            first step 1. Also a class whose ``update(w, grad)`` or ``update(params, grads)`` returns the new
+            parameters, and a function ``(w, dw, config) -> (w, config)``. Or a text ``"FILE.py:NAME"`` that says where
+            one is.
         rule: its name (``"adamw"``), the rule itself, also one of your own, or ``"FILE.py:NAME"`` for one in a file. A
             rule is also a submission: the optimizer that is made of it is then judged.
         settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
             built into it; those that the rule does not have are given to the submission.
         convention: whose reading of the rule counts as right: "torch", "paper", "optax", "tinytorch", "keras",
-            "huggingface" or "bitsandbytes". The others are then named as conventions.
-        kind: "torch", "numpy" or "function", where the form cannot be seen from the code.
+            "huggingface", "bitsandbytes" or "textbook". The others are then named as conventions.
+        kind: "torch", "numpy", "function" or "update", where the form cannot be seen from the code.
         parameter: for NumPy optimizers, what makes a parameter of an array (the framework's own tensor class); for a
             file, its name there.
         strict: advice counts as failure.

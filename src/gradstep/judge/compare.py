@@ -29,24 +29,46 @@ def tolerance(dtype: str, steps: int) -> float:
     return ROUNDINGS[dtype] * float(np.finfo(dtype).eps) * float(np.sqrt(1 + steps))
 
 
-def distances(one: Trajectory, other: Trajectory) -> Values:
-    """The distance of a trajectory from another at every step and element, relative to how far the other has come.
+@final
+class Reference:
+    """A trajectory that others are measured against.
 
-    An element's measure is its size plus the length of its way so far: what rounding is relative to. Where both are not
-    finite the distance is 0, where one is, infinite.
+    An element's measure is its size plus the length of its way so far: what rounding is relative to.
     """
-    known = np.nan_to_num(other, nan=0.0, posinf=0.0, neginf=0.0)
-    with np.errstate(all="ignore"):
-        way = np.abs(np.diff(known, axis=0, prepend=known[:1])).cumsum(axis=0)
-        measure = np.maximum(np.maximum.accumulate(np.abs(known), axis=0) + way, np.finfo(np.float64).tiny)
-        apart = np.abs(one - other) / measure
-    finite, same = np.isfinite(one), np.isfinite(one) == np.isfinite(other)
-    return np.where(finite & same, apart, np.where(same, 0.0, np.inf))
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        known = np.nan_to_num(trajectory, nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(all="ignore"):
+            way = np.abs(np.diff(known, axis=0, prepend=known[:1])).cumsum(axis=0)
+            self._measure = np.maximum(np.maximum.accumulate(np.abs(known), axis=0) + way, np.finfo(np.float64).tiny)
+        self._finite = np.isfinite(trajectory)
+        self.trajectory = trajectory
+
+    def distances(self, other: Trajectory) -> Values:
+        """How far another is away at every step and element, relative to the measure; it may end earlier.
+
+        Where both are not finite the distance is 0, where one is, infinite.
+        """
+        end = len(other)
+        with np.errstate(all="ignore"):
+            apart = np.abs(other - self.trajectory[:end]) / self._measure[:end]
+        finite = np.isfinite(other)
+        same = finite == self._finite[:end]
+        return np.where(finite & same, apart, np.where(same, 0.0, np.inf))
+
+    def distance(self, other: Trajectory) -> float:
+        """The largest of the distances."""
+        return float(self.distances(other).max(initial=0.0))
+
+
+def distances(one: Trajectory, other: Trajectory) -> Values:
+    """The distance of a trajectory from another at every step and element, relative to how far the other has come."""
+    return Reference(other).distances(one)
 
 
 def distance(one: Trajectory, other: Trajectory) -> float:
     """The largest of the distances."""
-    return float(distances(one, other).max(initial=0.0))
+    return Reference(other).distance(one)
 
 
 @final

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations
 from typing import TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradstep.judge.catalogue import Mistake, Variant, catalogue, variant
-from gradstep.judge.compare import distance, tolerance
-from gradstep.judge.formula import true_formula
+from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
+from gradstep.judge.compare import Reference, tolerance
+from gradstep.judge.formula import Formula, true_formula
 from gradstep.judge.observe import Observed
-from gradstep.judge.replay import replay
-from gradstep.judge.rewrite import NotFoundError
-from gradstep.judge.scenario import Scenario, Trajectory
+from gradstep.judge.replay import Way
+from gradstep.judge.scenario import Scenario
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
 
-PATIENCE = 2.0
-"""Seconds of computing that pairs of mistakes are tried for; not of waiting, so that a busy machine judges alike."""
+PATIENCE = 1.5
+"""Seconds of computing that pairs of mistakes are tried for, a third of it for each kind of pair; not of waiting, so
+that a busy machine judges alike.
+"""
 
 AROUND = ("kept gradient", "saved", "groups", "skipped", "rate changed")
 """Scenarios about what is around the mathematics: mistakes there show in one of them, and come beside others."""
@@ -31,6 +33,8 @@ NEAR = 0.5
 """The share of what is wrong that a mistake has to explain, more than it leaves worse, to be named as the nearest."""
 
 COARSE = "float32"
+Flags: TypeAlias = NDArray[np.bool_]
+
 PRECISIONS = ("float64", COARSE)
 """What a submission may compute in; the finer one is tried first."""
 
@@ -57,19 +61,37 @@ class Found:
 class Evidence:
     """What was observed of a submission in the scenarios it could run, and the reference's own way through each."""
 
-    def __init__(self, rule: type[Rule], scenarios: Sequence[Scenario], observed: Sequence[Observed]) -> None:
+    def __init__(
+        self,
+        rule: type[Rule],
+        scenarios: Sequence[Scenario],
+        observed: Sequence[Observed],
+        ways: dict[tuple[Formula, Scenario], Way] | None = None,
+    ) -> None:
         self.rule, self.scenarios, self.observed = rule, scenarios, observed
-        self._ways: dict[tuple[tuple[Mistake, ...], int], Trajectory] = {}
+        self._ways: dict[tuple[Formula, Scenario], Way] = {} if ways is None else ways
         self.true = Variant((), true_formula(rule))
-        self.truth = [self._way(self.true, i) for i in range(len(scenarios))]
+        self.truth = [Reference(self._way(self.true, i).until(s.steps)) for i, s in enumerate(scenarios)]
+        self.seen = [Reference(o.trajectory[: o.raised_at] if o.raised_at else o.trajectory) for o in observed]
         # A variant is soonest refuted where the submission is wrong, and cheapest in a short scenario.
         right = self.agreement(self.true, "float64")
-        self.order = sorted(range(len(scenarios)), key=lambda i: (right[i], self.truth[i].size))
+        self.order = sorted(range(len(scenarios)), key=lambda i: (right[i], self.truth[i].trajectory.size))
 
     def without(self, names: tuple[str, ...]) -> Evidence:
         """The same but for some scenarios."""
         kept = [i for i, s in enumerate(self.scenarios) if s.name not in names]
-        return Evidence(self.rule, [self.scenarios[i] for i in kept], [self.observed[i] for i in kept])
+        rest = Evidence(self.rule, [self.scenarios[i] for i in kept], [self.observed[i] for i in kept], self._ways)
+        silent, alone, right = self.table
+        rest.table = silent[:, kept], alone[:, kept], right[kept]
+        return rest
+
+    @cached_property
+    def table(self) -> tuple[Flags, Flags, Flags]:
+        """By single mistake and scenario, whether it does not show and whether it agrees; and whether the rule does."""
+        singles = catalogue(self.rule)
+        silent = np.array([self.silent(v, COARSE) for v in singles])
+        alone = np.array([self.agreement(v, COARSE) for v in singles])
+        return silent, alone, np.array(self.agreement(self.true, COARSE))
 
     def agrees(self, candidate: Variant, precision: str) -> bool:
         """Whether the variant goes the submission's way in every scenario."""
@@ -82,7 +104,7 @@ class Evidence:
     def silent(self, candidate: Variant, precision: str) -> list[bool]:
         """In which scenarios the variant does not differ from the true rule."""
         return [
-            self._stated(candidate, s) and distance(self._way(candidate, i), true) <= tolerance(precision, s.steps)
+            self._stated(candidate, s) and self._near(self._way(candidate, i), true, s.steps, precision)
             for i, (s, true) in enumerate(zip(self.scenarios, self.truth))
         ]
 
@@ -91,27 +113,45 @@ class Evidence:
         return max((self._distance(candidate, i) for i in range(len(self.scenarios))), default=0.0)
 
     def _agrees(self, candidate: Variant, i: int, precision: str) -> bool:
-        return self._distance(candidate, i) <= tolerance(precision, self.scenarios[i].steps)
+        if not self._stated(candidate, self.scenarios[i]):
+            return True
+        end, way = self.observed[i].raised_at, self._way(candidate, i)
+        near = self._near(way, self.seen[i], end - 1 if end else self.scenarios[i].steps, precision)
+        return near and (not end or self._breaks(way, end))
+
+    def _near(self, way: Way, reference: Reference, end: int, precision: str) -> bool:
+        """Whether a way stays near another; it is followed only until it leaves."""
+        limit = tolerance(precision, way.scenario.steps)
+        step = 1
+        while step < end:
+            if reference.distance(way.until(step)) > limit:
+                return False
+            step *= 2
+        return reference.distance(way.until(end)) <= limit
+
+    @staticmethod
+    def _breaks(way: Way, step: int) -> bool:
+        """Whether a number cannot be had there: one optimizer raises, another goes on with NaN in its parameters."""
+        rows = way.until(step)
+        return way.divided[step] or not np.isfinite(rows[step]).all()
 
     def _distance(self, candidate: Variant, i: int) -> float:
         if not self._stated(candidate, self.scenarios[i]):
             return 0.0
-        seen, way = self.observed[i], self._way(candidate, i)
-        if not seen.raised_at:
-            return distance(seen.trajectory, way)
-        # A number that cannot be had: one optimizer raises, another goes on with NaN in some of its parameters.
-        broken = not np.isfinite(way[seen.raised_at]).all()
-        return distance(seen.trajectory[: seen.raised_at], way[: seen.raised_at]) if broken else np.inf
+        end, way = self.observed[i].raised_at, self._way(candidate, i)
+        if end and not self._breaks(way, end):
+            return np.inf
+        return self.seen[i].distance(way.until(end - 1 if end else self.scenarios[i].steps))
 
     @staticmethod
     def _stated(candidate: Variant, scenario: Scenario) -> bool:
         """Whether the variant says anything here: how one state serves different shapes is anyone's guess."""
         return not candidate.formula.habits.shared or len({v.shape for v in scenario.initial}) == 1
 
-    def _way(self, candidate: Variant, i: int) -> Trajectory:
-        key = candidate.mistakes, i
+    def _way(self, candidate: Variant, i: int) -> Way:
+        key = candidate.formula, self.scenarios[i]
         if key not in self._ways:
-            self._ways[key] = replay(candidate.formula, self.scenarios[i])
+            self._ways[key] = Way(candidate.formula, self.scenarios[i])
         return self._ways[key]
 
 
@@ -124,25 +164,57 @@ def accepted(rule: type[Rule], convention: str) -> tuple[Variant, ...]:
 
 def find(evidence: Evidence, convention: str) -> Found:
     """The likeliest explanation: the accepted forms, then one mistake, then two; at last the mathematics alone."""
-    end = time.process_time() + PATIENCE
-    if found := _singles(evidence, convention):
+    if found := _singles(evidence, convention) or _of_conventions(evidence):
         return found
     likely, unlikely = _pairs(evidence)
-    if found := _agreeing(evidence, likely, end):
+    if found := _agreeing(evidence, likely, time.process_time() + PATIENCE / 3):
         return found
     right = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.true, "float32")))
     odd = tuple(name for name in AROUND if right.get(name) is False)
     if odd and len(odd) < len(right):
         rest = evidence.without(odd)
-        if found := _singles(rest, convention) or _agreeing(rest, _pairs(rest)[0], end):
+        end = time.process_time() + PATIENCE / 3
+        if found := _singles(rest, convention) or _of_conventions(rest) or _agreeing(rest, _pairs(rest)[0], end):
             return _beside(evidence, found) or _partial(evidence, found)
-    return _agreeing(evidence, unlikely, end) or Found()
+    return _agreeing(evidence, unlikely, time.process_time() + PATIENCE / 3) or Found()
+
+
+OPENING = ("decay-on-weight", "decay-in-gradient")
+"""Mistakes that make room for others: a decay that is somewhere else can be wrong there too."""
+
+MIXED = 4
+"""How many differences of different conventions are looked for together."""
+
+
+def _of_conventions(evidence: Evidence) -> Found | None:
+    """Several differences each of which is somebody's convention, though not all of them the same's."""
+    silent, alone, right = evidence.table
+    rows = {v.mistakes[0]: i for i, v in enumerate(catalogue(evidence.rule))}
+
+    def possible(several: tuple[Mistake, ...]) -> bool:
+        """Whether the single ones do not speak against it: where at most one of them shows, that one should agree."""
+        known = [rows[m] for m in several if m in rows]
+        shows = ~silent[known]
+        told = np.where(shows.any(axis=0), (alone[known] & shows).any(axis=0), right)
+        opened = any(m.name in OPENING for m in several)
+        sure = (shows.sum(axis=0) < 2) & (len(known) == len(several)) & (not opened)
+        return bool((told | ~sure).all())
+
+    own = [m for m in MISTAKES if m.conventions_of(evidence.rule)]
+    several = (c for n in range(2, MIXED + 1) for c in combinations(own, n) if possible(c))
+    end = time.process_time() + PATIENCE / 3
+    for candidate in _makeable(evidence.rule, several):
+        if evidence.agrees(candidate, PRECISIONS[0]):
+            return Found((candidate,), PRECISIONS[0], evidence.residual(candidate))
+        if time.process_time() > end:
+            break
+    return None
 
 
 def _beside(evidence: Evidence, found: Found) -> Found | None:
     """What explains the mathematics, with one mistake more that explains what is around it."""
     mistakes = found.variants[0].mistakes
-    others = [(*mistakes, *v.mistakes) for v in catalogue(evidence.rule) if v.mistakes[0] not in mistakes]
+    others = [(0, (*mistakes, *v.mistakes)) for v in catalogue(evidence.rule) if v.mistakes[0] not in mistakes]
     return _agreeing(evidence, others, time.process_time() + PATIENCE)
 
 
@@ -158,11 +230,14 @@ def _singles(evidence: Evidence, convention: str) -> Found | None:
     for precision in PRECISIONS:
         for candidates in (accepted(evidence.rule, convention), catalogue(evidence.rule)):
             if agreeing := tuple(v for v in candidates if evidence.agrees(v, precision)):
-                return Found(agreeing, precision, evidence.residual(agreeing[0]))
+                told = agreeing if agreeing[0] in accepted(evidence.rule, convention) else distinct(agreeing)
+                if told:
+                    return Found(told, precision, evidence.residual(told[0]))
     return None
 
 
-_Pairs: TypeAlias = list[tuple[Mistake, ...]]
+_Pairs: TypeAlias = list[tuple[int, tuple[Mistake, ...]]]
+"""Mistakes to be tried together, each with the number of scenarios in which the single ones speak for them."""
 
 
 def _pairs(evidence: Evidence) -> tuple[_Pairs, _Pairs]:
@@ -172,45 +247,59 @@ def _pairs(evidence: Evidence) -> tuple[_Pairs, _Pairs]:
     rule does. A pair may break this, since one mistake can hide or bring out what the other does.
     """
     singles = catalogue(evidence.rule)
-    silent = np.array([evidence.silent(v, COARSE) for v in singles])
-    alone = np.array([evidence.agreement(v, COARSE) for v in singles])
-    right = np.array(evidence.agreement(evidence.true, COARSE))
-    likely: _Pairs = []
-    unlikely: _Pairs = []
+    silent, alone, right = evidence.table
     scored = []
-    for i, j in combinations(range(len(singles)), 2):
-        one, other = silent[i] & ~silent[j], silent[j] & ~silent[i]
-        told = np.where(one, alone[j], np.where(other, alone[i], right))
-        both = ~silent[i] & ~silent[j]
-        scored.append((int((told & ~both).sum()), bool((told | both).all()), i, j))
+    for i in range(len(singles) - 1):
+        one, other = silent[i] & ~silent[i + 1 :], silent[i + 1 :] & ~silent[i]
+        both = ~silent[i] & ~silent[i + 1 :]
+        told = np.where(one, alone[i + 1 :], np.where(other, alone[i], right))
+        against, shown = (~told & ~both).sum(axis=1), (told & ~both).sum(axis=1)
+        scored += [(int(against[k]), int(shown[k]), i, i + 1 + k) for k in range(len(against))]
     # Those first that leave the least to how the two work together.
-    for _, fits, i, j in sorted(scored, key=lambda scores: -scores[0]):
-        (likely if fits else unlikely).append((singles[i].mistakes[0], singles[j].mistakes[0]))
+    scored.sort(key=lambda each: (each[0], -each[1]))
+    likely: _Pairs = []
+    unlikely: _Pairs = [(0, mistakes) for mistakes in _opened(evidence.rule)]
+    for against, shown, i, j in scored:
+        (unlikely if against else likely).append((shown, (singles[i].mistakes[0], singles[j].mistakes[0])))
     return likely, unlikely
 
 
-def _agreeing(evidence: Evidence, pairs: _Pairs, end: float) -> Found | None:
-    """Those of the pairs that agree, the nearest first, as far as time allows."""
+@cache
+def _opened(rule: type[Rule]) -> tuple[tuple[Mistake, ...], ...]:
+    """Pairs of which one can be made only after the other, as a decay of the weight by another factor."""
+    alone = {v.mistakes[0] for v in catalogue(rule)}
+    first = [m for m in alone if m.name in OPENING]
+    return tuple((one, m) for one in first for m in MISTAKES if m not in alone and variants(rule, (one, m)))
+
+
+def _agreeing(evidence: Evidence, candidates: _Pairs, end: float) -> Found | None:
+    """Those of the candidates that agree, the nearest first, as far as time allows.
+
+    What agrees to the last digits ends the search among what fewer scenarios speak for.
+    """
     agreeing = []
-    for candidate in _makeable(evidence.rule, iter(pairs)):
-        if evidence.agrees(candidate, COARSE):
-            agreeing.append((evidence.residual(candidate), candidate))
+    best = 0
+    for shown, mistakes in candidates:
         if time.process_time() > end:
             break
+        if shown < best:
+            break
+        for candidate in _makeable(evidence.rule, (mistakes,)):
+            if evidence.agrees(candidate, COARSE):
+                agreeing.append((evidence.residual(candidate), candidate))
+                best = shown if agreeing[-1][0] <= tolerance("float64", 1) else best
     if not agreeing:
         return None
     least = min(residual for residual, _ in agreeing)
     precision = "float64" if least <= tolerance("float64", 1) else COARSE
     agreeing.sort(key=lambda scored: scored[0])
-    return Found(tuple(v for r, v in agreeing if r <= max(least, tolerance(precision, 1))), precision, least)
+    told = distinct(v for r, v in agreeing if r <= max(least, tolerance(precision, 1)))
+    return Found(told, precision, least) if told else None
 
 
-def _makeable(rule: type[Rule], combinations_: Iterator[tuple[Mistake, ...]]) -> Iterator[Variant]:
+def _makeable(rule: type[Rule], combinations_: Iterable[tuple[Mistake, ...]]) -> Iterator[Variant]:
     for mistakes in combinations_:
-        try:
-            yield variant(rule, mistakes)
-        except NotFoundError:
-            continue
+        yield from variants(rule, mistakes)
 
 
 def nearest(evidence: Evidence) -> str:
@@ -238,4 +327,5 @@ def as_match(candidate: Variant, residual: float) -> Match:
         candidate.conventions,
         tuple(m.look_for for m in candidate.mistakes),
         tuple(m.read for m in candidate.mistakes),
+        tuple(", ".join(m.conventions_of(candidate.formula.rule)) for m in candidate.mistakes),
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradstep.judge.scenario import Scenario, Trajectory, flat
 from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
+from gradstep.judge.verdict import printable
 from gradstep.rules import Rule, settings_of
 
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, FloatingPointError)
@@ -99,10 +100,10 @@ def said(error: BaseException) -> str:
     """The error in one line, with the last line of code that is not gradstep's own nor a library's."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, SubmissionError):
-        return text
+        return printable(text)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _own(f.filename)]
     where = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-    return f"{type(error).__name__}{': ' + text if text else ''}{where}"
+    return printable(f"{type(error).__name__}{': ' + text if text else ''}{where}")
 
 
 def _own(filename: str) -> bool:

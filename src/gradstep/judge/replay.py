@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
+from copy import copy
 from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.formula import Formula
+from gradstep.judge.formula import Formula, Stepper
 from gradstep.judge.scenario import Gradients, Scenario, Trajectory, Values, flat
-from gradstep.rules import Rule, State
+from gradstep.rules import Rule
 
 # What Python's own arithmetic raises where NumPy's would give inf or NaN.
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, TypeError, ValueError)
@@ -18,16 +17,45 @@ _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, TypeError, ValueError)
 
 def replay(formula: Formula, scenario: Scenario) -> Trajectory:
     """The parameters after every step; NaN from the step on that cannot be computed."""
-    rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
-    rows[0] = scenario.start
-    try:
-        run = Run(formula, scenario)
-    except ValueError:  # settings that a mistake makes impossible, as Nesterov's step without a momentum
-        return rows
-    with np.errstate(all="ignore"):
-        for step, gradients in enumerate(scenario.gradients, 1):
-            rows[step] = run.step(step, gradients)
-    return rows
+    return Way(formula, scenario).until(scenario.steps)
+
+
+@final
+class Way:
+    """Where a formula goes, computed as far as it is asked for: most mistakes show at the first steps.
+
+    Attributes:
+        divided: by step, whether a number was divided by zero on the way: Python raises an error there, and NumPy
+            goes on.
+    """
+
+    def __init__(self, formula: Formula, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.divided = [False]
+        self._rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
+        self._rows[0] = scenario.start
+        self._run: Run | None = None
+        try:
+            self._run = Run(formula, scenario)
+        except ValueError:  # settings that a mistake makes impossible
+            self.divided = [False] * (scenario.steps + 1)
+
+    def until(self, step: int) -> Trajectory:
+        """The parameters after every step up to this one."""
+        with np.errstate(all="ignore"):
+            while self._run is not None and len(self.divided) <= step:
+                number = len(self.divided)
+                self._run.divided = False
+                self._rows[number] = self._run.step(number, self.scenario.gradients[number - 1])
+                self.divided.append(self._run.divided)
+        return self._rows[: step + 1]
+
+
+def _at_rate(rule: Rule, lr: float) -> Rule:
+    """The rule with another learning rate, also where a mistake has put its settings out of bounds."""
+    made = copy(rule)
+    object.__setattr__(made, "lr", lr)
+    return made
 
 
 @final
@@ -54,11 +82,14 @@ class Run:
     def __init__(self, formula: Formula, scenario: Scenario) -> None:
         self.formula, self.habits, self.scenario = formula, formula.habits, scenario
         first_only = self.habits.first_group
-        self.rules = [
-            formula.settings(scenario.settings_of(0 if first_only else i)) for i in range(len(scenario.initial))
-        ]
+        given = [scenario.settings_of(0 if first_only else i) for i in range(len(scenario.initial))]
+        if self.habits.one_rate and "lr" in scenario.settings:
+            given = [{**own, "lr": scenario.settings["lr"]} for own in given]
+        self.rules = [formula.settings(own) for own in given]
         self.values = [np.array(v) for v in scenario.initial]
         self.memories = self._memories()
+        self.steppers = self._steppers()
+        self.divided = False
         self.calls = self.visits = 0
         self.left_over: list[Values | None] = [None] * len(self.values)
 
@@ -66,11 +97,15 @@ class Run:
         each = [_Memory(rule, value) for rule, value in zip(self.rules, self.values)]
         return [each[0]] * len(each) if self.habits.shared else each
 
+    def _steppers(self) -> list[Stepper]:
+        return [self.formula.stepper(rule, value.ndim) for rule, value in zip(self.rules, self.values)]
+
     def step(self, number: int, gradients: Gradients) -> Values:
         """All elements after the step of that number."""
         habits = self.habits
         if number in self.scenario.rates and not habits.latched and "lr" not in habits.ignores:
-            self.rules = [replace(rule, lr=self.scenario.rates[number]) for rule in self.rules]  # type: ignore[call-arg]
+            self.rules = [_at_rate(rule, self.scenario.rates[number]) for rule in self.rules]
+            self.steppers = self._steppers()
         if number == self.scenario.reload_at and habits.forgets != "nothing":
             for memory, fresh in zip(self.memories, self._memories()):
                 memory.forget(habits.forgets, fresh)
@@ -99,19 +134,14 @@ class Run:
         self.visits += 1
         memory.count += 1
         number = {"own": memory.count, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
-        numbers = self.formula.coefficients(rule, number, **memory.scalars)
-        c = SimpleNamespace(**numbers, rule=rule, step=number)
-        if any(isinstance(x, complex) for x in numbers.values()):
-            raise ValueError("the root of a negative number")
-        state = State(**memory.slots)
-        new = self.formula.update(p, -g if rule.maximize else g, state, c) if p.size else p
-        if np.shape(new) != p.shape:
-            raise ValueError("a state of another shape")
         if habits.writes_gradient:
-            self.left_over[i] = g + c.l2 * p
-        for name in memory.slots:
-            if name not in habits.unstored and "*" not in habits.unstored:
-                memory.slots[name] = vars(state)[name]
-        memory.scalars = {name: numbers[name] for name in memory.scalars}
-        if "p" not in habits.unstored:
-            self.values[i] = np.asarray(new)
+            self.left_over[i] = self.formula.gradient(rule, p, g)
+        if not p.size:
+            return
+        signed = -g if rule.maximize else g
+        made = self.steppers[i].step(number, memory.count, p, signed, memory.slots, memory.scalars)
+        if np.shape(made.value) != p.shape:
+            raise ValueError("a state of another shape")
+        self.divided = self.divided or made.divided
+        memory.slots, memory.scalars = made.slots, made.scalars
+        self.values[i] = np.asarray(made.value)

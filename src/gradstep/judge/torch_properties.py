@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +115,8 @@ def _dtype(dtype: torch.dtype, context: Context) -> str:
 def _closure(context: Context) -> str:
     leaves = _leaves()
     optimizer = _optimizer(context, leaves)
+    if not isinstance(optimizer, torch.optim.Optimizer) and not inspect.signature(optimizer.step).parameters:
+        raise NotOfferedError("it is no torch.optim.Optimizer, and its step() takes no closure")
     enabled = []
 
     def closure() -> torch.Tensor:
@@ -127,13 +130,33 @@ def _closure(context: Context) -> str:
 
     returned = optimizer.step(closure)
     if not enabled:
-        return "step(closure) does not call the closure"
+        raise NotOfferedError("step(closure) does not call the closure")
     if not enabled[0]:
         return "the closure runs without gradients: call it under torch.enable_grad()"
     if returned is None:
         return "step(closure) does not return the loss"
     loss = returned.item() if isinstance(returned, torch.Tensor) else returned
     return "" if loss > 0 else "step(closure) returns something else than the loss"
+
+
+def _closure_called(context: Context) -> str:
+    leaves = _leaves()
+    optimizer = _optimizer(context, leaves)
+    if not isinstance(optimizer, torch.optim.Optimizer) and not inspect.signature(optimizer.step).parameters:
+        raise NotOfferedError("it is no torch.optim.Optimizer, and its step() takes no closure")
+    called = []
+
+    def closure() -> torch.Tensor:
+        called.append(True)
+        return torch.zeros((), requires_grad=True)
+
+    try:
+        optimizer.step(closure)
+    except Exception as error:
+        if called:
+            raise NotOfferedError(said(error)) from error
+        raise
+    return "" if called else "step(closure) does not call the closure: whatever computes the loss there is left out"
 
 
 def _nothing(context: Context) -> str:
@@ -199,6 +222,13 @@ def _state_dict(context: Context) -> str:
 
 
 PROPERTIES = (
+    Property(
+        "closure called",
+        "step(closure) calls its closure",
+        "`if closure is not None:` and `with torch.enable_grad(): loss = closure()`",
+        _closure_called,
+        essential=False,
+    ),
     Property(
         "gradient untouched", "p.grad belongs to the caller", "`p.grad.add_`, `p.grad.mul_`, `grad += ...`", _gradient
     ),

@@ -142,7 +142,8 @@ class Trial:
             return (*TORCH, *PROPERTIES, SETTINGS)
         from gradstep.judge.numpy_properties import FUNCTION, NUMPY
 
-        return (*FUNCTION, *PROPERTIES) if self.subject.kind == "function" else (*NUMPY, *PROPERTIES, SETTINGS)
+        own = {"function": FUNCTION, "update": (SETTINGS,), "numpy": (*NUMPY, SETTINGS)}
+        return (*own[self.subject.kind], *PROPERTIES)
 
     def _status(self, probes: list[Probe], found: Found, right: bool) -> tuple[Status, str]:
         failed = [p for p in probes if p.outcome is Outcome.FAIL]
@@ -152,15 +153,17 @@ class Trial:
             return Status.FAILED, f"It raises in every scenario: {next(iter(self.failures.values())).what}."
         math = [p for p in failed if p.name in self.seen and p.name != "defaults"]
         others = [p for p in failed if p not in math and p.name != "defaults"]
-        conventional = (
-            bool(found.variants) and bool(found.variants[0].conventions) and not right and not found.unexplained
-        )
-        if not others and conventional:
-            whose = " and ".join(found.variants[0].conventions)
-            return (
-                Status.DIFFERS,
-                f"It is {self.rule.__name__} by another convention ({whose}), not by {self.convention}'s.",
-            )
+        best = found.variants[0] if found.variants and not right and not found.unexplained else None
+        whose = [m.conventions_of(self.rule) for m in best.mistakes] if best is not None else []
+        if best is not None and whose and all(whose):
+            if best.conventions:
+                named = " and ".join(best.conventions)
+                text = f"It is {self.rule.__name__} by another convention ({named}), not by {self.convention}'s"
+            else:
+                text = f"It is {self.rule.__name__} by several conventions at once: {best.sentence}"
+            if not others:
+                return Status.DIFFERS, f"{text}."
+            return Status.FAILED, f"{text}, and fails elsewhere: {', '.join(p.name for p in others)}."
         if right and not others:
             return Status.DIFFERS, f"It computes {self._named()}, but {failed[0].detail}."
         if right:

@@ -64,6 +64,8 @@ class Match:
         conventions: who writes the rule like this on purpose; empty for a plain mistake.
         look_for: what to look for in the code, one for each mistake.
         read: where it is explained, one for each mistake.
+        whose: who has each difference so, one for each mistake; all of them name somebody where several conventions
+            are mixed.
     """
 
     mistakes: tuple[str, ...]
@@ -72,6 +74,7 @@ class Match:
     conventions: tuple[str, ...]
     look_for: tuple[str, ...]
     read: tuple[str, ...]
+    whose: tuple[str, ...] = ()
 
 
 @final
@@ -151,6 +154,15 @@ class Verdict:
         from gradstep.judge.words import report
 
         return report(self)
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters written out, so that no terminal obeys them.
+
+    >>> printable("\x1b[2Jgone")
+    '\\x1b[2Jgone'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _tuples(value: Any) -> Any:

@@ -34,6 +34,8 @@ def _of_match(match: Match) -> list[str]:
     if match.conventions:
         names = ", ".join(match.conventions)
         lines.append(f"That is a convention, not an error: {names} (--convention {match.conventions[0]} accepts it).")
+    elif len(match.whose) > 1 and all(match.whose):
+        lines.append(f"Each is a convention, though no one has them all: {'; '.join(match.whose)}.")
     lines += [f"Look for: {text}." for text in match.look_for]
     lines += [f"Read: {text}." for text in dict.fromkeys(match.read)]
     return lines

@@ -22,13 +22,15 @@ class LoadError(Exception):
     """The file, or what is asked of it, cannot be had."""
 
 
-def main(request: dict[str, Any], events: Path) -> None:
-    """Judge what the request names; every event is a line of JSON in the file ``events``."""
+def main() -> None:
+    """Judge what the request on the standard input names; each event is a line of JSON after the request's token."""
+    request = json.load(sys.stdin)
     target, rule, options = request["target"], request["rule"], request["options"]
-    with events.open("a", encoding="utf-8", buffering=1) as out:
+    token = request.pop("token")
+    with Path(request.pop("events")).open("a", encoding="utf-8", buffering=1) as out:
 
         def tell(**event: Any) -> None:
-            out.write(json.dumps(event, default=repr) + "\n")
+            out.write(f"{token} {json.dumps(event, default=repr)}\n")
 
         file, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
         text = Path(file).read_text("utf-8", errors="replace") if Path(file).is_file() else ""
@@ -106,4 +108,4 @@ def _own(value: Any, module: ModuleType) -> bool:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    main()

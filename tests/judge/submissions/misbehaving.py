@@ -157,7 +157,6 @@ EXPECTED = {
     "Rebinds": ("adamw", "in place"),
     "ScalesGradient": ("adamw", "gradient untouched"),
     "ReplacesGradient": ("adamw", "gradient untouched"),
-    "ForgetsClosure": ("adamw", "closure"),
     "LosesLoss": ("adamw", "closure"),
     "ClosureWithoutGradients": ("adamw", "closure"),
     "WidensFloat32": ("adamw", "float32 kept"),

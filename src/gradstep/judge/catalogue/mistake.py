@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import permutations
 from typing import Any, Literal, TypeAlias, final, get_args
 
-from gradstep.judge.formula import Change, Formula, changed
-from gradstep.judge.rewrite import Edit, NotFoundError
+from gradstep.judge.algebra.anatomy import NotFoundError
+from gradstep.judge.algebra.expression import Node
+from gradstep.judge.algebra.program import Program
+from gradstep.judge.formula import Change, Edit, Formula, changed, examples
 from gradstep.rules import Rule
 
-Convention: TypeAlias = Literal["torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes"]
+Convention: TypeAlias = Literal[
+    "torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook"
+]
 
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
-"""Whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it."""
+"""Whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it; ``textbook`` stands for the
+listings of tutorials."""
 
 
 @final
@@ -26,8 +33,9 @@ class Mistake:
         sentence: what is different, to follow "matches AdamW with …".
         look_for: what to look for in the code, and what to put there.
         read: where it is explained.
-        ways: the same mistake as it is made in rules of different form; the first that applies is taken.
-        only: names of the rules that it is for; empty for every rule that it can be made in.
+        edit: of the rule's graph; None where the mathematics of a step stays as it is.
+        habits: what is different around a step.
+        when: asked of the rule's graph at its own settings, where the mistake can be made in some rules only.
         conventions: who writes the rule like this on purpose, and for which rules (none named: for all).
     """
 
@@ -35,13 +43,19 @@ class Mistake:
     sentence: str
     look_for: str
     read: str
-    ways: tuple[Change, ...]
-    only: tuple[str, ...] = ()
+    edit: Edit | None = None
+    habits: tuple[tuple[str, Any], ...] = ()
+    when: Callable[[Program], object] | None = None
     conventions: tuple[tuple[Convention, tuple[str, ...]], ...] = ()
 
     def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
         """Whose convention it is for this rule; empty where it is simply wrong."""
         return tuple(whose for whose, rules in self.conventions if not rules or rule.__name__ in rules)
+
+    @property
+    def change(self) -> Change:
+        """What it does to a rule."""
+        return Change(self.edit, self.habits)
 
 
 @final
@@ -73,46 +87,63 @@ class Variant:
         return tuple(name for name in CONVENTIONS if name in shared)
 
 
-@cache
+@lru_cache(maxsize=16384)
 def variant(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> Variant:
-    """The rule with these mistakes, made in the order given or, failing that, in the opposite one.
+    """The rule with these mistakes, made in the order given or, failing that, in another.
 
     Raises:
         NotFoundError: they cannot be made in this rule, or not together.
     """
-    try:
-        return Variant(mistakes, _with(rule, mistakes))
-    except NotFoundError:
-        if len(mistakes) < 2:
-            raise
-        return Variant(mistakes, _with(rule, mistakes[::-1]))
+    for mistake in mistakes:
+        if not possible(rule, mistake):
+            raise NotFoundError(f"{mistake.name} is no mistake that {rule.__name__} can have")
+    found = variants(rule, mistakes)
+    if not found:
+        raise NotFoundError(f"{' and '.join(m.name for m in mistakes)} cannot be made together in {rule.__name__}")
+    return found[0]
 
 
-def _with(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> Formula:
-    return changed(rule, tuple(_way(rule, mistake) for mistake in mistakes))
+@lru_cache(maxsize=16384)
+def variants(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> tuple[Variant, ...]:
+    """The rule with these mistakes in every order that makes a difference, the order given first."""
+    found: list[Variant] = []
+    if not all(possible(rule, mistake) for mistake in mistakes):
+        return ()
+    # Of three and more, only there and back: those that must come first stand first in the catalogue.
+    orders = permutations(mistakes) if len(mistakes) < 3 else (mistakes, mistakes[::-1])
+    for order in orders:
+        try:
+            made = Variant(mistakes, changed(rule, tuple(m.change for m in order)))
+        except NotFoundError:
+            continue
+        if not any(_same(made.formula, other.formula) for other in found):
+            found.append(made)
+        if sum(m.edit is not None for m in mistakes) < 2:
+            break
+    return tuple(found)
+
+
+def _same(one: Formula, other: Formula) -> bool:
+    """Whether two orders of the same edits come to the same, in the rule's plainest form."""
+    rule, ndim = examples(one.rule)[0]
+    a, b = one.program(rule, ndim), other.program(rule, ndim)
+    return a is not None and b is not None and a.same(b)
 
 
 @cache
-def _way(rule: type[Rule], mistake: Mistake) -> Change:
-    """How the mistake is made in this rule; chosen by the rule as it is, so that it is the same in a pair."""
-    if not mistake.only or rule.__name__ in mistake.only:
-        for way in mistake.ways:
-            try:
-                changed(rule, (way,))
-            except NotFoundError:
-                continue
-            return way
-    raise NotFoundError(f"{mistake.name} is no mistake that {rule.__name__} can have")
-
-
-def lines(*pairs: tuple[str, str]) -> Change:
-    """A change of the rule's lines: (find, replace), all of which must be found."""
-    return Change(edits=tuple(Edit(find, replace) for find, replace in pairs))
-
-
-def habit(**fields: Any) -> Change:
-    """A change of the optimizer's habits."""
-    return Change(habits=tuple(fields.items()))
+def possible(rule: type[Rule], mistake: Mistake) -> bool:
+    """Whether the rule is one in which the mistake can be made: at its own settings, or for a habit at any."""
+    if mistake.when is None:
+        return True
+    forms = examples(rule) if mistake.edit is None else ((rule(), 2),)
+    for example, ndim in forms:
+        program = Formula(rule).program(example, ndim)
+        try:
+            if program is not None and mistake.when(program):
+                return True
+        except NotFoundError:
+            continue
+    return False
 
 
 def by(*rules: str, of: tuple[Convention, ...]) -> tuple[tuple[Convention, tuple[str, ...]], ...]:
@@ -120,5 +151,59 @@ def by(*rules: str, of: tuple[Convention, ...]) -> tuple[tuple[Convention, tuple
     return tuple((whose, rules) for whose in of)
 
 
+def habit(**fields: Any) -> tuple[tuple[str, Any], ...]:
+    """What is different around a step."""
+    return tuple(fields.items())
+
+
+def replaced(find: Callable[[Program], Node], make: Callable[[Program, Node], Node], *parts: str) -> Edit:
+    """An edit that puts an expression in the place of another, wherever it occurs in the parts."""
+
+    def edit(program: Program) -> Program:
+        old = find(program)
+        new = make(program, old)
+        return program.rewriting(lambda n: new if n is old else n, *parts)
+
+    return edit
+
+
+def of_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
+    """An edit of every node of the parts that ``change`` knows."""
+
+    def edit(program: Program) -> Program:
+        return program.rewriting(lambda node: change(program, node), *parts)
+
+    return edit
+
+
+def both(*edits: Edit) -> Edit:
+    """Edits made one after the other; each must find its place."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            after = each(program)
+            if after.same(program):
+                raise NotFoundError("one of several edits changes nothing")
+            program = after
+        return program
+
+    return edit
+
+
+def if_any(*edits: Edit) -> Edit:
+    """Edits made one after the other; those that find no place are left out."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            try:
+                program = each(program)
+            except NotFoundError:
+                continue
+        return program
+
+    return edit
+
+
 ADAM_PAPER = "Kingma and Ba, arXiv:1412.6980, Algorithm 1"
 ADAMW_PAPER = "Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2"
+RULE = "the rule's docstring in gradstep.rules"

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from gradstep.judge.scenario import Gradients, Scenario, Values
 from gradstep.judge.subjects.arguments import Arguments
 
-Kind: TypeAlias = Literal["torch", "numpy", "function"]
+Kind: TypeAlias = Literal["torch", "numpy", "function", "update"]
 
 
 class NotOfferedError(Exception):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType
+from dataclasses import replace
+from types import CodeType, FunctionType
 from typing import Any
 
-from gradstep.judge.scenario import Values
+import numpy as np
+
+from gradstep.judge.scenario import Scenario, Values
 from gradstep.judge.subjects.arguments import Arguments, arguments_of
 from gradstep.judge.subjects.base import Kind, Subject
+from gradstep.judge.subjects.configured import ConfiguredSubject, arguments_of_config
 from gradstep.judge.subjects.numpy_optimizer import NumpySubject, Parameter
 from gradstep.judge.subjects.pure_function import FunctionSubject
+from gradstep.judge.subjects.updater import UpdaterSubject, method_of
 from gradstep.rules import Rule, settings_of
 
 _FUNCTION_PLACES = 4
@@ -42,13 +47,36 @@ def subject_of(
     kind = kind or _kind(submission)
     known = {f.name for f in settings_of(rule)}
     extra = {name: value for name, value in settings.items() if name not in known}
-    arguments = arguments_of(submission, rule, skip=_FUNCTION_PLACES if kind == "function" else 1, extra=extra)
+    if kind == "function" and _is_configured(submission):
+        tensors = _speaks_torch(submission)
+        return ConfiguredSubject(submission, arguments_of_config(submission, rule, tensors), extra, tensors=tensors)
+    skip = {"function": _FUNCTION_PLACES, "update": 0}.get(kind, 1)
+    arguments = arguments_of(submission, rule, skip=skip, extra=extra)
     if arguments.unknown:
         raise TypeError(
             f"it needs the argument{'s' if len(arguments.unknown) > 1 else ''} {', '.join(arguments.unknown)}, which "
             f"{rule.__name__} does not have: give a value with settings={{{arguments.unknown[0]!r}: ...}}"
         )
-    return _made(submission, kind, arguments, extra, parameter)
+    if isinstance(submission, type) and kind in ("torch", "numpy") and "step" not in dir(submission):
+        raise TypeError(f"it has neither step() nor update(w, grad). {FORMS}")
+    made = _made(submission, kind, arguments, extra, parameter)
+    refused = frozenset(name for name in arguments.open if _refuses(made, rule, name))
+    return replace(made, arguments=arguments.without(refused)) if refused else made
+
+
+def _refuses(subject: Subject, rule: type[Rule], name: str) -> bool:
+    """Whether ``**keywords`` lead to an error for this setting, as an unknown name does."""
+    default = next(f.default for f in settings_of(rule) if f.name == name)
+    shown = {n: f.default for f in settings_of(rule) for n in (f.name,) if n in subject.arguments.offered}
+    plain = {n: v for n, v in shown.items() if n not in subject.arguments.open}
+    trial = Scenario("", "", {**plain, name: default}, (np.zeros((2, 3)),), ((np.zeros((2, 3)),),))
+    try:
+        subject.start(trial, "float64")
+    except TypeError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def _made(
@@ -58,15 +86,47 @@ def _made(
         return FunctionSubject(submission, arguments, extra, tensors=_speaks_torch(submission))
     if kind == "numpy":
         return NumpySubject(submission, arguments, extra, parameter or Parameter)
+    if kind == "update":
+        method = method_of(submission)
+        if method is None:
+            raise TypeError(f"it has no method update(w, grad). {FORMS}")
+        return UpdaterSubject(submission, arguments, extra, method, tensors=_speaks_torch(submission))
     from gradstep.judge.subjects.torch_optimizer import TorchSubject
 
     return TorchSubject(submission, arguments, extra)
 
 
+FORMS = (
+    "The forms that are known: a class or factory (params, **settings) with step(), over PyTorch's parameters or over "
+    "objects with .data and .grad; a class (**settings) with update(w, grad) or update(params, grads); a function "
+    "(p, g, state, step, **settings) -> (p, state), or (w, dw, config) -> (w, config)"
+)
+
+
 def _kind(submission: Any) -> Kind:
-    if not isinstance(submission, type) and _required_places(submission) >= _FUNCTION_PLACES:
-        return "function"
+    """The form, from what the submission is."""
+    if not isinstance(submission, type):
+        function = isinstance(submission, FunctionType)
+        if _required_places(submission) >= _FUNCTION_PLACES or (function and _is_configured(submission)):
+            return "function"
+    elif not _of_torch(submission):
+        steps = inspect.getattr_static(submission, "step", None)
+        alone = inspect.isfunction(steps) and _required_places(steps) <= 1
+        if not alone and method_of(submission) is not None:
+            return "update"
     return "torch" if _speaks_torch(submission) else "numpy"
+
+
+def _is_configured(submission: Any) -> bool:
+    """Whether it is a function of a parameter, a gradient and one dictionary."""
+    try:
+        places = list(inspect.signature(submission).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    return len(places) == 3 and places[2].name in _CONFIGS and places[1].default is inspect.Parameter.empty
+
+
+_CONFIGS = ("config", "cfg", "conf", "cache", "opt_config", "optim_config", "state", "opt_state")
 
 
 def _required_places(submission: Callable[..., Any]) -> int:

@@ -1,0 +1,274 @@
+"""A traced rule, as it is or edited, ready to compute steps in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from gradstep.judge.algebra.expression import ZERO, Edit, Node, based, rewrite, split, walk
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Named expressions that compute one step; see :func:`~gradstep.judge.algebra.trace.trace`.
+
+    Attributes:
+        parts: the expressions by name.
+        first: what each slot, and each number beside them, holds before the first step.
+    """
+
+    parts: Mapping[str, Node]
+    first: Mapping[str, Node] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.parts[name]
+
+    def with_parts(self, parts: Mapping[str, Node]) -> Program:
+        """The same rule with these expressions."""
+        return Program(parts, self.first)
+
+    def setting(self, **parts: Node) -> Program:
+        """The same with other expressions for ``G``, ``keep``, ``step`` or ``p``."""
+        return self.with_parts({**self.parts, **parts})
+
+    def replacing(self, name: str, expression: Node) -> Program:
+        """The same with another expression for one part."""
+        return self.with_parts({**self.parts, name: expression})
+
+    def rewriting(self, edit: Edit, *names: str) -> Program:
+        """The same with ``edit`` made in every node of the parts named, or of all; ``update`` is part of the step."""
+        if "step" in names:
+            names = (*names, "update")
+        return self.with_parts({n: rewrite(e, edit) if not names or n in names else e for n, e in self.parts.items()})
+
+    def first_value(self, name: str) -> Node:
+        """What a slot or a number beside it holds before the first step."""
+        return self.first.get(name, ZERO)
+
+    def same(self, other: Program) -> bool:
+        """Whether every part is the same expression."""
+        return all(e is other.parts[n] for n, e in self.parts.items())
+
+    def nodes(self, *names: str) -> Iterator[Node]:
+        """Every node of the parts named, or of all; ``update`` is part of the step."""
+        for name, expression in self.parts.items():
+            if not names or name in names or (name == "update" and "step" in names):
+                yield from walk(expression)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the parts that are state."""
+        return tuple(n for n in self.parts if n.startswith("new "))
+
+    @cached_property
+    def _tape(self) -> _Tape:
+        return _Tape(self.parts)
+
+    @cached_property
+    def opaque(self) -> bool:
+        """Whether some numbers are those that the rule's own ``coefficients`` returns."""
+        return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
+
+    def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
+        """Compute the step.
+
+        Args:
+            values: of each leaf, by its operation and its name: ``("setting", "lr")``, ``("p", "")``.
+
+        Returns:
+            The value of ``p``, each ``new`` and each ``memo``, and whether a number was divided by zero on the way, at
+            which Python raises an error and NumPy goes on.
+        """
+        return self._tape.run(values)
+
+
+@final
+class _Tape:
+    """The operations in order, each with the places of its arguments among the results so far."""
+
+    def __init__(self, parts: Mapping[str, Node]) -> None:
+        self.parts = parts
+        self.constants: list[tuple[int, float]] = []
+        self.places: dict[Any, int] = {}
+        self.size = 0
+        self.numbers: dict[float, int] = {}
+        self.calls: list[tuple[int, Callable[..., Any], tuple[int, ...]]] = []
+        self.loads: list[tuple[int, tuple[str, str]]] = []
+        outputs = [n for n in parts if n == "p" or n.startswith(("new ", "memo "))]
+        self.outputs = [(n, self._place(parts[n])) for n in outputs]
+
+    @cached_property
+    def opaque(self) -> bool:
+        """Whether some numbers are those that the rule's own ``coefficients`` returns."""
+        return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
+
+    def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
+        results: list[Any] = [None] * self.size
+        for place, constant in self.constants:
+            results[place] = constant
+        for place, leaf in self.loads:
+            results[place] = values[leaf]
+        _divided.clear()
+        for place, function, inputs in self.calls:
+            results[place] = function(*[results[i] for i in inputs])
+        return {name: results[place] for name, place in self.outputs}, bool(_divided)
+
+    def _new(self) -> int:
+        self.size += 1
+        return self.size - 1
+
+    def _number(self, value: float) -> int:
+        if value not in self.numbers:
+            self.numbers[value] = self._new()
+            self.constants.append((self.numbers[value], value))
+        return self.numbers[value]
+
+    def _call(self, function: Callable[..., Any], *inputs: int) -> int:
+        key = function, inputs
+        if key not in self.places:
+            self.places[key] = self._new()
+            self.calls.append((self.places[key], function, inputs))
+        return self.places[key]
+
+    def _place(self, node: Node) -> int:
+        if node not in self.places:
+            self.places[node] = self._lowered(node)
+        return self.places[node]
+
+    def _lowered(self, node: Node) -> int:
+        match node.op:
+            case "number":
+                return self._number(node.args[0])
+            case "named":
+                return self._place(self.parts[node.args[0]])
+            case "add":
+                return self._sum(node)
+            case "mul":
+                return self._product(node)
+            case "pow":
+                return self._power(node)
+            case op if op in _FUNCTIONS:
+                return self._call(_FUNCTIONS[op], *(self._place(a) for a in node.args))
+        place = self._new()
+        self.loads.append((place, (node.op, str(node.args[0]) if node.args else "")))
+        return place
+
+    def _sum(self, node: Node) -> int:
+        numbers = [t for t in node.args if t.scalar]
+        arrays = [t for t in node.args if not t.scalar]
+        total: int | None = None
+        for term in numbers + arrays:
+            coefficient, content = split(term)
+            if total is not None and coefficient == -1:
+                total = self._call(_subtract, total, self._place(content))
+            else:
+                place = self._place(term)
+                total = place if total is None else self._call(_plus, total, place)
+        assert total is not None, "a sum has terms"
+        return total
+
+    def _product(self, node: Node) -> int:
+        numbers = [f for f in node.args if f.scalar]
+        arrays = [f for f in node.args if not f.scalar]
+        # Numbers first: they are one multiplication of an array, and lose nothing in float64.
+        total: int | None = None
+        for factor in numbers:
+            place = self._place(factor)
+            total = place if total is None else self._call(_times, total, place)
+        for factor in sorted(arrays, key=lambda f: based(f)[1] < 0):
+            base, exponent = based(factor)
+            if exponent < 0 and total is not None:
+                inside = self._powered(self._place(base), -exponent, scalar=False)
+                total = self._call(_over, total, inside)
+            else:
+                place = self._place(factor)
+                total = place if total is None else self._call(_times, total, place)
+        assert total is not None, "a product has factors"
+        return total
+
+    def _power(self, node: Node) -> int:
+        base, exponent = node.args
+        if exponent.op != "number":
+            return self._call(_scalar_power if node.scalar else np.power, self._place(base), self._place(exponent))
+        return self._powered(self._place(base), exponent.args[0], scalar=node.scalar)
+
+    def _powered(self, base: int, exponent: float, *, scalar: bool) -> int:
+        if exponent == 1:
+            return base
+        if scalar:
+            return self._call(_scalar_power, base, self._number(exponent))
+        if abs(exponent) == 2:
+            made = self._call(_times, base, base)
+        elif abs(exponent) == 0.5:
+            made = self._call(np.sqrt, base)
+        elif abs(exponent) == 1:
+            made = base
+        else:
+            return self._call(np.power, base, self._number(exponent))
+        return self._call(_over, self._number(1.0), made) if exponent < 0 else made
+
+
+_divided: list[bool] = []
+"""Not empty where a number was divided by zero in the step that runs."""
+
+
+def _scalar_power(base: float, exponent: float) -> float:
+    if base == 0 and exponent < 0:
+        _divided.append(True)
+        return float("inf")
+    if base < 0 and exponent != int(exponent):
+        _divided.append(True)
+        return float("nan")
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return float("inf")
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _subtract(a: Any, b: Any) -> Any:
+    return a - b
+
+
+def _times(a: Any, b: Any) -> Any:
+    return a * b
+
+
+def _over(a: Any, b: Any) -> Any:
+    return np.divide(a, b)
+
+
+def _mean(x: Any, axis: float | None = None) -> Any:
+    return np.mean(x) if axis is None else np.mean(x, int(axis), keepdims=True)
+
+
+def _row_mean(x: Any) -> Any:
+    return np.mean(x, tuple(range(1, np.ndim(x))), keepdims=True) if np.ndim(x) > 1 else 0.0
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "abs": np.abs,
+    "sign": np.sign,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "exp": np.exp,
+    "log": np.log,
+    "where": np.where,
+    "mean": _mean,
+    "sum": np.sum,
+    "size": np.size,
+    "row_mean": _row_mean,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "ite": lambda condition, yes, no: yes if condition else no,
+}

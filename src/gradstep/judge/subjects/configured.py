@@ -1,0 +1,129 @@
+"""Functions whose settings and state are one dictionary: ``(w, dw, config) -> (w, config)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.subjects.arguments import ALIASES, Arguments
+from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError
+from gradstep.rules import Rule, settings_of
+
+
+@final
+class _Recording(dict[str, Any]):
+    """A dictionary that knows which keys were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[str, Any] = {}
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        self.asked.setdefault(key, default)
+        return super().setdefault(key, default)
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        self.asked.setdefault(key, default)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.setdefault(str(key), None)
+        return super().__contains__(key)
+
+
+def arguments_of_config(function: Any, rule: type[Rule], tensors: bool) -> Arguments:
+    """The settings that such a function looks for in its dictionary, by the rule's names.
+
+    Raises:
+        TypeError: it cannot be called with an empty dictionary.
+    """
+    config = _Recording()
+    one = array(np.ones((2, 3)), "float64", tensors)
+    try:
+        function(one, one * 1, config)
+    except Exception as error:
+        raise TypeError(
+            f"called as (w, dw, config) with an empty config it raises {type(error).__name__}: {error}"
+        ) from error
+    own = {**{k: v for k, v in config.items() if np.ndim(v) == 0}, **config.asked}
+    names: dict[str, tuple[str, ...]] = {}
+    fields = {f.name for f in settings_of(rule)}
+    for setting in [f.name for f in settings_of(rule)]:
+        free = own.keys() - {n for used in names.values() for n in used}
+        aliases = (alias for alias in ALIASES.get(setting, ()) if fields.isdisjoint(alias))
+        found = next((a for a in ((setting,), *aliases) if free.issuperset(a)), None)
+        if found is not None:
+            names[setting] = found
+    defaults = []
+    for setting, used in names.items():
+        values = tuple(own[n] for n in used)
+        if all(v is not None for v in values):
+            defaults.append((setting, values if len(used) == 2 else values[0]))
+    return Arguments(names, defaults=tuple(defaults))
+
+
+def array(values: Values, dtype: str, tensors: bool) -> Any:
+    """Values as the function gets them."""
+    made = np.array(values, dtype=dtype)
+    if not tensors:
+        return made
+    import torch
+
+    return torch.from_numpy(made)
+
+
+@final
+@dataclass(frozen=True)
+class ConfiguredSubject(Subject):
+    """Called once per parameter and step, with a dictionary of settings that comes back with the state in it.
+
+    Attributes:
+        tensors: it works on torch's tensors.
+    """
+
+    tensors: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return "function"
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset({"rates", "groups"})
+
+    def start(self, scenario: Scenario, dtype: str) -> Session:
+        return _ConfiguredSession(self, scenario, dtype)
+
+
+@final
+class _ConfiguredSession(Session):
+    def __init__(self, subject: ConfiguredSubject, scenario: Scenario, dtype: str) -> None:
+        self.subject, self.dtype = subject, dtype
+        self.params = [array(v, dtype, subject.tensors) for v in scenario.initial]
+        self.gradients: Gradients = ()
+        named = subject.arguments.named
+        own = [named(group) for group in scenario.groups] or [{} for _ in self.params]
+        self.configs: list[Any] = [dict(subject.keywords(scenario) | each) for each in own]
+
+    def step(self, gradients: Gradients | None) -> None:
+        self.gradients = self.gradients if gradients is None else gradients
+        for i, g in enumerate(self.gradients):
+            if g is None:
+                continue
+            result = self.subject.make(self.params[i], array(g, self.dtype, self.subject.tensors), self.configs[i])
+            if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+                raise SubmissionError(f"it must return (w, config), but returned {type(result).__name__}")
+            self.params[i], self.configs[i] = result
+
+    def values(self) -> list[Values]:
+        return [np.array(p, dtype=np.float64) for p in self.params]
+
+    def set_rate(self, lr: float) -> None:
+        for config in self.configs:
+            config |= self.subject.arguments.named({"lr": lr})
+
+    def reload(self) -> None:
+        raise NotOfferedError("a function keeps no state of its own")
