@@ -37,14 +37,14 @@ _SGD = "Sutskever et al., ICML 2013, and torch.optim.SGD's notes"
 
 
 def sums(program: Program) -> tuple[Average, ...]:
-    """The slots that add up what is along the gradient: a momentum buffer.
+    """The one slot that adds up what is along the gradient: a momentum buffer.
 
     Raises:
         NotFoundError: there is none.
     """
     found = tuple(a for a in first(program) if not a.averaging)
-    if not found:
-        raise NotFoundError("no momentum")
+    if len(found) != 1:
+        raise NotFoundError("no one momentum")
     return found
 
 

@@ -78,14 +78,16 @@ def contains_old(node: Node) -> bool:
 
 
 def _one_average(program: Program) -> tuple[Node, Node]:
-    (average,) = averages(program)
-    return average.old, average.new
+    found = averages(program)
+    if len(found) != 1:
+        raise NotFoundError("no one average")
+    return found[0].old, found[0].new
 
 
 def _one_beta(program: Program) -> Program:
     own = settings(program)
     directed = [n for n in program.nodes("step") if n.op == "sign" and contains_old(n)]
-    if not directed:
+    if not directed or "betas.0" not in own:
         raise NotFoundError("no direction of its own")
     return program.rewriting(lambda n: own["betas.0"] if n is own.get("betas.1") else n, *program.slots)
 
@@ -205,7 +207,9 @@ def _is_mean(node: Node) -> bool:
 def _in_full(program: Program) -> Program:
     """One average of the parameter's shape in the place of the two of rows and columns."""
     _factored(program)
-    row, col = (n for n in program.slots)
+    if len(program.slots) != 2:
+        raise NotFoundError("no rows and columns")
+    row, col = program.slots
     old, new = leaf_of(program, row)
     kept, fresh = linear(program[row], old)
     whole = mul(*(f.args[0] if f.op == "mean" else f for f in factors(fresh)))
