@@ -58,7 +58,8 @@ def main(path: Path, rounds: int, marked: bool) -> dict[str, int]:
         try:
             file = PageFile.open(path, ARRAYS)
         except PageFileError as error:
-            if "the midst of step" not in str(error):
+            # Killed while it writes the mark itself, it leaves one whose checksum is wrong: refused as well.
+            if not any(words in str(error) for words in ("the midst of step", "a damaged mark")):
                 raise
             counts["refused"] += 1
             continue
