@@ -9,7 +9,7 @@ import torch
 import gradstep
 from gradstep import Rule
 from tests.optimizers import user_rules
-from tests.optimizers.user_rules import AdaBelief, Branches, Counts, Exchanges, Literals, Remembers, Signum
+from tests.optimizers.user_rules import AdaBelief, Branches, Counts, Exchanges, Literals, Remembers, Signum, Twice
 from tests.training import (
     assert_near,
     assert_same,
@@ -24,7 +24,7 @@ from tests.training import (
 
 SHAPES = [(5,), (3, 4), (), (33,)]
 STEPS = gradients(6, SHAPES)
-GOOD = [Signum, AdaBelief, Literals, Remembers, Exchanges, Counts]
+GOOD = [Signum, AdaBelief, Literals, Remembers, Exchanges, Twice, Counts]
 
 
 @pytest.mark.parametrize("maximize", [False, True])
@@ -39,6 +39,16 @@ def test_every_engine_gives_the_same(rule, maximize):
         assert_near(a, b, ulps=2)
         for slot in rule().slots(1):
             assert_near(fused.state[a][slot.name], eager.state[b][slot.name], ulps=2)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in GOOD if rule().slots(2)])
+def test_8_bit_state_gives_the_same_on_the_kernel_and_the_reference(rule):
+    shape = (67, 70)  # whole blocks, and a part of one
+    start, grads = [normal(*shape)], gradients(4, [shape])
+    options = {"state": "8bit", "seed": 3}
+    kind = gradstep.optimizer(rule)
+    fused, reference = (trained(kind, start, grads, **options, engine=e)[0] for e in ("fused", "reference"))
+    assert_same(fused, reference)
 
 
 def test_signum_by_hand():

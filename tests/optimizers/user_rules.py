@@ -103,6 +103,28 @@ class Exchanges(Rule):
 
 
 @dataclass(frozen=True)
+class Twice(Rule):
+    """A slot that is assigned twice; the parameter is updated by what it was in between, and the decayed one stays."""
+
+    lr: float = learning_rate(0.1)
+
+    def slots(self, ndim):
+        return (Slot("average"), Slot("square", signed=False))
+
+    def coefficients(self, step, **scalars):
+        return {"lr": self.lr, "keep": 0.9, "rest": 0.1, "half": 0.5}
+
+    @staticmethod
+    def update(p, g, s, c):
+        s.average = c.keep * s.average + c.rest * g
+        between = s.average
+        s.average = c.half * s.average
+        s.square = s.square + g * g
+        s.square = s.square * c.keep + s.average * s.average
+        return p - c.lr * between - c.lr * s.average / (sqrt(s.square) + c.rest)
+
+
+@dataclass(frozen=True)
 class Counts(Rule):
     """A scalar of its own beside the step."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
-from typing import Any, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 from llvmlite import ir
@@ -91,17 +92,29 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
 
 @final
 class _Slots:
-    """What a rule sees as its :class:`State`: slots that hold what was kept of them as soon as they are assigned."""
+    """What a rule sees as its :class:`State`; what it computes for a slot at last is replaced by what was kept of it.
 
-    def __init__(self, slots: Mapping[str, Value], kept: Mapping[str, Value]) -> None:
-        self.__dict__.update(slots)
-        self._kept = kept
+    Only the last assignment is replaced: a rule may assign a slot twice and use both values.
+
+    Attributes:
+        assigned: how often each slot was assigned so far.
+    """
+
+    def __init__(self, slots: Mapping[str, Value], kept: Mapping[str, Value], assigned: Mapping[str, int]) -> None:
+        self.__dict__.update(slots, _kept=kept, _in_all=assigned, assigned=Counter())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__[name] = self.__dict__.get("_kept", {}).get(name, value)
+        self.assigned[name] += 1
+        is_last = self.assigned[name] == self._in_all.get(name)
+        self.__dict__[name] = self._kept.get(name, value) if is_last else value
 
     def __contains__(self, name: str) -> bool:
         return name in self.__dict__
+
+    if TYPE_CHECKING:
+        assigned: Counter[str]
+        _kept: Mapping[str, Value]
+        _in_all: Mapping[str, int]
 
 
 @final
@@ -125,6 +138,7 @@ class _Update:
         ]
         self.addresses = spec.grouped(piece.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
+        self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
         self.kept = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
         self.steady = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
 
@@ -227,8 +241,9 @@ class _Update:
     def _updated(self, values: Sequence[Value], kept: Mapping[str, Value], lanes: int) -> list[Value]:
         """The new parameter and slots; in place of what the rule computes for a slot, what was ``kept`` of it."""
         g, p, *slots = values
-        state = cast(State, _Slots(dict(zip(self.spec.slots, slots, strict=True)), kept))
-        new = self.spec.rule.update(p, g, state, self._coefficients(lanes))
+        state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), kept, self.assigned)
+        new = self.spec.rule.update(p, g, cast(State, state), self._coefficients(lanes))
+        self.assigned = state.assigned  # the same in every pass: no rule depends on data
         return [new, *(getattr(state, name) for name in self.spec.slots)]
 
     def _write(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
