@@ -82,6 +82,17 @@ def test_the_scale_of_one_step_is_forgotten():
     assert_same(optimizer, plain)
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_a_scale_that_cannot_be_one_is_refused_and_changes_nothing(scale):
+    optimizer, p, _ = setting()
+    p.grad, before = normal(20), p.detach().clone()
+    optimizer.grad_scale = scale
+    with pytest.raises(ValueError, match=r"Invalid grad_scale: .* \(must be finite and greater than 0\)"):
+        optimizer.step()
+    assert_same_bits(p.detach(), before)
+    assert optimizer.state == {}
+
+
 @pytest.mark.parametrize("unscale", [False, True])
 def test_with_clipping_in_the_same_step(unscale):
     optimizer, p, scaler = setting()

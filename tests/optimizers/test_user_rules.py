@@ -51,6 +51,12 @@ def test_8_bit_state_gives_the_same_on_the_kernel_and_the_reference(rule):
     assert_same(fused, reference)
 
 
+@pytest.mark.parametrize("rule", [Exchanges, Twice])  # without a learning rate; with a slot that is assigned twice
+def test_a_rule_of_one_s_own_passes_its_own_check(rule):
+    verdict = gradstep.check(gradstep.optimizer(rule), rule)
+    assert verdict.passed, str(verdict)
+
+
 def test_signum_by_hand():
     # m = 0.1·2 > 0: 1 − 0.01; then 0.9·0.2 − 0.1·9 < 0: back up
     _, [p] = trained(gradstep.optimizer(Signum), [torch.ones(1)], [[torch.tensor([2.0])], [torch.tensor([-9.0])]])

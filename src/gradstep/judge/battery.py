@@ -111,7 +111,7 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         )
     scenarios += [make.option(name) for name in make.options]
     scenarios.append(make("defaults", "the constructor's defaults", {}, make.several(4), defaults=True))
-    return tuple(scenarios)
+    return tuple(s for s in scenarios if "lr" in make.fields or not s.rates)  # without a rate none can be changed
 
 
 def _jumps() -> list[Gradients]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradstep.judge.battery import LR
 from gradstep.judge.properties import Context, Property
-from gradstep.judge.subjects.base import NotOfferedError
+from gradstep.judge.subjects.base import NotOfferedError, array_for
 from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, buffers_of
 from gradstep.judge.subjects.pure_function import FunctionSubject
 
@@ -108,7 +108,7 @@ def _pure(context: Context) -> str:
     if not isinstance(subject, FunctionSubject):
         raise NotOfferedError("it is no function")
     p, g = np.linspace(-1, 1.5, 6), np.linspace(-2, 3, 6)
-    given = subject.array(p, "float64"), subject.array(g, "float64")
+    given = tuple(array_for(x, "float64", tensors=subject.tensors) for x in (p, g))
     settings = subject.arguments.named({"lr": LR, "weight_decay": 0.1, "momentum": 0.9, **context.fixed})
     subject.make(*given, {}, 1, **settings, **subject.extra)
     if not np.array_equal(np.asarray(given[1]), g):

@@ -313,7 +313,7 @@ class Optimizer(torch.optim.Optimizer):
         scale = 1.0 if grad_scale is None else positive("grad_scale", grad_scale)
         with self._exclusive, uninterrupted():
             self.last_step = self._update(
-                scale=scale * float(self.grad_scale),
+                scale=scale,
                 max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
                 look=grad_scale is not None or max_grad_norm is not None,
                 detail=detail,
@@ -325,6 +325,7 @@ class Optimizer(torch.optim.Optimizer):
     def _update(self, *, scale: float, max_grad_norm: float | None, look: bool, detail: Detail | None) -> StepReport:
         if float(self.found_inf) > 0:
             return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
+        scale *= positive("grad_scale", self.grad_scale)
         rules = [self._rule_of(group) for group in self.param_groups]
         table, batches = self._batches(rules)
 

@@ -229,7 +229,7 @@ def _one_number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError):
+    except (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError):  # meta tensors, any object
         return None
 
 

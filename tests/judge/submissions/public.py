@@ -492,7 +492,7 @@ class _LionBase(Optimizer):
         return loss
 
     def one(self, p, g, m, b1, b2, lr, wd):
-        raise NotImplementedError
+        raise NotImplementedError("each class below writes it: what it does to one parameter")
 
 
 @faulty("lion", "decay-in-gradient")

@@ -38,12 +38,8 @@ from gradstep.judge.algebra.program import Program
 from gradstep.judge.catalogue.mistake import Mistake, by, of_nodes
 from gradstep.judge.formula import Edit
 
-_LION = "Chen et al., arXiv:2302.06675, Algorithm 2"
 _NADAM = "Dozat, ICLR 2016 workshop, Algorithm 2"
 _RADAM = "Liu et al., arXiv:1908.03265, Algorithm 2"
-_ADAFACTOR = "Shazeer and Stern, arXiv:1804.04235, Algorithms 4 to 6"
-_ADADELTA = "Zeiler, arXiv:1212.5701, Algorithm 1"
-_ADAMAX = "Kingma and Ba, arXiv:1412.6980, Algorithm 2"
 _AMSGRAD = "Reddi et al., arXiv:1904.09237, Algorithm 2"
 
 

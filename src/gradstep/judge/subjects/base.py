@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from gradstep.judge.scenario import Gradients, Scenario, Values
 from gradstep.judge.subjects.arguments import Arguments
 
@@ -18,6 +20,20 @@ class NotOfferedError(Exception):
 
 class SubmissionError(Exception):
     """The submission breaks the interface itself: what it did, what is expected."""
+
+
+def array_for(values: Values, dtype: str, *, tensors: bool) -> Any:
+    """A copy of values as a submission gets them: a NumPy array, or a tensor of torch.
+
+    >>> array_for(np.array([1.0, 2.0]), "float32", tensors=False)
+    array([1., 2.], dtype=float32)
+    """
+    made = np.array(values, dtype=dtype)
+    if not tensors:
+        return made
+    import torch
+
+    return torch.from_numpy(made)
 
 
 class Session(ABC):

@@ -9,7 +9,14 @@ import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
 from gradstep.judge.subjects.arguments import ALIASES, Arguments
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError
+from gradstep.judge.subjects.base import (
+    Kind,
+    NotOfferedError,
+    Session,
+    Subject,
+    SubmissionError,
+    array_for,
+)
 from gradstep.rules import Rule, settings_of
 
 
@@ -41,7 +48,7 @@ def arguments_of_config(function: Any, rule: type[Rule], tensors: bool) -> Argum
         TypeError: it cannot be called with an empty dictionary.
     """
     config = _Recording()
-    one = array(np.ones((2, 3)), "float64", tensors)
+    one = array_for(np.ones((2, 3)), "float64", tensors=tensors)
     try:
         function(one, one * 1, config)
     except Exception as error:
@@ -63,16 +70,6 @@ def arguments_of_config(function: Any, rule: type[Rule], tensors: bool) -> Argum
         if all(v is not None for v in values):
             defaults.append((setting, values if len(used) == 2 else values[0]))
     return Arguments(names, defaults=tuple(defaults))
-
-
-def array(values: Values, dtype: str, tensors: bool) -> Any:
-    """Values as the function gets them."""
-    made = np.array(values, dtype=dtype)
-    if not tensors:
-        return made
-    import torch
-
-    return torch.from_numpy(made)
 
 
 @final
@@ -102,7 +99,7 @@ class ConfiguredSubject(Subject):
 class _ConfiguredSession(Session):
     def __init__(self, subject: ConfiguredSubject, scenario: Scenario, dtype: str) -> None:
         self.subject, self.dtype = subject, dtype
-        self.params = [array(v, dtype, subject.tensors) for v in scenario.initial]
+        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
         self.gradients: Gradients = ()
         named = subject.arguments.named
         own = [named(group) for group in scenario.groups] or [{} for _ in self.params]
@@ -113,7 +110,8 @@ class _ConfiguredSession(Session):
         for i, g in enumerate(self.gradients):
             if g is None:
                 continue
-            result = self.subject.make(self.params[i], array(g, self.dtype, self.subject.tensors), self.configs[i])
+            gradient = array_for(g, self.dtype, tensors=self.subject.tensors)
+            result = self.subject.make(self.params[i], gradient, self.configs[i])
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
                 raise SubmissionError(f"it must return (w, config), but returned {type(result).__name__}")
             self.params[i], self.configs[i] = result

@@ -8,7 +8,14 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError
+from gradstep.judge.subjects.base import (
+    Kind,
+    NotOfferedError,
+    Session,
+    Subject,
+    SubmissionError,
+    array_for,
+)
 
 
 @final
@@ -33,21 +40,12 @@ class FunctionSubject(Subject):
     def start(self, scenario: Scenario, dtype: str) -> Session:
         return _FunctionSession(self, scenario, dtype)
 
-    def array(self, values: Values, dtype: str) -> Any:
-        """Values as the function gets them."""
-        array = np.array(values, dtype=dtype)
-        if not self.tensors:
-            return array
-        import torch
-
-        return torch.from_numpy(array)
-
 
 @final
 class _FunctionSession(Session):
     def __init__(self, subject: FunctionSubject, scenario: Scenario, dtype: str) -> None:
         self.subject, self.dtype = subject, dtype
-        self.params = [subject.array(v, dtype) for v in scenario.initial]
+        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
         self.states: list[Any] = [{} for _ in self.params]
         self.counts = [0] * len(self.params)
         self.gradients: Gradients = ()
@@ -63,9 +61,8 @@ class _FunctionSession(Session):
             if g is None:
                 continue
             self.counts[i] += 1
-            result = self.subject.make(
-                self.params[i], self.subject.array(g, self.dtype), self.states[i], self.counts[i], **self.settings[i]
-            )
+            gradient = array_for(g, self.dtype, tensors=self.subject.tensors)
+            result = self.subject.make(self.params[i], gradient, self.states[i], self.counts[i], **self.settings[i])
             if not isinstance(result, tuple) or len(result) != 2:
                 raise SubmissionError(f"it must return (p, state), but returned {type(result).__name__}")
             self.params[i], self.states[i] = result

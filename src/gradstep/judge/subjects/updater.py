@@ -10,7 +10,14 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError
+from gradstep.judge.subjects.base import (
+    Kind,
+    NotOfferedError,
+    Session,
+    Subject,
+    SubmissionError,
+    array_for,
+)
 
 METHODS = ("update", "step", "apply", "apply_gradients", "optimize", "update_params", "__call__")
 """What the method is called, the likeliest first."""
@@ -83,21 +90,12 @@ class UpdaterSubject(Subject):
     def start(self, scenario: Scenario, dtype: str) -> Session:
         return _UpdaterSession(self, scenario, dtype)
 
-    def array(self, values: Values, dtype: str) -> Any:
-        """Values as the object gets them."""
-        array = np.array(values, dtype=dtype)
-        if not self.tensors:
-            return array
-        import torch
-
-        return torch.from_numpy(array)
-
 
 @final
 class _UpdaterSession(Session):
     def __init__(self, subject: UpdaterSubject, scenario: Scenario, dtype: str) -> None:
         self.subject, self.dtype = subject, dtype
-        self.params = [subject.array(v, dtype) for v in scenario.initial]
+        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
         self.gradients: Gradients = ()
         keywords, named = subject.keywords(scenario), subject.arguments.named
         own = [named(group) for group in scenario.groups] or [{} for _ in self.params]
@@ -122,7 +120,7 @@ class _UpdaterSession(Session):
         self.params = [held[name] for name in names]
 
     def _array(self, g: Values) -> Any:
-        return self.subject.array(g, self.dtype)
+        return array_for(g, self.dtype, tensors=self.subject.tensors)
 
     def _called(self, made: Any, params: Any, grads: Any) -> Any:
         function = getattr(made, self.subject.method.name)
