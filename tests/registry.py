@@ -162,9 +162,9 @@ SUBJECTS = (
     Subject(
         "Adam",
         (*_ADAM, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
-        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "decoupled_weight_decay", "maximize")),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "decoupled_weight_decay", "maximize")),
     ),
-    Subject("AdamW", _ADAM, (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "maximize"))),
+    Subject("AdamW", _ADAM, (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "maximize"))),
     Subject(
         "Adamax",
         ({}, {"betas": (0.5, 0.75), "eps": 1e-3}, {"weight_decay": 0.1, "maximize": True}),

@@ -846,3 +846,20 @@ def test_through_lightning_s_wrapper_the_inner_optimizer_is_saved_and_loaded():
     assert report.loaded == ("0.weight",)
     optimizer.load_state_dict({**optimizer.state_dict(), "gradstep": {**wrapped.state_dict()["gradstep"], "seed": 7}})
     assert wrapped.state_dict()["gradstep"]["seed"] == 7
+
+
+def test_bias_correction_is_said_only_where_it_is_off():
+    """A state dict without it is torch's, which always corrects, so loading one switches the correction on."""
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    off, on = (gradstep.Adam([p], bias_correction=corrects) for corrects in (False, True))
+    off.step()
+    assert off.state_dict()["param_groups"][0]["bias_correction"] is False
+    assert "bias_correction" not in on.state_dict()["param_groups"][0]
+    on.load_state_dict(off.state_dict())
+    assert on.param_groups[0]["bias_correction"] is False
+    plain = torch.optim.Adam([p])
+    off.load_state_dict(plain.state_dict())
+    assert off.param_groups[0]["bias_correction"] is True
+    plain.load_state_dict(gradstep.Adam([p]).state_dict())
+    assert "bias_correction" not in plain.param_groups[0]

@@ -168,6 +168,7 @@ ROWS = {
     "SGD's momentum switched on later, with dampening": (late_momentum, 1.0, 0.5),
     "RMSprop's centered variance below 0 by rounding": (centered, True, False),
     "`amsgrad`, switched on later": (lambda k: changed(k, amsgrad=True), KeyError, "stepped"),
+    "Adam without bias correction": (lambda k: taken(k.Adam, bias_correction=False), TypeError, "taken"),
     "a decay of 0 and an infinite weight": (infinite_weight, False, True),
 }
 

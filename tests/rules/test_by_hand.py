@@ -64,6 +64,13 @@ WORKED = {
         (2, 1),
         (1 - 0.1 * 2 / 3, 1 - 0.2 / 3 - 0.1 * (4 / 3) / (4 / sqrt(7) + 1)),
     ),
+    # m = v = 1 at both steps: 1/√1 each
+    "adam, not corrected": (Adam(**HALVES, eps=0.0, bias_correction=False), (2, 1), (0.9, 0.8)),
+    "adamw, not corrected": (
+        AdamW(**HALVES, eps=0.0, weight_decay=1.0, bias_correction=False),
+        (2, 1),
+        (0.8, 0.62),  # 0.9·1 − 0.1, 0.9·0.8 − 0.1
+    ),
     # g = 2 + 0.5·1 = 2.5; corrected moments 2.5 and 2.5²
     "adam, decay": (Adam(**HALVES, eps=1.0, weight_decay=0.5), (2,), (1 - 0.1 * 2.5 / 3.5,)),
     # Gradients 2, 0: v = 1, then 3/4, so the largest stays 1 and is corrected by 7/16; m = 1/2, corrected 2/3

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 LR = 0.05
 DECAY = 0.3
@@ -129,7 +130,7 @@ class _Maker:
 
     def __init__(self, rule: type[Rule], rng: np.random.Generator) -> None:
         self.rule, self.rng = rule, rng
-        self.fields = {f.name: f.default for f in settings_of(rule)}
+        self.fields = {f.name: f.default for f in shared_settings_of(rule)}
         # The settings that get a scenario of their own.
         self.options = [name for name in self.fields if name not in _EVERYWHERE]
 

@@ -13,7 +13,8 @@ import numpy as np
 from gradstep.judge.scenario import Scenario, Trajectory, flat
 from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
 from gradstep.judge.verdict import printable
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, FloatingPointError)
 # What a constructor says no with to a setting that it does not offer. Among learners' code that is as often an
@@ -119,7 +120,7 @@ def fitted(
     Every setting is given explicitly, the rule's default too, so that other defaults than the rule's show in the
     scenario that is about them and nowhere else.
     """
-    defaults = {f.name: f.default for f in settings_of(rule)}
+    defaults = {f.name: f.default for f in shared_settings_of(rule)}
     offered = subject.arguments.offered
     for scenario in scenarios:
         missing = scenario.needs - offered

@@ -16,7 +16,8 @@ from gradstep.judge.replay import Run
 from gradstep.judge.scenario import Scenario, Trajectory
 from gradstep.judge.subjects.base import NotOfferedError, Subject
 from gradstep.judge.verdict import Outcome, Probe
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 STEPS_TO_CONVERGE = 150
 DTYPE_SCENARIOS = ("first step", "averages", "weight decay", "tiny gradients", "fifty steps")
@@ -155,7 +156,7 @@ def _float32(context: Context) -> str:
 
 def _convergence(context: Context) -> str:
     given = {"lr": LR, "momentum": 0.5, **context.fixed}
-    known = {f.name for f in settings_of(context.rule)} & context.subject.arguments.offered
+    known = {f.name for f in shared_settings_of(context.rule)} & context.subject.arguments.offered
     settings = {name: value for name, value in given.items() if name in known}
     start = (np.linspace(-1, 1, 7) + 0.1,)
     slope = np.linspace(0.5, 4.0, 7)
@@ -174,7 +175,7 @@ def _convergence(context: Context) -> str:
 
 
 def _baked_in(context: Context) -> dict[str, Any]:
-    known = {f.name for f in settings_of(context.rule)}
+    known = {f.name for f in shared_settings_of(context.rule)}
     return {name: value for name, value in context.fixed.items() if name in known}
 
 
@@ -186,7 +187,7 @@ _BAD: tuple[tuple[str, Any], ...] = (
 
 
 def _bad_settings(context: Context) -> str:
-    known = {f.name for f in settings_of(context.rule)} & context.subject.arguments.offered
+    known = {f.name for f in shared_settings_of(context.rule)} & context.subject.arguments.offered
     plain = context.scenario("first step")
     taken = []
     for name, value in _BAD:

@@ -16,7 +16,8 @@ from gradstep.judge.replay import replay
 from gradstep.judge.scenario import Scenario
 from gradstep.judge.subjects.base import Subject
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 
 @final
@@ -120,7 +121,7 @@ class Trial:
         own = dict(self.subject.arguments.defaults)
         differing = [
             f"{f.name} is {own[f.name]} (torch: {f.default})"
-            for f in settings_of(self.rule)
+            for f in shared_settings_of(self.rule)
             if f.name != "lr" and f.name in own and own[f.name] != f.default
         ]
         return "its defaults are its own: " + (", ".join(differing) or "they cannot be seen from the constructor")
@@ -190,7 +191,7 @@ class Trial:
         if found.variants and found.residual > tolerance("float64", 10**4):
             notes.append(f"It agrees to {found.residual:.0e} only: some of it is computed in float32.")
         lr = dict(self.subject.arguments.defaults).get("lr")
-        theirs = next((f.default for f in settings_of(self.rule) if f.name == "lr"), None)
+        theirs = next((f.default for f in shared_settings_of(self.rule) if f.name == "lr"), None)
         if lr not in (None, theirs) and "lr" not in self.fixed:
             notes.append(f"Its default learning rate is {lr}; torch's is {theirs}.")
         return notes

@@ -117,6 +117,7 @@ class _Moments(RuleOptimizer, ABC):
     eps: float
     weight_decay: float
     amsgrad: bool
+    bias_correction: bool
     maximize: bool
 
     @property
@@ -196,7 +197,7 @@ class Adam(_Moments, rule=rules.Adam):
         betas: (β₁, β₂), each in [0, 1); also ``beta1`` and ``beta2``.
         eps: ε, outside the root; finite, at least 0.
         weight_decay: λ; finite, at least 0.
-        amsgrad, decoupled_weight_decay, maximize: as in :class:`gradstep.rules.Adam`.
+        amsgrad, decoupled_weight_decay, bias_correction, maximize: as in :class:`gradstep.rules.Adam`.
         parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
 
@@ -225,6 +226,7 @@ class Adam(_Moments, rule=rules.Adam):
         *,
         amsgrad: bool = False,
         decoupled_weight_decay: bool = False,
+        bias_correction: bool = True,
         maximize: bool = False,
         parameters: Iterable[HasGradient] | None = None,
         engine: str = "auto",
@@ -237,6 +239,7 @@ class Adam(_Moments, rule=rules.Adam):
             weight_decay=weight_decay,
             amsgrad=amsgrad,
             decoupled_weight_decay=decoupled_weight_decay,
+            bias_correction=bias_correction,
             maximize=maximize,
             parameters=parameters,
             engine=engine,
@@ -275,7 +278,7 @@ class AdamW(_Moments, rule=rules.AdamW):
         betas: (β₁, β₂), each in [0, 1); also ``beta1`` and ``beta2``.
         eps: ε, outside the root; finite, at least 0.
         weight_decay: λ, scaled by the learning rate; finite, at least 0.
-        amsgrad, maximize: as in :class:`gradstep.rules.AdamW`.
+        amsgrad, bias_correction, maximize: as in :class:`gradstep.rules.AdamW`.
         decay: whether the weight decays ``"before"`` the update or ``"after"`` it.
         parameters: another name for ``params``, of the framework's earlier edition.
         engine: ``"auto"``, ``"fused"`` or ``"reference"``.
@@ -306,6 +309,7 @@ class AdamW(_Moments, rule=rules.AdamW):
         weight_decay: float = 0.01,
         *,
         amsgrad: bool = False,
+        bias_correction: bool = True,
         maximize: bool = False,
         decay: Literal["before", "after"] = "before",
         parameters: Iterable[HasGradient] | None = None,
@@ -320,6 +324,7 @@ class AdamW(_Moments, rule=rules.AdamW):
             eps=eps,
             weight_decay=weight_decay,
             amsgrad=amsgrad,
+            bias_correction=bias_correction,
             maximize=maximize,
             parameters=parameters,
             engine=engine,

@@ -55,6 +55,7 @@ def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, A
 
     What somebody else has put into the state, beside the parameters' entries, stays as it is, as in torch. Groups say
     what makes the rule what it is (AdamW's ``decoupled_weight_decay``): else torch.optim.Adam would take it for Adam's.
+    They leave out what torch does not know, where it has its default.
 
     Args:
         state_dict: as torch writes it.
@@ -69,7 +70,11 @@ def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, A
         key: {name: own(v) for name, v in entry.items()} if key in keys and isinstance(entry, Mapping) else entry
         for key, entry in state_dict["state"].items()
     }
-    groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
+    defaults = {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
+    groups = [
+        {key: value for key, value in group.items() if key not in defaults or value != defaults[key]} | dict(rule.fixed)
+        for group in state_dict["param_groups"]
+    ]
     return {**state_dict, "state": named_apart(state, keys), "param_groups": groups}
 
 
@@ -254,8 +259,9 @@ def group_of(
         key: value for key, value in source.items() if key not in {"params", "state", "embeddings", *TORCH_EXECUTION}
     }
     group = deepcopy(group) | {key: own[key] for key in OWN & own.keys()}
-    for setting in settings_of(rule):
-        group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed
+    for setting in settings_of(rule):  # one that is missing is torch's way, or was written before the setting existed
+        is_beyond = setting.name in rule.beyond_torch
+        group.setdefault(setting.name, setting.default if is_beyond else defaults[setting.name])
     return group
 
 

@@ -30,6 +30,7 @@ class AdamW(AdamRule):
         eps: ε, added *outside* the root, at least 0.
         weight_decay: λ, at least 0. As in torch.optim it is scaled by the learning rate.
         amsgrad: divide by the largest v so far (Reddi et al., arXiv:1904.09237); adds a slot.
+        bias_correction: divide both averages by the weight of the gradients in them, as in :class:`Adam`.
         maximize: climb instead of descend.
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v (and ``max_exp_avg_sq``), each of the parameter's shape.

@@ -98,6 +98,12 @@ class Rule(ABC):
     A group that says otherwise is refused.
     """
 
+    beyond_torch: ClassVar[frozenset[str]] = frozenset()
+    """Settings that torch's class of the same name does not have.
+
+    A state dict without them, as torch writes it, stands for their defaults; so it has them only where they differ.
+    """
+
     elementwise: ClassVar[bool] = True
     """False for a rule whose update looks at more than one element (a mean, a norm)."""
 

@@ -124,3 +124,8 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 def settings_of(rule: type) -> tuple[Field[Any], ...]:
     """The hyperparameters of a rule class, in the order of its constructor (keyword-only ones last)."""
     return tuple(sorted(fields(rule), key=lambda f: f.kw_only is True))
+
+
+def shared_settings_of(rule: type[Any]) -> tuple[Field[Any], ...]:
+    """The hyperparameters that the rule shares with torch's class of the same name, and so what others can be asked."""
+    return tuple(setting for setting in settings_of(rule) if setting.name not in rule.beyond_torch)

@@ -7,7 +7,8 @@ from gradstep.judge.catalogue import epsilons
 from gradstep.judge.catalogue.mistake import RULE, Mistake, habit
 from gradstep.judge.catalogue.state import WORDS, not_stored
 from gradstep.judge.formula import examples
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 
 def of(rule: type[Rule]) -> tuple[Mistake, ...]:
@@ -20,7 +21,7 @@ def of(rule: type[Rule]) -> tuple[Mistake, ...]:
             RULE,
             habits=habit(ignores=(setting.name,)),
         )
-        for setting in settings_of(rule)
+        for setting in shared_settings_of(rule)
     )
     always = (
         Mistake(
@@ -30,11 +31,11 @@ def of(rule: type[Rule]) -> tuple[Mistake, ...]:
             RULE,
             habits=habit(always=(setting.name,)),
         )
-        for setting in settings_of(rule)
+        for setting in shared_settings_of(rule)
         if setting.default is False
     )
     slots = dict.fromkeys(s.name for example, ndim in examples(rule) for s in example.slots(ndim))
     unstored = (not_stored(slot, WORDS.get(slot, f"the state {slot}")) for slot in slots)
-    eps = next((s.default for s in settings_of(rule) if s.name in NAMES["eps"]), None)
+    eps = next((s.default for s in shared_settings_of(rule) if s.name in NAMES["eps"]), None)
     written = (epsilons.always(value) for value in epsilons.VALUES if eps != float(value))
     return (*unstored, *ignored, *always, *written)

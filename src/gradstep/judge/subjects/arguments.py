@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "lr": (("learning_rate",), ("step_size",), ("eta",), ("lrate",), ("alpha",)),
@@ -61,7 +62,7 @@ class Arguments:
 
 def arguments_of(make: Callable[..., Any], rule: type[Rule], *, skip: int, extra: Mapping[str, Any]) -> Arguments:
     """The arguments of a class, factory or function after the first ``skip``, which are not settings."""
-    fields = {f.name: f.default for f in settings_of(rule)}
+    fields = {f.name: f.default for f in shared_settings_of(rule)}
     try:
         parameters = _parameters(make)
     except (TypeError, ValueError):

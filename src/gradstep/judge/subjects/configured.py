@@ -17,7 +17,8 @@ from gradstep.judge.subjects.base import (
     SubmissionError,
     array_for,
 )
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 
 @final
@@ -57,8 +58,8 @@ def arguments_of_config(function: Any, rule: type[Rule], tensors: bool) -> Argum
         ) from error
     own = {**{k: v for k, v in config.items() if np.ndim(v) == 0}, **config.asked}
     names: dict[str, tuple[str, ...]] = {}
-    fields = {f.name for f in settings_of(rule)}
-    for setting in [f.name for f in settings_of(rule)]:
+    fields = {f.name for f in shared_settings_of(rule)}
+    for setting in [f.name for f in shared_settings_of(rule)]:
         free = own.keys() - {n for used in names.values() for n in used}
         aliases = (alias for alias in ALIASES.get(setting, ()) if fields.isdisjoint(alias))
         found = next((a for a in ((setting,), *aliases) if free.issuperset(a)), None)

@@ -18,7 +18,8 @@ from gradstep.judge.subjects.configured import ConfiguredSubject, arguments_of_c
 from gradstep.judge.subjects.numpy_optimizer import NumpySubject, Parameter
 from gradstep.judge.subjects.pure_function import FunctionSubject
 from gradstep.judge.subjects.updater import UpdaterSubject, method_of
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 _FUNCTION_PLACES = 4
 
@@ -45,7 +46,7 @@ def subject_of(
     if not callable(submission):
         raise TypeError(f"{submission!r} is no class, factory or function")
     kind = kind or _kind(submission)
-    known = {f.name for f in settings_of(rule)}
+    known = {f.name for f in shared_settings_of(rule)}
     extra = {name: value for name, value in settings.items() if name not in known}
     if kind == "function" and _is_configured(submission):
         tensors = _speaks_torch(submission)
@@ -66,8 +67,8 @@ def subject_of(
 
 def _refuses(subject: Subject, rule: type[Rule], name: str) -> bool:
     """Whether ``**keywords`` lead to an error for this setting, as an unknown name does."""
-    default = next(f.default for f in settings_of(rule) if f.name == name)
-    shown = {n: f.default for f in settings_of(rule) for n in (f.name,) if n in subject.arguments.offered}
+    default = next(f.default for f in shared_settings_of(rule) if f.name == name)
+    shown = {n: f.default for f in shared_settings_of(rule) for n in (f.name,) if n in subject.arguments.offered}
     plain = {n: v for n, v in shown.items() if n not in subject.arguments.open}
     trial = Scenario("", "", {**plain, name: default}, (np.zeros((2, 3)),), ((np.zeros((2, 3)),),))
     try:
