@@ -40,10 +40,10 @@ from gradstep.lab.bench import (
     rule_names,
 )
 from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.bench_chart import save_chart
+from gradstep.lab.bench_chart import chart
 from gradstep.lab.bench_table import NOTE, markdown, markdown_table, readme, watched
 from gradstep.lab.machine import describe
-from gradstep.lab.words import percent, seconds
+from gradstep.report.words import percent, seconds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -125,7 +125,7 @@ def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]
 def measure_speed(processor: Processor, repeat: int) -> None:
     results = watched(cases(), repeat, Console())
     results.save(processor.file("speed"))
-    save_chart(results, processor.folder / "speed.png")
+    chart(results).save(processor.folder / "speed.svg")
 
 
 def measure_rules(processor: Processor, repeat: int) -> None:
@@ -309,7 +309,7 @@ def _details(processor: Processor) -> list[str]:
             results = Results.load_from(processor.file(part))
             lines += ["", f"## {title}", "", markdown(results), NOTE]
             if part == "speed":
-                lines += ["", f"![steps](core/{processor.folder.name}/speed.png)"]
+                lines += ["", f"![steps](core/{processor.folder.name}/speed.svg)"]
             chosen = [f"- {words}" for words in results.access]
             lines += ["", "Access patterns that the kernels chose, by measuring:", "", *chosen] if chosen else []
     if processor.has("growth"):

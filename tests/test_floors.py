@@ -10,6 +10,7 @@ FLOORS = {
     "rules": 1,
     "storage": 1,
     "schedules": 1,
+    "report": 1,
     "variants": 1,
     "engines": 2,
     "planner": 2,

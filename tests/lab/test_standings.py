@@ -1,16 +1,11 @@
 """From records to places, colours, curves and words."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gradstep.lab import words
 from gradstep.lab.columns import columns
 from gradstep.lab.palette import COLOURS, SPARE, colours
-from gradstep.lab.plotdata import Window, panels, spread
 from gradstep.lab.results import Entry, Header, Point, Results, Summary
 from gradstep.lab.standings import curve, standings
 from gradstep.lab.tasks import TASKS
@@ -71,7 +66,7 @@ def raced(**losses: tuple[float | None, ...]) -> Results:
         (
             {"adam": (0.2, 0.3, 0.25), "sgd": (0.1, 0.2, 0.15)},  # 0.1 ahead at every seed, though the spreads overlap
             "sgd",
-            "sgd wins: loss 0.1500 ± 0.05000 after 10 steps, 40 % lower than adam (0.2500 ± 0.05000), ahead at all 3",
+            "sgd wins: loss 0.150 ± 0.050 after 10 steps, 40 % lower than adam (0.250 ± 0.050), ahead at all 3",
         ),
         ({"adam": (0.2, 0.3, 0.1), "sgd": (0.1, 0.2, 0.15)}, None, "Too close to call after 10 steps, at 3 seeds"),
         # Ahead at every seed, by 0.01, 0.01 and 0.4: 0.14 on average, varying by 0.23.
@@ -80,7 +75,7 @@ def raced(**losses: tuple[float | None, ...]) -> Results:
         (
             {"adam": (None, 0.1), "sgd": (1.0, 1.1)},
             "sgd",
-            "sgd wins: loss 1.050 ± 0.05000 after 10 steps; no other",
+            "sgd wins: loss 1.050 ± 0.050 after 10 steps; no other",
         ),
         ({"adam": (None, None), "sgd": (None, None)}, None, "nobody arrived"),
         ({"adam": (1.0, 1.1), "sgd": (0.1, 0.11)}, "sgd", "10.0 times lower than adam"),
@@ -104,7 +99,7 @@ def test_times_that_overlap_are_not_bold():
     table = standings(raced(adam=(0.2, 0.3), sgd=(0.1, 0.2)))
     (step,) = [column for column in columns(TASKS["digits"], "sgd") if column.title == "step"]
     assert step.best(table) == [False, False]
-    assert step.text(table[0]) == "600 ms ± 500 ms"
+    assert step.text(table[0]) == "600 ± 500 ms"
 
 
 def test_a_curve_is_the_mean_over_seeds_between_least_and_greatest():
@@ -131,46 +126,3 @@ def test_colours_are_one_for_each_contender_and_shared_with_torchs_own_class():
     assert chosen["adamw 1"] == chosen["torch.adamw 1"] == COLOURS["adamw"]
     assert [chosen["adamw 2"], chosen["own"]] == list(SPARE[:2])
     assert len(set(COLOURS.values()) | set(SPARE)) == len(COLOURS) + len(SPARE)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=24))
-def test_names_beside_a_chart_keep_their_distance_their_order_and_the_chart(wanted):
-    gap = min(0.052, 1 / len(wanted))
-    heights = spread(wanted, gap)
-    ordered = sorted(heights)
-    assert all(high - low >= gap - 1e-9 for low, high in itertools.pairwise(ordered))
-    assert ordered[0] >= -1e-9
-    assert ordered[-1] <= 1 + 1e-9
-    for i, one in enumerate(wanted):
-        for j, other in enumerate(wanted):
-            assert one >= other or heights[i] < heights[j]
-
-
-@pytest.mark.parametrize("window", [Window(0.001, 10.0, log=True), Window(0.5, 3.0, log=False)])
-def test_a_window_turns_values_into_fractions_and_back(window):
-    assert window.fraction(window.low) == pytest.approx(0.0)
-    assert window.fraction(window.high * 100) == pytest.approx(1.0)
-    assert window.value(window.fraction(0.7)) == pytest.approx(0.7)
-
-
-def test_panels_fill_their_rows():
-    assert [panels(count) for count in (1, 3, 4, 6, 8, 9, 11)] == [
-        (1, 1),
-        (1, 3),
-        (1, 4),
-        (2, 3),
-        (2, 4),
-        (3, 3),
-        (3, 4),
-    ]
-
-
-def test_numbers_in_words():
-    assert [words.number(value) for value in (None, 0.0, 0.04213, 2.5181, 3.1e-9, 123456.0)] == [
-        "–", "0", "0.04213", "2.518", "3.1e-09", "1.2e+05",
-    ]  # fmt: skip
-    assert [words.seconds(value) for value in (None, 4.31e-5, 0.00125, 2.1, 130.0, 2e-7)] == [
-        "–", "43.1 µs", "1.25 ms", "2.10 s", "130 s", "0.200 µs",
-    ]  # fmt: skip
-    assert [words.size(value) for value in (0, 304, 1.1 * 2**20)] == ["0 B", "304 B", "1.1 MiB"]
-    assert [words.percent(value) for value in (None, 0.982)] == ["–", "98.2 %"]

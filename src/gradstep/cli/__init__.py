@@ -10,6 +10,7 @@ from gradstep.cli.lr_find import lr_find
 from gradstep.cli.monitor import monitor
 from gradstep.cli.plan import plan
 from gradstep.cli.race import race, report
+from gradstep.cli.schedules import schedules
 
 app = typer.Typer(
     name="gradstep",
@@ -19,6 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (race, report, bench, plan, check, monitor, doctor, lr_find):
+for command in (race, report, bench, plan, check, monitor, doctor, lr_find, schedules):
     app.command()(command)
 app.add_typer(learn, name="learn")

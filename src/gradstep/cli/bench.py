@@ -21,15 +21,18 @@ def bench(
         typer.Option(help="Also measure these rules on 25 M parameters: all, or names separated by commas."),
     ] = "",
     json: Annotated[Path | None, typer.Option(help="Write every measured time to this file.")] = None,
-    chart: Annotated[Path, typer.Option(help="Draw the chart into this file.")] = Path("runs/bench.png"),
+    chart: Annotated[Path, typer.Option(help="Draw the chart into this file (.svg or .html).")] = Path(
+        "runs/bench.html"
+    ),
 ) -> None:
     """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
     from gradstep.lab import bench as lab
-    from gradstep.lab.bench_chart import check_chart, save_chart
+    from gradstep.lab import bench_chart
     from gradstep.lab.bench_table import closing, watched
+    from gradstep.report import check_file
 
     try:
-        check_chart(chart)
+        check_file(chart)
         works = [work for work in lab.WORKS if not quick or work.parameters <= lab.QUICK_PARAMETERS]
         cases = [*lab.cases(works), *lab.rule_cases(lab.rule_names(rules), works[-1])]
     except ValueError as error:
@@ -38,4 +41,4 @@ def bench(
     results = watched(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
     if json is not None:
         results.save(json)
-    screen.print(closing(results, save_chart(results, chart)), soft_wrap=True)
+    screen.print(closing(results, bench_chart.chart(results).save(chart)), soft_wrap=True)

@@ -21,16 +21,18 @@ def lr_find(
     accumulate: Annotated[int, typer.Option(min=1, help="Micro-batches of an update.")] = 1,
     precision: Annotated[str, typer.Option(help="Of the forward pass: float32, bf16 or fp16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the model and of the first sweep.")] = 0,
-    chart: Annotated[Path, typer.Option(help="Draw the curves into this file.")] = Path("runs/lr_find.png"),
+    chart: Annotated[Path, typer.Option(help="Draw the curves into this file (.svg or .html).")] = Path(
+        "runs/lr_find.html"
+    ),
 ) -> None:
     """Find a learning rate for one of the lab's tasks. Exit codes: 0 found, 1 nothing to recommend."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded; see race
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gradstep.lab.bench_chart import check_chart
     from gradstep.lab.contenders import enter
     from gradstep.lab.specs import parse_specs, suggestion
     from gradstep.lab.tasks import TASKS
+    from gradstep.report import check_file
     from gradstep.training.lr_find import lr_find as find
     from gradstep.training.stepper import Stepper
 
@@ -40,7 +42,7 @@ def lr_find(
         specs = parse_specs(optimizer)
         if len(specs) > 1:
             raise ValueError(f"One optimizer at a time, not {' and '.join(spec.name for spec in specs)}")
-        check_chart(chart)
+        check_file(chart)
         chosen = TASKS[task]
         contender = enter(specs[0], chosen)
         model = chosen.model(seed)
@@ -77,8 +79,7 @@ def lr_find(
             raise typer.BadParameter(str(error)) from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    chart.parent.mkdir(parents=True, exist_ok=True)
-    found.plot().savefig(chart, dpi=150)
+    found.plot().save(chart)
     screen.print(f"{chosen.title}, {contender.label}: {found}", soft_wrap=True, highlight=False)
     screen.print(f"Chart: {chart}", soft_wrap=True)
     raise typer.Exit(1 if found.refusal else 0)

@@ -44,18 +44,19 @@ def plan(
     engine: Annotated[str, typer.Option(help="Who executes: auto, fused, eager, compiled.")] = "auto",
     all_: Annotated[bool, typer.Option("--all", help="Show every combination.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (PNG, SVG or PDF).")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (.svg or .html).")] = None,
 ) -> None:
     """What training a model keeps in memory, in every combination, and which to take."""
+    from gradstep.planner import chart as picture
     from gradstep.planner import plans
-    from gradstep.planner.chart import check_chart, save_chart
     from gradstep.planner.table import table
+    from gradstep.report import check_file
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
     fixed = {name: value for name, value in given.items() if value is not None}
     try:
         if chart is not None:
-            check_chart(chart)
+            check_file(chart)
         found = plans(
             model,
             optimizer=_rule(optimizer),
@@ -76,7 +77,7 @@ def plan(
     else:
         screen.print(table(found, shown), soft_wrap=True)
     if chart is not None:
-        save_chart(found, shown, chart)
+        picture.chart(found, shown).save(chart)
         if not json:
             screen.print(f"Chart: {chart}", soft_wrap=True)
 

@@ -25,7 +25,7 @@ from gradstep.lab.bench import (
     repetitions,
     run,
 )
-from gradstep.lab.words import UNKNOWN, percent, seconds
+from gradstep.report.words import UNKNOWN, percent, seconds
 
 BUSY = 0.05
 """Share of the processors which, taken by other programs, disturbs the figures."""

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.lab.standings import Standing
+from gradstep.lab.standings import Standing, time_text
 from gradstep.lab.task import Task
 from gradstep.lab.tasks.surface import Surface
-from gradstep.lab.words import number, percent, seconds, size
+from gradstep.report.words import percent, seconds, size
 
 
 @final
@@ -45,7 +45,11 @@ def columns(task: Task, winner: str | None) -> list[Column]:
         task: what was raced.
         winner: label of the contender that has won, if one has.
     """
-    shown = [Column(task.loss_word, _loss, lambda one: one.loss, lambda one, _: one.entry.label == winner)]
+    shown = [
+        Column(
+            task.loss_word, lambda one: one.loss_text, lambda one: one.loss, lambda one, _: one.entry.label == winner
+        )
+    ]
     if not isinstance(task, Surface):
         shown.append(
             Column(
@@ -58,13 +62,13 @@ def columns(task: Task, winner: str | None) -> list[Column]:
     shown += [
         Column(
             "step",
-            lambda one: _time(one.step, one.step_range),
+            lambda one: one.step_text,
             lambda one: one.step,
             lambda one, others: _faster(one.step_range, [other.step_range for other in others]),
         ),
         Column(
             "optimizer",
-            lambda one: _time(one.optimizer, one.optimizer_range),
+            lambda one: time_text(one.optimizer, one.optimizer_range),
             lambda one: one.optimizer,
             lambda one, others: _faster(one.optimizer_range, [other.optimizer_range for other in others]),
         ),
@@ -82,17 +86,6 @@ def columns(task: Task, winner: str | None) -> list[Column]:
             ),
         ]
     return shown
-
-
-def _loss(one: Standing) -> str:
-    if one.diverged:
-        return "diverged"
-    return number(one.loss) + (f" ± {number(one.spread / 2)}" if len(one.losses) > 1 else "")
-
-
-def _time(value: float | None, ends: tuple[float, float] | None) -> str:
-    """A time, with half the distance between the fastest and the slowest seed."""
-    return seconds(value) + (f" ± {seconds((ends[1] - ends[0]) / 2)}" if ends else "")
 
 
 def _faster(mine: tuple[float, float] | None, others: list[tuple[float, float] | None]) -> bool:

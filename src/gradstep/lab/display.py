@@ -19,7 +19,8 @@ from rich.text import Text
 
 from gradstep.lab.palette import colours
 from gradstep.lab.results import Header, Point, Record, Summary
-from gradstep.lab.words import UNKNOWN, number, percent, seconds
+from gradstep.report.markup import COLOURS
+from gradstep.report.words import UNKNOWN, number, percent, seconds
 
 LINES = 4
 """Plain lines each contender gets on its way, besides its last."""
@@ -139,7 +140,7 @@ class LiveDisplay(Display):
         known = [point.loss for point in self._points.values() if point.loss is not None]
         best = min(known, default=None)
         for entry in header.contenders if header else ():
-            name = Text("● ", style=self._colours[entry.label]) + Text(entry.label, style="default")
+            name = Text("● ", style=COLOURS[self._colours[entry.label]][0]) + Text(entry.label, style="default")
             point = self._points.get(entry.label)
             if point is None:
                 table.add_row(name, entry.settings.get("lr", UNKNOWN))

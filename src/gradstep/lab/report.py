@@ -1,21 +1,18 @@
-"""The report of a race: one page that holds everything it needs, and the PNGs beside it."""
+"""The report of a race: one page that holds everything it needs, and its pictures beside it as SVG files."""
 
-from html import escape
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
-from gradstep.lab.charts import charts
+from gradstep.lab.charts import charts, paths
 from gradstep.lab.columns import columns
-from gradstep.lab.page import page
 from gradstep.lab.palette import colours
-from gradstep.lab.pictures import save_pictures
 from gradstep.lab.results import Header, Results
 from gradstep.lab.standings import Standing, races_in, standings
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.tasks.surface import Surface
 from gradstep.lab.verdict import verdict
-from gradstep.lab.words import UNKNOWN
+from gradstep.report import Row, cards, figures, page, section, table
+from gradstep.report.markup import Child, Markup, join, tag
+from gradstep.report.page import facts, swatch
+from gradstep.report.words import UNKNOWN
 
 FILE = "report.html"
 
@@ -42,7 +39,9 @@ def write_report(folder: Path) -> Path:
     """
     races = races_in(folder)
     for race in races:
-        save_pictures(race, folder)
+        ways = paths(race)
+        for name, picture in (charts(race) | ({"path": ways} if ways else {})).items():
+            picture.save(folder / f"{race.header.task}-{name}.svg")
     report = folder / FILE
     report.write_text(render(races), encoding="utf-8")
     return report
@@ -52,74 +51,72 @@ def render(races: list[Results]) -> str:
     """The whole page."""
     header = races[0].header
     return page(
-        title=f"{len(header.contenders)} optimizers on {_listed([race.header.task for race in races])}",
-        started=header.started[:16].replace("T", " "),
-        index="".join(_index(race) for race in races),
-        sections="".join(_section(race) for race in races),
-        how=escape(HOW + RATES + _seeds(header)),
-        machine="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in header.machine.items()),
-        command=escape(header.command),
-        script=get_plotlyjs(),
+        f"{len(header.contenders)} optimizers on {_listed([race.header.task for race in races])}",
+        f"gradstep race · {header.started[:16].replace('T', ' ')}",
+        cards((_card(race) for race in races), roomy=True),
+        tag("p", "A click on a row of a table picks out that optimizer in the pictures below it.", class_="quiet"),
+        *(_section(race) for race in races),
+        section(
+            "How this was measured",
+            tag("p", HOW + RATES + _seeds(header)),
+            tag("h3", "The machine"),
+            facts(header.machine.items()),
+            tag("h3", "To run it again"),
+            tag("pre", header.command),
+        ),
     )
 
 
-def _index(race: Results) -> str:
-    """A card that leads to the task's section and says who won."""
+def _card(race: Results) -> tuple[Child, Child, str]:
+    """Who won, and a link to the task's section."""
     task = TASKS[race.header.task]
     judged = verdict(race)
-    outcome = escape(judged.short)
-    if judged.winner is not None:
-        colour = colours(race.header.contenders)[judged.winner]
-        outcome = f"{_swatch(colour)}<b>{escape(judged.winner)}</b></span><span>{escape(judged.short)}"
-    return f'<a class="card" href="#{task.name}"><span>{escape(task.title)}</span><span>{outcome}</span></a>'
+    if judged.winner is None:
+        return judged.short, task.title, f"#{task.name}"
+    mark = swatch(colours(race.header.contenders)[judged.winner])
+    return join([mark, judged.winner]), f"{task.title}: {judged.short}", f"#{task.name}"
 
 
-def _section(race: Results) -> str:
+def _section(race: Results) -> Markup:
     task = TASKS[race.header.task]
     header = race.header
-    figures = "".join(
-        f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" for title, chart in charts(race).items()
-    )
-    wide = " wide" if isinstance(task, Surface) else ""
-    facts = f"{header.parameters:,} parameters, {header.steps:,} steps"
-    return (
-        f'<section id="{task.name}"><h2>{escape(task.title)}</h2>'
-        f'<p class="lead">{escape(task.description)} <span class="facts">{facts}.</span></p>'
-        f'<p class="lead"><b>{escape(verdict(race).sentence)}</b></p>'
-        f'{_table(race)}<div class="charts{wide}">{figures}</div></section>'
+    about = f"{task.description} {header.parameters:,} parameters, {header.steps:,} steps."
+    ways = paths(race)
+    return section(
+        task.title,
+        tag("p", tag("b", verdict(race).sentence)),
+        tag("p", about),
+        _table(race),
+        figures([ways], wide=True) if ways else "",
+        figures(charts(race).values()),
+        id_=task.name,
     )
 
 
-def _table(race: Results) -> str:
+def _table(race: Results) -> Markup:
     """The standings, the lowest loss first, the best of each column in bold where it is ahead beyond the noise."""
-    table = standings(race)
+    ranked = standings(race)
     chosen = colours(race.header.contenders)
     shown = columns(TASKS[race.header.task], verdict(race).winner)
-    best = [column.best(table) for column in shown]
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in shown)
-    rows = []
-    for index, one in enumerate(table):
-        cells = "".join(
-            f"<td{' class=best' if best[place][index] else ''}>{escape(column.text(one))}</td>"
-            for place, column in enumerate(shown)
+    best = [column.best(ranked) for column in shown]
+    rows = [
+        Row(
+            [
+                _name(one, chosen[one.entry.label]),
+                *(column.text(one) for column in shown),
+                one.entry.settings.get("lr", UNKNOWN),
+            ],
+            [False, *(marked[index] for marked in best), False],
+            one.entry.label,
         )
-        rows.append(
-            f'<tr data-label="{escape(one.entry.label)}"><th>{_swatch(chosen[one.entry.label], one.is_peer)}'
-            f"{escape(one.entry.label)}{_remark(one)}</th>"
-            f"<td>{escape(one.entry.settings.get('lr', UNKNOWN))}</td>{cells}</tr>"
-        )
-    return (
-        '<div class="scroll"><table><thead><tr><th>optimizer</th><th>learning rate</th>'
-        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        for index, one in enumerate(ranked)
+    ]
+    return table(["optimizer", *(column.title for column in shown), "learning rate"], rows)
 
 
-def _remark(one: Standing) -> str:
-    return "" if one.status == "finished" else f'<span class="remark">{escape(one.status)}</span>'
-
-
-def _swatch(colour: str, dashed: bool = False) -> str:
-    return f'<i class="swatch{" dashed" if dashed else ""}" style="--colour:{colour}"></i>'
+def _name(one: Standing, colour: str) -> Markup:
+    remark = [] if one.status == "finished" else [tag("span", one.status, class_="remark")]
+    return join([swatch(colour, dashed=one.is_peer), one.entry.label, *remark])
 
 
 def _seeds(header: Header) -> str:

@@ -11,6 +11,7 @@ from typing import final
 from gradstep.lab.contenders import base_name
 from gradstep.lab.results import Entry, Point, Results, Summary, read_results
 from gradstep.lab.tasks import TASKS
+from gradstep.report.words import number, plus_minus, seconds
 
 
 @final
@@ -67,9 +68,28 @@ class Standing:
         return self.state_bytes / self.parameters
 
     @property
+    def loss_text(self) -> str:
+        """The loss, with half the distance between the best and the worst seed."""
+        if self.diverged:
+            return "diverged"
+        if self.loss is None or len(self.losses) < 2:
+            return number(self.loss)
+        return plus_minus(self.loss, self.spread / 2)
+
+    @property
+    def step_text(self) -> str:
+        """The time of a step, with half the distance between the fastest and the slowest seed."""
+        return time_text(self.step, self.step_range)
+
+    @property
     def is_peer(self) -> bool:
         """Whether this is torch's own class."""
         return base_name(self.entry.name) != self.entry.name
+
+
+def time_text(value: float | None, ends: tuple[float, float] | None) -> str:
+    """A time, with half the distance between the ends of its spread where that is known."""
+    return seconds(value, (ends[1] - ends[0]) / 2 if ends else None)
 
 
 def races_in(folder: Path) -> list[Results]:

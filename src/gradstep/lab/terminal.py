@@ -12,7 +12,8 @@ from gradstep.lab.session import Outcome
 from gradstep.lab.standings import races_in, standings
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.verdict import verdict
-from gradstep.lab.words import UNKNOWN
+from gradstep.report.markup import COLOURS
+from gradstep.report.words import UNKNOWN
 
 
 def listing() -> RenderableType:
@@ -73,7 +74,7 @@ def _standings(race: Results) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
     for index, one in enumerate(rows):
-        name = Text("● ", style=chosen[one.entry.label]) + Text(one.entry.label, style="default")
+        name = Text("● ", style=COLOURS[chosen[one.entry.label]][0]) + Text(one.entry.label, style="default")
         cells = (Text(column.text(one), style="bold" if best[at][index] else "") for at, column in enumerate(shown))
         remark = "" if one.status == "finished" else one.status
         table.add_row(name, one.entry.settings.get("lr", UNKNOWN), *cells, remark)

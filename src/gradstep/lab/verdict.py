@@ -7,7 +7,7 @@ from typing import final
 from gradstep.lab.results import Results
 from gradstep.lab.standings import Standing, standings
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.words import number
+from gradstep.report.words import TINY
 
 TWICE = 2.0
 """From here on a difference is told as a ratio."""
@@ -48,45 +48,42 @@ def verdict(results: Results) -> Verdict:
     word = TASKS[results.header.task].loss_word
     best = finished[0]
     if len(table) == 1:
-        return Verdict(None, f"{word} {_loss(best)}", f"{best.entry.label}: {word} {_loss(best)} {after}.")
+        return Verdict(None, f"{word} {best.loss_text}", f"{best.entry.label}: {word} {best.loss_text} {after}.")
     if len(seeds) == 1:
         return Verdict(
             None,
             "one seed: too close to call",
             f"Too close to call: with one seed the noise is not known. Lowest is {best.entry.label}, {word} "
-            f"{_loss(best)} {after}.",
+            f"{best.loss_text} {after}.",
         )
     rivals = [one for one in finished[1:] if not _ahead(best, one)]
     if rivals:
-        names = [f"{one.entry.label} ({_loss(one)})" for one in (best, *rivals)]
+        names = [f"{one.entry.label} ({one.loss_text})" for one in (best, *rivals)]
         between = f"{', '.join(names[:-1])} and {names[-1]}"
         return Verdict(
             None, "too close to call", f"Too close to call {after}, at {len(seeds)} seeds: {word} of {between}."
         )
-    first = f"{best.entry.label} wins: {word} {_loss(best)} {after}"
+    first = f"{best.entry.label} wins: {word} {best.loss_text} {after}"
     if len(finished) == 1:
-        return Verdict(best.entry.label, f"{word} {_loss(best)}", f"{first}; no other finished at every seed.")
+        return Verdict(best.entry.label, f"{word} {best.loss_text}", f"{first}; no other finished at every seed.")
     second = finished[1]
     return Verdict(
         best.entry.label,
-        f"{word} {_loss(best)}",
-        f"{first}, {_lower(best, second)} {second.entry.label} ({_loss(second)}), ahead at all {len(seeds)} seeds.",
+        f"{word} {best.loss_text}",
+        f"{first}, {_lower(best, second)} {second.entry.label} ({second.loss_text}), ahead at all {len(seeds)} seeds.",
     )
 
 
 def _ahead(one: Standing, other: Standing) -> bool:
-    leads = [other.losses[seed] - loss for seed, loss in one.losses.items()]
+    # What lies below what is told apart is equal.
+    leads = [max(other.losses[seed], TINY) - max(loss, TINY) for seed, loss in one.losses.items()]
     return min(leads) > 0 and fmean(leads) > stdev(leads)
-
-
-def _loss(one: Standing) -> str:
-    return number(one.loss) + (f" ± {number(one.spread / 2)}" if len(one.losses) > 1 else "")
 
 
 def _lower(best: Standing, second: Standing) -> str:
     """How much lower the loss is; as a ratio where it is large."""
     low, high = fmean(best.losses.values()), fmean(second.losses.values())
-    if low <= 0 or high / low > MANY:
+    if high > MANY * low:
         return f"over {MANY:,.0f} times lower than"
     if high / low >= TWICE:
         return f"{high / low:,.1f} times lower than"

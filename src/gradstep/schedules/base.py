@@ -10,7 +10,7 @@ from gradstep.schedules.checks import count, level
 from gradstep.schedules.preview import Preview, preview
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gradstep.report import LineChart
 
 
 class Schedule(ABC):
@@ -119,18 +119,17 @@ class Schedule(ABC):
         return preview(self, updates)
 
     @final
-    def plot(self, updates: int | None = None) -> Figure:
-        """A picture of the value over the updates, with its boundaries; needs matplotlib.
+    def plot(self, updates: int | None = None) -> LineChart:
+        """A picture of the value over the updates, with its boundaries.
+
+        Its ``save`` writes an SVG file or an HTML page, and notebooks show it.
 
         Args:
             updates: how far to draw, ≥ 1; by default to the end, or 1,000 updates if there is none.
 
-        Raises:
-            ModuleNotFoundError: matplotlib is not installed.
-
         Example:
             >>> from gradstep.schedules import cosine
-            >>> cosine(0.1, updates=50).plot().axes[0].get_xlabel()
+            >>> cosine(0.1, updates=50).plot().x_title
             'update'
         """
         from gradstep.schedules.plot import plot

@@ -10,7 +10,7 @@ from gradstep.training.lr_suggest import RECOMMENDED, WAYS, LrSuggestion, refusa
 from gradstep.training.lr_sweep import LrSweep
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gradstep.report import LineChart
 
 
 @final
@@ -57,11 +57,9 @@ class LrFound:
         """
         return self.recommended.lr
 
-    def plot(self) -> Figure:
-        """Every curve, the suggestions, and the range of the recommended one, as a matplotlib figure without a window.
-
-        Raises:
-            ModuleNotFoundError: matplotlib is not installed.
+    def plot(self) -> LineChart:
+        """Every curve, the suggestions, and the range of the recommended one, as a picture; its ``save`` writes an SVG
+        file or an HTML page.
         """
         from gradstep.training.lr_picture import plot
 

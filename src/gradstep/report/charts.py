@@ -1,0 +1,390 @@
+"""Charts of lines and of bars."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from gradstep.report.markup import Markup, decimal, join, paint, tag
+from gradstep.report.picture import NARROW, Picture, key, length, lines, shortened, words
+from gradstep.report.scales import Scale, fit, spread, thinned
+from gradstep.report.words import tick
+
+DASHES = "6 4"
+TALL = 230.0
+"""Height of a chart of lines, in pixels, its axes included."""
+
+
+@final
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart. Where ``y`` is None or not finite it has a gap.
+
+    Args:
+        name: beside the line; empty for the only line of a chart.
+        x, y: its points, x ascending.
+        colour: a name of :data:`~gradstep.report.markup.COLOURS`.
+        low, high: a band around it, of the same length; empty for none.
+        dashed: whether it is drawn in dashes.
+        points: whether its points are dots that no line joins.
+        thickness: in pixels.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    colour: str = "blue"
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    dashed: bool = False
+    points: bool = False
+    thickness: float = 2.0
+
+
+@final
+@dataclass(frozen=True)
+class Level:
+    """Something to compare with: a value, or the range up to ``high``, with some words."""
+
+    value: float
+    text: str
+    colour: str = "quiet"
+    high: float | None = None
+
+
+@final
+@dataclass(frozen=True)
+class LineChart(Picture):
+    """Lines over a common axis.
+
+    Args:
+        title: what it shows.
+        x_title, y_title: of the axes, with their units.
+        lines: drawn in this order.
+        x, y: the axes; None: they fit the lines (:func:`~gradstep.report.scales.fit`).
+        y_log: whether a fitted ``y`` is logarithmic; what is not positive is then not drawn.
+        x_log: the same of ``x``.
+        levels: to compare with, across the chart.
+        marks: places on the x axis, with some words each, down the chart.
+        tall: height in pixels.
+        beside: whether names stand at the right of their lines, where there is room, and not above the chart.
+    """
+
+    title: str
+    x_title: str
+    y_title: str
+    lines: Sequence[Line]
+    x: Scale | None = None
+    y: Scale | None = None
+    y_log: bool = False
+    x_log: bool = False
+    levels: Sequence[Level] = ()
+    marks: Sequence[tuple[float, str]] = ()
+    tall: float = TALL
+    beside: bool = True
+
+    def scales(self) -> tuple[Scale, Scale]:
+        """The axes."""
+        xs = [x for line in self.lines for x in line.x]
+        x = self.x or (
+            fit(xs, log=True)
+            if self.x_log
+            else Scale(min(xs, default=0.0), max(xs, default=1.0))
+            if len(set(xs)) > 1
+            else fit(xs)
+        )
+        values = [y for line in self.lines for y in (*line.y, *line.low, *line.high)]
+        levels = [end for level in self.levels for end in (level.value, level.high) if end is not None]
+        return x, self.y or fit(values, log=self.y_log, include=levels)
+
+    def draw(self, width: float) -> tuple[float, Markup]:
+        x, y = self.scales()
+        named = [line for line in self.lines if line.name]
+        beside = self.beside and width >= NARROW and len(named) > 1
+        right = max(length(line.name) for line in named) + 24 if beside else 14.0
+        right = min(right, 0.34 * width)
+        parts: list[Markup] = []
+        top = 0.0
+        if named and not beside:
+            unique = {line.name: (line.name, line.colour, DASHES if line.dashed else None) for line in named}
+            top, shown = key(list(unique.values()), width)
+            parts.append(shown)
+        labels = [(value, tick(value)) for value in y.ticks(5)]
+        left = max([length(label) for _, label in labels], default=10) + 9
+        height, shown = lines(self.y_title, 0, top + 11, width)
+        parts.append(shown)
+        top += height + 6
+        wide, tall = width - left - right, self.tall - 62
+        parts += _grid(x, y, labels, left, top, wide, tall, width)
+        parts.append(words(self.x_title, left + wide, top + tall + 34, "quiet", anchor="end"))
+        plot, notes = self._plot(x, y, wide, tall)
+        parts.append(tag("svg", plot, x=left, y=top, width=wide, height=tall, class_="plot", data_hover=_axes(x, y)))
+        parts.append(tag("g", notes, transform=f"translate({decimal(left)} {decimal(top)})"))
+        if beside:
+            parts += self._names(y, left + wide, top, tall, right)
+        return top + tall + 40, join(parts)
+
+    def _plot(self, x: Scale, y: Scale, wide: float, tall: float) -> tuple[Markup, Markup]:
+        """What is inside the axes, cut off at them, and the words over it."""
+        parts: list[Markup] = []
+        notes: list[Markup] = []
+        for level in self.levels:
+            at = tall * (1 - y.at(level.value))
+            if level.high is not None:
+                upper = tall * (1 - y.at(level.high))
+                parts.append(
+                    tag("rect", x=0, y=upper, width=wide, height=at - upper, opacity=0.09, **paint(fill=level.colour))
+                )
+                at = upper
+            else:
+                parts.append(
+                    tag(
+                        "path",
+                        d=f"M0,{decimal(at)}h{decimal(wide)}",
+                        stroke_dasharray="5 4",
+                        **paint(stroke=level.colour),
+                    )
+                )
+            notes.append(words(level.text, wide - 4, at - 4, level.colour, anchor="end", size=11, halo=True))
+        for place, text in self.marks:
+            at = wide * x.at(place)
+            parts.append(tag("path", d=f"M{decimal(at)},0v{decimal(tall)}", **paint(stroke="pale")))
+            if text:
+                end = at > 0.7 * wide
+                notes.append(
+                    words(text, at + (-5 if end else 5), 11, "quiet", anchor="end" if end else None, size=11, halo=True)
+                )
+        for line in self.lines:
+            parts += _line(line, x, y, wide, tall)
+        return join(parts), join(notes)
+
+    def _names(self, y: Scale, left: float, top: float, tall: float, room: float) -> list[Markup]:
+        """The lines' names to the right of their ends, each tied to its end."""
+        drawn = {line.name: line for line in self.lines if line.name}
+        ends = [tall * (1 - min(1.0, max(0.0, y.at(_last(line.y, y))))) for line in drawn.values()]
+        parts: list[Markup] = []
+        for line, end, place in zip(drawn.values(), ends, spread(ends, 15.0, tall)):
+            d = f"M{decimal(left)},{decimal(top + end)}l14,{decimal(place - end)}"
+            dashes = DASHES if line.dashed else None
+            parts.append(tag("path", d=d, stroke_dasharray=dashes, **paint(stroke=line.colour)))
+            parts.append(words(shortened(line.name, room - 20), left + 18, top + place + 4))
+        return parts
+
+
+def _last(values: Sequence[float | None], y: Scale) -> float:
+    """Where a line ends; one that left the finite numbers, at the top."""
+    known = [value for value in values if value is not None]
+    return known[-1] if known and math.isfinite(known[-1]) else y.high
+
+
+def _axes(x: Scale, y: Scale) -> str:
+    """For the script that shows values at the pointer."""
+    return json.dumps([[scale.low, scale.high, int(scale.log)] for scale in (x, y)])
+
+
+def _grid(
+    x: Scale,
+    y: Scale,
+    labels: Sequence[tuple[float, str]],
+    left: float,
+    top: float,
+    wide: float,
+    tall: float,
+    width: float,
+) -> list[Markup]:
+    parts: list[Markup] = []
+    for value, label in labels:
+        at = top + tall * (1 - y.at(value))
+        parts.append(tag("path", d=f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", **paint(stroke="grid")))
+        parts.append(words(label, left - 7, at + 4, "quiet", anchor="end"))
+    parts += x_axis(x, left, top + tall, wide, width)
+    return parts
+
+
+def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: float = math.inf) -> list[Markup]:
+    """An axis with its ticks and their labels.
+
+    Args:
+        x: the axis.
+        left: where it begins.
+        at: its height.
+        wide: its length.
+        width: of the picture, which no label leaves.
+        end: the last value that a tick may have.
+    """
+    parts = [tag("path", d=f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", **paint(stroke="pale"))]
+    for value in x.ticks(max(3, int(wide / 75))):
+        if value > end:
+            break
+        place, half = left + wide * x.at(value), length(tick(value)) / 2
+        parts.append(tag("path", d=f"M{decimal(place)},{decimal(at)}v4", **paint(stroke="pale")))
+        parts.append(words(tick(value), min(max(place, half), width - half), at + 17, "quiet", anchor="middle"))
+    return parts
+
+
+def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Markup]:
+    kept = thinned(line.y, max(20, int(1.2 * wide)))
+    across = {i: wide * x.at(line.x[i]) for i in kept}
+    parts: list[Markup] = []
+    if line.low and line.high:
+        upper = [f"{across[i]:.1f},{tall * (1 - y.at(line.high[i])):.1f}" for i in kept]
+        lower = [f"{across[i]:.1f},{tall * (1 - y.at(line.low[i])):.1f}" for i in reversed(kept)]
+        d = f"M{'L'.join(upper + lower)}Z"
+        parts.append(tag("path", d=d, opacity=0.16, data_name=line.name, **paint(fill=line.colour)))
+    pieces: list[list[str]] = [[]]
+    for i in kept:
+        value = line.y[i]
+        if value is None or not math.isfinite(value):
+            pieces.append([])
+        else:
+            pieces[-1].append(f"{across[i]:.1f},{tall * (1 - y.at(value)):.1f}")
+    if line.points or all(len(piece) < 2 for piece in pieces):
+        dots = [point.split(",") for piece in pieces for point in piece]
+        return parts + [
+            tag("circle", cx=float(cx), cy=float(cy), r=3, data_name=line.name, **paint(fill=line.colour))
+            for cx, cy in dots
+        ]
+    # A point alone between two gaps shows as a dot, by the round end of a line of no length.
+    d = "".join(f"M{'L'.join(piece if len(piece) > 1 else piece * 2)}" for piece in pieces if piece)
+    parts.append(
+        tag(
+            "path",
+            d=d,
+            stroke_width=line.thickness,
+            stroke_linejoin="round",
+            stroke_linecap="round",
+            stroke_dasharray=DASHES if line.dashed else None,
+            data_name=line.name,
+            data_line=line.name or "value",
+            **paint(stroke=line.colour),
+        )
+    )
+    return parts
+
+
+@final
+@dataclass(frozen=True)
+class Bar:
+    """A row of a chart of bars.
+
+    Args:
+        name: at the left.
+        parts: lengths, ≥ 0 (on a logarithmic axis one, > 0), each with its colour, one after the other.
+        text: at the right of the bar: the numbers.
+        bold: whether name and text are bold.
+        ends: of the spread around the whole length, drawn as a thin line; None for none.
+    """
+
+    name: str
+    parts: Sequence[tuple[float, str]]
+    text: str
+    bold: bool = False
+    ends: tuple[float, float] | None = None
+
+    @property
+    def whole(self) -> float:
+        """The length of all parts, and of the spread beyond them."""
+        return max(sum(value for value, _ in self.parts), *(self.ends or (0.0,)))
+
+
+@final
+@dataclass(frozen=True)
+class BarChart(Picture):
+    """Bars in rows, each with its name and its numbers.
+
+    Args:
+        title: what it shows.
+        x_title: of the axis, with its unit.
+        bars: from top to bottom.
+        x_log: whether the axis is logarithmic; the bars then start at its left end.
+        limit: a value to compare all bars with, and some words.
+        keys: names of the parts by colour, above the bars.
+    """
+
+    title: str
+    x_title: str
+    bars: Sequence[Bar]
+    x_log: bool = False
+    limit: tuple[float, str] | None = None
+    keys: Sequence[tuple[str, str]] = ()
+
+    def draw(self, width: float) -> tuple[float, Markup]:
+        top, parts = 0.0, list[Markup]()
+        if self.keys:
+            top, shown = key([(name, colour, "bar") for name, colour in self.keys], width)
+            parts.append(shown)
+        names = max((length(bar.name, 14 if bar.bold else 12.5) for bar in self.bars), default=0.0) + 12
+        beside = names < 0.36 * width
+        left = names if beside else 0.0
+        row = 27.0 if beside else 40.0
+        wide = width - left
+        x = self._scale(wide)
+        if self.limit is not None:
+            top += 16
+        bottom = top + row * len(self.bars) + 4
+        for k, bar in enumerate(self.bars):
+            parts += self._bar(bar, x, left, top + row * k, wide, beside)
+        if self.limit is not None:
+            at = left + wide * x.at(self.limit[0])
+            marks = "".join(f"M{decimal(at)},{decimal(top + row * (k + 1) - 25)}v23" for k in range(len(self.bars)))
+            parts.append(tag("path", d=marks, stroke_width=1.4, **paint(stroke="ink")))
+        parts += [self._text(bar, x, left, top + row * (k + 1) - 9, wide) for k, bar in enumerate(self.bars)]
+        longest = max([bar.whole for bar in self.bars] + ([self.limit[0]] if self.limit else []), default=0.0)
+        parts += x_axis(x, left, bottom, wide, width, longest if self.x_log else 1.15 * longest)
+        below, shown = lines(self.x_title, left, bottom + 35, wide)
+        parts.append(shown)
+        if self.limit is not None:
+            text = self.limit[1]
+            at = left + wide * x.at(self.limit[0])
+            inside = min(max(at, left + length(text) / 2), width - length(text) / 2)
+            parts.append(words(text, inside, top - 4, anchor="middle"))
+        return bottom + 26 + below, join(parts)
+
+    def _scale(self, wide: float) -> Scale:
+        """An axis long enough for every bar and the text after it."""
+        values = [bar.whole for bar in self.bars]
+        if self.x_log:
+            fitted = fit([v for bar in self.bars for v in (bar.whole, *(bar.ends or ()))], log=True)
+            room = max((length(bar.text) for bar in self.bars), default=0.0) + 14
+            decades = math.log10(fitted.high / fitted.low)
+            return Scale(
+                fitted.low, 10 ** min(308.0, math.log10(fitted.low) + decades * wide / (wide - room)), log=True
+            )
+        rooms = [max(0.3 * wide, wide - length(bar.text, 13.5 if bar.bold else 12) - 12) for bar in self.bars]
+        high = max([value * wide / room for value, room in zip(values, rooms)], default=0.0)
+        if self.limit is not None:
+            high = max(high, self.limit[0] * 1.02)
+        return Scale(0.0, high or 1.0)
+
+    def _bar(self, bar: Bar, x: Scale, left: float, top: float, wide: float, beside: bool) -> list[Markup]:
+        parts: list[Markup] = []
+        if beside:
+            parts.append(words(bar.name, left - 9, top + 18, anchor="end", bold=bar.bold, size=12.5))
+            at = top + 5
+        else:
+            parts.append(words(shortened(bar.name, wide), 0, top + 14, bold=bar.bold, size=12.5))
+            at = top + 19
+        start = 0.0
+        for value, colour in bar.parts:
+            x0, x1 = (0.0 if self.x_log else wide * x.at(start)), wide * max(0.0, x.at(start + value))
+            # From the end of a logarithmic axis the length says nothing: a dot on a thin line shows the place.
+            y, tall = (at + 7.5, 2.0) if self.x_log else (at, 17.0)
+            shape = {"x": left + x0, "y": y, "width": max(0.0, x1 - x0), "height": tall}
+            parts.append(tag("rect", **shape, rx=1.0, data_name=bar.name, **paint(fill=colour)))
+            if self.x_log and x1:
+                parts.append(tag("circle", cx=left + x1, cy=at + 8.5, r=5, data_name=bar.name, **paint(fill=colour)))
+            start += value
+        end = left + wide * max(0.0, x.at(bar.whole))
+        if bar.ends is not None:
+            first = left + wide * max(0.0, x.at(bar.ends[0]))
+            d = f"M{decimal(first)},{decimal(at + 8.5)}H{decimal(end)}M{decimal(first)},{decimal(at + 5)}v7"
+            parts.append(tag("path", d=f"{d}M{decimal(end)},{decimal(at + 5)}v7", **paint(stroke="ink")))
+        return parts
+
+    def _text(self, bar: Bar, x: Scale, left: float, at: float, wide: float) -> Markup:
+        """The numbers after a bar, above everything else."""
+        end = left + wide * max(0.0, x.at(bar.whole))
+        return words(bar.text, end + 6, at, bold=bar.bold, size=12, halo=True)

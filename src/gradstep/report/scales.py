@@ -1,0 +1,156 @@
+"""From numbers to places on an axis: ranges that show what matters, and few ticks at round numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+EDGE = 0.02
+"""Share of the values at each end that may leave the picture."""
+REACH = 2.0
+"""How far beyond all other values those may still be shown, in spans of the others."""
+MARGIN = 0.06
+"""Empty space at each end, in spans."""
+
+
+@final
+@dataclass(frozen=True)
+class Scale:
+    """An axis from ``low`` to ``high``; a logarithmic one has both above 0.
+
+    Raises:
+        ValueError: it is empty, or reaches 0 on a logarithmic axis.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"Invalid range of an axis: {self.low} to {self.high} (the ends must ascend)")
+
+    def at(self, value: float) -> float:
+        """How far along the axis a value stands: 0 at ``low``, 1 at ``high``, and at most 3 lengths outside.
+
+        >>> Scale(0.0, 10.0).at(2.5), Scale(1e-4, 1.0, log=True).at(1e-3), Scale(1.0, 10.0, log=True).at(0.0)
+        (0.25, 0.25, -3.0)
+        """
+        if self.log:
+            place = math.log(value / self.low) / math.log(self.high / self.low) if value / self.low > 0 else -math.inf
+        else:
+            place = (value - self.low) / (self.high - self.low)
+        return min(max(place, -3.0), 4.0)
+
+    def ticks(self, most: int = 5) -> list[float]:
+        """About so many round numbers, evenly spaced; on a logarithmic axis powers of ten where three of them fit.
+
+        >>> Scale(0.0, 9.7).ticks(), Scale(1e-7, 3.0, log=True).ticks(3)
+        ([0.0, 2.0, 4.0, 6.0, 8.0], [1e-06, 0.001, 1.0])
+        """
+        if not self.log:
+            return _round_numbers(self.low, self.high, most)
+        first = math.ceil(math.log10(self.low) - 1e-9)
+        powers = range(first, math.floor(math.log10(self.high) + 1e-9) + 1)
+        if len(powers) >= 3:
+            stride = -(-len(powers) // most)
+            return [float(f"1e{k}") for k in powers if k % stride == 0]
+        between = [float(f"{m}e{k}") for k in range(first - 1, first + 3) for m in (1, 2, 5)]
+        inside = [value for value in between if self.low <= value <= self.high]
+        if 2 <= len(inside) <= most + 2:
+            return inside
+        return inside[::3] if len(inside) > most else _round_numbers(self.low, self.high, most)
+
+
+def _round_numbers(low: float, high: float, most: int) -> list[float]:
+    power = math.floor(math.log10((high - low) / most))
+    for step in (m * 10.0**k for k in (power, power + 1) for m in (1, 2, 5)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            return [round(n * step, 12 - power) for n in range(first, last + 1)]
+    return [low, high]  # a range that float64 hardly resolves
+
+
+def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[float] = ()) -> Scale:
+    """The range of these values that hides nothing and lets nothing hide the rest.
+
+    It holds all values but those that lie far (two spans of the middle 96 in 100) outside the others: a spike leaves
+    the picture, and a line is not flattened by it. A constant stands in the middle between 0 and twice itself.
+
+    Args:
+        values: what is not finite, and on a logarithmic axis what is not positive, has no place and is left out.
+        log: whether the axis is logarithmic.
+        include: values that must be inside, such as levels to compare with.
+
+    >>> fit([3e-4] * 10)
+    Scale(low=0.0, high=0.0006, log=False)
+    """
+    known = sorted(
+        math.log10(v) if log else v for v in values if v is not None and math.isfinite(v) and (v > 0 or not log)
+    )
+    must = [math.log10(v) if log else v for v in include]
+    if not known:
+        known = must or [0.0]
+    low, high = known[0], known[-1]
+    near, far = known[int(EDGE * (len(known) - 1))], known[math.ceil((1 - EDGE) * (len(known) - 1))]
+    if far > near:
+        low, high = max(low, near - REACH * (far - near)), min(high, far + REACH * (far - near))
+    low, high = min([low, *must]), max([high, *must])
+    if log:
+        margin = max(MARGIN * (high - low), 0.1)
+        return Scale(10 ** max(low - margin, -320.0), 10 ** min(high + margin, 308.0), log=True)
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        low, high = sorted((0.0, 2 * low)) if low else (0.0, 1.0)
+        return Scale(low, high)
+    margin = MARGIN * (high - low)
+    return Scale(0.0 if 0 <= low < margin else low - margin, high + margin)
+
+
+def spread(wanted: Sequence[float], gap: float, end: float) -> list[float]:
+    """Places in [0, ``end``] near the wanted ones, in the same order and ``gap`` apart; closer if there is no room.
+
+    >>> spread([10.0, 11.0, 50.0], gap=5.0, end=52.0)
+    [10.0, 15.0, 50.0]
+    """
+    gap = min(gap, end / max(1, len(wanted) - 1))
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    places = [0.0] * len(wanted)
+    floor = 0.0
+    for index in order:
+        places[index] = max(wanted[index], floor)
+        floor = places[index] + gap
+    ceiling = end
+    for index in reversed(order):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    return places
+
+
+def thinned(values: Sequence[float | None], most: int) -> list[int]:
+    """Which points of a long line to draw: the ends, and of every stretch the lowest, the highest and the first that
+    is not finite, so that no spike is lost.
+
+    Args:
+        values: the line; None where there is no value.
+        most: how many points about, ≥ 2.
+
+    Returns:
+        Positions, ascending; all if there are no more than ``most``.
+
+    >>> thinned([0, 1, 9, 1, 0, 1, 2, 1], most=4)
+    [0, 2, 4, 6, 7]
+    """
+    count = len(values)
+    if count <= most:
+        return list(range(count))
+    known = [math.nan if value is None else value for value in values]
+    kept = {0, count - 1}
+    for k in range(most // 2):
+        stretch = range(k * count // (most // 2), (k + 1) * count // (most // 2))
+        finite = [i for i in stretch if math.isfinite(known[i])]
+        if finite:
+            kept |= {min(finite, key=known.__getitem__), max(finite, key=known.__getitem__)}
+        kept.update([i for i in stretch if not math.isfinite(known[i])][:1])
+    return sorted(kept)

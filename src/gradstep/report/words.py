@@ -1,0 +1,116 @@
+"""Numbers as people read them, on pages and on terminals. A number that is not known is a dash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+UNKNOWN = "–"
+TINY = 1e-30
+"""Below it a number is told as "< 1e-30": what float32 calculations leave there are remains of rounding."""
+BARS = "▁▂▃▄▅▆▇█"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; two and a power of ten where zeros would have to be counted.
+
+    >>> number(0.04213), number(2.518), number(3.14e-9), number(6.7e-41), number(0.0), number(None)
+    ('0.04213', '2.518', '3.1e-9', '< 1e-30', '0', '–')
+    """
+    if value is None:
+        return UNKNOWN
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < TINY:
+        return "< 1e-30" if value > 0 else "> -1e-30"
+    if not 1e-4 <= abs(value) < 1e5:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
+    return f"{value:#.4g}".removesuffix(".")
+
+
+def plus_minus(value: float, half: float) -> str:
+    """A mean and half of its spread, both to the second digit of the latter.
+
+    >>> plus_minus(0.05139, 0.009416), plus_minus(2.8e-5, 1.3e-5), plus_minus(12.0, 0.0), plus_minus(6.7e-41, 1e-42)
+    ('0.0514 ± 0.0094', '2.8e-5 ± 1.3e-5', '12.00', '< 1e-30')
+    """
+    if half < TINY or abs(value) < TINY:
+        return number(value)
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    if 1e-4 <= abs(value) < 1e5 and digits < 7:
+        return f"{value:.{digits}f} ± {half:.{digits}f}"
+    return f"{number(value)} ± {number(half)}"
+
+
+def tick(value: float) -> str:
+    """The label of a tick, which is a round number.
+
+    >>> tick(0.002), tick(20000.0), tick(1e-6), tick(2e-6), tick(0.0)
+    ('0.002', '20,000', '10⁻⁶', '2·10⁻⁶', '0')
+    """
+    if value and not 1e-3 <= abs(value) < 1e6:
+        digits, _, power = f"{value:.3e}".partition("e")
+        digits, raised = digits.rstrip("0").rstrip("."), f"10{int(power)}"
+        raised = "10" + raised[2:].translate(_RAISED)
+        return raised if digits == "1" else f"{digits}·{raised}"
+    return f"{value:,.10g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as per cent: "98.2 %"."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def seconds(value: float | None, half: float | None = None) -> str:
+    """A duration with the unit that suits it, and half of its spread in the same unit if that is given.
+
+    >>> seconds(4.31e-5), seconds(0.00713, 0.000104), seconds(0.000454, 6.1e-5), seconds(None)
+    ('43.1 µs', '7.13 ± 0.10 ms', '454 ± 61 µs', '–')
+    """
+    if value is None:
+        return UNKNOWN
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size or unit == "µs":
+            scaled = value / size
+            digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
+            spread = "" if half is None else f" ± {half / size:.{digits}f}"
+            return f"{scaled:.{digits}f}{spread} {unit}"
+    return UNKNOWN
+
+
+def size(value: float) -> str:
+    """A number of bytes: "0 B", "304 B", "1.1 MiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def sparkline(values: Sequence[float], letters: int = 40, *, log: bool = False, low: float | None = None) -> str:
+    """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
+
+    Args:
+        values: in their order.
+        letters: how many, at most.
+        log: whether heights are logarithms.
+        low: the value of the lowest letter; None: the lowest value.
+
+    >>> sparkline([0.0, 1.0, 2.0, 7.0, math.inf])
+    '▁▂▃█!'
+    """
+    heights = [_height(value, log) for value in values]
+    stretches = min(letters, len(heights))
+    tops = [max(heights[k * len(heights) // stretches : (k + 1) * len(heights) // stretches]) for k in range(stretches)]
+    finite = [top for top in tops if math.isfinite(top)]
+    low, high = min(finite, default=0.0) if low is None else low, max(finite, default=0.0)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((top - low) / step)] if math.isfinite(top) else "!" for top in tops)
+
+
+def _height(value: float, log: bool) -> float:
+    if not math.isfinite(value):
+        return math.inf
+    return math.log10(max(value, 1e-45)) if log else value

@@ -1,0 +1,93 @@
+"""Every kind of schedule by a name, over any number of updates, for ``gradstep schedules`` and the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from fractions import Fraction
+from types import MappingProxyType
+
+from gradstep.schedules.base import Schedule
+from gradstep.schedules.checks import count
+from gradstep.schedules.cycles import cosine_restarts, triangular
+from gradstep.schedules.decays import exponential, inverse_sqrt
+from gradstep.schedules.path import cosine, linear, polynomial, warmup
+from gradstep.schedules.recipes import one_cycle, warmup_stable_decay
+from gradstep.schedules.steps import constant, multi_step, step
+
+DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
+    {
+        "constant": lambda lr, n: constant(lr),
+        "step": lambda lr, n: step(lr, every_updates=max(1, n // 4), factor=0.5),
+        "multi-step": lambda lr, n: multi_step(lr, at_updates=sorted({n // 2, 3 * n // 4} - {0}), factor=0.3),
+        "exponential": lambda lr, n: exponential(lr, factor=0.5, per_updates=max(1, n // 4)),
+        "linear": lambda lr, n: linear(lr, 0.0, updates=n),
+        "polynomial": lambda lr, n: polynomial(lr, updates=n, power=2),
+        "cosine": lambda lr, n: cosine(lr, updates=n),
+        "cosine-restarts": lambda lr, n: cosine_restarts(lr, first_updates=Fraction(n, 7), mult=2, cycles=3),
+        "inverse-sqrt": lambda lr, n: inverse_sqrt(lr, timescale_updates=max(1, n // 10)),
+    }
+)
+"""From a first value, over so many updates."""
+
+CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
+    {
+        "wsd": lambda lr, n, w: warmup_stable_decay(
+            lr, warmup_updates=w, stable_updates=n - w - (n - w) // 5, decay_updates=(n - w) // 5
+        ),
+        "triangular": lambda lr, n, w: triangular(0.1 * lr, lr, up_updates=max(1, n // 8)),
+        "triangular2": lambda lr, n, w: triangular(0.1 * lr, lr, up_updates=max(1, n // 8), cycle_factor=0.5),
+        "exp-range": lambda lr, n, w: triangular(0.1 * lr, lr, up_updates=max(1, n // 8), update_factor=0.1 ** (1 / n)),
+        "one-cycle": lambda lr, n, w: one_cycle(lr, updates=n).lr,
+        "one-cycle-three-phase": lambda lr, n, w: one_cycle(lr, updates=n, warmup_share=0.4, three_phase=True).lr,
+        "one-cycle-momentum": lambda lr, n, w: one_cycle(lr, updates=n).momentum,
+    }
+)
+"""With a rise of their own: from a peak, over so many updates, of which so many are a warmup where there is one."""
+
+WARM = ("cosine", "linear", "inverse-sqrt")
+"""Decays that are also shown after a warmup, as "warmup-cosine"."""
+
+NAMES = (*DECAYS, *(f"warmup-{name}" for name in WARM), *CYCLES)
+LEAST = 20
+"""Updates in which every kind has its shape."""
+
+
+def gallery(
+    names: Sequence[str] = (), *, steps: int = 1000, warm: int | None = None, lr: float = 1.0
+) -> dict[str, Schedule]:
+    """Schedules by name.
+
+    Args:
+        names: of :data:`NAMES`; none: all.
+        steps: updates that each lasts, ≥ 20.
+        warm: updates of a linear warmup, ≥ 0 and below ``steps``, for all but the cycles, which rise by themselves;
+            None: a tenth of ``steps`` for those that are named for their warmup, none for the others.
+        lr: the highest value.
+
+    Raises:
+        ValueError: there is no such schedule, or a number is outside its bounds.
+        TypeError: a number of updates is not whole.
+
+    >>> {name: schedule(50) for name, schedule in gallery(["linear", "warmup-linear"], steps=100).items()}
+    {'linear': 0.5, 'warmup-linear': 0.5555}
+    """
+    total = count("steps", steps, least=LEAST)
+    rise = total // 10 if warm is None else count("warmup", warm)
+    if rise >= total:
+        raise ValueError(f"Invalid warmup: {warm} (must be below the {total} steps)")
+    shown: dict[str, Schedule] = {}
+    for name in names or NAMES:
+        plain = name.removeprefix("warmup-")
+        if name not in NAMES:
+            near = get_close_matches(name, NAMES, n=2)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"Unknown schedule: {name!r}.{meant} There are {', '.join(NAMES)}.")
+        if name in CYCLES:
+            shown[name] = CYCLES[name](lr, total, rise)
+        elif rise and (warm is not None or name != plain):
+            decay = DECAYS[plain](lr, total - rise)
+            shown[name] = warmup(updates=rise, to=lr).then(decay)
+        else:
+            shown[name] = DECAYS[plain](lr, total)
+    return shown
