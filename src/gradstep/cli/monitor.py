@@ -14,7 +14,7 @@ def monitor(
         Path, typer.Argument(metavar="RUN", help="A record, or the folder of a run that holds monitor.jsonl.")
     ],
     html: Annotated[
-        Path | None, typer.Option(metavar="PAGE", help="Write the interactive report to this file instead.")
+        Path | None, typer.Option(metavar="PAGE", help="Write the report, a page, to this file instead.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Keep showing a run that goes on, until Ctrl-C.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.monitor.record import Numbers, Update
+from gradstep.report.words import seconds, short
 
 HEALTHY_GRADIENT = (0.1, 10.0)
 """Gradient norms of a healthy run; a rule of thumb from fine-tuning, for a loss that is a mean."""
@@ -41,15 +42,6 @@ class Metric:
     text: Callable[[float], str]
 
 
-def number(value: float) -> str:
-    """Four digits that count.
-
-    >>> number(0.00012345), number(1e-8), number(math.nan), number(0.5)
-    ('0.0001234', '1e-08', 'nan', '0.5')
-    """
-    return f"{value:.4g}"
-
-
 def share(value: float) -> str:
     """A part of a whole.
 
@@ -59,26 +51,17 @@ def share(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def milliseconds(value: float) -> str:
-    """A time given in seconds.
-
-    >>> milliseconds(0.01234)
-    '12.3 ms'
-    """
-    return f"{1e3 * value:.3g} ms"
-
-
 METRICS = (
-    Metric("loss", "Loss", lambda u: u.loss, None, False, number),
-    Metric("lr", "Learning rate", lambda u: u.lr, lambda g: g.lr, False, number),
-    Metric("grad_norm", "Gradient norm, before clipping", lambda u: u.grad_norm, lambda g: g.grad_norm, True, number),
-    Metric("weight_norm", "Weight norm", lambda u: u.weight_norm, lambda g: g.weight_norm, False, number),
-    Metric("update_ratio", "Update over weight", lambda u: u.update_ratio, lambda g: g.update_ratio, True, number),
-    Metric("root_min", "Smallest √v", lambda u: u.root_min, None, True, number),
-    Metric("root_max", "Largest √v", lambda u: u.root_max, None, True, number),
+    Metric("loss", "Loss", lambda u: u.loss, None, False, short),
+    Metric("lr", "Learning rate", lambda u: u.lr, lambda g: g.lr, False, short),
+    Metric("grad_norm", "Gradient norm, before clipping", lambda u: u.grad_norm, lambda g: g.grad_norm, True, short),
+    Metric("weight_norm", "Weight norm", lambda u: u.weight_norm, lambda g: g.weight_norm, False, short),
+    Metric("update_ratio", "Update over weight", lambda u: u.update_ratio, lambda g: g.update_ratio, True, short),
+    Metric("root_min", "Smallest √v", lambda u: u.root_min, None, True, short),
+    Metric("root_max", "Largest √v", lambda u: u.root_max, None, True, short),
     Metric("unmoved_share", "Unmoved by rounding", lambda u: u.unmoved_share, None, False, share),
     Metric("clip", "Clipped to", lambda u: u.clip, None, False, share),
-    Metric("seconds", "Time of the step", lambda u: u.seconds, None, False, milliseconds),
+    Metric("seconds", "Time of the step", lambda u: u.seconds, None, False, seconds),
 )  # fmt: skip
 
 

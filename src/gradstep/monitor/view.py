@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradstep.monitor.readings import METRICS, Metric, reading
+from gradstep.monitor.readings import METRICS, reading
 from gradstep.monitor.record import Run, Update
+from gradstep.report.words import sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120
 """Columns that show everything."""
 LONGEST = 40
@@ -49,7 +49,7 @@ def view(run: Run, width: int = WIDE) -> RenderableType:
             ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)] if width >= WIDE else []
             now = Text(metric.text(values[-1]), style=STYLES[alarm])
             table.add_row(
-                metric.title, now, sparkline(values, metric, letters), *ends, Text(words, style=STYLES[alarm])
+                metric.title, now, sparkline(values, letters, log=metric.log), *ends, Text(words, style=STYLES[alarm])
             )
     lines = [_title(run), _progress(run), Text(""), table]
     last = next((update for update in reversed(run.updates) if update.skipped), None)
@@ -93,27 +93,6 @@ def pace(made: Sequence[Update]) -> float | None:
     """Updates a second, over the last hundred records; None if there are too few."""
     first, last = made[-min(100, len(made))], made[-1]
     return (last.update - first.update) / (last.time - first.time) if last.time > first.time else None
-
-
-def sparkline(values: Sequence[float], metric: Metric, letters: int = LONGEST) -> str:
-    """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
-
-    >>> sparkline([0.0, 1.0, 2.0, 7.0, math.inf], METRICS[0])
-    '▁▂▃█!'
-    """
-    heights = [_height(value, metric) for value in values]
-    stretches = min(letters, len(heights))
-    tops = [max(heights[k * len(heights) // stretches : (k + 1) * len(heights) // stretches]) for k in range(stretches)]
-    finite = [top for top in tops if math.isfinite(top)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
-    step = (high - low) / (len(BARS) - 1) or 1.0
-    return "".join(BARS[round((top - low) / step)] if math.isfinite(top) else "!" for top in tops)
-
-
-def _height(value: float, metric: Metric) -> float:
-    if not math.isfinite(value):
-        return math.inf
-    return math.log10(max(value, 1e-45)) if metric.log else value
 
 
 def _duration(seconds: float) -> str:

@@ -30,6 +30,16 @@ def number(value: float | None) -> str:
     return f"{value:#.4g}".removesuffix(".")
 
 
+def short(value: float | None) -> str:
+    """The same without zeros at the end.
+
+    >>> short(0.5), short(3.0), short(1e-8), short(250.0)
+    ('0.5', '3', '1e-8', '250')
+    """
+    told = number(value)
+    return told.rstrip("0").rstrip(".") if "." in told and "e" not in told else told
+
+
 def plus_minus(value: float, half: float) -> str:
     """A mean and half of its spread, both to the second digit of the latter.
 

@@ -1,10 +1,9 @@
-"""The interactive report of a run, when it has ended."""
+"""The report of a run, when it has ended."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
@@ -21,14 +20,9 @@ class Html(Sink):
 
     Args:
         path: the page; folders are made.
-
-    Raises:
-        ImportError: plotly is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if find_spec("plotly") is None:
-            raise ImportError('the HTML report needs plotly, which is not installed: pip install "gradstep[lab]"')
         self.path = Path(path)
         self._headers: list[Header] = []
         self._updates: list[Update] = []
