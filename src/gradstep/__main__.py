@@ -9,7 +9,7 @@ import sys
 
 import gradstep
 
-_EXTRA = frozenset({"matplotlib", "plotly", "rich", "sklearn", "torch", "typer"})
+_EXTRA = frozenset({"rich", "sklearn", "torch", "typer"})
 """Top-level modules that the extra `lab` brings."""
 
 

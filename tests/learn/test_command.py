@@ -107,8 +107,8 @@ def test_the_folder_is_said_wherever_it_is_not_the_usual_one(learn, tmp_path):
 def test_an_experiment_leaves_a_picture(learn, tmp_path):
     assert "ravine" in learn("run")
     output = learn("run", "ravine")
-    assert (tmp_path / "gradstep-course" / "ravine.png").stat().st_size > 10_000
-    assert "Picture: gradstep-course/ravine.png" in output
+    assert (tmp_path / "gradstep-course" / "ravine.svg").stat().st_size > 10_000
+    assert "Picture: gradstep-course/ravine.svg" in output
     assert "(done)" in learn()
 
 

@@ -1,6 +1,6 @@
 """The experiments show what they say, and draw it."""
 
-import struct
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from gradstep.learn.experiments import EXPERIMENTS, bias_correction, decay, memory, ravine, resume
 from gradstep.learn.walker import Walker
 from gradstep.rules import RULES, Adam, AdamW
+from tests.pages import check_picture
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +22,9 @@ def small(monkeypatch):
 def test_each_has_figures_and_a_picture(experiment, tmp_path):
     finding = experiment.run()
     assert all(line.endswith(".") and any(c.isdigit() for c in line) for line in finding.lines[:2])
-    file = finding.save(tmp_path / "new" / "picture.png")
-    head = file.read_bytes()[:24]
-    assert head[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", head[16:])
-    assert (width, height) == tuple(int(144 * side) for side in finding.size)
+    file = finding.save(tmp_path / "new" / "picture.svg")
+    check_picture(ElementTree.parse(file).getroot())
+    assert finding._repr_svg_() == file.read_text(encoding="utf-8")
     assert experiment.question.endswith("?")
 
 

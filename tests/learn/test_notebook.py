@@ -60,5 +60,5 @@ def test_it_runs(name, framework):
     if name == "adamw":
         assert any("0.49989995" in printed(cell) for cell in cells if cell.cell_type == "code")
         pictures = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
-        assert sum("image/png" in picture.data for picture in pictures) == 2
+        assert sum("image/svg+xml" in picture.data for picture in pictures) == 2
     assert "FAILED" in printed(executed(name, framework, code.skeleton)[4])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "llvmlite")
 """The packages whose versions every row chooses."""
 
-LAB = ("matplotlib", "plotly", "rich", "scikit-learn", "typer")
+LAB = ("rich", "scikit-learn", "typer")
 """The packages of the extra ``lab``, which a row may choose too."""
 
 PART = (

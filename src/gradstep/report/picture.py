@@ -98,7 +98,7 @@ class Grid(Picture):
 
     @property
     def width(self) -> float:
-        return 960.0 if self.columns > 1 else 760.0
+        return 960.0
 
     def draw(self, width: float) -> tuple[float, Markup]:
         columns = 1 if width < NARROW else min(self.columns, len(self.pictures))

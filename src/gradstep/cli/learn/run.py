@@ -25,6 +25,6 @@ def run(
         chosen = EXPERIMENTS[experiment]
         show(screen.asked(chosen))
         finding = chosen.run()
-        show(screen.found(finding), f"\nPicture: {finding.save(course.folder / f'{chosen.name}.png')}")
+        show(screen.found(finding), f"\nPicture: {finding.save(course.folder / f'{chosen.name}.svg')}")
         course.ran(chosen.name)
         show_next(course)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, INK, Experiment, Finding, tidy
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
 from gradstep.learn.walker import Walker
+from gradstep.report import Grid, Line, LineChart
+from gradstep.report.scales import Scale, fit
 from gradstep.rules import Adam
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 LR, STEPS = 0.1, 1500
-WRONG = "#882255"
+WRONG = "wine"
 
 
 def uncorrected(coefficients: dict[str, float]) -> dict[str, float]:
@@ -38,7 +37,7 @@ def run() -> Finding:
         f"On p² from 1, the corrected run overshoots to {lowest['corrected']:.2f}, the other to "
         f"{lowest['not corrected']:.2f}.",
     )
-    return Finding(lines, (10, 4), lambda figure: _draw(figure, lengths, ways))
+    return Finding(lines, _picture(lengths, ways))
 
 
 def _lengths(walker: Walker) -> NDArray[Any]:
@@ -59,18 +58,25 @@ def _way(walker: Walker) -> NDArray[Any]:
     return np.array(places)
 
 
-def _draw(figure: Figure, lengths: dict[str, NDArray[Any]], ways: dict[str, NDArray[Any]]) -> None:
-    left, right = figure.subplots(1, 2)
-    for (name, length), colour in zip(lengths.items(), (COLOURS["Adam"], WRONG)):
-        left.plot(range(1, STEPS + 1), length, color=colour, label=name)
-        right.plot(ways[name], color=colour, label=name)
-    left.set_xscale("log")
-    left.set_ylim(bottom=0)
-    right.axhline(0, color=INK, linewidth=0.6)
-    tidy(left, "How long a step is, the gradient being constant", "step", "length in units of lr")
-    tidy(right, "The way down p², from 1", "step", "p")
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=9)
+def _picture(lengths: dict[str, NDArray[Any]], ways: dict[str, NDArray[Any]]) -> Grid:
+    colours = {"corrected": COLOURS["Adam"], "not corrected": WRONG}
+    steps = list(range(1, STEPS + 1))
+    longest = max(float(length.max()) for length in lengths.values())
+    left = LineChart(
+        "How long a step is, the gradient being constant",
+        "step",
+        "length in units of lr",
+        [Line(name, steps, length.tolist(), colours[name]) for name, length in lengths.items()],
+        x=Scale(1.0, STEPS, log=True),
+        y=fit([0.0, longest]),
+    )
+    right = LineChart(
+        "The way down p², from 1",
+        "step",
+        "p",
+        [Line(name, range(len(way)), way.tolist(), colours[name]) for name, way in ways.items()],
+    )
+    return Grid("Bias correction on and off", [left, right])
 
 
 EXPERIMENT = Experiment(

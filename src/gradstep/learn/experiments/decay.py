@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, INK, Experiment, Finding, tidy
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
 from gradstep.learn.walker import Walker
+from gradstep.report import Level, Line, LineChart
+from gradstep.report.scales import Scale
 from gradstep.rules import Adam, AdamW
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LR, DECAY, STEPS, WEIGHTS = 1e-3, 0.1, 1000, 400
 SCALES = np.logspace(-4, 3, 15)
@@ -32,7 +31,7 @@ def run() -> Finding:
         f"Adam: {left['Adam'][0]:.3f} is left where gradients are around {SCALES[0]:g}, {left['Adam'][-1]:.3f} where "
         f"they are around {SCALES[-1]:g}.",
     )
-    return Finding(lines, (8, 4.2), lambda figure: _draw(figure, left, expected))
+    return Finding(lines, _picture(left, expected))
 
 
 def _left(walker: Walker) -> NDArray[Any]:
@@ -44,16 +43,17 @@ def _left(walker: Walker) -> NDArray[Any]:
     return mean
 
 
-def _draw(figure: Figure, left: dict[str, NDArray[Any]], expected: float) -> None:
-    axes = figure.subplots()
-    axes.axhline(expected, color=INK, linewidth=0.8, linestyle=":")
-    axes.text(SCALES[-1], expected - 0.02, "(1 − lr · λ) to the number of steps", ha="right", va="top", fontsize=8.5)
-    for name, values in left.items():
-        axes.plot(SCALES, values, color=COLOURS[name], marker="o", markersize=4, label=name)
-    axes.set_xscale("log")
-    axes.set_ylim(-0.05, 1.05)
-    tidy(axes, "What decay leaves of a weight of 1", "scale of the weight's gradients", "what is left of it")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.1))
+def _picture(left: dict[str, NDArray[Any]], expected: float) -> LineChart:
+    return LineChart(
+        "What decay leaves of a weight of 1",
+        "scale of the weight's gradients",
+        "what is left of it",
+        [Line(name, SCALES.tolist(), values.tolist(), COLOURS[name]) for name, values in left.items()],
+        x=Scale(SCALES[0], SCALES[-1], log=True),
+        y=Scale(0.0, 1.05),
+        levels=[Level(expected, "(1 − lr · λ) to the number of steps")],
+        tall=330.0,
+    )
 
 
 EXPERIMENT = Experiment(

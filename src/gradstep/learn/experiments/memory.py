@@ -6,19 +6,17 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
 import gradstep.numpy as gn
-from gradstep.learn.experiments.experiment import COLOURS, INK, PALE, QUIET, Experiment, Finding, tidy
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
 from gradstep.learn.walker import Walker
 from gradstep.planner import plan
 from gradstep.planner.units import size
+from gradstep.report import Bar, BarChart, Grid
 from gradstep.rules import SGD, Adafactor, Adam, AdamW, Lion, RMSprop, Rule
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHAPE = (1024, 1024)
 ROUNDS = 9
@@ -63,7 +61,7 @@ def run() -> Finding:
         f"Weight and gradient take 8 bytes besides. For 3 billion weights with AdamW that makes "
         f"{size(large.total)}, of which state {size(large.of('state'))} (gradstep plan 3B)."
     )
-    return Finding(tuple(lines), (10.5, 4), lambda figure: _draw(figure, costs))
+    return Finding(tuple(lines), _picture(costs))
 
 
 def _cost(rule: Rule) -> Cost:
@@ -88,26 +86,17 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _draw(figure: Figure, costs: dict[str, Cost]) -> None:
-    left, right = figure.subplots(1, 2, sharey=True)
-    rows = range(len(costs))
-    left.barh(rows, [8.0] * len(costs), color=PALE, height=0.6, label="weight and gradient")
-    for row, (name, cost) in enumerate(costs.items()):
-        left.barh(row, cost.state, left=8.0, color=COLOURS[name], height=0.6)
-        left.text(8.2 + cost.state, row, f"{8 + cost.state:.3g}", va="center", fontsize=9, color=INK)
-        right.barh(row - 0.16, 1e3 * cost.step, color=COLOURS[name], height=0.32)
-        right.barh(row + 0.16, 1e3 * cost.plain, color=PALE, height=0.32)
-        text = f" {cost.plain / cost.step:.1f}×"
-        right.text(1e3 * cost.plain, row + 0.16, text, va="center", fontsize=8.5, color=QUIET)
-    left.set_yticks(rows, list(costs), color=INK)
-    left.invert_yaxis()
-    left.set_xlim(0, 18)
-    left.set_xticks(range(0, 17, 4))
-    tidy(left, "Memory: weight, gradient and state", "bytes for each weight", "")
-    tidy(right, "Time: gradstep (colour), plain NumPy (grey)", f"ms a step, {SHAPE[0]:,} × {SHAPE[1]:,} weights", "")
-    for axes in (left, right):
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
+def _picture(costs: dict[str, Cost]) -> Grid:
+    memory = [
+        Bar(name, [(8.0, "pale"), (cost.state, COLOURS[name])], f"{8 + cost.state:.3g}") for name, cost in costs.items()
+    ]
+    time = []
+    for name, cost in costs.items():
+        time.append(Bar(name, [(1e3 * cost.step, COLOURS[name])], f"{1e3 * cost.step:.2f} ms"))
+        time.append(Bar("", [(1e3 * cost.plain, "pale")], f"{cost.plain / cost.step:.1f}×"))
+    left = BarChart("Memory: weight and gradient (grey), and state", "bytes for each weight", memory)
+    unit = f"ms a step, {SHAPE[0]:,} × {SHAPE[1]:,} weights"
+    return Grid("Memory and cost", [left, BarChart("Time: gradstep (colour), plain NumPy (grey)", unit, time)])
 
 
 EXPERIMENT = Experiment(

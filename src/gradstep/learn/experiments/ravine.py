@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, INK, PALE, Experiment, Finding, tidy
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
 from gradstep.learn.walker import Walker
+from gradstep.report import Grid, Line, LineChart, SurfaceChart, Trajectory
+from gradstep.report.scales import Scale
+from gradstep.report.words import number
 from gradstep.rules import SGD, Adam, RMSprop, Rule
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SLOPES = np.array([1.0, 50.0])
 START = (-3.6, 1.1)
@@ -41,7 +41,7 @@ def run() -> Finding:
         *(f"{name}: crosses the ravine {turns[name]} times, and ends at height {ends[name]:.2g}." for name in paths),
         "SGD's rate is near the largest that does not diverge across (2/50); along, it is far too small.",
     )
-    return Finding(lines, (10.5, 6.2), lambda figure: _draw(figure, paths))
+    return Finding(lines, _picture(paths))
 
 
 def _crossings(across: NDArray[Any]) -> int:
@@ -59,24 +59,18 @@ def _path(rule: Rule) -> NDArray[Any]:
     return np.array(places)
 
 
-def _draw(figure: Figure, paths: dict[str, NDArray[Any]]) -> None:
-    grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.95))
-    x, y = np.meshgrid(np.linspace(-4.2, 1.6, 120), np.linspace(-1.5, 1.5, 120))
-    for i, (name, path) in enumerate(paths.items()):
-        axes = figure.add_subplot(grid[i // 2, i % 2])
-        axes.contour(x, y, height(np.stack([x, y], axis=-1)), levels=np.geomspace(0.05, 60, 11), colors=PALE)
-        axes.plot(path[:, 0], path[:, 1], color=COLOURS[name], linewidth=1.2, marker=".", markersize=3)
-        axes.plot(*START, "o", color="white", markeredgecolor=INK, markersize=5)
-        axes.plot(0, 0, "+", color=INK, markersize=9)
-        axes.set(xlim=(-4.2, 1.6), ylim=(-1.5, 1.5))
-        tidy(axes, name, "along", "across")
-    axes = figure.add_subplot(grid[:, 2])
-    for name, path in paths.items():
-        axes.plot(height(path), color=COLOURS[name], label=name)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-6)
-    tidy(axes, "Height over the minimum", "step", "")
-    axes.legend(frameon=False, fontsize=9)
+def _picture(paths: dict[str, NDArray[Any]]) -> Grid:
+    x, y = np.linspace(-4.2, 1.6, 72), np.linspace(-1.5, 1.5, 72)
+    heights = {name: height(path) for name, path in paths.items()}
+    ways = [
+        Trajectory(name, number(float(heights[name][-1])), COLOURS[name], [(px, py) for px, py in path.tolist()])
+        for name, path in paths.items()
+    ]
+    ground = height(np.stack(np.meshgrid(x, y), axis=-1))
+    surface = SurfaceChart("The paths, each with its last height", "along", "across", x, y, ground, ways, (0.0, 0.0))
+    lines = [Line(name, range(STEPS + 1), high.tolist(), COLOURS[name]) for name, high in heights.items()]
+    over = LineChart("Height over the minimum", "step", "height", lines, y=Scale(1e-6, 100.0, log=True), tall=300.0)
+    return Grid("Momentum in a ravine", [surface, over], columns=1)
 
 
 EXPERIMENT = Experiment(

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import INK, Experiment, Finding, tidy
+from gradstep.learn.experiments.experiment import Experiment, Finding
 from gradstep.learn.walker import Walker
+from gradstep.report import Line, LineChart
 from gradstep.rules import AdamW
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LR, SAVED_AT, STEPS = 0.02, 400, 800
 CURVATURE = np.logspace(-1.5, 0.5, 40)
 NOISE = 0.05
 COLOURS = {
-    "as before": "#4A4A4A",
-    "lr ÷ 10": "#009E73",
-    "lr × 10": "#D55E00",
-    "without its state": "#0072B2",
+    "as before": "black",
+    "lr ÷ 10": "green",
+    "lr × 10": "vermilion",
+    "without its state": "blue",
 }
 
 
@@ -44,7 +42,7 @@ def run() -> Finding:
         "however small the gradients have become.",
         "In torch, load_state_dict brings the saved lr back with the state: set the new one after it.",
     )
-    return Finding(lines, (8.5, 4.2), lambda figure: _draw(figure, before, branches))
+    return Finding(lines, _picture(before, branches))
 
 
 def _losses(walker: Walker, noise: NDArray[Any]) -> NDArray[Any]:
@@ -64,15 +62,12 @@ def _resumed(saved: Walker, how: str) -> Walker:
     return walker
 
 
-def _draw(figure: Figure, before: NDArray[Any], branches: dict[str, NDArray[Any]]) -> None:
-    axes = figure.subplots()
-    axes.axvline(SAVED_AT, color=INK, linewidth=0.8, linestyle=":")
-    axes.plot(range(SAVED_AT), before, color=COLOURS["as before"], linewidth=1)
-    for name, losses in branches.items():
-        axes.plot(range(SAVED_AT, STEPS), losses, color=COLOURS[name], linewidth=1, label=name)
-    axes.set_yscale("log")
-    tidy(axes, f"Saved after step {SAVED_AT}, and resumed in four ways", "step", "loss")
-    axes.legend(frameon=False, fontsize=9)
+def _picture(before: NDArray[Any], branches: dict[str, NDArray[Any]]) -> LineChart:
+    steps = range(SAVED_AT, STEPS)
+    lines = [Line("", range(SAVED_AT), before.tolist(), COLOURS["as before"], thickness=1.2)]
+    lines += [Line(name, steps, losses.tolist(), COLOURS[name], thickness=1.2) for name, losses in branches.items()]
+    title = f"Saved after step {SAVED_AT}, and resumed in four ways"
+    return LineChart(title, "step", "loss", lines, y_log=True, marks=[(SAVED_AT, "saved")], tall=330.0)
 
 
 EXPERIMENT = Experiment(
