@@ -1,7 +1,9 @@
 """A whole session: its files, its report, and what is left after Ctrl-C."""
 
+import math
 import time
 
+import numpy as np
 import pytest
 
 from gradstep.lab.display import Display, Silence
@@ -130,6 +132,38 @@ def test_a_file_is_no_folder_for_runs(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="Not a folder"):
         plan(out=tmp_path / "file")
+
+
+def test_a_surface_takes_a_start_and_a_clip(race_now):
+    options = {"start": "-1,1", "clip": 10.0, "steps": 2, "seeds": 1}
+    outcome, (race,) = race_now(["rosenbrock"], "sgd:lr=0.001", **options)
+    assert (race.header.start, race.header.clip) == ((-1.0, 1.0), 10.0)
+    # By hand: at (-1, 1) the gradient is (-4, 0), within the norm of 10. At (-0.996, 1) it is, with y - x² = 0.007984,
+    # (-2 · 1.996 + 400 · 0.996 · 0.007984, 200 · 0.007984) = (-0.8112, 1.5968).
+    places = [point.place for point in race.points]
+    np.testing.assert_allclose(places, [(-1.0, 1.0), (-0.996, 1.0), (-0.9951888, 0.9984032)], rtol=1e-6)
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "2 steps, from (-1, 1), gradients clipped to norm 10." in page
+    assert "--start=-1,1 --clip 10" in page
+    # From (-1.5, 2) it is (-155, -50), of norm 162.86: clipped to (-9.517, -3.070).
+    _, (race,) = race_now(["rosenbrock"], "sgd:lr=0.001", clip=10.0, steps=1, seeds=1)
+    np.testing.assert_allclose(race.points[-1].place, (-1.5 + 0.009517, 2.0 + 0.003070), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"start": "1"}, r"Invalid start: '1' \(write two numbers"),
+        ({"start": "9,9"}, r"Invalid start on rosenbrock: .*x must be in \[-2, 2\]"),
+        ({"start": "nan,0"}, "Invalid start"),
+        ({"start": "0,0", "tasks": ["digits"]}, "name one of rosenbrock, ravine"),
+        ({"clip": 0.0}, "Invalid clip"),
+        ({"clip": math.inf}, "Invalid clip"),
+    ],
+)
+def test_a_start_or_clip_that_cannot_be_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        plan(**{"tasks": ["rosenbrock"], **options})
 
 
 def test_the_default_plan_is_every_task():

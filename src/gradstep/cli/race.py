@@ -29,6 +29,12 @@ def race(
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each optimizer; by default the task's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer, each from a start of its own.")] = 3,
+    start: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Where paths over a surface begin, as in --start=-1,1.")
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Clip gradients to this norm before every step; by default they are not.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which results and report are put.")] = Path("runs"),
     list_: Annotated[bool, typer.Option("--list", help="List the tasks and optimizers, and end.")] = False,
 ) -> None:
@@ -51,6 +57,8 @@ def race(
             quick=quick,
             steps=steps,
             seeds=seeds,
+            start=start,
+            clip=clip,
             out=out,
         )
     except (ValueError, TypeError, NotADirectoryError) as error:

@@ -20,6 +20,7 @@ from gradstep.lab.contenders import Contender
 from gradstep.lab.results import Entry, Header, Point, Record, Summary, finite
 from gradstep.lab.specs import written
 from gradstep.lab.task import Task
+from gradstep.lab.tasks.surface import Surface
 
 TURN = 5
 """Most steps of a turn: so many that a contender's data are in the cache for most of them."""
@@ -30,8 +31,9 @@ FINISHED, DIVERGED, INTERRUPTED = "finished", "diverged", "interrupted"
 class Lane:
     """One contender's run at one seed."""
 
-    def __init__(self, task: Task, contender: Contender, seed: int) -> None:
+    def __init__(self, task: Task, contender: Contender, seed: int, clip: float | None = None) -> None:
         self.contender = contender
+        self._clip = clip
         self.status: str | None = None
         self._task = task
         self._seed = seed
@@ -65,6 +67,8 @@ class Lane:
         begin = time.perf_counter()
         loss = self._task.loss(self._model, batch)
         loss.backward()
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         before = time.perf_counter()
         self._optimizer.step()
         after = time.perf_counter()
@@ -124,6 +128,7 @@ class Race:
         seeds: the seeds; at each, all contenders run side by side.
         command: the command line that runs this race again, for the header.
         machine: description of the machine, for the header.
+        clip: norm to which gradients are clipped before every step; None: they are not.
     """
 
     task: Task
@@ -132,6 +137,7 @@ class Race:
     seeds: tuple[int, ...]
     command: str
     machine: Mapping[str, str]
+    clip: float | None = None
 
     def run(self, listen: Callable[[Record], None]) -> None:
         """Race, and tell `listen` every record as it comes.
@@ -141,7 +147,7 @@ class Race:
         """
         with torch.random.fork_rng(devices=[]):
             for index, seed in enumerate(self.seeds):
-                lanes = [Lane(self.task, contender, seed) for contender in self.contenders]
+                lanes = [Lane(self.task, contender, seed, self.clip) for contender in self.contenders]
                 if index == 0:
                     listen(self._header(lanes[0].parameters))
                 try:
@@ -183,6 +189,8 @@ class Race:
             command=self.command,
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             machine=self.machine,
+            clip=self.clip,
+            start=self.task.start if isinstance(self.task, Surface) else None,
         )
 
 

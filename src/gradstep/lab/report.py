@@ -80,7 +80,9 @@ def _card(race: Results) -> tuple[Child, Child, str]:
 def _section(race: Results) -> Markup:
     task = TASKS[race.header.task]
     header = race.header
-    about = f"{task.description} {header.parameters:,} parameters, {header.steps:,} steps."
+    begin = f", from ({header.start[0]:g}, {header.start[1]:g})" if header.start else ""
+    clipped = f", gradients clipped to norm {header.clip:g}" if header.clip is not None else ""
+    about = f"{task.description} {header.parameters:,} parameters, {header.steps:,} steps{begin}{clipped}."
     ways = paths(race)
     return section(
         task.title,

@@ -41,6 +41,8 @@ class Header:
         command: the command line that runs this race again.
         started: date and time of the start, ISO 8601 with zone.
         machine: what it runs on, as name → value for people.
+        clip: norm to which gradients were clipped before every step; None: they were not.
+        start: where paths over a surface begin, at seed 0; None for a task that is none.
         format: version of this file's format.
     """
 
@@ -52,6 +54,8 @@ class Header:
     command: str
     started: str
     machine: Mapping[str, str]
+    clip: float | None = None
+    start: tuple[float, float] | None = None
     format: int = FORMAT
 
 
@@ -172,6 +176,7 @@ def decode(line: str) -> Record:
             raise ValueError(f"Results of format {fields.get('format')!r}; this gradstep reads format {FORMAT}")
         fields["contenders"] = tuple(Entry(**entry) for entry in fields["contenders"])
         fields["seeds"] = tuple(fields["seeds"])
+        fields["start"] = tuple(fields["start"]) if fields.get("start") else None
     elif kind is Point and fields["place"] is not None:
         fields["place"] = tuple(fields["place"])
     try:

@@ -2,6 +2,7 @@
 report.
 """
 
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from gradstep.lab.results import Record, ResultsWriter
 from gradstep.lab.specs import parse_specs, suggestion
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.tasks.surface import Surface
 
 SEEDS = 3
 """Runs of each contender: fewer show no spread, and so no winner."""
@@ -33,6 +35,7 @@ class Plan:
         steps: steps of each contender; None: the task's own number.
         seeds: how many seeds, counted from 0.
         quick: shorter races: each task's quick number of steps.
+        clip: norm to which gradients are clipped before every step; None: they are not.
         out: folder under which the session makes its own.
         command: the command line that runs this again.
     """
@@ -43,6 +46,7 @@ class Plan:
     quick: bool
     out: Path
     command: str
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         if not self.line_ups:
@@ -50,6 +54,8 @@ class Plan:
         for name, value in (("steps", self.steps), ("seeds", self.seeds)):
             if value is not None and value < 1:
                 raise ValueError(f"Invalid number of {name}: {value} (at least 1)")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"Invalid clip: {self.clip} (a norm above 0)")
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"Not a folder: {self.out} (give a folder, or one that can be made)")
 
@@ -74,6 +80,8 @@ def plan(
     quick: bool = False,
     steps: int | None = None,
     seeds: int = SEEDS,
+    start: str | None = None,
+    clip: float | None = None,
     out: Path = Path("runs"),
 ) -> Plan:
     """The plan that a command line asks for; nothing is run or written yet.
@@ -82,7 +90,8 @@ def plan(
         tasks: names of tasks; none: all, or with `quick` those that a short race says something about.
         optimizers: see `gradstep.lab.specs`; None: the default line-up.
         peers: whether torch's own class races beside each.
-        quick, steps, seeds, out: see `Plan`.
+        start: where paths over a surface begin, as "x,y"; None: each surface's own place.
+        quick, steps, seeds, clip, out: see `Plan`.
 
     Raises:
         ValueError, TypeError, NotADirectoryError: something of it cannot be; the message says what can.
@@ -93,6 +102,12 @@ def plan(
     chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or [
         task for task in TASKS.values() if task.quick_steps or not quick
     ]
+    if start is not None:
+        surfaces = {task: type(task)(_place(start)) for task in chosen if isinstance(task, Surface)}
+        if not surfaces:
+            names = ", ".join(name for name, task in TASKS.items() if isinstance(task, Surface))
+            raise ValueError(f"A start is a place on a surface, and none is raced: name one of {names}")
+        chosen = [surfaces.get(task, task) if isinstance(task, Surface) else task for task in chosen]
     specs = DEFAULT if optimizers is None else parse_specs(optimizers)
     line_up = with_peers(specs) if peers else specs
     line_ups = {task: tuple(enter(spec, task) for spec in line_up) for task in chosen}
@@ -105,6 +120,8 @@ def plan(
     words += ["--quick"] * quick
     words += ["--steps", str(steps)] if steps is not None else []
     words += ["--seeds", str(seeds)] if seeds != SEEDS else []
+    words += [f"--start={start}"] if start is not None else []
+    words += ["--clip", f"{clip:g}"] if clip is not None else []
     return Plan(
         line_ups=line_ups,
         steps=steps,
@@ -112,7 +129,17 @@ def plan(
         quick=quick,
         out=out,
         command=shlex.join(words),
+        clip=clip,
     )
+
+
+def _place(text: str) -> tuple[float, float]:
+    """Two numbers as they are written on the command line, "x,y"."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"Invalid start: {text!r} (write two numbers, x,y, as in --start=-1,1)") from None
+    return x, y
 
 
 def run(plan: Plan, display: Display) -> Outcome:
@@ -150,6 +177,7 @@ def _races(plan: Plan) -> list[Race]:
             seeds=tuple(range(plan.seeds)),
             command=plan.command,
             machine=machine,
+            clip=plan.clip,
         )
         for task, contenders in plan.line_ups.items()
     ]

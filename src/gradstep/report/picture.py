@@ -13,9 +13,9 @@ from gradstep.report.markup import Child, Markup, dark_rules, join, paint, tag
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 NARROW = 480
 """Pictures that are narrower put beside each other below each other."""
-LETTER = 0.62
+LETTER = 0.63
 """Width of most letters, in sizes of the font; that of a wide font, since the reader's is not known."""
-OTHERS = {**dict.fromkeys("MWmw%@—·×±", 0.9), **dict.fromkeys("ABCDEGHKNOQRUVXYZ", 0.7)}
+OTHERS = {**dict.fromkeys("MWmw%@—×±=+<>", 0.9), **dict.fromkeys("ABCDEGHKNOQRUVXYZ", 0.7)}
 OTHERS |= dict.fromkeys(" .,:;'!|()[]ijlftrI-/", 0.39)
 SIZE = 12
 """Of the font, in pixels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ DEPTH = 3e-4
 """Share of the greatest height in view at which shading is darkest."""
 SHADE = 110
 """Of the deepest place, of 255."""
+POINTS, DOTS = 600, 120
+"""Of a path, at most; and how many of the first are dots, beyond which they run together."""
 UNITS = 1000
 """Coordinates across the surface that lines of equal height are drawn in."""
 
@@ -102,12 +105,12 @@ class SurfaceChart(Picture):
         mx, my = place(self.minimum)
         cross = f"M{decimal(mx - 5)},{decimal(my)}h10M{decimal(mx)},{decimal(my - 5)}v10"
         inside.append(tag("path", d=cross, stroke_width=1.6, **paint(stroke="ink")))
-        points = [place(point) for point in path.places]
+        points = _apart([place(point) for point in path.places])
         if points:
             way = [f"{px:.1f},{py:.1f}" for px, py in points]
             line = paint(stroke=path.colour)
             inside.append(tag("path", d=f"M{'L'.join(way)}", stroke_width=1.8, stroke_linejoin="round", **line))
-            dots = "".join(f"M{point}h0" for point in dict.fromkeys(way))
+            dots = "".join(f"M{point}h0" for point in way[:DOTS])
             inside.append(tag("path", d=dots, stroke_width=3.6, stroke_linecap="round", **paint(stroke=path.colour)))
             for (px, py), fill, rim in ((points[0], "paper", "ink"), (points[-1], path.colour, "paper")):
                 inside.append(tag("circle", cx=px, cy=py, r=4.5, stroke_width=1.5, **paint(fill=fill, stroke=rim)))
@@ -134,6 +137,15 @@ class SurfaceChart(Picture):
         chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
         data = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
         return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + data).decode()
+
+
+def _apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that can be told apart in a picture, at most ``POINTS`` and the last."""
+    kept: list[tuple[float, float]] = []
+    for point in points:
+        if not kept or math.dist(point, kept[-1]) >= 1.0:
+            kept.append(point)
+    return kept[:: -(-len(kept) // POINTS)] + list(points[-1:]) if kept else []
 
 
 def contours(z: NDArray[np.float64], levels: int) -> str:

@@ -23,7 +23,7 @@ class Ravine(Surface):
     steps = 150
     quick_steps = 150
     stride = 1
-    start = (-3.6, 1.1)
+    home = (-3.6, 1.1)
     minimum = (0.0, 0.0)
     view = ((-4.2, 2.8), (-1.5, 1.5))
     # Chosen from a grid of 18 rates (1, 2, 5 times powers of ten from 1e-4 to 10) at seed 1: the lowest mean

@@ -23,7 +23,7 @@ class Rosenbrock(Surface):
     steps = 400
     quick_steps = 300
     stride = 1
-    start = (-1.5, 2.0)
+    home = (-1.5, 2.0)
     minimum = (1.0, 1.0)
     view = ((-2.0, 2.0), (-0.75, 3.0))
     # Chosen from a grid of 18 rates (1, 2, 5 times powers of ten from 1e-4 to 10) at seed 1: the lowest mean

@@ -28,13 +28,30 @@ class Point(nn.Module):
 
 
 class Surface(Task):
-    """A task whose path can be drawn. A seed other than 0 moves the start a little."""
+    """A task whose path can be drawn. A seed other than 0 moves the start a little.
 
-    start: ClassVar[tuple[float, float]]
+    Args:
+        start: where every path begins; None: the surface's own place.
+
+    Raises:
+        ValueError: it is not in the part of the plane that is drawn.
+    """
+
+    home: ClassVar[tuple[float, float]]
+    """Where paths begin unless told otherwise."""
     minimum: ClassVar[tuple[float, float]]
     """Where the height is least; the height there is 0."""
     view: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
     """The part of the plane that is drawn: (least x, greatest x), (least y, greatest y)."""
+
+    @final
+    def __init__(self, start: tuple[float, float] | None = None) -> None:
+        self.start = self.home if start is None else start
+        (left, right), (low, high) = self.view
+        if not (left <= self.start[0] <= right and low <= self.start[1] <= high):
+            raise ValueError(
+                f"Invalid start on {self.name}: {start} (x must be in [{left:g}, {right:g}], y in [{low:g}, {high:g}])"
+            )
 
     @abstractmethod
     def height(self, x: Tensor, y: Tensor) -> Tensor:
