@@ -26,8 +26,7 @@ def schedules(
 
     from gradstep.report import check_file
     from gradstep.report.words import number, sparkline
-    from gradstep.schedules.gallery import gallery
-    from gradstep.schedules.plot import together
+    from gradstep.schedules.gallery import gallery, together
 
     try:
         if out is not None:

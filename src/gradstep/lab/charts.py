@@ -8,9 +8,10 @@ from gradstep.lab.standings import Curve, Standing, curve, path, standings
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface, relief
+from gradstep.planner.units import size
 from gradstep.report import Bar, BarChart, Line, LineChart, Picture, SurfaceChart, Trajectory
 from gradstep.report.scales import Scale
-from gradstep.report.words import TINY, number, percent, seconds, size
+from gradstep.report.words import TINY, number, percent, seconds
 
 FLOOR = 1e-9
 """Least share of the starting loss that a logarithmic axis goes down to."""
@@ -143,7 +144,7 @@ def _memory(results: Results) -> BarChart:
         Bar(
             one.entry.label,
             [(one.bytes_per_parameter, chosen[one.entry.label])],
-            f"{one.bytes_per_parameter:.2f} B, {size(one.state_bytes)} in all",
+            f"{one.bytes_per_parameter:.2f} B, {size(one.state_bytes, binary=True)} in all",
         )
         for one in sorted(standings(results), key=_state)
     ]

@@ -7,7 +7,8 @@ from typing import final
 from gradstep.lab.standings import Standing, time_text
 from gradstep.lab.task import Task
 from gradstep.lab.tasks.surface import Surface
-from gradstep.report.words import percent, seconds, size
+from gradstep.planner.units import size
+from gradstep.report.words import percent, seconds
 
 
 @final
@@ -78,7 +79,7 @@ def columns(task: Task, winner: str | None) -> list[Column]:
     shown.append(Column("first step", lambda one: seconds(one.first_step), lambda one: None))
     if not isinstance(task, Surface):
         shown += [
-            Column("state", lambda one: size(one.state_bytes), lambda one: one.state_bytes),
+            Column("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
             Column(
                 "per parameter",
                 lambda one: f"{one.bytes_per_parameter:.2f} B",

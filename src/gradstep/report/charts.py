@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, key, length, lines, shortened, words
+from gradstep.report.picture import NARROW, Picture, curve, key, length, lines, shortened, words
 from gradstep.report.scales import Scale, fit, spread, thinned
 from gradstep.report.words import tick
 
@@ -89,13 +89,8 @@ class LineChart(Picture):
     def scales(self) -> tuple[Scale, Scale]:
         """The axes."""
         xs = [x for line in self.lines for x in line.x]
-        x = self.x or (
-            fit(xs, log=True)
-            if self.x_log
-            else Scale(min(xs, default=0.0), max(xs, default=1.0))
-            if len(set(xs)) > 1
-            else fit(xs)
-        )
+        exact = not self.x_log and len(set(xs)) > 1
+        x = self.x or (Scale(min(xs), max(xs)) if exact else fit(xs, log=self.x_log))
         values = [y for line in self.lines for y in (*line.y, *line.low, *line.high)]
         levels = [end for level in self.levels for end in (level.value, level.high) if end is not None]
         return x, self.y or fit(values, log=self.y_log, include=levels)
@@ -118,10 +113,15 @@ class LineChart(Picture):
         parts.append(shown)
         top += height + 6
         wide, tall = width - left - right, self.tall - 62
-        parts += _grid(x, y, labels, left, top, wide, tall, width)
+        for value, label in labels:
+            at = top + tall * (1 - y.at(value))
+            parts.append(curve(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "grid"))
+            parts.append(words(label, left - 7, at + 4, "quiet", anchor="end"))
+        parts += x_axis(x, left, top + tall, wide, width)
         parts.append(words(self.x_title, left + wide, top + tall + 34, "quiet", anchor="end"))
         plot, notes = self._plot(x, y, wide, tall)
-        parts.append(tag("svg", plot, x=left, y=top, width=wide, height=tall, class_="plot", data_hover=_axes(x, y)))
+        axes = json.dumps([[scale.low, scale.high, int(scale.log)] for scale in (x, y)])  # for the script of a page
+        parts.append(tag("svg", plot, x=left, y=top, width=wide, height=tall, class_="plot", data_hover=axes))
         parts.append(tag("g", notes, transform=f"translate({decimal(left)} {decimal(top)})"))
         if beside:
             parts += self._names(y, left + wide, top, tall, right)
@@ -140,23 +140,13 @@ class LineChart(Picture):
                 )
                 at = upper
             else:
-                parts.append(
-                    tag(
-                        "path",
-                        d=f"M0,{decimal(at)}h{decimal(wide)}",
-                        stroke_dasharray="5 4",
-                        **paint(stroke=level.colour),
-                    )
-                )
+                parts.append(curve(f"M0,{decimal(at)}h{decimal(wide)}", level.colour, dashes="5 4"))
             notes.append(words(level.text, wide - 4, at - 4, level.colour, anchor="end", size=11, halo=True))
         for place, text in self.marks:
             at = wide * x.at(place)
-            parts.append(tag("path", d=f"M{decimal(at)},0v{decimal(tall)}", **paint(stroke="pale")))
-            if text:
-                end = at > 0.7 * wide
-                notes.append(
-                    words(text, at + (-5 if end else 5), 11, "quiet", anchor="end" if end else None, size=11, halo=True)
-                )
+            parts.append(curve(f"M{decimal(at)},0v{decimal(tall)}", "pale"))
+            shift, anchor = (-5, "end") if at > 0.7 * wide else (5, None)
+            notes.append(words(text, at + shift, 11, "quiet", anchor=anchor, size=11, halo=True) if text else Markup())
         for line in self.lines:
             parts += _line(line, x, y, wide, tall)
         return join(parts), join(notes)
@@ -168,8 +158,7 @@ class LineChart(Picture):
         parts: list[Markup] = []
         for line, end, place in zip(drawn.values(), ends, spread(ends, 15.0, tall)):
             d = f"M{decimal(left)},{decimal(top + end)}l14,{decimal(place - end)}"
-            dashes = DASHES if line.dashed else None
-            parts.append(tag("path", d=d, stroke_dasharray=dashes, **paint(stroke=line.colour)))
+            parts.append(curve(d, line.colour, dashes=DASHES if line.dashed else None))
             parts.append(words(shortened(line.name, room - 20), left + 18, top + place + 4))
         return parts
 
@@ -178,30 +167,6 @@ def _last(values: Sequence[float | None], y: Scale) -> float:
     """Where a line ends; one that left the finite numbers, at the top."""
     known = [value for value in values if value is not None]
     return known[-1] if known and math.isfinite(known[-1]) else y.high
-
-
-def _axes(x: Scale, y: Scale) -> str:
-    """For the script that shows values at the pointer."""
-    return json.dumps([[scale.low, scale.high, int(scale.log)] for scale in (x, y)])
-
-
-def _grid(
-    x: Scale,
-    y: Scale,
-    labels: Sequence[tuple[float, str]],
-    left: float,
-    top: float,
-    wide: float,
-    tall: float,
-    width: float,
-) -> list[Markup]:
-    parts: list[Markup] = []
-    for value, label in labels:
-        at = top + tall * (1 - y.at(value))
-        parts.append(tag("path", d=f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", **paint(stroke="grid")))
-        parts.append(words(label, left - 7, at + 4, "quiet", anchor="end"))
-    parts += x_axis(x, left, top + tall, wide, width)
-    return parts
 
 
 def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: float = math.inf) -> list[Markup]:
@@ -215,12 +180,12 @@ def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: flo
         width: of the picture, which no label leaves.
         end: the last value that a tick may have.
     """
-    parts = [tag("path", d=f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", **paint(stroke="pale"))]
+    parts = [curve(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "pale")]
     for value in x.ticks(max(3, int(wide / 75))):
         if value > end:
             break
         place, half = left + wide * x.at(value), length(tick(value)) / 2
-        parts.append(tag("path", d=f"M{decimal(place)},{decimal(at)}v4", **paint(stroke="pale")))
+        parts.append(curve(f"M{decimal(place)},{decimal(at)}v4", "pale"))
         parts.append(words(tick(value), min(max(place, half), width - half), at + 17, "quiet", anchor="middle"))
     return parts
 
@@ -249,19 +214,8 @@ def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Mark
         ]
     # A point alone between two gaps shows as a dot, by the round end of a line of no length.
     d = "".join(f"M{'L'.join(piece if len(piece) > 1 else piece * 2)}" for piece in pieces if piece)
-    parts.append(
-        tag(
-            "path",
-            d=d,
-            stroke_width=line.thickness,
-            stroke_linejoin="round",
-            stroke_linecap="round",
-            stroke_dasharray=DASHES if line.dashed else None,
-            data_name=line.name,
-            data_line=line.name or "value",
-            **paint(stroke=line.colour),
-        )
-    )
+    dashes, names = DASHES if line.dashed else None, {"data_name": line.name, "data_line": line.name or "value"}
+    parts.append(curve(d, line.colour, line.thickness, dashes, stroke_linecap="round", **names))
     return parts
 
 
@@ -330,7 +284,7 @@ class BarChart(Picture):
         if self.limit is not None:
             at = left + wide * x.at(self.limit[0])
             marks = "".join(f"M{decimal(at)},{decimal(top + row * (k + 1) - 25)}v23" for k in range(len(self.bars)))
-            parts.append(tag("path", d=marks, stroke_width=1.4, **paint(stroke="ink")))
+            parts.append(curve(marks, "ink", 1.4))
         parts += [self._text(bar, x, left, top + row * (k + 1) - 9, wide) for k, bar in enumerate(self.bars)]
         longest = max([bar.whole for bar in self.bars] + ([self.limit[0]] if self.limit else []), default=0.0)
         parts += x_axis(x, left, bottom, wide, width, longest if self.x_log else 1.15 * longest)
@@ -381,7 +335,7 @@ class BarChart(Picture):
         if bar.ends is not None:
             first = left + wide * max(0.0, x.at(bar.ends[0]))
             d = f"M{decimal(first)},{decimal(at + 8.5)}H{decimal(end)}M{decimal(first)},{decimal(at + 5)}v7"
-            parts.append(tag("path", d=f"{d}M{decimal(end)},{decimal(at + 5)}v7", **paint(stroke="ink")))
+            parts.append(curve(f"{d}M{decimal(end)},{decimal(at + 5)}v7", "ink"))
         return parts
 
     def _text(self, bar: Bar, x: Scale, left: float, at: float, wide: float) -> Markup:

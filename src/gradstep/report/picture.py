@@ -163,6 +163,22 @@ def words(
     )  # fmt: skip
 
 
+def curve(
+    d: str, colour: str, width: float | None = None, dashes: str | None = None, **attributes: str | float | None
+) -> Markup:
+    """A line along the commands ``d``, with round joints.
+
+    Args:
+        d: as in SVG.
+        colour: a name of :data:`~gradstep.report.markup.COLOURS`.
+        width: in pixels; None: 1.
+        dashes: as in SVG; None: solid.
+        attributes: others.
+    """
+    drawn = {"stroke_width": width, "stroke_dasharray": dashes, "stroke_linejoin": "round" if width else None}
+    return tag("path", d=d, **drawn, **attributes, **paint(stroke=colour))
+
+
 def length(text: str, size: float = SIZE) -> float:
     """How wide a text is, about, in pixels."""
     return size * sum(OTHERS.get(letter, LETTER) for letter in text)
@@ -212,15 +228,7 @@ def key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[f
         if dashes == "bar":
             drawn.append(tag("rect", x=x, y=y - 9, width=11, height=11, rx=2, **paint(fill=colour)))
         else:
-            drawn.append(
-                tag(
-                    "path",
-                    d=f"M{x:g},{y - 4:g}h18",
-                    stroke_width=2.5,
-                    stroke_dasharray=dashes,
-                    **paint(stroke=colour),
-                )
-            )
+            drawn.append(curve(f"M{x:g},{y - 4:g}h18", colour, 2.5, dashes))
         drawn.append(words(shown, x + (16 if dashes == "bar" else 23), y, "ink"))
         x += 38 + length(shown)
     return y + 10, join(drawn)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradstep.report.charts import x_axis
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, length, shortened, words
+from gradstep.report.picture import NARROW, Picture, curve, length, shortened, words
 from gradstep.report.scales import Scale
 from gradstep.report.words import tick
 
@@ -104,14 +104,13 @@ class SurfaceChart(Picture):
         ]
         mx, my = place(self.minimum)
         cross = f"M{decimal(mx - 5)},{decimal(my)}h10M{decimal(mx)},{decimal(my - 5)}v10"
-        inside.append(tag("path", d=cross, stroke_width=1.6, **paint(stroke="ink")))
+        inside.append(curve(cross, "ink", 1.6))
         points = _apart([place(point) for point in path.places])
         if points:
             way = [f"{px:.1f},{py:.1f}" for px, py in points]
-            line = paint(stroke=path.colour)
-            inside.append(tag("path", d=f"M{'L'.join(way)}", stroke_width=1.8, stroke_linejoin="round", **line))
             dots = "".join(f"M{point}h0" for point in way[:DOTS])
-            inside.append(tag("path", d=dots, stroke_width=3.6, stroke_linecap="round", **paint(stroke=path.colour)))
+            inside.append(curve(f"M{'L'.join(way)}", path.colour, 1.8))
+            inside.append(curve(dots, path.colour, 3.6, stroke_linecap="round"))
             for (px, py), fill, rim in ((points[0], "paper", "ink"), (points[-1], path.colour, "paper")):
                 inside.append(tag("circle", cx=px, cy=py, r=4.5, stroke_width=1.5, **paint(fill=fill, stroke=rim)))
         note = shortened(path.note, 0.5 * (left + wide))

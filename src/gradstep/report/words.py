@@ -90,15 +90,6 @@ def seconds(value: float | None, half: float | None = None) -> str:
     return UNKNOWN
 
 
-def size(value: float) -> str:
-    """A number of bytes: "0 B", "304 B", "1.1 MiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
-
-
 def sparkline(values: Sequence[float], letters: int = 40, *, log: bool = False, low: float | None = None) -> str:
     """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
 

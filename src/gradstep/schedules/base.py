@@ -132,7 +132,7 @@ class Schedule(ABC):
             >>> cosine(0.1, updates=50).plot().x_title
             'update'
         """
-        from gradstep.schedules.plot import plot
+        from gradstep.schedules.gallery import plot
 
         return plot(self, updates)
 
