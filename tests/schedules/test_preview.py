@@ -105,7 +105,7 @@ def test_the_command_draws_them_together(tmp_path, names):
     words = ["schedules", *names, "--steps", "10000", "--warmup", "500", "--out", str(page)]
     ran = CliRunner().invoke(app, words, env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
     assert ran.exit_code == 0, ran.output
-    rows = {line.split()[0]: line.split()[1] for line in ran.output.splitlines() if "▁" in line}
+    rows = {line.split()[0]: line.split()[1] for line in ran.output.splitlines() if "█" in line}
     assert tuple(rows) == (tuple(names) or NAMES)
     assert rows["cosine"][:3] == "▄▇█"  # of each stretch the highest
     assert rows["cosine"][-1] == "▁"
