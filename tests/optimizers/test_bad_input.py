@@ -119,6 +119,32 @@ def test_param_groups_changed_by_hand(intruder, error, words, count):
     assert [int(optimizer.state[p]["step"]) for p in params] == [count + 1] * 3
 
 
+@pytest.mark.parametrize("call", ["step", "state_dict", "engines", "state_summary", "load_state_dict"])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (iter, "a list_iterator, but must be a list of tensors: use list"),
+        (lambda params: (p for p in params), "a generator, but must be a list of tensors: use list"),
+        (lambda params: params[0], r"a Tensor, but must be a list of tensors: use \[...\]"),
+        (set, "a set, but must be a list of tensors"),
+        (lambda params: None, "a NoneType, but must be a list of tensors"),
+    ],
+)
+def test_parameters_of_a_group_that_are_in_no_list(wrong, words, call):
+    """torch goes on with them, and updates nothing once the iterator is empty."""
+    optimizer, params = ready()
+    arguments = [optimizer.state_dict()] if call == "load_state_dict" else []
+    optimizer.param_groups[0]["params"] = wrong(params)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(TypeError, match=rf'param_groups\[0\]\["params"\] is {words}'):
+        getattr(optimizer, call)(*arguments)
+    optimizer.param_groups[0]["params"] = dict.fromkeys(params).keys()
+    for p, old in zip(params, before, strict=True):
+        assert_same_bits(p.detach(), old)
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]
+
+
 def test_parameters_appended_by_hand_where_parameters_have_names():
     first, second, new = (normal(3, seed=i).requires_grad_() for i in range(3))
     optimizer = gradstep.AdamW([{"params": [("first", first)]}, {"params": [("second", second)]}])

@@ -33,6 +33,17 @@ def stepped(optimizer):
     return "stepped"
 
 
+def iterator(package):
+    """How far a parameter moves in the second of two steps."""
+    p = param(1)
+    optimizer = package.SGD([p], lr=0.5)
+    optimizer.param_groups[0]["params"] = iter([p])
+    optimizer.step()
+    after = p.item()
+    optimizer.step()
+    return after, p.item()
+
+
 def sparse(package):
     p = param(3, 2)
     p.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (3, 2), check_invariants=True)
@@ -158,6 +169,7 @@ ROWS = {
         "taken",
     ),
     "a parameter twice in a group": (duplicate, "taken", ValueError),
+    'an iterator in `param_groups[0]["params"]`': (iterator, (0.5, 0.5), TypeError),
     "integer parameters": (lambda k: bool(k.SGD([torch.ones(2, dtype=torch.int64)])), True, TypeError),
     "sparse gradients": (sparse, "stepped", RuntimeError),
     "state of bfloat16 and float16 parameters": (dtype_of_state, torch.bfloat16, torch.float32),

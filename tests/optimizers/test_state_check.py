@@ -1,6 +1,8 @@
 """State that does not fit is refused before anything moves: by name, with what was given and what is allowed."""
 
+import copy
 import math
+import re
 from collections import UserDict
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +18,7 @@ from gradstep.optimizers.storage import Storage
 from gradstep.rules import SGD, Adafactor, AdamW, Lion, NAdam, RMSprop
 from tests.training import leaked, trained, unchanged
 
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SHAPE = (64, 80)  # 5,120 elements are 20 blocks: large enough for 8 bits
 
 
@@ -53,7 +56,7 @@ def test_what_a_step_leaves_behind_fits(made):
     check_entry(p, stored, rule, {}, "w")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, *FLOAT8])
 def test_what_can_be_converted_without_a_loss_fits(dtype):
     p, stored, rule, entry = entry_of()
     entry["exp_avg"] = entry["exp_avg"].t().contiguous().t().to(dtype)
@@ -161,12 +164,36 @@ def beyond_its_memory(like):
     return tensor
 
 
+@pytest.mark.parametrize("key", ["step", "mu_product"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch._efficientzerotensor(()), "torch.float32 tensor of shape () without memory"),
+        (lambda: torch.tensor(3.0).to_sparse(), "torch.sparse_coo torch.float32 tensor of shape ()"),
+        (lambda: leaked(torch.tensor(3.0)), "torch.float32 tensor of shape () without memory"),
+        (lambda: freed(torch.tensor(3.0)), "torch.float32 tensor of shape () without memory"),
+        (lambda: beyond_its_memory(torch.tensor(3.0)), "torch.float32 tensor of shape () without memory"),
+    ],
+)
+def test_a_number_that_is_not_in_memory(make, words, key):
+    """Where it can be read at all, torch cannot count on from it."""
+    p, stored, rule, entry = entry_of(NAdam)
+    with pytest.raises(TypeError, match=re.escape(f"the state of w does not fit: {key} is a {words}, but must be a")):
+        check_entry(p, stored, rule, entry | {key: make()}, "w")
+    optimizer, _ = trained(gradstep.NAdam, [torch.ones(3)], [[torch.ones(3)]])
+    saved = optimizer.state_dict()
+    saved["state"][0][key] = make()
+    with unchanged(optimizer), pytest.raises(TypeError, match=re.escape(f"parameter 0 of group 0: {key} is a {words}")):
+        optimizer.load_state_dict(saved)
+
+
 ARRAYS = [
     (lambda t: t[:-1], r"has shape \(63, 80\), but must have \(64, 80\)", RuntimeError),
     (lambda t: t.t(), r"has shape \(80, 64\), but must have \(64, 80\)", RuntimeError),
     (lambda t: t.reshape(-1), r"has shape \(5120,\), but must have \(64, 80\)", RuntimeError),
     (lambda t: torch.zeros(SHAPE, dtype=torch.int64), "is torch.int64, but must hold floating-point", RuntimeError),
     (lambda t: torch.zeros(SHAPE, dtype=torch.bool), "is torch.bool, but must hold floating-point", RuntimeError),
+    (lambda t: torch.empty(SHAPE, dtype=torch.float4_e2m1fn_x2), "is torch.float4_e2m1fn_x2, but must", RuntimeError),
     (lambda t: t * (1 + 0j), "is torch.complex64, but the parameter is torch.float32", RuntimeError),
     (lambda t: t.to_sparse(), "is torch.sparse_coo, but must be dense", RuntimeError),
     (lambda t: t.to_mkldnn(), "is torch._mkldnn, but must be dense", RuntimeError),
@@ -301,3 +328,42 @@ def test_all_that_does_not_fit_is_listed():
     saved["state"][0]["step"], saved["state"][1]["exp_avg"] = -1, torch.ones(7)
     with pytest.raises(RuntimeError, match=r"(?s)parameter 0 of group 0: step is -1.*parameter 1 of group 0: exp_avg"):
         optimizer.load_state_dict(saved)
+
+
+# -- state in eight bits of torch's own -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+@pytest.mark.parametrize("kind", ["AdamW", "NAdam", "SGD"])
+def test_a_checkpoint_in_float8(kind, dtype):
+    """Each such number is a float32 number: what torch makes of it, by casting."""
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9} if kind == "SGD" else {"lr": 0.1}
+    results = []
+    for package in (gradstep, torch.optim):
+        optimizer, params = trained(
+            getattr(package, kind), [torch.ones(3)], [[torch.tensor([0.3, -2.0, 1e-3])]], **options
+        )
+        saved = copy.deepcopy(optimizer.state_dict())
+        entry = saved["state"][0]
+        entry |= {name: value.to(dtype) for name, value in entry.items() if value.dim()}
+        optimizer.load_state_dict(saved)
+        assert all(value.dtype == torch.float32 for value in optimizer.state[params[0]].values())
+        optimizer.step()
+        results.append(params[0].detach())
+    torch.testing.assert_close(*results)
+
+
+def test_a_checkpoint_in_float8_for_a_state_that_rounds():
+    """The blocks of 8-bit state round: so they are not made of it without a word."""
+    p = torch.ones(SHAPE, requires_grad=True)
+    p.grad = torch.full(SHAPE, 0.3)
+    optimizer = gradstep.AdamW([p], state="8bit")
+    plain = gradstep.AdamW([p])
+    plain.step()
+    saved = copy.deepcopy(plain.state_dict())
+    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"].to(FLOAT8[0])
+    with pytest.raises(RuntimeError, match="exp_avg is stored as float8_e4m3fn, and here as 8bit"):
+        optimizer.load_state_dict(saved)
+    found = gradstep.convert_state(saved, optimizer)
+    optimizer.load_state_dict(found.state_dict)
+    assert {change.before for change in found.changes} == {"float8_e4m3fn", "float32"}

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import pickle
 
 import pytest
@@ -105,6 +106,41 @@ def test_a_step_count_that_is_changed_in_its_place(count):
     optimizer.state[params[1]]["step"].data = torch.tensor(20.0)
     optimizer.step()
     assert [int(optimizer.state[p]["step"]) for p in params] == [4, 21, 4]
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("way", ["state", "state_dict", "copy"])
+@pytest.mark.parametrize(
+    ("kind", "key"), [(gradstep.AdamW, "step"), (gradstep.NAdam, "step"), (gradstep.NAdam, "mu_product")]
+)
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (lambda t: torch.ones(50), TypeError, r"is a torch.float32 tensor of shape \(50,\), but must be a"),
+        (lambda t: torch.ones(0), TypeError, r"is a torch.float32 tensor of shape \(0,\), but must be a"),
+        (lambda t: t.view(1).view(torch.uint8), TypeError, r"is a torch.uint8 tensor of shape \(4,\), but must be a"),
+        (lambda t: torch._neg_view(torch.full((), math.inf)), ValueError, "is -inf, but must be"),
+    ],
+)
+def test_a_number_that_is_changed_in_its_place(data, error, words, kind, key, way, engine):
+    """A number is taken from the place where it was as long as it is the same kind of tensor there."""
+    optimizer, params = trained(2, look=False, kind=functools.partial(kind, engine=engine))
+    number = taken_from(optimizer, way)[key]
+    number.data = data(number.detach())
+    with unchanged(optimizer), pytest.raises(error, match=f"1 of group 0 does not fit: {key} {words}"):
+        optimizer.step()
+    number.data = torch.full((), 0.5 if key == "mu_product" else 7.0)
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [3, 3 if key == "mu_product" else 8, 3]
+
+
+def test_the_sign_of_a_number_that_is_negated_lazily():
+    """It lies where it lay, and stands for another number."""
+    optimizer, params = trained(2, look=False)
+    step = optimizer.state[params[1]]["step"]
+    step.data = torch._neg_view(step.detach())
+    with unchanged(optimizer), pytest.raises(ValueError, match="1 of group 0 does not fit: step is -2, but must be"):
+        optimizer.step()
 
 
 def test_a_product_that_is_changed_in_its_place():

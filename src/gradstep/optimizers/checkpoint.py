@@ -51,31 +51,23 @@ def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
 
 
 def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
-    """The scalars of each parameter as tensors of their own, instead of views into one array; codes named apart.
+    """The state dictionary with entries of its own, and codes named apart.
 
-    What somebody else has put into the state, beside the parameters' entries, stays as it is, as in torch. Groups say
-    what makes the rule what it is (AdamW's ``decoupled_weight_decay``): else torch.optim.Adam would take it for Adam's.
-    They leave out what torch does not know, where it has its default.
+    The tensors in it stay the optimizer's, as in torch, and so does what somebody else has put into the state. Groups
+    say what makes the rule what it is (AdamW's ``decoupled_weight_decay``): else torch.optim.Adam would take it for
+    Adam's. They leave out what torch does not know, where it has its default.
 
     Args:
         state_dict: as torch writes it.
         rule: the optimizer's.
     """
-
-    def own(value: Any) -> Any:
-        return value.clone() if isinstance(value, Tensor) and value.dim() == 0 and value._base is not None else value
-
-    keys = keys_of_parameters(state_dict["param_groups"])
-    state = {
-        key: {name: own(v) for name, v in entry.items()} if key in keys and isinstance(entry, Mapping) else entry
-        for key, entry in state_dict["state"].items()
-    }
+    state = named_apart(state_dict["state"], keys_of_parameters(state_dict["param_groups"]))
     defaults = {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
     groups = [
         {key: value for key, value in group.items() if key not in defaults or value != defaults[key]} | dict(rule.fixed)
         for group in state_dict["param_groups"]
     ]
-    return {**state_dict, "state": named_apart(state, keys), "param_groups": groups}
+    return {**state_dict, "state": state, "param_groups": groups}
 
 
 @final

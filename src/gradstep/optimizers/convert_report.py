@@ -97,6 +97,7 @@ class Seen:
 
 def seen(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) -> Seen:
     """Compare a slot before and after; None for one that was dropped."""
+    old = old.bfloat16() if old.dtype.itemsize == 1 else old  # of float8, torch has no arithmetic
     count = int(torch.count_nonzero(old))
     if new is None:
         return Seen(slot, before, after, float(count > 0), count, count)

@@ -32,7 +32,7 @@ from gradstep.optimizers.report import StepReport
 from gradstep.optimizers.statistics import Statistics
 from gradstep.optimizers.storage import Embeddings, Storage, Stored, with_embeddings
 from gradstep.optimizers.summary import GUESSED, Summary, summary
-from gradstep.optimizers.table import Table, parameter_names
+from gradstep.optimizers.table import Table, check_lists, parameter_names
 from gradstep.optimizers.uninterrupted import uninterrupted
 from gradstep.optimizers.who import Detail, finest
 from gradstep.optimizers.wrapped import innermost
@@ -221,6 +221,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _chosen(self) -> Iterator[tuple[str, Tensor, Choice]]:
         """Every parameter with its name, what executes it and how it is stored, in the order of ``param_groups``."""
+        check_lists(self.param_groups)
         for index, group in enumerate(self.param_groups):
             choices = Choices(self._engine, self._storage, self._rule_of(group), group)
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
@@ -366,6 +367,7 @@ class Optimizer(torch.optim.Optimizer):
 
         A new table does not become the optimizer's before its step is sure to be taken.
         """
+        check_lists(self.param_groups)
         flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
         state = self.__dict__["state"]
         now = (rules, self.param_groups, flat, state)
@@ -406,6 +408,7 @@ class Optimizer(torch.optim.Optimizer):
         inside = innermost(self)
         if inside is not self:  # called on what a trainer put around the optimizer
             return inside.state_dict()
+        check_lists(self.param_groups)
         return {**detached(super().state_dict(), self.rule()), "gradstep": stamp(self.rule(), self._storage)}
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
@@ -435,6 +438,7 @@ class Optimizer(torch.optim.Optimizer):
         if inside is not self:  # called on what a trainer put around the optimizer
             report: LoadReport | None = inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
             return report
+        check_lists(self.param_groups)
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict

@@ -104,6 +104,8 @@ def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> 
         value = entry.get(key)
         if type(value) is not Tensor or value.dtype is not torch.float32 or value.dim() or not value.is_cpu:
             return False
+        if lacks_memory(value):
+            return False
         number = value.item()
         if not (0 <= number <= MOST_STEPS and number == int(number) if key == "step" else math.isfinite(number)):
             return False
@@ -173,7 +175,7 @@ def losses(p: Tensor, stored: Stored, entry: Mapping[str, Any]) -> Iterator[str]
             continue
         if key not in own:
             yield f"{key} would be dropped: the parameter is stored as {stored.parameter.name} here"
-        elif torch.promote_types(value.dtype, _dtype_of(own[key].element.name)) != _dtype_of(own[key].element.name):
+        elif not _is_wide_enough(_dtype_of(own[key].element.name), value.dtype):
             yield f"{key} is stored as {storage_name(value)}, and here as {own[key].element.name}"
 
 
@@ -225,12 +227,19 @@ def _one_number(value: Any) -> float | None:
     """A real number, or a tensor that holds one, as a float; None for anything else."""
     if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
         return None
-    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.dtype == torch.bool):
+    if isinstance(value, Tensor) and (
+        value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or _is_nowhere(value)
+    ):
         return None
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError):  # meta tensors, any object
         return None
+
+
+def _is_nowhere(value: Tensor) -> bool:
+    """Whether the numbers of a plain tensor are not in memory as they are: it is sparse, freed, on meta, of a mode."""
+    return type(value) in PLAIN and lacks_memory(value)
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
@@ -270,7 +279,7 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
         yield Fault(RuntimeError, f"{key} is {value.layout}, but must be dense (torch.strided): use to_dense()")
     elif tuple(value.shape) != shape:
         yield Fault(RuntimeError, f"{key} has shape {tuple(value.shape)}, but must have {shape}")
-    elif floating and not (value.is_floating_point() or value.is_complex()):
+    elif floating and not ((value.is_floating_point() and value.dtype not in _PACKED) or value.is_complex()):
         yield Fault(RuntimeError, f"{key} is {value.dtype}, but must hold floating-point numbers")
     elif value.is_complex() and not p.is_complex():
         yield Fault(RuntimeError, f"{key} is {value.dtype}, but the parameter is {p.dtype}, which is real")
@@ -282,6 +291,9 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
         yield Fault(RuntimeError, f"{key} has no memory for its {value.numel():,} elements: it was freed or never made")
 
 
+_PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
+"""Types with two numbers to an element, which torch does not convert."""
+
 # -- how numbers are stored -------------------------------------------------------------------------------------------
 
 
@@ -292,8 +304,14 @@ def _is_held_by(codec: Codec, value: Tensor, p: Tensor) -> bool:
         return coded and same_order(value, torch.empty_like(p, device="meta"))
     target = _dtype_of(codec.fields[0].element.name)
     target = target.to_complex() if p.is_complex() else target
-    # A code has 3 places of mantissa and an exponent of float32's range: each is a bfloat16 number.
-    source = torch.bfloat16 if coded else value.dtype
+    return _is_wide_enough(target, value.dtype)
+
+
+def _is_wide_enough(target: torch.dtype, source: torch.dtype) -> bool:
+    """Whether every number of one type is one of the other."""
+    if source.itemsize == 1 and source != target:
+        # A code of the state and a float8 have at most 3 places of mantissa and an exponent of float32's range.
+        source = torch.bfloat16
     return source == target or torch.promote_types(source, target) == target
 
 
@@ -334,7 +352,9 @@ def scale_of(slot: Slot) -> str:
 def _shown(value: Any) -> str:
     """A value as an error shows it, in one line and without a tensor's numbers."""
     if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+        kind = f"{value.dtype}" if value.layout == torch.strided else f"{value.layout} {value.dtype}"
+        memory = " without memory" if value.layout == torch.strided and _is_nowhere(value) else ""
+        return f"a {kind} tensor of shape {tuple(value.shape)}{memory}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

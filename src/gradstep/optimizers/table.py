@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
 from operator import is_
@@ -24,7 +24,8 @@ from gradstep.engines.base import KEY, ROW, Engine, UpdateSpec
 from gradstep.optimizers.batch import Part, TorchBatch
 from gradstep.optimizers.choice import Choice, Choices
 from gradstep.optimizers.gradients import usable
-from gradstep.optimizers.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping
+from gradstep.optimizers.memory import Layouts, extent, is_addressable, is_freed, is_symbolic_zero, overlapping
+from gradstep.optimizers.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.rehearsal import rehearse
 from gradstep.optimizers.state import filled
 from gradstep.optimizers.state_check import MOST_STEPS, check_entry
@@ -150,6 +151,10 @@ class Table:
                     f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
                     "tensors without numbers in place of usual ones; take the step outside of it"
                 )
+        # Each number has a storage of its own, so that a copy or a file of it holds no other parameter's.
+        self._cells = [torch.from_numpy(self._numbers[i, k, ...]) for i in self._served for k in range(len(starts))]
+        native = any(part.engine.by_address for part in self.parts) and is_native()
+        self._cell_layouts = (NativeLayouts if native else Layouts).of(self._cells)
         if not old.keys().isdisjoint(self._served):
             self._check_state_apart()
         for part in self.parts:
@@ -205,11 +210,11 @@ class Table:
             return
         self._installed = True
         state = self._state
-        columns = [column.unbind() for column in torch.from_numpy(self._numbers).unbind(1)]
+        cells = iter(self._cells)
         for i, entry in self._made.items():
             held = state.setdefault(self.flat[i], {})
             held.update(entry)
-            held.update({name: column[i] for name, column in zip(self.scalar_names, columns, strict=True)})
+            held.update({name: next(cells) for name in self.scalar_names})
         self._made = {}
         self.entries = [state[self.flat[i]] for i in self._served]
         self.contents = _contents(self.entries)
@@ -262,13 +267,10 @@ class Table:
         )
 
     def _scalars_hold(self) -> bool:
-        """Return whether the numbers kept once per parameter are where the table has them, and can be such numbers."""
-        places = np.arange(self._numbers.size, dtype=np.int64).reshape(self._numbers.shape)[self._served]
-        addresses = self._numbers.ctypes.data + self._numbers.itemsize * places
+        """Return whether the numbers kept once per parameter are as the table made them, and can be such numbers."""
         steps = self._numbers[:, 0]
-        pointers = [entry[name].data_ptr() for entry in self.entries for name in self.scalar_names]
         return (
-            pointers == addresses.ravel().tolist()
+            self._cell_layouts.still_hold(self._cells)
             and bool(((steps >= 0) & (steps <= MOST_STEPS) & (steps == np.floor(steps))).all())
             and bool(np.isfinite(self._numbers).all())
         )
@@ -316,6 +318,25 @@ class Table:
     def keep(self, paged: Placement) -> None:
         """Write the scalars of all parameters into the page files, beside the state."""
         paged.keep(self._numbers, self._rows)
+
+
+def check_lists(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse groups whose parameters are in no list, or nothing like one.
+
+    Raises:
+        TypeError: an iterator, which is empty after it was read once; a tensor, of which the rows would be taken; a
+            set, which has no order.
+
+    >>> check_lists([{"params": iter([torch.zeros(3)])}])
+    Traceback (most recent call last):
+    TypeError: param_groups[0]["params"] is a list_iterator, but must be a list of tensors: use list(...)
+    """
+    for index, group in enumerate(groups):
+        params = group["params"]
+        if type(params) is not list and (not isinstance(params, Sized) or isinstance(params, (Tensor, set, frozenset))):
+            remedy = "[...]" if isinstance(params, Tensor) else "list(...)"
+            kind = type(params).__name__
+            raise TypeError(f'param_groups[{index}]["params"] is a {kind}, but must be a list of tensors: use {remedy}')
 
 
 def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
