@@ -9,8 +9,9 @@ two engines are compared. A step that raises must have changed nothing, and noth
     python tools/fuzz.py --seed 0 --case 123             # one case again, told in full
     PYTHONMALLOC=debug python tools/fuzz.py --cases 1000
 
-Cases run in forked children: one that dies kills nothing but itself, and is counted. The exit status is 1 if there is
-any finding.
+Cases run in forked children: one that dies kills nothing but itself, and is counted. What takes memory away from under
+torch runs in a child of its own, as torch may write where that memory was; and whether gradstep or torch is to blame
+for a death is tried out, with the one or the other alone. The exit status is 1 if there is any finding.
 """
 
 from __future__ import annotations
@@ -21,22 +22,27 @@ import faulthandler
 import importlib
 import json
 import os
+import re
 import selectors
 import signal
 import sys
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from fuzzing.cases import SETTINGS, Case, case
-from fuzzing.verdict import judge
+from fuzzing.verdict import judge, run_ours, run_theirs
 
 CHUNK = 200
 """Cases of one child: a kernel that is not among the usual is compiled once in each."""
+
+HAZARD = re.compile("freed|short of memory|resized")
+"""What is done in cases that get a child of their own: torch may write beyond the memory that is left, which kills
+whoever comes next."""
 
 SLOW = (
     "gradstep.optimizers",
@@ -102,10 +108,12 @@ def _alone(seed: int, number: int) -> int:
 
 
 def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: float) -> None:
-    while numbers:
-        before = len(results)
-        _child(seed, numbers[:CHUNK], results)
-        numbers = numbers[len(results) - before :]
+    hazards = [number for number in numbers if HAZARD.search(case(seed, number).kind)]
+    numbers = sorted(set(numbers) - set(hazards))
+    while numbers or hazards:
+        chunk = numbers[:CHUNK] or hazards[:1]
+        done = _child(seed, chunk, results)
+        numbers, hazards = (numbers[done:], hazards) if numbers else ([], hazards[1:])
         counts = Counter(r["verdict"] for r in results)
         told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         print(
@@ -113,43 +121,79 @@ def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: fl
         )
 
 
-def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> None:
-    """Run cases in a child until all are done or one kills it; that one is the last of the results."""
+def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> int:
+    """Run cases in a child until all are done or one kills it; that one is the last of the results.
+
+    Returns:
+        How many were run.
+    """
+    world, stage = "ours", "construct"
+    before = len(results)
+
+    def take(message: Any) -> None:
+        nonlocal world, stage
+        if isinstance(message, dict):
+            results.append(message)
+            world = stage = "ours"
+        elif message in ("ours", "theirs", "compare"):
+            world = stage = message
+        else:
+            stage = message
+
+    how, number = _forked(lambda tell: _work(seed, chunk, tell), take)
+    done = len(results) - before
+    if done == len(chunk):
+        return done
+    this = case(seed, chunk[done])
+    results.append(_row(this, *_blame(this, how or "end", world, f"in {world}, at {stage} (signal {number})", stage)))
+    return done + 1
+
+
+def _blame(this: Case, how: str, world: str, where: str, stage: str) -> tuple[str, str]:
+    """The verdict on a case that has killed its child, or has hung."""
+    if stage in ("assign", "mutate") and not any(mutation[0] == "load" for mutation in this.mutations):
+        return f"torch's own {how}", f"{how} {where}"  # the mutation itself has done it
+    half = run_ours if world == "ours" else run_theirs
+
+    def alone(tell: Callable[[Any], None]) -> None:
+        half(this, tell)
+        del [torch.empty(size) for size in range(1, 16384, 4)][:]  # which trips over a damaged heap
+
+    again = any(_forked(alone, lambda message: None)[0] for _ in range(3))
+    if world != "ours" and this.torch and again:
+        return f"torch's own {how}", f"{how} {where}"
+    return how, f"{how} {where}" + ("" if again else "; not again, alone: perhaps an earlier case is to blame")
+
+
+def _forked(work: Callable[[Callable[[Any], None]], Any], take: Callable[[Any], None]) -> tuple[str, int]:
+    """Run some work in a child, and take what it tells.
+
+    Returns:
+        Nothing, ``"crash"`` or ``"hang"``; and the number of the signal that ended it.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this
         os.close(reader)
-        _work(seed, chunk, writer)
-        os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch and glibc comment on what is done to them
+        try:
+            work(lambda message: os.write(writer, json.dumps(message).encode() + b"\n"))
+        finally:
+            os._exit(0)
     os.close(writer)
-    world, stage, status = "ours", "ours", 0
-    done = len(results)
     hung = True
     try:
         for message in _messages(reader):
-            if isinstance(message, dict):
-                results.append(message)
-                world = stage = "ours"
-            else:
-                stage = message
-                world = message if message in ("ours", "theirs", "compare") else world
+            take(message)
         hung = False
     except TimeoutError:
         pass
     finally:
         if hung:
             os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-    done = len(results) - done
-    if done < len(chunk):
-        this = case(seed, chunk[done])
-        how = "hang" if hung else "crash"
-        # A mutation itself, or torch.optim, may crash torch; only what gradstep does counts.
-        foreign = stage in ("assign", "mutate") and not any(m[0] == "load" for m in this.mutations)
-        verdict = f"torch's own {how}" if foreign or (world == "theirs" and this.torch) else how
-        text = f"{how} in {world}, at {stage} (signal {os.WTERMSIG(status)})"
-        results.append(_row(this, verdict, text))
+        number = os.WTERMSIG(os.waitpid(pid, 0)[1])
+    return "hang" if hung else "crash" if number else "", number
 
 
 def _messages(reader: int) -> Iterator[Any]:
@@ -175,13 +219,7 @@ def _row(this: Case, verdict: str, text: str) -> dict[str, Any]:
     return {"number": this.number, "verdict": verdict, "text": text, "kind": this.kind, "optimizer": this.optimizer}
 
 
-def _work(seed: int, chunk: list[int], writer: int) -> None:
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)  # torch and glibc comment on what is done to them
-
-    def tell(message: Any) -> None:
-        os.write(writer, json.dumps(message).encode() + b"\n")
-
+def _work(seed: int, chunk: list[int], tell: Callable[[Any], None]) -> None:
     for number in chunk:
         this = case(seed, number)
         try:

@@ -88,6 +88,14 @@ def state_keys(package):
     return sorted(optimizer.state[p])
 
 
+def whole_product(package):
+    p = param(1)
+    optimizer = package.NAdam([p])
+    optimizer.step()
+    optimizer.state[p]["mu_product"] = torch.tensor(1)
+    return stepped(optimizer)
+
+
 def late_momentum(package):
     p = param(1)
     optimizer = package.SGD([p], lr=0.1)
@@ -178,6 +186,7 @@ ROWS = {
     "when state is made": (lambda k: len(k.Adagrad([param(2)]).state), 1, 0),
     "SGD counts": (state_keys, ["momentum_buffer"], ["momentum_buffer", "step"]),
     "SGD's momentum switched on later, with dampening": (late_momentum, 1.0, 0.5),
+    "NAdam's `mu_product` as a tensor of an integer": (whole_product, RuntimeError, "stepped"),
     "RMSprop's centered variance below 0 by rounding": (centered, True, False),
     "`amsgrad`, switched on later": (lambda k: changed(k, amsgrad=True), KeyError, "stepped"),
     "Adam without bias correction": (lambda k: taken(k.Adam, bias_correction=False), TypeError, "taken"),

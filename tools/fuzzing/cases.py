@@ -12,19 +12,23 @@ from fuzzing.tensors import PARAMETERS as KINDS
 from gradstep.rules import RULES
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, {"maximize": True}],
-    "Adam": [{}, {"weight_decay": 0.1}, {"amsgrad": True}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
-    "AdamW": [{}, {"weight_decay": 0.1}, {"amsgrad": True, "maximize": True}, {"betas": (0.5, 0.75)}],
-    "NAdam": [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
-    "RAdam": [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.75)}],
-    "Adamax": [{}, {"weight_decay": 0.1, "maximize": True}],
-    "Adagrad": [{}, {"lr_decay": 0.1, "weight_decay": 0.1}, {"initial_accumulator_value": 0.5}],
-    "Adadelta": [{}, {"weight_decay": 0.1}],
-    "RMSprop": [{}, {"momentum": 0.5}, {"centered": True, "weight_decay": 0.1}],
-    "Adafactor": [{}, {"weight_decay": 0.1}],
-    "Lion": [{}, {"weight_decay": 0.1}],
+    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.125}, {"maximize": True}],
+    "Adam": [{}, {"weight_decay": 0.125}, {"amsgrad": True}, {"weight_decay": 0.125, "decoupled_weight_decay": True}],
+    "AdamW": [{}, {"weight_decay": 0.125}, {"amsgrad": True, "maximize": True}, {"betas": (0.5, 0.75)}],
+    "NAdam": [{}, {"weight_decay": 0.125}, {"weight_decay": 0.125, "decoupled_weight_decay": True}],
+    "RAdam": [{}, {"weight_decay": 0.125}, {"betas": (0.5, 0.75)}],
+    "Adamax": [{}, {"weight_decay": 0.125, "maximize": True}],
+    "Adagrad": [{}, {"lr_decay": 0.1, "weight_decay": 0.125}, {"initial_accumulator_value": 0.5}],
+    "Adadelta": [{}, {"weight_decay": 0.125}],
+    "RMSprop": [{}, {"momentum": 0.5}, {"centered": True, "weight_decay": 0.125}],
+    "Adafactor": [{}, {"weight_decay": 0.125}],
+    "Lion": [{}, {"weight_decay": 0.125}],
 }
-"""Settings that change what is computed or kept; the learning rate comes besides."""
+"""Settings that change what is computed or kept; the learning rate comes besides.
+
+A decay that is a power of two multiplies exactly. Where gradient and decay cancel, Adam's quotient makes a part of the
+step of an error in the last place of either: bounded by no number of roundings.
+"""
 
 DTYPES = ("float64", "bfloat16", "float16")
 """For ``torch.set_default_dtype``."""

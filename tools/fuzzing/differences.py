@@ -122,7 +122,7 @@ DIFFERENCES = (
         "Adagrad before its first step",
         ours="^goes on",
         theirs="size of tensor",
-        where="Adagrad.*data (shorter|longer|resized)",
+        where="Adagrad.*data (shorter|longer|resized|flat)",
         reason="torch makes its state at construction, gradstep at the first step, for the new length",
     ),
     Difference(
@@ -154,11 +154,11 @@ DIFFERENCES = (
         reason="torch computes the coefficients of a step in the tensor's type, gradstep in float64",
     ),
     Difference(
-        "numbers of Python",
+        "numbers of another type",
         ours="^goes on",
-        theirs="API has changed|AttributeError|singleton tensors",
+        theirs="API has changed|AttributeError|singleton tensors|can't be cast to the desired output type",
         where=r"(step|mu_product): |entry: only a step",
-        reason="a number kept once per parameter may be a number; torch wants a tensor of one",
+        reason="a number kept once per parameter may be Python's, or an integer's tensor; torch wants one of float32",
     ),
     Difference(
         "after an infinity or a NaN",
@@ -167,6 +167,13 @@ DIFFERENCES = (
         where="gradient (inf|negative inf|nan|huge)|lr (huge|infinite)|"
         "(state|load|in place): .*(huge|NaN|negative|infinity|1e30|-5)",
         reason="torch adds in another order (inf - inf), and leaves out a decay of 0, here 0 times the parameter",
+    ),
+    Difference(
+        "a centered variance below 0",
+        ours="other numbers",
+        theirs="NaN in other places",
+        where="RMSprop.*in place: (grad_avg|square_avg): filled",
+        reason="a mean that is larger than its square allows counts as a variance of 0; torch takes its root",
     ),
     Difference(
         "a tensor that is changed while it is read",

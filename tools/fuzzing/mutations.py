@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fuzzing.tensors import Tagged, in_inference, leaked, normal
+from gradstep.optimizers.memory import lacks_memory
 
 
 class NotHere(Exception):
@@ -196,7 +197,7 @@ def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> 
         raise NotHere
     entry = having[pick.randrange(len(having))]
     value = entry.get(key, entry.get(f"{key}_codes"))
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or lacks_memory(value):  # torch itself would write where there is none
         raise NotHere
     with torch.no_grad():
         IN_PLACE[how](value)

@@ -22,23 +22,35 @@ def judge(case: Case, mark: Callable[[str], None]) -> tuple[str, str]:
     ``"same"``: the same numbers. ``"both refuse"``. ``"alone"``: there is nothing to compare with. ``"difference"``:
     one that is meant. ``"finding"``: anything else.
     """
-    options: dict[str, Any] = {"engine": case.engine, "seed": 1}
-    options |= {"state": case.state} if case.state != "float32" else {}
-    options |= {"rounding": case.rounding} if case.rounding != "nearest" else {}
-    kind = getattr(gradstep, case.optimizer)
     mark("ours")
-    with _default(case.dtype):
-        ours = run(case, kind, options, mark)
+    ours = run_ours(case, mark)
     if ours.half:
         return "finding", f"half a step: {ours.half} was changed ({ours.told()})"
     mark("theirs")
-    if case.torch:
-        theirs = run(case, getattr(torch.optim, case.optimizer), {"foreach": False}, mark)
-    else:
-        other = {"auto": "reference", "eager": "reference", "reference": "auto"}[case.engine]
-        theirs = run(case, kind, {**options, "engine": other}, mark)
+    theirs = run_theirs(case, mark)
     mark("compare")
     return _compared(case, ours, theirs)
+
+
+def run_ours(case: Case, mark: Callable[[str], None]) -> Trace:
+    """Run a case on gradstep."""
+    with _default(case.dtype):
+        return run(case, getattr(gradstep, case.optimizer), _options(case), mark)
+
+
+def run_theirs(case: Case, mark: Callable[[str], None]) -> Trace:
+    """Run a case on torch.optim, or on another engine of gradstep."""
+    if case.torch:
+        return run(case, getattr(torch.optim, case.optimizer), {"foreach": False}, mark)
+    other = {"auto": "reference", "eager": "reference", "reference": "auto"}[case.engine]
+    return run(case, getattr(gradstep, case.optimizer), {**_options(case), "engine": other}, mark)
+
+
+def _options(case: Case) -> dict[str, Any]:
+    options: dict[str, Any] = {"engine": case.engine, "seed": 1}
+    options |= {"state": case.state} if case.state != "float32" else {}
+    options |= {"rounding": case.rounding} if case.rounding != "nearest" else {}
+    return options
 
 
 def _compared(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
