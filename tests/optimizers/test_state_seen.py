@@ -153,6 +153,38 @@ def test_a_product_that_is_changed_in_its_place():
         optimizer.step()
 
 
+@pytest.mark.parametrize("event", ["loaded", "a parameter more", "data replaced"])
+@pytest.mark.parametrize("package", [gradstep, torch.optim])
+def test_numbers_that_somebody_holds_go_on_with_the_averages(package, event):
+    """Whatever makes the optimizer lay out its state anew, as in torch."""
+    optimizer, params = trained(2, look=False, kind=package.NAdam)
+    if event == "loaded":
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    held = optimizer.state_dict()["state"]
+    if event == "a parameter more":
+        more = torch.ones(2, requires_grad=True)
+        give([more], [torch.ones(2)])
+        optimizer.add_param_group({"params": [more]})
+    if event == "data replaced":
+        params[0].data = params[0].detach().clone()
+    optimizer.step()
+    for key, p in enumerate(params):
+        assert held[key]["step"] == 3.0
+        assert held[key]["mu_product"] == optimizer.state[p]["mu_product"]
+        assert_same_bits(held[key]["exp_avg"], optimizer.state[p]["exp_avg"])
+
+
+def test_one_number_for_two_parameters():
+    """Each goes on from it alone."""
+    optimizer, params = trained(2, look=True)
+    shared = torch.tensor(5.0)
+    for p in params[:2]:
+        optimizer.state[p]["step"] = shared
+    for _ in range(2):
+        optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [7, 7, 4]
+
+
 def test_a_shallow_copy_shares_the_state():
     optimizer, params = trained(2, look=False)
     twin = copy.copy(optimizer)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
 from operator import is_
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, final
 
 import numpy as np
 import torch
@@ -209,14 +209,20 @@ class Table:
         if self._installed:
             return
         self._installed = True
-        state = self._state
-        cells = iter(self._cells)
+        state, cells, moved = self._state, iter(self._cells), set[int]()
         for i, entry in self._made.items():
             held = state.setdefault(self.flat[i], {})
             held.update(entry)
-            held.update({name: next(cells) for name in self.scalar_names})
+            for name in self.scalar_names:
+                cell, old = next(cells), held.get(name)
+                if _is_number(old) and id(old) not in moved:  # somebody else may hold it: a state dict, say
+                    moved.add(id(old))
+                    old.data = cell
+                else:
+                    held[name] = cell
         self._made = {}
         self.entries = [state[self.flat[i]] for i in self._served]
+        self._cells = [entry[name] for entry in self.entries for name in self.scalar_names]
         self.contents = _contents(self.entries)
         self.keys, self.values = list(state), list(state.values())
 
@@ -344,6 +350,17 @@ def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     count = len(group["params"])  # who appends parameters or removes some by hand may not know of their names
     named = list(group.get("param_names") or ())[:count]
     return [*named, *(f"parameter {j} of group {index}" for j in range(len(named), count))]
+
+
+def _is_number(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that can be given the place of a number as its data."""
+    return (
+        type(value) is Tensor
+        and value.dtype is torch.float32
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not (value.dim() or value.requires_grad or value.is_inference())
+    )
 
 
 def _is_empty(entry: Any) -> bool:
