@@ -29,6 +29,10 @@ OF_ROUNDING = {
 """The arrays that rounding keeps, by their keys: ``kahan_comp``, ``master_param``."""
 
 
+_PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
+"""Types with two numbers to an element, which torch does not convert."""
+
+
 class Fault(NamedTuple):
     """What is wrong with an entry of state.
 
@@ -290,9 +294,6 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
     elif type(value) in PLAIN and value.device.type != "meta" and lacks_memory(value):
         yield Fault(RuntimeError, f"{key} has no memory for its {value.numel():,} elements: it was freed or never made")
 
-
-_PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
-"""Types with two numbers to an element, which torch does not convert."""
 
 # -- how numbers are stored -------------------------------------------------------------------------------------------
 
