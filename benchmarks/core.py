@@ -145,7 +145,7 @@ def measure_many(processor: Processor, _: int) -> None:
 
 
 def measure_growth(processor: Processor, _: int) -> None:
-    growth.save_chart(_save(processor, "growth", growth.measure), processor.folder / "growth.png")
+    growth.chart(_save(processor, "growth", growth.measure)).save(processor.folder / "growth.svg")
 
 
 PARTS: dict[str, Callable[[Processor, int], None]] = {
@@ -313,7 +313,7 @@ def _details(processor: Processor) -> list[str]:
             chosen = [f"- {words}" for words in results.access]
             lines += ["", "Access patterns that the kernels chose, by measuring:", "", *chosen] if chosen else []
     if processor.has("growth"):
-        lines += ["", "## Growth", "", f"![growth](core/{processor.folder.name}/growth.png)"]
+        lines += ["", "## Growth", "", f"![growth](core/{processor.folder.name}/growth.svg)"]
         left_out = processor.load("growth")["left out"]
         if left_out:
             lines += ["", f"Did not fit into memory: {', '.join(f'{n:,}' for n in left_out)} parameters."]

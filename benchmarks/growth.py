@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import gradstep
 from gradstep.lab.bench import settle
+from gradstep.report import Grid, Line, LineChart
 
 PARAMETERS = [10**4, 31_623, 10**5, 316_228, 10**6, 3_162_278, 10**7, 31_622_777, 10**8, 316_227_766, 10**9]
 TENSORS = [1, 3, 10, 32, 100, 316, 1_000, 3_162, 10_000]
@@ -34,7 +33,7 @@ MARGIN = 3e9
 BUDGET = 6.0
 """Seconds that each size may take."""
 
-COLOURS = {"gradstep": "#D55E00", "torch fused": "#6B7785"}
+COLOURS = {"gradstep": "vermilion", "torch fused": "grey"}
 Sizes = dict[str, dict[str, Any]]
 
 
@@ -99,39 +98,28 @@ def show(row: dict[str, Any]) -> None:
     print("  ".join(f"{key} {value:,}" for key, value in row.items()), flush=True)
 
 
-def save_chart(found: dict[str, Any], file: Path) -> None:
+def chart(found: dict[str, Any]) -> Grid:
     """Above, the time of a step; below, the same for each parameter or tensor. A level line is linear growth."""
-    figure = Figure(figsize=(10, 6.6), facecolor="white", layout="constrained")
-    panels = figure.subplots(2, 2, sharex="col", height_ratios=[1.35, 1])
     sides = (
         ("parameters", "parameters of one tensor", "ns a parameter"),
         ("tensors", f"tensors of {ELEMENTS:,}", "ns a tensor"),
     )
-    for column, (key, title, unit) in enumerate(sides):
-        rows, (top, below) = found[key], panels[:, column]
+    whole, each = [], []
+    for key, title, unit in sides:
+        rows = found[key]
         counts = [row[key] for row in rows]
-        for name, colour in COLOURS.items():
-            times = [row[name] for row in rows]
-            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.6}
-            top.loglog(counts, times, label=name, **style)
-            below.loglog(counts, [1e9 * t / n for t, n in zip(times, counts, strict=True)], **style)
-        last = rows[-1]["gradstep"] / counts[-1]
-        top.loglog(counts, [last * n for n in counts], ":", color="#1F2933", linewidth=1, label="linear", zorder=0)
-        below.axhline(1e9 * last, linestyle=":", color="#1F2933", linewidth=1, zorder=0)
-        top.set_title(f"AdamW step by {title}", loc="left", fontsize=10.5, fontweight="bold")
-        top.set_ylabel("seconds")
-        below.set_ylabel(unit)
-        below.set_xlabel(title)
-        top.legend(frameon=False, fontsize=9)
-        for axes in (top, below):
-            _quiet(axes)
-    figure.savefig(file, dpi=150)
-
-
-def _quiet(axes: Axes) -> None:
-    axes.grid(visible=True, color="#E4E8EC", linewidth=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+        times = {name: [row[name] for row in rows] for name in COLOURS}
+        last = times["gradstep"][-1] / counts[-1]
+        drawn = [*COLOURS.items(), ("linear", "ink")]
+        times["linear"] = [last * n for n in counts]
+        steps = [Line(name, counts, times[name], colour, dashed=name == "linear") for name, colour in drawn]
+        parts = [
+            Line(name, counts, [1e9 * t / n for t, n in zip(times[name], counts)], colour, dashed=name == "linear")
+            for name, colour in drawn
+        ]
+        whole.append(LineChart(f"AdamW step by {title}", title, "seconds", steps, x_log=True, y_log=True, tall=300))
+        each.append(LineChart(f"The same, in {unit}", title, unit, parts, x_log=True, y_log=True))
+    return Grid("How the time of a step grows", [*whole, *each])
 
 
 if __name__ == "__main__":
@@ -143,4 +131,4 @@ if __name__ == "__main__":
     for count in measured["left out"]:
         print(f"left out: {count:,} parameters")
     if arguments.chart is not None:
-        save_chart(measured, arguments.chart)
+        chart(measured).save(arguments.chart)

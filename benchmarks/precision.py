@@ -26,7 +26,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 import gradstep
@@ -239,7 +238,7 @@ def page(runs: Sequence[Run]) -> str:
     model = Text()
     return f"""# What fewer bits cost in loss
 
-`python benchmarks/precision.py` made this page, the chart and [precision.jsonl](precision.jsonl), which has every run;
+`python benchmarks/precision.py` made this page and [precision.jsonl](precision.jsonl), which has every run;
 `--quick` makes one short seed of it in some minutes and keeps nothing. torch {torch.__version__.partition("+")[0]},
 on the CPU, one thread.
 
@@ -259,7 +258,6 @@ from the same untrained weights.
 - **unmoved**: the share of elements with a gradient that the last step left where they were, what kahan and master keep
   beside the bfloat16 number included; of what is rounded at random, the expected value counts.
 
-![Final loss of every seed against float32](precision.png)
 """
 
 
@@ -269,41 +267,11 @@ def _bar(bar: float | None, share: float) -> str:
     return f"within {bar:.1%}: {'met' if abs(share) <= bar else '**missed**'}"
 
 
-def save_chart(runs: Sequence[Run], file: Path) -> None:
-    """The final loss of each seed against float32's, one panel for each comparison."""
-    figure = Figure(figsize=(10, 3.9), facecolor="white", layout="constrained")
-    for axes, part in zip(figure.subplots(1, 2), ("state", "parameters"), strict=True):
-        found = losses(runs, part)
-        names = [name for name, by_seed in found.items() if by_seed and name != "float32"][::-1]
-        for row, name in enumerate(names):
-            for seed in found[name].keys() & found["float32"].keys():
-                share = 100 * (found[name][seed] / found["float32"][seed] - 1)
-                axes.plot(share, row, "o", color="#D55E00", alpha=0.45, markersize=6)
-            mean = 100 * (against(found, name) - 1)
-            axes.plot(mean, row, "|", color="#1F2933", markersize=17, markeredgewidth=2)
-            axes.annotate(f"{mean:+.2f}%", (mean, row), (0, 11), textcoords="offset points", ha="center", fontsize=8.5)
-        bar = 100 * BARS[part, "8bit" if part == "state" else "stochastic"]
-        axes.axvspan(-bar, bar, color="#E4E8EC", zorder=0)
-        axes.axvline(0, color="#6B7785", linewidth=1, zorder=0)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(-0.6, len(names) - 0.3)
-        if part == "parameters":
-            axes.set_xscale("symlog", linthresh=1)
-            axes.set_xticks([-1, 0, 1, 10], ["−1", "0", "1", "10"])
-            axes.set_xlim(-1.4, 60)
-        axes.set_title(TITLES[part], loc="left", fontsize=10.5, fontweight="bold")
-        axes.set_xlabel(f"final held-out loss, % above float32 (grey: within {bar:g}%)")
-        axes.grid(visible=True, axis="x", color="#E4E8EC", linewidth=0.8)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-    figure.savefig(file, dpi=150)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--part", choices=tuple(TITLES), action="append", help="one of the two comparisons")
     parser.add_argument("--quick", action="store_true", help="one seed and few steps, kept nowhere")
-    parser.add_argument("--table", action="store_true", help="only write the page and the chart again")
+    parser.add_argument("--table", action="store_true", help="only write the page again")
     arguments = parser.parse_args()
     wanted = arguments.part or tuple(TITLES)
     if arguments.quick:
@@ -316,5 +284,4 @@ if __name__ == "__main__":
             measure(HERE / "precision.jsonl", wanted, SEEDS, STEPS)
         runs = known(HERE / "precision.jsonl")
         (HERE / "precision.md").write_text(page(runs), encoding="utf-8")
-        save_chart(runs, HERE / "precision.png")
         print(table(runs))

@@ -1,4 +1,4 @@
-"""Draws docs/images/state_precision.png and rounding.png: what can be stored, and what becomes of what cannot.
+"""Draws docs/images/state_precision.svg and rounding.svg: what can be stored, and what becomes of what cannot.
 
 Run it from anywhere, without arguments.
 """
@@ -8,91 +8,75 @@ from typing import get_args
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import gradstep
+from gradstep.report import Grid, Level, Line, LineChart
+from gradstep.report.scales import Scale
 from gradstep.storage.codecs import Blocks
 from gradstep.storage.policy import RoundingName
 
 IMAGES = Path(__file__).parent / "images"
-ORANGE, BLUE, GREY, INK = "#D55E00", "#0072B2", "#9AA5B1", "#1F2933"
+ORANGE, BLUE, GREY, INK = "vermilion", "blue", "grey", "ink"
 STEPS = 1_000
 
 
-def state() -> Figure:
-    """Every code's value, and how far it is to the next, for a block whose largest value is 1."""
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
+def state() -> LineChart:
+    """How far every code is from the next, for a block whose largest value is 1."""
     codes = np.arange(256, dtype=np.int32)
+    distances, marks = [], []
     for row, (signed, name, colour) in enumerate(
         ((False, "non-negative (second moment)", BLUE), (True, "signed (first moment)", ORANGE))
     ):
         values = np.unique(np.abs(Blocks(signed).join(codes, np.int32(127)).astype(np.float64)))
         values = values[(values > 0) & (values <= 1)]
-        above.plot(values, np.full(len(values), -row), "|", color=colour, markersize=13)
-        below.step(
-            values[:-1],
-            np.diff(values) / values[:-1] * 100,
-            where="post",
-            color=colour,
-            linewidth=2.6 - 1.4 * row,
-            label=name,
-        )
-        below.plot([values[0]] * 2, [0, 12.5], color=colour, linewidth=1, linestyle=":")
-        below.annotate(
-            "under it: this code or 0,\nat random" if signed else "under it:\nthis code",
-            (values[0], 14),
-            fontsize=8.5,
-            color=colour,
-            ha="center",
-        )
-    below.axhline(100 * 2.0**-7, color=GREY, label="bfloat16: at most 0.8%")
-    above.set_yticks([0, -1], ["non-negative", "signed"])
-    above.set_ylim(-1.6, 0.6)
-    above.set_title("every code", loc="left", fontsize=10)
-    below.set_title("to the next code, % of the value", loc="left", fontsize=10)
-    below.set_xscale("log", base=2)
-    below.set_xlabel("value, where the largest of its block of 256 is 1")
-    below.set_ylim(0, 18)
-    below.legend(frameon=False, fontsize=9, loc=(0.03, 0.13), ncols=3)
-    for axes in (above, below):
-        _quiet(axes)
-    return figure
+        # A step from each code to the next.
+        x, y = np.repeat(values, 2)[1:-1], np.repeat(np.diff(values) / values[:-1] * 100, 2)
+        distances.append(Line(name, x.tolist(), y.tolist(), colour, thickness=2.6 - 1.2 * row))
+        marks.append((float(values[0]), "under it: this code or 0, at random" if signed else "under it: this code"))
+    return LineChart(
+        "From each code to the next",
+        "value, where the largest of its block of 256 is 1",
+        "% of the value",
+        distances,
+        x=Scale(2.0**-33, 1.0, log=True),
+        y=Scale(0.0, 18.0),
+        levels=[Level(100 * 2.0**-7, "bfloat16: at most 0.8%", GREY)],
+        marks=marks,
+        beside=False,
+    )
 
 
-def parameters() -> Figure:
+def parameters() -> Grid:
     """Left, the least update that rounding to nearest shows; right, a weight of 1 that is to fall by 0.001 a step."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
     weights = np.logspace(-4, 1, 2_000)
     octave = np.floor(np.log2(weights))
-    for name, places, smallest, colour in (
-        ("bfloat16", 7, -133, ORANGE),
-        ("float16", 10, -24, BLUE),
-        ("float32", 23, -149, GREY),
-    ):
-        left.loglog(weights, 2.0 ** (np.maximum(octave - places, smallest) - 1), color=colour, label=name)
-    left.axhline(1e-4, color=INK, linewidth=1, linestyle=":")
-    left.annotate("Adam's update at lr 1e-4", (1.2e-4, 1.3e-4), fontsize=8.5)
-    left.set_xlabel("weight")
-    left.set_title("smaller updates are lost by rounding to nearest", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=9)
+    least = [
+        Line(name, weights.tolist(), (2.0 ** (np.maximum(octave - places, smallest) - 1)).tolist(), colour)
+        for name, places, smallest, colour in (
+            ("bfloat16", 7, -133, ORANGE),
+            ("float16", 10, -24, BLUE),
+            ("float32", 23, -149, GREY),
+        )
+    ]
+    left = LineChart(
+        "Smaller updates are lost by rounding to nearest",
+        "weight",
+        "update",
+        least,
+        x_log=True,
+        y_log=True,
+        levels=[Level(1e-4, "Adam's update at lr 1e-4", INK)],
+    )
+    steps = range(STEPS + 1)
+    walks = []
     for rounding, colour in zip(get_args(RoundingName), (GREY, ORANGE, BLUE, INK), strict=True):
         path = walked(rounding)
         if rounding == "stochastic":
-            right.plot(path[:, 1:5], color=colour, linewidth=0.8, alpha=0.5)
-        mean = path.mean(axis=1)
+            walks += [Line("", steps, path[:, k].tolist(), colour, thickness=0.7) for k in range(1, 5)]
         label = "stochastic: 4 weights, and the mean of 256" if rounding == "stochastic" else rounding
-        right.plot(
-            mean, color=colour, label=label, linewidth=1.6, linestyle=(0, (1, 2)) if rounding == "master" else "-"
-        )
-    right.set_xlabel("steps of −0.001")
-    right.set_title("a bfloat16 weight of 1", loc="left", fontsize=10)
-    right.legend(frameon=False, fontsize=9)
-    for axes in (left, right):
-        _quiet(axes)
-    return figure
+        walks.append(Line(label, steps, path.mean(axis=1).tolist(), colour, dashed=rounding == "master"))
+    right = LineChart("A bfloat16 weight of 1", "steps of −0.001", "weight", walks)
+    return Grid("What rounding does to small updates", [left, right])
 
 
 def walked(name: RoundingName) -> np.ndarray:
@@ -107,12 +91,6 @@ def walked(name: RoundingName) -> np.ndarray:
     return torch.stack(path).numpy()
 
 
-def _quiet(axes: Axes) -> None:
-    axes.grid(visible=True, color="#E4E8EC", linewidth=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
 if __name__ == "__main__":
-    state().savefig(IMAGES / "state_precision.png", dpi=110)
-    parameters().savefig(IMAGES / "rounding.png", dpi=110)
+    state().save(IMAGES / "state_precision.svg")
+    parameters().save(IMAGES / "rounding.svg")
