@@ -1,5 +1,6 @@
 """A whole session: its files, its report, and what is left after Ctrl-C."""
 
+import json
 import math
 import time
 
@@ -14,7 +15,7 @@ from gradstep.lab.session import plan, run
 from gradstep.lab.standings import standings
 from gradstep.lab.tasks import TASKS
 from gradstep.report.words import seconds
-from tests.pages import check_page, words
+from tests.pages import HOSTILE, check_page, words
 
 REAL = ("loss", "loss-over-time", "final", "time", "memory")
 SURFACE = ("loss", "path", "final")
@@ -39,6 +40,22 @@ def test_a_session_writes_results_report_and_pictures(race_now):
         assert label in told
     pictures = {path.name for path in outcome.folder.glob("*.svg")}
     assert pictures == {f"digits-{name}.svg" for name in REAL} | {f"rosenbrock-{name}.svg" for name in SURFACE}
+
+
+def test_hostile_results_make_a_whole_page(race_now, tmp_path):
+    outcome, _ = race_now(["ravine"], "adamw", steps=5)
+    path = outcome.folder / FILE
+    hostile = json.dumps(HOSTILE)[1:-1]
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("AdamW", hostile).replace("CPU", hostile), encoding="utf-8"
+    )
+    page = write_report(outcome.folder).read_text(encoding="utf-8")
+    check_page(page)
+    assert "alert(1)</script>" not in page
+    task = path.read_text(encoding="utf-8").replace('"ravine"', '"../../x"')
+    path.write_text(task, encoding="utf-8")
+    with pytest.raises(ValueError, match="Unknown task"):
+        write_report(outcome.folder)
 
 
 def test_a_report_is_built_again_from_the_results_the_same(race_now):

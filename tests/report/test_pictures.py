@@ -127,6 +127,19 @@ def test_ticks_are_few_and_inside_at_any_scale(log):
         assert all(-1e-6 <= scale.at(tick) <= 1 + 1e-6 for tick in ticks)
 
 
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True)), st.booleans())
+def test_any_values_have_an_axis(values, log):
+    scale = fit(values, log=log)
+    assert 1 <= len(scale.ticks(5)) <= 7
+    for value in values:
+        if not math.isnan(value):
+            assert -3.0 <= scale.at(value) <= 4.0
+    drawn = ElementTree.fromstring(
+        LineChart("t", "steps", "y", [Line("a", range(len(values)), values)], y=scale).svg(400)
+    )
+    check_picture(drawn)
+
+
 @pytest.mark.parametrize(("low", "high", "log"), [(1.0, 1.0, False), (2.0, 1.0, False), (0.0, 1.0, True)])
 def test_an_axis_that_cannot_be_is_refused(low, high, log):
     with pytest.raises(ValueError, match="Invalid range of an axis"):

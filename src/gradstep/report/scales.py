@@ -11,6 +11,8 @@ EDGE = 0.02
 """Share of the values at each end that may leave the picture."""
 REACH = 2.0
 """How far beyond all other values those may still be shown, in spans of the others."""
+LARGEST = 1e306
+"""Larger values are shown as this one, so that spans are numbers."""
 MARGIN = 0.06
 """Empty space at each end, in spans."""
 
@@ -39,7 +41,8 @@ class Scale:
         (0.25, 0.25, -3.0)
         """
         if self.log:
-            place = math.log(value / self.low) / math.log(self.high / self.low) if value / self.low > 0 else -math.inf
+            first, last = math.log(self.low), math.log(self.high)  # their quotient may be too large for float64
+            place = (math.log(value) - first) / (last - first) if value > 0 else -math.inf
         else:
             place = (value - self.low) / (self.high - self.low)
         return min(max(place, -3.0), 4.0)
@@ -87,9 +90,8 @@ def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[
     >>> fit([3e-4] * 10)
     Scale(low=0.0, high=0.0006, log=False)
     """
-    known = sorted(
-        math.log10(v) if log else v for v in values if v is not None and math.isfinite(v) and (v > 0 or not log)
-    )
+    finite = (v for v in values if v is not None and math.isfinite(v) and (v > 0 or not log))
+    known = sorted(math.log10(v) if log else min(max(v, -LARGEST), LARGEST) for v in finite)
     must = [math.log10(v) if log else v for v in include]
     if not known:
         known = must or [0.0]
