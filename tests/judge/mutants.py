@@ -15,8 +15,11 @@ from gradstep.judge.catalogue import Variant
 from gradstep.rules import settings_of
 
 
-def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
-    """A torch optimizer that makes the variant's mistakes."""
+def optimizer_class(variant: Variant, *, raises: bool = False) -> type[torch.optim.Optimizer]:
+    """A torch optimizer that makes the variant's mistakes.
+
+    A number divided by zero is infinite, as where tensors are divided, or ``raises``, as between Python's numbers.
+    """
     formula, habits = variant.formula, variant.formula.habits
     rule_type = formula.rule
     names = [s.name for s in settings_of(rule_type)]
@@ -35,7 +38,8 @@ def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
             group = self.param_groups[0 if habits.first_group else index]
             settings = {name: group[name] for name in names}
             if habits.latched and "lr" in settings:
-                settings["lr"] = self.rates[0 if habits.first_group else index]
+                own = self.rates[0 if habits.first_group else index]
+                settings["lr"] = self.defaults["lr"] if habits.one_rate else own
             return formula.settings(settings)
 
         def memory(self, p: torch.Tensor, rule: Any) -> dict[str, Any]:
@@ -116,10 +120,16 @@ def optimizer_class(variant: Variant) -> type[torch.optim.Optimizer]:
                 p.grad.copy_(torch.as_tensor(formula.gradient(rule, values, given)))  # type: ignore[union-attr]
             if not values.size:
                 return
-            with np.errstate(all="ignore"):
-                signed = -given if rule.maximize else given
-                made = formula.stepper(rule, p.ndim).step(number, own, values, signed, slots, scalars)
-            if made.divided:
+            signed = -given if rule.maximize else given
+            try:
+                with np.errstate(all="ignore"):
+                    made = formula.stepper(rule, p.ndim).step(number, own, values, signed, slots, scalars)
+            except ZeroDivisionError:
+                if raises:
+                    raise
+                p.fill_(np.nan)
+                return
+            if made.divided and raises:
                 raise ZeroDivisionError("a number divided by zero")
             for name, value in made.slots.items():
                 memory[name] = torch.as_tensor(np.asarray(value), dtype=p.dtype)

@@ -132,6 +132,15 @@ def test_every_mistake_made_in_torch_is_caught_and_named_first(rule):
         assert [m.mistakes for m in verdict.matches] == [(found.name,)]
 
 
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "NAdam"])
+@pytest.mark.parametrize("name", ["step-from-zero", "v-correction-late"])
+def test_where_the_first_step_raises_both_mistakes_that_divide_by_zero_there_are_named(name, rule):
+    # Nothing else can be seen of such a submission. Where it goes on with infinity, the test above tells them apart.
+    (found,) = [v for v in catalogue(RULES[rule]) if v.name == name]
+    verdict = gradstep.check(optimizer_class(found, raises=True), rule)
+    assert [m.mistakes for m in verdict.matches] == [("step-from-zero",), ("v-correction-late",)]
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_a_mutant_without_mistakes_passes(rule):
     verdict = gradstep.check(optimizer_class(variant(rule, ())), rule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
@@ -88,6 +88,28 @@ class Program:
 
 
 @final
+@dataclass(frozen=True)
+class _Branch:
+    """One branch of a choice: its operations, and the place of its value among the results."""
+
+    calls: list[_Call]
+    result: int
+
+
+@final
+@dataclass(frozen=True)
+class _Branches:
+    """Two branches of which one is computed: in the other a number may be divided by zero, and nobody divides it."""
+
+    yes: _Branch
+    no: _Branch
+
+
+_Call: TypeAlias = tuple[int, Callable[..., Any] | _Branches, tuple[int, ...]]
+"""The place of a result, what computes it, and the places of its arguments."""
+
+
+@final
 class _Tape:
     """The operations in order, each with the places of its arguments among the results so far."""
 
@@ -97,15 +119,10 @@ class _Tape:
         self.places: dict[Any, int] = {}
         self.size = 0
         self.numbers: dict[float, int] = {}
-        self.calls: list[tuple[int, Callable[..., Any], tuple[int, ...]]] = []
+        self.calls: list[_Call] = []
         self.loads: list[tuple[int, tuple[str, str]]] = []
         outputs = [n for n in parts if n == "p" or n.startswith(("new ", "memo "))]
         self.outputs = [(n, self._place(parts[n])) for n in outputs]
-
-    @cached_property
-    def opaque(self) -> bool:
-        """Whether some numbers are those that the rule's own ``coefficients`` returns."""
-        return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
 
     def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
         results: list[Any] = [None] * self.size
@@ -114,9 +131,17 @@ class _Tape:
         for place, leaf in self.loads:
             results[place] = values[leaf]
         _divided.clear()
-        for place, function, inputs in self.calls:
-            results[place] = function(*[results[i] for i in inputs])
+        self._run(self.calls, results)
         return {name: results[place] for name, place in self.outputs}, bool(_divided)
+
+    def _run(self, calls: list[_Call], results: list[Any]) -> None:
+        for place, function, inputs in calls:
+            if isinstance(function, _Branches):
+                branch = function.yes if results[inputs[0]] else function.no
+                self._run(branch.calls, results)
+                results[place] = results[branch.result]
+            else:
+                results[place] = function(*[results[i] for i in inputs])
 
     def _new(self) -> int:
         self.size += 1
@@ -152,11 +177,26 @@ class _Tape:
                 return self._product(node)
             case "pow":
                 return self._power(node)
+            case "ite":
+                condition, yes, no = node.args
+                inputs = (self._place(condition),)
+                place = self._new()
+                self.calls.append((place, _Branches(self._branch(yes), self._branch(no)), inputs))
+                return place
             case op if op in _FUNCTIONS:
                 return self._call(_FUNCTIONS[op], *(self._place(a) for a in node.args))
         place = self._new()
         self.loads.append((place, (node.op, str(node.args[0]) if node.args else "")))
         return place
+
+    def _branch(self, node: Node) -> _Branch:
+        """What is computed only where this branch is taken: nothing outside may rely on it."""
+        places, calls = dict(self.places), self.calls
+        self.calls = []
+        result = self._place(node)
+        branch = _Branch(self.calls, result)
+        self.places, self.calls = places, calls
+        return branch
 
     def _sum(self, node: Node) -> int:
         numbers = [t for t in node.args if t.scalar]
@@ -270,5 +310,4 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "le": lambda a, b: a <= b,
     "eq": lambda a, b: a == b,
     "ne": lambda a, b: a != b,
-    "ite": lambda condition, yes, no: yes if condition else no,
 }
