@@ -117,7 +117,7 @@ def optimizer_class(variant: Variant, *, raises: bool = False) -> type[torch.opt
             values = p.detach().numpy().copy()
             given = g.detach().numpy().copy()
             if habits.writes_gradient:
-                p.grad.copy_(torch.as_tensor(formula.gradient(rule, values, given)))  # type: ignore[union-attr]
+                p.grad.copy_(torch.as_tensor(formula.gradient(rule, values, given, number)))  # type: ignore[union-attr]
             if not values.size:
                 return
             signed = -given if rule.maximize else given

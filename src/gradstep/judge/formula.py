@@ -224,13 +224,14 @@ class Formula:
         """The graph that is computed, or None where the rule cannot be traced."""
         return _edited(self.rule, key_of(rule, ndim), self.edits)[0]
 
-    def gradient(self, rule: Rule, p: Any, g: Any) -> Any:
-        """The gradient with the decay that is added to it."""
+    def gradient(self, rule: Rule, p: Any, g: Any, number: int) -> Any:
+        """The gradient with the decay that is added to it in the step of that number."""
         program = self.program(rule, np.ndim(p))
         if program is None:
             return g
         values = {("setting", n): v for n, v in values_of(rule).items()}
-        return Program({"p": program["G"]}).run({**values, ("p", ""): p, ("g", ""): g})[0]["p"]
+        values |= {("p", ""): p, ("g", ""): g, ("step", ""): float(number), ("count", ""): number}
+        return Program({"p": program["G"]}).run(values)[0]["p"]
 
 
 def true_formula(rule: type[Rule]) -> Formula:

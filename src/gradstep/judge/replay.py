@@ -135,7 +135,7 @@ class Run:
         memory.count += 1
         number = {"own": memory.count, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
         if habits.writes_gradient:
-            self.left_over[i] = self.formula.gradient(rule, p, g)
+            self.left_over[i] = self.formula.gradient(rule, p, g, number)
         if not p.size:
             return
         signed = -g if rule.maximize else g
