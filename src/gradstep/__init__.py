@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.judge": ("Verdict", "check", "conformance"),
+    "gradstep.judge.updates.watch": ("watch_rules",),
     "gradstep.monitor.doctor": ("Diagnosis", "diagnose"),
     "gradstep.monitor.monitor": ("Monitor",),
     "gradstep.optimizers": (

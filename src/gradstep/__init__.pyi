@@ -10,6 +10,7 @@ from gradstep import schedules as schedules
 from gradstep.judge import Verdict as Verdict
 from gradstep.judge import check as check
 from gradstep.judge import conformance as conformance
+from gradstep.judge.updates.watch import watch_rules as watch_rules
 from gradstep.monitor.doctor import Diagnosis as Diagnosis
 from gradstep.monitor.doctor import diagnose as diagnose
 from gradstep.monitor.monitor import Monitor as Monitor

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +14,16 @@ from gradstep.judge.isolation import TIME_LIMIT
 
 def check(
     target: Annotated[
-        str, typer.Argument(metavar="FILE.py:NAME", help="The class, factory or function in a file of yours.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE.py:NAME",
+            help="The class, factory or function in a file; with --training: -- and the script's arguments.",
+        ),
+    ] = None,
     rule: Annotated[
-        str, typer.Option(help="What it should compute: adamw, sgd, lion, ..., or FILE.py:NAME, a rule of yours.")
-    ],
+        str | None,
+        typer.Option(help="What it should compute: adamw, sgd, lion, ..., or FILE.py:NAME, a rule of yours."),
+    ] = None,
     convention: Annotated[
         str,
         typer.Option(
@@ -36,8 +43,51 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Advice counts as failure.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that the check may take.")] = TIME_LIMIT,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCRIPT.py",
+            exists=True,
+            dir_okay=False,
+            help="Run a training script instead, and say which rule updated which parameter.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="With --training: steps of each optimizer that are watched.")] = 20,
 ) -> None:
     """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
+    if training is not None:
+        raise typer.Exit(_watched(training, target or [], steps, as_json=json_))
+    if target is None or len(target) != 1:
+        raise typer.BadParameter("give one FILE.py:NAME, or --training SCRIPT.py")
+    if rule is None:
+        raise typer.BadParameter("say what it should compute: --rule adamw, for example")
+    raise typer.Exit(
+        _judged(
+            target[0],
+            rule,
+            convention,
+            kind,
+            settings or [],
+            parameter=parameter,
+            strict=strict,
+            as_json=json_,
+            time_limit=time_limit,
+        )
+    )
+
+
+def _judged(
+    target: str,
+    rule: str,
+    convention: str,
+    kind: str | None,
+    settings: list[str],
+    *,
+    parameter: str | None,
+    strict: bool,
+    as_json: bool,
+    time_limit: float,
+) -> int:
     from gradstep.judge.catalogue import CONVENTIONS
     from gradstep.judge.checking import rule_of
     from gradstep.judge.isolation import check_file
@@ -51,7 +101,7 @@ def check(
     try:
         # A user's file is only run in the process that judges.
         name = rule if names_file(rule) else rule_of(rule).__name__.lower()
-        fixed = dict(_setting(text) for text in settings or [])
+        fixed = dict(_setting(text) for text in settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     verdict = check_file(
@@ -64,11 +114,21 @@ def check(
         strict=strict,
         time_limit=time_limit,
     )
-    if json_:
+    if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
     else:
         console().print(table(verdict))
-    raise typer.Exit(verdict.exit_code)
+    return verdict.exit_code
+
+
+def _watched(script: Path, arguments: list[str], steps: int, *, as_json: bool) -> int:
+    from gradstep.judge.updates.script import watch_script
+
+    report, raised = watch_script(script, arguments, steps=steps)
+    if raised is not None and not isinstance(raised, (KeyboardInterrupt, SystemExit)):
+        traceback.print_exception(raised)
+    typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
+    return report.exit_code or (2 if raised is not None and not isinstance(raised, KeyboardInterrupt) else 0)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -1,0 +1,133 @@
+"""What became of each parameter, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, final
+
+
+class Result(str, Enum):
+    """What can be said of a parameter's updates.
+
+    Attributes:
+        RIGHT: they are those of the rule that the optimizer's name promises.
+        WRONG: they are not.
+        UNSTEPPED: it is trained by no optimizer, though it should be; or its optimizer did not move it.
+        OPEN: nothing is promised, or nothing can be seen.
+        FROZEN: it is not meant to move.
+    """
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNSTEPPED = "not updated"
+    OPEN = "open"
+    FROZEN = "frozen"
+
+
+_SIGNS = {Result.RIGHT: "✓", Result.WRONG: "✗", Result.UNSTEPPED: "✗", Result.OPEN: "–", Result.FROZEN: "–"}
+
+
+@final
+@dataclass(frozen=True)
+class UpdateReport:
+    """One parameter in a training run that was watched.
+
+    Attributes:
+        name: the parameter's name in the model, or its place in its group.
+        shape: its shape.
+        optimizer: the class that holds it, or both of two; empty if none does.
+        promised: the rule that the class's name stands for; empty if it stands for none.
+        received: the rule whose update it got, or what happened instead.
+        result: what that comes to.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    optimizer: str
+    promised: str
+    received: str
+    result: Result
+
+    @property
+    def sentence(self) -> str:
+        """The parameter in one line."""
+        named = f"named {self.promised}, " if self.promised and self.promised != self.received else ""
+        return f"parameter {self.name}: {named}{self.received}"
+
+
+@final
+@dataclass(frozen=True)
+class WatchReport:
+    """What a watched training run shows: which rule updated which parameter.
+
+    Attributes:
+        parameters: every parameter that was seen, in the order of the optimizers.
+        steps: steps that were watched, of the optimizer with the most.
+    """
+
+    parameters: tuple[UpdateReport, ...]
+    steps: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether some updates were seen, and nothing is wrong."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every parameter got the update that was promised, 1 if one did not, 2 if nothing was seen."""
+        if self.problems:
+            return 1
+        return 0 if any(p.result is Result.RIGHT for p in self.parameters) else 2
+
+    @property
+    def problems(self) -> tuple[UpdateReport, ...]:
+        """The parameters with which something is wrong."""
+        return tuple(p for p in self.parameters if p.result in (Result.WRONG, Result.UNSTEPPED))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rows = [{**vars(p), "shape": list(p.shape), "result": p.result.value} for p in self.parameters]
+        return {"passed": self.passed, "steps": self.steps, "parameters": rows}
+
+    def __str__(self) -> str:
+        lines = [headline(self)]
+        rows = table(self)
+        widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
+        for row in rows:
+            cells = [f"{cell:<{width}}" for cell, width in zip(row, widths)]
+            lines.append(f"  {'  '.join(cells)}  {row[4]}".rstrip())
+        return "\n".join(lines)
+
+
+def headline(report: WatchReport) -> str:
+    """The result in a sentence or two."""
+    count, wrong = len(report.parameters), report.problems
+    steps = f"{report.steps} step{'' if report.steps == 1 else 's'}"
+    if not report.steps:
+        return "NOTHING SEEN. No optimizer has made a step."
+    if not wrong:
+        known = sum(p.result is Result.RIGHT for p in report.parameters)
+        result = "RIGHT" if known else "OPEN"
+        return f"{result}. {known} of {count} parameters got the updates that are promised, in {steps}."
+    first = wrong[0].sentence[0].upper() + wrong[0].sentence[1:]
+    return f"WRONG. {len(wrong)} of {count} parameters did not get the updates that are promised, in {steps}. {first}."
+
+
+def table(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
+    """Sign, parameters, optimizer, promised and received; parameters alike in one row, what is wrong first."""
+    rows: dict[tuple[str, str, str, Result], list[str]] = {}
+    for p in report.parameters:
+        rows.setdefault((p.optimizer, p.promised, p.received, p.result), []).append(p.name)
+    order = [Result.WRONG, Result.UNSTEPPED, Result.OPEN, Result.RIGHT, Result.FROZEN]
+    found = []
+    for (optimizer, promised, received, result), names in sorted(rows.items(), key=lambda r: order.index(r[0][3])):
+        found.append((_SIGNS[result], _together(names), optimizer or "–", promised or "–", received))
+    return found
+
+
+def _together(names: Sequence[str]) -> str:
+    """Several names in a few words."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
