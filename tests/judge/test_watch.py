@@ -160,6 +160,26 @@ def test_a_muon_that_was_sgd_is_named():
     assert report.exit_code == 1
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.95])
+def test_a_muon_that_was_sgd_is_named_where_gradients_have_rank_one(momentum):
+    """A matrix of rank 1 is its own orthogonal one but for its length."""
+    kind = type("Muon", (torch.optim.SGD,), {})
+    model = nn.Linear(16, 24, bias=False)
+    optimizer = kind(model.parameters(), lr=0.02, momentum=momentum)
+    right = torch.optim.Muon((other := nn.Linear(16, 24, bias=False)).parameters(), lr=0.02)
+    with gradstep.watch_rules(optimizer, right) as watch:
+        for _ in range(4):
+            (model(torch.ones(1, 16)).square().mean() + other(torch.ones(1, 16)).square().mean()).backward()
+            optimizer.step()
+            right.step()
+            model.zero_grad()
+            other.zero_grad()
+    wrong, fine = watch.report.parameters
+    assert wrong.result is Result.WRONG
+    assert "SGD" in wrong.received
+    assert fine.result is Result.RIGHT
+
+
 def test_a_muon_of_which_every_parameter_went_to_adamw_is_named():
     class SingleDeviceMuonWithAuxAdam(torch.optim.AdamW):
         pass

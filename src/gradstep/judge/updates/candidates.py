@@ -33,7 +33,7 @@ class Candidate:
         name: what to call it.
         updates: computes the updates that it would have made, or None where that cannot be known.
         whole: it looks at whole matrices.
-        free: its length is another factor at each step or shape: only the direction is compared.
+        free: its length is a factor of the learning rate that authors choose differently, the same at every step.
     """
 
     name: str
@@ -64,7 +64,7 @@ def others() -> Iterator[Candidate]:
         fixed = {} if momentum is None else {"momentum": momentum}
         yield _of("SGD with momentum", true_formula(sgd), nesterov=False, dampening=0.0, **fixed)
         yield _of("SGD with Nesterov's momentum", true_formula(sgd), nesterov=True, dampening=0.0, **fixed)
-    yield Candidate("the sign of the gradient", lambda h: [-_lr(m) * np.sign(m.gradient) for m in h.moments])
+    yield Candidate("the sign of the gradient", lambda h: [-rate_of(m) * np.sign(m.gradient) for m in h.moments])
     for name in ("AdamW", "Adam", "Lion", *RULES):
         if name != "SGD":
             yield _of(name, true_formula(RULES[name]))
@@ -144,12 +144,13 @@ def _replayed(formula: Formula, fixed: Mapping[str, Any], history: History) -> U
     return found
 
 
-def _lr(moment: Moment) -> float:
+def rate_of(moment: Moment) -> float:
+    """The group's learning rate."""
     return float(settings_from(moment.settings, RULES["SGD"]).get("lr", 0.0))
 
 
 def muon(history: History, *, overwritten: bool = False) -> Updates | None:
-    """The directions of Muon's updates, each of length 1 before the decay is taken off.
+    """Muon's updates before the decay is taken off, where the learning rate is not adjusted to the matrix.
 
     Args:
         history: of a matrix that was kept whole.
@@ -169,7 +170,7 @@ def muon(history: History, *, overwritten: bool = False) -> Updates | None:
         mu = float(group.get("momentum", 0.95))
         momentum = mu * momentum + (1 - mu) * moment.gradient
         looked = mu * momentum + (1 - mu) * moment.gradient if group.get("nesterov", True) else momentum
-        found.append(-_orthogonal(looked, group))
+        found.append(-rate_of(moment) * _orthogonal(looked, group))
         if overwritten:
             momentum = momentum / max(float(np.linalg.norm(momentum)), 1e-7)
     return found
@@ -189,6 +190,6 @@ def _orthogonal(x: Values, group: Mapping[str, Any]) -> Values:
 def without_decay(moments: Sequence[Moment]) -> Updates:
     """The updates without what a decay of the weights makes of them."""
     return [
-        m.update + _lr(m) * float(settings_from(m.settings, RULES["AdamW"]).get("weight_decay", 0.0)) * m.before
+        m.update + rate_of(m) * float(settings_from(m.settings, RULES["AdamW"]).get("weight_decay", 0.0)) * m.before
         for m in moments
     ]

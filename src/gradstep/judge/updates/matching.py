@@ -9,7 +9,12 @@ from typing import final
 import numpy as np
 
 from gradstep.judge.scenario import Values
-from gradstep.judge.updates.candidates import Candidate, faulty, others, without_decay
+from gradstep.judge.updates.candidates import (
+    Candidate,
+    faulty,
+    others,
+    without_decay,
+)
 from gradstep.judge.updates.history import History, Moment
 
 EXACT = 3e-5
@@ -65,9 +70,7 @@ def fit(candidate: Candidate, history: History, *, scaled: bool = False) -> Fit 
     ]
     if not pairs:
         return None
-    if candidate.free:
-        return Fit(max(_apart(s, _factor([(s, u)]) * u, r) for s, u, r in pairs))
-    factor = _factor([(s, u) for s, u, _ in pairs]) if scaled else 1.0
+    factor = _factor([(s, u) for s, u, _ in pairs]) if scaled or candidate.free else 1.0
     return Fit(max(_apart(s, factor * u, r) for s, u, r in pairs), factor)
 
 
@@ -83,16 +86,21 @@ def fits(candidates: Iterable[Candidate], history: History) -> bool | None:
         found = fit(candidate, history)
         known = known or found is not None
         if found is not None and found.distance <= (DIRECTION if candidate.free else tolerance(history)):
-            return True
+            return not (candidate.free and _of_another(history))
     return False if known else None
+
+
+def _of_another(history: History) -> bool:
+    """Whether a rule fits exactly. A matrix of rank 1 is its own orthogonal one, so SGD then has Muon's direction."""
+    found = (fit(c, history) for c in others() if not c.free)
+    return any(f is not None and f.distance <= tolerance(history) for f in found)
 
 
 def named(history: History, promise: str, own: tuple[Candidate, ...]) -> str:
     """What the updates are, in words; an empty text if nothing that is known comes near."""
     exact = tolerance(history)
     for candidate in faulty(promise) if promise else ():
-        found = fit(candidate, history)
-        if found is not None and found.distance <= (DIRECTION if candidate.free else exact):
+        if fits((candidate,), history):
             return candidate.name
     known = list(others())
     near = [(found.distance, c.name) for c in known if not c.free and (found := fit(c, history)) is not None]
