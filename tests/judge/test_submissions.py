@@ -10,6 +10,7 @@ import gradstep
 import gradstep.numpy
 from gradstep.judge import Outcome, Status
 from tests.judge.submissions import misbehaving, numpy_wrong, right, torch_wrong
+from tests.optimizers.user_rules import Counts
 
 WRONG = [
     pytest.param(vars(module)[name], rule, names, id=name)
@@ -187,6 +188,16 @@ class _Odd(right.InPlace):
 
     def one(self, p, g, s, b1, b2, lr, eps, wd):
         super().one(p, g.cos(), s, b1, b2, lr, eps, wd)
+
+
+def test_a_rule_that_diverges_by_its_own_formula_is_not_called_one_that_does_not_converge():
+    verdict = gradstep.check(Counts, rule=Counts)
+    assert verdict.passed, str(verdict)
+    (probe,) = [p for p in verdict.probes if p.name == "convergence"]
+    assert probe.outcome is Outcome.SKIPPED
+    assert probe.detail == (
+        "the rule itself diverges: by its formula in float64 the quadratic leaves 4.12 for infinity"
+    )
 
 
 def test_what_is_like_nothing_known_is_not_compared_with_something_far(monkeypatch):

@@ -161,17 +161,23 @@ def _convergence(context: Context) -> str:
     start = (np.linspace(-1, 1, 7) + 0.1,)
     slope = np.linspace(0.5, 4.0, 7)
     scenario = Scenario("convergence", "", settings, start, ((start[0] * slope,),))
-    session = context.subject.start(scenario, "float64")
     reference = Run(true_formula(context.rule), replace(scenario, settings=settings | _baked_in(context)))
     true = start[0]
     for step in range(1, STEPS_TO_CONVERGE + 1):
-        session.step((session.values()[0] * slope,))
         true = reference.step(step, (true * slope,))
+    best, first = (float(np.sum(slope * x * x) / 2) for x in (true, start[0]))
+    if not best <= first:
+        ends = f"goes from {first:.3g} to {best:.3g}" if np.isfinite(best) else f"leaves {first:.3g} for infinity"
+        raise NotOfferedError(f"the rule itself diverges: by its formula in float64 the quadratic {ends}")
+    session = context.subject.start(scenario, "float64")
+    for _ in range(STEPS_TO_CONVERGE):
+        session.step((session.values()[0] * slope,))
     end = session.values()[0]
-    loss, best, first = (float(np.sum(slope * x * x) / 2) for x in (end, true, start[0]))
+    loss = float(np.sum(slope * end * end) / 2)
     if np.isfinite(loss) and loss <= max(2 * best, 0.01 * first):
         return ""
-    return f"a quadratic falls from {first:.3g} to {loss:.3g} in {STEPS_TO_CONVERGE} steps; the rule reaches {best:.3g}"
+    way = "falls" if loss < first else "goes"
+    return f"a quadratic {way} from {first:.3g} to {loss:.3g} in {STEPS_TO_CONVERGE} steps; the rule reaches {best:.3g}"
 
 
 def _baked_in(context: Context) -> dict[str, Any]:
