@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import gradstep
+from gradstep import learn
 from gradstep.judge import Outcome, Status
+from tests.judge.submissions import listings
 from tests.judge.submissions.right import InPlace
 
 
@@ -196,3 +198,42 @@ def test_conventions_of_different_houses_are_named_too():
     assert verdict.status is Status.DIFFERS
     assert "by several conventions at once" in verdict.reason
     assert "though no one has them all: textbook; paper" in str(verdict) or "paper; textbook" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("listing", "rule", "names", "whose"),
+    [
+        (listings.AdamW, "adamw", {"decay-after"}, "textbook"),
+        (listings.AdamWEpsilonInside, "adamw", {"decay-after", "eps-inside-root"}, "textbook"),
+        (listings.AdamOptimizer, "adam", {"decay-on-weight", "decay-after", "steps-of-all"}, "textbook"),
+        (
+            listings.NAdamOptimizer,
+            "nadam",
+            {"decay-on-weight", "decay-after", "steps-of-all", "mu-constant", "mu-not-ahead"},
+            "textbook",
+        ),
+        (listings.NAdamOnSize, "nadam", {"mu-constant", "mu-not-ahead"}, "textbook"),
+    ],
+)
+def test_a_tutorial_s_listing_is_right_by_its_own_reading_and_every_difference_is_named(listing, rule, names, whose):
+    verdict = gradstep.check(listing, rule)
+    assert verdict.status is Status.DIFFERS, str(verdict)
+    assert set(verdict.matches[0].mistakes) == names
+    assert whose in verdict.matches[0].conventions
+    assert "defaults" not in {p.name for p in verdict.failed()}
+    accepted = gradstep.check(listing, rule, convention=whose)
+    assert accepted.passed, str(accepted)
+
+
+def test_a_default_that_authors_choose_differently_is_advice():
+    verdict = gradstep.check(listings.SGDWithMomentum, "sgd")
+    assert verdict.passed, str(verdict)
+    (probe,) = [p for p in verdict.probes if p.name == "defaults"]
+    assert probe.outcome is Outcome.ADVICE
+    assert probe.detail == "its defaults are its own: momentum is 0.9 (torch: 0.0)"
+    assert gradstep.check(listings.SGDWithMomentum, "sgd", strict=True).status is not Status.PASSED
+
+
+def test_a_course_s_listing_passes_its_challenge_by_the_textbook():
+    for listing in (listings.AdamW, listings.AdamWEpsilonInside):
+        assert learn.check("adamw", listing, "torch", convention="textbook").passed

@@ -10,6 +10,7 @@ from gradstep.judge.battery import battery
 from gradstep.judge.catalogue import Variant
 from gradstep.judge.compare import Parting, parting, tolerance
 from gradstep.judge.diagnosis import Evidence, Found, accepted, as_match, find, nearest
+from gradstep.judge.formula import Formula
 from gradstep.judge.observe import Failure, NotOffered, Observed, fitted, observe
 from gradstep.judge.properties import PROPERTIES, SETTINGS, Context, Property
 from gradstep.judge.replay import replay
@@ -18,6 +19,9 @@ from gradstep.judge.subjects.base import Subject
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
 from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
+
+CHOSEN = ("weight_decay", "momentum")
+"""Settings whose default is a choice, as that of the learning rate is: another one is worth a word, and no failure."""
 
 
 @final
@@ -113,9 +117,21 @@ class Trial:
                 detail = self._defaults() if parted and scenario.defaults else str(parted or "")
                 if parted and seen.told:
                     detail = f"{seen.told}; {detail}"
-                probes.append(Probe(name, scenario.shows, Outcome.FAIL if parted else Outcome.PASS, detail))
+                outcome = Outcome.FAIL if parted else Outcome.PASS
+                if parted and scenario.defaults and self._choice(formula, run, seen, found.precision):
+                    outcome = Outcome.FAIL if self.strict else Outcome.ADVICE
+                probes.append(Probe(name, scenario.shows, outcome, detail))
                 first = first or (None if scenario.defaults else parted)
         return probes, first
+
+    def _choice(self, formula: Formula, run: Scenario, seen: Observed, precision: str) -> bool:
+        """Whether its defaults differ in nothing but what authors choose differently on purpose."""
+        own = dict(self.subject.arguments.defaults)
+        chosen = {
+            name: own[name] for name in CHOSEN if name in own and name in {f.name for f in settings_of(self.rule)}
+        }
+        same = replace(run, settings={**run.settings, **chosen})
+        return parting(same, replay(formula, same), seen.trajectory, precision) is None
 
     def _defaults(self) -> str:
         own = dict(self.subject.arguments.defaults)

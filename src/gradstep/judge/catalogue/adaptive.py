@@ -30,6 +30,7 @@ from gradstep.judge.algebra.expression import (
     minus,
     mul,
     number,
+    power,
     square,
     walk,
 )
@@ -93,8 +94,15 @@ def _is_warmup(node: Node | None) -> bool:
 
 
 def _constant_mu(program: Program) -> Program:
+    """Without the schedule; the product of the momenta is then a power of β₁, which nobody keeps."""
     known = _schedule(program)
-    return program.rewriting(lambda n: ONE if n in known else n)
+    program = program.rewriting(lambda n: ONE if n in known else n)
+    products = {}
+    for name, product in program.parts.items():
+        kept = [f for f in factors(product) if f.op == "memo"]
+        if name.startswith("memo ") and len(kept) == 1:
+            products[kept[0]] = power(mul(*(f for f in factors(product) if f is not kept[0])), minus(STEP, ONE))
+    return program.rewriting(lambda n: products.get(n, n))
 
 
 def _this_mu(program: Program) -> Program:
@@ -228,14 +236,7 @@ MISTAKES = (
         _AMSGRAD,
         _largest_in_average,
     ),
-    Mistake(
-        "mu-constant",
-        "a constant momentum β₁ in the place of the schedule μ_t",
-        "`beta1` where the rule has `beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))`",
-        _NADAM,
-        _constant_mu,
-        conventions=by(of=("optax", "textbook")),
-    ),
+    # Before the next: once μ is constant, this step's and the next one's cannot be told.
     Mistake(
         "mu-not-ahead",
         "this step's μ where the next one's belongs",
@@ -243,6 +244,14 @@ MISTAKES = (
         _NADAM,
         _this_mu,
         conventions=by(of=("textbook",)),
+    ),
+    Mistake(
+        "mu-constant",
+        "a constant momentum β₁ in the place of the schedule μ_t",
+        "`beta1` where the rule has `beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))`",
+        _NADAM,
+        _constant_mu,
+        conventions=by(of=("optax", "textbook")),
     ),
     Mistake(
         "mu-product-not-kept",

@@ -206,7 +206,7 @@ MISTAKES = (
         ADAMW_PAPER + ", which compares the two",
         _to_weight,
         when=coupled,
-        conventions=(*by("NAdam", "RAdam", of=("optax",)), *by("Adam", of=("bitsandbytes", "textbook"))),
+        conventions=(*by("NAdam", "RAdam", of=("optax", "textbook")), *by("Adam", of=("bitsandbytes", "textbook"))),
     ),
     Mistake(
         "decay-after",
@@ -214,7 +214,10 @@ MISTAKES = (
         "the update first and `p *= 1 - lr * weight_decay` last; torch and the paper decay the old weight",
         ADAMW_PAPER,
         _after,
-        conventions=(*by("AdamW", of=("tinytorch", "bitsandbytes", "textbook")), *by("Adam", of=("textbook",))),
+        conventions=(
+            *by("AdamW", of=("tinytorch", "bitsandbytes", "textbook")),
+            *by("Adam", "NAdam", "RAdam", of=("textbook",)),
+        ),
     ),
     Mistake(
         "decay-without-lr",
