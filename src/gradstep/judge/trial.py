@@ -126,10 +126,8 @@ class Trial:
 
     def _choice(self, formula: Formula, run: Scenario, seen: Observed, precision: str) -> bool:
         """Whether its defaults differ in nothing but what authors choose differently on purpose."""
-        own = dict(self.subject.arguments.defaults)
-        chosen = {
-            name: own[name] for name in CHOSEN if name in own and name in {f.name for f in settings_of(self.rule)}
-        }
+        own, known = dict(self.subject.arguments.defaults), {f.name for f in shared_settings_of(self.rule)}
+        chosen = {name: own[name] for name in CHOSEN if name in own and name in known}
         same = replace(run, settings={**run.settings, **chosen})
         return parting(same, replay(formula, same), seen.trajectory, precision) is None
 
