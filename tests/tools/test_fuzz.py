@@ -34,6 +34,49 @@ def test_a_case_that_damages_memory_under_torch_damages_no_other():
     assert sum(fuzz(6, seed=77, first=843).values()) >= 6
 
 
+DEATHS = """
+import os, signal, sys, time
+sys.path.insert(0, "tools")
+import fuzz
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def judge(case, mark):
+    mark("ours")
+    if case.number in (2, 4):
+        mark("step"), die()
+    if case.number == 6:
+        mark("mutate"), die()
+    mark("theirs")
+    if case.number in (8, 9):
+        die()
+    return "same", ""
+
+fuzz.judge = judge
+fuzz.run_ours = lambda case, mark: case.number == 2 and die()
+fuzz.run_theirs = lambda case, mark: case.number == 8 and die()
+results = []
+fuzz._all(12, list(range(1, 12)), results, 0.0)
+for row in results:
+    print(row["number"], row["verdict"], "not again" in row["text"])
+"""
+
+
+def test_who_is_to_blame_for_a_death():
+    """torch, where it dies without gradstep, or under the hands of the mutation; else gradstep, until that is shown."""
+    result = subprocess.run([sys.executable, "-c", DEATHS], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    assert {number: row for number, row in rows.items() if row != "same False"} == {
+        "2": "crash False",
+        "4": "crash True",
+        "6": "torch's own crash False",
+        "8": "torch's own crash False",
+        "9": "crash True",
+    }
+    assert len(rows) == 11
+
+
 @pytest.mark.slow
 def test_two_thousand_cases_with_python_s_allocator_on_guard():
     counts = fuzz(2000, 1, PYTHONMALLOC="debug")
