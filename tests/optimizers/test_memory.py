@@ -292,3 +292,10 @@ def test_the_garbage_collector_is_left_as_it_was(on):
         assert gc.isenabled() == on
     finally:
         gc.enable() if was_on else gc.disable()
+
+
+@native
+def test_axes_of_one_element_count():
+    x = torch.zeros(())
+    shapes = [x, x[None], x[None, None], x[None, None, None], torch.zeros(0), torch.zeros(0, 1), torch.zeros(1, 0)]
+    assert len(set(memory_native.read(shapes)[:, memory_native.GEOMETRY].tolist())) == len(shapes)

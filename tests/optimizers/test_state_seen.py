@@ -81,6 +81,14 @@ def test_memory_of_state_that_is_changed_in_its_place(spoil, words, way, engine)
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_an_axis_more_of_a_single_number(engine):
+    optimizer, params = trained(2, look=False, kind=functools.partial(gradstep.AdamW, engine=engine))
+    optimizer.state[params[2]]["exp_avg"].unsqueeze_(0)
+    with pytest.raises(RuntimeError, match=r"parameter 2 of group 0 does not fit: exp_avg has shape \(1,\)"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("way", ["state", "state_dict", "copy"])
 def test_data_of_state_that_is_replaced(way):
     """It is used from then on, as in torch; and lazily negated numbers are not taken for what lies in memory."""

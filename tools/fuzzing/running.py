@@ -138,6 +138,8 @@ def _steps(case: Case, world: World, trace: Trace, stage: Callable[[str], None])
 
 def _mutate(world: World, pick: Random, mutation: tuple[str, ...]) -> None:
     what, *arguments = mutation
+    if what == "group" and not world.optimizer.param_groups:
+        raise NotHere
     if what == "state":
         spoil_state(world, pick, *arguments)
     elif what == "in place":

@@ -210,6 +210,7 @@ ask:
   store i64 %device64, ptr %device
   {ask["dim"]} %long)
   %dim = load i64, ptr %long
+  %start = xor i64 %dim, {_MIX}
   {ask["sizes"]} %address)
   %sizes = load ptr, ptr %address
   {ask["strides"]} %address)
@@ -217,7 +218,7 @@ ask:
   br label %axes
 axes:
   %axis = phi i64 [0, %ask], [%axis1, %mix]
-  %seed = phi i64 [%dim, %ask], [%mixed, %mix]
+  %seed = phi i64 [%start, %ask], [%mixed, %mix]
   %reach = phi i64 [1, %ask], [%reach1, %mix]
   %within = icmp slt i64 %axis, %dim
   br i1 %within, label %mix, label %mixed_all
