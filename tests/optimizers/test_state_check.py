@@ -187,6 +187,21 @@ def test_a_number_that_is_not_in_memory(make, words, key):
         optimizer.load_state_dict(saved)
 
 
+@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale"])
+def test_eight_bits_made_in_inference_mode(key, engine):
+    """They are copied, as other arrays are: in the middle of a step, torch refuses to write to them."""
+    results = []
+    for inference in (False, True):
+        start, steps = [torch.ones(SHAPE)], [[torch.full(SHAPE, 0.5)]]
+        optimizer, (p,) = trained(gradstep.AdamW, start, steps, state="8bit", engine=engine, seed=0)
+        with torch.inference_mode(inference):
+            optimizer.state[p][key] = optimizer.state[p][key].clone()
+        optimizer.step()
+        results.append((p.detach(), optimizer.state[p][key]))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 ARRAYS = [
     (lambda t: t[:-1], r"has shape \(63, 80\), but must have \(64, 80\)", RuntimeError),
     (lambda t: t.t(), r"has shape \(80, 64\), but must have \(64, 80\)", RuntimeError),

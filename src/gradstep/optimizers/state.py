@@ -66,7 +66,7 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
         raise RuntimeError(f"{slot.name} of {name} is 8-bit codes without their {slot.name}_scale")
     if isinstance(codec, Blocks):
         if coded and scale is not None and value.stride() == like.stride() and value.device == p.device:
-            return {slot.name: value, f"{slot.name}_scale": scale.to(p.device)}
+            return {slot.name: _writable(value), f"{slot.name}_scale": _writable(scale.to(p.device))}
         return _encoded(slot, codec, _fresh(p, slot).copy_(decoded(value, scale, signed=slot.signed)))
     assert isinstance(codec, Elementwise)
     dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
@@ -74,6 +74,11 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
     if same and not coded and not value.is_inference():  # what inference mode has made is not written to outside it
         return {slot.name: value}
     return {slot.name: _fresh(p, slot).to(dtype).copy_(decoded(value, scale, signed=slot.signed))}
+
+
+def _writable(value: Tensor) -> Tensor:
+    """What inference mode has made is not written to outside it."""
+    return value.clone() if value.is_inference() else value
 
 
 def _like(p: Tensor, slot: Slot) -> Tensor:
