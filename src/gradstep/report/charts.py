@@ -283,8 +283,10 @@ class BarChart(Picture):
             parts += self._bar(bar, x, left, top + row * k, wide, beside)
         if self.limit is not None:
             at = left + wide * x.at(self.limit[0])
-            marks = "".join(f"M{decimal(at)},{decimal(top + row * (k + 1) - 25)}v23" for k in range(len(self.bars)))
-            parts.append(curve(marks, "ink", 1.4))
+            for k, bar in enumerate(self.bars):
+                after = at - left - wide * max(0.0, x.at(bar.whole))
+                if not 0 < after < length(bar.text) + 14:  # where the bar's numbers do not stand
+                    parts.append(curve(f"M{decimal(at)},{decimal(top + row * (k + 1) - 23)}v19", "ink", 1.4))
         parts += [self._text(bar, x, left, top + row * (k + 1) - 9, wide) for k, bar in enumerate(self.bars)]
         longest = max([bar.whole for bar in self.bars] + ([self.limit[0]] if self.limit else []), default=0.0)
         parts += x_axis(x, left, bottom, wide, width, longest if self.x_log else 1.15 * longest)
