@@ -152,7 +152,7 @@ class _Update:
             itemsizes = [field.element.itemsize for field in self.spec.fields]
             kernel.every_vector_in_streams(piece.start, piece.stop, self._vector, itemsizes)
         else:  # sums are added up, in this order
-            kernel.every_vector(piece.start, piece.stop, self._vector)
+            self.watch.every_vector(piece.start, piece.stop, self._vector)
 
     def _vector(self, i: ir.Value, lanes: int) -> None:
         """Read, update and write one vector."""
@@ -214,7 +214,8 @@ class _Update:
                 kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
             self._write(i, lanes, values, self._updated(values, kept, lanes))
 
-        kernel.every_vector(start, stop, encode)
+        every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
+        every_vector(start, stop, encode)
 
     def _steady(self, j: int, scale: Value) -> ir.Value:
         """Where the values to encode are: as they were kept or, rarely, as :meth:`Blocks.steady` makes them."""
@@ -260,8 +261,6 @@ class _Update:
                 )
                 for code, address, f in zip(codes, self._at(j, i), codec.fields, strict=True):
                     self.kernel.write(address, f.element, code)
-        if self.watch is not None and lanes > 1:
-            self.watch.settle()
 
     def _fetch(self, i: ir.Value, lanes: int) -> None:
         """Have the memory fetched that is read some time later."""

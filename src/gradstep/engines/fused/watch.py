@@ -1,16 +1,17 @@
 """The statistics of a run, collected by the kernel that updates it.
 
-Three sums of squares beside an update that waits for memory may cost hardly any instructions. So those of float32
-numbers are added up in float32, for no longer than a block of 448 elements, and blocks in float64. A square leaves the
-range of float32 long before its number does. Where a block's sum says that this may have happened, the changes of the
-block, which were kept, are added up once more, in float64, and so are the run's gradients and parameters, which are
-still there.
+An update needs all registers for itself. So it only leaves what statistics are made of on the stack, for a block of 448
+elements, and a loop of its own adds the block up from there, in the fastest cache.
+
+Sums of squares of float32 numbers are added up in float32 within a block, and blocks in float64. A square leaves the
+range of float32 long before its number does: where the sum of a block says that this may have happened, the block is
+added up once more, in float64.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
@@ -21,7 +22,7 @@ from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import PER_RUN
 from gradstep.engines.fused.results import ROW
 from gradstep.engines.fused.skeleton import LANES, Kernel, Run, integer
-from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type, splat
+from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type
 from gradstep.engines.statistics import NOTHING, SUMS
 
 SQUARES = 3
@@ -30,6 +31,9 @@ SQUARES = 3
 BLOCK = 448
 """Elements whose squares are added up in float32: 28 in each lane. With two sums across lanes and the rounding of a
 difference, which counts twice in its square, that is 32 times 2⁻²⁴: a sum errs by 1.9e-6 of itself at most."""
+
+HALF = LANES // 2
+"""Lanes of counts and bounds, which no order changes: half as many registers, so that none is kept in memory."""
 
 LEAST = 1e-28
 """A sum of squares in float32 that is less may lack some: single ones that are too small for float32, which a
@@ -46,54 +50,60 @@ class Watch:
         row = b.mul(run.index, integer(ROW))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
         kernel.fetch(self.results, to_write=True)  # the end of a run waits for all that was written
-        self.run = run
         self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
         self.parts = kernel.zero(np.float64, LANES)  # as _quarters() leaves them
-        self.sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]  # of the block in hand
-        self.moves = kernel.room(kind, BLOCK)  # what its numbers changed by
-        self.count = kernel.zero(np.int64, 1)  # how many there are so far
-        self.doubt = kernel.zero(np.int64, 1)  # not 0 if a block could not be added up
+        # The gradient, the parameter as it is stored, the parameter before, and the second moment if there is one.
+        self.block = [kernel.room(kind, BLOCK) for _ in range(4 if spec.second else 3)]
+        self.count = kernel.zero(np.int64, 1)  # of the elements in the block
         # Exact to 2²⁴, in float32 it takes an instruction less than in int32.
-        self.unmoved = {lanes: kernel.zero(np.float32, lanes) for lanes in (LANES, 1)}
-        self.bounds = {(least, lanes): kernel.zero(kind, lanes) for least in (True, False) for lanes in (LANES, 1)}
+        self.unmoved = {lanes: kernel.zero(np.float32, lanes) for lanes in (HALF, 1)}
+        self.bounds = {(least, lanes): kernel.zero(kind, lanes) for least in (True, False) for lanes in (HALF, 1)}
         for (least, lanes), place in self.bounds.items():
             self._put(place, self._constant(kind, np.inf if least else -np.inf, lanes))
 
     def see(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
         """Take a vector into account."""
-        get, kind = self.kernel.get, self.spec.arithmetic
-        stored = self.spec.parameter.kept(new[0])
-        if lanes == 1:
-            self._add_exactly(self.totals, (g, stored), lanes)
-            self._add_exactly(self.totals[2:], (stored.astype(np.float64) - p.astype(np.float64),), lanes)
-        else:
-            move = stored - p
-            for place, x in zip(self.sums, (g, stored, move), strict=True):
-                self._put(place, _plus_square(get(place, kind, lanes), x))
-            count = get(self.count, np.int64, 1)
-            if kind is np.float32:
-                self.kernel.builder.store(move.ir, self._move(count.ir), align=64)
-            self._put(self.count, count + lanes)
-        so_far = get(self.unmoved[lanes], np.float32, lanes)
-        self._put(self.unmoved[lanes], (so_far + 1.0).where((stored == p) & (g != 0.0), so_far))
+        numbers = [g, self.spec.parameter.kept(new[0]), p]
         if self.spec.second:
-            x = new[1 + self.spec.slots.index(self.spec.second)]
-            for least in (True, False):
-                place = self.bounds[least, lanes]
-                self._put(place, _further(x, get(place, kind, lanes), least=least))
+            numbers.append(new[1 + self.spec.slots.index(self.spec.second)])
+        if lanes == 1:
+            self._add_exactly(numbers, lanes, self.totals)
+            self._compare(numbers, lanes)
+            return
+        count = self._counted()
+        for room, x in zip(self.block, numbers, strict=True):
+            self.kernel.builder.store(x.ir, self._place_in(room, count.ir), align=64)
+        self._put(self.count, count + lanes)
 
-    def settle(self) -> None:
-        """After a vector has been written: add up the block in hand if it is full."""
-        with self.kernel.builder.if_then((self._counted() == BLOCK).ir, likely=False):
-            self._settle()
+    def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
+        """Like :meth:`Kernel.every_vector`, for a body that calls :meth:`see`: block by block."""
+        kernel, b = self.kernel, self.kernel.builder
+        middle = kernel.whole(start, stop, LANES)
+        with kernel.loop(b.sub(start, self._counted().ir), middle, BLOCK) as block:
+            end = b.add(block, integer(BLOCK))
+            first = b.select(b.icmp_signed("<", block, start), start, block)
+            last = b.select(b.icmp_signed("<", end, middle), end, middle)
+            with kernel.loop(first, last, LANES) as i:
+                body(i, LANES)
+            with b.if_then((self._counted() == BLOCK).ir):
+                self._settle()
+        with kernel.loop(middle, stop, 1) as i:
+            body(i, 1)
 
     def _settle(self) -> None:
-        """Add up the block in hand, and begin another."""
+        """Add up the block, and begin another."""
         kernel, kind, b = self.kernel, self.spec.arithmetic, self.kernel.builder
-        found, count = _quarters(*(kernel.get(place, kind, LANES) for place in self.sums)), self._counted()
-        for place in self.sums:
-            self._put(place, self._constant(kind, 0.0, LANES))
+        count = self._counted()
+        sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]
+        with kernel.loop(integer(0), count.ir, LANES) as i:
+            numbers = self._numbers(i)
+            g, stored, p = numbers[:3]
+            for place, x in zip(sums, (g, stored, stored - p), strict=True):
+                self._put(place, _plus_square(kernel.get(place, kind, LANES), x))
+            for half in zip(*map(_halves, numbers)):
+                self._compare(half, HALF)
         self._put(self.count, Value(b, integer(0)))
+        found = _quarters(*(kernel.get(place, kind, LANES) for place in sums))
         if kind is not np.float32:
             self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found)
             return
@@ -103,38 +113,27 @@ class Watch:
             with good:
                 self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found.astype(np.float64))
             with doubtful:
-                b.store(integer(1), self.doubt)
-                total = kernel.zero(np.float64, LANES)
+                exact = [kernel.zero(np.float64, LANES) for _ in range(SQUARES)]
                 with kernel.loop(integer(0), count.ir, LANES) as i:
-                    move = Value(b, b.load(self._move(i), typ=llvm_type(np.float32, LANES), align=64))
-                    self._add_exactly([total], [move], LANES)
-                self._add(self.totals[2], folded(kernel.get(total, np.float64, LANES), operator.add))
+                    self._add_exactly(self._numbers(i), LANES, exact)
+                for total, wide in zip(self.totals, exact, strict=True):
+                    self._add(total, folded(kernel.get(wide, np.float64, LANES), operator.add))
+
+    def _compare(self, numbers: Sequence[Value], lanes: int) -> None:
+        """Count the parameters that their gradient did not move, and find the bounds of the second moment."""
+        g, stored, p, *second = numbers
+        get, kind = self.kernel.get, self.spec.arithmetic
+        # No two conditions are joined: for AVX2 LLVM would narrow each to 16 bits, and widen what they come to.
+        before = p.where(g != 0.0, np.nan)
+        so_far = get(self.unmoved[lanes], np.float32, lanes)
+        self._put(self.unmoved[lanes], so_far + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
+        for x in second:
+            for least in (True, False):
+                place = self.bounds[least, lanes]
+                self._put(place, _further(x, get(place, kind, lanes), least=least))
 
     def _counted(self) -> Value:
         return self.kernel.get(self.count, np.int64, 1)
-
-    def _again(self) -> list[Value]:
-        """The sums of squares of the run's gradients and parameters, in float64."""
-        kernel, spec, b = self.kernel, self.spec, self.kernel.builder
-        totals = {lanes: [kernel.zero(np.float64, lanes) for _ in range(2)] for lanes in (LANES, 1)}
-        stored = (spec.gradient, spec.parameter)
-        with kernel.every_piece(self.run) as piece:
-            last = b.sub(b.mul(b.add(piece.row, integer(1)), integer(len(spec.coefficients))), integer(1))
-            factor = kernel.load(kernel.job["coefficients"], last, llvm_type(spec.arithmetic))
-            columns = spec.grouped(piece.addresses)
-
-            def body(i: ir.Value, lanes: int) -> None:
-                g, p = (
-                    kernel.value(codec, bases, i, lanes).astype(spec.arithmetic)
-                    for codec, bases in zip(stored, columns)
-                )
-                self._add_exactly(totals[lanes], (g * Value(b, splat(b, factor, lanes)), p), lanes)
-
-            kernel.every_vector(piece.start, piece.stop, body)
-        return [
-            folded(kernel.get(wide, np.float64, LANES), operator.add) + kernel.get(single, np.float64, 1)
-            for wide, single in zip(totals[LANES], totals[1], strict=True)
-        ]
 
     def finish(self) -> None:
         """Write the run's row of results."""
@@ -144,15 +143,11 @@ class Watch:
         parts = lanes_of(kernel.get(self.parts, np.float64, LANES))
         for k, total in enumerate(self.totals):
             self._put(total, sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)))
-        if kind is np.float32:
-            with b.if_then((kernel.get(self.doubt, np.int64, 1) != 0).ir, likely=False):
-                for total, exact in zip(self.totals, self._again()):
-                    self._put(total, exact)
         results = [kernel.get(total, np.float64, 1) for total in self.totals]
-        unmoved = folded(kernel.get(self.unmoved[LANES], np.float32, LANES), operator.add)
+        unmoved = folded(kernel.get(self.unmoved[HALF], np.float32, HALF), operator.add)
         results.append(unmoved + kernel.get(self.unmoved[1], np.float32, 1))
         for least in (True, False):
-            wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (LANES, 1))
+            wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (HALF, 1))
             further = partial(_further, least=least)
             found = further(folded(wide, further), single)
             results.append(found if self.spec.second else self._constant(kind, np.nan, 1))
@@ -168,14 +163,19 @@ class Watch:
     def _add(self, total: ir.Value, x: Value, lanes: int = 1) -> None:
         self._put(total, self.kernel.get(total, np.float64, lanes) + x)
 
-    def _add_exactly(self, totals: Sequence[ir.Value], numbers: Sequence[Value], lanes: int) -> None:
-        """Add the square of each number to its total, in float64."""
-        for total, x in zip(totals, numbers):
-            wide = x.astype(np.float64)
-            self._add(total, wide * wide, lanes)
+    def _add_exactly(self, numbers: Sequence[Value], lanes: int, totals: Sequence[ir.Value]) -> None:
+        """Add the squares of the gradient, the parameter and its change to their totals, in float64."""
+        g, stored, p = (x.astype(np.float64) for x in numbers[:3])
+        for total, x in zip(totals, (g, stored, stored - p), strict=True):
+            self._add(total, x * x, lanes)
 
-    def _move(self, i: ir.Value) -> ir.Value:
-        return self.kernel.builder.gep(self.moves, [i], source_etype=llvm_type(self.spec.arithmetic))
+    def _numbers(self, i: ir.Value) -> list[Value]:
+        """The vectors from element ``i`` of the block on."""
+        b, kind = self.kernel.builder, llvm_type(self.spec.arithmetic, LANES)
+        return [Value(b, b.load(self._place_in(room, i), typ=kind, align=64)) for room in self.block]
+
+    def _place_in(self, room: ir.Value, i: ir.Value) -> ir.Value:
+        return self.kernel.builder.gep(room, [i], source_etype=llvm_type(self.spec.arithmetic))
 
     def _constant(self, dtype: type, number: float, lanes: int) -> Value:
         kind = llvm_type(dtype, lanes)
@@ -199,6 +199,12 @@ def add_up(kernel: Kernel) -> None:
                 which = ir.Constant(llvm_type(np.int32, ROW), lanes)
                 found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
             b.store(found, place, align=8)
+
+
+def _halves(x: Value) -> list[Value]:
+    """The lower lanes and the upper ones."""
+    ends = (ir.Constant(llvm_type(np.int32, HALF), list(range(first, first + HALF))) for first in (0, HALF))
+    return [Value(x.builder, x.builder.shuffle_vector(x.ir, x.ir, end)) for end in ends]
 
 
 def _plus_square(total: Value, x: Value) -> Value:
