@@ -118,7 +118,19 @@ def test_scaled_gradients_and_skipped_steps_are_followed(options):
 
 def test_gradients_clipped_inside_the_step_are_followed():
     model = network()
-    assert watched(model, gradstep.SGD(model.parameters(), lr=0.1), max_grad_norm=1e-3).passed
+    assert watched(model, gradstep.SGD(model.parameters(), lr=0.1), max_grad_norm=1e-3, grad_scale=8.0).passed
+
+
+def test_a_step_that_is_left_out_for_a_gradient_that_is_not_finite_is_followed():
+    model = network()
+    first = iter([torch.inf])
+
+    def between():
+        model[0].weight.grad.add_(next(first, 0.0))
+
+    optimizer = gradstep.AdamW(model.parameters())
+    report = watched(model, optimizer, between=between, max_grad_norm=1.0)
+    assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
 
 
 def test_gradients_that_a_closure_makes_inside_the_step_are_followed():

@@ -341,7 +341,8 @@ def _readable(p: Tensor) -> bool:
 
 def _scale_of(optimizer: torch.optim.Optimizer, kwargs: Mapping[str, Any]) -> float:
     """What the gradients were multiplied by inside the step."""
-    given = vars(optimizer).get("grad_scale")
+    given = kwargs.get("grad_scale")
+    given = vars(optimizer).get("grad_scale") if given is None else given
     scale = 1.0 if given is None else 1.0 / float(given)
     limit = kwargs.get("max_grad_norm")
     if limit is not None:
@@ -352,6 +353,9 @@ def _scale_of(optimizer: torch.optim.Optimizer, kwargs: Mapping[str, Any]) -> fl
 
 
 def _skipped(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a gradient scaler has told the optimizer not to step."""
+    """Whether the optimizer left the step out: a scaler told it to, or a gradient is not finite."""
     found = vars(optimizer).get("found_inf")
-    return found is not None and bool(found)
+    if found is not None and bool(found):
+        return True
+    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    return not all(bool(torch.isfinite(g.sum())) for g in gradients)
