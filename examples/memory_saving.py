@@ -2,8 +2,9 @@
 
     python examples/memory_saving.py
 
-Weights and both moments take 12 bytes for each parameter in float32, and about 4 here. Rounding at random lets
-updates add up that are smaller than the last bit of a bfloat16 weight; rounded to the nearest, they would be lost.
+Weights and both moments take 12 bytes for each parameter in float32, and about 4 here (10 for an embedding's, whose
+moments stay float32). Rounding at random lets updates add up that are smaller than the last bit of a bfloat16 weight;
+rounded to the nearest, they would be lost.
 What is stored how, and why, says ``optimizer.state_summary()``.
 """
 

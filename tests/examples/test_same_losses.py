@@ -144,4 +144,6 @@ def test_memory_saving(example, recipe):
     losses, optimizer = client.train(model)
     count = sum(p.numel() for p in model.parameters())
     assert losses[-1] < losses[0] - 1
-    assert client.model_bytes(model) + optimizer.state_summary().nbytes < 4.4 * count
+    embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
+    # 2 + 2 bytes and the scales of blocks; two float32 moments instead for embeddings, which small models have many of.
+    assert client.model_bytes(model) + optimizer.state_summary().nbytes < 4.4 * count + 6 * embeddings

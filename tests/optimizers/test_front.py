@@ -61,6 +61,8 @@ def test_torch_s_arguments_order_and_defaults(subject):
         "page_budget": None,
         "model": None,
     }
+    for name in subject.rule.beyond_torch:
+        assert ours.pop(name).kind is inspect.Parameter.KEYWORD_ONLY
     assert ours.keys() == theirs.keys()
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
     by_place = [n for n, p in ours.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
