@@ -172,7 +172,7 @@ class Trial:
         whose = [m.conventions_of(self.rule) for m in best.mistakes] if best is not None else []
         if best is not None and whose and all(whose):
             if best.conventions:
-                named = " and ".join(best.conventions)
+                named = ", ".join(best.conventions)
                 text = f"It is {self.rule.__name__} by another convention ({named}), not by {self.convention}'s"
             else:
                 text = f"It is {self.rule.__name__} by several conventions at once: {best.sentence}"
