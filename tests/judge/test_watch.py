@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import gradstep
+from gradstep.cli import app
 from gradstep.judge.updates.report import Result
 
 TORCH = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Adafactor")
@@ -351,6 +353,7 @@ def test_no_step_is_no_verdict_and_bad_arguments_are_refused():
 SCRIPT = """
 import sys, torch
 from torch import nn
+from typer.testing import CliRunner
 class Muon(torch.optim.SGD):
     pass
 model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
@@ -392,3 +395,22 @@ def test_the_report_is_json_too(tmp_path):
     found = json.loads(done.stdout.partition("\n")[2])
     assert found["passed"] is False
     assert found["parameters"][0]["received"] == "received SGD's update"
+
+
+@pytest.mark.parametrize("option", [["--rule", "adamw"], ["--kind", "torch"], ["--strict"], ["--set", "lr=1"]])
+def test_options_without_effect_are_refused(tmp_path, option):
+    script = tmp_path / "train.py"
+    script.write_text("", encoding="utf-8")
+    done = CliRunner().invoke(app, ["check", *option, "--training", str(script)])
+    assert done.exit_code == 2
+    assert f"{option[0]} has no effect with --training" in " ".join(done.output.replace("│", "").split())
+    done = CliRunner().invoke(app, ["check", "mine.py:Mine", "--rule", "adamw", "--steps", "3"])
+    assert "--steps is for --training" in done.output
+
+
+def test_the_text_that_a_script_exits_with_is_printed(tmp_path, capsys):
+    script = tmp_path / "train.py"
+    script.write_text("import sys; sys.exit('no data in ./data')", encoding="utf-8")
+    done = CliRunner().invoke(app, ["check", "--training", str(script)])
+    assert done.exit_code == 2
+    assert "no data in ./data" in done.stderr

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from gradstep.judge.isolation import TIME_LIMIT
 
 
 def check(
+    context: typer.Context,
     target: Annotated[
         list[str] | None,
         typer.Argument(
@@ -55,6 +57,7 @@ def check(
     steps: Annotated[int, typer.Option(min=1, help="With --training: steps of each optimizer that are watched.")] = 20,
 ) -> None:
     """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
+    _refuse_unused(context, training=training is not None)
     if training is not None:
         raise typer.Exit(_watched(training, target or [], steps, as_json=json_))
     if target is None or len(target) != 1:
@@ -74,6 +77,21 @@ def check(
             time_limit=time_limit,
         )
     )
+
+
+def _refuse_unused(context: typer.Context, *, training: bool) -> None:
+    """Refuse options that would have no effect."""
+    source = {p.name: context.get_parameter_source(p.name or "") for p in context.command.params}
+    given = {p.name: p for p in context.command.params if (s := source[p.name]) and s.name == "COMMANDLINE"}
+    unused = given.keys() - {"target", "json_", "training", "steps"} if training else given.keys() & {"steps"}
+    if unused:
+        names = ", ".join(sorted(given[name].opts[0] for name in unused))
+        if not training:
+            raise typer.BadParameter(f"{names} is for --training SCRIPT.py: give both, or leave it out")
+        raise typer.BadParameter(
+            f"{names} has no effect with --training, which watches every rule in a script: leave it out, or "
+            "give FILE.py:NAME instead of --training"
+        )
 
 
 def _judged(
@@ -127,6 +145,8 @@ def _watched(script: Path, arguments: list[str], steps: int, *, as_json: bool) -
     report, raised = watch_script(script, arguments, steps=steps)
     if raised is not None and not isinstance(raised, (KeyboardInterrupt, SystemExit)):
         traceback.print_exception(raised)
+    if isinstance(raised, SystemExit) and not isinstance(raised.code, int):
+        print(raised.code, file=sys.stderr)  # as Python does
     typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
     return report.exit_code or (2 if raised is not None and not isinstance(raised, KeyboardInterrupt) else 0)
 

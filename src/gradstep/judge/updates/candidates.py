@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gradstep.judge.catalogue import CONVENTIONS, catalogue
 from gradstep.judge.diagnosis import accepted
@@ -15,6 +18,7 @@ from gradstep.judge.formula import Formula, Habits, true_formula
 from gradstep.judge.scenario import Values
 from gradstep.judge.subjects.arguments import ALIASES
 from gradstep.judge.updates.history import History, Moment
+from gradstep.optimizers import Optimizer
 from gradstep.rules import RULES, Rule, settings_of
 
 Updates: TypeAlias = list[Values]
@@ -22,6 +26,11 @@ Updates: TypeAlias = list[Values]
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's iteration (Jordan et al., kellerjordan.github.io/posts/muon); five times."""
+
+_AFFIXES = re.compile(
+    r"paged|8bit|4bit|32bit|fp8|fused|deepspeed|cpu|foreach|distributed|single_?device|with_?aux_?adamw?|^my|^custom|_",
+    re.IGNORECASE,
+)
 
 
 @final
@@ -54,6 +63,33 @@ def promised_by(rule: type[Rule]) -> tuple[Candidate, ...]:
     """The rule and every convention of it."""
     formulas = {v.formula: None for convention in CONVENTIONS for v in accepted(rule, convention)}
     return tuple(_of(rule.__name__, formula) for formula in formulas)
+
+
+def promise_of(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor
+) -> tuple[str, tuple[Candidate, ...]]:
+    """The name of the rule that an optimizer's class stands for, for this parameter; and what counts as that rule."""
+    if isinstance(optimizer, Optimizer):
+        return type(optimizer).rule().__name__, promised_by(type(optimizer).rule())
+    plain = _AFFIXES.sub("", type(optimizer).__name__).lower()
+    if plain == "muon" and _by_muon(optimizer, group, p):
+        return "Muon", promised("Muon")
+    if plain == "muon":
+        return "AdamW", (*promised("AdamW"), *promised("Adam"))
+    name = {rule.lower(): rule for rule in RULES}.get(plain, "")
+    return name, promised(name) if name else ()
+
+
+def _by_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor) -> bool:
+    """Whether a Muon updates this parameter by Muon, or by the AdamW that many have for the others.
+
+    It is said by a flag of the group or of the parameter's state; where no parameter has one, matrices are meant.
+    """
+    flags = [s["use_muon"] for s in optimizer.state.values() if "use_muon" in s]
+    flags += [g["use_muon"] for g in optimizer.param_groups if "use_muon" in g]
+    if any(flags):
+        return bool(optimizer.state.get(p, {}).get("use_muon", group.get("use_muon", False)))
+    return p.ndim > 1
 
 
 def others() -> Iterator[Candidate]:
@@ -111,6 +147,26 @@ def _plain(value: Any) -> Any:
 
 
 def _replayed(formula: Formula, fixed: Mapping[str, Any], history: History) -> Updates | None:
+    """The updates that a formula would have made, from the state on that there was before the watch."""
+    count = _steps_before(history)
+    if count is not None:
+        return _replayed_from(count, formula, fixed, history)
+    # Of a state that does not say how old it is, only that it is: what depends on the age cannot be known.
+    young, old = (_replayed_from(count, formula, fixed, history) for count in (1, 1000))
+    same = young is not None and old is not None and all(map(np.array_equal, young, old))
+    return young if same else None
+
+
+def _steps_before(history: History) -> int | None:
+    """Steps that were made before the watch; None where there is state that does not say."""
+    start = history.start or {}
+    if not history.moments or not any(isinstance(v, np.ndarray) for v in start.values()):
+        return int(start.get("step") or 0)
+    count = start.get("step", _plain(history.moments[0].settings.get("step")))
+    return None if count is None else int(np.ravel(count)[0])
+
+
+def _replayed_from(first: int, formula: Formula, fixed: Mapping[str, Any], history: History) -> Updates | None:
     whole = not formula.rule.elementwise
     moments = history.whole if whole else history.moments
     start = history.start_whole if whole else history.start or {}
@@ -119,7 +175,6 @@ def _replayed(formula: Formula, fixed: Mapping[str, Any], history: History) -> U
     ndim = moments[0].before.ndim
     slots: dict[str, Any] = {}
     scalars: dict[str, float] = {}
-    first = int((history.start or {}).get("step") or 0)
     found: Updates = []
     with np.errstate(all="ignore"):
         for count, moment in enumerate(moments, first + 1):
@@ -130,9 +185,10 @@ def _replayed(formula: Formula, fixed: Mapping[str, Any], history: History) -> U
                     slots = {s.name: np.full(s.shape(shape), s.fill) for s in rule.slots(ndim)}
                     scalars = dict(rule.scalars)
                     if history.start:
-                        if not slots.keys() <= {k for k, v in start.items() if isinstance(v, np.ndarray)}:
+                        kept = {k: v for k, v in start.items() if isinstance(v, np.ndarray)}
+                        if any(name not in kept or kept[name].shape != slots[name].shape for name in slots):
                             return None
-                        slots = {name: start[name] for name in slots}
+                        slots = {name: kept[name] for name in slots}
                         scalars |= {name: history.start[name] for name in scalars if name in history.start}
                 p, g = (x.astype(np.float64) for x in (moment.before, moment.gradient))
                 number = count + formula.habits.offset
@@ -177,14 +233,16 @@ def muon(history: History, *, overwritten: bool = False) -> Updates | None:
 
 
 def _orthogonal(x: Values, group: Mapping[str, Any]) -> Values:
-    a, b, c = group.get("ns_coefficients", NEWTON_SCHULZ)
-    x = x.reshape(len(x), -1).astype(np.float32)
-    wide = x if len(x) <= x.shape[1] else x.T
+    """The nearest orthogonal matrix by Newton and Schulz; more axes than two are one, as Muons have it."""
+    given = np.atleast_2d(np.asarray(group.get("ns_coefficients", NEWTON_SCHULZ), dtype=np.float64)).tolist()
+    flat = x.reshape(len(x), -1).astype(np.float32)
+    wide = flat if len(flat) <= flat.shape[1] else flat.T
     wide = wide / max(float(np.linalg.norm(wide)), 1e-7)
-    for _ in range(int(group.get("ns_steps", 5))):
+    for step in range(int(group.get("ns_steps", len(given) if len(given) > 1 else 5))):
+        a, b, c = given[min(step, len(given) - 1)]  # some have a triple for every step
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * (gram @ gram)) @ wide
-    return np.asarray(wide if len(x) <= x.shape[1] else wide.T, dtype=np.float64)
+    return np.asarray(wide if len(flat) <= flat.shape[1] else wide.T, dtype=np.float64).reshape(x.shape)
 
 
 def without_decay(moments: Sequence[Moment]) -> Updates:

@@ -24,6 +24,13 @@ WHOLE = 1 << 16
 LARGE = 1 << 22
 
 
+_CODES = (torch.uint8, torch.int8)
+
+
+class UnseenError(Exception):
+    """A parameter's step cannot be read; the text says why."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Moment:
@@ -65,6 +72,7 @@ class History:
         whole: its first steps in full, of a matrix of moderate size.
         start: its state before the first of them, by name: arrays at the sample, or numbers.
         start_whole: the same in full.
+        closed: nothing more is taken, since a step could not be read.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +83,7 @@ class History:
     whole: list[Moment] = field(default_factory=list)
     start: dict[str, Any] | None = None
     start_whole: dict[str, Any] = field(default_factory=dict)
+    closed: bool = False
     _at: Tensor | None = None
     _open: tuple[Mapping[str, Any], _Taken, _Taken | None] | None = None
 
@@ -84,8 +93,11 @@ class History:
         Args:
             p: the parameter.
             gradient: its gradient; None where a closure makes it inside the step.
-            settings: the group's.
+            settings: the group's; tensors among them are copied.
             state: the optimizer's state of the parameter, read at the first step only.
+
+        Raises:
+            UnseenError: the gradient is sparse.
         """
         if self._at is None:
             self._at = _chosen(p if gradient is None else gradient)
@@ -95,7 +107,7 @@ class History:
             if whole:
                 self.start_whole = {k: _value(v, p, None) for k, v in state.items() if isinstance(v, Tensor)}
         self._open = (
-            settings,
+            {k: _copied(v) for k, v in settings.items()},
             self._taken(p, whole=whole),
             None if gradient is None else self._taken(gradient, whole=whole),
         )
@@ -108,6 +120,9 @@ class History:
             gradient: its gradient, as it is now: taken where there was none before.
             scale: what the optimizer multiplied it by before the rule saw it.
             state: the optimizer's state of the parameter.
+
+        Raises:
+            UnseenError: the gradient is sparse, or not finite.
         """
         if self._open is None:
             return
@@ -117,16 +132,22 @@ class History:
             return
         whole = before[1] is not None
         found = earlier if earlier is not None else self._taken(cast("Tensor", gradient), whole=whole)
+        if not all(np.isfinite(x * scale).all() for x in found if x is not None):
+            raise UnseenError("its gradients are not finite")
         after = self._taken(p, whole=whole)
+        if not self.moments:
+            self.precision = max([0.0, *(_precision(v) for v in state.values() if isinstance(v, Tensor) and v.ndim)])
         self.moments.append(Moment(settings, before[0], found[0] * scale, after[0]))
         if before[1] is not None and found[1] is not None and after[1] is not None:
             self.whole.append(Moment(settings, before[1], found[1] * scale, after[1]))
-        if len(self.moments) == 1:
-            self.precision = max([0.0, *(_precision(v) for v in state.values() if isinstance(v, Tensor) and v.ndim)])
 
     def drop(self) -> None:
         """Forget the step that has begun: it was skipped."""
         self._open = None
+
+    def close(self) -> None:
+        """Take nothing more: what follows on a step that was not read cannot be judged."""
+        self._open, self.closed = None, True
 
     def _taken(self, x: Tensor, *, whole: bool) -> _Taken:
         assert self._at is not None, "the first step chooses the sample"
@@ -138,7 +159,26 @@ def eps_of(p: Tensor) -> float:
     return float(torch.finfo(p.dtype).eps)
 
 
+def mark_of(p: Tensor) -> tuple[float, float] | None:
+    """Two numbers that hardly stay the same when the parameter changes; None where its dtype or kind has none."""
+    try:
+        values = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        values = values if values.is_floating_point() else values.double()
+        return float(values.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(values, dtype=torch.float64))
+    except (RuntimeError, TypeError, ValueError):  # meta, not yet made, sparse, of 8-bit floats
+        return None
+
+
+def _copied(setting: Any) -> Any:
+    """A setting that stays as it is: schedulers write into tensors."""
+    if isinstance(setting, (tuple, list)):
+        return [_copied(s) for s in setting]
+    return setting.detach().clone() if isinstance(setting, Tensor) else setting
+
+
 def _flat(x: Tensor) -> Tensor:
+    if x.layout is not torch.strided:
+        raise UnseenError("its gradients are sparse")
     x = x.detach()
     return (torch.view_as_real(x) if x.is_complex() else x).reshape(-1)
 
@@ -165,10 +205,16 @@ def _chosen(values: Tensor) -> Tensor:
 def _value(value: Any, p: Tensor, at: Tensor | None) -> Any:
     if not isinstance(value, Tensor):
         return float(value)
-    if value.shape == p.shape and value.dtype.is_floating_point:
-        return _full(value) if at is None else _numbers(_flat(value)[at.to(value.device)])
-    return float(value) if value.numel() == 1 else None
+    if value.dtype.is_floating_point or value.is_complex():
+        if at is None and (value.ndim or not p.ndim) and not value.is_complex():
+            return _full(value)
+        if at is not None and value.shape == p.shape and value.is_complex() == p.is_complex():
+            return _numbers(_flat(value)[at.to(value.device)])
+    return float(value) if value.numel() == 1 and not value.is_complex() else None
 
 
 def _precision(value: Tensor) -> float:
-    return float(torch.finfo(value.dtype).eps) if value.dtype.is_floating_point else 1.0
+    """Of one array of state: masks, counters and the like have none."""
+    if value.dtype in _CODES:
+        return 1.0
+    return float(torch.finfo(value.dtype).eps) if value.dtype.is_floating_point or value.is_complex() else 0.0

@@ -58,11 +58,14 @@ def fit(candidate: Candidate, history: History, *, scaled: bool = False) -> Fit 
     Args:
         scaled: the length may be another, by one factor for all steps.
     """
-    updates = candidate.updates(history)
+    moments = history.whole if candidate.whole else history.moments
+    try:  # settings are anybody's: a rule that cannot be computed from them is not known to fit
+        updates = candidate.updates(history)
+        seen = without_decay(moments) if candidate.free else [m.update for m in moments]
+    except Exception:
+        return None
     if updates is None or not all(np.isfinite(u).all() for u in updates):
         return None
-    moments = history.whole if candidate.whole else history.moments
-    seen = without_decay(moments) if candidate.free else [m.update for m in moments]
     pairs = [
         (s, u, r)
         for s, u, r in zip(seen, updates, (_rounding(m, history.eps) for m in moments), strict=True)

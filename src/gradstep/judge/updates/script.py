@@ -25,7 +25,7 @@ def watch_script(
         steps: how many steps of each optimizer are watched.
 
     Returns:
-        The report; and what the script ended with, if it raised (Ctrl-C included) or exited with an error.
+        The report; and what the script ended with, if it raised (Ctrl-C included) or exited with an error or a text.
     """
     watch = RuleWatch((), None, steps)
     before = sys.argv, list(sys.path)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import inspect
+import math
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, final
 
 import torch
@@ -12,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradstep.judge.updates.candidates import Candidate, promised, promised_by
-from gradstep.judge.updates.history import LARGE, WHOLE, History, eps_of
+from gradstep.judge.updates.candidates import Candidate, promise_of
+from gradstep.judge.updates.history import LARGE, WHOLE, History, UnseenError, eps_of, mark_of
 from gradstep.judge.updates.matching import fits, named, visible
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
 from gradstep.optimizers import Optimizer
@@ -26,10 +30,6 @@ STEPS = 20
 BUDGET = 1 << 24
 """Elements of matrices that are kept whole, in all: three steps of them take 0.6 GB in float32."""
 
-_AFFIXES = re.compile(
-    r"paged|8bit|4bit|32bit|fp8|fused|deepspeed|cpu|foreach|distributed|single_?device|with_?aux_?adamw?|^my|^custom|_",
-    re.IGNORECASE,
-)
 _MATRIX_RULES = ("Muon", "Adafactor")
 
 
@@ -43,12 +43,20 @@ class _Watched:
         histories: what was seen of its parameters, by identity.
         steps: how many of its steps have been watched.
         inside: it has stepped inside another's step only: that one wraps it.
+        unseen: why steps of parameters could not be read, by identity.
     """
 
     optimizer: torch.optim.Optimizer
     histories: dict[int, History] = field(default_factory=dict)
     steps: int = 0
     inside: bool = True
+    unseen: dict[int, str] = field(default_factory=dict)
+
+    def give_up(self, p: Tensor, error: Exception) -> None:
+        """Read no more of a parameter: what was seen of it until now is all there is to judge."""
+        self.unseen[id(p)] = str(error) if isinstance(error, UnseenError) else f"{type(error).__name__}: {error}"
+        if id(p) in self.histories:
+            self.histories[id(p)].close()
 
     def parameters(self) -> Iterator[tuple[int, int, Mapping[str, Any], Tensor]]:
         """Every parameter with its group's number, its own number there, and the group."""
@@ -66,19 +74,22 @@ class RuleWatch:
 
     def __init__(self, optimizers: tuple[torch.optim.Optimizer, ...], model: nn.Module | None, steps: int) -> None:
         self._steps, self._model = steps, model
-        self._watched = {id(o): _Watched(o) for o in optimizers}
-        self._first = {id(p): _mark(p) for w in self._watched.values() for *_, p in w.parameters()}
-        self._open: list[_Watched] = []
+        self._watched: dict[int, _Watched] = {}
+        self._handles: list[Any] = []
+        for o in optimizers:
+            self._of(o)
+        self._first = {id(p): mark_of(p) for w in self._watched.values() for *_, p in w.parameters()}
+        self._running: dict[int, list[tuple[_Watched, int]]] = {}
         self._kept = 0
         self._modules: dict[int, nn.Module] = {}
         if optimizers:
-            self._handles: list[Any] = [
+            self._handles += [
                 handle
                 for o in optimizers
                 for handle in (o.register_step_pre_hook(self._before), o.register_step_post_hook(self._after))
             ]
         else:
-            self._handles = [
+            self._handles += [
                 register_optimizer_step_pre_hook(self._before),
                 register_optimizer_step_post_hook(self._after),
                 register_module_forward_pre_hook(self._called),
@@ -113,52 +124,109 @@ class RuleWatch:
                 own = [w for w in holders[id(p)] if w.steps] or holders[id(p)]
                 inner = [w for w in own if w.inside] or own
                 name = names.get(id(p)) or _place(group, number, i)
-                rows.append(self._row(name, p, inner, alone=len(own) == 1 or len(inner) < len(own), names=names))
+                alone = len(own) == 1 or len(inner) < len(own)
+                try:
+                    rows.append(self._row(name, p, inner, alone=alone, names=names))
+                except Exception as error:  # optimizers are anybody's: one that cannot be judged ends no report
+                    kind, text = type(watched.optimizer).__name__, f"not judged: {type(error).__name__}: {error}"
+                    rows.append(UpdateReport(name, tuple(p.shape), kind, "", text, Result.OPEN))
         for p, name in self._unheld(told):
             rows.append(_unheld(name, p))
         return WatchReport(tuple(rows), max((w.steps for w in self._watched.values()), default=0))
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
 
+    @property
+    def _open(self) -> list[tuple[_Watched, int]]:
+        """This thread's steps that have begun, from the outermost, and the identity of the frame that calls each."""
+        return self._running.setdefault(threading.get_ident(), [])
+
+    def _of(self, optimizer: torch.optim.Optimizer) -> _Watched:
+        if id(optimizer) not in self._watched:
+            self._watched[id(optimizer)] = _Watched(optimizer)
+            with contextlib.suppress(AttributeError):  # what has not called torch's constructor has no such hooks
+                self._handles.append(optimizer.register_load_state_dict_post_hook(self._loaded))
+        return self._watched[id(optimizer)]
+
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        watched = self._watched.setdefault(id(optimizer), _Watched(optimizer))
-        self._open.append(watched)
+        watched = self._of(optimizer)
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame else None
+        self._drop_ended(caller)
+        self._open.append((watched, id(caller)))
         # A subclass's step may call that of its base class, which has torch's hooks too: the outer one counts.
-        if watched.steps >= self._steps or self._open.count(watched) > 1:
+        if watched.steps >= self._steps or sum(w is watched for w, _ in self._open) > 1:
             return
         inside = kwargs.get("closure") is not None or any(callable(a) for a in args[1:])
         for _, _, group, p in watched.parameters():
-            if id(p) not in self._first:
-                self._first[id(p)] = _mark(p)
-            gradient = None if inside else p.grad
-            if (gradient is None and not inside) or not _readable(p) or (gradient is not None and gradient.is_sparse):
-                continue
-            history = watched.histories.get(id(p))
-            if history is None:
-                history = watched.histories[id(p)] = self._history(watched.optimizer, group, p)
-            settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-            history.before(p, gradient, settings, optimizer.state.get(p, {}))
+            try:
+                self._begin(watched, group, p, inside=inside)
+            except Exception as error:  # the training goes on, whatever cannot be read
+                watched.give_up(p, error)
+
+    def _begin(self, watched: _Watched, group: Mapping[str, Any], p: Tensor, *, inside: bool) -> None:
+        if id(p) not in self._first:
+            self._first[id(p)] = mark_of(p)
+        gradient = None if inside else p.grad
+        history = watched.histories.get(id(p))
+        if (gradient is None and not inside) or not p.numel() or (history is not None and history.closed):
+            return
+        if history is None:
+            history = watched.histories[id(p)] = self._history(watched.optimizer, group, p)
+        settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        history.before(p, gradient, settings, watched.optimizer.state.get(p, {}))
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        watched = self._watched.setdefault(id(optimizer), _Watched(optimizer))
-        if watched in self._open:
-            del self._open[len(self._open) - 1 - self._open[::-1].index(watched) :]
-        if watched in self._open:
+        watched = self._of(optimizer)
+        frame = inspect.currentframe()
+        step = (watched, id(frame.f_back if frame else None))
+        if step not in self._open:  # it began before the watch
+            return
+        while (ended := self._open.pop()) != step:
+            self._forget(ended[0], "a step of its optimizer raised an error")  # and the step around it went on
+        if any(w is watched for w, _ in self._open):
             return
         if not self._open and watched.steps == 0:
             watched.inside = False
         if watched.steps >= self._steps:
             return
         watched.steps += 1
-        skipped, scale = _skipped(optimizer), _scale_of(optimizer, kwargs)
         for *_, p in watched.parameters():
             history = watched.histories.get(id(p))
-            if history is None:
+            if history is None or history.closed:
                 continue
-            if skipped:
-                history.drop()
-            else:
-                history.after(p, p.grad, scale, optimizer.state.get(p, {}))
+            try:
+                if _skipped(optimizer):
+                    history.drop()
+                else:
+                    history.after(p, p.grad, _scale_of(optimizer, kwargs), optimizer.state.get(p, {}))
+            except Exception as error:
+                watched.give_up(p, error)
+
+    def _drop_ended(self, caller: FrameType | None) -> None:
+        """Leave steps that have raised: torch calls no hook then, but their frames are gone from the stack."""
+        if not self._open:
+            return
+        running: set[int] = set()
+        frame = caller.f_back if caller else None
+        while frame is not None:
+            running.add(id(frame))
+            frame = frame.f_back
+        while caller is not None and self._open and self._open[-1][1] not in running:
+            self._forget(self._open.pop()[0], "a step of its optimizer raised an error")
+
+    def _loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        self._forget(self._of(optimizer), "its optimizer's state was loaded after the last step that was watched")
+
+    def _forget(self, watched: _Watched, reason: str) -> None:
+        """Begin anew with an optimizer whose state is not what its steps made of it; what is complete stays."""
+        if watched.steps >= self._steps:
+            return
+        for *_, p in watched.parameters():
+            history = watched.histories.pop(id(p), None)
+            if history is not None:
+                watched.unseen[id(p)] = reason
+                self._kept -= math.prod(history.shape) if history.keeps_whole else 0
 
     def _called(self, module: nn.Module, args: Any) -> None:
         self._modules[id(module)] = module
@@ -203,8 +271,10 @@ class RuleWatch:
         if not p.requires_grad:
             return row("frozen: it needs no gradient", Result.FROZEN)
         history = watched.histories.get(id(p))
-        moved = id(p) in self._first and _mark(p) != self._first[id(p)]
-        if not watched.steps and moved:
+        seen = history is not None and bool(history.moments)
+        if not seen and id(p) in watched.unseen:
+            return row("not judged: " + watched.unseen[id(p)], Result.OPEN)
+        if not watched.steps and (mark := self._first.get(id(p))) is not None and mark_of(p) not in (None, mark):
             return row("changed, though no step of its optimizer was made", Result.WRONG)
         if not watched.steps:
             return row("no step of its optimizer was made", Result.UNSTEPPED)
@@ -262,36 +332,9 @@ def watch_rules(*optimizers: torch.optim.Optimizer, model: nn.Module | None = No
     return RuleWatch(tuple(innermost(o) for o in optimizers), model, steps)
 
 
-def promise_of(
-    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor
-) -> tuple[str, tuple[Candidate, ...]]:
-    """The name of the rule that an optimizer's class stands for, for this parameter; and what counts as that rule."""
-    if isinstance(optimizer, Optimizer):
-        return type(optimizer).rule().__name__, promised_by(type(optimizer).rule())
-    plain = _AFFIXES.sub("", type(optimizer).__name__).lower()
-    if plain == "muon" and _by_muon(optimizer, group, p):
-        return "Muon", promised("Muon")
-    if plain == "muon":
-        return "AdamW", (*promised("AdamW"), *promised("Adam"))
-    name = {rule.lower(): rule for rule in RULES}.get(plain, "")
-    return name, promised(name) if name else ()
-
-
-def _by_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor) -> bool:
-    """Whether a Muon updates this parameter by Muon, or by the AdamW that many have for the others.
-
-    It is said by a flag of the group or of the parameter's state; where no parameter has one, matrices are meant.
-    """
-    flags = [s["use_muon"] for s in optimizer.state.values() if "use_muon" in s]
-    flags += [g["use_muon"] for g in optimizer.param_groups if "use_muon" in g]
-    if any(flags):
-        return bool(optimizer.state.get(p, {}).get("use_muon", group.get("use_muon", False)))
-    return p.ndim > 1
-
-
 def _judged(history: History, promise: str, candidates: tuple[Candidate, ...]) -> tuple[str, Result]:
     moved = any(m.update.any() for m in history.moments)
-    rates = [float(m.settings["lr"]) for m in history.moments if "lr" in m.settings]
+    rates = [float(m.settings["lr"]) for m in history.moments if m.settings.get("lr") is not None]
     if not moved and rates and not any(rates):
         return "not moved: its learning rate is 0", Result.UNSTEPPED
     if not moved and not any(m.gradient.any() for m in history.moments):
@@ -329,33 +372,17 @@ def _place(group: Mapping[str, Any], number: int, i: int) -> str:
     return str(names[i]) if names else f"group {number}, parameter {i}"
 
 
-def _mark(p: Tensor) -> tuple[float, float]:
-    """Two numbers that hardly stay the same when the parameter changes."""
-    values = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
-    return float(values.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(values, dtype=torch.float64))
-
-
-def _readable(p: Tensor) -> bool:
-    return bool(p.numel()) and (p.is_floating_point() or p.is_complex())
-
-
 def _scale_of(optimizer: torch.optim.Optimizer, kwargs: Mapping[str, Any]) -> float:
     """What the gradients were multiplied by inside the step."""
     given = kwargs.get("grad_scale")
     given = vars(optimizer).get("grad_scale") if given is None else given
-    scale = 1.0 if given is None else 1.0 / float(given)
-    limit = kwargs.get("max_grad_norm")
-    if limit is not None:
-        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients)) * scale
-        scale *= min(1.0, float(limit) / (norm + 1e-6))
-    return scale
+    clip = optimizer.last_step.clip if isinstance(optimizer, Optimizer) and optimizer.last_step else 1.0
+    return clip if given is None else clip / float(given)
 
 
 def _skipped(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer left the step out: a scaler told it to, or a gradient is not finite."""
+    """Whether the optimizer left the step out: a scaler told it to, or it is gradstep's and says so."""
     found = vars(optimizer).get("found_inf")
     if found is not None and bool(found):
         return True
-    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    return not all(bool(torch.isfinite(g.sum())) for g in gradients)
+    return isinstance(optimizer, Optimizer) and optimizer.last_step is not None and not optimizer.last_step.stepped
