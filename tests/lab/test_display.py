@@ -29,3 +29,10 @@ def test_a_log_is_short_and_without_control_signs(tmp_path):
     text = shown(tmp_path, terminal=False)
     assert "\x1b" not in text
     assert len(text.splitlines()) < 40
+
+
+def test_a_log_says_which_seed_a_line_is_of_and_what_its_number_is(tmp_path):
+    lines = shown(tmp_path, terminal=False).splitlines()
+    assert lines[0] == "rosenbrock: 2 optimizers, 40 steps, 2 seeds"
+    assert {f"seed {seed}" for line in lines[1:] for seed in (0, 1) if f" seed {seed} " in line} == {"seed 0", "seed 1"}
+    assert all("height" in line and "loss" not in line for line in lines[1:])

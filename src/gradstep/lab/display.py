@@ -19,6 +19,7 @@ from rich.text import Text
 
 from gradstep.lab.palette import colours
 from gradstep.lab.results import Header, Point, Record, Summary
+from gradstep.lab.tasks import TASKS
 from gradstep.report.markup import COLOURS
 from gradstep.report.words import UNKNOWN, number, percent, seconds
 
@@ -56,25 +57,31 @@ class PlainDisplay(Display):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._every = 1
+        self._seeds = 1
 
     def open(self) -> AbstractContextManager[object]:
         return nullcontext()
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, Header):
-            self._every = max(1, record.steps // LINES)
-            self._line(f"{record.task}: {len(record.contenders)} optimizers, {record.steps:,} steps")
+            self._every, self._seeds = max(1, record.steps // LINES), len(record.seeds)
+            seeds = f"{self._seeds} seed{'s' * (self._seeds > 1)}"
+            self._line(f"{record.task}: {len(record.contenders)} optimizers, {record.steps:,} steps, {seeds}")
         elif isinstance(record, Summary):
             self._line(
-                f"{record.task:10} {record.contender:28} {record.status} at step {record.steps:,}"
-                f"  loss {number(record.loss)}  step {seconds(record.step_seconds)}"
+                f"{self._run(record)} {record.status} at step {record.steps:,}"
+                f"  {TASKS[record.task].loss_word} {number(record.loss)}  step {seconds(record.step_seconds)}"
                 f"  optimizer {seconds(record.optimizer_seconds)}"
             )
         elif record.step and record.step % self._every == 0:
             accuracy = f"  accuracy {percent(record.accuracy)}" if record.accuracy is not None else ""
-            self._line(
-                f"{record.task:10} {record.contender:28} step {record.step:6,}  loss {number(record.loss)}{accuracy}"
-            )
+            loss = f"{TASKS[record.task].loss_word} {number(record.loss)}"
+            self._line(f"{self._run(record)} step {record.step:6,}  {loss}{accuracy}")
+
+    def _run(self, record: Point | Summary) -> str:
+        """The task, the optimizer and, where there are several, the seed."""
+        seed = f" seed {record.seed} " if self._seeds > 1 else ""
+        return f"{record.task:10} {record.contender:28}{seed}"
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -133,7 +140,9 @@ class LiveDisplay(Display):
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
         header = self._header
-        table.add_column(header.task if header else "")
+        seeds = sorted({point.seed for point in self._points.values()})
+        several = header is not None and len(header.seeds) > 1 and seeds
+        table.add_column((header.task if header else "") + (f", seed {seeds[-1]}" if several else ""))
         for title in ("lr", "step", "training", "held out", "accuracy", "trained for"):
             table.add_column(title, justify="right")
         table.add_column("")
