@@ -37,7 +37,7 @@ CHECKED := tests/rules tests/schedules/test_by_hand.py tests/storage/test_blocks
 lint: $(READY) ## lint, formatting and types
 	@echo "== 1 of 4: ruff check";  $(BIN)/ruff check .
 	@echo "== 2 of 4: ruff format"; $(BIN)/ruff format --check .
-	@echo "== 3 of 4: mypy";        $(BIN)/mypy
+	@echo "== 3 of 4: mypy, a minute or two the first time"; $(BIN)/mypy
 
 .PHONY: check
 check: lint ## lint, formatting, types and the tests that matter most: within 2 minutes on two cores

@@ -87,3 +87,41 @@ class Subject(ABC):
     def keywords(self, scenario: Scenario) -> dict[str, Any]:
         """The settings of the scenario as this submission's own arguments."""
         return {**self.arguments.named(scenario.settings), **self.extra}
+
+
+class HoldingSession(Session):
+    """A session that holds the parameters itself, and hands them to a submission that keeps none.
+
+    Attributes:
+        params: the parameters, as the submission gets them.
+        settings: the submission's own arguments, for each parameter.
+    """
+
+    def __init__(self, subject: Subject, scenario: Scenario, dtype: str, *, tensors: bool) -> None:
+        self._dtype, self._tensors = dtype, tensors
+        self._gradients: Gradients = ()
+        self._named = subject.arguments.named
+        self.params = [self._array(values) for values in scenario.initial]
+        own = [self._named(group) for group in scenario.groups] or [{} for _ in self.params]
+        self.settings = [subject.keywords(scenario) | each for each in own]
+
+    def step(self, gradients: Gradients | None) -> None:
+        self._gradients = self._gradients if gradients is None else gradients
+        self._step([None if g is None else self._array(g) for g in self._gradients])
+
+    @abstractmethod
+    def _step(self, gradients: list[Any]) -> None:
+        """One step along these arrays, None for a parameter without a gradient."""
+
+    def values(self) -> list[Values]:
+        return [np.array(p, dtype=np.float64) for p in self.params]
+
+    def set_rate(self, lr: float) -> None:
+        for settings in self.settings:
+            settings |= self._named({"lr": lr})
+
+    def reload(self) -> None:
+        raise NotOfferedError("a function keeps no state of its own")
+
+    def _array(self, values: Values) -> Any:
+        return array_for(values, self._dtype, tensors=self._tensors)

@@ -7,11 +7,11 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.scenario import Scenario
 from gradstep.judge.subjects.arguments import ALIASES, Arguments
 from gradstep.judge.subjects.base import (
+    HoldingSession,
     Kind,
-    NotOfferedError,
     Session,
     Subject,
     SubmissionError,
@@ -93,36 +93,20 @@ class ConfiguredSubject(Subject):
         return frozenset({"rates", "groups"})
 
     def start(self, scenario: Scenario, dtype: str) -> Session:
-        return _ConfiguredSession(self, scenario, dtype)
+        return _ConfiguredSession(self, scenario, dtype, tensors=self.tensors)
 
 
 @final
-class _ConfiguredSession(Session):
-    def __init__(self, subject: ConfiguredSubject, scenario: Scenario, dtype: str) -> None:
-        self.subject, self.dtype = subject, dtype
-        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
-        self.gradients: Gradients = ()
-        named = subject.arguments.named
-        own = [named(group) for group in scenario.groups] or [{} for _ in self.params]
-        self.configs: list[Any] = [dict(subject.keywords(scenario) | each) for each in own]
+class _ConfiguredSession(HoldingSession):
+    def __init__(self, subject: ConfiguredSubject, scenario: Scenario, dtype: str, *, tensors: bool) -> None:
+        super().__init__(subject, scenario, dtype, tensors=tensors)
+        self._call = subject.make
 
-    def step(self, gradients: Gradients | None) -> None:
-        self.gradients = self.gradients if gradients is None else gradients
-        for i, g in enumerate(self.gradients):
+    def _step(self, gradients: list[Any]) -> None:
+        for i, g in enumerate(gradients):
             if g is None:
                 continue
-            gradient = array_for(g, self.dtype, tensors=self.subject.tensors)
-            result = self.subject.make(self.params[i], gradient, self.configs[i])
+            result = self._call(self.params[i], g, self.settings[i])
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
                 raise SubmissionError(f"it must return (w, config), but returned {type(result).__name__}")
-            self.params[i], self.configs[i] = result
-
-    def values(self) -> list[Values]:
-        return [np.array(p, dtype=np.float64) for p in self.params]
-
-    def set_rate(self, lr: float) -> None:
-        for config in self.configs:
-            config |= self.subject.arguments.named({"lr": lr})
-
-    def reload(self) -> None:
-        raise NotOfferedError("a function keeps no state of its own")
+            self.params[i], self.settings[i] = result

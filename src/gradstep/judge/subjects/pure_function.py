@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
-
-from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.scenario import Scenario
 from gradstep.judge.subjects.base import (
+    HoldingSession,
     Kind,
-    NotOfferedError,
     Session,
     Subject,
     SubmissionError,
-    array_for,
 )
 
 
@@ -38,41 +35,23 @@ class FunctionSubject(Subject):
         return frozenset({"rates", "groups"})
 
     def start(self, scenario: Scenario, dtype: str) -> Session:
-        return _FunctionSession(self, scenario, dtype)
+        return _FunctionSession(self, scenario, dtype, tensors=self.tensors)
 
 
 @final
-class _FunctionSession(Session):
-    def __init__(self, subject: FunctionSubject, scenario: Scenario, dtype: str) -> None:
-        self.subject, self.dtype = subject, dtype
-        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
-        self.states: list[Any] = [{} for _ in self.params]
-        self.counts = [0] * len(self.params)
-        self.gradients: Gradients = ()
-        named = subject.arguments.named
-        self.settings = [
-            subject.keywords(scenario) | (named(scenario.groups[i]) if scenario.groups else {})
-            for i in range(len(self.params))
-        ]
+class _FunctionSession(HoldingSession):
+    def __init__(self, subject: FunctionSubject, scenario: Scenario, dtype: str, *, tensors: bool) -> None:
+        super().__init__(subject, scenario, dtype, tensors=tensors)
+        self._call = subject.make
+        self._states: list[Any] = [{} for _ in self.params]
+        self._counts = [0] * len(self.params)
 
-    def step(self, gradients: Gradients | None) -> None:
-        self.gradients = self.gradients if gradients is None else gradients
-        for i, g in enumerate(self.gradients):
+    def _step(self, gradients: list[Any]) -> None:
+        for i, g in enumerate(gradients):
             if g is None:
                 continue
-            self.counts[i] += 1
-            gradient = array_for(g, self.dtype, tensors=self.subject.tensors)
-            result = self.subject.make(self.params[i], gradient, self.states[i], self.counts[i], **self.settings[i])
+            self._counts[i] += 1
+            result = self._call(self.params[i], g, self._states[i], self._counts[i], **self.settings[i])
             if not isinstance(result, tuple) or len(result) != 2:
                 raise SubmissionError(f"it must return (p, state), but returned {type(result).__name__}")
-            self.params[i], self.states[i] = result
-
-    def values(self) -> list[Values]:
-        return [np.array(p, dtype=np.float64) for p in self.params]
-
-    def set_rate(self, lr: float) -> None:
-        for settings in self.settings:
-            settings |= self.subject.arguments.named({"lr": lr})
-
-    def reload(self) -> None:
-        raise NotOfferedError("a function keeps no state of its own")
+            self.params[i], self._states[i] = result

@@ -7,16 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
-import numpy as np
-
-from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.scenario import Scenario
 from gradstep.judge.subjects.base import (
+    HoldingSession,
     Kind,
     NotOfferedError,
     Session,
     Subject,
     SubmissionError,
-    array_for,
 )
 
 METHODS = ("update", "step", "apply", "apply_gradients", "optimize", "update_params", "__call__")
@@ -88,39 +86,31 @@ class UpdaterSubject(Subject):
         return frozenset({"rates", "groups"}) if self.method.holds == "one" else frozenset({"rates"})
 
     def start(self, scenario: Scenario, dtype: str) -> Session:
-        return _UpdaterSession(self, scenario, dtype)
+        return _UpdaterSession(self, scenario, dtype, tensors=self.tensors)
 
 
 @final
-class _UpdaterSession(Session):
-    def __init__(self, subject: UpdaterSubject, scenario: Scenario, dtype: str) -> None:
-        self.subject, self.dtype = subject, dtype
-        self.params = [array_for(v, dtype, tensors=subject.tensors) for v in scenario.initial]
-        self.gradients: Gradients = ()
-        keywords, named = subject.keywords(scenario), subject.arguments.named
-        own = [named(group) for group in scenario.groups] or [{} for _ in self.params]
+class _UpdaterSession(HoldingSession):
+    def __init__(self, subject: UpdaterSubject, scenario: Scenario, dtype: str, *, tensors: bool) -> None:
+        super().__init__(subject, scenario, dtype, tensors=tensors)
+        self.subject = subject
         count = len(self.params) if subject.method.holds == "one" else 1
-        self.objects = [subject.make(**deepcopy(keywords | own[i])) for i in range(count)]
+        self.objects = [subject.make(**deepcopy(settings)) for settings in self.settings[:count]]
 
-    def step(self, gradients: Gradients | None) -> None:
-        self.gradients = self.gradients if gradients is None else gradients
+    def _step(self, gradients: list[Any]) -> None:
         if self.subject.method.holds == "one":
-            for i, g in enumerate(self.gradients):
+            for i, g in enumerate(gradients):
                 if g is not None:
-                    self.params[i] = self._called(self.objects[i], self.params[i], self._array(g))
+                    self.params[i] = self._called(self.objects[i], self.params[i], g)
             return
-        if any(g is None for g in self.gradients):
+        if any(g is None for g in gradients):
             raise NotOfferedError("it takes a gradient for every parameter")
-        grads: Any = [self._array(g) for g in self.gradients if g is not None]
         if self.subject.method.holds == "list":
-            self.params = list(self._called(self.objects[0], self.params, grads))
+            self.params = list(self._called(self.objects[0], self.params, gradients))
             return
         names = [f"p{i}" for i in range(len(self.params))]
-        held = self._called(self.objects[0], dict(zip(names, self.params)), dict(zip(names, grads)))
+        held = self._called(self.objects[0], dict(zip(names, self.params)), dict(zip(names, gradients)))
         self.params = [held[name] for name in names]
-
-    def _array(self, g: Values) -> Any:
-        return array_for(g, self.dtype, tensors=self.subject.tensors)
 
     def _called(self, made: Any, params: Any, grads: Any) -> Any:
         function = getattr(made, self.subject.method.name)
@@ -133,9 +123,6 @@ class _UpdaterSession(Session):
                 f"but returned {type(returned).__name__}"
             )
         return returned
-
-    def values(self) -> list[Values]:
-        return [np.array(p, dtype=np.float64) for p in self.params]
 
     def set_rate(self, lr: float) -> None:
         (name,) = self.subject.arguments.names["lr"]
