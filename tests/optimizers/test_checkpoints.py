@@ -9,9 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 import gradstep
+from gradstep.optimizers.arguments import rule_of
 from gradstep.optimizers.checkpoint import detached
 from tests.registry import cases, subjects
 from tests.trainers import like_lightning
@@ -241,8 +246,9 @@ def test_hooks_of_saving_and_loading():
     assert calls == ["save", 1, "loaded"]
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("subject", subjects())
-def test_distributed_checkpoint_s_state_dict(subject):
+def test_distributed_checkpoint_s_state_dict(subject, flat):
     """torch.distributed.checkpoint makes the state by a step with gradients of zero and lr 0, where there is none."""
 
     def model_and_optimizer():
@@ -258,12 +264,13 @@ def test_distributed_checkpoint_s_state_dict(subject):
     model, optimizer = model_and_optimizer()
     for t in range(3):
         step(model, optimizer, t)
-    saved = get_optimizer_state_dict(model, optimizer)
-    assert "weight" in saved["state"]
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    assert flat or "weight" in saved["state"]
 
     other_model, other = model_and_optimizer()
     other_model.load_state_dict(model.state_dict())
-    set_optimizer_state_dict(other_model, other, saved)
+    set_optimizer_state_dict(other_model, other, saved, options=options)
     assert_same(other, optimizer)
     for m, o in ((model, optimizer), (other_model, other)):
         step(m, o, 3)
@@ -863,6 +870,18 @@ def test_bias_correction_is_said_only_where_it_is_off():
     assert on.param_groups[0]["bias_correction"] is False
     plain = torch.optim.Adam([p])
     off.load_state_dict(plain.state_dict())
-    assert off.param_groups[0]["bias_correction"] is True
+    assert "bias_correction" not in off.param_groups[0]
+    assert rule_of(gradstep.rules.Adam, off.param_groups[0]).bias_correction is True
     plain.load_state_dict(gradstep.Adam([p]).state_dict())
     assert "bias_correction" not in plain.param_groups[0]
+
+
+def test_flat_state_of_torch_s_adamw_is_loaded():
+    """Distributed checkpoints read every key of a group: it must have none that torch did not write."""
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    model, other = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    theirs, ours = torch.optim.AdamW(model.parameters()), gradstep.AdamW(other.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    theirs.step()
+    set_optimizer_state_dict(other, ours, get_optimizer_state_dict(model, theirs, options=options), options=options)
+    assert_same_bits(ours.state[other.weight]["exp_avg"], theirs.state[model.weight]["exp_avg"])

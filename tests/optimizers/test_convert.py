@@ -311,3 +311,14 @@ def test_what_is_not_built_as_a_checkpoint(spoil, error, words):
     spoil(saved)
     with pytest.raises(error, match=words):
         gradstep.convert_state(saved, optimizer)
+
+
+def test_what_torch_would_leave_out_in_silence_is_refused():
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = gradstep.Adam([p], bias_correction=False)
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"torch\.optim has no bias_correction=False for Adam"):
+        gradstep.convert_state(optimizer.state_dict(), "torch")
+    optimizer.param_groups[0]["bias_correction"] = True
+    gradstep.convert_state(optimizer.state_dict(), "torch")

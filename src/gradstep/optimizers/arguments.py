@@ -135,6 +135,8 @@ def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         ValueError, TypeError: a setting out of its bounds, or of the wrong kind, or not the one that makes the rule.
     """
     check_fixed(rule, group)
+    if rule.beyond_torch:
+        group = {**defaults_beyond_torch(rule), **group}
     values = tuple([group[name] for name in _setting_names(rule)])
     kinds = tuple(map(type, values))
     if _KEPT.issuperset(kinds) and not _holds_tensor(values):
@@ -156,6 +158,22 @@ def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
     for name, value in rule.fixed.items():
         if name in group and group[name] != value:
             raise ValueError(f"{name}={group[name]!r} is not {rule.__name__}, which has {name}={value!r}")
+
+
+@cache
+def defaults_beyond_torch(rule: type[Rule]) -> Mapping[str, Any]:
+    """The settings that torch's class does not have, with their defaults; a group without one stands for its default."""
+    return {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
+
+
+def without_defaults_beyond_torch(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without those of these settings that have their default.
+
+    Groups then have torch's keys. Distributed checkpoints read every key of a group from the file that they load, and
+    neither torch nor an earlier version has written these.
+    """
+    defaults = defaults_beyond_torch(rule)
+    return {key: value for key, value in group.items() if key not in defaults or value != defaults[key]}
 
 
 @cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed
+from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed, without_defaults_beyond_torch
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
 from gradstep.optimizers.checkpoint_matching import ABSENT, listed, match
@@ -23,6 +23,7 @@ from gradstep.optimizers.state_check import OF_ROUNDING, Fault, is_regular, loss
 from gradstep.optimizers.storage import Storage, Stored
 from gradstep.optimizers.table import parameter_names
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.rules.settings import shared_settings_of
 
 FORMAT = 1
 """Of the entry that :func:`stamp` makes."""
@@ -62,11 +63,7 @@ def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, A
         rule: the optimizer's.
     """
     state = named_apart(state_dict["state"], keys_of_parameters(state_dict["param_groups"]))
-    defaults = {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
-    groups = [
-        {key: value for key, value in group.items() if key not in defaults or value != defaults[key]} | dict(rule.fixed)
-        for group in state_dict["param_groups"]
-    ]
+    groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
     return {**state_dict, "state": state, "param_groups": groups}
 
 
@@ -251,10 +248,9 @@ def group_of(
         key: value for key, value in source.items() if key not in {"params", "state", "embeddings", *TORCH_EXECUTION}
     }
     group = deepcopy(group) | {key: own[key] for key in OWN & own.keys()}
-    for setting in settings_of(rule):  # one that is missing is torch's way, or was written before the setting existed
-        is_beyond = setting.name in rule.beyond_torch
-        group.setdefault(setting.name, setting.default if is_beyond else defaults[setting.name])
-    return group
+    for setting in shared_settings_of(rule):
+        group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed
+    return without_defaults_beyond_torch(rule, group)
 
 
 def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers import foreign_bitsandbytes as bitsandbytes
+from gradstep.optimizers.arguments import without_defaults_beyond_torch
 from gradstep.optimizers.checkpoint import as_stored, check_form, group_of, rule_of, stamp
 from gradstep.optimizers.checkpoint_difference import misfits
 from gradstep.optimizers.checkpoint_keys import keys_of_parameters, named_apart, named_together
@@ -69,6 +70,8 @@ def convert_state(
     layout = layout_of(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
     groups = [_readable(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
+    if layout == "torch":
+        _check_that_torch_has(kind, groups)
     owners = dict(_owners(kind, groups, to))
     said = state_dict.get("gradstep", {})
     state: dict[Any, Any] = {}
@@ -101,6 +104,16 @@ def convert_state(
         result["state"] = named_apart(state, keys)
         result["gradstep"] = {k: v for k, v in stamp(kind, storage).items() if k != "seed"} | known_seed
     return Conversion(result, summed(changes))
+
+
+def _check_that_torch_has(kind: type[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
+    for group in groups:
+        for name, value in without_defaults_beyond_torch(kind, group).items():
+            if name in kind.beyond_torch:
+                raise ValueError(
+                    f"torch.optim has no {name}={value!r} for {kind.__name__}, and would train with its default: "
+                    f"keep the state in gradstep, or set {name} to its default first"
+                )
 
 
 @final

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gradstep.optimizers.arguments import OWN, rule_of, sorted_out, without_execution
+from gradstep.optimizers.arguments import (
+    OWN,
+    rule_of,
+    sorted_out,
+    without_defaults_beyond_torch,
+    without_execution,
+)
 from gradstep.optimizers.batch import TorchBatch
 from gradstep.optimizers.checkpoint import adopted, detached, stamp
 from gradstep.optimizers.choice import Choice, Choices, check_engine
@@ -100,7 +106,8 @@ class Optimizer(torch.optim.Optimizer):
         self._storage = Storage(own["state"], own["rounding"], seed)
         if own["model"] is not None:
             params = with_embeddings(params, own["model"])
-        super().__init__(params, {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())})
+        defaults = {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())}
+        super().__init__(params, without_defaults_beyond_torch(self.rule(), defaults))
         self._state_seen = False
         if self._storage.rounding != "nearest":
             self._check_rounding()
@@ -194,6 +201,7 @@ class Optimizer(torch.optim.Optimizer):
                 if isinstance(tensor, Tensor):
                     choices.of(tensor, name)
         super().add_param_group(param_group)
+        self.param_groups[-1] = without_defaults_beyond_torch(self.rule(), self.param_groups[-1])
 
     def engines(self) -> list[tuple[str, str, str]]:
         """What executes each parameter: (parameter, engine, why), in the order of ``param_groups``.

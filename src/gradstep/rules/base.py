@@ -101,7 +101,7 @@ class Rule(ABC):
     beyond_torch: ClassVar[frozenset[str]] = frozenset()
     """Settings that torch's class of the same name does not have.
 
-    A state dict without them, as torch writes it, stands for their defaults; so it has them only where they differ.
+    A group without them, as torch writes it, stands for their defaults; so groups have them only where they differ.
     """
 
     elementwise: ClassVar[bool] = True
