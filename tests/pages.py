@@ -62,7 +62,8 @@ def check_picture(root):
     """A picture has axes with titles, and no number that is none."""
     told = words(root)
     assert any(re.search("[a-z]{2}|y over x", word) for word in told), "no title of an axis"
-    assert not re.search("nan|inf", " ".join(element.get("d", "") for element in root.iter()))
+    places = ("d", "points", "transform", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height")
+    assert not re.search("nan|inf", " ".join(element.get(place, "") for element in root.iter() for place in places))
 
 
 def pictures(text):

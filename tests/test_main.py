@@ -60,3 +60,13 @@ def test_error_that_is_no_missing_extra_is_not_hidden(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradstep.cli", None)
     with pytest.raises(ModuleNotFoundError):
         __main__.main()
+
+
+@pytest.mark.parametrize("words", [["schedules", "cosine", "--out", "{file}/a.svg"], ["doctor", "{file}/run.jsonl"]])
+def test_a_file_that_cannot_be_is_an_error_and_no_traceback(tmp_path, words):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    words = [word.format(file=tmp_path / "file") for word in words]
+    run = subprocess.run([sys.executable, "-m", "gradstep", *words], capture_output=True, text=True, check=False)
+    assert run.returncode in (1, 2)
+    assert "Traceback" not in run.stderr
+    assert str(tmp_path / "file") in run.stderr.replace("\n", "").replace("│", "").replace(" ", "")

@@ -14,7 +14,9 @@ _EXTRA = frozenset({"rich", "sklearn", "torch", "typer"})
 
 
 def main() -> int:
-    """Run the command line; returns the exit code (2 where a library of the extra `lab` is missing)."""
+    """Run the command line; returns the exit code (2 where a library of the extra `lab` is missing, 1 where a
+    file cannot be read or written).
+    """
     if sys.argv[1:] == ["--version"]:
         print(f"gradstep {gradstep.__version__}")
         return 0
@@ -34,6 +36,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    except OSError as error:  # a file that cannot be read or written, or a full disk: nothing that a traceback explains
+        print(f"gradstep: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

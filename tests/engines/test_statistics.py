@@ -316,3 +316,14 @@ def test_state_that_comes_in_windows_is_one_step(detail):
     assert resident.elements.tolist() == paged.elements.tolist()
     assert len(resident.table) == (5 if detail == "parameters" else 2)
     np.testing.assert_allclose(resident.table, paged.table, rtol=2e-6)
+
+
+@pytest.mark.parametrize("n", [1, 16, 1000])
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_second_moment_that_is_no_number_has_no_bounds(n, engine):
+    p = torch.nn.Parameter(torch.ones(n))
+    optimizer = gradstep.AdamW([p], engine=engine)
+    p.grad = torch.full_like(p, torch.nan)
+    optimizer.watch = "groups"
+    optimizer.step()
+    assert np.isnan(found_by(optimizer).table[0, -2:]).all()

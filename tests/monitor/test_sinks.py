@@ -319,3 +319,11 @@ def test_a_constant_has_no_chart_but_the_learning_rate(tmp_path):
 
 def test_a_page_without_an_update(tmp_path):
     assert check_page(write_report(Run((HEADER,), ()), tmp_path / "a.html").read_text(encoding="utf-8")) == {}
+
+
+def test_a_page_replaces_no_record(tmp_path):
+    record = tmp_path / "monitor.jsonl"
+    record.write_text("a record\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"needs the ending \.html"):
+        write_report(Run((HEADER,), ()), record)
+    assert record.read_text(encoding="utf-8") == "a record\n"

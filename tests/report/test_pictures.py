@@ -203,3 +203,7 @@ def test_numbers_in_words():
     assert [told.percent(value) for value in (None, 0.982)] == ["–", "98.2 %"]
     assert told.plus_minus(7.0, 0.123) == "7.00 ± 0.12"
     assert told.plus_minus(1.0, 6.7e-41) == "1.000"
+
+
+def test_numbers_that_float64_hardly_has_are_on_an_axis():
+    assert fit([0.0, 5e-324]).ticks() == [fit([0.0, 5e-324]).low, fit([0.0, 5e-324]).high]

@@ -118,3 +118,9 @@ def test_the_command_refuses_in_words(tmp_path):
         ran = CliRunner().invoke(app, ["schedules", *wrong], env={"COLUMNS": "220", "TERM": "dumb"})
         assert ran.exit_code == 2
         assert says in ran.output
+
+
+@pytest.mark.parametrize("warm", [None, 0, 1, 50, 93, 99])
+def test_any_warmup_that_leaves_a_step_has_a_gallery(warm):
+    for schedule in gallery(steps=100, warm=warm).values():
+        assert all(0.0 <= schedule.value(update) <= 1.0 for update in range(100))

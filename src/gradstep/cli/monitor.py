@@ -33,7 +33,11 @@ def monitor(
     if html is not None:
         from gradstep.monitor.report import write_report
 
-        screen.print(f"Report: {write_report(record, html)}", soft_wrap=True)
+        try:
+            page = write_report(record, html)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        screen.print(f"Report: {page}", soft_wrap=True)
         return
     if not (follow and screen.is_terminal):
         screen.print(view(record, screen.width), soft_wrap=True)

@@ -37,10 +37,15 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
 
     Args:
         run: a record, finished or not.
-        path: the file; folders are made, and a page that is there is replaced.
+        path: the file, which ends in .html; folders are made, and a page that is there is replaced.
+
+    Raises:
+        ValueError: another ending, as a record's; nothing was written.
     """
     header = run.header
     target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"The page {str(target)!r} needs the ending .html, so that it replaces nothing else")
     target.parent.mkdir(parents=True, exist_ok=True)
     elements = sum(p.elements for p in header.parameters)
     text = page(

@@ -162,7 +162,7 @@ def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
 
 @cache
 def defaults_beyond_torch(rule: type[Rule]) -> Mapping[str, Any]:
-    """The settings that torch's class does not have, with their defaults; a group without one stands for its default."""
+    """The settings that torch's class does not have, with their defaults: what a group without them stands for."""
     return {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
 
 

@@ -69,13 +69,15 @@ class Picture(ABC):
 
 
 def check_file(file: Path) -> Path:
-    """Refuse a file name whose ending is none that pictures are saved with.
+    """Refuse a file name whose ending is none that pictures are saved with, and a folder of such a name.
 
     Raises:
-        ValueError: naming the endings.
+        ValueError: naming the endings, or the folder.
     """
     if file.suffix.lower() not in (".svg", ".html"):
         raise ValueError(f"The picture {str(file)!r} needs an ending that says its format: .svg or .html")
+    if file.is_dir():
+        raise ValueError(f"The picture {str(file)!r} would replace a folder: give a file's name")
     return file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -68,6 +69,8 @@ class Scale:
 
 
 def _round_numbers(low: float, high: float, most: int) -> list[float]:
+    if (high - low) / most < sys.float_info.min:
+        return [low, high]
     power = math.floor(math.log10((high - low) / most))
     for step in (m * 10.0**k for k in (power, power + 1) for m in (1, 2, 5)):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -27,7 +27,9 @@ DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
         "linear": lambda lr, n: linear(lr, 0.0, updates=n),
         "polynomial": lambda lr, n: polynomial(lr, updates=n, power=2),
         "cosine": lambda lr, n: cosine(lr, updates=n),
-        "cosine-restarts": lambda lr, n: cosine_restarts(lr, first_updates=Fraction(n, 7), mult=2, cycles=3),
+        "cosine-restarts": lambda lr, n: cosine_restarts(
+            lr, first_updates=max(Fraction(1), Fraction(n, 7)), mult=2, cycles=3
+        ),
         "inverse-sqrt": lambda lr, n: inverse_sqrt(lr, timescale_updates=max(1, n // 10)),
     }
 )
@@ -64,8 +66,8 @@ def gallery(
     Args:
         names: of :data:`NAMES`; none: all.
         steps: updates that each lasts, ≥ 20.
-        warm: updates of a linear warmup, ≥ 0 and below ``steps``, for all but the cycles, which rise by themselves;
-            None: a tenth of ``steps`` for those that are named for their warmup, none for the others.
+        warm: updates of a linear warmup, ≥ 0 and below ``steps``, for decays and wsd (other cycles rise by themselves);
+            None: a tenth of ``steps`` for wsd and those that are named for their warmup, none for the others.
         lr: the highest value.
 
     Raises:

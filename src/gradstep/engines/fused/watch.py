@@ -22,7 +22,7 @@ from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import PER_RUN
 from gradstep.engines.fused.results import ROW
 from gradstep.engines.fused.skeleton import LANES, Kernel, Run, integer
-from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, llvm_type
+from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, largest, llvm_type
 from gradstep.engines.statistics import NOTHING, SUMS
 
 SQUARES = 3
@@ -38,6 +38,10 @@ HALF = LANES // 2
 LEAST = 1e-28
 """A sum of squares in float32 that is less may lack some: single ones that are too small for float32, which a
 processor may take to be 0 under 2⁻¹²⁶, are together less than 6e-36 in a block."""
+
+
+_SIZE = 0x7FFFFFFF
+"""The bits of a float32 but for its sign."""
 
 
 @final
@@ -107,8 +111,13 @@ class Watch:
         if kind is not np.float32:
             self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found)
             return
-        right = b.bitcast(((found >= LEAST) & (found < np.inf)).ir, ir.IntType(LANES))
-        every = b.icmp_unsigned("==", right, ir.Constant(ir.IntType(LANES), 2**LANES - 1))
+        mask = ir.IntType(LANES)  # a bit for each sum: whether it is right
+        right = kernel.zero(np.uint16, 1)
+        b.store(b.bitcast(((found >= LEAST) & (found < np.inf)).ir, mask), right)
+        full = ir.Constant(mask, 2**LANES - 1)
+        with b.if_then(b.icmp_unsigned("!=", b.load(right, typ=mask), full), likely=False):
+            b.store(b.or_(b.load(right, typ=mask), self._zeros(count)), right)
+        every = b.icmp_unsigned("==", b.load(right, typ=mask), full)
         with b.if_else(every, likely=True) as (good, doubtful):
             with good:
                 self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found.astype(np.float64))
@@ -118,6 +127,21 @@ class Watch:
                     self._add_exactly(self._numbers(i), LANES, exact)
                 for total, wide in zip(self.totals, exact, strict=True):
                     self._add(total, folded(kernel.get(wide, np.float64, LANES), operator.add))
+
+    def _zeros(self, count: Value) -> ir.Value:
+        """Which lanes of :func:`_quarters` are sums of nothing but zeros, as bits, in the first ``count`` elements."""
+        kernel, b = self.kernel, self.kernel.builder
+        some = [kernel.zero(np.int32, LANES) for _ in range(SQUARES)]
+        with kernel.loop(integer(0), count.ir, LANES) as i:
+            g, stored, p = self._numbers(i)[:3]
+            for place, x in zip(some, (g, stored, stored - p), strict=True):
+                self._put(place, kernel.get(place, np.int32, LANES) | (x.view(np.int32) & _SIZE))
+        mask = ir.IntType(LANES)
+        result = ir.Constant(mask, 0)
+        for place, lanes in zip(some, (0x000F, 0x00F0, 0xFF00), strict=True):
+            only = largest(kernel.get(place, np.int32, LANES)) == 0
+            result = b.or_(result, b.select(only.ir, ir.Constant(mask, lanes), ir.Constant(mask, 0)))
+        return result
 
     def _compare(self, numbers: Sequence[Value], lanes: int) -> None:
         """Count the parameters that their gradient did not move, and find the bounds of the second moment."""
@@ -146,11 +170,13 @@ class Watch:
         results = [kernel.get(total, np.float64, 1) for total in self.totals]
         unmoved = folded(kernel.get(self.unmoved[HALF], np.float32, HALF), operator.add)
         results.append(unmoved + kernel.get(self.unmoved[1], np.float32, 1))
+        ends = []
         for least in (True, False):
             wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (HALF, 1))
             further = partial(_further, least=least)
-            found = further(folded(wide, further), single)
-            results.append(found if self.spec.second else self._constant(kind, np.nan, 1))
+            ends.append(further(folded(wide, further), single))
+        # Without a second moment, and where all of it is NaN, the ends are still what they were at first.
+        results += [end.where(ends[0] <= ends[1], np.nan) for end in ends]
         for j, x in enumerate(results):
             place = b.gep(self.results, [integer(j)], source_etype=llvm_type(np.float64))
             b.store(x.astype(np.float64).ir, place)

@@ -23,7 +23,8 @@ class Numbers:
         elements: numbers in parameters that had a gradient; 0 if there were none, or the update was skipped.
         grad_norm: 2-norm of the gradient before clipping, without any loss scale.
         weight_norm: 2-norm of the weights after the update.
-        update_norm: 2-norm of what the update changed in the stored weights, decay and rounding included.
+        update_norm: 2-norm of what the update changed in the stored weights, decay and rounding included;
+            with stochastic rounding, the change on average.
         unmoved: elements with a gradient that is not 0 whose stored weight did not change.
         root_min, root_max: the smallest and the largest √v, v being the second moment; None if there is none.
         non_finite: elements whose gradient is not finite.
