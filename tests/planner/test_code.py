@@ -15,7 +15,7 @@ from gradstep.rules import SGD
     ("options", "lines"),
     [
         ({}, ["optimizer = gradstep.AdamW(model.named_parameters())"]),
-        ({"state": "8bit"}, ['optimizer = gradstep.AdamW(model.named_parameters(), state="8bit")']),
+        ({"state": "8bit"}, ['optimizer = gradstep.AdamW(model.named_parameters(), model=model, state="8bit")']),
         (
             {"params": "bfloat16", "rounding": "kahan", "paged": True, "page_budget": "1MB"},
             [

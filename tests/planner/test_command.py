@@ -23,7 +23,7 @@ def test_the_table_marks_what_is_recommended():
     assert first[0].startswith("3B: 3,000,000,000 parameters with AdamW keep 48.0 GB in float32 weights, float32 state")
     assert "Planned for the CPU of this machine with 35.0 GB (as given); for a GPU, add --gpus 1" in first[1]
     pasted = [line.strip() for line in first].index(
-        'optimizer = gradstep.AdamW(model.named_parameters(), state="8bit")'
+        'optimizer = gradstep.AdamW(model.named_parameters(), model=model, state="8bit")'
     )
     assert pasted < first.index(marked), "the line to paste stands before the table"
     assert "Shown are 15 of 30 combinations" in done.output

@@ -16,19 +16,19 @@ from gradstep.rules import RULES, Rule
 
 
 class Model(nn.Module):
-    """An embedding, large and small matrices, vectors, a convolution."""
+    """An embedding, a large matrix that is called so and is none, a small one, vectors, a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(97, 64)
+        self.shared = nn.Embedding(97, 64)
         self.conv = nn.Conv1d(64, 33, 3)
-        self.wide = nn.Linear(33, 129)
+        self.embed = nn.Linear(33, 129)
         self.norm = nn.LayerNorm(129)
         self.small = nn.Linear(129, 7)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.conv(self.embed(tokens).mT).mT
-        result: Tensor = self.small(self.norm(self.wide(x)))
+        x = self.conv(self.shared(tokens).mT).mT
+        result: Tensor = self.small(self.norm(self.embed(x)))
         return result
 
 
@@ -69,7 +69,7 @@ def test_double_precision():
 
 def _measured(model: nn.Module, case: str, settings: dict[str, Any]) -> int:
     """Bytes of all tensors of the state after a step (the engine changes none of them)."""
-    optimizer = getattr(gradstep, case.split()[0])(model.named_parameters(), engine="eager", **settings)
+    optimizer = getattr(gradstep, case.split()[0])(model.named_parameters(), model=model, engine="eager", **settings)
     model(torch.arange(20).reshape(2, 10)).square().mean().backward()
     optimizer.step()
     found = [v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor)]

@@ -31,6 +31,8 @@ def code(request: Request, choice: Choice) -> str:
     if request.engine != "auto":
         settings["engine"] = request.engine
     given = "".join(f", {key}={_literal(value)}" for key, value in settings.items())
+    # What has fewer bits than float32 leaves embeddings out, which are known by their modules.
+    modules = "" if choice.state == "float32" else ", model=model"
     lines = []
     if choice.params is not None and choice.params != request.model.dtype:
         lines.append(f"model.to(torch.{choice.params})")
@@ -39,7 +41,7 @@ def code(request: Request, choice: Choice) -> str:
     if choice.sharded == "state":
         lines.append(f"optimizer = ZeroRedundancyOptimizer(model.parameters(), {kind}{given})")
     else:
-        lines.append(f"optimizer = {kind}(model.named_parameters(){given})")
+        lines.append(f"optimizer = {kind}(model.named_parameters(){modules}{given})")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, Protocol, final, runtime_checkable
 
 from gradstep.planner.units import parse_count
+from gradstep.storage.policy import is_embedding_class
 
 ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The types that weights and gradients can be planned in, with their bytes."""
@@ -24,6 +25,7 @@ class Parameter:
         dtype: torch's name of its type.
         itemsize: bytes of one element.
         trainable: whether it has a gradient.
+        embedding: whether an embedding holds it; None where that can only be guessed from its name.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Parameter:
     dtype: str = "float32"
     itemsize: int = 4
     trainable: bool = True
+    embedding: bool | None = None
 
     @property
     def numel(self) -> int:
@@ -74,6 +77,9 @@ class Module(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """Every parameter once, with its name."""
+
+    def modules(self) -> Iterator[Any]:
+        """It and every module in it."""
 
 
 @final
@@ -167,6 +173,7 @@ def model_of(model: Module | str | float) -> Model:
 
 def parameters_of(model: Module) -> Iterator[Parameter]:
     """Every parameter of a module once, by its name."""
+    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
     for name, p in model.named_parameters():
         yield Parameter(
             name=name,
@@ -174,4 +181,5 @@ def parameters_of(model: Module) -> Iterator[Parameter]:
             dtype=str(p.dtype).removeprefix("torch."),
             itemsize=p.element_size(),
             trainable=p.requires_grad,
+            embedding=id(p) in embeddings,
         )

@@ -22,7 +22,8 @@ def kept(p: Parameter) -> str | None:
     """
     if p.real_dtype not in ("float32", "bfloat16", "float16") or p.pieces > 1:
         return f"a {p.dtype} parameter"
-    return stays_float32(p.numel, len(p.shape), embedding=is_embedding(p.name))
+    embedding = is_embedding(p.name) if p.embedding is None else p.embedding
+    return stays_float32(p.numel, len(p.shape), embedding=embedding)
 
 
 def slot_bytes(p: Parameter, slot: Slot, state: str) -> tuple[int, int]:
