@@ -117,15 +117,15 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
 def margins(run: Any) -> dict[str, float]:
     """What the thresholds of the rules are held against, whether a rule fired or not."""
     from gradstep.monitor.doctor import Evidence
-    from gradstep.monitor.doctor.rules.gradients_vanished import matrices
-    from gradstep.monitor.doctor.rules.lr_too_high import SHORT, relapse
+    from gradstep.monitor.doctor.rules.gradients import matrices
+    from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
 
     e = Evidence(run)
     known: dict[str, Callable[[], float]] = {
-        "largest update over weights (5 updates)": lambda: e.ratio.smooth(SHORT).values.max(),
+        "largest update over weights (5 updates)": lambda: e.ratio.smooth(SHORT_WIDTH).values.max(),
         "update over weights, 90th percentile": lambda: np.quantile(e.ratio.values, 0.9),
         "share of its gain that the loss gave back": lambda: relapse(e.loss).values.max(),
-        "largest gradient norm (5 updates)": lambda: e.grad_norm.smooth(SHORT).values.max(),
+        "largest gradient norm (5 updates)": lambda: e.grad_norm.smooth(SHORT_WIDTH).values.max(),
         "smallest matrix's gradient over the largest's": lambda: min(matrices(e).values()) / max(matrices(e).values()),
         "weight norm at the end over the start": lambda: e.weight_norm.part(0.95, 1).median / e.weight_norm.values[0],
         "power of the weight norm's growth": lambda: (

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.monitor.fused_statistics import FusedStatistics
-from gradstep.monitor.statistics import Collected, Statistics
-from gradstep.monitor.torch_statistics import PIECE, TorchStatistics
+from gradstep.monitor.statistics import PIECE, Collected, FusedStatistics, Statistics, TorchStatistics
 
 SECOND = {
     "AdamW": lambda state: state["exp_avg_sq"],

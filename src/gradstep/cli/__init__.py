@@ -4,10 +4,9 @@ import typer
 
 from gradstep.cli.bench import bench
 from gradstep.cli.check import check
-from gradstep.cli.doctor import doctor
 from gradstep.cli.learn import learn
 from gradstep.cli.lr_find import lr_find
-from gradstep.cli.monitor import monitor
+from gradstep.cli.monitor import doctor, monitor
 from gradstep.cli.plan import plan
 from gradstep.cli.race import race, report
 from gradstep.cli.schedules import schedules

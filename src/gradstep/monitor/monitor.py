@@ -16,7 +16,7 @@ from gradstep.monitor.describe import header_of
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import RESERVED, Sink
-from gradstep.monitor.sinks.json_lines import JsonLines
+from gradstep.monitor.sinks.files import JsonLines
 from gradstep.monitor.steps import Steps
 from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, length, lr_schedules, words
 from gradstep.optimizers.wrapped import innermost

@@ -14,8 +14,7 @@ from time import monotonic
 from typing import final
 from weakref import WeakSet
 
-from gradstep.monitor.numbers import Groups
-from gradstep.monitor.pending import Pending
+from gradstep.monitor.pending import Groups, Pending
 from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import Sink
 

@@ -9,14 +9,11 @@ from weakref import finalize
 
 import torch
 
-from gradstep.monitor.fused_statistics import FusedStatistics
 from gradstep.monitor.loop import Loop
-from gradstep.monitor.numbers import Settings, settings
 from gradstep.monitor.outbox import Outbox
-from gradstep.monitor.pending import Pending
+from gradstep.monitor.pending import Pending, Settings, settings
 from gradstep.monitor.record import Header
-from gradstep.monitor.statistics import Statistics
-from gradstep.monitor.torch_statistics import TorchStatistics
+from gradstep.monitor.statistics import FusedStatistics, Statistics, TorchStatistics
 from gradstep.monitor.watched import LossScaler, skipped
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.observer import Observer

@@ -1,8 +1,9 @@
-"""What a rule of the doctor says: a cause, what points to it, and what to do."""
+"""What a rule of the doctor returns: a finding with its cause and evidence, and the words that rules share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, final
@@ -123,3 +124,39 @@ def grade(value: float, *, limit: float, certain: float) -> float:
     if value <= 0 or value == math.inf:
         return 1.0
     return min(1.0, max(0.0, 0.5 + 0.5 * math.log(value / limit) / math.log(certain / limit)))
+
+
+SHOWN = 4
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, the first few of many.
+
+    >>> listed(["a", "b"]), listed("abcdefg")
+    ('a, b', 'a, b, c, d and 3 more')
+    """
+    known = list(names)
+    more = len(known) - SHOWN
+    return ", ".join(known[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def part(share: float) -> str:
+    """A share of a whole: in percent as long as that can be read, then as a multiple.
+
+    >>> part(0.5), part(1.234), part(14904238.5), part(1.49e13)
+    ('50%', '123%', '14,904,238 times', '1.5e+13 times')
+    """
+    if abs(share) < 10:
+        return f"{share:.0%}"
+    return f"{share:,.0f} times" if abs(share) < 1e9 else f"{share:.2g} times"
+
+
+def fell(share: float) -> str:
+    """How a loss went, given the share of itself that it lost.
+
+    >>> fell(0.1234), fell(-0.5), fell(-1999.0)
+    ('fell by 12.3%', 'rose by 50.0%', 'rose to 2,000 times its start')
+    """
+    if share <= -10:
+        return f"rose to {part(1 - share)} its start"
+    return f"{'fell' if share >= 0 else 'rose'} by {abs(share):.1%}"

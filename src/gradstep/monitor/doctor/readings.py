@@ -9,10 +9,8 @@ from typing import final
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
 from gradstep.monitor.doctor.finding import Finding
-from gradstep.monitor.doctor.rules.gradients_exploding import ALARMING
-from gradstep.monitor.doctor.rules.lr_too_high import RATIO as HIGH_RATIO
-from gradstep.monitor.doctor.rules.lr_too_high import RELAPSE, relapse
-from gradstep.monitor.doctor.rules.lr_too_low import RATIO as LOW_RATIO
+from gradstep.monitor.doctor.rules.gradients import ALARMING
+from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, LOW_RATIO, RELAPSE, relapse
 
 USUAL_NORM = (0.1, 10.0)
 """Gradient norms that need no thought (common advice for fine-tuning; over 100 is alarming)."""

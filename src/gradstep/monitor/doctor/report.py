@@ -1,4 +1,4 @@
-"""What the doctor says about a whole run."""
+"""The diagnosis of a whole run, and the order of its findings."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Diagnosis:
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Causes before their consequences, then the worse, then the surer."""
-    there = tuple(findings)
-    told = [
-        replace(finding, because_of=tuple(f.cause.title for f in there if finding.cause.name in f.cause.explains))
-        for finding in there
+    """Order findings: causes before their consequences, then by severity, then by score."""
+    listed = tuple(findings)
+    explained = [
+        replace(finding, because_of=tuple(f.cause.title for f in listed if finding.cause.name in f.cause.explains))
+        for finding in listed
     ]
-    return tuple(sorted(told, key=lambda f: (bool(f.because_of), f.cause.severity.rank, -f.score)))
+    return tuple(sorted(explained, key=lambda f: (bool(f.because_of), f.cause.severity.rank, -f.score)))

@@ -1,33 +1,20 @@
-"""What the doctor knows: one small function for each cause. Each returns a finding, or None."""
+"""The rules of the doctor: one function for each cause of unhealthy training; it returns a finding, or None.
+
+A new rule is a function in the file of its subject, and an entry in ``RULES``.
+"""
 
 from collections.abc import Callable
 
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Finding
-from gradstep.monitor.doctor.rules.coupled_decay import coupled_decay
-from gradstep.monitor.doctor.rules.fine_tuning_settings import fine_tuning_settings
-from gradstep.monitor.doctor.rules.frozen_but_decayed import frozen_but_decayed
-from gradstep.monitor.doctor.rules.gradients_exploding import gradients_exploding
-from gradstep.monitor.doctor.rules.gradients_not_cleared import gradients_not_cleared
-from gradstep.monitor.doctor.rules.gradients_vanished import gradients_vanished
-from gradstep.monitor.doctor.rules.loss_scale_collapse import loss_scale_collapse
-from gradstep.monitor.doctor.rules.lost_to_rounding import lost_to_rounding
-from gradstep.monitor.doctor.rules.lr_jumped import lr_jumped
-from gradstep.monitor.doctor.rules.lr_too_high import lr_too_high
-from gradstep.monitor.doctor.rules.lr_too_low import lr_too_low
-from gradstep.monitor.doctor.rules.momentum_too_high import momentum_too_high
-from gradstep.monitor.doctor.rules.no_decay import no_decay
-from gradstep.monitor.doctor.rules.no_gradient import no_gradient
-from gradstep.monitor.doctor.rules.not_finite import not_finite
-from gradstep.monitor.doctor.rules.not_registered import not_registered
-from gradstep.monitor.doctor.rules.schedule_ended_early import schedule_ended_early
-from gradstep.monitor.doctor.rules.schedule_too_long import schedule_too_long
-from gradstep.monitor.doctor.rules.spike import spike
-from gradstep.monitor.doctor.rules.step_without_gradient import step_without_gradient
-from gradstep.monitor.doctor.rules.stepped_twice import stepped_twice
-from gradstep.monitor.doctor.rules.unusual_betas import unusual_betas
-from gradstep.monitor.doctor.rules.weights_growing import weights_growing
-from gradstep.monitor.doctor.rules.weights_shrinking import weights_shrinking
+from gradstep.monitor.doctor.rules.gradients import gradients_exploding, gradients_vanished, spike
+from gradstep.monitor.doctor.rules.learning_rate import lr_too_high, lr_too_low
+from gradstep.monitor.doctor.rules.loop import gradients_not_cleared, step_without_gradient, stepped_twice
+from gradstep.monitor.doctor.rules.parameters import frozen_but_decayed, no_gradient, not_registered
+from gradstep.monitor.doctor.rules.precision import loss_scale_collapse, lost_to_rounding, not_finite
+from gradstep.monitor.doctor.rules.schedule import lr_jumped, schedule_ended_early, schedule_too_long
+from gradstep.monitor.doctor.rules.settings import fine_tuning_settings, momentum_too_high, unusual_betas
+from gradstep.monitor.doctor.rules.weights import coupled_decay, no_decay, weights_growing, weights_shrinking
 
 RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
     lr_too_high,

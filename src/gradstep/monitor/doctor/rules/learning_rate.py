@@ -1,14 +1,13 @@
-"""A learning rate that throws the weights about."""
+"""Rules about the size of the learning rate."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from gradstep.monitor.doctor.evidence import Evidence, Series
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, grade
-from gradstep.monitor.doctor.words import fell, part
+from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, part
 
-CAUSE = Cause(
+LR_TOO_HIGH = Cause(
     "lr_too_high",
     "learning rate too high",
     Severity.CRITICAL,
@@ -20,11 +19,11 @@ CAUSE = Cause(
     frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
 )
 
-RATIO = 0.1
+HIGH_RATIO = 0.1
 """Update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
 weights:updates"). Measured in benchmarks/doctor.py: healthy runs reach 0.04, sick ones 0.27 and more."""
 
-CERTAIN_RATIO = 1.0
+HIGH_RATIO_CERTAIN = 1.0
 
 RELAPSE = 0.5
 """The share of what had been gained that the loss gave back. A choice: on its own it tells little (fine-tuning, with
@@ -33,45 +32,45 @@ hardly anything to gain, reaches 0.54 in benchmarks/doctor.py), which is why lar
 LEAST_GAIN = 0.2
 """Of the first loss, as the least gain that a relapse is measured by, so that noise at the start is none. A choice."""
 
-FALL = 0.05
+HIGH_FALL = 0.05
 """The share of its start that a loss has lost when something was learnt: with updates of that size and no gain, the
 network is dead. A choice."""
 
-NOISE = 6.0
+LEAST_GAIN_STEPS = 6.0
 """The least gain in steps from one loss to the next (their median), for the same purpose. A choice."""
 
-SHORT = 5
+SHORT_WIDTH = 5
 
 
 def lr_too_high(evidence: Evidence) -> Finding | None:
     """Very large updates, and a loss that rose far above its lowest value, or that is where it was at the end."""
-    ratio, loss = evidence.ratio.smooth(SHORT), evidence.loss
+    ratio, loss = evidence.ratio.smooth(SHORT_WIDTH), evidence.loss
     if not len(ratio) or len(loss) < 3:
         return None
     at, largest = ratio.highest
     gave_back = relapse(loss)
     back_at, back = gave_back.highest
-    nothing_learnt = evidence.fall is not None and evidence.fall < FALL
-    if largest < RATIO or (back < RELAPSE and not nothing_learnt):
+    nothing_learnt = evidence.fall is not None and evidence.fall < HIGH_FALL
+    if largest < HIGH_RATIO or (back < RELAPSE and not nothing_learnt):
         return None
     facts = [
         Fact(
-            f"updates were {largest:.2g} of the weights (usual: about 1e-3, at most {RATIO:g})",
+            f"updates were {largest:.2g} of the weights (usual: about 1e-3, at most {HIGH_RATIO:g})",
             largest,
-            RATIO,
+            HIGH_RATIO,
             (at, at),
         ),
     ]
     if back >= RELAPSE:
         facts.append(Fact(gave_back_words(back), back, RELAPSE, (back_at, back_at)))
     if evidence.fall is not None:
-        facts.append(Fact(f"over the whole run the loss {fell(evidence.fall)}", evidence.fall, FALL, loss.span))
+        facts.append(Fact(f"over the whole run the loss {fell(evidence.fall)}", evidence.fall, HIGH_FALL, loss.span))
     weights = evidence.weight_norm
     grown_at, grown = weights.highest
     if grown > 2 * weights.values[0]:
         text = f"the weight norm went from {weights.values[0]:.3g} to {grown:.3g}"
         facts.append(Fact(text, grown / float(weights.values[0]), updates=(int(weights.updates[0]), grown_at)))
-    return Finding(CAUSE, grade(largest, limit=RATIO, certain=CERTAIN_RATIO), tuple(facts))
+    return Finding(LR_TOO_HIGH, grade(largest, limit=HIGH_RATIO, certain=HIGH_RATIO_CERTAIN), tuple(facts))
 
 
 def gave_back_words(back: float) -> str:
@@ -91,10 +90,53 @@ def gave_back_words(back: float) -> str:
 def relapse(loss: Series) -> Series:
     """By how much the loss lies over its lowest value so far, in units of what it had gained by then."""
     first = float(loss.values[0])
-    smooth = loss.smooth(SHORT) if len(loss) >= 3 * SHORT else loss
+    smooth = loss.smooth(SHORT_WIDTH) if len(loss) >= 3 * SHORT_WIDTH else loss
     lowest = np.minimum(np.minimum.accumulate(smooth.values), first)
-    noise = float(np.median(np.abs(np.diff(loss.values)))) if len(loss) >= 3 * SHORT else 0.0
-    gained = np.maximum(first - lowest, max(LEAST_GAIN * abs(first), NOISE * noise))
+    noise = float(np.median(np.abs(np.diff(loss.values)))) if len(loss) >= 3 * SHORT_WIDTH else 0.0
+    gained = np.maximum(first - lowest, max(LEAST_GAIN * abs(first), LEAST_GAIN_STEPS * noise))
     return Series(
         smooth.updates, np.divide(smooth.values - lowest, gained, out=np.zeros_like(gained), where=gained > 0)
     )
+
+
+LR_TOO_LOW = Cause(
+    "lr_too_low",
+    "learning rate too low",
+    Severity.WARNING,
+    "There is a gradient, and updates are so small that the weights will not have gone anywhere by the end; the "
+    "loss is flat or creeps.",
+    "Multiply the learning rate by 10 until the loss falls visibly, or let gradstep.lr_find suggest one; look at "
+    "the unit and at a schedule that multiplies it.",
+    spoils=frozenset({"loss", "update over weights"}),
+)
+
+LOW_RATIO = 3e-5
+"""Update over weights that nine of ten updates stay below: a thirtieth of the usual 1e-3 (Karpathy, CS231n, "Ratio of
+weights:updates"). Measured in benchmarks/doctor.py: fine-tuning at 2e-5 has 1.1e-4, sick runs 1.1e-5 and less."""
+
+LOW_RATIO_CERTAIN = 3e-7
+
+LOW_FALL = 0.1
+"""The share of its start that a loss has lost when it is not flat. A choice."""
+
+LEAST_GRADIENT = 1e-6
+"""A smaller gradient is the cause, not the learning rate, where the rule does not divide by it. A choice."""
+
+
+def lr_too_low(evidence: Evidence) -> Finding | None:
+    """Very small updates, a gradient, and a loss that is nearly where it was."""
+    ratio = evidence.ratio
+    if len(ratio) < 2 * WIDTH or evidence.fall is None or evidence.span is None:
+        return None
+    high = float(np.quantile(ratio.values, 0.9))
+    if not 0 < high < LOW_RATIO or evidence.fall > LOW_FALL or evidence.grad_norm.median < LEAST_GRADIENT:
+        return None
+    total = float(ratio.values.sum())
+    facts = (
+        Fact(
+            f"nine of ten updates were below {high:.1e} of the weights (usual: about 1e-3)", high, LOW_RATIO, ratio.span
+        ),
+        Fact(f"all {len(ratio):,} of them together can have moved the weights by {total:.2%} at most", total),
+        Fact(f"the loss {fell(evidence.fall)}", evidence.fall, LOW_FALL, evidence.loss.span),
+    )
+    return Finding(LR_TOO_LOW, grade(high, limit=LOW_RATIO, certain=LOW_RATIO_CERTAIN), facts)

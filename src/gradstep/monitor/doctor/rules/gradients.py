@@ -1,0 +1,210 @@
+"""Rules about the norm of the gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradstep.monitor.doctor.evidence import WIDTH, Evidence
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, listed
+from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
+
+GRADIENTS_EXPLODING = Cause(
+    "gradients_exploding",
+    "gradients exploding",
+    Severity.CRITICAL,
+    "A gradient norm of 0.1 to 10 is usual, over 100 alarming: some factor, repeated over layers or time steps, "
+    "is above 1. (A loss that is summed, not averaged, looks the same.)",
+    "Clip the gradient norm (max_grad_norm=1.0), and mend the cause: smaller initial weights, normalisation, a "
+    "residual path, shorter sequences; average the loss.",
+    frozenset({"not_finite"}),
+    frozenset({"loss", "gradient norm"}),
+)
+
+ALARMING = 100.0
+"""The norm as a median of 5 updates. Source: common advice for monitoring fine-tuning, healthy 0.1 to 10, over 100
+alarming. Measured in benchmarks/doctor.py: healthy runs stay below 10."""
+
+ALARMING_CERTAIN = 1e4
+
+
+LEAST_ROWS = 3
+"""Records over the limit: a single one, where not every update was recorded, may be one bad batch. A choice."""
+
+
+def gradients_exploding(evidence: Evidence) -> Finding | None:
+    """A gradient norm, before clipping, above 100 for several updates."""
+    norm = evidence.grad_norm.smooth(SHORT_WIDTH)
+    over = norm.where(norm.values >= ALARMING)
+    if len(over) < LEAST_ROWS:
+        return None
+    at, largest = norm.highest
+    facts = (
+        Fact(f"the gradient norm reached {largest:.3g} (usual: 0.1 to 10)", largest, ALARMING, (at, at)),
+        Fact(
+            f"it was over {ALARMING:g} in {len(over) / len(norm):.0%} of the updates",
+            len(over) / len(norm),
+            0.0,
+            over.span,
+        ),
+    )
+    return Finding(GRADIENTS_EXPLODING, grade(largest, limit=ALARMING, certain=ALARMING_CERTAIN), facts)
+
+
+GRADIENTS_VANISHED = Cause(
+    "gradients_vanished",
+    "gradients vanished",
+    Severity.CRITICAL,
+    "The gradient of some layers is nothing beside that of others, or of all: units are saturated or dead, or the "
+    "weights too small, and the loss does not move.",
+    "ReLU or GELU for sigmoid and tanh, initial weights that keep the variance (Glorot, He), normalisation, "
+    "residual paths; for dead units a smaller learning rate.",
+    frozenset({"lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
+)
+
+VANISHED_NORM = 1e-5
+"""The global norm as a median: ten thousand times below the healthy 0.1 (see gradients_exploding). A choice."""
+
+VANISHED_SHARE = 1e-4
+"""Median norm of one matrix over that of the largest. Glorot & Bengio, "Understanding the difficulty of training deep
+feedforward neural networks", 2010, figure 7, show how it falls with depth. Measured in benchmarks/doctor.py: 0.09 or
+more in healthy runs, 4e-7 and less in sick ones."""
+
+VANISHED_FALL = 0.3
+"""A loss that has lost more of its start is not stuck. A choice."""
+
+
+def gradients_vanished(evidence: Evidence) -> Finding | None:
+    """A loss that is stuck, and gradients that are nearly zero: of whole matrices beside others, or all together."""
+    norm = evidence.grad_norm
+    if len(norm) < 2 * WIDTH or evidence.fall is None or evidence.fall > VANISHED_FALL:
+        return None
+    facts, score = [], 0.0
+    if norm.median < VANISHED_NORM:
+        facts.append(
+            Fact(f"the gradient norm is {norm.median:.1e} (usual: 0.1 to 10)", norm.median, VANISHED_NORM, norm.span)
+        )
+        score = grade(norm.median, limit=VANISHED_NORM, certain=VANISHED_NORM**2)
+    medians = matrices(evidence)
+    if medians and (largest := max(medians.values())) > 0:
+        lost = {name: value / largest for name, value in medians.items() if value < VANISHED_SHARE * largest}
+        if lost:
+            least = min(lost.values())
+            text = f"gradients of {listed(lost)} are {least:.1e} of the largest matrix's"
+            facts.append(Fact(text, least, VANISHED_SHARE, norm.span))
+            score = max(score, grade(least, limit=VANISHED_SHARE, certain=VANISHED_SHARE**2))
+    if not facts:
+        return None
+    facts.append(Fact(f"the loss {fell(evidence.fall)}", evidence.fall, VANISHED_FALL, evidence.loss.span))
+    return Finding(GRADIENTS_VANISHED, score, tuple(facts))
+
+
+def matrices(evidence: Evidence) -> dict[str, float]:
+    """The median gradient norm of every parameter of two or more dimensions that had one."""
+    if not evidence.has_parameters:
+        return {}
+    _, norms = evidence.of_parameters("grad_norm")
+    columns = ((p.name, norms[:, i]) for i, p in enumerate(evidence.header.parameters) if len(p.shape) >= 2)
+    finite = ((name, column[np.isfinite(column)]) for name, column in columns)
+    return {name: float(np.median(column)) for name, column in finite if len(column)}
+
+
+SPIKE = Cause(
+    "spike",
+    "a spike",
+    Severity.WARNING,
+    "Loss and gradient leap from one update to the next: a broken or very unusual batch, or a layer that has "
+    "become unstable.",
+    "Look at the batch of that update and at the tensor named; clip the gradient norm (max_grad_norm=1.0), so that "
+    "one batch cannot do much; if it comes back, lower beta2 or the learning rate.",
+    frozenset({"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}),
+    frozenset({"loss", "gradient norm"}),
+)
+
+SPIKE_WINDOW = 20
+"""Updates whose medians a spike is held against. A choice."""
+
+SPIKE_RISE = 0.2
+"""By which the loss rises, in units of what it had gained (or a fifth of its start, if that is more)."""
+
+SPIKE_GRADIENT = 5.0
+"""Gradient norm over its median before, at the same update. Measured on the runs of benchmarks/doctor.py: where the
+loss of a healthy run rises like that by chance, up to 2.7; at broken batches 280 and more."""
+
+SPIKE_RATIO = 0.03
+"""Update over weights before the spike: above it the learning rate is the suspect (see lr_too_high)."""
+
+SPIKE_LEAD = 5
+"""Updates before the spike in which the leading tensor is looked for. A choice."""
+
+
+def spike(evidence: Evidence) -> Finding | None:
+    """A loss and a gradient norm far above their recent medians, in a run that was healthy before."""
+    found = [at for at in _find_leaps(evidence) if _was_healthy(evidence, at)]
+    if not found:
+        return None
+    at = found[0]
+    loss, norm = evidence.loss, evidence.grad_norm
+    before, level = loss.during(at - SPIKE_WINDOW, at - 1).median, norm.during(at - SPIKE_WINDOW, at - 1).median
+    rise, factor = loss.during(at, at).median, norm.during(at, at).median / level
+    facts = [
+        Fact(f"the loss leapt from {before:.3g} to {rise:.3g}", rise, before, (at, at)),
+        Fact(f"the gradient norm was {factor:.1f} times its recent median", factor, SPIKE_GRADIENT, (at, at)),
+    ]
+    facts += _find_leading_tensor(evidence, at)
+    if len(found) > 1:
+        facts.append(Fact(f"{len(found)} updates leapt like that", len(found), 0, (found[0], found[-1])))
+    return Finding(SPIKE, min(1.0, 0.5 + 0.05 * factor), tuple(facts))
+
+
+def _find_leaps(evidence: Evidence) -> list[int]:
+    """Updates at which the loss and the gradient norm leap."""
+    loss, norm = evidence.loss, evidence.grad_norm
+    known = dict(zip(norm.updates.tolist(), norm.values.tolist()))
+    found = []
+    for i in range(SPIKE_WINDOW, len(loss)):
+        at, recent = int(loss.updates[i]), float(np.median(loss.values[i - SPIKE_WINDOW : i]))
+        gained = max(loss.values[0] - recent, abs(loss.values[0]) / 5)
+        if loss.values[i] - recent < SPIKE_RISE * gained or at not in known:
+            continue
+        earlier = norm.during(int(loss.updates[i - SPIKE_WINDOW]), at - 1)
+        if len(earlier) and known[at] >= SPIKE_GRADIENT * earlier.median:
+            found.append(at)
+    return found
+
+
+def _was_healthy(evidence: Evidence, at: int) -> bool:
+    """Whether the run was healthy before, and its updates are not large for good: then the learning rate leaps."""
+    earlier = evidence.ratio.during(at - SPIKE_WINDOW, at - 1)
+    if len(earlier) and earlier.median > SPIKE_RATIO:
+        return False
+    if evidence.grad_norm.during(at - SPIKE_WINDOW, at - 1).median >= ALARMING:
+        return False
+    apart = evidence.ratio.where(
+        (evidence.ratio.updates < at - SPIKE_LEAD) | (evidence.ratio.updates > at + SPIKE_WINDOW)
+    )
+    return not len(apart) or float(apart.smooth(SHORT_WIDTH).values.max()) < HIGH_RATIO
+
+
+def _find_leading_tensor(evidence: Evidence, at: int) -> list[Fact]:
+    """The tensor whose gradient leapt first, and by most among those that leapt with it."""
+    if not evidence.has_parameters:
+        return []
+    updates, norms = evidence.of_parameters("grad_norm")
+    row = int(np.searchsorted(updates, at))
+    if row < SPIKE_WINDOW or row == len(updates) or updates[row] != at:
+        return []
+    calm = norms[max(0, row - SPIKE_WINDOW - SPIKE_LEAD) : row - SPIKE_LEAD]
+    known = np.isfinite(calm).any(axis=0)
+    usual = np.full(norms.shape[1], np.inf)
+    usual[known] = np.nanmedian(calm[:, known], axis=0)
+    usual[usual == 0] = np.inf
+    for r in range(row - SPIKE_LEAD, row + 1):
+        factors = np.where(np.isfinite(norms[r]), norms[r], 0.0) / usual
+        tensor = int(np.argmax(factors))
+        if factors[tensor] >= SPIKE_GRADIENT:
+            name = evidence.header.parameters[tensor].name
+            text = f"{name} led it: its gradient was {factors[tensor]:.1f} times its recent median"
+            when = int(updates[r])
+            return [Fact(text, float(factors[tensor]), SPIKE_GRADIENT, (when, when))]
+    return []

@@ -1,0 +1,133 @@
+"""Rules about the order of calls in the training loop."""
+
+from __future__ import annotations
+
+from gradstep.monitor.doctor.evidence import Evidence
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
+
+GRADIENTS_NOT_CLEARED = Cause(
+    "gradients_not_cleared",
+    "gradients are never cleared",
+    Severity.CRITICAL,
+    "backward() adds to the gradients that are there. Without zero_grad() each update uses the sum of all batches "
+    "so far: a momentum that forgets nothing, so that the loss swings or runs away.",
+    "Call optimizer.zero_grad() once per update, before backward() or after step(); to accumulate micro-batches "
+    "on purpose, clear after every step, or let gradstep.Stepper do both.",
+    frozenset(
+        {
+            "lr_too_high",
+            "lr_too_low",
+            "gradients_exploding",
+            "gradients_vanished",
+            "spike",
+            "weights_growing",
+            "not_finite",
+            "loss_scale_collapse",
+        }
+    ),
+    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+)
+
+
+NOT_CLEARED_SHARE = 0.5
+"""Of the updates: who clears once per epoch clears too seldom, who forgets it once does little harm. A choice."""
+
+NOT_CLEARED_UPDATES = 3
+
+
+def gradients_not_cleared(evidence: Evidence) -> Finding | None:
+    """Gradients of a step that were still there in every backward pass before the next step: seen, not inferred."""
+    seen = [u for u in evidence.made if u.uncleared is not None]
+    left = [u.update for u in seen if u.uncleared]
+    if len(left) < NOT_CLEARED_UPDATES or len(left) < NOT_CLEARED_SHARE * len(seen):
+        return None
+    share = len(left) / len(seen)
+    text = f"in {len(left):,} of {len(seen):,} updates backward() added to the gradients of the step before"
+    facts = [Fact(text, share, NOT_CLEARED_SHARE, (left[0], left[-1]))]
+    norm = evidence.grad_norm
+    if len(norm):
+        at, largest = norm.highest
+        text = f"the gradient norm was {norm.values[0]:.3g} in the first update, and {largest:.3g} at its largest"
+        facts.append(Fact(text, largest, updates=(at, at)))
+    return Finding(GRADIENTS_NOT_CLEARED, share, tuple(facts))
+
+
+STEP_WITHOUT_GRADIENT = Cause(
+    "step_without_gradient",
+    "step() finds no gradients",
+    Severity.CRITICAL,
+    "An update without a gradient changes nothing, or only decays the weights. step() comes before backward(), or "
+    "zero_grad() between the two, or backward() is missing, or the optimizer holds other tensors than the model "
+    "that is trained.",
+    "Keep the order zero_grad(), backward(), step(); make the optimizer after the model has been moved, wrapped "
+    "or replaced.",
+    frozenset(
+        {
+            "no_gradient",
+            "frozen_but_decayed",
+            "gradients_vanished",
+            "lr_too_low",
+            "lost_to_rounding",
+            "weights_shrinking",
+        }
+    ),
+    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+)
+
+
+EMPTY_SHARE = 0.9
+"""Of the updates. A choice."""
+
+EMPTY_UPDATES = 10
+
+
+def step_without_gradient(evidence: Evidence) -> Finding | None:
+    """No gradient, or one that is exactly zero, in nearly all updates; or none in the first, although it had a loss."""
+    made = evidence.made
+    if len(made) < EMPTY_UPDATES:
+        return None
+    empty = [u for u in made if not u.elements or u.grad_norm == 0]
+    if len(empty) >= EMPTY_SHARE * len(made):
+        text = f"{len(empty):,} of {len(made):,} updates had no gradient, or one of zero"
+        return Finding(
+            STEP_WITHOUT_GRADIENT,
+            1.0,
+            (Fact(text, len(empty) / len(made), EMPTY_SHARE, (empty[0].update, empty[-1].update)),),
+        )
+    first = made[0]
+    if first.update == 0 and first.elements == 0 and first.loss is not None and made[1].elements:
+        text = "the first update had a loss and no gradient; later ones use the gradient of the batch before"
+        return Finding(STEP_WITHOUT_GRADIENT, 0.5, (Fact(text, 0.0, updates=(0, 0)),))
+    return None
+
+
+STEPPED_TWICE = Cause(
+    "stepped_twice",
+    "two optimizers step the same weights",
+    Severity.CRITICAL,
+    "Between two steps of this optimizer another one has stepped some of the same weights: each undoes or doubles "
+    "what the other does, and neither's learning rate means what it says.",
+    "Give every parameter to exactly one optimizer: split model.parameters() between them, or drop the second one "
+    "and use parameter groups.",
+    frozenset({"lr_too_high", "gradients_exploding", "spike", "weights_growing", "weights_shrinking", "not_finite"}),
+    frozenset({"loss", "weight norm"}),
+)
+
+
+STEPPED_TWICE_SHARE = 0.5
+"""Of the updates: one optimizer that follows another, or takes over for a while, is meant. A choice."""
+
+STEPPED_TWICE_UPDATES = 10
+
+
+def stepped_twice(evidence: Evidence) -> Finding | None:
+    """Another optimizer that holds some of the same parameters stepped between most updates."""
+    others = [u for u in evidence.made if u.other_optimizer]
+    if len(others) < STEPPED_TWICE_UPDATES or len(others) < STEPPED_TWICE_SHARE * len(evidence.made):
+        return None
+    names = ", ".join(sorted({u.other_optimizer for u in others}))
+    text = (
+        f"{names} stepped some of {evidence.header.optimizer}'s parameters between {len(others):,} of "
+        f"{len(evidence.made):,} updates"
+    )
+    return Finding(STEPPED_TWICE, 1.0, (Fact(text, float(len(others)), 0.0, (others[0].update, others[-1].update)),))

@@ -1,0 +1,117 @@
+"""Rules about number formats: values that are not finite, rounding, and the loss scale of fp16."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+from gradstep.monitor.doctor.evidence import Evidence
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell
+
+NOT_FINITE = Cause(
+    "not_finite",
+    "loss or gradients that are not finite",
+    Severity.CRITICAL,
+    "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
+    "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves "
+    "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
+    spoils=frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+)
+
+
+def not_finite(evidence: Evidence) -> Finding | None:
+    """Updates with a loss or a gradient that is not finite; in fp16, where skipping is how the scale is found, a loss
+    only.
+    """
+    fp16 = len(evidence.loss_scale) > 0
+    facts = []
+    losses = [u.update for u in evidence.run.updates if u.loss is not None and not math.isfinite(u.loss)]
+    if losses:
+        text = f"the loss is not finite in {len(losses):,} of {len(evidence.run.updates):,} updates"
+        facts.append(Fact(text, float(len(losses)), 0.0, (losses[0], losses[-1])))
+    bad = [u for u in evidence.run.updates if u.non_finite or u.culprit is not None]
+    if bad and not fp16:
+        where = next((f", first in {u.culprit}" for u in bad if u.culprit), "")
+        text = f"gradients are not finite in {len(bad):,} of {len(evidence.run.updates):,} updates{where}"
+        facts.append(Fact(text, float(len(bad)), 0.0, (bad[0].update, bad[-1].update)))
+    return Finding(NOT_FINITE, 1.0, tuple(facts)) if facts else None
+
+
+LOST_TO_ROUNDING = Cause(
+    "lost_to_rounding",
+    "updates lost to rounding",
+    Severity.WARNING,
+    "The weights are kept in half precision and most updates are smaller than half the distance to the next "
+    "number: they are rounded away, update after update.",
+    "Keep the weights in float32 and compute in bf16 (autocast), or give the optimizer rounding='stochastic', "
+    "'kahan' or 'master'.",
+    frozenset({"lr_too_low", "gradients_vanished"}),
+    frozenset({"loss", "update over weights"}),
+)
+
+HALF_PRECISION = frozenset({"bfloat16", "float16"})
+
+UNMOVED_SHARE = 0.5
+"""Of the elements that had a gradient and did not move, as the median over the run. Measured in benchmarks/doctor.py:
+healthy runs in float32 stay below 0.01."""
+
+UNMOVED_FALL = 0.25
+"""The share of its start that the loss has lost when the updates that are left suffice. It also keeps quiet about
+stochastic rounding by other libraries, under which most elements stay in any one update and move on average;
+gradstep's own counts as moved. Measured in benchmarks/doctor.py: 0.1 and less in sick runs."""
+
+
+def lost_to_rounding(evidence: Evidence) -> Finding | None:
+    """Half-precision weights of which most are not moved by their gradients, rounded to nearest."""
+    half = [p for p in evidence.header.parameters if p.dtype in HALF_PRECISION]
+    if not half:
+        return None
+    unmoved = evidence.unmoved_share
+    if not len(unmoved) or unmoved.median < UNMOVED_SHARE or evidence.fall is None or evidence.fall > UNMOVED_FALL:
+        return None
+    kinds = ", ".join(sorted({p.dtype for p in half}))
+    text = f"{unmoved.median:.0%} of the elements were not moved by their gradient; the weights are {kinds}"
+    facts = (
+        Fact(text, unmoved.median, UNMOVED_SHARE, unmoved.span),
+        Fact(f"the loss {fell(evidence.fall)}", evidence.fall, UNMOVED_FALL, evidence.loss.span),
+    )
+    return Finding(LOST_TO_ROUNDING, unmoved.median, facts)
+
+
+LOSS_SCALE_COLLAPSE = Cause(
+    "loss_scale_collapse",
+    "the loss scale has collapsed",
+    Severity.CRITICAL,
+    "Gradients overflow fp16 at every scale, so the values themselves are out of its range (65,504), not only "
+    "their scaled gradients; updates are skipped.",
+    "Train in bf16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
+    "attention scores, a loss that is summed) and compute it in float32.",
+    frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
+)
+
+LEAST_SCALE = 1.0
+"""Below it the scale makes gradients smaller, the contrary of its purpose (Micikevicius et al., arXiv:1710.03740,
+section 3.2). Trainers stop there or not far below."""
+
+SKIPS_IN_A_ROW = 10
+"""Skipped updates in a row: from torch's first scale of 65,536 ten halvings lead to 64, lower than a scale that is
+found usually is. A choice."""
+
+
+def loss_scale_collapse(evidence: Evidence) -> Finding | None:
+    """A scale below 1, or many skipped updates in a row."""
+    scale = evidence.loss_scale
+    if not len(scale):
+        return None
+    facts = []
+    if scale.values.min() < LEAST_SCALE:
+        low = scale.where(scale.values < LEAST_SCALE)
+        text = f"the loss scale fell from {scale.values[0]:g} to {scale.values.min():.3g}"
+        facts.append(Fact(text, float(scale.values.min()), LEAST_SCALE, low.span))
+    skips = [list(group) for skipped, group in groupby(evidence.run.updates, lambda u: bool(u.skipped)) if skipped]
+    longest = max(skips, key=len, default=[])
+    if len(longest) >= SKIPS_IN_A_ROW:
+        text = f"{len(longest)} updates in a row were skipped"
+        facts.append(Fact(text, len(longest), SKIPS_IN_A_ROW, (longest[0].update, longest[-1].update)))
+    return Finding(LOSS_SCALE_COLLAPSE, 0.5 + 0.25 * len(facts), tuple(facts)) if facts else None
