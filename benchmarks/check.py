@@ -165,8 +165,7 @@ FILE = RESULTS / "check.json"
 
 def measured(part: str) -> None:
     """One part, kept among the others."""
-    from gradstep.lab.bench_busy import Neighbours
-    from gradstep.lab.machine import describe
+    from gradstep.lab.machine import Neighbours, describe
 
     neighbours = Neighbours()
     found: Any = measure_command() if part == "command" else measure(next(form for form in FORMS if form == part))

@@ -39,10 +39,8 @@ from gradstep.lab.bench import (
     rule_cases,
     rule_names,
 )
-from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.bench_chart import chart
-from gradstep.lab.bench_table import NOTE, markdown, markdown_table, readme, watched
-from gradstep.lab.machine import describe
+from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, watched
+from gradstep.lab.machine import Neighbours, describe
 from gradstep.report.words import percent, seconds
 
 HERE = Path(__file__).parent
@@ -125,7 +123,7 @@ def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]
 def measure_speed(processor: Processor, repeat: int) -> None:
     results = watched(cases(), repeat, Console())
     results.save(processor.file("speed"))
-    chart(results).save(processor.folder / "speed.svg")
+    draw_chart(results).save(processor.folder / "speed.svg")
 
 
 def measure_rules(processor: Processor, repeat: int) -> None:

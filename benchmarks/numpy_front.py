@@ -226,8 +226,7 @@ def main() -> None:
         print(json.dumps(PARTS[part](), indent=1))
         return
     # These import torch, which the processes that measure must not have.
-    from gradstep.lab.bench_busy import Neighbours
-    from gradstep.lab.machine import describe
+    from gradstep.lab.machine import Neighbours, describe
 
     neighbours = Neighbours()
     found = {part: measured(part) for part in PARTS}

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import Neighbours, describe
 
 SHAPE = (24_576, 1_024)  # 25.2 M
 STATE = 8 * SHAPE[0] * SHAPE[1]

@@ -23,8 +23,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.lab.bench import settle
-from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import Neighbours, describe
 
 SHAPE = (24_576, 1_024)  # 25.2 M; a multiple of 256, which torchao asks for
 RESULTS = Path(__file__).parent / "results" / "storage.json"

@@ -10,8 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradstep.lab.bench_busy import Neighbours
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import Neighbours, describe
 
 _LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
 WORKS: dict[str, list[tuple[int, ...]]] = {

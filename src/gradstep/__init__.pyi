@@ -35,8 +35,8 @@ from gradstep.storage.policy import RoundingName, StateName
 from gradstep.training.checkpoints import load_checkpoint as load_checkpoint
 from gradstep.training.checkpoints import save_checkpoint as save_checkpoint
 from gradstep.training.groups import param_groups as param_groups
+from gradstep.training.lr_find import LrFound as LrFound
 from gradstep.training.lr_find import lr_find as lr_find
-from gradstep.training.lr_found import LrFound as LrFound
 from gradstep.training.lr_suggest import LrSuggestion as LrSuggestion
 from gradstep.training.lr_sweep import LrSweep as LrSweep
 from gradstep.training.outcome import UpdateOutcome as UpdateOutcome

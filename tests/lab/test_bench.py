@@ -8,11 +8,10 @@ import torch
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.lab import bench, bench_busy
-from gradstep.lab.bench_chart import chart
+from gradstep.lab import bench, machine
 from gradstep.lab.bench_memory import LOOPS, traffic
 from gradstep.lab.bench_models import count
-from gradstep.lab.bench_table import lines, markdown, readme
+from gradstep.lab.bench_report import draw_chart, lines, markdown, readme
 
 TINY = (
     bench.Work("one of 47", bench.tensors(1, 47)),
@@ -155,7 +154,7 @@ def test_the_results_are_read_back_and_shown(tmp_path):
     assert full == (
         "| AdamW, float32, one tensor | 20.0 ms | 26.0 ms | – | 200 ms | 1.30× (1.30 to 1.30) | – | 10.0× | 95.0 % |"
     )
-    drawn = chart(results).file()
+    drawn = draw_chart(results).file()
     for word in ("memory speed", "8-bit state", "26.0 ms, 1.30×", "AdamW, one tensor"):
         assert word in drawn
     text = readme([results, results_of(gradstep=[0.02], torch_fused=[0.02])])
@@ -212,10 +211,10 @@ def test_what_is_wrong_is_said_before_anything_is_measured(words, says):
 
 def test_neighbours_do_not_count_our_own_work(tmp_path, monkeypatch):
     stat = tmp_path / "stat"
-    monkeypatch.setattr(bench_busy, "STAT", stat)
-    assert bench_busy.Neighbours().share() is None  # not Linux
+    monkeypatch.setattr(machine, "STAT", stat)
+    assert machine.Neighbours().share() is None  # not Linux
     stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")
-    neighbours = bench_busy.Neighbours()
+    neighbours = machine.Neighbours()
     stat.write_text("cpu  0 0 0 900000 900000 0 0 0 900000 0\ncpu0 0", encoding="ascii")
     assert neighbours.share() == 0  # idle, waiting, guests
     stat.write_text("cpu  900000 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")

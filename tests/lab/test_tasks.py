@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.tasks.ravine import Ravine
-from gradstep.lab.tasks.rosenbrock import Rosenbrock
-from gradstep.lab.tasks.surface import Surface, relief
+from gradstep.lab.tasks.surface import Ravine, Rosenbrock, Surface, relief
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 SURFACES = [task for task in TASKS.values() if isinstance(task, Surface)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.planner.huggingface import FAMILIES, _by_family
+from gradstep.planner.models import FAMILIES, _parameters_by_family
 from gradstep.rules import SGD
 
 
@@ -78,7 +78,11 @@ def test_a_configuration_is_counted_alike_with_and_without_transformers(kind, tm
     file.write_text(json.dumps(config))
     model = gradstep.plan(str(tmp_path))
     assert model.model == tmp_path.name
-    assert model.parameters == sum(p.numel for p in _by_family(file, config)) == gradstep.plan(str(file)).parameters
+    assert (
+        model.parameters
+        == sum(p.numel for p in _parameters_by_family(file, config))
+        == gradstep.plan(str(file)).parameters
+    )
 
 
 def test_an_architecture_that_only_transformers_knows(tmp_path):

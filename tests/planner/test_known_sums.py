@@ -3,7 +3,7 @@
 import pytest
 
 import gradstep
-from gradstep.planner.families import known
+from gradstep.planner.models import parameters_by_name
 from gradstep.planner.parameters import plausible_embedding
 from gradstep.planner.units import GB, GIB
 from gradstep.rules import SGD, Adafactor, AdamW
@@ -38,7 +38,7 @@ def test_a_count_needs_on_the_gpu_what_a_model_of_its_size_does():
     ("name", "most"), [("gpt2", 1.2), ("gpt2-xl", 4.5), ("llama-3.2-1b", 1.2), ("llama-3-70b", 1.2)]
 )
 def test_the_largest_tensor_of_a_count_is_a_plausible_embedding(name, most):
-    real = known(name)
+    real = parameters_by_name(name)
     guess = plausible_embedding(sum(p.numel for p in real))
     assert 0.99 <= guess / max(p.numel for p in real) <= most
 

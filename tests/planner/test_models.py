@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.planner.families import GPT2, MODELS, Llama, known
-from gradstep.planner.parameters import model_of
+from gradstep.planner.models import GPT2, MODELS, Llama, model_of, parameters_by_name
 
 PUBLISHED = {
     "gpt2": 124_439_808,
@@ -21,7 +20,7 @@ PUBLISHED = {
 
 
 def test_every_known_model_has_its_published_number_of_parameters():
-    assert {name: sum(p.numel for p in known(name)) for name in MODELS} == PUBLISHED
+    assert {name: sum(p.numel for p in parameters_by_name(name)) for name in MODELS} == PUBLISHED
 
 
 @pytest.mark.slow
@@ -49,7 +48,7 @@ def test_names_and_shapes_are_those_of_hugging_face(name):
         model = kind(config)
     model.tie_weights()
     theirs = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert theirs == {p.name: p.shape for p in known(name)}
+    assert theirs == {p.name: p.shape for p in parameters_by_name(name)}
 
 
 @pytest.mark.parametrize("given", ["Llama-3.2-1B", "meta-llama/Llama-3.2-1B", "llama_3.2_1b", " llama-3.2-1b "])

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import gradstep
-from gradstep.training.restored import Kept, random_state
+from gradstep.training.random_state import generator_states
+from gradstep.training.snapshot import NestedCopy
 from tests.training import assert_same_bits, normal, tensors_of
 
 N = 4
@@ -94,7 +95,7 @@ class Run:
         rest += [[p.requires_grad for p in self.model.parameters()], [m.training for m in self.model.modules()]]
         rest += [[p.grad for p in self.model.parameters()], self.model.late is None]
         rest += [self.loader.generator.get_state().tolist() if self.loader.generator else None]
-        python, numpy, cpu, _ = random_state()
+        python, numpy, cpu, _ = generator_states()
         rest += [python, [str(x.tolist() if isinstance(x, np.ndarray) else x) for x in numpy], cpu.tolist()]
         return [(n, t.clone()) for n, t in kept], repr(rest)
 
@@ -225,7 +226,7 @@ def test_the_snapshot_says_what_it_takes():
 def test_kept_containers_go_back_in_place():
     inner: dict[str, Any] = {"t": torch.ones(2), "n": 1}
     outer: list[Any] = [inner, (torch.zeros(1), [3])]
-    kept = Kept(outer)
+    kept = NestedCopy(outer)
     for _ in range(2):
         inner["t"].add_(1)
         inner["n"] = 5

@@ -27,8 +27,7 @@ def bench(
 ) -> None:
     """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
     from gradstep.lab import bench as lab
-    from gradstep.lab import bench_chart
-    from gradstep.lab.bench_table import closing, watched
+    from gradstep.lab.bench_report import closing, draw_chart, watched
     from gradstep.report import check_file
 
     try:
@@ -41,4 +40,4 @@ def bench(
     results = watched(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
     if json is not None:
         results.save(json)
-    screen.print(closing(results, bench_chart.chart(results).save(chart)), soft_wrap=True)
+    screen.print(closing(results, draw_chart(results).save(chart)), soft_wrap=True)

@@ -47,9 +47,8 @@ def plan(
     chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (.svg or .html).")] = None,
 ) -> None:
     """What training a model keeps in memory, in every combination, and which to take."""
-    from gradstep.planner import chart as picture
     from gradstep.planner import plans
-    from gradstep.planner.table import table
+    from gradstep.planner.display import draw_chart, table
     from gradstep.report import check_file
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
@@ -77,7 +76,7 @@ def plan(
     else:
         screen.print(table(found, shown), soft_wrap=True)
     if chart is not None:
-        picture.chart(found, shown).save(chart)
+        draw_chart(found, shown).save(chart)
         if not json:
             screen.print(f"Chart: {chart}", soft_wrap=True)
 

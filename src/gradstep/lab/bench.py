@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.fused.access import access_report, measuring
-from gradstep.lab.bench_busy import Neighbours
 from gradstep.lab.bench_memory import LANES, LOOPS, Loop, traffic
 from gradstep.lab.bench_models import Shapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import Neighbours, describe
 from gradstep.optimizers import OPTIMIZERS
 from gradstep.rules import RULES
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol, final, runtime_checkable
 
-from gradstep.planner.units import parse_count
 from gradstep.storage.policy import is_embedding_class
 
 ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -133,42 +132,6 @@ def plausible_embedding(count: int) -> int:
     """
     width = float((128 * count / 12) ** (1 / 3))
     return max(1, min(count * 31 // 100, round(128_256 * width)))
-
-
-def model_of(model: Module | str | float) -> Model:
-    """The model that is meant.
-
-    Args:
-        model: a ``torch.nn.Module`` (tied weights count once; one on the ``meta`` device needs no memory), a number
-            of parameters (``3e9``, ``"3B"``), the name of a well-known model, or a Hugging Face ``config.json`` (or
-            the folder that holds it).
-
-    Raises:
-        TypeError: something else.
-        ValueError: a name that is not known, a count that is no whole number above 0, or a module without parameters.
-
-    >>> [p.numel for p in model_of("3B").parameters]
-    [3000000000]
-    """
-    if isinstance(model, Module):
-        found = tuple(parameters_of(model))
-        if not found:
-            raise ValueError(f"{type(model).__name__} has no parameters")
-        return Model(type(model).__name__, found)
-    if isinstance(model, bool) or not isinstance(model, (str, int, float)):
-        raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
-    if isinstance(model, str):
-        from gradstep.planner.huggingface import is_config, model_of_config
-
-        if is_config(model):
-            return model_of_config(model)
-    if isinstance(model, str) and not model.strip()[:1].isdigit():
-        from gradstep.planner.families import known
-
-        return Model(model.strip(), known(model))
-    # Two axes, since it stands for matrices: what is kept apart for vectors does not concern it.
-    count = parse_count(model)
-    return Model(model if isinstance(model, str) else f"{count:,}", (Parameter("all", (1, count)),), counted=True)
 
 
 def parameters_of(model: Module) -> Iterator[Parameter]:

@@ -1,4 +1,4 @@
-"""The bytes of one combination: model, optimizer, storage."""
+"""The plan of one combination of model, optimizer and storage: its bytes, and the lines of Python that set it up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from gradstep.planner.code import code
-from gradstep.planner.items import GATHERED, Item, items
+from gradstep.planner.items import GATHERED, Item, Row, items, rows
 from gradstep.planner.options import Choice, describe
 from gradstep.planner.parameters import Module
 from gradstep.planner.request import PAGE_BUDGET, Request, request_of
-from gradstep.planner.rows import Row, rows
-from gradstep.planner.units import size
-from gradstep.rules import Rule
+from gradstep.planner.units import parse_size, size
+from gradstep.rules import RULES, Rule, settings_of
 
 
 @final
@@ -208,3 +206,45 @@ def planned(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
         budget=request.budget,
         binary=request.binary,
     )
+
+
+SHARDS = {"gradients": "fully_shard(model, reshard_after_forward=False)", "weights": "fully_shard(model)"}
+"""FSDP2's call for what is dealt out over the GPUs with the state; the blocks of a model come before the whole."""
+
+
+def code(request: Request, choice: Choice) -> str:
+    """Lines to paste after a model has been made, the last of which makes its optimizer.
+
+    Settings that have their defaults are left out. Imports are those of the names: ``gradstep``, ``torch``,
+    ``fully_shard`` of ``torch.distributed.fsdp`` and ``ZeroRedundancyOptimizer`` of ``torch.distributed.optim``.
+    """
+    rule = request.rule
+    name = type(rule).__name__
+    kind = f"gradstep.{name}" if RULES.get(name) is type(rule) else f"gradstep.optimizer({name})"
+    settings = {s.name: getattr(rule, s.name) for s in settings_of(type(rule)) if getattr(rule, s.name) != s.default}
+    if choice.state != "float32":
+        settings["state"] = choice.state
+    if choice.rounding != "nearest":
+        settings["rounding"] = choice.rounding
+    if choice.paged:
+        settings["paged"] = True
+        settings["page_budget"] = PAGE_BUDGET if request.pages == parse_size(PAGE_BUDGET) else request.pages
+    if request.engine != "auto":
+        settings["engine"] = request.engine
+    given = "".join(f", {key}={_literal(value)}" for key, value in settings.items())
+    # What has fewer bits than float32 leaves embeddings out, which are known by their modules.
+    modules = "" if choice.state == "float32" else ", model=model"
+    lines = []
+    if choice.params is not None and choice.params != request.model.dtype:
+        lines.append(f"model.to(torch.{choice.params})")
+    if choice.sharded in SHARDS:
+        lines.append(SHARDS[choice.sharded])
+    if choice.sharded == "state":
+        lines.append(f"optimizer = ZeroRedundancyOptimizer(model.parameters(), {kind}{given})")
+    else:
+        lines.append(f"optimizer = {kind}(model.named_parameters(){modules}{given})")
+    return "\n".join(lines)
+
+
+def _literal(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from gradstep.planner.models import model_of
 from gradstep.planner.options import check, rule_of
-from gradstep.planner.parameters import Model, Module, model_of
+from gradstep.planner.parameters import Model, Module
 from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
 from gradstep.rules import Rule

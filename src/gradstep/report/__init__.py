@@ -7,8 +7,8 @@ reader's light or dark colour scheme. Text is escaped by the one function that m
 """
 
 from gradstep.report.charts import Bar, BarChart, Level, Line, LineChart
-from gradstep.report.page import Row, cards, figures, page, section, table
-from gradstep.report.picture import Grid, Picture, check_file
+from gradstep.report.page import Row, cards, page, section, table
+from gradstep.report.picture import Grid, Picture, check_file, figures
 from gradstep.report.surface import SurfaceChart, Trajectory
 
 __all__ = [

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.report.markup import COLOURS, Child, Markup, dark_rules, join, paint, tag
-from gradstep.report.picture import FONT, Picture
 
-HALF, WHOLE, PHONE = 590.0, 1216.0, 354.0
-"""Widths that pictures are drawn for: in two columns, across the page, and on a phone."""
+FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
 _VARIABLES = ("ink", "quiet", "grid", "wash", "paper", "red", "amber", "green", "sky")
 
@@ -162,22 +160,6 @@ def page(title: str, brand: str, *body: Child) -> str:
 def section(title: str, *body: Child, id_: str | None = None) -> Markup:
     """A part of a page below its heading."""
     return tag("section", tag("h2", title), *body, id=id_)
-
-
-def figures(pictures: Iterable[Picture], *, wide: bool = False, captions: bool = True) -> Markup:
-    """Pictures in two columns, or each across the page; on a phone drawn anew for its width.
-
-    Args:
-        pictures: in the order in which they are read.
-        wide: whether each is across the page.
-        captions: whether each has its title above it.
-    """
-    shown = []
-    for picture in pictures:
-        widths = (("desk", WHOLE if wide else HALF), ("phone", PHONE))
-        drawn = [tag("div", picture.svg(width), class_=name) for name, width in widths]
-        shown.append(tag("figure", tag("figcaption", picture.title) if captions else "", *drawn))
-    return tag("div", *shown, class_="figures" + " wide" * wide)
 
 
 def table(head: Sequence[str], rows: Iterable[Row | Sequence[Child]]) -> Markup:

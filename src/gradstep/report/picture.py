@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from gradstep.report.markup import Child, Markup, dark_rules, join, paint, tag
+from gradstep.report.page import FONT, page
 
-FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
+HALF, WHOLE, PHONE = 590.0, 1216.0, 354.0
+"""Widths that pictures are drawn for: in two columns, across the page, and on a phone."""
 NARROW = 480
 """Pictures that are narrower put beside each other below each other."""
 LETTER = 0.63
@@ -58,8 +60,6 @@ class Picture(ABC):
         if path.suffix.lower() == ".svg":
             path.write_text(self.file(), encoding="utf-8")
         else:
-            from gradstep.report.page import figures, page
-
             path.write_text(page(self.title, "gradstep", figures([self], wide=True, captions=False)), encoding="utf-8")
         return path
 
@@ -79,6 +79,22 @@ def check_file(file: Path) -> Path:
     if file.is_dir():
         raise ValueError(f"The picture {str(file)!r} would replace a folder: give a file's name")
     return file
+
+
+def figures(pictures: Iterable[Picture], *, wide: bool = False, captions: bool = True) -> Markup:
+    """Pictures in two columns, or each across the page; on a phone drawn anew for its width.
+
+    Args:
+        pictures: in the order in which they are read.
+        wide: whether each is across the page.
+        captions: whether each has its title above it.
+    """
+    shown = []
+    for picture in pictures:
+        widths = (("desk", WHOLE if wide else HALF), ("phone", PHONE))
+        drawn = [tag("div", picture.svg(width), class_=name) for name, width in widths]
+        shown.append(tag("figure", tag("figcaption", picture.title) if captions else "", *drawn))
+    return tag("div", *shown, class_="figures" + " wide" * wide)
 
 
 @final

@@ -1,4 +1,4 @@
-"""What every schedule is, and the two ways to make one from others: one after the other, and scaled."""
+"""What every schedule is: its value, its preview and picture, and the two ways to make one from others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from gradstep.schedules.checks import count, level
-from gradstep.schedules.preview import Preview, preview
 
 if TYPE_CHECKING:
-    from gradstep.report import LineChart
+    from gradstep.report import Line, LineChart
 
 
 class Schedule(ABC):
@@ -132,9 +131,13 @@ class Schedule(ABC):
             >>> cosine(0.1, updates=50).plot().x_title
             'update'
         """
-        from gradstep.schedules.gallery import plot
+        from gradstep.report import LineChart
+        from gradstep.report.scales import fit
 
-        return plot(self, updates)
+        total = horizon(self, updates)
+        line = curve(self, total)
+        marks = [(float(b), "") for b in self.boundaries(total)]
+        return LineChart("Schedule", "update", "value", [line], y=fit(line.y, include=[0.0]), marks=marks)
 
 
 @final
@@ -180,3 +183,68 @@ class Scaled(Schedule):
 
     def boundaries(self, updates: int) -> tuple[int, ...]:
         return self.schedule.boundaries(updates)
+
+
+ENDLESS = 1000
+"""How many updates are shown of a schedule that has no end."""
+
+
+@final
+@dataclass(frozen=True)
+class PreviewRow:
+    """One update, its value, and why it is shown."""
+
+    update: int
+    value: float
+    why: str
+
+
+@final
+@dataclass(frozen=True)
+class Preview:
+    """The updates of a schedule that matter, in ascending order; ``print`` shows them as a table."""
+
+    rows: tuple[PreviewRow, ...]
+
+    def __str__(self) -> str:
+        values = [f"{row.value:.6g}" for row in self.rows]
+        left = max(len("update"), *(len(str(row.update)) for row in self.rows))
+        right = max(len("value"), *map(len, values))
+        lines = [f"{row.update:>{left}}  {value:>{right}}  {row.why}" for row, value in zip(self.rows, values)]
+        return "\n".join([f"{'update':>{left}}  value", *lines])
+
+
+def horizon(schedule: Schedule, updates: int | None) -> int:
+    """How many updates of a schedule to show."""
+    if updates is not None:
+        return count("updates", updates, least=1)
+    return max(1, ENDLESS if schedule.updates is None else schedule.updates)
+
+
+def preview(schedule: Schedule, updates: int | None) -> Preview:
+    """The first, highest and last of so many updates, and those around every boundary."""
+    total = horizon(schedule, updates)
+    why: dict[int, list[str]] = {0: ["first"]}
+    for boundary in schedule.boundaries(total):
+        why.setdefault(boundary - 1, []).append("before the boundary")
+        why.setdefault(boundary, []).append("boundary")
+        if boundary + 1 < total:
+            why.setdefault(boundary + 1, []).append("after the boundary")
+    why.setdefault(max(range(total), key=schedule.value), []).append("peak")
+    why.setdefault(total - 1, []).append("last")
+    if schedule.updates is not None and schedule.updates <= total:
+        why.setdefault(schedule.updates, []).append("held from here on")
+    return Preview(tuple(PreviewRow(u, schedule.value(u), ", ".join(dict.fromkeys(why[u]))) for u in sorted(why)))
+
+
+_POINTS = 2000
+"""More cannot be told apart in a picture."""
+
+
+def curve(schedule: Schedule, total: int, name: str = "", colour: str = "blue") -> Line:
+    """The line of a picture; every boundary is drawn with both updates beside it, so that a jump is one."""
+    from gradstep.report import Line
+
+    boundaries = schedule.boundaries(total)
+    shown = sorted({0, total - 1, *range(0, total, -(-total // _POINTS)), *boundaries, *(b - 1 for b in boundaries)})
+    return Line(name, shown, [schedule.value(u) for u in shown], colour)

@@ -1,19 +1,25 @@
-"""The learning-rate finder: sweeps on a model that is afterwards, bit for bit, what it was before."""
+"""The learning-rate finder: sweeps that leave the model bit for bit as it was, what they suggest, and their picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from gradstep.training.lr_found import LrFound
+from gradstep.training.lr_suggest import RECOMMENDED, WAYS, LrSuggestion, refusal, suggestions
 from gradstep.training.lr_sweep import LossFn, LrSweep, sweep
-from gradstep.training.restored import Snapshot, seed_random
-from gradstep.training.rewound import Data, Rewound
+from gradstep.training.random_state import seed_random
+from gradstep.training.replay import Data, Replay
+from gradstep.training.snapshot import Snapshot
 from gradstep.training.stepper import Stepper
+
+if TYPE_CHECKING:
+    from gradstep.report import LineChart
 
 
 def lr_find(
@@ -101,7 +107,7 @@ def lr_find(
             "the stepper is in the middle of a window: call stepper.finish() to update with it, or stepper.discard() "
             "to throw it away"
         )
-    source, lrs = Rewound(data), np.geomspace(start, end, int(updates))
+    source, lrs = Replay(data), np.geomspace(start, end, int(updates))
     found: list[LrSweep] = []
     snapshot = Snapshot(stepper.model, *stepper.optimizers)
     with ExitStack() as afterwards:
@@ -119,3 +125,104 @@ def lr_find(
 
 def _say_nothing(update: int, lr: float, loss: float) -> None:
     """For those who do not ask."""
+
+
+@final
+@dataclass(frozen=True)
+class LrFound:
+    """The sweeps of :func:`gradstep.lr_find`, and what they suggest. ``print`` shows it, :meth:`plot` draws it.
+
+    Attributes:
+        sweeps: every sweep with its curve.
+        snapshot_bytes: what it took to keep the weights, buffers and state of the optimizer, in bytes.
+    """
+
+    sweeps: tuple[LrSweep, ...]
+    snapshot_bytes: int
+
+    @property
+    def suggestions(self) -> Mapping[str, LrSuggestion]:
+        """By name: "steepest", "valley", "a tenth of the minimum", "a tenth of the explosion", where there is one."""
+        return suggestions(self.sweeps)
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is recommended; empty if something is."""
+        return refusal(self.sweeps)
+
+    @property
+    def recommended(self) -> LrSuggestion:
+        """The suggestion that trained best in gradstep's benchmark: the steepest.
+
+        Raises:
+            ValueError: nothing is recommended; the message says why.
+        """
+        reason = self.refusal
+        if reason:
+            raise ValueError(f"no learning rate is recommended: {reason}")
+        return self.suggestions[RECOMMENDED]
+
+    @property
+    def lr(self) -> float:
+        """The recommended learning rate, of the group with the highest.
+
+        Raises:
+            ValueError: nothing is recommended; the message says why.
+        """
+        return self.recommended.lr
+
+    def plot(self) -> LineChart:
+        """Every curve, the suggestions, and the range of the recommended one, as a picture; its ``save`` writes an SVG
+        file or an HTML page.
+        """
+        return _plot(self)
+
+    def __str__(self) -> str:
+        reason, found = self.refusal, self.suggestions
+        lines = [f"no learning rate is recommended: {reason}" if reason else f"learning rate {self.recommended}"]
+        width = max(map(len, WAYS))
+        for name in WAYS:
+            mark = "  recommended" if not reason and name == RECOMMENDED else ""
+            lines.append(f"  {name:{width}}  {found.get(name, '–')}{mark}")
+        for one in self.sweeps:
+            reach = f"{len(one.lrs)} updates" + (f" up to lr {one.lrs[-1]:.2g}" if len(one.lrs) else "")
+            lines.append(f"  sweep {one.seed}: {reach}{': ' if one.stopped else ''}{one.stopped}")
+        return "\n".join(lines)
+
+
+_COLOURS = {
+    "steepest": "vermilion",
+    "valley": "green",
+    "a tenth of the minimum": "wine",
+    "a tenth of the explosion": "ink",
+}
+
+
+def _plot(found: LrFound) -> LineChart:
+    """Draw every sweep, raw and smoothed, and below them each suggestion with its spread."""
+    from gradstep.report import Line, LineChart
+    from gradstep.report.scales import Scale
+
+    drawn = [sweep for sweep in found.sweeps if len(sweep.lrs)]
+    lines = [Line("loss", s.lrs.tolist(), s.losses.tolist(), "pale", thickness=1.0) for s in drawn]
+    lines += [Line("smoothed", s.lrs.tolist(), s.smoothed.tolist(), "blue") for s in drawn]
+    low = min((float(sweep.losses.min()) for sweep in drawn), default=0.0)
+    high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in drawn), default=1.0)
+    height = high - low or 1.0
+    for place, (name, suggestion) in enumerate(found.suggestions.items(), start=1):
+        level = low - 0.06 * place * height  # below all curves
+        label, colour = f"{name}: {suggestion}", _COLOURS[name]
+        thick = 4.0 if name == RECOMMENDED and not found.refusal else 2.0
+        lines.append(Line(label, [suggestion.low, suggestion.high], [level, level], colour, thickness=thick))
+        lines.append(Line(label, [suggestion.lr], [level], colour, points=True))
+    return LineChart(
+        found.refusal or f"Learning rate {found.recommended}",
+        "learning rate",
+        "loss after the update",
+        lines,
+        x_log=True,
+        y=Scale(low - 0.3 * height, high + 0.25 * height),  # an explosion goes out of the picture
+        marks=[] if found.refusal else [(found.recommended.lr, "")],
+        tall=330.0,
+        beside=False,
+    )

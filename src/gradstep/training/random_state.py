@@ -1,4 +1,4 @@
-"""The state of the random generators that training draws from, as plain tensors and numbers."""
+"""The global random generators that training draws from: their state in a checkpoint and in memory, and their seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Of torch (CPU, and every CUDA device), NumPy's global generator and Python's.
+    """Return the state of torch's generators (CPU, every CUDA device), NumPy's global one and Python's, for a file.
+
+    It holds plain tensors and numbers only.
 
     >>> state = random_state()
     >>> first = random.random()
@@ -36,7 +38,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Go on drawing what would have been drawn next.
+    """Put the generators back to what :func:`random_state` returned.
 
     Generators of CUDA devices that are not there are left out.
     """
@@ -47,3 +49,26 @@ def restore(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(generator, device)
     np.random.set_state(("MT19937", words, numpy["position"], numpy["has_gauss"], numpy["gauss"]))  # noqa: NPY002
     random.setstate(state["python"])
+
+
+def generator_states() -> tuple[Any, ...]:
+    """Return the state of the same generators in their own types, for this process alone; of CUDA once it is in use."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002  (the global one)
+
+
+def set_generator_states(state: tuple[Any, ...]) -> None:
+    """Put the generators where :func:`generator_states` found them."""
+    python, numpy, cpu, cuda = state
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_random(seed: int) -> None:
+    """Start the same generators from a seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)

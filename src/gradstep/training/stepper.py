@@ -23,10 +23,9 @@ from gradstep.training.applying import (
 )
 from gradstep.training.driver import Schedules, cover_new_groups, drivers_of
 from gradstep.training.loading import load
-from gradstep.training.outcome import UpdateOutcome
+from gradstep.training.outcome import MOST_SKIPPED, UpdateOutcome, why_all_are_skipped
 from gradstep.training.peers import Peers
 from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_fp16_weights, fp16_scale
-from gradstep.training.skipped import MOST_SKIPPED, why_all_are_skipped
 from gradstep.training.window import Window
 
 

@@ -5,8 +5,7 @@ from types import MappingProxyType
 
 from gradstep.lab.task import Task
 from gradstep.lab.tasks.digits import Digits
-from gradstep.lab.tasks.ravine import Ravine
-from gradstep.lab.tasks.rosenbrock import Rosenbrock
+from gradstep.lab.tasks.surface import Ravine, Rosenbrock
 from gradstep.lab.tasks.text import Text
 
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Digits(), Text(), Rosenbrock(), Ravine())})

@@ -5,8 +5,8 @@
 """
 
 from gradstep.storage.pages.allocate import check_room
-from gradstep.storage.pages.errors import PageFileError
 from gradstep.storage.pages.file import PageFile
+from gradstep.storage.pages.header import PageFileError
 from gradstep.storage.pages.layout import Layout
 from gradstep.storage.pages.memory import resident_bytes
 from gradstep.storage.pages.pager import Pager

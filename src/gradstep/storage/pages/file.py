@@ -1,4 +1,4 @@
-"""Many named arrays in one memory-mapped file, which is never mistaken for whole when it is not."""
+"""Many named arrays in one memory-mapped file: made whole or not at all, and refused when they are not whole."""
 
 from __future__ import annotations
 
@@ -6,19 +6,71 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import final
+from typing import Any, BinaryIO, final
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import DTypeLike
 
-from gradstep.storage.pages.errors import PageFileError
-from gradstep.storage.pages.header import MARK, SECTOR, Contents, Mark, mark_now, read_head
+from gradstep.storage.atomic import sync_folder
+from gradstep.storage.pages.allocate import allocate
+from gradstep.storage.pages.header import (
+    MARK,
+    SECTOR,
+    Contents,
+    Mark,
+    PageFileError,
+    describe,
+    encode_head,
+    mark_now,
+    read_head,
+)
 from gradstep.storage.pages.layout import PAGE, Layout
 from gradstep.storage.pages.lock import FileLock
-from gradstep.storage.pages.make import Array, Fill, make
 from gradstep.storage.pages.memory import Residency
+
+Array = npt.NDArray[Any]
+
+Fill = Callable[[str, Array], None]
+"""Writes the values that an array begins with: `fill(name, array)`."""
+
+
+def make(path: Path, layout: Layout, fill: Fill | None, step: int) -> None:
+    """Make a page file under another name, its header last, and give it its name. See `PageFile.create`."""
+    new = path.with_name(path.name + ".new")
+    new.touch()
+    lock = FileLock(new)
+    try:
+        if path.exists():
+            raise FileExistsError(f"{path} exists already: {describe(path)}; reopen it, or remove it first")
+        with new.open("r+b") as file:
+            file.truncate(0)  # what a killed process may have left
+            allocate(file.fileno(), layout.file_bytes, new)
+            if fill is not None:
+                _fill(file, layout, fill)
+            file.write(encode_head(layout))
+            file.seek(MARK)
+            file.write(mark_now("whole", step).encode())
+        new.rename(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+    sync_folder(path.parent)
+
+
+def _fill(file: BinaryIO, layout: Layout, fill: Fill) -> None:
+    """Write the first values, keeping no more than one array in memory."""
+    contents = np.frombuffer(mmap.mmap(file.fileno(), layout.file_bytes), dtype=np.uint8)
+    residency = Residency(contents, file.fileno())
+    for entry in layout.entries:
+        begin, end = layout.ranges[entry.name]
+        fill(entry.name, contents[begin:end].view(entry.dtype))
+        residency.release([(begin, end)])
+
 
 Arrays = Iterable[tuple[str, DTypeLike, int]]
 """(name, dtype, number of elements) of each array, in the order in which a step walks through them."""

@@ -17,9 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gradstep.storage.pages.errors import PageFileError
 from gradstep.storage.pages.layout import PAGE, Layout
 from gradstep.storage.sizes import show_bytes
+
+
+@final
+class PageFileError(ValueError):
+    """A file that is not the page file that was asked for: foreign, short, of another layout, or left in mid-step.
+
+    The message says what was expected and what was found.
+    """
+
 
 MAGIC = b"gradstep page file\n"
 VERSION = 1

@@ -25,7 +25,7 @@ class Placed(Protocol):
 
 
 @final
-class Rewound:
+class Replay:
     """Batches without end, as often from the start as one likes; the source is left where it was.
 
     Args:

@@ -1,4 +1,4 @@
-"""The table of a benchmark: on the terminal, and as Markdown."""
+"""The results of a benchmark: a table on the terminal and in Markdown, and a chart."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from gradstep.lab.bench import (
     FOREACH,
     FUSED,
     LARGE,
+    MEMORY,
     OURS,
     OURS_8BIT,
     OURS_NAMED,
+    OWN,
     Case,
     Results,
     Row,
     repetitions,
     run,
 )
+from gradstep.report import Bar, BarChart, Grid
 from gradstep.report.words import UNKNOWN, percent, seconds
 
 BUSY = 0.05
@@ -190,3 +193,43 @@ def readme(every: Sequence[Results]) -> str:
     titles = ("one AdamW step: times as fast (quartiles), time", *(r.machine["processor"] for r in every))
     machines = "; ".join(machine_line(results) for results in every)
     return f"Measured on: {machines}.\n\n{markdown_table(titles, [[name, *row] for name, row in cells.items()])}"
+
+
+LIMIT = "memory speed"
+COLOURS = {
+    LIMIT: "green", OURS_8BIT: "amber", OURS_NAMED: "sand", OURS: "vermilion",
+    FUSED: "grey", FOREACH: "grey", DEFAULT: "pale",
+}  # fmt: skip
+"""In the order of the bars."""
+NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
+
+
+def draw_chart(results: Results) -> Grid:
+    """The medians of all cases."""
+    machine = results.machine
+    note = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}, {results.date}"
+    return Grid("One optimizer step: shorter is faster", [_panel(row) for row in results.rows], note=note)
+
+
+def _medians(row: Row) -> dict[str, float]:
+    """The median of each contender; of the loops over memory only that of the fastest."""
+    medians = {name: row.median(name) or 0.0 for name in row.seconds}
+    loops = [medians.pop(name) for name in MEMORY if name in medians]
+    return {LIMIT: min(loops), **medians} if loops else medians
+
+
+def _panel(row: Row) -> BarChart:
+    medians = _medians(row)
+    bars = []
+    for name in COLOURS:
+        if name in medians:
+            ratio = "" if name in (*OWN, LIMIT) else f", {row.ratio(name):.2f}×"
+            bars.append(
+                Bar(
+                    NAMES.get(name, name),
+                    [(1e3 * medians[name], COLOURS[name])],
+                    seconds(medians[name]) + ratio,
+                    bold=name in OWN,
+                )
+            )
+    return BarChart(row.title, "ms, median; × as a multiple of gradstep's", bars)

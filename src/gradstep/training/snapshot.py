@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, MutableMapping
 from copy import deepcopy
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.wrapped import innermost
 from gradstep.training.applying import parameters
+from gradstep.training.random_state import generator_states, set_generator_states
 
 
 @final
-class Kept:
+class NestedCopy:
     """Dictionaries, lists and tensors, nested as they like, with what they hold now.
 
     They are put back *in place*: whoever holds a tensor, a parameter group or a state dictionary goes on holding it.
@@ -27,7 +26,7 @@ class Kept:
         things: what to keep. Numbers, text and the like are kept by their containers.
 
     >>> state = {"step": torch.tensor(3.0), "betas": [0.9, 0.999]}
-    >>> kept = Kept(state)
+    >>> kept = NestedCopy(state)
     >>> _ = state["step"].add_(1), state["betas"].append(7), state.pop("betas")
     >>> kept.restore()
     >>> state, kept.nbytes
@@ -100,10 +99,12 @@ class Snapshot:
         modules = list(model.modules())
         self._flags = [(p, p.requires_grad) for p in params], [(m, m.training) for m in modules]
         inner = [innermost(optimizer) for optimizer in optimizers]
-        self._optimizers = [_Fronted(one) if isinstance(one, Optimizer) else Kept(one.state) for one in inner]
+        self._optimizers = [
+            _OptimizerCopy(one) if isinstance(one, Optimizer) else NestedCopy(one.state) for one in inner
+        ]
         # The only list of a module's buffers that still knows those that are None.
-        self._values = Kept(params, [m._buffers for m in modules], [o.param_groups for o in inner])
-        self._random = random_state()
+        self._values = NestedCopy(params, [m._buffers for m in modules], [o.param_groups for o in inner])
+        self._generators = generator_states()
         self._gradients = [(p, p.grad) for p in params]
         for p in params:
             p.grad = None
@@ -124,7 +125,7 @@ class Snapshot:
             p.grad = None
         for module, training in modules:
             module.training = training
-        set_random_state(self._random)
+        set_generator_states(self._generators)
 
     def close(self) -> None:
         """Put everything back, and the gradients."""
@@ -134,7 +135,7 @@ class Snapshot:
 
 
 @final
-class _Fronted:
+class _OptimizerCopy:
     """The state of one of gradstep's optimizers, through its own ``state_dict``.
 
     Not through ``state``, which, once looked at, is looked at again in each step (see :class:`gradstep.Optimizer`).
@@ -155,26 +156,3 @@ class _Fronted:
         self._optimizer.load_state_dict(self._saved)
         self._optimizer.param_groups = groups  # the very dictionaries; what they hold is put back with the weights
         self._optimizer.last_step = self._last_step
-
-
-def random_state() -> tuple[Any, ...]:
-    """Where the global generators of Python, NumPy and torch (CPU and, once it is in use, CUDA) are."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002  (the global one)
-
-
-def set_random_state(state: tuple[Any, ...]) -> None:
-    """Put the generators where :func:`random_state` found them."""
-    python, numpy, cpu, cuda = state
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-    torch.set_rng_state(cpu)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
-
-
-def seed_random(seed: int) -> None:
-    """Start the same generators from a seed."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)

@@ -1,0 +1,250 @@
+"""The model that a plan is for: a module, a count, a known name or a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, final
+
+from gradstep.planner.parameters import Model, Module, Parameter, parameters_of
+from gradstep.planner.units import parse_count
+
+
+class Family(ABC):
+    """An architecture with its sizes."""
+
+    @abstractmethod
+    def parameters(self) -> Iterator[Parameter]:
+        """Every tensor once, under the names that Hugging Face's model has; tied ones under the first."""
+
+
+@final
+@dataclass(frozen=True)
+class GPT2(Family):
+    """GPT-2 (Radford et al., 2019); the output layer is the token embedding."""
+
+    width: int
+    layers: int
+    vocabulary: int = 50_257
+    positions: int = 1_024
+
+    def parameters(self) -> Iterator[Parameter]:
+        e = self.width
+        yield Parameter("transformer.wte.weight", (self.vocabulary, e))
+        yield Parameter("transformer.wpe.weight", (self.positions, e))
+        for i in range(self.layers):
+            block = f"transformer.h.{i}"
+            yield from self._norm(f"{block}.ln_1")
+            yield from self._linear(f"{block}.attn.c_attn", e, 3 * e)
+            yield from self._linear(f"{block}.attn.c_proj", e, e)
+            yield from self._norm(f"{block}.ln_2")
+            yield from self._linear(f"{block}.mlp.c_fc", e, 4 * e)
+            yield from self._linear(f"{block}.mlp.c_proj", 4 * e, e)
+        yield from self._norm("transformer.ln_f")
+
+    def _norm(self, name: str) -> Iterator[Parameter]:
+        yield Parameter(f"{name}.weight", (self.width,))
+        yield Parameter(f"{name}.bias", (self.width,))
+
+    def _linear(self, name: str, inputs: int, outputs: int) -> Iterator[Parameter]:
+        yield Parameter(f"{name}.weight", (inputs, outputs))  # GPT-2's Conv1D: inputs first
+        yield Parameter(f"{name}.bias", (outputs,))
+
+
+@final
+@dataclass(frozen=True)
+class Llama(Family):
+    """Llama 3 (arXiv:2407.21783, Table 3) and 3.2: grouped-query attention, SwiGLU, no biases."""
+
+    width: int
+    layers: int
+    hidden: int
+    heads: int
+    tied: bool
+    head_size: int = 128
+    groups: int = 8
+    vocabulary: int = 128_256
+
+    def parameters(self) -> Iterator[Parameter]:
+        e, queries, keys = self.width, self.heads * self.head_size, self.groups * self.head_size
+        yield Parameter("model.embed_tokens.weight", (self.vocabulary, e))
+        shapes = {
+            "self_attn.q_proj": (queries, e),
+            "self_attn.k_proj": (keys, e),
+            "self_attn.v_proj": (keys, e),
+            "self_attn.o_proj": (e, queries),
+            "mlp.gate_proj": (self.hidden, e),
+            "mlp.up_proj": (self.hidden, e),
+            "mlp.down_proj": (e, self.hidden),
+            "input_layernorm": (e,),
+            "post_attention_layernorm": (e,),
+        }
+        for i in range(self.layers):
+            yield from (Parameter(f"model.layers.{i}.{name}.weight", shape) for name, shape in shapes.items())
+        yield Parameter("model.norm.weight", (e,))
+        if not self.tied:
+            yield Parameter("lm_head.weight", (self.vocabulary, e))
+
+
+MODELS: Mapping[str, Family] = {
+    "gpt2": GPT2(768, 12),
+    "gpt2-medium": GPT2(1_024, 24),
+    "gpt2-large": GPT2(1_280, 36),
+    "gpt2-xl": GPT2(1_600, 48),
+    "llama-3.2-1b": Llama(2_048, 16, 8_192, heads=32, head_size=64, tied=True),
+    "llama-3.2-3b": Llama(3_072, 28, 8_192, heads=24, tied=True),
+    "llama-3-8b": Llama(4_096, 32, 14_336, heads=32, tied=False),
+    "llama-3-70b": Llama(8_192, 80, 28_672, heads=64, tied=False),
+}
+"""Every model that is known by name."""
+
+
+def parameters_by_name(name: str) -> tuple[Parameter, ...]:
+    """The parameters of a well-known model.
+
+    Args:
+        name: as in :data:`MODELS`, in upper or lower case, with or without the organisation before it.
+
+    Raises:
+        ValueError: no such model, with what may have been meant.
+
+    >>> sum(p.numel for p in parameters_by_name("openai-community/gpt2"))
+    124439808
+    """
+    key = name.strip().lower().rpartition("/")[2].replace("_", "-").removeprefix("meta-")
+    if key not in MODELS:
+        near = get_close_matches(key, MODELS, n=2, cutoff=0.5)
+        meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"Unknown model: {name!r}.{meant} Known are {', '.join(MODELS)}; "
+            "or give the number of parameters, such as 3B"
+        )
+    return tuple(MODELS[key].parameters())
+
+
+FILE = "config.json"
+
+
+def is_config(text: str) -> bool:
+    """Whether a text names a ``config.json``, or a folder that holds one.
+
+    >>> is_config("gpt2"), is_config("runs/config.json")
+    (False, True)
+    """
+    return text.endswith(".json") or (Path(text) / FILE).is_file()
+
+
+def model_of_config(text: str) -> Model:
+    """The model that a configuration describes.
+
+    Where transformers is installed, its own class is built on the meta device, so that every architecture that it
+    knows is exact; without it, the families of GPT-2 and Llama (with Mistral) are computed here.
+
+    Args:
+        text: a ``config.json``, or a folder that holds one.
+
+    Raises:
+        ValueError: there is no such file, it is no configuration, or its architecture is not known here.
+    """
+    file = Path(text) / FILE if Path(text).is_dir() else Path(text)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"Cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{file} is no configuration of a Hugging Face model: it has no 'model_type'")
+    name = str(config.get("_name_or_path") or (file.resolve().parent.name if file.name == FILE else file.stem))
+    return Model(name, _parameters_by_transformers(config) or _parameters_by_family(file, config))
+
+
+def _parameters_by_transformers(config: Mapping[str, Any]) -> tuple[Parameter, ...] | None:
+    try:
+        import torch
+        import transformers
+    except ModuleNotFoundError:
+        return None
+    any_model: Any = transformers.AutoModel
+    kinds = [getattr(transformers, name, None) for name in config.get("architectures") or ()]
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    try:
+        made = transformers.AutoConfig.for_model(config["model_type"], **settings)
+        with torch.device("meta"):
+            kind = next((kind for kind in kinds if kind is not None), None)
+            module = any_model.from_config(made) if kind is None else kind(made)
+    except Exception as error:  # whatever a class of transformers raises for settings that it cannot use
+        raise ValueError(
+            f"transformers cannot make a model of type {config['model_type']!r} of this configuration: {error}"
+        ) from error
+    return tuple(parameters_of(module))
+
+
+def _parameters_by_family(file: Path, config: Mapping[str, Any]) -> tuple[Parameter, ...]:
+    made = FAMILIES.get(config["model_type"])
+    if made is None or config.get("attention_bias"):
+        raise ValueError(
+            f"The architecture {config['model_type']!r} of {file} is not known here without transformers: "
+            "pip install transformers torch, or give the number of parameters, such as 3B"
+        )
+    try:
+        return tuple(made(config).parameters())
+    except KeyError as error:
+        raise ValueError(f"{file} does not say {error.args[0]!r}") from error
+
+
+def _gpt2(config: Mapping[str, Any]) -> Family:
+    return GPT2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"])
+
+
+def _llama(config: Mapping[str, Any]) -> Family:
+    heads = config["num_attention_heads"]
+    return Llama(
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["intermediate_size"],
+        heads=heads,
+        tied=bool(config.get("tie_word_embeddings", False)),
+        head_size=config.get("head_dim") or config["hidden_size"] // heads,
+        groups=config.get("num_key_value_heads") or heads,
+        vocabulary=config["vocab_size"],
+    )
+
+
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {"gpt2": _gpt2, "llama": _llama, "mistral": _llama}
+"""The architectures that are computed without transformers."""
+
+
+def model_of(model: Module | str | float) -> Model:
+    """The model that is meant.
+
+    Args:
+        model: a ``torch.nn.Module`` (tied weights count once; one on the ``meta`` device needs no memory), a number
+            of parameters (``3e9``, ``"3B"``), the name of a well-known model, or a Hugging Face ``config.json`` (or
+            the folder that holds it).
+
+    Raises:
+        TypeError: something else.
+        ValueError: a name that is not known, a count that is no whole number above 0, or a module without parameters.
+
+    >>> [p.numel for p in model_of("3B").parameters]
+    [3000000000]
+    """
+    if isinstance(model, Module):
+        found = tuple(parameters_of(model))
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no parameters")
+        return Model(type(model).__name__, found)
+    if isinstance(model, bool) or not isinstance(model, (str, int, float)):
+        raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
+    if isinstance(model, str) and is_config(model):
+        return model_of_config(model)
+    if isinstance(model, str) and not model.strip()[:1].isdigit():
+        return Model(model.strip(), parameters_by_name(model))
+    # Two axes, since it stands for matrices: what is kept apart for vectors does not concern it.
+    count = parse_count(model)
+    return Model(model if isinstance(model, str) else f"{count:,}", (Parameter("all", (1, count)),), counted=True)
