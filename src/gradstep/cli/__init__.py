@@ -1,4 +1,4 @@
-"""The command line: parses and prints, one file per command. What they do lives in the rooms below."""
+"""The command line: parses and prints. What the commands do lives in the rooms below."""
 
 import typer
 
