@@ -39,7 +39,7 @@ from gradstep.lab.bench import (
     rule_cases,
     rule_names,
 )
-from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, watched
+from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, run_with_progress
 from gradstep.lab.machine import Neighbours, describe
 from gradstep.report.words import percent, seconds
 
@@ -121,13 +121,13 @@ def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]
 
 
 def measure_speed(processor: Processor, repeat: int) -> None:
-    results = watched(cases(), repeat, Console())
+    results = run_with_progress(cases(), repeat, Console())
     results.save(processor.file("speed"))
     draw_chart(results).save(processor.folder / "speed.svg")
 
 
 def measure_rules(processor: Processor, repeat: int) -> None:
-    watched(rule_cases(rule_names("all")), repeat, Console()).save(processor.file("rules"))
+    run_with_progress(rule_cases(rule_names("all")), repeat, Console()).save(processor.file("rules"))
 
 
 def measure_memory(processor: Processor, _: int) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.lab.task import judging, seeded
+from gradstep.lab.task import evaluation, seeded
 from gradstep.lab.tasks.text import CONTEXT, Text, corpus, windows
 from gradstep.storage.policy import RoundingName, StateName
 
@@ -110,7 +110,7 @@ def held_out_loss(model: nn.Module) -> float:
     _, tokens = corpus()
     starts = torch.arange(0, len(tokens) - CONTEXT - 1, CONTEXT)
     total = 0.0
-    with judging(model):
+    with evaluation(model):
         for some in starts.split(64):
             given, targets = windows(tokens, some)
             total += nn.functional.cross_entropy(model(given).flatten(0, 1), targets.flatten(), reduction="sum").item()

@@ -4,9 +4,8 @@ import pytest
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
-from gradstep.learn.advice import advice
 from gradstep.learn.challenges import CHALLENGES
-from gradstep.learn.course import Course, diagnosis, grade
+from gradstep.learn.course import Course, advice, diagnosis, grade
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.progress import FILE, Progress, Work, save
 

@@ -38,7 +38,7 @@ def test_uncorrected_steps_by_hand():
 
 def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
     left = [
-        decay._left(Walker(rule(lr=decay.LR, weight_decay=decay.DECAY), np.ones((len(decay.SCALES), 100))))
+        decay._mean_weights(Walker(rule(lr=decay.LR, weight_decay=decay.DECAY), np.ones((len(decay.SCALES), 100))))
         for rule in (AdamW, Adam)
     ]
     assert np.ptp(left[0]) < 0.03
@@ -69,12 +69,12 @@ def test_momentum_ends_lower_in_the_ravine():
 def test_a_walker_resumed_as_before_is_the_walker_that_went_on():
     saved = Walker(AdamW(lr=resume.LR, weight_decay=0.0), [3.0, -1.0])
     saved.step(np.array([1.0, 2.0]))
-    on, anew = resume._resumed(saved, "as before"), resume._resumed(saved, "without its state")
+    on, anew = resume._resume(saved, "as before"), resume._resume(saved, "without its state")
     for walker in (saved, on, anew):
         walker.step(np.array([0.1, -0.1]))
     np.testing.assert_array_equal(on.p, saved.p)
     assert (anew.steps, on.steps) == (1, 2)
-    assert vars(resume._resumed(saved, "lr × 10").rule)["lr"] == pytest.approx(10 * resume.LR)
+    assert vars(resume._resume(saved, "lr × 10").rule)["lr"] == pytest.approx(10 * resume.LR)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.scalars], ids=lambda rule: rule.__name__)

@@ -26,7 +26,7 @@ from gradstep.monitor.readings import reading
 from gradstep.monitor.record import Run
 from gradstep.monitor.report import charts, write_report
 from gradstep.monitor.view import view
-from gradstep.report.scales import thinned
+from gradstep.report.scales import thin
 from gradstep.report.words import sparkline
 from tests.pages import check_page, lines, words
 
@@ -296,7 +296,7 @@ def test_a_long_run_keeps_its_spike():
     values = [1.0] * 50_000
     values[31_415] = 99.0
     values[27_182] = float("nan")
-    kept = thinned(values, 1_000)
+    kept = thin(values, 1_000)
     assert len(kept) < 2_100
     assert {0, 27_182, 31_415, 49_999} <= set(kept)
 

@@ -12,7 +12,7 @@ import gradstep
 from gradstep.cli import app
 from gradstep.monitor import Group, JsonLines, Parameter, read_run
 from gradstep.monitor.doctor.finding import Finding, grade
-from gradstep.monitor.doctor.report import ranked
+from gradstep.monitor.doctor.report import rank_findings
 from gradstep.monitor.doctor.rules import RULES
 from gradstep.monitor.doctor.rules.gradients import SPIKE
 from gradstep.monitor.doctor.rules.learning_rate import LR_TOO_HIGH
@@ -43,7 +43,7 @@ def test_consequences_stand_last():
 
 def test_a_consequence_stands_last_however_bad():
     symptom, cause = Finding(LR_TOO_HIGH, 1.0, ()), Finding(SPIKE, 0.5, ())
-    assert [finding.cause.name for finding in ranked([symptom, cause])] == ["spike", "lr_too_high"]
+    assert [finding.cause.name for finding in rank_findings([symptom, cause])] == ["spike", "lr_too_high"]
 
 
 def test_the_worse_stands_first():

@@ -59,13 +59,13 @@ def check(
     """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
     _refuse_unused(context, training=training is not None)
     if training is not None:
-        raise typer.Exit(_watched(training, target or [], steps, as_json=json_))
+        raise typer.Exit(_watch(training, target or [], steps, as_json=json_))
     if target is None or len(target) != 1:
         raise typer.BadParameter("give one FILE.py:NAME, or --training SCRIPT.py")
     if rule is None:
         raise typer.BadParameter("say what it should compute: --rule adamw, for example")
     raise typer.Exit(
-        _judged(
+        _judge(
             target[0],
             rule,
             convention,
@@ -94,7 +94,7 @@ def _refuse_unused(context: typer.Context, *, training: bool) -> None:
         )
 
 
-def _judged(
+def _judge(
     target: str,
     rule: str,
     convention: str,
@@ -139,7 +139,7 @@ def _judged(
     return verdict.exit_code
 
 
-def _watched(script: Path, arguments: list[str], steps: int, *, as_json: bool) -> int:
+def _watch(script: Path, arguments: list[str], steps: int, *, as_json: bool) -> int:
     from gradstep.judge.updates.script import watch_script
 
     report, raised = watch_script(script, arguments, steps=steps)

@@ -69,7 +69,7 @@ def show(*parts: "RenderableType") -> None:
 
 def show_next(course: "Course", command: str | None = None) -> None:
     """Print what to do next, the last line of every command."""
-    from gradstep.learn.advice import advice
+    from gradstep.learn.course import advice
     from gradstep.learn.screen import following
 
     show(following(command or advice(course.progress(), course)))
@@ -114,9 +114,9 @@ def check(
     """Judge what you wrote. Exit codes: 0 passed, 1 not yet, 2 could not be judged."""
     from gradstep.judge.table import table
     from gradstep.learn import screen
-    from gradstep.learn.advice import after
     from gradstep.learn.challenges import challenge_named
     from gradstep.learn.checking import unwritten
+    from gradstep.learn.course import after
 
     with open_course(dir_) as course:
         challenge = challenge_named(name)

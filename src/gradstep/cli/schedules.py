@@ -26,7 +26,7 @@ def schedules(
 
     from gradstep.report import check_file
     from gradstep.report.words import number, sparkline
-    from gradstep.schedules.gallery import gallery, together
+    from gradstep.schedules.gallery import draw_together, gallery
 
     try:
         if out is not None:
@@ -46,4 +46,4 @@ def schedules(
     screen.print(table)
     if out is not None:
         title = f"{'Schedules' if len(drawn) > 1 else next(iter(drawn))} over {steps:,} updates"
-        screen.print(f"Picture: {together(drawn, steps, title).save(out)}", soft_wrap=True)
+        screen.print(f"Picture: {draw_together(drawn, steps, title).save(out)}", soft_wrap=True)

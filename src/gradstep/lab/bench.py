@@ -175,11 +175,11 @@ class Results:
         return Results(**{**known, "rows": [Row(**row) for row in known["rows"]]})
 
 
-def _ours(name: str, **settings: Any) -> Build:
+def _build_ours(name: str, **settings: Any) -> Build:
     return lambda params: OPTIMIZERS[name](params, **settings).step
 
 
-def _named(work: Work) -> Build:
+def _build_named(work: Work) -> Build:
     return lambda params: OPTIMIZERS["adamw"](list(zip(work.shapes, params, strict=True)), state="8bit").step
 
 
@@ -245,11 +245,11 @@ def cases(works: Sequence[Work] = WORKS) -> list[Case]:
     result = []
     for work in works:
         rivals: dict[str, Build] = _memory() if work is works[0] else {}
-        rivals[OURS] = _ours("adamw")
+        rivals[OURS] = _build_ours("adamw")
         if work not in (MANY, SMALL):
-            rivals[OURS_8BIT] = _ours("adamw", state="8bit")
+            rivals[OURS_8BIT] = _build_ours("adamw", state="8bit")
         if work is GPT2:
-            rivals[OURS_NAMED] = _named(work)
+            rivals[OURS_NAMED] = _build_named(work)
         rivals[FUSED] = _theirs("adamw", fused=True)
         if work in (RESNET, MANY):
             rivals[FOREACH] = _theirs("adamw", foreach=True)
@@ -266,7 +266,7 @@ def rule_cases(rules: Sequence[str], work: Work = LARGE) -> list[Case]:
     for name in rules:
         for settings in ({}, {"momentum": 0.9}) if name == "sgd" else ({},):
             words = "".join(f", {key} {value}" for key, value in settings.items())
-            rivals = {OURS: _ours(name, **settings), DEFAULT: _theirs(name, foreach=False, **settings)}
+            rivals = {OURS: _build_ours(name, **settings), DEFAULT: _theirs(name, foreach=False, **settings)}
             result.append(Case(f"{COMPARED[name]}{words}, {work.title}", work, rivals))
     return result
 

@@ -109,7 +109,7 @@ EVERY = 0.5
 Python's lock from a step, which doubled the median of one of 2 ms."""
 
 
-def watched(cases: Sequence[Case], repeat: int, console: Console) -> Results:
+def run_with_progress(cases: Sequence[Case], repeat: int, console: Console) -> Results:
     """Measure all cases under a bar that shows how far it is."""
     bar = Progress(
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
@@ -128,7 +128,7 @@ def watched(cases: Sequence[Case], repeat: int, console: Console) -> Results:
         return run(cases, repeat, tick)
 
 
-def closing(results: Results, chart: Path) -> RenderableType:
+def summary(results: Results, chart: Path) -> RenderableType:
     """What is printed at the end: the machine, the table, what the kernels chose, where the chart is."""
     parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), table(results)]
     if results.access:
@@ -151,7 +151,7 @@ def machine_line(results: Results) -> str:
 
 
 def table(results: Results) -> RenderableType:
-    """For the terminal."""
+    """Return the table for the terminal."""
     shown = Table(box=None, pad_edge=False)
     for index, title in enumerate(TITLES):
         shown.add_column(title, justify="right" if index else "left", no_wrap=not index)
@@ -172,7 +172,7 @@ def won(row: Row, rival: str, ours: str = OURS) -> bool:
 
 
 def markdown(results: Results) -> str:
-    """For a document."""
+    """Return the table in Markdown."""
     return markdown_table(TITLES, [_cells(*line) for line in lines(results)])
 
 
@@ -205,7 +205,7 @@ NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
 
 
 def draw_chart(results: Results) -> Grid:
-    """The medians of all cases."""
+    """Draw the medians of all cases."""
     machine = results.machine
     note = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}, {results.date}"
     return Grid("One optimizer step: shorter is faster", [_panel(row) for row in results.rows], note=note)

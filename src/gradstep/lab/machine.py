@@ -69,7 +69,7 @@ GUEST = 8
 
 @final
 class Neighbours:
-    """Made before the measurement, asked after it."""
+    """Measures the time that other programs take: made before a measurement, read after it."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
@@ -88,7 +88,7 @@ class Neighbours:
 
 
 def _busy() -> float | None:
-    """Seconds that all processors together have worked."""
+    """Return the seconds that all processors together have worked."""
     if not STAT.is_file():
         return None
     ticks = [int(word) for word in STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]][:GUEST]

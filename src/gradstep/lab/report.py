@@ -51,7 +51,7 @@ def render(races: list[Results]) -> str:
     """The whole page."""
     header = races[0].header
     return page(
-        f"{len(header.contenders)} optimizers on {_listed([race.header.task for race in races])}",
+        f"{len(header.contenders)} optimizers on {_join_words([race.header.task for race in races])}",
         f"gradstep race · {header.started[:16].replace('T', ' ')}",
         cards((_card(race) for race in races), roomy=True),
         tag("p", "A click on a row of a table picks out that optimizer in the pictures below it.", class_="quiet"),
@@ -128,7 +128,7 @@ def _seeds(header: Header) -> str:
             f"\nOne run each, at seed {header.seeds[0]}: how much is chance is not known, so nobody is called the "
             "winner."
         )
-    seeds = _listed([str(seed) for seed in header.seeds])
+    seeds = _join_words([str(seed) for seed in header.seeds])
     return (
         f"\n{count} runs each, at seeds {seeds}: losses are means, ± half the distance between the best "
         "and the worst run; bands in charts reach from the one to the other. A winner is ahead of every other at "
@@ -136,5 +136,5 @@ def _seeds(header: Header) -> str:
     )
 
 
-def _listed(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -91,8 +91,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and no graph inside; back in training mode afterwards."""
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode without gradients inside; back in training mode afterwards."""
     model.eval()
     with torch.no_grad():
         yield

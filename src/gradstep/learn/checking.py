@@ -61,7 +61,7 @@ def check_file(challenge: Challenge, framework: Framework, file: Path, *, conven
     if convention not in CONVENTIONS:
         raise ValueError(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if challenge.rule is None:
-        return _examined(challenge, framework, file)
+        return _examine(challenge, framework, file)
     target = f"{file}:{challenge.entry}"
     found = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
     return _complete(challenge, found)
@@ -86,7 +86,7 @@ def _lacks(probe: Probe, setting: str) -> bool:
     return probe.outcome is Outcome.SKIPPED and setting in probe.detail.replace(",", " ").split()
 
 
-def _examined(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
+def _examine(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
     blank = Verdict(file.name, challenge.lesson.title, "torch", Status.UNJUDGED, "")
     context = multiprocessing.get_context("spawn")
     answer, tell = context.Pipe(duplex=False)

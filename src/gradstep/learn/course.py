@@ -11,7 +11,8 @@ from typing import NamedTuple, final
 from gradstep.judge import Status, Verdict
 from gradstep.learn.challenges import CHALLENGES, Challenge, challenge_named
 from gradstep.learn.checking import check_file, unwritten
-from gradstep.learn.lesson import Framework, Question
+from gradstep.learn.experiments import EXPERIMENTS
+from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
 
 FOLDER = "gradstep-course"
@@ -120,7 +121,7 @@ class Course:
             self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
             self.file(challenge, framework): lesson.code[framework].skeleton,
         }
-        made = tuple(file for file, content in files.items() if _made(file, content))
+        made = tuple(file for file, content in files.items() if _write_new(file, content))
         return Written(made, tuple(file for file in files if file not in made))
 
     def check(
@@ -230,7 +231,7 @@ def diagnosis(verdict: Verdict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(about))
 
 
-def _made(file: Path, content: str) -> bool:
+def _write_new(file: Path, content: str) -> bool:
     """Whether the file could be made new: one that is there is somebody's work."""
     try:
         with file.open("x", encoding="utf-8") as out:
@@ -238,3 +239,40 @@ def _made(file: Path, content: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def advice(progress: Progress, course: Course, passed: Challenge | None = None) -> str:
+    """The command that comes next: what was begun is passed, then asked about; then the next is begun.
+
+    Args:
+        progress: what was done.
+        course: where.
+        passed: a challenge that was passed just now: its own questions come first.
+    """
+    framework = progress.framework
+    if passed is not None and passed.name not in progress.answers:
+        return f"gradstep learn quiz {passed.name}{course.option}"
+    works = {name: progress.of(name, framework) for name in CHALLENGES}
+    begun = [name for name, work in works.items() if work is not None and not work.passed]
+    unasked = [name for name, work in works.items() if work is not None and name not in progress.answers]
+    new = [name for name, work in works.items() if work is None]
+    for act, names in (("check", begun), ("quiz", unasked), ("start", new)):
+        if names:
+            return f"gradstep learn {act} {names[0]}{course.option}"
+    for experiment in EXPERIMENTS:
+        if experiment not in progress.experiments:
+            return f"gradstep learn run {experiment}{course.option}"
+    other = next(f for f in FRAMEWORKS if f != framework)
+    if any(progress.of(name, other) is None for name in CHALLENGES):
+        return f"gradstep learn start sgd --{other}{course.option}"
+    return "gradstep race digits"
+
+
+def after(verdict: Verdict, course: Course, challenge: Challenge) -> str:
+    """What to do after a check."""
+    if verdict.passed:
+        return advice(course.progress(), course, challenge)
+    hint = f"gradstep learn hint {challenge.name}{course.option}"
+    if unwritten(verdict):
+        return f"write it, then gradstep learn check {challenge.name}{course.option} (stuck? {hint})"
+    return hint

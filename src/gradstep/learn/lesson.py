@@ -138,7 +138,7 @@ def parse(markdown: str) -> Lesson:
     return Lesson(
         title,
         text.strip(),
-        {framework: Code(_fenced(sections[section])) for framework, section in SECTIONS.items()},
+        {framework: Code(_strip_fence(sections[section])) for framework, section in SECTIONS.items()},
         tuple(_one_line(hint) for hint in hints),
         tuple(_question(*parts) for parts in _sections(sections["Questions"], "### ") if parts[0]),
     )
@@ -157,7 +157,7 @@ def _sections(markdown: str, mark: str) -> Iterator[tuple[str, str]]:
     yield heading, "\n".join(body).strip()
 
 
-def _fenced(section: str) -> str:
+def _strip_fence(section: str) -> str:
     return section.removeprefix("```python\n").removesuffix("```")
 
 

@@ -45,7 +45,7 @@ def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
     if challenge.name == "adamw":
         cells += [_text("## AdamW's step, line by line"), _code(_STEP)]
     for name in _ABOUT.get(challenge.name, ()):
-        cells += [_text(_asked(name)), _code(_experiment(name))]
+        cells += [_text(_question_of(name)), _code(_experiment(name))]
     cells.append(_text("## Questions\n\n" + "\n\n".join(map(_question, lesson.questions))))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {
@@ -87,7 +87,7 @@ def _question(question: Question) -> str:
     return f"**{question.text}**\n\n{options}\n\n{answer}"
 
 
-def _asked(name: str) -> str:
+def _question_of(name: str) -> str:
     from gradstep.learn.experiments import EXPERIMENTS
 
     return f"## {EXPERIMENTS[name].title}\n\n{EXPERIMENTS[name].question}"

@@ -38,7 +38,7 @@ def overview(progress: Progress, course: Course) -> RenderableType:
     grid.add_column("questions", no_wrap=True)
     for name, challenge in CHALLENGES.items():
         cells = [_state(progress, name, framework) for framework in FRAMEWORKS]
-        grid.add_row(Text(name, "bold"), challenge.lesson.title, *cells, _answered(progress, challenge))
+        grid.add_row(Text(name, "bold"), challenge.lesson.title, *cells, _score_cell(progress, challenge))
     more = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     more.add_column(no_wrap=True)
     more.add_column()
@@ -64,7 +64,7 @@ def _state(progress: Progress, name: str, framework: Framework) -> Text:
     return Text(f"tried {work.attempts}×" if work.attempts else "begun", "yellow")
 
 
-def _answered(progress: Progress, challenge: Challenge) -> Text:
+def _score_cell(progress: Progress, challenge: Challenge) -> Text:
     questions, given = challenge.lesson.questions, progress.answers.get(challenge.name)
     if given is None:
         return Text("–", "dim")

@@ -1,4 +1,4 @@
-"""Who is trained and how: a record's header, from the optimizer and, if it is given, the model."""
+"""Make a record's header: what is trained and how, from the optimizer and, if it is given, the model."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _KEY = "gradstep_monitor"
 
 
 def encode(entry: Header | Update) -> str:
-    """One line, without its end."""
+    """Return the line of an entry, without the line break."""
     if isinstance(entry, Header):
         return _text({_KEY: FORMAT, **_plain(entry)})
     text = _text(_plain(entry))
@@ -38,7 +38,7 @@ def encode(entry: Header | Update) -> str:
     # Base64 needs no escaping: put in as it is, it does not go through the encoder letter by letter.
     columns = ((name, getattr(entry.parameters, name)) for name in _COLUMNS)
     packed = ",".join(
-        f'"{name}":"{_packed(column)}"' for name, column in columns if name == "index" or column.tobytes().strip(b"\0")
+        f'"{name}":"{_encode(column)}"' for name, column in columns if name == "index" or column.tobytes().strip(b"\0")
     )
     return f'{text[:-1]},"parameters":{{{packed}}}}}'
 
@@ -109,7 +109,7 @@ class Reader:
         elif entry.parameters is not None and not _fits(entry.parameters, len(self._headers[-1].parameters)):
             raise ValueError("its columns do not fit the parameters of the header")
         elif not entry.groups and self._updates and self._updates[-1].update == entry.update:
-            self._updates[-1] = _noted(self._updates[-1], entry)
+            self._updates[-1] = _add_note(self._updates[-1], entry)
         else:
             self._updates.append(entry)
 
@@ -119,7 +119,7 @@ FILE = "monitor.jsonl"
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    r"""A record, finished or still growing.
+    r"""Read a record from its file, finished or still growing.
 
     Args:
         path: the file, or a folder that holds it as ``monitor.jsonl``.
@@ -146,7 +146,7 @@ def _text(plain: dict[str, Any]) -> str:
     try:
         return _ENCODER.encode(plain)
     except ValueError:
-        return _ENCODER.encode(_spelled(plain))
+        return _ENCODER.encode(_spell_non_finite(plain))
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -166,15 +166,15 @@ def _plain(entry: Any) -> dict[str, Any]:
     return result
 
 
-def _spelled(value: Any) -> Any:
+def _spell_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {key: _spelled(one) for key, one in value.items()}
-    return [_spelled(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: _spell_non_finite(one) for key, one in value.items()}
+    return [_spell_non_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def _packed(column: NDArray[Any]) -> str:
+def _encode(column: NDArray[Any]) -> str:
     return base64.b64encode(column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
 
 
@@ -250,7 +250,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _noted(update: Update, note: Update) -> Update:
+def _add_note(update: Update, note: Update) -> Update:
     """An update with what was logged about it later."""
     loss = update.loss if note.loss is None else note.loss
     return replace(update, loss=loss, extra={**update.extra, **note.extra})

@@ -50,7 +50,7 @@ class Loop:
             loop = me()
             if loop is not None and id(other) in loop._open:
                 loop._open.discard(id(other))
-                loop._stepped(other)
+                loop._note_step(other)
 
         hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
         self._close_global = finalize(self, _remove, hooks)
@@ -106,7 +106,7 @@ class Loop:
 
         return look
 
-    def _stepped(self, other: Optimizer) -> None:
+    def _note_step(self, other: Optimizer) -> None:
         shares = self._shares.get(other)
         optimizer = self._optimizer()
         if shares is None and optimizer is not None:

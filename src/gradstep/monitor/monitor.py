@@ -1,4 +1,4 @@
-"""The monitor: what a user makes, tells and closes."""
+"""The monitor: records every update of an optimizer and writes the records to sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records that wait for each other, to be made and written together."""
+"""The queue of records, which are made and written together about once a second."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST = 64
 
 @final
 class Outbox:
-    """What a monitor has to write, and the sinks that it goes to.
+    """Queue the records of a monitor and write them to its sinks together.
 
     A step leaves nothing of Python in the processor's caches. Made one by one after each of them, a record takes most
     of a millisecond; made by the dozen, a tenth of that. So they wait for about a second; those that are alarming, and
@@ -53,7 +53,7 @@ class Outbox:
         _every.add(self)
 
     def open(self, header: Header) -> None:
-        """Tell the sinks who is trained from here on."""
+        """Queue a header, which the sinks get before the updates that follow."""
         self.flush()
         for sink in self._sinks:
             sink.open(header)
@@ -67,13 +67,13 @@ class Outbox:
             self.put(done, at_once=done.alarming)
 
     def put(self, entry: Pending | Update, *, at_once: bool = False) -> None:
-        """Have something written by and by, in this order."""
+        """Queue an entry; entries are written in this order."""
         self._waiting.append(entry)
         if at_once or len(self._waiting) >= MOST or monotonic() - self._written >= INTERVAL:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write every queued record."""
         if not self._waiting:
             return
         while self._waiting:

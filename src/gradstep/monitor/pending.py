@@ -24,18 +24,18 @@ Settings = tuple[float | None, float | None, tuple[float, float] | None, float |
 
 
 def settings(optimizer: Optimizer) -> list[Settings]:
-    """The settings of every group as they are now."""
+    """Return the current settings of every group."""
     return [_settings(group) for group in optimizer.param_groups]
 
 
-def of_rule(rule: Rule) -> Settings:
-    """The settings that a rule holds."""
+def settings_of_rule(rule: Rule) -> Settings:
+    """Return the settings of a rule, as :func:`settings` returns those of a group."""
     return _settings(vars(rule))
 
 
 @final
 class Groups:
-    """Makes the rows of the groups out of what was collected."""
+    """Sum the statistics of parameters into one row for each group."""
 
     _groups: NDArray[np.int64] | None = None
     """Whose the rows of the update before were: mostly those of the same as in the next one."""
@@ -181,7 +181,7 @@ class Pending:
         """
         found = None if self.found is None else self.found.collected()
         before = 1.0 if found is None else self._clipped_before(found)
-        known = [of_rule(own) if isinstance(own, Rule) else own for own in self.settings]
+        known = [settings_of_rule(own) if isinstance(own, Rule) else own for own in self.settings]
         return Update(
             self.number,
             self.time,

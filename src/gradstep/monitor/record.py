@@ -233,12 +233,12 @@ class Update:
     @property
     def root_min(self) -> float | None:
         """The smallest √v."""
-        return min(_known(group.root_min for group in self.groups), default=None)
+        return min(_without_none(group.root_min for group in self.groups), default=None)
 
     @property
     def root_max(self) -> float | None:
         """The largest √v."""
-        return max(_known(group.root_max for group in self.groups), default=None)
+        return max(_without_none(group.root_max for group in self.groups), default=None)
 
     @property
     def non_finite(self) -> int | None:
@@ -246,17 +246,17 @@ class Update:
         return _sum(group.non_finite for group in self.groups)
 
 
-def _known(values: Iterable[_Number | None]) -> list[_Number]:
+def _without_none(values: Iterable[_Number | None]) -> list[_Number]:
     return [value for value in values if value is not None]
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    known = _known(values)
+    known = _without_none(values)
     return sum(known) if known else None
 
 
 def _root_of_squares(norms: Iterable[float | None]) -> float | None:
-    known = _known(norms)
+    known = _without_none(norms)
     return math.hypot(*known) if known else None
 
 

@@ -57,8 +57,8 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
         figures(charts(run)),
         _groups(header),
         _parameters(run),
-        _missing(header),
-        _skipped(run),
+        _unregistered_section(header),
+        _skipped_section(run),
     )
     target.write_text(text, encoding="utf-8")
     return target
@@ -115,7 +115,7 @@ def _chart(
     lines: list[Line] = []
     if several and of_group is not None:
         for index, group in enumerate(run.header.groups):
-            lines += _line(run, _of_group(of_group, index), group.name, COLOURS[index % len(COLOURS)], unit, 1.4)
+            lines += _line(run, _group_value(of_group, index), group.name, COLOURS[index % len(COLOURS)], unit, 1.4)
     if not (several and metric.name == "lr"):
         lines += _line(run, metric.value, "all" if several else "", "blue", unit)
     levels = LEVELS.get(metric.name, ())
@@ -145,7 +145,7 @@ def _one_rate(run: Run) -> bool:
     return all(len({group.lr for group in update.groups}) == 1 for update in run.made)
 
 
-def _of_group(value: Callable[[Numbers], float | None], index: int) -> Callable[[Update], float | None]:
+def _group_value(value: Callable[[Numbers], float | None], index: int) -> Callable[[Update], float | None]:
     return lambda update: value(update.groups[index]) if index < len(update.groups) else None
 
 
@@ -246,14 +246,14 @@ def _shape(p: Parameter) -> str:
     return " × ".join(map(str, p.shape)) or "scalar"
 
 
-def _missing(header: Header) -> Markup:
+def _unregistered_section(header: Header) -> Markup:
     if not header.unregistered:
         return Markup()
     rows = [[p.name, _shape(p), p.module, "no" if p.requires_grad else "yes"] for p in header.unregistered]
     return section("Not in the optimizer", table(["parameter", "shape", "module", "frozen"], rows[:MOST_ROWS]))
 
 
-def _skipped(run: Run) -> Markup:
+def _skipped_section(run: Run) -> Markup:
     rows = [[f"{u.update:,}", u.skipped, u.culprit or UNKNOWN, short(u.loss_scale)] for u in run.updates if u.skipped]
     if not rows:
         return Markup()

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 @final
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """One row for each parameter that had a gradient, or for what of each group had.
+    """The statistics of one step: a row for each parameter that had a gradient, or for each group of them.
 
     Attributes:
         index: which parameter, counted over all groups, or which group; ascending.
@@ -48,7 +48,7 @@ class Collected:
 
 
 class Found(NamedTuple):
-    """What was found of a step: as little as possible is done right after it, the rest when its record is written.
+    """The statistics of one step, read right after it and computed when its record is written.
 
     Attributes:
         finite: whether all gradients are.
@@ -223,7 +223,7 @@ class FusedStatistics(Statistics):
         assert step is not None
         finite = step.finite
         bad = None if finite else self._bad(step)  # while there are gradients
-        return Found(finite, partial(_collected, step, bad, self._linear))
+        return Found(finite, partial(_collect_step, step, bad, self._linear))
 
     def drop(self) -> None:
         pass
@@ -236,7 +236,7 @@ class FusedStatistics(Statistics):
         return non_finite(step.grad_square, lambda row: every[step.index[row]])
 
 
-def _collected(step: StepStatistics, bad: Floats | None, linear: bool) -> Collected:
+def _collect_step(step: StepStatistics, bad: Floats | None, linear: bool) -> Collected:
     table = step.table
     if linear:
         table = table.copy()

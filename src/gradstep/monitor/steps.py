@@ -14,7 +14,7 @@ from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.pending import Pending, Settings, settings
 from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import FusedStatistics, Statistics, TorchStatistics
-from gradstep.monitor.watched import LossScaler, skipped
+from gradstep.monitor.watched import LossScaler, skip_reason
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.observer import Observer
 from gradstep.optimizers.report import StepReport
@@ -114,7 +114,7 @@ class Steps(Observer):
     def after(self, report: StepReport) -> None:
         seconds = time.perf_counter() - self._begin
         if report.stepped:
-            self._made(seconds, report.rules, clip=report.clip)
+            self._record_update(seconds, report.rules, clip=report.clip)
         else:
             self.skip(report.reason, seconds)
 
@@ -123,13 +123,13 @@ class Steps(Observer):
 
     def _after_torch(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seconds = time.perf_counter() - self._begin
-        reason = skipped(optimizer)
+        reason = skip_reason(optimizer)
         if reason:
             self.skip(reason, seconds)
         else:
-            self._made(seconds, settings(optimizer))
+            self._record_update(seconds, settings(optimizer))
 
-    def _made(self, seconds: float, known: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
+    def _record_update(self, seconds: float, known: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
         self.last = self.updates
         if self.due:
             found = self._statistics.collect()

@@ -110,7 +110,7 @@ class LossScaler(Protocol):
         """What the loss is multiplied by."""
 
 
-def skipped(optimizer: torch.optim.Optimizer) -> str:
+def skip_reason(optimizer: torch.optim.Optimizer) -> str:
     """Why the step of a torch optimizer that was called changed nothing; empty if it did."""
     # Set by GradScaler for the length of a step, for optimizers that look at it themselves (torch's fused ones).
     found = vars(optimizer).get("found_inf")

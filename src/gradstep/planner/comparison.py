@@ -11,7 +11,7 @@ from gradstep.planner.items import Item, items
 from gradstep.planner.machine import available_memory
 from gradstep.planner.options import OPTIONS, Choice, describe
 from gradstep.planner.parameters import Module
-from gradstep.planner.planning import Plan, planned
+from gradstep.planner.planning import Plan, build_plan
 from gradstep.planner.request import PAGE_BUDGET, request_of
 from gradstep.planner.units import size
 from gradstep.rules import Rule
@@ -144,5 +144,5 @@ def plans(
     def whole(plain: Choice) -> tuple[Item, ...]:
         return tuple(items(request, plain))
 
-    found = [planned(request, c, whole(replace(c, paged=False, sharded="none"))) for c in honoured]
+    found = [build_plan(request, c, whole(replace(c, paged=False, sharded="none"))) for c in honoured]
     return Plans(tuple(found), request.budget or 0, source)

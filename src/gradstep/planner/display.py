@@ -20,7 +20,7 @@ FIGURES = ("weights", "gradients", "state", "extra", "total")
 
 
 def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
-    """The known sum, what is recommended and why, its lines to paste; then the combinations, that one marked."""
+    """Return the sum, the recommendation with its reason and code, then all combinations with that one marked."""
     first = plans.plans[0]
     places = [p for p in ("host", "disk") if any(plan.on(p) for plan in shown)]
     grid = Table(box=None, pad_edge=False)

@@ -10,7 +10,7 @@ from typing import final
 from gradstep.planner.options import SHARDINGS, Choice
 from gradstep.planner.parameters import Parameter
 from gradstep.planner.request import Request
-from gradstep.planner.state import SCALAR, copies, slot_bytes
+from gradstep.planner.state import SCALAR, rounding_copies, slot_bytes
 from gradstep.planner.temporaries import temporaries
 from gradstep.rules import Rule
 
@@ -40,7 +40,7 @@ class Item:
 
 
 def items(request: Request, choice: Choice) -> Iterator[Item]:
-    """What is kept, kind by kind; neither paging nor sharding are looked at."""
+    """Return what is kept, kind by kind, before paging and sharding."""
     model, rule = request.model.cast(choice.params), request.rule
     trained = model.trainable
     yield Item("weights", "weights", sum(p.nbytes for p in model.parameters), dealt="weights")
@@ -50,7 +50,7 @@ def items(request: Request, choice: Choice) -> Iterator[Item]:
         yield Item(name, "state", nbytes, dealt="state", pageable=True, note=note)
     for name in ("step", *type(rule).scalars):
         yield Item(name, "state", SCALAR * len(trained))
-    for name, nbytes in _total(copies(p, choice.rounding) for p in trained).items():
+    for name, nbytes in _total(rounding_copies(p, choice.rounding) for p in trained).items():
         yield Item(name, "state", nbytes, dealt="state", pageable=True, note="of weights in half precision")
     large = [p for p in model.largest if p.trainable]
     needed, why = temporaries(large, rule, choice.state, engine=request.engine, gpus=request.gpus)
@@ -110,7 +110,7 @@ class Row:
 
 
 def rows(request: Request, choice: Choice, whole: Sequence[Item]) -> Iterator[Row]:
-    """What is kept where.
+    """Return what is kept in which place.
 
     Args:
         request: what is asked about.

@@ -1,4 +1,4 @@
-"""What is planned for: the parameters of a model, by name, shape and type, without their values."""
+"""The parameters of a model that a plan is for: name, shape and type of each, without the values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Parameter:
 
     @property
     def real_dtype(self) -> str:
-        """The type of those."""
+        """The type of its real numbers."""
         return {"complex32": "float16", "complex64": "float32", "complex128": "float64"}.get(self.dtype, self.dtype)
 
     @property
@@ -72,7 +72,7 @@ class Parameter:
 
 @runtime_checkable
 class Module(Protocol):
-    """What is needed of a ``torch.nn.Module``."""
+    """The methods of ``torch.nn.Module`` that the planner calls."""
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """Every parameter once, with its name."""
@@ -84,7 +84,7 @@ class Module(Protocol):
 @final
 @dataclass(frozen=True)
 class Model:
-    """What is planned for.
+    """A model that a plan is for.
 
     Attributes:
         name: what to call it.
@@ -116,7 +116,7 @@ class Model:
 
     @property
     def trainable(self) -> tuple[Parameter, ...]:
-        """Those that have gradients and state."""
+        """The parameters that have gradients and state."""
         return tuple(p for p in self.parameters if p.trainable)
 
 

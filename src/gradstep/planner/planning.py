@@ -188,11 +188,11 @@ def plan(
     refusal = choice.refuse(request.model, request.rule, gpus)
     if refusal is not None:
         raise ValueError(refusal)
-    return planned(request, choice, tuple(items(request, choice)))
+    return build_plan(request, choice, tuple(items(request, choice)))
 
 
-def planned(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
-    """The plan of a combination that can be honoured, from what it keeps in all."""
+def build_plan(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
+    """Build the plan of one combination from the memory of the whole model."""
     return Plan(
         model=request.model.name,
         parameters=sum(p.numel for p in request.model.parameters),

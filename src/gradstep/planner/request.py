@@ -1,4 +1,4 @@
-"""What is asked about, whatever the combination of storages."""
+"""The arguments of a plan that are the same for every combination of storages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def request_of(
     page_budget: str | int,
     engine: str,
 ) -> Request:
-    """The request that is meant; arguments, and what is raised, as in :func:`gradstep.plan`."""
+    """Read and check the arguments; they, and the errors, are those of :func:`gradstep.plan`."""
     if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:  # type: ignore[redundant-expr]
         raise ValueError(f"Invalid gpus: {gpus!r} (a whole number; 0 plans for the CPU)")
     check("engine", engine, ENGINES)

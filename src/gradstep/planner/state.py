@@ -1,4 +1,4 @@
-"""What storage needs: the only place of the planner that asks codecs for their bytes."""
+"""Bytes of state: the only file of the planner that asks codecs for their sizes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCALAR = 4
 """Bytes of ``step``, and of each other number kept once per parameter."""
 
 
-def kept(p: Parameter) -> str | None:
-    """Why the state of this parameter stays in full precision whatever was asked for; None if it does not.
+def stays_full(p: Parameter) -> str | None:
+    """Return why the state of a parameter stays in full precision whatever was asked for; None if it does not.
 
-    >>> kept(Parameter("h.0.ln_1.weight", (768,))), kept(Parameter("h.0.attn.c_attn.weight", (768, 2304)))
+    >>> stays_full(Parameter("h.0.ln_1.weight", (768,))), stays_full(Parameter("h.0.attn.c_attn.weight", (768, 2304)))
     ('a norm or a bias', None)
     """
     if p.real_dtype not in ("float32", "bfloat16", "float16") or p.pieces > 1:
@@ -43,10 +43,10 @@ def slot_bytes(p: Parameter, slot: Slot, state: str) -> tuple[int, int]:
     return values, codec.nbytes(elements) - values
 
 
-def copies(p: Parameter, rounding: str) -> dict[str, int]:
-    """Bytes of what a rounding keeps beside the weights, by its key in the state.
+def rounding_copies(p: Parameter, rounding: str) -> dict[str, int]:
+    """Return the bytes that a rounding keeps beside the weights, by their key in the state.
 
-    >>> copies(Parameter("w", (8, 3)).cast("bfloat16"), "kahan")
+    >>> rounding_copies(Parameter("w", (8, 3)).cast("bfloat16"), "kahan")
     {'kahan_comp': 48}
     """
     if not p.is_half:
@@ -57,6 +57,6 @@ def copies(p: Parameter, rounding: str) -> dict[str, int]:
 
 def _codec(p: Parameter, slot: Slot, state: str) -> Codec:
     # Means of rows and columns are few, and every element of the update depends on them.
-    plain = kept(p) is not None or slot.collapsed is not None
+    plain = stays_full(p) is not None or slot.collapsed is not None
     element = ELEMENTS["float64" if p.real_dtype == "float64" else "float32"]
     return slot_codec("float32" if plain else state, element, signed=slot.signed)

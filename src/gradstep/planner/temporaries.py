@@ -1,4 +1,4 @@
-"""What a step needs beside what it keeps."""
+"""Temporary memory: what a step needs beside what it keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from gradstep.planner.parameters import Parameter
-from gradstep.planner.state import kept
+from gradstep.planner.state import stays_full
 from gradstep.rules import Rule, State
 
 SIDE = 128
@@ -32,14 +32,14 @@ def temporaries(trainable: Sequence[Parameter], rule: Rule, state: str, *, engin
 
     def needed(p: Parameter) -> int:
         slots = rule.slots(len(p.shape))
-        decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and kept(p) is None else 0)
+        decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
         return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * p.numel
 
     return max(map(needed, trainable), default=0), "an estimate: the eager engine at the largest parameter"
 
 
 def refuse(engine: str, rule: Rule, gpus: int) -> str | None:
-    """Why an engine cannot run this rule there, or None."""
+    """Return why an engine cannot run a rule on these devices, or None."""
     if engine == "fused" and gpus:
         return "engine='fused' is the CPU's; engine='compiled' makes no temporaries on a GPU"
     if engine in ("fused", "compiled") and not rule.elementwise:

@@ -41,13 +41,13 @@ def parse_count(text: str | float) -> int:
     (1500000000, 3000000000)
     """
     if not isinstance(text, str):
-        return _whole(Decimal(str(text)), text)
+        return _check_whole(Decimal(str(text)), text)
     found = _WRITTEN.fullmatch(text)
     if found is None or found[2].upper() not in COUNTS:
         raise ValueError(
             f"Invalid count: {text!r} (write 3B, 124M or 3000000000; K, M, B and T stand for 10³, 10⁶, 10⁹ and 10¹²)"
         )
-    return _whole(Decimal(re.sub("[_,]", "", found[1])) * COUNTS[found[2].upper()], text)
+    return _check_whole(Decimal(re.sub("[_,]", "", found[1])) * COUNTS[found[2].upper()], text)
 
 
 def is_binary(text: str | int | None) -> bool:
@@ -71,7 +71,7 @@ def size(amount: int, *, binary: bool = False) -> str:
     return f"{amount / base**power:,.{digits}f} {letters[power - 1]}{'iB' if binary else 'B'}"
 
 
-def _whole(amount: Decimal, given: str | float) -> int:
+def _check_whole(amount: Decimal, given: str | float) -> int:
     if not amount.is_finite() or amount <= 0 or amount != amount.to_integral_value():
         raise ValueError(f"Invalid count: {given!r} (must be a whole number above 0)")
     return int(amount)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, curve, key, length, lines, shortened, words
-from gradstep.report.scales import Scale, fit, spread, thinned
+from gradstep.report.picture import NARROW, Picture, curve, key, length, lines, shorten, words
+from gradstep.report.scales import Scale, fit, spread, thin
 from gradstep.report.words import tick
 
 DASHES = "6 4"
@@ -159,7 +159,7 @@ class LineChart(Picture):
         for line, end, place in zip(drawn.values(), ends, spread(ends, 15.0, tall)):
             d = f"M{decimal(left)},{decimal(top + end)}l14,{decimal(place - end)}"
             parts.append(curve(d, line.colour, dashes=DASHES if line.dashed else None))
-            parts.append(words(shortened(line.name, room - 20), left + 18, top + place + 4))
+            parts.append(words(shorten(line.name, room - 20), left + 18, top + place + 4))
         return parts
 
 
@@ -191,7 +191,7 @@ def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: flo
 
 
 def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Markup]:
-    kept = thinned(line.y, max(20, int(1.2 * wide)))
+    kept = thin(line.y, max(20, int(1.2 * wide)))
     across = {i: wide * x.at(line.x[i]) for i in kept}
     parts: list[Markup] = []
     if line.low and line.high:
@@ -321,7 +321,7 @@ class BarChart(Picture):
             parts.append(words(bar.name, left - 9, top + 18, anchor="end", bold=bar.bold, size=12.5))
             at = top + 5
         else:
-            parts.append(words(shortened(bar.name, wide), 0, top + 14, bold=bar.bold, size=12.5))
+            parts.append(words(shorten(bar.name, wide), 0, top + 14, bold=bar.bold, size=12.5))
             at = top + 19
         start = 0.0
         for value, colour in bar.parts:

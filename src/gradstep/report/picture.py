@@ -44,7 +44,7 @@ class Picture(ABC):
 
     def file(self) -> str:
         """The text of an SVG file, with its title and its rules for dark mode."""
-        height, drawn = titled(self, self.width - 32)
+        height, drawn = draw_titled(self, self.width - 32)
         paper = tag("rect", width="100%", height="100%", **paint(fill="paper"))
         inside = join([tag("style", Markup(dark_rules())), paper, tag("g", drawn, transform="translate(16 12)")])
         return _svg(self.width, height + 24, self.title, inside)
@@ -126,7 +126,7 @@ class Grid(Picture):
         top += 10 * bool(self.note)
         placed = [note]
         for start in range(0, len(self.pictures), columns):
-            row = [titled(picture, each) for picture in self.pictures[start : start + columns]]
+            row = [draw_titled(picture, each) for picture in self.pictures[start : start + columns]]
             placed += [
                 tag("g", drawn, transform=f"translate({k * (each + gap):.1f} {top:.1f})")
                 for k, (_, drawn) in enumerate(row)
@@ -135,10 +135,10 @@ class Grid(Picture):
         return top, join(placed)
 
 
-def titled(picture: Picture, width: float) -> tuple[float, Markup]:
-    """A picture below its title: the height of both, and the elements."""
+def draw_titled(picture: Picture, width: float) -> tuple[float, Markup]:
+    """Draw a picture below its title; return the height of both, in pixels, and the elements."""
     height, drawn = picture.draw(width)
-    rows = wrapped(picture.title, width, 15)
+    rows = wrap(picture.title, width, 15)
     head = [words(row, 0, 14 + 18 * k, size=14, bold=True) for k, row in enumerate(rows)]
     down = 18 * len(rows) + 6
     return height + down, join([*head, tag("g", drawn, transform=f"translate(0 {down})")])
@@ -198,19 +198,19 @@ def curve(
 
 
 def length(text: str, size: float = SIZE) -> float:
-    """How wide a text is, about, in pixels."""
+    """Estimate the width of a text, in pixels."""
     return size * sum(OTHERS.get(letter, LETTER) for letter in text)
 
 
 def lines(text: str, x: float, y: float, width: float, colour: str = "quiet") -> tuple[float, Markup]:
     """A text in as many lines as it needs, the first with its baseline at ``y``: their height, and the elements."""
-    rows = wrapped(text, width, SIZE)
+    rows = wrap(text, width, SIZE)
     drawn = [words(row, x, y + 16 * k, colour) for k, row in enumerate(rows)]
     return 16.0 * len(rows), join(drawn)
 
 
-def shortened(text: str, room: float, size: float = SIZE) -> str:
-    """A text that fits the room, cut with an ellipsis if need be."""
+def shorten(text: str, room: float, size: float = SIZE) -> str:
+    """Cut a text to ``room`` pixels, with an ellipsis if it is too long."""
     if length(text, size) <= room:
         return text
     while text and length(text + "…", size) > room:
@@ -218,8 +218,8 @@ def shortened(text: str, room: float, size: float = SIZE) -> str:
     return text + "…"
 
 
-def wrapped(text: str, width: float, size: float) -> list[str]:
-    """The lines of a text that is too long for one."""
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """Wrap a text to lines of at most ``width`` pixels."""
     rows = [""]
     for word in text.split():
         joined = f"{rows[-1]} {word}".strip()
@@ -227,7 +227,7 @@ def wrapped(text: str, width: float, size: float) -> list[str]:
             rows.append(word)
         else:
             rows[-1] = joined
-    return [shortened(row, width, size) for row in rows]
+    return [shorten(row, width, size) for row in rows]
 
 
 def key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[float, Markup]:
@@ -240,7 +240,7 @@ def key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[f
     drawn: list[Markup] = []
     x, y = 0.0, 10.0
     for name, colour, dashes in entries:
-        shown = shortened(name, width - 26)
+        shown = shorten(name, width - 26)
         if x and x + 24 + length(shown) > width:
             x, y = 0.0, y + 18
         if dashes == "bar":

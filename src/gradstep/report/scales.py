@@ -133,7 +133,7 @@ def spread(wanted: Sequence[float], gap: float, end: float) -> list[float]:
     return places
 
 
-def thinned(values: Sequence[float | None], most: int) -> list[int]:
+def thin(values: Sequence[float | None], most: int) -> list[int]:
     """Which points of a long line to draw: the ends, and of every stretch the lowest, the highest and the first that
     is not finite, so that no spike is lost.
 
@@ -144,7 +144,7 @@ def thinned(values: Sequence[float | None], most: int) -> list[int]:
     Returns:
         Positions, ascending; all if there are no more than ``most``.
 
-    >>> thinned([0, 1, 9, 1, 0, 1, 2, 1], most=4)
+    >>> thin([0, 1, 9, 1, 0, 1, 2, 1], most=4)
     [0, 2, 4, 6, 7]
     """
     count = len(values)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradstep.report.charts import x_axis
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, curve, length, shortened, words
+from gradstep.report.picture import NARROW, Picture, curve, length, shorten, words
 from gradstep.report.scales import Scale
 from gradstep.report.words import tick
 
@@ -113,10 +113,10 @@ class SurfaceChart(Picture):
             inside.append(curve(dots, path.colour, 3.6, stroke_linecap="round"))
             for (px, py), fill, rim in ((points[0], "paper", "ink"), (points[-1], path.colour, "paper")):
                 inside.append(tag("circle", cx=px, cy=py, r=4.5, stroke_width=1.5, **paint(fill=fill, stroke=rim)))
-        note = shortened(path.note, 0.5 * (left + wide))
+        note = shorten(path.note, 0.5 * (left + wide))
         room = left + wide - length(note) - 14
         parts = [
-            words(shortened(path.name, room, 13.5), left, top - 8, bold=True, size=12.5),
+            words(shorten(path.name, room, 13.5), left, top - 8, bold=True, size=12.5),
             words(note, left + wide, top - 8, "quiet", anchor="end"),
             tag("svg", *inside, x=left, y=top, width=wide, height=tall),
         ]

@@ -1,4 +1,4 @@
-"""What the arguments of schedules may be."""
+"""Checks of the arguments of schedules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def count(name: str, value: int, least: int = 0) -> int:
 
 
 def level(name: str, value: float) -> float:
-    """A value that a schedule takes: finite, at least 0."""
+    """Check a value of a schedule: finite, at least 0."""
     result = number(name, value)
     if result < 0:
         raise ValueError(f"Invalid {name}: {value} (must be at least 0)")
@@ -27,7 +27,7 @@ def level(name: str, value: float) -> float:
 
 
 def positive(name: str, value: float) -> float:
-    """A finite number above 0."""
+    """Check a finite number above 0."""
     result = number(name, value)
     if result <= 0:
         raise ValueError(f"Invalid {name}: {value} (must be above 0)")
@@ -35,7 +35,7 @@ def positive(name: str, value: float) -> float:
 
 
 def shrinking(name: str, value: float) -> float:
-    """A factor above 0 that does not enlarge."""
+    """Check a factor in (0, 1]."""
     result = positive(name, value)
     if result > 1:
         raise ValueError(f"Invalid {name}: {value} (must be at most 1)")

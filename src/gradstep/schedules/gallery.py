@@ -33,7 +33,7 @@ DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
         "inverse-sqrt": lambda lr, n: inverse_sqrt(lr, timescale_updates=max(1, n // 10)),
     }
 )
-"""From a first value, over so many updates."""
+"""Decays by name: from (first value, number of updates) to a schedule."""
 
 CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
     {
@@ -48,7 +48,7 @@ CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
         "one-cycle-momentum": lambda lr, n, w: one_cycle(lr, updates=n).momentum,
     }
 )
-"""With a rise of their own: from a peak, over so many updates, of which so many are a warmup where there is one."""
+"""Schedules with a rise of their own by name: from (peak, number of updates, those of a warmup) to a schedule."""
 
 WARM = ("cosine", "linear", "inverse-sqrt")
 """Decays that are also shown after a warmup, as "warmup-cosine"."""
@@ -102,8 +102,8 @@ COLOURS = ("blue", "vermilion", "green", "amber", "wine", "sky")
 """Of schedules in one chart, as many as can be told apart there."""
 
 
-def together(schedules: Mapping[str, Schedule], updates: int, title: str) -> Picture:
-    """Several schedules: in one chart if they are few, else each in its own."""
+def draw_together(schedules: Mapping[str, Schedule], updates: int, title: str) -> Picture:
+    """Draw several schedules: in one chart if they are few, else each in its own."""
     if len(schedules) <= len(COLOURS):
         lines = [curve(one, updates, name, colour) for (name, one), colour in zip(schedules.items(), COLOURS)]
         scale = fit([y for line in lines for y in line.y], include=[0.0])

@@ -19,7 +19,7 @@ from gradstep.optimizers.wrapped import innermost
 @final
 @dataclass(frozen=True)
 class Applied:
-    """What happened to the gradients.
+    """The result of applying the gradients.
 
     Attributes:
         stepped: False if one was not finite, and nothing was changed.
@@ -131,7 +131,7 @@ def gradient_norms(optimizers: Optimizers) -> Tensor:
     return norms
 
 
-def cleared(model: nn.Module, optimizers: Optimizers, before: Tensor | None) -> list[str]:
+def find_cleared(model: nn.Module, optimizers: Optimizers, before: Tensor | None) -> list[str]:
     """The names of the parameters whose gradient was not zero and is zero, or gone.
 
     It does not matter whether ``zero_grad`` of the optimizer or of the model did it, nor whether it set gradients to

@@ -90,7 +90,7 @@ def param_groups(
     trained = [p for p in params if p.tensor.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter that requires a gradient: nothing can be trained")
-    chosen = _matched(trained, params, overrides)
+    chosen = _match_overrides(trained, params, overrides)
     if policy == EXPLICIT and len(chosen) < len(trained):
         missing = ", ".join(p.name for p in trained if p not in chosen)
         raise ValueError(f"policy 'explicit': no pattern of overrides matches {missing}")
@@ -125,7 +125,7 @@ def _decision(p: Named, policy: str, embeddings: str) -> Verdict:
     return POLICIES[policy](p) if policy in POLICIES else (True, "")
 
 
-def _matched(trained: list[Named], params: list[Named], overrides: Mapping[str, Settings]) -> dict[Named, str]:
+def _match_overrides(trained: list[Named], params: list[Named], overrides: Mapping[str, Settings]) -> dict[Named, str]:
     """The one pattern that each parameter is matched by, if it is."""
     found: dict[Named, list[str]] = {}
     for pattern, settings in overrides.items():

@@ -73,10 +73,10 @@ class LrSweep:
         Before that, losses that are further above the first ones than the lowest is below them are taken to be that
         far: otherwise an explosion, which knows no bounds, would hide the fall beside it.
         """
-        means: NDArray[np.float64] = self._kernel() @ self._bounded()
+        means: NDArray[np.float64] = self._kernel() @ self._clip_losses()
         return means
 
-    def _bounded(self) -> NDArray[np.float64]:
+    def _clip_losses(self) -> NDArray[np.float64]:
         bounded: NDArray[np.float64] = np.minimum(self.losses, 2 * np.median(self.losses[:LEAST]) - self.losses.min())
         return bounded
 
@@ -106,7 +106,7 @@ class LrSweep:
         """
         if len(self.losses) < 3:
             return 0.0
-        bounded = self._bounded()
+        bounded = self._clip_losses()
         single = np.median(np.abs(np.diff(bounded, 2))) / (math.sqrt(6) * 0.6745)
         left = np.sqrt((self._kernel() ** 2).sum(axis=1)).max()
         return float(max(single * left, self._resolution()))
@@ -117,7 +117,7 @@ class LrSweep:
         return self.noise > self._resolution()
 
     def _resolution(self) -> float:
-        return float(np.finfo(np.float32).eps * np.abs(self._bounded()).max()) if len(self.losses) else 0.0
+        return float(np.finfo(np.float32).eps * np.abs(self._clip_losses()).max()) if len(self.losses) else 0.0
 
     @property
     def exploding(self) -> bool:

@@ -67,7 +67,7 @@ FP16_MAX = 65_504
 
 
 def why_all_are_skipped(model: nn.Module, last: UpdateOutcome, precision: str) -> str:
-    """The message of the error that ends a run of skipped updates.
+    """Write the message of the error that ends training after too many skipped updates in a row.
 
     Args:
         model: what is trained.
@@ -99,6 +99,6 @@ def why_all_are_skipped(model: nn.Module, last: UpdateOutcome, precision: str) -
 
 
 def _values(model: nn.Module) -> chain[tuple[str, torch.Tensor]]:
-    """Weights and buffers that hold numbers with a fraction."""
+    """Return the weights and buffers of floating-point or complex type, with their names."""
     every = chain(model.named_parameters(), model.named_buffers())
     return chain((name, value) for name, value in every if value.is_floating_point() or value.is_complex())

@@ -19,7 +19,7 @@ _BIAS = re.compile(r"^bias(_|$)|_bias$")
 @final
 @dataclass(frozen=True, eq=False)
 class Named:
-    """One parameter of a model, once, however many names it has.
+    """One parameter of a model with all its names; tied parameters are one.
 
     Attributes:
         tensor: the parameter.
@@ -33,7 +33,7 @@ class Named:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its first name."""
         return self.names[0]
 
     @property

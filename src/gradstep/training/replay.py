@@ -1,4 +1,4 @@
-"""Batches that can be had again: what a trial reads from, without moving it."""
+"""Read batches for a trial again and again, and leave their source where it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Placed(Protocol):
 
 @final
 class Replay:
-    """Batches without end, as often from the start as one likes; the source is left where it was.
+    """Endless batches that can start again; afterwards the source is where it was.
 
     Args:
         data: one of these.

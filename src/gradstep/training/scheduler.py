@@ -22,7 +22,7 @@ PerGroup: TypeAlias = Schedule | Sequence[Schedule | None] | Mapping[str, Schedu
 @final
 @dataclass(frozen=True)
 class Drive:
-    """A setting of an optimizer and what drives it.
+    """A setting of an optimizer and the schedules that drive it.
 
     Attributes:
         setting: its name in the groups.
@@ -109,7 +109,7 @@ class Drive:
         if not self.relative:
             return 1.0
         # Kept in the group, where torch keeps it too: so it comes back with the optimizer's checkpoint.
-        return float(group.setdefault(f"initial_{self.setting}", copied(group[self.setting])))
+        return float(group.setdefault(f"initial_{self.setting}", copy_value(group[self.setting])))
 
 
 def per_group(name: str, given: PerGroup, optimizer: Optimizer) -> Schedule | tuple[Schedule | None, ...]:
@@ -156,8 +156,8 @@ def _assign(group: dict[str, Any], setting: str, value: float) -> None:
         group[setting] = value
 
 
-def copied(value: float | Tensor) -> float | Tensor:
-    """The value, of which nobody else holds the memory."""
+def copy_value(value: float | Tensor) -> float | Tensor:
+    """Return a copy of a tensor, or the number itself."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
@@ -275,15 +275,15 @@ class Scheduler(LRScheduler):
             drive.check(self.optimizer)
             drive.check_joining(self.optimizer, self._covered)
         for group in groups:
-            group.setdefault("initial_lr", copied(group["lr"]))
-        self.base_lrs = [copied(group["initial_lr"]) for group in groups]
+            group.setdefault("initial_lr", copy_value(group["lr"]))
+        self.base_lrs = [copy_value(group["initial_lr"]) for group in groups]
         self._set_all()
-        self._last_lr = [copied(group["lr"]) for group in groups]
+        self._last_lr = [copy_value(group["lr"]) for group in groups]
         self._covered = len(groups)
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rates of the update that comes next, one per group."""
-        lrs: list[float | Tensor] = [copied(group["lr"]) for group in self.optimizer.param_groups]
+        lrs: list[float | Tensor] = [copy_value(group["lr"]) for group in self.optimizer.param_groups]
         for drive in self._drives:
             if drive.setting == "lr":
                 values = drive.values(self.optimizer, self.last_epoch)
@@ -312,8 +312,8 @@ class Scheduler(LRScheduler):
         self.last_epoch = update
         self._step_count = self.last_epoch + 1  # torch's own count, by which it warns of a first step out of order
         self._set_all()
-        self.base_lrs = [copied(group["initial_lr"]) for group in self.optimizer.param_groups]
-        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
+        self.base_lrs = [copy_value(group["initial_lr"]) for group in self.optimizer.param_groups]
+        self._last_lr = [copy_value(group["lr"]) for group in self.optimizer.param_groups]
 
     @property
     def lr_schedules(self) -> tuple[Schedule | None, ...]:

@@ -1,4 +1,4 @@
-"""What a trial may change, kept so that it can be put back bit for bit."""
+"""Copies of a model, its optimizers and the random generators, from which a trial is undone bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradstep.training.random_state import generator_states, set_generator_state
 
 @final
 class NestedCopy:
-    """Dictionaries, lists and tensors, nested as they like, with what they hold now.
+    """A copy of nested dictionaries, lists and tensors as they are now.
 
     They are put back *in place*: whoever holds a tensor, a parameter group or a state dictionary goes on holding it.
     A tensor that is found in several places is copied once.

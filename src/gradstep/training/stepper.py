@@ -16,7 +16,7 @@ from gradstep.optimizers.wrapped import innermost
 from gradstep.training.applying import (
     apply,
     checked_parameters,
-    cleared,
+    find_cleared,
     first_not_finite,
     gradient_norms,
     gradients,
@@ -295,7 +295,7 @@ class Stepper:
 
     def _check_gradients(self) -> None:
         """Raise if gradients were cleared inside the window, as by the usual zero_grad() before each backward."""
-        if lost := cleared(self._model, self._optimizers, self._window.norms):
+        if lost := find_cleared(self._model, self._optimizers, self._window.norms):
             self._window.refuse_cleared(lost)
 
     def _update(self, unit: float) -> UpdateOutcome:

@@ -65,7 +65,7 @@ class Window:
 
     @contextmanager
     def forward(self, *, last: bool) -> Iterator[None]:
-        """The block that a micro-batch's loss is computed in; without gradients it counts for nothing."""
+        """The block that computes a micro-batch's loss; without gradients it does not count."""
         self._check_whole()
         if self._forward is _Forward.RUNNING:
             raise RuntimeError("stepper.autocast() inside stepper.autocast(): one block per micro-batch")
@@ -79,7 +79,7 @@ class Window:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """A block that, if it fails, leaves gradients of which nobody knows what they are."""
+        """Mark the window as broken if this block fails: its gradients are then in an unknown state."""
         self._broken = True
         yield
         self._broken = False

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, judging, seeded
+from gradstep.lab.task import Batch, Evaluation, Task, evaluation, seeded
 
 BATCH = 64
 TEST = 397
@@ -93,7 +93,7 @@ class Digits(Task):
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         _, _, x, y = images()
-        with judging(model):
+        with evaluation(model):
             logits = model(x)
             right = (logits.argmax(-1) == y).float().mean()
             return Evaluation(F.cross_entropy(logits, y).item(), right.item())

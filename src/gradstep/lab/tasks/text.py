@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, judging, seeded
+from gradstep.lab.task import Batch, Evaluation, Task, evaluation, seeded
 
 CONTEXT = 64
 BATCH = 8
@@ -133,7 +133,7 @@ class Text(Task):
         tokens, targets = windows(
             held_out, torch.linspace(0, len(held_out) - CONTEXT - 1, JUDGED, dtype=torch.float32, device="cpu").long()
         )
-        with judging(model):
+        with evaluation(model):
             logits = model(tokens)
             right = (logits.argmax(-1) == targets).float().mean()
             return Evaluation(F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), right.item())

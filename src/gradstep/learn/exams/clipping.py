@@ -113,16 +113,16 @@ def _norm(grads: Arrays) -> float:
     return math.hypot(*(float(x) for g in grads if g is not None for x in g.ravel()))
 
 
-def _scaled(grads: Arrays, factor: float) -> list[Any]:
+def _scale(grads: Arrays, factor: float) -> list[Any]:
     return [None if g is None else g.astype(np.float64) * factor for g in grads]
 
 
 def _true(grads: Arrays, limit: float) -> Clipped:
     norm = _norm(grads)
-    return norm, _scaled(grads, limit / norm if norm > limit else 1.0)
+    return norm, _scale(grads, limit / norm if norm > limit else 1.0)
 
 
-def _each(grads: Arrays, limit: float) -> list[Any]:
+def _clip_each(grads: Arrays, limit: float) -> list[Any]:
     return [g if g is None else _true([g], limit)[1][0] for g in grads]
 
 
@@ -134,7 +134,7 @@ SLIPS = (
     Slip(
         "a norm for each tensor by itself",
         "the factor is computed inside the loop over the parameters: add up all squares first",
-        lambda grads, limit: (_norm(grads), _each(grads, limit)),
+        lambda grads, limit: (_norm(grads), _clip_each(grads, limit)),
     ),
     Slip(
         "clipping of each element by its value",
@@ -149,17 +149,17 @@ SLIPS = (
     Slip(
         "a norm without its root",
         "the sum of squares is used as it is: take its root",
-        lambda grads, limit: (_norm(grads) ** 2, _scaled(grads, min(1.0, limit / _norm(grads) ** 2))),
+        lambda grads, limit: (_norm(grads) ** 2, _scale(grads, min(1.0, limit / _norm(grads) ** 2))),
     ),
     Slip(
         "a sum of the tensors' norms",
         "norms are added; what adds up is their squares",
-        lambda grads, limit: (_sum(grads), _scaled(grads, min(1.0, limit / _sum(grads)))),
+        lambda grads, limit: (_sum(grads), _scale(grads, min(1.0, limit / _sum(grads)))),
     ),
     Slip(
         "the norm, and gradients that are not clipped",
         "`g = g * factor` makes a new array that nobody looks at: `g *= factor`, or `p.grad = ...`",
-        lambda grads, limit: (_norm(grads), _scaled(grads, 1.0)),
+        lambda grads, limit: (_norm(grads), _scale(grads, 1.0)),
     ),
 )
 

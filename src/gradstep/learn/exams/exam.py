@@ -71,7 +71,7 @@ def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[
     started = time.perf_counter()
     probes = tuple(exam.probe(submission) for exam in exams)
     failed = [p for p in probes if p.outcome is Outcome.FAIL]
-    matches = _explained(submission, slips) if failed else ()
+    matches = _explain(submission, slips) if failed else ()
     if not failed:
         reason = f"It is {what}."
     elif matches:
@@ -83,7 +83,7 @@ def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[
     return Verdict(submission.__name__, what, "torch", status, reason, probes, matches, seconds=seconds)
 
 
-def _explained(submission: Any, slips: Callable[[Any], tuple[Match, ...]]) -> tuple[Match, ...]:
+def _explain(submission: Any, slips: Callable[[Any], tuple[Match, ...]]) -> tuple[Match, ...]:
     try:
         return slips(submission)
     except KeyboardInterrupt:

@@ -47,32 +47,32 @@ Follow: TypeAlias = Callable[[Any, Plan], list[float]]
 
 def check(submission: Any, framework: Framework) -> Verdict:
     """Judge ``warmup_cosine``, a function of the update or one that makes a torch scheduler."""
-    follow = _called if framework == "numpy" else _scheduled
+    follow = _call if framework == "numpy" else _drive
     own = (_PURE,) if framework == "numpy" else (_GROUPS, _RESUMED)
     return verdict(
         submission,
         "linear warmup and cosine decay",
         (
-            _compared(follow, "by hand", "peak 0.1, W = 2, N = 6", _SMALL),
-            _compared(follow, "warmup", "the rise, update by update", _LONG, until=50),
-            _compared(follow, "cosine", "the way down, update by update", _LONG, since=50),
-            _compared(follow, "floor", "a cosine that ends above zero", _FLOOR),
-            _compared(follow, "after the end", "updates beyond the plan", _BEYOND, since=61),
-            _compared(follow, "no warmup", "warmup = 0", _COLD),
+            _compare(follow, "by hand", "peak 0.1, W = 2, N = 6", _SMALL),
+            _compare(follow, "warmup", "the rise, update by update", _LONG, until=50),
+            _compare(follow, "cosine", "the way down, update by update", _LONG, since=50),
+            _compare(follow, "floor", "a cosine that ends above zero", _FLOOR),
+            _compare(follow, "after the end", "updates beyond the plan", _BEYOND, since=61),
+            _compare(follow, "no warmup", "warmup = 0", _COLD),
             *own,
         ),
         lambda it: tuple(slip.match(_READ) for slip in SLIPS if _does(slip, it, follow)),
     )
 
 
-def _called(submission: Any, plan: Plan) -> list[float]:
+def _call(submission: Any, plan: Plan) -> list[float]:
     return [
         float(submission(t, peak=plan.peak, warmup=plan.warmup, total=plan.total, floor=plan.floor * plan.peak))
         for t in range(plan.updates)
     ]
 
 
-def _scheduled(submission: Any, plan: Plan) -> list[float]:
+def _drive(submission: Any, plan: Plan) -> list[float]:
     optimizer = _optimizer(plan.peak)
     scheduler = submission(optimizer, warmup=plan.warmup, total=plan.total, floor=plan.floor)
     return _rates(optimizer, scheduler, plan.updates)
@@ -93,7 +93,7 @@ def _rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
     return rates
 
 
-def _compared(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Exam:
+def _compare(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Exam:
     def ask(submission: Any) -> str:
         return _apart(follow(submission, plan), plan, since, until)
 
@@ -112,7 +112,7 @@ def _apart(got: list[float], plan: Plan, since: int = 0, until: int | None = Non
 
 
 def _pure(submission: Any) -> str:
-    once, again = _called(submission, _SMALL), _called(submission, _SMALL)
+    once, again = _call(submission, _SMALL), _call(submission, _SMALL)
     return "" if once == again else "the same update has another rate when it is asked for again"
 
 
@@ -123,7 +123,7 @@ def _groups(submission: Any) -> str:
     return f"the second of two groups, with a rate of its own: {wrong}" if wrong else ""
 
 
-def _resumed(submission: Any) -> str:
+def _compare_resumed(submission: Any) -> str:
     optimizer = _optimizer(_FLOOR.peak)
     scheduler = submission(optimizer, warmup=_FLOOR.warmup, total=_FLOOR.total, floor=_FLOOR.floor)
     first = _rates(optimizer, scheduler, 30)
@@ -137,7 +137,7 @@ def _resumed(submission: Any) -> str:
 
 _PURE = Exam("any order", "a function of the update alone", "a counter kept between calls", _pure)
 _GROUPS = Exam("groups", "two groups with rates of their own", "a factor of each group's own rate", _groups)
-_RESUMED = Exam("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _resumed)
+_RESUMED = Exam("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _compare_resumed)
 
 
 def _does(slip: Slip, submission: Any, follow: Follow) -> bool:

@@ -20,8 +20,8 @@ SCALES = np.logspace(-4, 3, 15)
 def run() -> Finding:
     """Weights of 1 whose gradients are noise of one scale: all that moves their mean is the decay."""
     left = {
-        "Adam": _left(Walker(Adam(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
-        "AdamW": _left(Walker(AdamW(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "Adam": _mean_weights(Walker(Adam(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "AdamW": _mean_weights(Walker(AdamW(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
     }
     expected = (1 - LR * DECAY) ** STEPS
     lines = (
@@ -34,7 +34,7 @@ def run() -> Finding:
     return Finding(lines, _picture(left, expected))
 
 
-def _left(walker: Walker) -> NDArray[Any]:
+def _mean_weights(walker: Walker) -> NDArray[Any]:
     """The mean of the weights at each scale after all steps."""
     rng = np.random.default_rng(0)
     for _ in range(STEPS):

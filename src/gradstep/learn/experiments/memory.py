@@ -73,14 +73,14 @@ def _cost(rule: Rule) -> Cost:
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(ROUNDS + 1):
         for taken, step in zip(times, (optimizer.step, lambda: walker.step(gradient))):
-            seconds = _timed(step)
+            seconds = _time_step(step)
             if turn:  # the first step compiles, and makes the state
                 taken.append(seconds)
     state = sum(buffer.nbytes for held in optimizer.buffers.values() for buffer in held)
     return Cost(state / weights.size, statistics.median(times[0]), statistics.median(times[1]))
 
 
-def _timed(step: Callable[[], None]) -> float:
+def _time_step(step: Callable[[], None]) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

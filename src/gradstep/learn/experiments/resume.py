@@ -30,7 +30,7 @@ def run() -> Finding:
     noise = np.random.default_rng(3).normal(size=(STEPS, CURVATURE.size)) * NOISE
     walker = Walker(AdamW(lr=LR, weight_decay=0.0), np.full(CURVATURE.size, 3.0))
     before = _losses(walker, noise[:SAVED_AT])
-    branches = {name: _losses(_resumed(walker, name), noise[SAVED_AT:]) for name in COLOURS}
+    branches = {name: _losses(_resume(walker, name), noise[SAVED_AT:]) for name in COLOURS}
     last = {name: float(losses[-50:].mean()) for name, losses in branches.items()}
     worst = {name: float(losses[:50].max()) for name, losses in branches.items()}
     lines = (
@@ -53,7 +53,7 @@ def _losses(walker: Walker, noise: NDArray[Any]) -> NDArray[Any]:
     return np.array(losses)
 
 
-def _resumed(saved: Walker, how: str) -> Walker:
+def _resume(saved: Walker, how: str) -> Walker:
     walker = copy.deepcopy(saved)
     factor = {"lr ÷ 10": 0.1, "lr × 10": 10.0}.get(how, 1.0)
     walker.rule = replace(saved.rule, lr=LR * factor)  # type: ignore[call-arg]  # AdamW has an lr

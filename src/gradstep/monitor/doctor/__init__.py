@@ -9,7 +9,7 @@ import numpy as np
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
 from gradstep.monitor.doctor.readings import Reading, readings
-from gradstep.monitor.doctor.report import Diagnosis, ranked
+from gradstep.monitor.doctor.report import Diagnosis, rank_findings
 from gradstep.monitor.doctor.rules import RULES
 from gradstep.monitor.lines import read_run
 from gradstep.monitor.record import Run
@@ -43,5 +43,5 @@ def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
     record = run if isinstance(run, Run) else read_run(run)
     evidence = Evidence(record)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges reaches the end of float64
-        findings = ranked(f for rule in RULES if (f := rule(evidence)) is not None)
+        findings = rank_findings(f for rule in RULES if (f := rule(evidence)) is not None)
         return Diagnosis(findings, readings(evidence, findings), len(record.updates))

@@ -1,4 +1,4 @@
-"""A record as the rules of the doctor want it: columns over the updates that were made."""
+"""The columns of a record that the doctor's rules read: one number for each update that was made."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Series:
         return len(self.values)
 
     def where(self, chosen: NDArray[np.bool_]) -> Series:
-        """The updates chosen."""
+        """Return the updates for which ``chosen``, (n,), is True."""
         return Series(self.updates[chosen], self.values[chosen])
 
     @property
     def finite(self) -> Series:
-        """Without NaN and infinity."""
+        """The series without NaN and infinity."""
         return self.where(np.isfinite(self.values))
 
     def smooth(self, width: int = WIDTH) -> Series:
@@ -59,7 +59,7 @@ class Series:
         return Series(self.updates[start : start + len(medians)], medians)
 
     def part(self, start: float, stop: float) -> Series:
-        """From the share ``start`` of the series to the share ``stop``, at least one update of it."""
+        """Return the series between two shares of its length, both in [0, 1]; at least one update."""
         first = min(int(start * len(self)), len(self) - 1)
         last = max(int(stop * len(self)), first + 1)
         return Series(self.updates[first:last], self.values[first:last])
@@ -94,7 +94,7 @@ class Evidence:
 
     @property
     def header(self) -> Header:
-        """Who is trained and how."""
+        """The last header of the record."""
         return self.run.header
 
     @cached_property
@@ -117,7 +117,7 @@ class Evidence:
 
     @cached_property
     def loss(self) -> Series:
-        """The loss, as far as it is finite."""
+        """The loss, without the updates where it is not finite."""
         return self._column(lambda u: u.loss).finite
 
     @cached_property

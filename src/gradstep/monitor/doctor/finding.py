@@ -79,7 +79,7 @@ class Fact:
 @final
 @dataclass(frozen=True)
 class Finding:
-    """A cause that the record points to.
+    """A cause that the record gives evidence for.
 
     Attributes:
         cause: what is wrong.
@@ -116,7 +116,7 @@ class Finding:
 
 
 def grade(value: float, *, limit: float, certain: float) -> float:
-    """How far beyond its limit a positive number is, on a logarithmic scale: 0.5 at ``limit``, 1 at ``certain``.
+    """Score how far a positive number is beyond its limit, on a logarithmic scale: 0.5 at ``limit``, 1 at ``certain``.
 
     >>> grade(100.0, limit=100.0, certain=1e4), grade(1e3, limit=100.0, certain=1e4)
     (0.5, 0.75)
@@ -130,7 +130,7 @@ SHOWN = 4
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a row, the first few of many.
+    """Join names by commas; of many only the first few.
 
     >>> listed(["a", "b"]), listed("abcdefg")
     ('a, b', 'a, b, c, d and 3 more')
@@ -141,7 +141,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def part(share: float) -> str:
-    """A share of a whole: in percent as long as that can be read, then as a multiple.
+    """Write a share of a whole in percent, or as a multiple from 10 on.
 
     >>> part(0.5), part(1.234), part(14904238.5), part(1.49e13)
     ('50%', '123%', '14,904,238 times', '1.5e+13 times')
@@ -152,7 +152,7 @@ def part(share: float) -> str:
 
 
 def fell(share: float) -> str:
-    """How a loss went, given the share of itself that it lost.
+    """Say how a loss changed, given the share of its start that it lost.
 
     >>> fell(0.1234), fell(-0.5), fell(-1999.0)
     ('fell by 12.3%', 'rose by 50.0%', 'rose to 2,000 times its start')

@@ -1,4 +1,4 @@
-"""Learning rate, loss, gradient, weights and updates of a run, each with its reading."""
+"""Readings: what learning rate, loss, gradient, weights and updates of a run say, in words."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def readings(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Reading, 
 
 
 def _refer(meaning: str, titles: Sequence[str]) -> str:
-    """The reading itself where it says what is wrong; where it would call the quantity good, the finding's title."""
+    """Return the reading, or the title of a finding where the reading would call a spoiled quantity good."""
     return f"see: {titles[0]}" if titles and meaning.startswith(GOOD) else meaning
 
 

@@ -60,7 +60,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def rank_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Order findings: causes before their consequences, then by severity, then by score."""
     listed = tuple(findings)
     explained = [

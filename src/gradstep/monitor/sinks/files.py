@@ -36,10 +36,10 @@ class JsonLines(Sink):
 
     def open(self, header: Header) -> None:
         if self._file is None:
-            self._file = self._opened(resumed=header.first_update > 0)
+            self._file = self._open_file(resumed=header.first_update > 0)
         self._line(header)
 
-    def _opened(self, *, resumed: bool) -> BinaryIO:
+    def _open_file(self, *, resumed: bool) -> BinaryIO:
         if self.path.exists() and self.path.stat().st_size:
             if resumed:
                 Reader(self.path).read()  # nothing is added to a file that is no record

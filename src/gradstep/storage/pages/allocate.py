@@ -1,4 +1,4 @@
-"""Room for a file, taken before it is needed."""
+"""Reserve the room of a file on the disk before it is written."""
 
 from __future__ import annotations
 

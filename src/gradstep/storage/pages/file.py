@@ -137,7 +137,7 @@ class PageFile:
         """
         path, layout = Path(path), Layout.of(arrays)
         make(path, layout, fill, step)
-        return cls._opened(path, layout)
+        return cls._open_locked(path, layout)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], arrays: Arrays) -> PageFile:
@@ -148,10 +148,10 @@ class PageFile:
             BlockingIOError: if it is open already, here or in another process.
             PageFileError: if it is not that file, or is not whole; the message says what was expected and found.
         """
-        return cls._opened(Path(path), Layout.of(arrays))
+        return cls._open_locked(Path(path), Layout.of(arrays))
 
     @classmethod
-    def _opened(cls, path: Path, layout: Layout) -> PageFile:
+    def _open_locked(cls, path: Path, layout: Layout) -> PageFile:
         lock = FileLock(path)
         try:
             found, mark = read_head(path)

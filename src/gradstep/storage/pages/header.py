@@ -120,16 +120,16 @@ def read_head(path: Path) -> tuple[Layout, Mark | None]:
     with path.open("rb") as file:
         page = file.read(PAGE)
         length = path.stat().st_size
-        head = _checked(path, page, length)
+        head = _check_head(path, page, length)
         table = file.read(head["table_bytes"])
     found = hashlib.sha256(table).hexdigest()
     if found != head["layout_sha256"]:
-        raise _refused(path, f"its table of arrays is damaged: expected SHA-256 {head['layout_sha256']}, found {found}")
+        raise _refusal(path, f"its table of arrays is damaged: expected SHA-256 {head['layout_sha256']}, found {found}")
     return Layout.from_table(table), Mark.decode(page[MARK:])
 
 
 def describe(path: Path) -> str:
-    """What stands at a path, in words for a message."""
+    """Say what kind of file stands at a path, for a message."""
     try:
         layout, mark = read_head(path)
     except PageFileError:
@@ -140,17 +140,17 @@ def describe(path: Path) -> str:
     return f"a page file of {len(layout.entries):,} arrays, {size}, at {mark or 'a damaged mark'}"
 
 
-def _checked(path: Path, page: bytes, length: int) -> dict[str, Any]:
-    """The head's numbers, once they are known to be good."""
+def _check_head(path: Path, page: bytes, length: int) -> dict[str, Any]:
+    """Read the numbers of the head and refuse a page that is not whole."""
     if not page.startswith(MAGIC):
         expected = MAGIC.decode().strip()
-        raise _refused(path, f"it is no page file: expected {expected!r} at its start, found {page[: len(MAGIC)]!r}")
+        raise _refusal(path, f"it is no page file: expected {expected!r} at its start, found {page[: len(MAGIC)]!r}")
     if len(page) < PAGE:
-        raise _refused(path, f"it is cut off: expected at least {PAGE} bytes, found {length}")
+        raise _refusal(path, f"it is cut off: expected at least {PAGE} bytes, found {length}")
     lines = page[:MARK].split(b"\n", 3)
     sha = hashlib.sha256(b"\n".join(lines[:2]) + b"\n").hexdigest()
     if len(lines) < 4 or lines[2] != sha.encode("ascii"):
-        raise _refused(path, f"its header is damaged: expected SHA-256 {lines[2][:64]!r}, found {sha}")
+        raise _refusal(path, f"its header is damaged: expected SHA-256 {lines[2][:64]!r}, found {sha}")
     head: dict[str, Any] = json.loads(lines[1])
     for name, expected_value in (("version", VERSION), ("byte_order", sys.byteorder), ("file_bytes", length)):
         if head[name] != expected_value:
@@ -161,8 +161,8 @@ def _checked(path: Path, page: bytes, length: int) -> dict[str, Any]:
         words = f"expected {head[name]:,} bytes ({show_bytes(head[name])}), found {length:,}"
     else:
         words = f"expected {name.replace('_', ' ')} {expected_value}, found {head[name]}"
-    raise _refused(path, words)
+    raise _refusal(path, words)
 
 
-def _refused(path: Path, why: str) -> PageFileError:
+def _refusal(path: Path, why: str) -> PageFileError:
     return PageFileError(f"{path} is refused: {why}")

@@ -127,9 +127,9 @@ class Layout:
         mine, theirs = self.by_name, found.by_name
         both = [name for name in mine if name in theirs]
         lines = [
-            _listed("missing", [name for name in mine if name not in theirs]),
-            _listed("unexpected", [name for name in theirs if name not in mine]),
-            _listed(
+            _list_names("missing", [name for name in mine if name not in theirs]),
+            _list_names("unexpected", [name for name in theirs if name not in mine]),
+            _list_names(
                 "length differs",
                 [
                     f"{name} (expected {mine[name].count:,}, found {theirs[name].count:,})"
@@ -137,10 +137,10 @@ class Layout:
                     if mine[name].count != theirs[name].count
                 ],
             ),
-            _listed(
+            _list_names(
                 "dtype differs",
                 [
-                    f"{name} (expected {_named(mine[name].dtype)}, found {_named(theirs[name].dtype)})"
+                    f"{name} (expected {_dtype_name(mine[name].dtype)}, found {_dtype_name(theirs[name].dtype)})"
                     for name in both
                     if mine[name].dtype != theirs[name].dtype
                 ],
@@ -156,14 +156,14 @@ class Layout:
         return lines
 
 
-def _listed(what: str, names: Sequence[str]) -> str:
-    """The first few of the names after what they are; nothing if there are none."""
+def _list_names(what: str, names: Sequence[str]) -> str:
+    """Return ``what: `` and the first few names; empty if there are none."""
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return f"{what}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _named(dtype: np.dtype[np.generic]) -> str:
+def _dtype_name(dtype: np.dtype[np.generic]) -> str:
     """A dtype's name, with its byte order where that is not this machine's."""
     return dtype.name if dtype.isnative else f"{dtype.name} of the other byte order"

@@ -48,7 +48,7 @@ class FileLock:
         self._close()
 
     def forget(self) -> None:
-        """Have no more part in the lock, which the parent process holds on to."""
+        """Drop the lock in a forked child; the parent process still holds it."""
         self._close()
 
 

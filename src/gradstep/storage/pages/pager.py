@@ -50,8 +50,8 @@ class Pager:
     def __init__(self, file: PageFile, windows: Sequence[Window], *, from_disk: bool | None = None) -> None:
         self._residency = file.residency
         self._windows = tuple(windows)
-        self._leaving = _leaving(self._windows)
-        self._from_disk = _scarce(file.layout.file_bytes) if from_disk is None else from_disk
+        self._blocks_to_release = _blocks_to_release(self._windows)
+        self._from_disk = _is_scarce(file.layout.file_bytes) if from_disk is None else from_disk
 
     def windows(self) -> Iterator[Window]:
         """Every window once, in order. What was computed in one must be done when the next is asked for.
@@ -77,15 +77,15 @@ class Pager:
 
     def _release(self, number: int) -> None:
         if not self._windows[number].stays:
-            self._residency.release(self._leaving[number], write_back=self._from_disk)
+            self._residency.release(self._blocks_to_release[number], write_back=self._from_disk)
 
 
-def _leaving(windows: Sequence[Window]) -> list[list[tuple[int, int]]]:
+def _blocks_to_release(windows: Sequence[Window]) -> list[list[tuple[int, int]]]:
     """What each window gives up: blocks of 2 MiB, as a part of one would be torn from its mapping, without those that
     the next window is computing in.
     """
     blocks = [_blocks(window) for window in windows]
-    return [_joined(mine - following) for mine, following in zip(blocks, [*blocks[1:], set()])]
+    return [_join_blocks(mine - following) for mine, following in zip(blocks, [*blocks[1:], set()])]
 
 
 def _blocks(window: Window) -> set[int]:
@@ -93,8 +93,8 @@ def _blocks(window: Window) -> set[int]:
     return {block for begin, end in window.ranges for block in range(begin // HUGE, -(-end // HUGE))}
 
 
-def _joined(blocks: set[int]) -> list[tuple[int, int]]:
-    """The byte ranges of blocks, neighbours made one."""
+def _join_blocks(blocks: set[int]) -> list[tuple[int, int]]:
+    """Return the byte ranges of blocks; neighbouring blocks are joined."""
     joined: list[tuple[int, int]] = []
     for block in sorted(blocks):
         if joined and joined[-1][1] == block * HUGE:
@@ -104,7 +104,7 @@ def _joined(blocks: set[int]) -> list[tuple[int, int]]:
     return joined
 
 
-def _scarce(size: int) -> bool:
-    """Whether memory will not hold this much for long."""
+def _is_scarce(size: int) -> bool:
+    """Whether so many bytes are more than half of the available memory."""
     available = available_memory()
     return available is not None and size > available // 2

@@ -1,4 +1,4 @@
-"""What a folder can do, found out before anything is put there."""
+"""Room and speed of a folder, measured before state is put there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 4 << 20
 @final
 @dataclass(frozen=True)
 class Preflight:
-    """What a step may cost whose state lies in a folder.
+    """Room and speed of a folder, and what a step costs whose state lies there.
 
     Attributes:
         folder: where.

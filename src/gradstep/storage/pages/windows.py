@@ -120,7 +120,7 @@ def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule:
     windows = [_window(layout, items, pieces, stays=False) for pieces in parts]
     largest = max(window.nbytes for window in windows)
     check_budget(budget, largest)
-    return tuple(_keeping(windows, budget - largest))
+    return tuple(_mark_staying(windows, budget - largest))
 
 
 def parted(
@@ -132,7 +132,7 @@ def parted(
         layout, items, granule: as in `plan_windows`.
         limit: bytes of state of a part.
     """
-    return tuple(tuple(part) for part in _packed(_pieces(layout, items, limit, granule), limit))
+    return tuple(tuple(part) for part in _pack(_pieces(layout, items, limit, granule), limit))
 
 
 def check_budget(budget: int, smallest: int) -> None:
@@ -170,8 +170,8 @@ def _elements_per_block(layout: Layout, item: Item) -> int:
     return HUGE // min(sizes, default=1)
 
 
-def _packed(pieces: Iterable[tuple[Piece, int]], limit: int) -> Iterator[list[Piece]]:
-    """Neighbours together, as many as stay within the limit."""
+def _pack(pieces: Iterable[tuple[Piece, int]], limit: int) -> Iterator[list[Piece]]:
+    """Group neighbouring pieces into windows, each within the limit of bytes."""
     window: list[Piece] = []
     filled = 0
     for piece, nbytes in pieces:
@@ -184,8 +184,8 @@ def _packed(pieces: Iterable[tuple[Piece, int]], limit: int) -> Iterator[list[Pi
         yield window
 
 
-def _keeping(windows: Iterable[Window], room: int) -> Iterator[Window]:
-    """The windows, the first ones of which stay as long as there is room."""
+def _mark_staying(windows: Iterable[Window], room: int) -> Iterator[Window]:
+    """Mark the first windows to stay in memory, as many as there is room for."""
     for window in windows:
         room -= window.nbytes
         yield Window(window.pieces, window.ranges, stays=room >= 0)

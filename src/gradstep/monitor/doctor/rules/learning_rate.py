@@ -74,7 +74,7 @@ def lr_too_high(evidence: Evidence) -> Finding | None:
 
 
 def gave_back_words(back: float) -> str:
-    """How far the loss went back, in words.
+    """Say how much of its gain the loss gave back.
 
     >>> gave_back_words(0.75), gave_back_words(2e13)
     ('the loss gave back 75% of what it had gained', 'the loss rose by 2e+13 times what it had gained')
@@ -88,7 +88,7 @@ def gave_back_words(back: float) -> str:
 
 
 def relapse(loss: Series) -> Series:
-    """By how much the loss lies over its lowest value so far, in units of what it had gained by then."""
+    """Return how far the loss lies above its lowest value so far, divided by what it had gained by then."""
     first = float(loss.values[0])
     smooth = loss.smooth(SHORT_WIDTH) if len(loss) >= 3 * SHORT_WIDTH else loss
     lowest = np.minimum(np.minimum.accumulate(smooth.values), first)
