@@ -1,9 +1,12 @@
 """``gradstep check``."""
 
 import ast
+import contextlib
 import json
+import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,10 +59,13 @@ def check(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="With --training: steps of each optimizer that are watched.")] = 20,
 ) -> None:
-    """Judge an optimizer of yours, and name the likely mistake. Exit codes: 0 right, 1 not, 2 could not be judged."""
+    """Judge an optimizer of yours, and name the likely mistake.
+
+    Exit codes: 0 right, 1 not, 2 could not be judged, or with --training: the script failed.
+    """
     _refuse_unused(context, training=training is not None)
     if training is not None:
-        raise typer.Exit(_watch(training, target or [], steps, as_json=json_))
+        raise typer.Exit(_check_training(training, target or [], steps, as_json=json_))
     if target is None or len(target) != 1:
         raise typer.BadParameter("give one FILE.py:NAME, or --training SCRIPT.py")
     if rule is None:
@@ -139,16 +145,31 @@ def _judge(
     return verdict.exit_code
 
 
-def _watch(script: Path, arguments: list[str], steps: int, *, as_json: bool) -> int:
+def _check_training(script: Path, arguments: list[str], steps: int, *, as_json: bool) -> int:
     from gradstep.judge.updates.script import watch_script
 
-    report, raised = watch_script(script, arguments, steps=steps)
-    if raised is not None and not isinstance(raised, (KeyboardInterrupt, SystemExit)):
-        traceback.print_exception(raised)
-    if isinstance(raised, SystemExit) and not isinstance(raised.code, int):
-        print(raised.code, file=sys.stderr)  # as Python does
+    with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+        report, error = watch_script(script, arguments, steps=steps)
+    if isinstance(error, SystemExit):
+        print(report.ending if isinstance(error.code, int) else error.code, file=sys.stderr)  # a text as Python does
+    elif error is not None and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
     typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
-    return report.exit_code or (2 if raised is not None and not isinstance(raised, KeyboardInterrupt) else 0)
+    return report.exit_code or (2 if error is not None and not isinstance(error, KeyboardInterrupt) else 0)
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what is printed to stderr, by Python, by libraries in C and by child processes."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -1,10 +1,10 @@
-"""What was seen of a parameter: its values and gradients around the first steps, at a sample of its elements."""
+"""The record of one parameter: its values and gradients around the first steps, at a sample of its elements."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
@@ -15,26 +15,57 @@ from gradstep.judge.scenario import Values
 SAMPLE = 128
 """Elements that are kept of a parameter: those with the largest gradients, and as many spread over it."""
 
-WHOLE_STEPS = 3
-"""Steps of which a matrix is kept whole, for rules that look at more than one element."""
+FULL_STEPS = 3
+"""Steps of which a matrix is kept in full, for rules that look at more than one element."""
 
-WHOLE = 1 << 16
-"""Elements of a matrix that is kept whole; LARGE where its optimizer promises a rule of matrices."""
+MATRIX = 1 << 16
+"""Most elements of a matrix that is kept in full; LARGE_MATRIX where its optimizer promises a rule of matrices."""
 
-LARGE = 1 << 22
-
-
-_CODES = (torch.uint8, torch.int8)
+LARGE_MATRIX = 1 << 22
 
 
-class UnseenError(Exception):
-    """A parameter's step cannot be read; the text says why."""
+class UnreadableStepError(Exception):
+    """A parameter's step cannot be read; the text gives the reason."""
+
+
+@final
+@dataclass(frozen=True)
+class NumberFormat:
+    """How finely numbers are kept.
+
+    Attributes:
+        eps: distance of neighbouring numbers, relative to them.
+        smallest: the least positive number.
+        largest: the largest number.
+        name: the dtype's.
+    """
+
+    eps: float
+    smallest: float
+    largest: float
+    name: str
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> NumberFormat:
+        """The format of a floating-point dtype.
+
+        >>> import torch
+        >>> NumberFormat.of(torch.bfloat16).eps
+        0.0078125
+        """
+        info = torch.finfo(dtype)
+        smallest = float(info.smallest_normal) * float(info.eps)
+        return cls(float(info.eps), smallest, float(info.max), str(dtype).removeprefix("torch."))
+
+
+CODES = NumberFormat(0.0, 0.0, float(np.finfo(np.float32).max), "8-bit codes")
+"""State in 8-bit codes: how finely depends on the other elements of a block."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """One step of a parameter: of the sample in float64, or of the whole matrix in float32 or float64.
+class ObservedStep:
+    """One step of a parameter: of the sample in float64, or of the full matrix in float32 or float64.
 
     Attributes:
         settings: the group's.
@@ -50,45 +81,53 @@ class Moment:
 
     @property
     def update(self) -> Values:
-        """How far the values went."""
+        """The difference that the step made."""
         return self.after - self.before
 
 
-_Taken: TypeAlias = "tuple[Values, Values | None]"
-"""Values at the sample, and all of them where they are kept."""
+class _Reading(NamedTuple):
+    """A tensor's values at the sample; and all of them where the matrix is kept in full."""
+
+    sample: Values
+    full: Values | None
 
 
 @final
 @dataclass(eq=False)
 class History:
-    """What was seen of one parameter.
+    """The record of one parameter.
 
     Attributes:
         shape: the parameter's.
-        eps: the distance between neighbouring values of its dtype, relative to them.
-        keeps_whole: its first steps are kept in full, too.
-        precision: that of its state, as far as it could be read; 1 where it is kept in codes.
-        moments: its steps at the sampled elements.
-        whole: its first steps in full, of a matrix of moderate size.
-        start: its state before the first of them, by name: arrays at the sample, or numbers.
-        start_whole: the same in full.
-        closed: nothing more is taken, since a step could not be read.
+        values: the format of its values.
+        keeps_matrix: its first steps are kept in full, too.
+        state: the coarsest format of its state; that of its values until state has been seen.
+        steps: its steps at the sampled elements.
+        full_steps: its first steps in full.
+        initial_state: its state before the first of them, by name: arrays at the sample, or numbers.
+        initial_matrices: the arrays of the same in full.
+        skipped: steps that its optimizer left out.
+        closed: nothing more is recorded, since a step could not be read.
     """
 
     shape: tuple[int, ...]
-    eps: float
-    keeps_whole: bool
-    precision: float = 0.0
-    moments: list[Moment] = field(default_factory=list)
-    whole: list[Moment] = field(default_factory=list)
-    start: dict[str, Any] | None = None
-    start_whole: dict[str, Any] = field(default_factory=dict)
+    values: NumberFormat
+    keeps_matrix: bool
+    state: NumberFormat = field(init=False)
+    steps: list[ObservedStep] = field(default_factory=list)
+    full_steps: list[ObservedStep] = field(default_factory=list)
+    initial_state: dict[str, Any] | None = None
+    initial_matrices: dict[str, Any] = field(default_factory=dict)
+    skipped: int = 0
     closed: bool = False
-    _at: Tensor | None = None
-    _open: tuple[Mapping[str, Any], _Taken, _Taken | None] | None = None
+    _sample: Tensor | None = None
+    _pending: tuple[Mapping[str, Any], _Reading, _Reading | None] | None = None
 
-    def before(self, p: Tensor, gradient: Tensor | None, settings: Mapping[str, Any], state: Any) -> None:
-        """Take the values before a step.
+    def __post_init__(self) -> None:
+        self.state = self.values
+
+    def begin_step(self, p: Tensor, gradient: Tensor | None, settings: Mapping[str, Any], state: Any) -> None:
+        """Record the values before a step.
 
         Args:
             p: the parameter.
@@ -97,69 +136,71 @@ class History:
             state: the optimizer's state of the parameter, read at the first step only.
 
         Raises:
-            UnseenError: the gradient is sparse.
+            UnreadableStepError: the gradient is sparse.
         """
-        if self._at is None:
-            self._at = _chosen(p if gradient is None else gradient)
-        whole = self.keeps_whole and len(self.whole) < WHOLE_STEPS and len(self.whole) == len(self.moments)
-        if self.start is None:
-            self.start = {k: _value(v, p, self._at) for k, v in state.items() if isinstance(v, (Tensor, int, float))}
-            if whole:
-                self.start_whole = {k: _value(v, p, None) for k, v in state.items() if isinstance(v, Tensor)}
-        self._open = (
-            {k: _copied(v) for k, v in settings.items()},
-            self._taken(p, whole=whole),
-            None if gradient is None else self._taken(gradient, whole=whole),
+        if self._sample is None:
+            self._sample = _choose_sample(p if gradient is None else gradient)
+        full = self.keeps_matrix and len(self.full_steps) < FULL_STEPS and len(self.full_steps) == len(self.steps)
+        if self.initial_state is None:
+            readable = {k: v for k, v in state.items() if isinstance(v, (Tensor, int, float))}
+            self.initial_state = {k: _read_state(v, p, self._sample) for k, v in readable.items()}
+            if full:
+                self.initial_matrices = {
+                    k: _read_state(v, p, None) for k, v in readable.items() if isinstance(v, Tensor)
+                }
+        self._pending = (
+            {k: _copy_setting(v) for k, v in settings.items()},
+            self._read(p, full=full),
+            None if gradient is None else self._read(gradient, full=full),
         )
 
-    def after(self, p: Tensor, gradient: Tensor | None, scale: float, state: Any) -> None:
-        """Take the values after the step that :meth:`before` has seen begin.
+    def end_step(self, p: Tensor, gradient: Tensor | None, scale: float, state: Any) -> None:
+        """Record the values after the step that :meth:`begin_step` has seen begin.
 
         Args:
             p: the parameter.
-            gradient: its gradient, as it is now: taken where there was none before.
+            gradient: its gradient, as it is now: recorded where there was none before.
             scale: what the optimizer multiplied it by before the rule saw it.
             state: the optimizer's state of the parameter.
 
         Raises:
-            UnseenError: the gradient is sparse, or not finite.
+            UnreadableStepError: the gradient is sparse, or numbers are not finite.
         """
-        if self._open is None:
+        if self._pending is None:
             return
-        settings, before, earlier = self._open
-        self._open = None
-        if earlier is None and gradient is None:
+        settings, before, early_gradient = self._pending
+        self._pending = None
+        if early_gradient is None and gradient is None:
             return
-        whole = before[1] is not None
-        found = earlier if earlier is not None else self._taken(cast("Tensor", gradient), whole=whole)
-        if not all(np.isfinite(x * scale).all() for x in found if x is not None):
-            raise UnseenError("its gradients are not finite")
-        after = self._taken(p, whole=whole)
-        if not self.moments:
-            self.precision = max([0.0, *(_precision(v) for v in state.values() if isinstance(v, Tensor) and v.ndim)])
-        self.moments.append(Moment(settings, before[0], found[0] * scale, after[0]))
-        if before[1] is not None and found[1] is not None and after[1] is not None:
-            self.whole.append(Moment(settings, before[1], found[1] * scale, after[1]))
+        full = before.full is not None
+        g = early_gradient if early_gradient is not None else self._read(cast("Tensor", gradient), full=full)
+        if not all(np.isfinite(x * scale).all() for x in g if x is not None):
+            raise UnreadableStepError("its gradients are not finite")
+        after = self._read(p, full=full)
+        if not all(np.isfinite(x).all() for x in (*before, *after) if x is not None):
+            raise UnreadableStepError("its values are not finite")
+        if not self.steps:
+            formats = [_format_of(v) for v in state.values() if isinstance(v, Tensor) and v.ndim]
+            self.state = max((f for f in formats if f), key=lambda f: (f is CODES, f.eps), default=self.values)
+        self.steps.append(ObservedStep(settings, before.sample, g.sample * scale, after.sample))
+        if before.full is not None and g.full is not None and after.full is not None:
+            self.full_steps.append(ObservedStep(settings, before.full, g.full * scale, after.full))
 
-    def drop(self) -> None:
-        """Forget the step that has begun: it was skipped."""
-        self._open = None
+    def skip_step(self) -> None:
+        """Forget the step that has begun: its optimizer left it out."""
+        self.skipped += self._pending is not None
+        self._pending = None
 
     def close(self) -> None:
-        """Take nothing more: what follows on a step that was not read cannot be judged."""
-        self._open, self.closed = None, True
+        """Record nothing more: what follows on a step that was not read cannot be judged."""
+        self._pending, self.closed = None, True
 
-    def _taken(self, x: Tensor, *, whole: bool) -> _Taken:
-        assert self._at is not None, "the first step chooses the sample"
-        return _numbers(_flat(x)[self._at.to(x.device)]), _full(x) if whole else None
-
-
-def eps_of(p: Tensor) -> float:
-    """The distance between neighbouring values of a parameter's dtype, relative to them."""
-    return float(torch.finfo(p.dtype).eps)
+    def _read(self, x: Tensor, *, full: bool) -> _Reading:
+        assert self._sample is not None, "the first step chooses the sample"
+        return _Reading(_as_float64(_flatten(x)[self._sample.to(x.device)]), _as_matrix(x) if full else None)
 
 
-def mark_of(p: Tensor) -> tuple[float, float] | None:
+def fingerprint(p: Tensor) -> tuple[float, float] | None:
     """Two numbers that hardly stay the same when the parameter changes; None where its dtype or kind has none."""
     try:
         values = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
@@ -169,52 +210,53 @@ def mark_of(p: Tensor) -> tuple[float, float] | None:
         return None
 
 
-def _copied(setting: Any) -> Any:
+def _copy_setting(setting: Any) -> Any:
     """A setting that stays as it is: schedulers write into tensors."""
     if isinstance(setting, (tuple, list)):
-        return [_copied(s) for s in setting]
+        return [_copy_setting(s) for s in setting]
     return setting.detach().clone() if isinstance(setting, Tensor) else setting
 
 
-def _flat(x: Tensor) -> Tensor:
+def _flatten(x: Tensor) -> Tensor:
     if x.layout is not torch.strided:
-        raise UnseenError("its gradients are sparse")
+        raise UnreadableStepError("its gradients are sparse")
     x = x.detach()
     return (torch.view_as_real(x) if x.is_complex() else x).reshape(-1)
 
 
-def _numbers(x: Tensor) -> Values:
+def _as_float64(x: Tensor) -> Values:
     return np.asarray(x.to("cpu", torch.float64).numpy())
 
 
-def _full(x: Tensor) -> Values:
+def _as_matrix(x: Tensor) -> Values:
     """All of it, in no more bytes than it takes to hold its values."""
     x = x.detach()
     return np.array(x.to("cpu", x.dtype if x.dtype == torch.float64 else torch.float32).numpy())
 
 
-def _chosen(values: Tensor) -> Tensor:
-    """Which elements are kept: the largest, and others spread over all."""
-    size = _flat(values).abs()
+def _choose_sample(values: Tensor) -> Tensor:
+    """Indices of the elements that are kept: the largest, and others spread over all."""
+    size = _flatten(values).abs()
     largest = size.topk(min(SAMPLE // 2, len(size))).indices
     spread = torch.linspace(0, len(size) - 1, min(SAMPLE // 2, len(size)), device=size.device).long()
-    chosen: Tensor = torch.cat([largest, spread]).unique()
-    return chosen
+    sample: Tensor = torch.cat([largest, spread]).unique()
+    return sample
 
 
-def _value(value: Any, p: Tensor, at: Tensor | None) -> Any:
+def _read_state(value: Any, p: Tensor, sample: Tensor | None) -> Any:
+    """An array of state at the sample (None: in full), or a number; None for what is neither."""
     if not isinstance(value, Tensor):
         return float(value)
     if value.dtype.is_floating_point or value.is_complex():
-        if at is None and (value.ndim or not p.ndim) and not value.is_complex():
-            return _full(value)
-        if at is not None and value.shape == p.shape and value.is_complex() == p.is_complex():
-            return _numbers(_flat(value)[at.to(value.device)])
+        if sample is None and (value.ndim or not p.ndim) and not value.is_complex():
+            return _as_matrix(value)
+        if sample is not None and value.shape == p.shape and value.is_complex() == p.is_complex():
+            return _as_float64(_flatten(value)[sample.to(value.device)])
     return float(value) if value.numel() == 1 and not value.is_complex() else None
 
 
-def _precision(value: Tensor) -> float:
-    """Of one array of state: masks, counters and the like have none."""
-    if value.dtype in _CODES:
-        return 1.0
-    return float(torch.finfo(value.dtype).eps) if value.dtype.is_floating_point or value.is_complex() else 0.0
+def _format_of(value: Tensor) -> NumberFormat | None:
+    """The format of one array of state; None for masks, counters and the like."""
+    if value.dtype in (torch.uint8, torch.int8):
+        return CODES
+    return NumberFormat.of(value.dtype) if value.dtype.is_floating_point or value.is_complex() else None

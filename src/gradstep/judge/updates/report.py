@@ -1,4 +1,4 @@
-"""What became of each parameter, and how it is told."""
+"""The result for each parameter, and the report in words."""
 
 from __future__ import annotations
 
@@ -65,10 +65,12 @@ class WatchReport:
     Attributes:
         parameters: every parameter that was seen, in the order of the optimizers.
         steps: steps that were watched, of the optimizer with the most.
+        ending: what ended the training script before its end; empty where nothing did.
     """
 
     parameters: tuple[UpdateReport, ...]
     steps: int
+    ending: str = ""
 
     @property
     def passed(self) -> bool:
@@ -90,10 +92,11 @@ class WatchReport:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         rows = [{**vars(p), "shape": list(p.shape), "result": p.result.value} for p in self.parameters]
-        return {"passed": self.passed, "steps": self.steps, "parameters": rows}
+        return {"passed": self.passed, "steps": self.steps, "ending": self.ending, "parameters": rows}
 
     def __str__(self) -> str:
-        lines = [headline(self)]
+        ending = f" {self.ending[0].upper()}{self.ending[1:].rstrip('.')}." if self.ending else ""
+        lines = [headline(self) + ending]
         rows = table(self)
         widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
         for row in rows:
@@ -109,9 +112,9 @@ def headline(report: WatchReport) -> str:
     if not report.steps:
         return "NOTHING SEEN. No optimizer has made a step."
     if not wrong:
-        known = sum(p.result is Result.RIGHT for p in report.parameters)
-        result = "RIGHT" if known else "OPEN"
-        return f"{result}. {known} of {count} parameters got the updates that are promised, in {steps}."
+        right = sum(p.result is Result.RIGHT for p in report.parameters)
+        result = "RIGHT" if right else "OPEN"
+        return f"{result}. {right} of {count} parameters got the updates that are promised, in {steps}."
     first = wrong[0].sentence[0].upper() + wrong[0].sentence[1:]
     return f"WRONG. {len(wrong)} of {count} parameters did not get the updates that are promised, in {steps}. {first}."
 
@@ -122,12 +125,12 @@ def table(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
     for p in report.parameters:
         rows.setdefault((p.optimizer, p.promised, p.received, p.result), []).append(p.name)
     order = [Result.WRONG, Result.UNSTEPPED, Result.OPEN, Result.RIGHT, Result.FROZEN]
-    found = []
+    lines = []
     for (optimizer, promised, received, result), names in sorted(rows.items(), key=lambda r: order.index(r[0][3])):
-        found.append((_SIGNS[result], _together(names), optimizer or "–", promised or "–", received))
-    return found
+        lines.append((_SIGNS[result], _shorten(names), optimizer or "–", promised or "–", received))
+    return lines
 
 
-def _together(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     """Several names in a few words."""
     return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
 
 from gradstep.judge.updates.report import WatchReport
 from gradstep.judge.updates.watch import STEPS, RuleWatch
@@ -16,8 +22,7 @@ def watch_script(
 ) -> tuple[WatchReport, BaseException | None]:
     """Run a training script as Python would, and watch every optimizer that steps in it.
 
-    It runs in this process and with what it prints, until it ends, raises, or is ended by Ctrl-C: what it has shown by
-    then is the report.
+    It runs in this process, until it ends, raises, or is ended by Ctrl-C: the report is about the steps until then.
 
     Args:
         script: the file.
@@ -25,20 +30,61 @@ def watch_script(
         steps: how many steps of each optimizer are watched.
 
     Returns:
-        The report; and what the script ended with, if it raised (Ctrl-C included) or exited with an error or a text.
+        The report; and the error that ended the script, if it raised (Ctrl-C included) or exited with an error or a
+        text. Its traceback begins in the script.
     """
     watch = RuleWatch((), None, steps)
     before = sys.argv, list(sys.path)
     sys.argv = [str(script), *arguments]
     sys.path[0:0] = [str(script.resolve().parent)]
-    raised: BaseException | None = None
+    error: BaseException | None = None
     try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as error:
-        raised = error if error.code not in (None, 0) else None
-    except BaseException as error:  # also Ctrl-C: the report is what it was for
-        raised = error
+        with _exits_raised():
+            runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as exit_:
+        error = exit_ if exit_.code not in (None, 0) else None
+    except BaseException as raised:  # also Ctrl-C: the report is what it was for
+        error = raised
     finally:
         watch.close()
         sys.argv, sys.path[:] = before
-    return watch.report, raised
+    if error is not None:
+        error.__traceback__ = _frames_from(script, error)
+    return replace(watch.report, ending=_describe(error)), error
+
+
+@contextmanager
+def _exits_raised() -> Iterator[None]:
+    """Let ``os._exit`` in the main thread end the script instead of the process, which would leave no report."""
+    leave, process = os._exit, os.getpid()
+
+    def exit_script(status: int) -> NoReturn:
+        if os.getpid() == process and threading.current_thread() is threading.main_thread():
+            raise SystemExit(status)
+        leave(status)
+
+    os._exit = exit_script
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def _frames_from(script: Path, error: BaseException) -> TracebackType | None:
+    """The traceback from the script's first frame on; None where the script could not begin."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
+        frames = frames.tb_next
+    return frames
+
+
+def _describe(error: BaseException | None) -> str:
+    """How the script ended, in words; empty where it came to its end."""
+    if error is None:
+        return ""
+    if isinstance(error, KeyboardInterrupt):
+        return "the script was interrupted"
+    if isinstance(error, SystemExit):
+        return f"the script exited with {error.code}"
+    text = str(error).strip().partition("\n")[0]
+    return f"the script raised {type(error).__name__}" + (f": {text}" if text else "")

@@ -1,0 +1,90 @@
+"""The record of one optimizer, and the optimizer steps that have begun and not ended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradstep.judge.updates.history import History, UnreadableStepError
+
+
+@final
+@dataclass(eq=False)
+class OptimizerRecord:
+    """The record of one optimizer.
+
+    Attributes:
+        optimizer: it.
+        histories: the records of its parameters, by identity.
+        steps: how many of its steps have been recorded.
+        inner: it has stepped inside another's step only: that one wraps it.
+        reasons: why steps of parameters could not be read, by identity.
+    """
+
+    optimizer: torch.optim.Optimizer
+    histories: dict[int, History] = field(default_factory=dict)
+    steps: int = 0
+    inner: bool = True
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def stop_reading(self, p: Tensor, error: Exception) -> None:
+        """Read no more of a parameter: what was recorded of it until now is all there is to judge."""
+        readable = isinstance(error, UnreadableStepError)
+        self.reasons[id(p)] = str(error) if readable else f"{type(error).__name__}: {error}"
+        if id(p) in self.histories:
+            self.histories[id(p)].close()
+
+    def parameters(self) -> Iterator[tuple[int, int, Mapping[str, Any], Tensor]]:
+        """Every parameter with its group's number, its own number there, and the group."""
+        for number, group in enumerate(self.optimizer.param_groups):
+            for i, p in enumerate(group["params"]):
+                yield number, i, group, p
+
+
+@final
+class RunningSteps:
+    """The optimizer steps that have begun and not ended, of each thread."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, list[tuple[OptimizerRecord, int]]] = {}
+
+    @property
+    def _stack(self) -> list[tuple[OptimizerRecord, int]]:
+        """This thread's, from the outermost; and the identity of the frame that calls each."""
+        return self._threads.setdefault(threading.get_ident(), [])
+
+    def begin(self, record: OptimizerRecord, caller: FrameType | None) -> list[OptimizerRecord]:
+        """Add a step; return those that an error has ended: torch calls no hook then, but their frames are gone."""
+        frames: set[int] = set()
+        frame = caller.f_back if caller else None
+        while frame is not None:
+            frames.add(id(frame))
+            frame = frame.f_back
+        failed = []
+        while caller is not None and self._stack and self._stack[-1][1] not in frames:
+            failed.append(self._stack.pop()[0])
+        self._stack.append((record, id(caller)))
+        return failed
+
+    def end(self, record: OptimizerRecord, caller: FrameType | None) -> list[OptimizerRecord] | None:
+        """Remove a step; return those inside it that an error has ended, or None where it began before the watch."""
+        step = (record, id(caller))
+        if step not in self._stack:
+            return None
+        failed = []
+        while (last := self._stack.pop()) != step:
+            failed.append(last[0])
+        return failed
+
+    def count(self, record: OptimizerRecord) -> int:
+        """Steps of one optimizer: a subclass's step may call that of its base class, which has torch's hooks too."""
+        return sum(r is record for r, _ in self._stack)
+
+    def __bool__(self) -> bool:
+        return bool(self._stack)
