@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import final
 
 import numpy as np
@@ -34,6 +35,8 @@ _VISIBLE = 2.0
 """An update must be this many times longer than what roundings explain for its rule to be seen in it."""
 
 _UNRESOLVED = "updates smaller than its dtype resolves"
+
+_FIRST_STEPS = 2
 
 _REPLAYS = 3
 """Disturbed replays; the one that goes furthest counts."""
@@ -102,8 +105,16 @@ def compare(candidate: Candidate, history: History, *, limit: float, scaled: boo
         limit: a distance above it need not be known exactly.
         scaled: the length may be another, by one factor for all steps.
     """
+    # Most rules that do not fit differ in the first steps already, and many are tried.
+    first = _compare_steps(candidate, history, _FIRST_STEPS, limit=limit, scaled=scaled)
+    if first.distance > limit and not first.reason:
+        return first
+    return _compare_steps(candidate, history, len(history.steps), limit=limit, scaled=scaled)
+
+
+def _compare_steps(candidate: Candidate, history: History, count: int, *, limit: float, scaled: bool) -> Fit:
     steps = history.full_steps if candidate.full else history.steps
-    replayed, unknown = _collect(candidate, history)
+    replayed, unknown = _collect(candidate, history, count)
     observed = [_without_decay(step) if candidate.orthogonal else step.update for step in steps]
     pairs = [_Pair(o, r, _rounding_of(s, history)) for s, o, r in zip(steps, observed, replayed)]
     if not pairs:
@@ -127,11 +138,11 @@ def compare(candidate: Candidate, history: History, *, limit: float, scaled: boo
     return Fit(distance, factor)
 
 
-def _collect(candidate: Candidate, history: History) -> tuple[list[Values], Fit]:
-    """A rule's updates up to the first that cannot be computed, and why it cannot."""
+def _collect(candidate: Candidate, history: History, count: int) -> tuple[list[Values], Fit]:
+    """A rule's updates of the first steps, up to one that cannot be computed; and why it cannot."""
     updates: list[Values] = []
     try:
-        for update in candidate.replay(history, None):
+        for update in islice(candidate.replay(history, None), count):
             if not np.isfinite(update).all():
                 raise StateOverflowError("its updates are not finite")
             updates.append(update)
