@@ -97,8 +97,7 @@ def _warm_up() -> None:
 
 def _compile() -> None:
     """Compile the usual kernels, which every child then has."""
-    from gradstep.optimizers.choice import ENGINES
-    from gradstep.optimizers.storage import Storage
+    from gradstep.optimizers.state.storage import ENGINES, Storage
     from gradstep.rules import RULES
 
     for name, choices in SETTINGS.items():

@@ -7,7 +7,7 @@ import torch
 
 from gradstep.engines.fused.jit import optimize
 from gradstep.engines.fused.kernel import build_squares, build_update
-from gradstep.optimizers.storage import Storage
+from gradstep.optimizers.state.storage import Storage
 from gradstep.storage.elements import ELEMENTS
 from tests.registry import cases, subjects
 

@@ -312,7 +312,7 @@ def test_engines_say_why():
     assert [engine for _, engine, _ in gn.SGD(params).engines()] == ["fused", "reference"]
     assert "whole tensors" in gn.Adafactor(params).engines()[0][2]
     params[1].grad = np.ones((4, 3))
-    with pytest.raises(ValueError, match="cannot serve a parameter because its memory has gaps"):
+    with pytest.raises(ValueError, match="cannot serve parameter 1 because its memory has gaps"):
         gn.SGD(params, engine="fused").step()
 
 

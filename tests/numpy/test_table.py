@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import gradstep.numpy as gn
-from gradstep.numpy import memory
-from gradstep.numpy.gather import gather
-from gradstep.numpy.table import Table
+from gradstep.numpy import table
+from gradstep.numpy.table import Table, gather
 
 
 def normal(shape, seed, dtype=np.float32):
@@ -183,7 +182,7 @@ def test_the_address_is_numpys_own(shape, dtype):
     frozen = x.copy()
     frozen.flags.writeable = False
     for array in (x, x.T, x[..., ::-1] if shape else x, np.zeros((3, *shape), dtype)[1, ...], frozen):
-        assert memory.address(array) == array.ctypes.data == memory.facts(array)[0]
+        assert table.address(array) == array.ctypes.data == table.facts(array)[0]
 
 
 def test_the_memory_of_the_same_array_moves():

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 import gradstep
 from gradstep.optimizers.arguments import rule_of
-from gradstep.optimizers.checkpoint import detached
+from gradstep.optimizers.checkpoint.load import detached
 from tests.registry import cases, subjects
 from tests.trainers import like_lightning
 from tests.training import (

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.optimizers.convert_report import seen, summed
-from gradstep.optimizers.foreign_bitsandbytes import decoded as from_codes
-from gradstep.optimizers.foreign_bitsandbytes import dynamic_map, encoded
+from gradstep.optimizers.checkpoint.bitsandbytes import decoded as from_codes
+from gradstep.optimizers.checkpoint.bitsandbytes import dynamic_map, encoded
+from gradstep.optimizers.checkpoint.convert import seen, summed
 from tests.optimizers.user_rules import AdaBelief
 from tests.registry import subjects
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk

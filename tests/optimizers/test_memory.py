@@ -12,8 +12,8 @@ import torch
 
 import gradstep
 from gradstep.optimizers import memory, memory_native
-from gradstep.optimizers.memory import Layouts, overlapping
-from gradstep.optimizers.memory_native import NativeLayouts
+from gradstep.optimizers.step.memory import Layouts, overlapping
+from gradstep.optimizers.step.memory_native import NativeLayouts
 from tests.training import leaked, normal
 
 native = pytest.mark.skipif(not memory_native.is_native(), reason="this release of torch is not in TESTED")

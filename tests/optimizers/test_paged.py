@@ -16,7 +16,7 @@ import gradstep
 from gradstep import schedules
 from gradstep.engines.eager import ARRAYS
 from gradstep.engines.fused import Fused
-from gradstep.optimizers.storage import element_of
+from gradstep.optimizers.state.storage import element_of
 from gradstep.storage.pages import PageFileError
 from gradstep.storage.policy import slot_codec
 from tests.training import assert_same, assert_same_bits, normal
@@ -396,7 +396,7 @@ def test_the_room_on_the_disk_is_asked_before_training(tmp_path, monkeypatch):
     def full(folder: Path, nbytes: int) -> None:
         raise OSError(28, f"{nbytes} bytes are needed")
 
-    monkeypatch.setattr("gradstep.optimizers.paging.check_room", full)
+    monkeypatch.setattr("gradstep.optimizers.paged.files.check_room", full)
     with pytest.raises(OSError, match="bytes are needed"):
         made(gradstep.AdamW, paged=tmp_path)
 

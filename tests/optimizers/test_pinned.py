@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import gradstep
 from gradstep.engines.eager import Eager
-from gradstep.optimizers import streams
-from gradstep.optimizers.streams import Device, Host, Job, Stream, relay
+from gradstep.optimizers.paged import host_memory
+from gradstep.optimizers.paged.host_memory import Device, Host, Job, Stream, relay
 from tests.training import assert_same, normal
 
 SHAPES = [(60, 100), (100,), (1, 70_001), (70, 60), (64, 128)]
@@ -107,7 +107,7 @@ class Later(Device):
 def device(request, monkeypatch):
     """Parameters on the CPU are served as if it were a device."""
     kind = Host if request.param == "at once" else partial(Later, seed=request.param)
-    monkeypatch.setitem(streams.DEVICES, "cpu", kind)
+    monkeypatch.setitem(host_memory.DEVICES, "cpu", kind)
     Later.made.clear()
     return kind
 
@@ -322,14 +322,14 @@ def test_nothing_arrives_before_the_device_has_done_what_it_was_given_earlier():
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_one_that_does(monkeypatch):
-    monkeypatch.setitem(streams.DEVICES, "cpu", Host)
+    monkeypatch.setitem(host_memory.DEVICES, "cpu", Host)
     optimizer, params = made(gradstep.AdamW, paged=True, page_budget="10KB")
     with pytest.raises(ValueError, match=r"Invalid page budget: 10 KB .* give at least 393 KB"):
         stepped(optimizer, params, range(1))
 
 
 def test_what_cannot_be_honoured_is_said(monkeypatch, tmp_path):
-    monkeypatch.setitem(streams.DEVICES, "cpu", Host)
+    monkeypatch.setitem(host_memory.DEVICES, "cpu", Host)
     p = torch.ones(3, 3, requires_grad=True)
     with pytest.raises(ValueError, match="give paged=True, which keeps it in the host's memory"):
         gradstep.AdamW([p], paged=tmp_path)
@@ -337,7 +337,7 @@ def test_what_cannot_be_honoured_is_said(monkeypatch, tmp_path):
         gradstep.Adafactor([p], paged=True)
     with pytest.raises(ValueError, match="no disk has a part"):
         gradstep.AdamW([p], paged=True).preflight()
-    monkeypatch.setattr("gradstep.optimizers.pinned.available_memory", lambda: 10)
+    monkeypatch.setattr("gradstep.optimizers.paged.pinned.available_memory", lambda: 10)
     with pytest.raises(MemoryError, match="needs 76 B, 10 B are available"):
         gradstep.AdamW([p], paged=True)
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.state import decoded
+from gradstep.optimizers.state.arrays import decoded
 from gradstep.storage.policy import RoundingName
 
 RELATIVE = 1e-3

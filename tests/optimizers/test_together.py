@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.optimizers.paging import Paged
+from gradstep.optimizers.paged.files import Paged
 from tests.training import assert_same, give, leaked, leaves, normal, snapshot
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

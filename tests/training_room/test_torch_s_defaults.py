@@ -12,7 +12,7 @@ from gradstep.lab.race import Lane
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.digits import images
-from gradstep.optimizers import foreign_bitsandbytes
+from gradstep.optimizers.checkpoint import bitsandbytes
 from gradstep.rules import RULES
 from tests.monitor.test_monitor import monitored
 from tests.training import assert_same_bits, normal
@@ -152,9 +152,9 @@ def test_a_race(value, name):
 @pytest.mark.parametrize("value", DEFAULTS, ids=str)
 def test_bitsandbytes_state(value):
     def compute():
-        foreign_bitsandbytes.dynamic_map.cache_clear()
-        table = foreign_bitsandbytes.dynamic_map(signed=True)
-        entry, _ = foreign_bitsandbytes.read_entry(RULES["AdamW"], {"step": 257, "state1": X, "state2": X})
+        bitsandbytes.dynamic_map.cache_clear()
+        table = bitsandbytes.dynamic_map(signed=True)
+        entry, _ = bitsandbytes.read_entry(RULES["AdamW"], {"step": 257, "state1": X, "state2": X})
         return table, entry["step"]
 
     try:
@@ -162,4 +162,4 @@ def test_bitsandbytes_state(value):
             assert (plain.dtype, plain.device) == (other.dtype, other.device)
             assert torch.equal(plain, other)
     finally:
-        foreign_bitsandbytes.dynamic_map.cache_clear()
+        bitsandbytes.dynamic_map.cache_clear()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.statistics import Tally
-from gradstep.rules import Rule
+from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field
 from gradstep.storage.noise import PARAMETER, SLOTS
 
@@ -24,9 +24,11 @@ Pieces = Int64s
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UpdateSpec:
     """What is computed on which storage: all that decides the code of an update.
+
+    Made by :meth:`of`, which returns the same object for the same contents: engines keep kernels by it.
 
     Attributes:
         rule: the rule class.
@@ -45,6 +47,16 @@ class UpdateSpec:
     parameter: Elementwise
     state: tuple[Codec, ...]
     second: str = ""
+
+    @staticmethod
+    def of(
+        rule: Rule, slots: Sequence[Slot], gradient: Elementwise, parameter: Elementwise, state: Sequence[Codec]
+    ) -> UpdateSpec:
+        """The spec of a rule with these settings, on such storage."""
+        names = tuple(slot.name for slot in slots)
+        coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
+        second = next((slot.name for slot in slots if not slot.signed), "")
+        return _spec(type(rule), names, coefficients, gradient, parameter, tuple(state), second)
 
     @cached_property
     def arithmetic(self) -> type[np.floating[Any]]:
@@ -66,17 +78,13 @@ class UpdateSpec:
         left = iter(columns)
         return [[next(left) for _ in codec.fields] for codec in self.codecs]
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:  # engines keep kernels by their spec, and ask for one at every step
-        return hash((self.rule, self.slots, self.coefficients, self.codecs, self.second))
-
     @cached_property
     def noise(self) -> dict[int, int]:
         """Which stream of random numbers each noisy codec takes, by its position in :attr:`codecs`."""
         return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
+
+
+_spec = cache(UpdateSpec)
 
 
 LENGTH, ROW, KEY = -3, -2, -1
@@ -108,21 +116,18 @@ class Batch(ABC):
     starts: Int64s | None = None
     owners: Int64s | None = None
     tally: Tally
+    owned: bytes | None = None
+    """The owners as a key, like :attr:`sizes`, if there are any."""
 
     @property
     def lengths(self) -> Int64s:
         """(n,) elements of each parameter."""
         return self.table[:, LENGTH]
 
-    @property
+    @cached_property
     def sizes(self) -> bytes:
         """The lengths as a key by which an engine may remember how it divides the work."""
         return self.lengths.tobytes()
-
-    @property
-    def owned(self) -> bytes | None:
-        """The owners as such a key, if there are any."""
-        return None if self.owners is None else self.owners.tobytes()
 
     @property
     def rows(self) -> Int64s:
@@ -197,3 +202,51 @@ class Engine(ABC):
     @abstractmethod
     def squares(self, batch: Batch) -> float:
         """The sum of the squares of all gradients of the batch, in float64; not finite if one of them is not."""
+
+
+def check_engine(name: str, engines: Mapping[str, Engine]) -> None:
+    """Refuse an engine that does not exist.
+
+    Args:
+        name: ``"auto"``, or an engine's.
+        engines: those that exist, by name.
+
+    Raises:
+        ValueError: naming those that do.
+    """
+    if name != "auto" and name not in engines:
+        raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(engines)})")
+
+
+def choose_engine(
+    name: str, engines: Mapping[str, Engine], rule: type[Rule], traits: Traits, label: str, kind: str
+) -> tuple[Engine, str]:
+    """The engine for one parameter, with the reason.
+
+    Args:
+        name: what the user asks for: ``"auto"`` or an engine's name.
+        engines: those that there are, the fastest first; the last but one or the last serves everything.
+        rule: the rule class.
+        traits: of the parameter.
+        label: what to call the parameter in an error.
+        kind: what it is, for the reason: ``"tensor on the CPU"``.
+
+    Raises:
+        ValueError: the engine that was asked for cannot serve this parameter.
+    """
+    if name == "auto":
+        refused: list[str] = []
+        for engine in engines.values():
+            refusal = engine.refuse(rule, traits)
+            if refusal is None:
+                return engine, ", ".join(refused) or f"a dense {traits.dtype} {kind}"
+            refused.append(f"not {engine.name} because {refusal}")
+        raise ValueError(f"no engine can serve {label}: {', '.join(refused)}")
+    refusal = engines[name].refuse(rule, traits)
+    if refusal is not None:
+        able = [e.name for e in engines.values() if e.refuse(rule, traits) is None]
+        raise ValueError(
+            f"engine={name!r} cannot serve {label} because {refusal}; "
+            f"engine='auto' chooses one that can ({', '.join(able)})"
+        )
+    return engines[name], f"engine={name!r} was asked for"

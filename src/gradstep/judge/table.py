@@ -7,8 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.judge.verdict import Outcome, Status, Verdict
-from gradstep.judge.words import diagnosis, headline, sign
+from gradstep.judge.verdict import Outcome, Status, Verdict, diagnosis, headline, sign
 
 _COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ADVICE: "yellow", Outcome.SKIPPED: "dim"}
 _RESULT = {Status.PASSED: "bold green", Status.DIFFERS: "bold yellow"}

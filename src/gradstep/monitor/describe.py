@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import gradstep
 from gradstep.monitor.record import Group, Header, Parameter
-from gradstep.optimizers.table import parameter_names
+from gradstep.optimizers.arguments import parameter_names
 
 
 def header_of(optimizer: Optimizer, model: nn.Module | None, **told: Any) -> Header:

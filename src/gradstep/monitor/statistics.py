@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradstep.engines.statistics import SUMS
+from gradstep.engines.statistics import SUMS, Detail
+from gradstep.engines.statistics import Statistics as StepStatistics
 from gradstep.optimizers import Optimizer as GradstepOptimizer
-from gradstep.optimizers.statistics import Statistics as StepStatistics
-from gradstep.optimizers.who import Detail
 
 Floats = NDArray[np.float64]
 

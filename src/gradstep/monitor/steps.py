@@ -9,6 +9,8 @@ from weakref import finalize
 
 import torch
 
+from gradstep.engines.statistics import Detail
+from gradstep.engines.step import Observer, StepReport
 from gradstep.monitor.loop import Loop
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.pending import Pending, Settings, settings
@@ -16,9 +18,6 @@ from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import FusedStatistics, Statistics, TorchStatistics
 from gradstep.monitor.watched import LossScaler, skip_reason
 from gradstep.optimizers import Optimizer
-from gradstep.optimizers.observer import Observer
-from gradstep.optimizers.report import StepReport
-from gradstep.optimizers.who import Detail
 from gradstep.rules import Rule
 
 

@@ -40,12 +40,11 @@ from gradstep.numpy.base import HasGradient, Optimizer, Parameter
 from gradstep.numpy.classic import SGD, Adam, AdamW
 from gradstep.numpy.clipping import clip_grad_norm
 from gradstep.numpy.factory import optimizer
-from gradstep.numpy.graph import no_grad
 from gradstep.numpy.layers import Layer, Linear, ReLU, Sequential
 from gradstep.numpy.losses import CrossEntropyLoss, Loss, MSELoss
 from gradstep.numpy.ruled import RuleOptimizer
 from gradstep.numpy.schedule import CosineSchedule
-from gradstep.numpy.tensor import Tensor
+from gradstep.numpy.tensor import Tensor, no_grad
 from gradstep.rules import RULES
 
 

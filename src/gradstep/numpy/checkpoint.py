@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradstep.numpy.base import HasGradient
-from gradstep.numpy.gather import Buffers, fitting
+from gradstep.numpy.table import Buffers, fitting
 from gradstep.rules import Rule
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, final
 from gradstep import rules
 from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient
-from gradstep.numpy.gather import Buffers
 from gradstep.numpy.ruled import RuleOptimizer
 from gradstep.numpy.settings import checked
+from gradstep.numpy.table import Buffers
 from gradstep.rules import settings_of
 from gradstep.rules.adam import AdamRule
 from gradstep.rules.settings import nonnegative

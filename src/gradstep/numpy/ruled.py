@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradstep.engines.base import ROW
+from gradstep.engines.base import check_engine
+from gradstep.engines.step import StepTable, take_step
 from gradstep.numpy import checkpoint
-from gradstep.numpy.base import Floats, HasGradient, Optimizer, either
-from gradstep.numpy.batch import ArrayBatch, check_engine, choose, is_dense
-from gradstep.numpy.gather import Buffers, Member, gather
+from gradstep.numpy.base import HasGradient, Optimizer, either
 from gradstep.numpy.settings import changed, checked, signature_of
-from gradstep.numpy.table import Part, Table
+from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, engine_for, gather
 from gradstep.rules import Rule, settings_of
-
-Age = tuple[float, ...]
-"""How many updates a parameter has had, and the scalars that its rule keeps."""
 
 _OWN = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
 
@@ -72,7 +70,7 @@ class RuleOptimizer(Optimizer, ABC):
         settings = signature_of(self.rule_class).bind(params, *positional, **named).arguments
         settings.pop("params")
         rule = checked(self.rule_class, settings)
-        check_engine(engine)
+        check_engine(engine, ENGINES)
         super().__init__(params)
         self._rule = rule
         self._engine = engine
@@ -101,37 +99,12 @@ class RuleOptimizer(Optimizer, ABC):
         if table is None or not table.holds(active, self.params, self._rule, self.buffers):
             new = gather(active, self.params, self._rule, self.buffers, self._engine)
             table = Table(new, self._rule)
-        gradients = [part.gradients(self.params) for part in table.parts]
-        for part in table.parts:
-            part.engine.prepare(part.spec)
-        # What may fail is done: now the state.
-        for member in new:
-            for name, slot in member.slots.items():
-                self.buffers_of(name)[member.index] = slot
-        for part, grads in zip(table.parts, gradients):
-            self._update(part, grads)
+        batches = [part.batch(self.params, self.buffers) for part in table.parts]
+        for batch in batches:
+            batch.engine.prepare(batch.spec)
+        take_step(_State(self, new), batches, [self._rule])
         self._table = table
         self.step_count += 1
-
-    def _update(self, part: Part, gradients: list[Floats]) -> None:
-        kept: list[Sequence[float]] = [self.update_counts, *self.scalars.values()]
-        ages: list[Age] = list(zip(*([values[i] for i in part.members] for values in kept)))
-        rows = {age: self._coefficients(age) for age in dict.fromkeys(ages)}
-        numbers = {age: row for row, age in enumerate(rows)}
-        sign = -1.0 if self._rule.maximize else 1.0
-        coefficients = [[*(row[name] for name in part.spec.coefficients[:-1]), sign] for row in rows.values()]
-        columns = [gradients, *part.columns(self.params, self.buffers)]
-        columns[1] = list(map(np.asarray, columns[1]))  # no subclass with a product of its own
-        part.table[:, ROW] = [numbers[age] for age in ages]
-        part.engine.update(ArrayBatch(part.spec, columns, part.table, coefficients))
-        for i, age in zip(part.members, ages):
-            self.update_counts[i] += 1
-            for name, values in self.scalars.items():
-                values[i] = rows[age][name]
-
-    def _coefficients(self, age: Age) -> dict[str, float]:
-        updates, *scalars = age
-        return self._rule.coefficients(int(updates) + 1, **dict(zip(self.scalars, scalars)))
 
     def buffers_of(self, slot: str) -> Buffers:
         """One slot of every parameter: the list itself, not a copy."""
@@ -152,7 +125,7 @@ class RuleOptimizer(Optimizer, ABC):
         """
         found = []
         for i, param in enumerate(self.params):
-            engine, reason = choose(self._engine, type(self._rule), param.data.dtype.name, is_dense([param.data]))
+            engine, reason = engine_for(self._engine, type(self._rule), [param.data], f"parameter {i}")
             found.append((f"parameter {i}", engine.name, reason))
         return found
 
@@ -198,6 +171,48 @@ class RuleOptimizer(Optimizer, ABC):
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+@final
+class _State(StepTable):
+    """An optimizer's state for the length of one step.
+
+    Args:
+        optimizer: its numbers of updates, scalars and buffers are written to.
+        new: the parameters whose slots are new, or have been replaced.
+    """
+
+    seed = 0
+    """Nothing is rounded at random."""
+
+    def __init__(self, optimizer: RuleOptimizer, new: Sequence[Member]) -> None:
+        self._optimizer, self._new = optimizer, new
+        self._kept = [optimizer.update_counts, *optimizer.scalars.values()]
+        self.scalar_names = ("step", *optimizer.scalars)
+        self.numbers = np.array(self._kept, dtype=np.float64).T
+        self.groups = np.zeros(len(optimizer.params), dtype=np.int64)
+
+    def install(self) -> None:
+        for member in self._new:
+            for name, slot in member.slots.items():
+                self._optimizer.buffers_of(name)[member.index] = slot
+
+    def changing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def update(self, batch: ArrayBatch) -> None:
+        batch.engine.update(batch)
+
+    def commit(self, batch: ArrayBatch, numbers: NDArray[np.floating[Any]]) -> None:
+        counts, *scalars = np.broadcast_to(numbers, (len(batch.members), len(self._kept))).T.tolist()
+        for i, count in zip(batch.members.tolist(), counts):
+            self._optimizer.update_counts[i] = int(count)
+        for values, new in zip(self._optimizer.scalars.values(), scalars):
+            for i, value in zip(batch.members.tolist(), new):
+                values[i] = value
+
+    def finish(self) -> None:
+        pass
 
 
 @final

@@ -1,24 +1,204 @@
-"""The parameters of an optimizer sorted by who updates them: made at the first step, kept while it tells the truth.
+"""The arrays of an optimizer's parameters, checked and sorted by the engine that updates them.
 
-Everything here follows from the parameters, the state and the rule, which stay the only truth. An array may be
-replaced, reshaped or moved between two steps, so each is asked anew where and how it lies; what follows from the
-answers is kept as long as they are the same. No array is held here: what its owner lets go of is gone.
+A table is made at the first step and kept while it is up to date. Everything in it follows from the parameters, the
+state and the rule. An array may be replaced, reshaped or moved between two steps, so the address and layout of each are
+read anew at every step, and compared. A table holds no array: what its owner lets go of is freed.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import cache
+from typing import Any, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradstep.engines.base import LENGTH, Engine, Int64s, UpdateSpec
+from gradstep.engines.base import LENGTH, Engine, Int64s, Traits, UpdateSpec, choose_engine
+from gradstep.engines.fused import Fused
+from gradstep.engines.fused.job import available
+from gradstep.engines.reference import Reference
+from gradstep.engines.statistics import Detail, RowLabels
+from gradstep.engines.step import StepBatch
 from gradstep.numpy.base import Floats, HasGradient, array_of
-from gradstep.numpy.gather import Buffers, Member, fitting
-from gradstep.numpy.memory import LAYOUT, Facts, address, facts
-from gradstep.rules import Rule
+from gradstep.rules import Rule, Slot
+from gradstep.storage.codecs import Nearest
+from gradstep.storage.elements import ELEMENTS
+
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (Fused(), Reference())}
+"""The engines that need no torch, the fastest first."""
+
+Buffers = list[Any]
+"""One slot of every parameter: its array, or None before the parameter's first step."""
+
+_threads = cache(available)
+
+# -- where arrays lie -------------------------------------------------------------------------------------------------
+
+Facts: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], "np.dtype[Any]", int]
+"""Address, shape, strides, type of elements, and NumPy's flags (in order, aligned, writeable) of an array."""
+
+LAYOUT = slice(1, 4)
+"""The part of the facts that another array in the same layout shares."""
+
+
+def facts(array: NDArray[Any]) -> Facts:
+    """What there is to know of an array before its elements are touched.
+
+    >>> x = np.zeros((2, 3), dtype=np.float32)
+    >>> facts(x)[0] == x.ctypes.data, facts(x)[LAYOUT]
+    (True, ((2, 3), (12, 4), dtype('float32')))
+    """
+    return address(array), array.shape, array.strides, array.dtype, array.flags.num
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where the first element of an array lies.
+
+    It is asked of the array each time, since ``resize`` moves the memory of the same array. The buffer protocol answers
+    in 0.26 µs, ``array.ctypes.data`` in 1 µs (a step of a small array takes 2); but it gives a buffer to write to only
+    of arrays that are in C order, writeable and not empty.
+
+    >>> x = np.zeros((2, 3))
+    >>> [address(a) == a.ctypes.data for a in (x, x.T, x[:, 1:], x[:0], np.zeros(()))]
+    [True, True, True, True, True]
+    """
+    try:
+        return ctypes.addressof(_byte_at(array))
+    except (TypeError, ValueError, BufferError):
+        return array.ctypes.data
+
+
+# Typed by hand: before Python 3.12 type checkers do not know that an array is a buffer.
+_byte_at: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
+
+
+def is_dense(arrays: Sequence[Floats]) -> bool:
+    """Whether all fill one stretch of memory in the same order of axes, so that an element is found by its number.
+
+    >>> x = np.zeros((2, 3))
+    >>> is_dense([x, x]), is_dense([x.T, x.T]), is_dense([x, np.asfortranarray(x)]), is_dense([x[:, :2]])
+    (True, True, False, False)
+    """
+    flags = [a.flags for a in arrays]
+    in_order = all(f.c_contiguous for f in flags) or all(f.f_contiguous for f in flags)
+    return in_order and all(f.aligned for f in flags)
+
+
+def engine_for(name: str, rule: type[Rule], arrays: Sequence[Floats], label: str) -> tuple[Engine, str]:
+    """The engine for a parameter, with the reason.
+
+    Args:
+        name: ``"auto"``, or an engine's.
+        rule: the rule class.
+        arrays: the parameter, then its slots.
+        label: what to call it in an error.
+
+    Raises:
+        ValueError: the engine that was asked for cannot serve it.
+    """
+    traits = Traits(dtype=arrays[0].dtype.name, device="cpu", dense=is_dense(arrays), plain=True)
+    return choose_engine(name, ENGINES, rule, traits, label, "array")
+
+
+# -- parameters with their state, before anything is changed ----------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Member:
+    """One parameter that is to be updated.
+
+    Attributes:
+        index: its place in the list of parameters.
+        param: its array.
+        slots: its state by name; new where there was none.
+        engine, spec: who updates it, and what is computed.
+    """
+
+    index: int
+    param: Floats
+    slots: dict[str, Floats]
+    engine: Engine
+    spec: UpdateSpec
+
+
+def gather(
+    active: Iterable[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], wish: str
+) -> list[Member]:
+    """Some of the parameters, with their state.
+
+    Args:
+        active: the places of those that are to be updated.
+        params: all parameters.
+        rule: what is computed.
+        buffers: the state so far.
+        wish: the engine asked for.
+
+    Raises:
+        ValueError: an array of another shape, one that cannot be written to, or an engine that cannot serve one.
+        TypeError: an array that does not hold the right kind of numbers.
+    """
+    members = []
+    for i in active:
+        label = f"parameter {i}"
+        data = usable(params[i].data, label)
+        slots = rule.slots(data.ndim)
+        held = [buffers[slot.name][i] if slot.name in buffers else None for slot in slots]
+        arrays = [_slot(slot, array, data, label) for slot, array in zip(slots, held, strict=True)]
+        engine, _ = engine_for(wish, type(rule), [data, *arrays], label)
+        plain = Nearest(ELEMENTS[data.dtype.name])
+        spec = UpdateSpec.of(rule, slots, plain, plain, [plain] * len(slots))
+        members.append(Member(i, data, {slot.name: a for slot, a in zip(slots, arrays, strict=True)}, engine, spec))
+    return members
+
+
+def usable(data: Any, label: str) -> Floats:
+    """The parameter's array, if it can be updated in place."""
+    if not isinstance(data, np.ndarray):
+        raise TypeError(f"the data of {label} must be a NumPy array, but is {type(data).__name__}")
+    if data.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{label} must be of float32 or float64, but is of {data.dtype}")
+    if not data.flags.writeable:
+        raise ValueError(f"{label} cannot be updated: its array is read-only")
+    return np.asarray(data)  # no subclass with a product of its own
+
+
+def _slot(slot: Slot, held: Floats | None, data: Floats, label: str) -> Floats:
+    shape = slot.shape(data.shape)
+    if held is not None:
+        array = fitting(held, data, shape, f"{slot.name} of {label}")
+        return array if array.flags.writeable else array.copy("K")
+    if slot.collapsed is None:
+        return np.full_like(data, slot.fill)
+    return np.full(shape, slot.fill, dtype=data.dtype)
+
+
+def fitting(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> Floats:
+    """The array, or a copy in the parameter's type of elements and order of axes if it differs in them.
+
+    Raises:
+        ValueError: it is not an array of this shape.
+        TypeError: it holds no real numbers.
+    """
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        found = f"shape {array.shape}" if isinstance(array, np.ndarray) else f"the type {type(array).__name__}"
+        raise ValueError(f"{label} must be an array of shape {shape}, but has {found}")
+    same_order = array.strides == data.strides or shape != data.shape
+    if array.dtype == data.dtype and same_order and array.flags.aligned:
+        return array
+    if not np.can_cast(array.dtype, data.dtype, "same_kind"):
+        raise TypeError(f"{label} must hold real numbers, but is of {array.dtype}")
+    copy = np.empty_like(data, shape=shape)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite there
+        copy[...] = array
+    return copy
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
 
 _NUMBERS = 3
 """What a table holds of a parameter beside addresses: its elements, its row of coefficients, the key of its noise."""
@@ -61,23 +241,74 @@ class Part:
             *([None if held is None else held[i] for i in self.members] for held in slots),
         ]
 
-    def gradients(self, params: Sequence[HasGradient]) -> list[Floats]:
-        """The gradients in the parameters' layout; their addresses are put into :attr:`table`.
+    def batch(self, params: Sequence[HasGradient], buffers: Mapping[str, Buffers]) -> ArrayBatch:
+        """What there is to update in this step.
 
         Raises:
             ValueError: a gradient of another shape.
             TypeError: one that holds no real numbers.
         """
-        found = []
+        gradients = []
         for i, own in zip(self.members, self.known):
             given = params[i].grad
             g = given if type(given) is np.ndarray else array_of(given)
             if not g.flags.aligned or (g.shape, g.strides, g.dtype) != own[LAYOUT]:
                 data = params[i].data
                 g = fitting(g, data, data.shape, f"the gradient of parameter {i}")
-            found.append(g)
-        self.table[:, 0] = list(map(address, found))
-        return found
+            gradients.append(g)
+        self.table[:, 0] = list(map(address, gradients))
+        return ArrayBatch(self, gradients, params, buffers)
+
+
+@final
+class ArrayBatch(StepBatch):
+    """The parameters of a part for the length of one step.
+
+    Args:
+        part: what they are of.
+        gradients: in the layouts of the parameters.
+        params, buffers: the optimizer's; slots that are new are in ``buffers`` before the engine asks for them.
+    """
+
+    group = 0
+
+    def __init__(
+        self,
+        part: Part,
+        gradients: list[Floats],
+        params: Sequence[HasGradient],
+        buffers: Mapping[str, Buffers],
+    ) -> None:
+        self.engine, self.spec, self.table = part.engine, part.spec, part.table
+        self.members = np.array(part.members, dtype=np.int64)
+        self.threads = _threads()
+        self._part, self._gradients, self._params, self._buffers = part, gradients, params, buffers
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [f"parameter {i}" for i in self._part.members]
+
+    @property
+    def columns(self) -> Sequence[Sequence[Floats]]:
+        params, *slots = self._part.columns(self._params, self._buffers)
+        return [self._gradients, list(map(np.asarray, params)), *slots]  # no subclass with a product of its own
+
+    def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
+        return self.columns
+
+    def watch(self, detail: Detail) -> None:
+        groups = np.zeros_like(self.members)
+        self.labels = RowLabels.of(detail, self.names, self.members, groups, self.lengths)
+        self.owners, self.owned = self.labels.owners, self.labels.key
+
+    def find_nonfinite(self) -> Iterator[int]:
+        return (k for k, g in enumerate(self._gradients) if not np.isfinite(g).all())
+
+    def largest_gradient(self) -> float:
+        return max((float(np.abs(g).max()) for g in self._gradients if g.size), default=0.0)
+
+    def sum_squares(self, divisor: float) -> float:
+        return sum(float(np.sum(np.square(g / divisor, dtype=np.float64))) for g in self._gradients)
 
 
 @final
@@ -100,7 +331,7 @@ class Table:
     def holds(
         self, active: Sequence[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers]
     ) -> bool:
-        """Whether it still tells the truth of the parameters ``active``."""
+        """Whether it is up to date for the parameters ``active``."""
         return (
             active == self.active
             and (rule is self.rule or _structure(rule) == _structure(self.rule))

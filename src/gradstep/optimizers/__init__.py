@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION
 from gradstep.optimizers.front import Optimizer, ParamsT
-from gradstep.optimizers.pages import Pages
-from gradstep.optimizers.report import StepReport
-from gradstep.optimizers.storage import check_state
+from gradstep.optimizers.paged.pages import Pages
+from gradstep.optimizers.state.storage import check_state
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.variants import VARIANTS, meant, respelled
 
@@ -53,17 +53,26 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
 @cache
 def _class(rule: type[Rule], state: str, paged: bool) -> type[Optimizer]:
     """One class for each of these, however they were given: ``isinstance`` and pickles go by it."""
-
-    def get_rule(cls: type[Optimizer]) -> type[Rule]:
-        return rule
-
     preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
     name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)
-    body = {"rule": classmethod(get_rule), "preset": preset, "__doc__": rule.__doc__}
+    body = {"_rule": rule, "preset": preset, "__doc__": rule.__doc__, "__reduce_ex__": _reduced}
     made = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
     made.__module__ = __name__
     made.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
     return made
+
+
+def _reduced(self: Optimizer, protocol: Any) -> Any:
+    """How an optimizer is pickled and copied."""
+    if "_rule" not in vars(type(self)):  # of a class that somebody derived, which is found by its name
+        return object.__reduce_ex__(self, protocol)
+    # Made by a function, the class has no name to be found by; its rule has.
+    return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
+
+
+def _blank(rule: type[Rule], preset: dict[str, Any]) -> Optimizer:
+    kind = optimizer(rule, **preset)
+    return kind.__new__(kind)
 
 
 def _signature(rule: type[Rule], preset: Mapping[str, Any]) -> inspect.Signature:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from functools import cache, lru_cache
 from typing import Any
 
@@ -193,3 +194,67 @@ def _checked(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...])
 
 def _holds_tensor(values: tuple[Any, ...]) -> bool:
     return any(isinstance(x, Tensor) for v in values if type(v) is tuple for x in v)
+
+
+def positive(name: str, value: float | Tensor) -> float:
+    """A number that is finite and greater than 0, or an error that names it.
+
+    Raises:
+        TypeError: no number.
+        ValueError: one that is not finite, or not above 0.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a number, but is {value!r}") from error
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"Invalid {name}: {value} (must be finite and greater than 0)")
+    return number
+
+
+def check_lists(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse groups whose parameters are in no list, or nothing like one.
+
+    Raises:
+        TypeError: an iterator, which is empty after it was read once; a tensor, of which the rows would be taken; a
+            set, which has no order.
+
+    >>> import torch
+    >>> check_lists([{"params": iter([torch.zeros(3)])}])
+    Traceback (most recent call last):
+    TypeError: param_groups[0]["params"] is a list_iterator, but must be a list of tensors: use list(...)
+    """
+    for index, group in enumerate(groups):
+        params = group["params"]
+        if type(params) is not list and (not isinstance(params, Sized) or isinstance(params, (Tensor, set, frozenset))):
+            remedy = "[...]" if isinstance(params, Tensor) else "list(...)"
+            kind = type(params).__name__
+            raise TypeError(f'param_groups[{index}]["params"] is a {kind}, but must be a list of tensors: use {remedy}')
+
+
+def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
+    """What to call the parameters of a group: their own names, where it was given them."""
+    count = len(group["params"])  # who appends parameters or removes some by hand may not know of their names
+    named = list(group.get("param_names") or ())[:count]
+    return [*named, *(f"parameter {j} of group {index}" for j in range(len(named), count))]
+
+
+def checked_params(params: Any) -> list[Any]:
+    """The parameters of a new group, tensors or pairs with names, as a list.
+
+    Raises:
+        TypeError: a set, which has no order; a tensor whose numbers are neither floating-point nor complex.
+        ValueError: a parameter that is there twice.
+    """
+    if isinstance(params, set):
+        raise TypeError("optimizer parameters need to be in an order, and a set has none: pass a list")
+    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    tensors = [p[1] if isinstance(p, tuple) else p for p in listed]
+    for index, p in enumerate(tensors):
+        if isinstance(p, Tensor) and not (p.is_floating_point() or p.is_complex()):
+            raise TypeError(
+                f"optimizer can only optimize floating-point or complex tensors, but parameter {index} is {p.dtype}"
+            )
+    if len({id(p) for p in tensors}) < len(tensors):
+        raise ValueError("a parameter group contains the same parameter more than once")
+    return listed

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from itertools import chain
@@ -16,38 +13,39 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gradstep.engines.base import check_engine
+from gradstep.engines.statistics import Detail, finest_detail
+from gradstep.engines.step import Observer, StepReport, take_step, uninterrupted
 from gradstep.optimizers.arguments import (
     OWN,
+    check_lists,
+    checked_params,
+    parameter_names,
+    positive,
     rule_of,
     sorted_out,
     without_defaults_beyond_torch,
     without_execution,
 )
-from gradstep.optimizers.batch import TorchBatch
-from gradstep.optimizers.checkpoint import adopted, detached, stamp
-from gradstep.optimizers.choice import Choice, Choices, check_engine
-from gradstep.optimizers.clipping import first_not_finite, norm_of, positive
-from gradstep.optimizers.hooks import seen_by_torch, with_hooks
-from gradstep.optimizers.load_report import LoadReport
-from gradstep.optimizers.lost import loses, warn_of_lost_updates
-from gradstep.optimizers.observer import Observer
-from gradstep.optimizers.pages import Pages
-from gradstep.optimizers.report import StepReport
-from gradstep.optimizers.statistics import Statistics
-from gradstep.optimizers.storage import Embeddings, Storage, Stored, with_embeddings
-from gradstep.optimizers.summary import GUESSED, Summary, summary
-from gradstep.optimizers.table import Table, check_lists, parameter_names
-from gradstep.optimizers.uninterrupted import uninterrupted
-from gradstep.optimizers.who import Detail, finest
+from gradstep.optimizers.checkpoint.load import adopted, detached, stamp
+from gradstep.optimizers.checkpoint.matching import LoadReport
+from gradstep.optimizers.hooks import with_hooks
+from gradstep.optimizers.paged.pages import Pages
+from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, Stored, with_embeddings
+from gradstep.optimizers.state.summary import GUESSED, Summary, summary
+from gradstep.optimizers.step.batch import TorchBatch
+from gradstep.optimizers.step.build import build_table
+from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
 
 if TYPE_CHECKING:  # pages are a fifth of the time to import gradstep, for those who page state
     from typing_extensions import Self
 
-    from gradstep.optimizers.placement import Placement
+    from gradstep.optimizers.paged.placement import Placement
     from gradstep.storage.pages import Preflight
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -79,6 +77,7 @@ class Optimizer(torch.optim.Optimizer):
     last_step: StepReport | None
     """What the last ``step()`` did; None before the first."""
 
+    _rule: ClassVar[type[Rule]]
     _engine: str
     _storage: Storage
     _paged: Placement | None
@@ -98,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
         given, own = sorted_out(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
-        check_engine(own["engine"])
+        check_engine(own["engine"], ENGINES)
         pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**given)  # refuse bad settings before anything exists
         self._engine = own["engine"]
@@ -109,22 +108,14 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())}
         super().__init__(params, without_defaults_beyond_torch(self.rule(), defaults))
         self._state_seen = False
-        if self._storage.rounding != "nearest":
-            self._check_rounding()
+        self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:
-            from gradstep.optimizers.placed import checked
+            from gradstep.optimizers.paged.select import checked
 
             self._paged = checked(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
             saved = self._paged.saved_seed()  # state that is resumed goes on with the noise that it was rounded with
             self._storage = replace(self._storage, seed=seed if saved is None else saved)
             self._paged.seed = self._storage.seed
-
-    def _check_rounding(self) -> None:
-        if not any(p.dtype in _HALF for g in self.param_groups for p in g["params"]):
-            raise ValueError(
-                f"rounding={self._storage.rounding!r} is for bfloat16 and float16 parameters, and there are none: "
-                "convert the model before the optimizer is made, or leave rounding='nearest'"
-            )
 
     def preflight(self) -> Preflight:
         """Room and speed of the folder that state is paged to: how long a step takes when it comes from the disk.
@@ -137,9 +128,9 @@ class Optimizer(torch.optim.Optimizer):
         return self._paged.preflight(self.state_summary().nbytes)
 
     @classmethod
-    @abstractmethod
     def rule(cls) -> type[Rule]:
         """The mathematics of this optimizer."""
+        return cls._rule
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -166,7 +157,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
-        return rule_of(self.rule(), group)
+        return rule_of(self._rule, group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; torch's method, with more refused.
@@ -178,22 +169,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):
             param_group = without_execution(param_group)
             rule = self._rule_of({**self.defaults, **param_group})
-            params = param_group["params"]
-            if isinstance(params, Tensor):
-                params = [params]
-            elif isinstance(params, set):
-                raise TypeError("optimizer parameters need to be in an order, and a set has none: pass a list")
-            params = list(params)
-            param_group = {**param_group, "params": params}
-            tensors = [p[1] if isinstance(p, tuple) else p for p in params]
-            for index, p in enumerate(tensors):
-                if isinstance(p, Tensor) and not (p.is_floating_point() or p.is_complex()):
-                    raise TypeError(
-                        "optimizer can only optimize floating-point or complex tensors, "
-                        f"but parameter {index} is {p.dtype}"
-                    )
-            if len({id(p) for p in tensors}) < len(tensors):
-                raise ValueError("a parameter group contains the same parameter more than once")
+            param_group["params"] = params = checked_params(param_group["params"])
             self._storage.check(rule, param_group)
             choices = Choices(self._engine, self._storage, rule, param_group)
             for index, p in enumerate(params):
@@ -287,7 +263,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if torch.compiler.is_compiling():  # there is nothing here for a compiler to trace: it takes the step as it is
             return _step_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
-        if not seen_by_torch(self):
+        if not _has_hooks(self):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
         given = {name: value for name, value in named.items() if value is not None}  # what hooks are shown
@@ -314,68 +290,42 @@ class Optimizer(torch.optim.Optimizer):
         grad_scale: float | Tensor | None = None,
     ) -> Any:
         observers = () if self._observers is None else tuple(self._observers.values())
-        detail = finest([self.watch, *[observer.before(closure=closure is not None) for observer in observers]])
+        wanted = [self.watch, *[observer.before(closure=closure is not None) for observer in observers]]
+        detail = None if wanted == [None] else finest_detail(wanted)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         scale = 1.0 if grad_scale is None else positive("grad_scale", grad_scale)
+        if max_grad_norm is not None:
+            max_grad_norm = positive("max_grad_norm", max_grad_norm)
         with self._exclusive, uninterrupted():
-            self.last_step = self._update(
-                scale=scale,
-                max_grad_norm=None if max_grad_norm is None else positive("max_grad_norm", max_grad_norm),
-                look=grad_scale is not None or max_grad_norm is not None,
-                detail=detail,
-            )
+            if float(self.found_inf) > 0:
+                report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
+            else:
+                check_lists(self.param_groups)
+                rules = [self._rule_of(group) for group in self.param_groups]
+                if self.grad_scale != 1.0:
+                    scale *= positive("grad_scale", self.grad_scale)
+                table, batches = self._batches(rules)
+                report = take_step(
+                    table,
+                    batches,
+                    rules,
+                    scale=scale,
+                    max_grad_norm=max_grad_norm,
+                    check=grad_scale is not None,
+                    detail=detail,
+                )
+                if report.stepped:
+                    self._table = table
+            self.last_step = report
         for observer in observers:
-            observer.after(self.last_step)
+            observer.after(report)
         return loss
 
-    def _update(self, *, scale: float, max_grad_norm: float | None, look: bool, detail: Detail | None) -> StepReport:
-        if float(self.found_inf) > 0:
-            return StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
-        scale *= positive("grad_scale", self.grad_scale)
-        rules = [self._rule_of(group) for group in self.param_groups]
-        table, batches = self._batches(rules)
-
-        norm, clip = None, 1.0
-        after = [table.coefficients(batch, rules) for batch in batches]
-        if look:
-            norm = norm_of(batches) / scale
-            if not math.isfinite(norm):
-                name = first_not_finite(batches)
-                return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
-            if max_grad_norm is not None:
-                clip = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
-        losing = [b for b, scalars in zip(batches, after, strict=True) if loses(b, int(scalars[0, 0]))]
-        if losing and detail is not None:
-            detail = "parameters"
-        for batch in batches:
-            if clip != scale:
-                batch.coefficients[:, -1] *= clip / scale
-            if detail is not None or batch in losing:
-                batch.watch(detail or "parameters")
-        table.install()
-        self._table = table
-        with nullcontext() if self._paged is None else self._paged.changing():
-            for batch, scalars in zip(batches, after, strict=True):
-                if self._paged is None:
-                    batch.run([None])
-                else:
-                    self._paged.update(batch)
-                table.commit(batch, scalars)
-            if self._paged is not None:
-                table.keep(self._paged)
-        warn_of_lost_updates(losing)
-        found = None if detail is None else Statistics.of(batches, detail, clip)
-        return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=found, rules=rules)
-
     def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
-        """What there is to update, and the table that it is of: the last step's, if it still tells the truth.
-
-        A new table does not become the optimizer's before its step is sure to be taken.
-        """
-        check_lists(self.param_groups)
+        """Return this step's batches and their table; build the table anew if parameters or state have changed."""
         flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
         state = self.__dict__["state"]
         now = (rules, self.param_groups, flat, state)
@@ -384,7 +334,7 @@ class Optimizer(torch.optim.Optimizer):
             if found is not None:
                 return self._table, found
         with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in that mode
-            table = Table(
+            table = build_table(
                 engine=self._engine,
                 storage=self._storage,
                 paged=self._paged,
@@ -469,7 +419,7 @@ class Optimizer(torch.optim.Optimizer):
         pages = state.pop("_pages", None)
         super().__setstate__(state)
         if pages is not None:
-            from gradstep.optimizers.placed import placement_of
+            from gradstep.optimizers.paged.select import placement_of
 
             self._paged = placement_of(pages, self._parameters())
             self._paged.seed = self._storage.seed
@@ -483,9 +433,16 @@ class Optimizer(torch.optim.Optimizer):
         pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
         return {**known, "_engine": self._engine, "_storage": self._storage, "_pages": pages}
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # Made by a function, the class has no name to be found by; its rule has.
-        return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether torch has something to do around a step: a hook to call, or a profiler to name it to."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -494,13 +451,3 @@ def _step_uncompiled(optimizer: Optimizer, closure: Callable[[], Any] | None, **
 
 
 _profiled_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
-
-
-_HALF = (torch.bfloat16, torch.float16)
-
-
-def _blank(rule: type[Rule], preset: dict[str, Any]) -> Optimizer:
-    from gradstep.optimizers import optimizer
-
-    kind = optimizer(rule, **preset)
-    return kind.__new__(kind)

@@ -9,17 +9,6 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 
-def seen_by_torch(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether torch has something to do around a step: a hook to call, or a profiler to name it to."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    )
-
-
 def with_hooks(step: Callable[..., Any], optimizer: torch.optim.Optimizer, *args: Any, **named: Any) -> Any:
     """Call ``step`` between the hooks of this optimizer and those of all.
 

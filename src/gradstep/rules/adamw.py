@@ -51,6 +51,4 @@ class AdamW(AdamRule):
 
     fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}
 
-    @property
-    def decoupled(self) -> bool:
-        return True
+    decoupled = True

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.optimizers import Optimizer
-from gradstep.optimizers.table import parameter_names
+from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.wrapped import innermost
 
 

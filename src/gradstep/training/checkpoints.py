@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.checkpoint_matching import listed, plain_name
-from gradstep.optimizers.load_report import LoadReport
+from gradstep.optimizers.checkpoint.matching import LoadReport, listed, plain_name
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
 from gradstep.training.loading import load

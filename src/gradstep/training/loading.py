@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradstep.optimizers import Optimizer
-from gradstep.optimizers.load_report import LoadReport
+from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.wrapped import innermost
 
 

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from gradstep.optimizers.load_report import LoadReport
+from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.wrapped import innermost
 from gradstep.training.applying import (
     apply,

@@ -1,0 +1,367 @@
+"""One optimizer step: coefficients, norm, finiteness, clipping, the update, statistics.
+
+Optimizers for torch and for NumPy both take their steps here. A front brings the parameters that have a gradient, as
+batches, and the table that they are of; neither torch nor NumPy's front is known here.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s
+from gradstep.engines.statistics import NO_SHARE, Detail, RowLabels, Share, Statistics
+from gradstep.rules import Rule
+from gradstep.storage.codecs import Nearest
+from gradstep.storage.elements import Half
+from gradstep.storage.noise import keys
+
+try:  # what signal calls, without the making of enums, which costs 50 microseconds a step
+    import _signal  # type: ignore[import-not-found]
+except ImportError:
+    _signal = signal
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """What the last ``step()`` did.
+
+    Attributes:
+        stepped: False when the step was skipped and nothing was changed.
+        grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
+        clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
+        reason: why the step was skipped, else empty.
+        statistics: of all that was updated, if :attr:`Optimizer.watch` or an observer asked for them.
+        rules: of every group, with the settings that the step used; empty if it was skipped.
+    """
+
+    stepped: bool
+    grad_norm: float | None = None
+    clip: float = 1.0
+    reason: str = ""
+    statistics: Statistics | None = None
+    rules: Sequence[Rule] = ()
+
+
+class StepBatch(Batch, ABC):
+    """Parameters that one engine updates in one step, all with one :class:`~gradstep.engines.base.UpdateSpec`.
+
+    Attributes:
+        engine: updates them.
+        members: (n,) their numbers among all parameters of the optimizer.
+        group: the number of the group of all of them; None if there are several.
+        labels: of the rows of statistics, if some are collected.
+    """
+
+    engine: Engine
+    members: Int64s
+    group: int | None
+    labels: RowLabels
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of the parameters, for messages."""
+
+    @abstractmethod
+    def watch(self, detail: Detail) -> None:
+        """Have statistics collected: set :attr:`labels` and ``owners``."""
+
+    @abstractmethod
+    def find_nonfinite(self) -> Iterator[int]:
+        """Positions in the batch of the parameters whose gradient is not finite, ascending."""
+
+    @abstractmethod
+    def largest_gradient(self) -> float:
+        """The largest magnitude of all gradients, which are finite; 0 of no elements."""
+
+    @abstractmethod
+    def sum_squares(self, divisor: float) -> float:
+        """The sum of the squares of all gradients after they are divided by a number, in float64."""
+
+
+class StepTable(ABC):
+    """All parameters of an optimizer that have state.
+
+    Attributes:
+        groups: (parameters,) the number of the group of each.
+        numbers: (parameters, 1 + scalars) how many updates each has had, then the scalars of its rule.
+        scalar_names: names of the columns of ``numbers``.
+        seed: of the noise of rounding.
+    """
+
+    groups: Int64s
+    numbers: NDArray[np.floating[Any]]
+    scalar_names: tuple[str, ...]
+    seed: int
+
+    @abstractmethod
+    def install(self) -> None:
+        """Make state that is new the optimizer's: called when nothing can fail any more."""
+
+    @abstractmethod
+    def changing(self) -> AbstractContextManager[None]:
+        """The context in which all batches of a step are updated."""
+
+    @abstractmethod
+    def update(self, batch: Any) -> None:
+        """Have the batch's engine update parameters and slots."""
+
+    @abstractmethod
+    def commit(self, batch: Any, numbers: NDArray[np.floating[Any]]) -> None:
+        """Write the numbers after the update: (n, 1 + scalars), or (1, 1 + scalars) if all have the same."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Called inside of :meth:`changing` after all batches."""
+
+
+def take_step(
+    table: StepTable,
+    batches: Sequence[StepBatch],
+    rules: Sequence[Rule],
+    *,
+    scale: float = 1.0,
+    max_grad_norm: float | None = None,
+    check: bool = False,
+    detail: Detail | None = None,
+) -> StepReport:
+    """Update the parameters of all batches.
+
+    Args:
+        table: what the batches are of.
+        batches: the parameters that have a gradient.
+        rules: one per group.
+        scale: what the gradients were multiplied by, > 0.
+        max_grad_norm: clip to this global 2-norm of the unscaled gradients, > 0.
+        check: skip the step if a gradient is not finite; with ``max_grad_norm`` always.
+        detail: what has a row of statistics; None collects none.
+
+    Returns:
+        What was done; nothing is changed by a step that is skipped.
+    """
+    numbers = [_set_coefficients(batch, table, rules) for batch in batches]
+    norm, clip = None, 1.0
+    if check or max_grad_norm is not None:
+        norm = measure_norm(batches) / scale
+        if not math.isfinite(norm):
+            name = _first_nonfinite(batches)
+            return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
+        if max_grad_norm is not None:
+            clip = clip_factor(norm, max_grad_norm)
+    rounded = [b for b, new in zip(batches, numbers, strict=True) if _may_lose_updates(b, int(new[0, 0]))]
+    if rounded and detail is not None:
+        detail = "parameters"
+    for batch in batches:
+        if clip != scale:
+            batch.coefficients[:, -1] *= clip / scale
+        if detail is not None or batch in rounded:
+            batch.watch(detail or "parameters")
+    table.install()
+    with table.changing():
+        for batch, new in zip(batches, numbers, strict=True):
+            table.update(batch)
+            table.commit(batch, new)
+        table.finish()
+    _warn_of_lost_updates(rounded)
+    statistics = None
+    if detail is not None:
+        shares = [Share(batch.labels, batch.tally) for batch in batches] or [NO_SHARE]
+        statistics = Statistics(shares, detail, clip)
+    return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=statistics, rules=rules)
+
+
+def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule]) -> NDArray[np.floating[Any]]:
+    """Give a batch its coefficients, rows of coefficients, and keys of noise.
+
+    Returns:
+        (n, 1 + scalars) the table's numbers of its parameters after the step; (1, 1 + scalars) if all have the same.
+    """
+    old = table.numbers[batch.members]
+    count = len(old)
+    if batch.group is not None and old.tobytes() == old[:1].tobytes() * count:  # all are at the same step
+        pairs, rows = [[batch.group, *old[0].tolist()]], np.zeros(1, np.int64)
+    else:
+        found, rows = np.unique(np.column_stack((table.groups[batch.members], old)), axis=0, return_inverse=True)
+        pairs, rows = found.tolist(), rows.reshape(-1)
+    names, coefficients, after = batch.spec.coefficients[:-1], [], []
+    for group, last, *others in pairs:
+        rule, step = rules[int(group)], int(last) + 1
+        scalars = dict(zip(table.scalar_names[1:], others, strict=True))
+        row = rule.coefficients(step, **scalars)
+        coefficients.append([*[row[name] for name in names], -1.0 if rule.maximize else 1.0])
+        after.append([step, *[row[name] for name in scalars]])
+    batch.coefficients = np.array(coefficients, dtype=np.float64)
+    batch.table[:, ROW] = rows
+    new = np.array(after, dtype=old.dtype)[rows]
+    if batch.spec.noise:
+        steps = np.broadcast_to(new[:, 0].astype(np.int64), count)
+        batch.table[:, KEY] = keys(table.seed, batch.members, steps)
+    return new
+
+
+# -- the norm ---------------------------------------------------------------------------------------------------------
+
+
+def measure_norm(batches: Sequence[StepBatch]) -> float:
+    """The global 2-norm of the gradients as they are; not finite if one of them is not."""
+    squares = sum(batch.engine.squares(batch) for batch in batches)
+    if math.isinf(squares) and not any(True for batch in batches for _ in batch.find_nonfinite()):
+        # Only float64 can be finite and overflow when squared.
+        return norm_by_largest(
+            max(batch.largest_gradient() for batch in batches),
+            lambda largest: sum(batch.sum_squares(largest) for batch in batches),
+        )
+    return math.sqrt(squares)
+
+
+def norm_by_largest(largest: float, sum_squares: Callable[[float], float]) -> float:
+    """A 2-norm whose squares float64 cannot hold, by way of numbers that are divided by the largest of them.
+
+    Args:
+        largest: the largest magnitude of the numbers, finite.
+        sum_squares: returns the sum of their squares after all are divided by its argument.
+
+    >>> norm_by_largest(4e200, lambda divisor: sum((x / divisor) ** 2 for x in (3e200, 4e200)))
+    5e+200
+    """
+    return largest * math.sqrt(sum_squares(largest)) if largest else 0.0
+
+
+def clip_factor(norm: float, max_grad_norm: float) -> float:
+    """The factor that clips gradients of this global norm; with the 1e-6 of torch's ``clip_grad_norm_``.
+
+    >>> clip_factor(50.0, 5.0), clip_factor(3.0, 5.0)
+    (0.099999998, 1.0)
+    """
+    return min(1.0, max_grad_norm / (norm + 1e-6))
+
+
+def _first_nonfinite(batches: Sequence[StepBatch]) -> str:
+    """The name of the first parameter, in the order of the groups, whose gradient is not finite."""
+    return min((batch.members[k], batch.names[k]) for batch in batches for k in batch.find_nonfinite())[1]
+
+
+# -- updates that rounding loses --------------------------------------------------------------------------------------
+#
+# A bfloat16 weight has 8 places: an update under 0.2% to 0.4% of it, rounded to nearest, leaves it where it is, this
+# step and every step after.
+
+COUNTED_STEPS = frozenset({10, 100, 1_000, 10_000})
+"""The steps after which lost updates are counted: when the moments have settled, and seldom."""
+
+LOST_SHARE = 0.5
+"""The share of elements that lost their update from which on there is a warning."""
+
+
+def _may_lose_updates(batch: StepBatch, step: int) -> bool:
+    """Whether to count the updates that this step loses in these parameters."""
+    codec = batch.spec.parameter
+    return step in COUNTED_STEPS and isinstance(codec, Nearest) and isinstance(codec.element, Half)
+
+
+def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:
+    """Warn if most elements of one of these batches, which were watched, have lost their update."""
+    for batch in batches:
+        elements = int(batch.lengths.sum())
+        unmoved = batch.tally.table[:, 3]
+        lost = float(unmoved.sum()) / max(elements, 1)
+        if lost > LOST_SHARE:
+            worst = int(np.argmax(unmoved / np.maximum(batch.lengths, 1)))
+            warnings.warn(
+                f"{lost:.0%} of the {batch.spec.parameter.name} weights were left where they were by this step: "
+                f"their update is less than rounding to nearest can show (most of all in {batch.names[worst]}): "
+                "give the optimizer rounding='stochastic', 'kahan' or 'master', or a larger learning rate",
+                stacklevel=6,
+            )
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+Handler = Callable[[int, FrameType | None], Any]
+
+_NAMES = """
+    SIGINT SIGTERM SIGBREAK SIGHUP SIGQUIT SIGALRM SIGVTALRM SIGPROF SIGUSR1 SIGUSR2 SIGXCPU SIGTSTP SIGCONT SIGCHLD
+    SIGWINCH SIGIO
+"""
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES.split() if hasattr(signal, name))
+"""The signals whose handlers people write: all that a process can outlive, but for those of real time."""
+
+
+@final
+class _Waiting:
+    """Handles signals in place of their handlers: keeps them until it is opened, then passes them on."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Handler] = {}
+        self.signals: list[tuple[int, FrameType | None]] = []
+        self.is_open = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_open:
+            self.handlers[number](number, frame)
+        else:
+            self.signals.append((number, frame))
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have the handlers of signals, Ctrl-C's among them, wait until the block is done; only the main thread runs any.
+
+    >>> import os
+    >>> try:
+    ...     with uninterrupted():
+    ...         os.kill(os.getpid(), signal.SIGINT)
+    ...         print("goes on to its end")
+    ... except KeyboardInterrupt:
+    ...     print("and is interrupted then")
+    goes on to its end
+    and is interrupted then
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting = _Waiting()
+    try:
+        for number in _SIGNALS:
+            handler = _signal.getsignal(number)
+            waits_already = isinstance(handler, _Waiting) and not handler.is_open  # for a block around this one
+            if callable(handler) and not waits_already:
+                waiting.handlers[number] = handler
+                _signal.signal(number, waiting)
+        yield
+    finally:
+        # From here on signals pass through, so that one that raises in the middle leaves no handler behind that waits.
+        waiting.is_open = True
+        for number, handler in waiting.handlers.items():
+            _signal.signal(number, handler)
+        for number, frame in waiting.signals:
+            waiting.handlers[number](number, frame)
+
+
+class Observer(ABC):
+    """Is told before and after every step, inside torch's hooks, which are for changing a step and cost more."""
+
+    @abstractmethod
+    def before(self, *, closure: bool) -> Detail | None:
+        """A step begins: the gradients are there, unless a closure is to compute them.
+
+        Returns:
+            Whose statistics it wants of this step, as in :attr:`Optimizer.watch`.
+        """
+
+    @abstractmethod
+    def after(self, report: StepReport) -> None:
+        """It has ended; not called if it raised."""

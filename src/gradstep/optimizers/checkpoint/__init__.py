@@ -1,0 +1,1 @@
+"""State dictionaries: loaded, matched to parameters, converted."""

@@ -1,0 +1,363 @@
+"""Convert a state dictionary from one way of storing state to another, and report what that loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradstep.optimizers.arguments import parameter_names, without_defaults_beyond_torch
+from gradstep.optimizers.checkpoint import bitsandbytes
+from gradstep.optimizers.checkpoint.load import as_stored, check_form, group_of, rule_of, stamp
+from gradstep.optimizers.checkpoint.matching import (
+    keys_of_parameters,
+    listed,
+    match,
+    misfits,
+    named_apart,
+    named_together,
+)
+from gradstep.optimizers.front import Optimizer
+from gradstep.optimizers.state.arrays import decoded
+from gradstep.optimizers.state.check import OF_ROUNDING, Fault, scale_of, storage_name, worst
+from gradstep.optimizers.state.storage import Embeddings, Storage, Stored
+from gradstep.rules import RULES, Rule
+from gradstep.storage.policy import STATES
+
+FAR = 0.1
+"""A relative error above this is counted."""
+
+
+@final
+@dataclass(frozen=True)
+class Change:
+    """One slot, over all parameters in which it was stored, and is, in the same way.
+
+    Attributes:
+        slot: its name.
+        before, after: how it was stored, and is; after is ``"nothing"`` if it was dropped.
+        parameters: in how many parameters.
+        error: the largest relative error of one number, |new − old| / |old|.
+        far: the share of the numbers other than 0 that are off by more than 10%: those that are small beside the
+            largest of their block.
+    """
+
+    slot: str
+    before: str
+    after: str
+    parameters: int
+    error: float
+    far: float
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every number is what it was."""
+        return self.error == 0
+
+    def __str__(self) -> str:
+        what = f"{self.slot}: {self.before} → {self.after} in {self.parameters} parameter{'s' * (self.parameters > 1)}"
+        if self.lossless:
+            return f"{what}, lossless"
+        if self.after == "nothing":
+            return f"{what}, dropped"
+        return f"{what}, off by at most {self.error:.2%}; {self.far:.2%} of the numbers by more than {FAR:.0%}"
+
+
+@final
+@dataclass(frozen=True)
+class Conversion:
+    """A converted state dictionary, and what that did to it.
+
+    Attributes:
+        state_dict: to be loaded.
+        changes: slot by slot.
+    """
+
+    state_dict: dict[str, Any]
+    changes: tuple[Change, ...]
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every number is what it was."""
+        return all(change.lossless for change in self.changes)
+
+    @property
+    def losses(self) -> tuple[Change, ...]:
+        """The slots that are not what they were."""
+        return tuple(change for change in self.changes if not change.lossless)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.changes)) or "no state"
+
+
+@final
+@dataclass(frozen=True)
+class Seen:
+    """One slot of one parameter.
+
+    Attributes:
+        slot, before, after: as in :class:`Change`.
+        error: the largest relative error.
+        far: how many numbers are far off.
+        count: how many are not 0.
+    """
+
+    slot: str
+    before: str
+    after: str
+    error: float
+    far: int
+    count: int
+
+
+def seen(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) -> Seen:
+    """Compare a slot before and after; None for one that was dropped."""
+    old = old.bfloat16() if old.dtype.itemsize == 1 else old  # of float8, torch has no arithmetic
+    count = int(torch.count_nonzero(old))
+    if new is None:
+        return Seen(slot, before, after, float(count > 0), count, count)
+    wide = torch.promote_types(old.dtype, new.dtype)
+    old, new = old.to(wide), new.to(old.device, wide)
+    same = (old == new) | (old.isnan() & new.isnan())
+    error = ((new - old).abs() / old.abs()).masked_fill(same, 0.0)
+    largest = float(error.nan_to_num(nan=torch.inf, posinf=torch.inf).max()) if error.numel() else 0.0
+    return Seen(slot, before, after, largest, int((error > FAR).sum()), count)
+
+
+def summed(found: Iterable[Seen]) -> tuple[Change, ...]:
+    """Slot by slot, in the order in which they came."""
+    by_kind: dict[tuple[str, str, str], list[Seen]] = {}
+    for one in found:
+        by_kind.setdefault((one.slot, one.before, one.after), []).append(one)
+    return tuple(_changes(by_kind))
+
+
+def _changes(by_kind: dict[tuple[str, str, str], list[Seen]]) -> Iterator[Change]:
+    for (slot, before, after), members in by_kind.items():
+        far, count = sum(m.far for m in members), sum(m.count for m in members)
+        yield Change(slot, before, after, len(members), max(m.error for m in members), far / max(count, 1))
+
+
+BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
+"""bitsandbytes' layouts, and the bits of their large tensors."""
+
+
+def rule_between(
+    state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, declared: str | type[Rule] | None
+) -> type[Rule]:
+    """What the state is of.
+
+    Raises:
+        ValueError: nobody says, or the optimizer is of another rule.
+    """
+    if isinstance(declared, type):
+        kind, name = declared, declared.__name__
+    else:
+        name = declared or state_dict.get("gradstep", {}).get("rule")
+        if name is None and isinstance(to, torch.optim.Optimizer):
+            name = to.rule().__name__ if isinstance(to, Optimizer) else _plain_class(to)
+        if name is None:
+            raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
+        own = {to.rule().__name__: to.rule()} if isinstance(to, Optimizer) else {}
+        found = {**RULES, **own}.get(name)
+        if found is None:
+            raise ValueError(f"no rule is called {name!r} (there are {', '.join(RULES)}): give rule=, its class")
+        kind = found
+    if isinstance(to, Optimizer) and kind is not to.rule():
+        raise ValueError(
+            f"the state dict is of {name}, and the optimizer is {to.rule().__name__}; to take averages over that have "
+            f"the same names, declare them its own: rule={to.rule().__name__!r}"
+        )
+    return kind
+
+
+def _plain_class(optimizer: torch.optim.Optimizer) -> str:
+    """The name of an optimizer's rule: bitsandbytes' ``PagedAdamW8bit`` is an AdamW."""
+    name = type(optimizer).__name__.removeprefix("Paged")
+    return name.removesuffix("32bit").removesuffix("8bit")
+
+
+def layout_of(to: str | torch.optim.Optimizer) -> str:
+    """The name of what is to be written.
+
+    Raises:
+        ValueError: there is no such layout.
+    """
+    if isinstance(to, Optimizer):
+        return "gradstep"
+    if isinstance(to, torch.optim.Optimizer):
+        if type(to).__module__.partition(".")[0] == "bitsandbytes":
+            bits: Any = to
+            return "bitsandbytes-8bit" if bits.args.optim_bits == 8 else "bitsandbytes"
+        return "torch"
+    if to not in (*STATES, "torch", *BITS):
+        raise ValueError(f"Unknown layout: {to!r} (choose {', '.join((*STATES, 'torch', *BITS))}, or an optimizer)")
+    return to
+
+
+def convert_state(
+    state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, *, rule: str | type[Rule] | None = None
+) -> Conversion:
+    """Store the state in a checkpoint in another way, and say what that loses.
+
+    Reads the state dictionaries of gradstep, of torch.optim and of bitsandbytes, and changes none. Values are rounded
+    to nearest. What :meth:`load_state_dict` does by itself, because it loses nothing, need not be converted.
+
+    Args:
+        state_dict: an optimizer's.
+        to: an optimizer, of gradstep, torch or bitsandbytes, that shall load it; or ``"float32"``, ``"bfloat16"`` or
+            ``"8bit"`` (gradstep's: embeddings by name, norms, biases and small tensors stay float32), ``"torch"``,
+            ``"bitsandbytes"`` or ``"bitsandbytes-8bit"``. An optimizer knows more than the checkpoint: types and
+            memory order of its parameters, names, and groups with a choice of their own.
+        rule: what the checkpoint is of, where neither it nor ``to`` says so (``"AdamW"``, or a class of one's own);
+            it goes before what the checkpoint says, so that Adam's moments can be declared to be AdamW's.
+
+    Raises:
+        ValueError: the rule is not known, is another than the optimizer's, or has no counterpart there.
+        RuntimeError: state that does not belong to the rule or the parameters.
+
+    Example:
+        >>> import torch, gradstep
+        >>> model = torch.nn.Linear(100, 100)
+        >>> model(torch.ones(1, 100)).sum().backward()
+        >>> old = torch.optim.AdamW(model.parameters())
+        >>> old.step()
+        >>> new = gradstep.AdamW(model.parameters(), state="8bit")
+        >>> converted = gradstep.convert_state(old.state_dict(), new)
+        >>> print(converted)
+        exp_avg: float32 → 8bit in 1 parameter, off by at most 1.56%; 0.00% of the numbers by more than 10%
+        exp_avg_sq: float32 → 8bit in 1 parameter, off by at most 2.34%; 0.00% of the numbers by more than 10%
+        exp_avg: float32 → float32 in 1 parameter, lossless
+        exp_avg_sq: float32 → float32 in 1 parameter, lossless
+        >>> new.load_state_dict(converted.state_dict)
+    """
+    check_form(state_dict)
+    kind = rule_between(state_dict, to, rule)
+    keys = keys_of_parameters(state_dict["param_groups"])
+    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys)}
+    layout = layout_of(to)
+    storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
+    groups = [_readable(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
+    if layout == "torch":
+        _check_that_torch_has(kind, groups)
+    owners = dict(_owners(kind, groups, to))
+    said = state_dict.get("gradstep", {})
+    state: dict[Any, Any] = {}
+    changes: list[Seen] = []
+    wrong: list[str] = []
+    kinds: list[Fault] = []
+    for key, entry in state_dict["state"].items():
+        if key not in owners or entry is None or entry == {}:
+            state[key] = deepcopy(entry)
+            continue
+        old, before = _read(kind, entry)
+        owner = owners[key]
+        p = _stand_in(kind, old) if owner.p is None else owner.p
+        checked = rule_of(kind, owner.group)
+        stored = storage.of(checked, owner.group, p, owner.name, embeddings=owner.embeddings)
+        unfit = misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__)
+        kinds += unfit
+        wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
+        if not wrong:
+            new = as_stored(p, stored, deepcopy(old), owner.name)
+            state[key] = bitsandbytes.written_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
+            changes += _compared(stored, old, before, *_read(kind, state[key]))
+    if wrong:
+        raise worst(kinds)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
+    result = {"state": state, "param_groups": groups}
+    if layout in BITS:
+        result["param_groups"] = [bitsandbytes.written_group(rule_of(kind, group), group) for group in groups]
+    elif layout != "torch":
+        known_seed = {"seed": said["seed"]} if "seed" in said else {}
+        result["state"] = named_apart(state, keys)
+        result["gradstep"] = {k: v for k, v in stamp(kind, storage).items() if k != "seed"} | known_seed
+    return Conversion(result, summed(changes))
+
+
+def _check_that_torch_has(kind: type[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
+    for group in groups:
+        for name, value in without_defaults_beyond_torch(kind, group).items():
+            if name in kind.beyond_torch:
+                raise ValueError(
+                    f"torch.optim has no {name}={value!r} for {kind.__name__}, and would train with its default: "
+                    f"keep the state in gradstep, or set {name} to its default first"
+                )
+
+
+@final
+@dataclass(frozen=True)
+class _Owner:
+    """Whose state an entry is.
+
+    Attributes:
+        group: its group, as the result has it.
+        name: what it is called.
+        p: the parameter; None if there is only the checkpoint.
+        embeddings: of its group; None if there is only the checkpoint.
+    """
+
+    group: Mapping[str, Any]
+    name: str
+    p: Tensor | None
+    embeddings: Embeddings | None
+
+
+def _owners(
+    kind: type[Rule], groups: list[dict[str, Any]], to: str | torch.optim.Optimizer
+) -> Iterator[tuple[Any, _Owner]]:
+    """The owner of each key of the checkpoint's state."""
+    if isinstance(to, Optimizer):
+        found = match(to.param_groups, groups)
+        for index, (own, keys, source) in enumerate(zip(to.param_groups, found.keys, found.sources, strict=True)):
+            group = group_of(kind, to.defaults, own, source)
+            embeddings = Embeddings(group)
+            for key, name, p in zip(keys, parameter_names(group, index), group["params"], strict=True):
+                yield key, _Owner(group, name, p, embeddings)
+        return
+    for index, group in enumerate(groups):
+        for key, name in zip(group["params"], parameter_names(group, index), strict=True):
+            yield key, _Owner(group, name, None, None)
+
+
+def _readable(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:
+    """A group's settings under torch's names; the choice of how to store it is left out, since that is what changes."""
+    foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
+    found = bitsandbytes.read_group(kind, group) if foreign else group
+    fixed = {key: value for key, value in kind.fixed.items() if key in found}  # its averages have been declared ours
+    return {key: deepcopy(value) for key, value in found.items() if key != "state"} | fixed
+
+
+def _read(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state of a parameter under torch's names; and by key, how it is stored."""
+    if bitsandbytes.is_layout(entry):
+        return bitsandbytes.read_entry(kind, entry)
+    return dict(entry), {key: storage_name(value) for key, value in entry.items() if isinstance(value, Tensor)}
+
+
+def _stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
+    """A tensor with the shape, the memory order and the precision of the parameter that an entry was of.
+
+    Its memory is never touched.
+    """
+    skipped = {"step", *kind.scalars}
+    arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in skipped and not k.endswith("_scale")]
+    shape = torch.broadcast_shapes(*(a.shape for a in arrays))
+    like = next((a for a in arrays if a.shape == shape), torch.empty(shape, dtype=torch.float32, device="meta"))
+    wide = like.dtype if like.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
+    return torch.empty_strided(shape, like.stride(), dtype=wide)
+
+
+def _compared(
+    stored: Stored, old: Mapping[str, Any], before: Mapping[str, str], new: Mapping[str, Any], after: Mapping[str, str]
+) -> Iterator[Seen]:
+    """What became of every slot."""
+    for slot in stored.slots:
+        if slot.name in before:
+            values = (decoded(e[slot.name], e.get(scale_of(slot)), signed=slot.signed) for e in (old, new))
+            yield seen(slot.name, before[slot.name], after[slot.name], *values)
+    for key in OF_ROUNDING & before.keys():
+        yield seen(key, before[key], after.get(key, "nothing"), old[key], new.get(key))

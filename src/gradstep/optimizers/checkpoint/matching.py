@@ -1,0 +1,255 @@
+"""Which entry of a checkpoint belongs to which parameter, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradstep.optimizers.state.check import OF_ROUNDING, Fault, faults, missing, scale_of
+from gradstep.optimizers.state.storage import Stored
+from gradstep.rules import Rule
+
+
+def misfits(p: Tensor, stored: Stored, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
+    """What is missing, unexpected, or does not fit the parameter, whatever way it is stored.
+
+    Beside what :func:`gradstep.optimizers.state.check.faults` finds, an entry with *some* of its slots does not fit.
+    Without any it does, if a setting has them: they begin when they are first needed (as when SGD is given a momentum).
+
+    Args:
+        p: the parameter.
+        stored: how the optimizer stores it.
+        rule: the optimizer's, with the settings of the group.
+        entry: its state in the checkpoint.
+        strict: whether keys that the rule does not know are refused, and not somebody's own.
+    """
+    found = []
+    if isinstance(entry, Mapping):
+        held = {key for key, value in entry.items() if value is not None}
+        known = {"step", *rule.scalars, *OF_ROUNDING, *(key for s in stored.slots for key in (s.name, scale_of(s)))}
+        unexpected = [key for key in entry if key in held - known] if strict else []
+        if unexpected or any(slot.name in held for slot in stored.slots):
+            found += [missing(slot.name) for slot in stored.slots if slot.name not in held]
+        found += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
+    return list(dict.fromkeys([*found, *faults(p, stored, rule, entry)]))
+
+
+CODES, SCALE = "_codes", "_scale"
+
+
+def named_apart(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
+    """The state of all parameters, with codes under names of their own.
+
+    Args:
+        state: the entries.
+        keys: which of them are parameters'; the others, which somebody else has put there, stay as they are.
+
+    >>> codes = torch.zeros(2, dtype=torch.uint8)
+    >>> sorted(named_apart({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
+    ['exp_avg_codes', 'exp_avg_scale', 'step']
+    """
+    return _renamed(state, keys, _apart)
+
+
+def named_together(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
+    """The inverse of :func:`named_apart`; what has no codes stays as it is."""
+    return _renamed(state, keys, _together)
+
+
+def keys_of_parameters(groups: Iterable[Any]) -> frozenset[Any]:
+    """The keys under which a checkpoint holds the state of parameters."""
+    return frozenset(chain.from_iterable(group["params"] for group in groups))
+
+
+def _renamed(
+    state: Mapping[Any, Any], keys: Collection[Any], rename: Callable[[str, Mapping[str, Any]], str]
+) -> dict[Any, Any]:
+    return {
+        key: {rename(name, entry): value for name, value in entry.items()}
+        if key in keys and isinstance(entry, Mapping)
+        else entry
+        for key, entry in state.items()
+    }
+
+
+def _apart(name: str, entry: Mapping[str, Any]) -> str:
+    value = entry[name]
+    coded = isinstance(value, Tensor) and value.dtype == torch.uint8 and f"{name}{SCALE}" in entry
+    return name + CODES if coded else name
+
+
+def _together(name: str, entry: Mapping[str, Any]) -> str:
+    if not isinstance(name, str):
+        return name
+    slot, value = name.removesuffix(CODES), entry[name]
+    coded = isinstance(value, Tensor) and value.dtype == torch.uint8
+    return slot if coded and slot not in entry else name
+
+
+Group = Mapping[str, Any]
+
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+@final
+@dataclass(frozen=True)
+class Match:
+    """What each group of the optimizer finds in the checkpoint.
+
+    Attributes:
+        keys: the checkpoint's key of each parameter, by group; :data:`ABSENT` where there is none.
+        sources: the checkpoint's group whose settings a group takes; None if it keeps its own.
+        unexpected: names in the checkpoint that the optimizer does not have.
+    """
+
+    keys: Sequence[Sequence[Any]]
+    sources: Sequence[Group | None]
+    unexpected: Sequence[str] = ()
+
+
+ABSENT = object()
+"""The key of a parameter that a checkpoint does not hold."""
+
+
+def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = True) -> Match:
+    """Match the groups of an optimizer with those of a checkpoint.
+
+    If every group on both sides has ``param_names``, each parameter takes the state of the parameter of its name, in
+    whatever order and group the checkpoint has it. A group takes the settings of the checkpoint's group that holds
+    the same names; where there is none (they were grouped otherwise), it keeps its own. What DistributedDataParallel,
+    ``torch.compile`` and the like put into names does not count.
+
+    Without names, or where a name occurs twice, the order counts, as in torch.optim.
+
+    Args:
+        groups: the optimizer's.
+        saved: the checkpoint's.
+        strict: whether other names on one side than on the other are refused.
+
+    Raises:
+        ValueError: the groups, or the names, are others.
+    """
+    names, saved_names = _names(groups), _names(saved)
+    if names is None or saved_names is None:
+        return _in_order(groups, saved)
+    keys = dict(zip(chain(*saved_names), chain(*(g["params"] for g in saved)), strict=True))
+    own = set(chain(*names))
+    unexpected = [name for name in keys if name not in own]
+    lines = [f"missing: {name}" for name in chain(*names) if name not in keys]
+    lines += [f"unexpected: {name}" for name in unexpected]
+    if lines and strict:
+        remedies = []
+        if own & keys.keys():
+            remedies.append("load_state_dict(state_dict, strict=False) loads those that match, and lists the rest")
+        if [len(group["params"]) for group in groups] == [len(group["params"]) for group in saved]:
+            remedies.append("if they are only called otherwise, delete 'param_names' in its groups to go by order")
+        last = "; ".join(remedies) or "Make the optimizer of the model that was saved, or begin with fresh state"
+        raise ValueError(f"the loaded state dict is of other parameters:\n{listed(lines)}\n{last}")
+    by_content = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
+    matched = [[keys.get(name, ABSENT) for name in n] for n in names]
+    return Match(matched, [by_content.get(frozenset(n)) for n in names], unexpected)
+
+
+_BY_NAME = (
+    "; to go by name instead, make the optimizer with names (model.named_parameters()) and give each group of the "
+    "state dict its 'param_names', then load it with strict=False"
+)
+
+
+def _in_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
+    if len(groups) != len(saved):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups "
+            f"({len(saved)}; this optimizer has {len(groups)}){_BY_NAME}"
+        )
+    for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
+        if len(group["params"]) != len(other["params"]):
+            raise ValueError(
+                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group (group "
+                f"{index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])}){_BY_NAME}"
+            )
+    return Match([g["params"] for g in saved], saved)
+
+
+def _names(groups: Sequence[Group]) -> list[list[str]] | None:
+    """The names of every group's parameters; None if there are none, or no strings, or one occurs twice."""
+    given = [g.get("param_names", ()) for g in groups]
+    if not all(isinstance(names, Sequence) and all(isinstance(name, str) for name in names) for names in given):
+        return None
+    found = [[plain_name(name) for name in names] for names in given]
+    flat = list(chain(*found))
+    complete = [len(n) for n in found] == [len(g["params"]) for g in groups]
+    return found if complete and len(set(flat)) == len(flat) else None
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers of a model add to it.
+
+    >>> plain_name("_orig_mod.module.layers.0.weight")
+    'layers.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def listed(lines: Iterable[str], most: int = 12) -> str:
+    """Lines of a message, indented, and not too many of them.
+
+    >>> print(listed(["one", "two", "three"], most=2))
+      one
+      two
+      … and 1 more
+    """
+    return "\n".join(f"  {line}" for line in _few(list(lines), most))
+
+
+def _few(lines: Sequence[str], most: int) -> Iterator[str]:
+    yield from lines[:most]
+    if len(lines) > most:
+        yield f"… and {len(lines) - most} more"
+
+
+_SHOWN = 8
+
+
+@final
+@dataclass(frozen=True)
+class LoadReport:
+    """What ``load_state_dict(..., strict=False)`` and ``load_checkpoint(..., strict=False)`` loaded, and what not.
+
+    Attributes:
+        loaded: the names of what was loaded.
+        left_out: why the rest was not, by name: what the checkpoint lacks, what it holds besides, and what has the
+            right name and does not fit. Whatever the checkpoint lacks stays as it was; the state of such a parameter
+            begins at its next step.
+        extra: what was saved beside the parts of the run; of ``load_checkpoint`` only.
+
+    >>> print(LoadReport(("0.weight",), {"1.weight": "not in the checkpoint"}))
+    loaded 1: 0.weight
+    left out 1:
+      1.weight: not in the checkpoint
+    """
+
+    loaded: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, part: str) -> LoadReport:
+        """The same with the name of a part of the run before every name."""
+        names = tuple(f"{part} {name}" for name in self.loaded)
+        return LoadReport(names, {f"{part} {name}": why for name, why in self.left_out.items()}, self.extra)
+
+    def __add__(self, other: LoadReport) -> LoadReport:
+        return LoadReport(
+            self.loaded + other.loaded, {**self.left_out, **other.left_out}, {**self.extra, **other.extra}
+        )
+
+    def __str__(self) -> str:
+        more = f", … and {len(self.loaded) - _SHOWN} more" if len(self.loaded) > _SHOWN else ""
+        lines = [f"loaded {len(self.loaded)}: {', '.join(self.loaded[:_SHOWN]) or 'nothing'}{more}"]
+        lines.append(f"left out {len(self.left_out)}{':' if self.left_out else ''}")
+        return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.left_out.items())])

@@ -1,0 +1,165 @@
+"""State of parameters on a GPU, in the host's memory: at each step it goes to the device and back, window by window.
+
+The memory, its windows and the order of copies are in :mod:`gradstep.optimizers.paged.host_memory`; here they are put
+together with the parameters of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradstep.engines.base import LENGTH, Batch, Int64s
+from gradstep.engines.statistics import Tally, count, nothing, rows_of
+from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, Cargo, Job, relay
+from gradstep.optimizers.paged.pages import Pages
+from gradstep.optimizers.paged.placement import Placement, Wanted
+from gradstep.optimizers.state.arrays import filled
+from gradstep.optimizers.state.storage import is_dense, keys_of
+from gradstep.optimizers.step.batch import TorchBatch
+from gradstep.optimizers.step.memory import array_of
+from gradstep.storage.pages import Preflight
+from gradstep.storage.pages.memory import available_memory
+from gradstep.storage.sizes import show_bytes
+
+
+@final
+class Pinned(Placement):
+    """State in the host's memory, pinned, for parameters on one device."""
+
+    on_host = True
+
+    def __init__(self, pages: Pages, device: torch.device) -> None:
+        self.pages, self.seed = pages, 0
+        self._on = device
+        self._device = DEVICES[device.type](device)
+        self._arenas: list[Arena] = []
+
+    def check_room(self, nbytes: int) -> None:
+        available = available_memory()
+        if available is not None and nbytes > available:
+            raise MemoryError(
+                f"state paged to the host's memory needs {show_bytes(nbytes)}, {show_bytes(available)} are available"
+            )
+
+    def saved_seed(self) -> int | None:
+        return None
+
+    def preflight(self, nbytes: int) -> Preflight:
+        raise ValueError(f"the state ({show_bytes(nbytes)}) is paged to the host's memory: no disk has a part in it")
+
+    def filled(self, parameters: Sequence[Wanted], scalars: Sequence[str]) -> list[dict[str, Any]]:
+        new = [(name, p, stored) for name, p, stored, _ in parameters if self._arena_of(p) is None]
+        for name, p, _ in new:
+            if p.device != self._on:
+                raise ValueError(
+                    f"this optimizer's state is paged for parameters on {self._on}, and {name} is on {p.device}: "
+                    "make an optimizer for each device"
+                )
+        if new:
+            self._arenas.append(Arena(new, self._device))
+        entries, places = [], []
+        for name, p, stored, old in parameters:
+            arena = self._arena_of(p)
+            assert arena is not None
+            mine, known = arena.tensors[id(p)], dict(old)
+            places.append((arena, mine))
+            if all(known.get(key) is place for key, place in mine.items()):
+                entries.append(known)
+                continue
+            if "step" not in known and arena.blank:  # it is full of zeros
+                for slot, codec in zip(stored.slots, stored.codecs, strict=True):
+                    if slot.name not in known and slot.fill == 0:
+                        known.update({key: mine[key] for key in keys_of(slot, codec)}, step=0.0)
+            entries.append(filled(p.detach().to("cpu"), stored, known, name))
+        for entry, (arena, mine) in zip(entries, places, strict=True):
+            for key, place in mine.items():
+                if entry[key] is not place:
+                    entry[key] = place.copy_(entry[key])
+                    arena.blank = False
+        return entries
+
+    def changing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+        return []
+
+    def keep(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+        pass
+
+    def update(self, batch: TorchBatch) -> None:
+        gradients, params = batch.columns[:2]
+        windows: list[tuple[Arena, list[int], Cargo]] = []
+        for arena in self._arenas:
+            mine = [k for k, p in enumerate(params) if arena.serves(p)]
+            if mine:
+                cargoes = arena.cargoes([params[k] for k in mine], self.pages.budget)
+                windows += [(arena, mine, cargo) for cargo in cargoes]
+                arena.blank = False
+        largest = max((cargo.nbytes for _, _, cargo in windows), default=0)
+        buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(windows)))]
+        owners = batch.owners
+        table = nothing(0 if owners is None else rows_of(owners))
+
+        def job(arena: Arena, mine: Sequence[int], cargo: Cargo) -> Job:
+            pieces = np.array([(mine[piece.item], piece.start, piece.stop) for piece in cargo.pieces], dtype=np.int64)
+
+            def update(buffer: int) -> None:
+                entries = []
+                for (k, *piece), places in zip(pieces.tolist(), cargo.places, strict=True):
+                    own = [gradients[k], params[k].detach()]
+                    if is_dense(params[k]):
+                        own = [_taken(t, *piece) for t in own]
+                    entries.append(own + arena.fields(params[k], places, buffers[buffer]))
+                window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
+                batch.part.engine.update(window)
+                if owners is not None:
+                    count(table, owners[pieces[:, 0]], window.tally.table)
+
+            return Job(
+                fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
+                update=update,
+                store=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=True),
+            )
+
+        relay(self._device, [job(*window) for window in windows])
+        torch.autograd.graph.increment_version(params)
+        batch.tally = Tally.of(table)
+
+    def _arena_of(self, p: Tensor) -> Arena | None:
+        return next((arena for arena in self._arenas if arena.serves(p)), None)
+
+
+@final
+class _WindowBatch(Batch):
+    """The pieces of one window, on the device: the parameters' own memory, and the state in a buffer."""
+
+    def __init__(self, batch: TorchBatch, pieces: Int64s, columns: Sequence[Sequence[Tensor]]) -> None:
+        numbers, starts, stops = pieces.T
+        self.spec = batch.spec
+        self.coefficients = batch.coefficients
+        self.threads = batch.threads
+        self.owners = None if batch.owners is None else np.arange(len(pieces))
+        self.starts = starts
+        self.table = batch.table[numbers].copy()
+        self.table[:, LENGTH] = stops - starts
+        self._columns = columns
+
+    @property
+    def columns(self) -> Sequence[Sequence[Tensor]]:
+        return self._columns
+
+    def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
+        return [[array_of(t) for t in column] for column in self.columns]
+
+
+def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
+    """Elements of a dense tensor, in their order in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))[start:stop]

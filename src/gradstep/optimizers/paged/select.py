@@ -1,0 +1,60 @@
+"""Which placement serves ``paged=``: files for parameters on the CPU, the host's memory for those on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gradstep.optimizers.paged.files import Paged
+from gradstep.optimizers.paged.host_memory import DEVICES
+from gradstep.optimizers.paged.pages import Pages
+from gradstep.optimizers.paged.pinned import Pinned
+from gradstep.optimizers.paged.placement import Placement
+from gradstep.optimizers.state.storage import Stored
+from gradstep.rules import Rule
+
+Parameters = Sequence[tuple[str, Tensor, Stored]]
+"""Name, parameter, and how it is stored."""
+
+
+def checked(pages: Pages, rule: type[Rule], parameters: Parameters, nbytes: int) -> Placement:
+    """The placement for these parameters, which has room for so many bytes of state.
+
+    Raises:
+        ValueError: the rule or a parameter has no state that could be paged.
+        OSError, MemoryError: there is no room.
+    """
+    if not rule.elementwise:
+        raise ValueError(f"paged= is for state of the parameters' size, and {rule.__name__} keeps a row and a column")
+    for name, p, stored in parameters:
+        if p.is_complex():
+            raise ValueError(f"paged= is for real parameters, and {name} is complex")
+        if not stored.slots:
+            raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
+    found = placement_of(pages, parameters)
+    found.check_room(nbytes)
+    return found
+
+
+def placement_of(pages: Pages, parameters: Parameters) -> Placement:
+    """The placement for parameters on this device.
+
+    Raises:
+        ValueError: they are on several devices, or on one whose state cannot be paged.
+    """
+    devices = {p.device: name for name, p, _ in parameters}
+    if len(devices) > 1:
+        each = ", ".join(f"{name} on {device}" for device, name in devices.items())
+        raise ValueError(f"paged= is for parameters on one device, and there are {each}: make an optimizer for each")
+    for device, name in devices.items():
+        if device.type in DEVICES:
+            if pages.folder is not None:
+                raise ValueError(
+                    f"paged to a folder is state of parameters on the CPU, and {name} is on {device}: give paged=True, "
+                    "which keeps it in the host's memory"
+                )
+            return Pinned(pages, device)
+        if device.type != "cpu":
+            raise ValueError(f"paged= is for parameters on the CPU or on CUDA, and {name} is on {device}")
+    return Paged(pages)

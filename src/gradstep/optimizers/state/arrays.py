@@ -1,0 +1,143 @@
+"""Arrays of state: created for a parameter, or taken from a state that was loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engines.eager import ARRAYS
+from gradstep.optimizers.state.storage import Stored, keys_of
+from gradstep.rules import Slot
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
+from gradstep.storage.noise import BITS
+
+HALFWAY = 1 << BITS - 1
+"""Noise that makes rounding at random round to nearest."""
+
+
+def slot_dtype(p: Tensor) -> torch.dtype:
+    """The type that the values of a slot have: float32 for half precision, else the parameter's own.
+
+    A deviation from torch.optim, which keeps bfloat16 moments for a bfloat16 parameter, where 0.999 rounds to 1.
+    """
+    return {
+        torch.float16: torch.float32,
+        torch.bfloat16: torch.float32,
+        torch.complex32: torch.complex64,
+    }.get(p.dtype, p.dtype)
+
+
+def filled(p: Tensor, stored: Stored, old: dict[str, Any], name: str) -> dict[str, Any]:
+    """The old state with every missing array created and every other brought into the parameter's layout.
+
+    Raises:
+        RuntimeError: an array of another shape than the parameter needs.
+        TypeError: something that is no tensor.
+    """
+    if not old and stored.zeros is not None and not p.is_complex():
+        return _zeros(p, stored.zeros)
+    entry = dict(old)
+    if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
+        entry["step"] = 1.0  # torch's SGD does not count: a buffer that exists has had its first step
+    for field in stored.parameter.fields[1:]:
+        entry[field.suffix] = _beside(p, field, entry.get(field.suffix), name)
+    for slot, codec in zip(stored.slots, stored.codecs, strict=True):
+        entry.update(_slot(p, slot, codec, entry, name))
+    return entry
+
+
+def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
+    """The arrays of one slot."""
+    value, scale = entry.get(slot.name), entry.get(f"{slot.name}_scale")
+    if value is not None and not isinstance(value, Tensor):
+        raise TypeError(f"{slot.name} of {name} must be a tensor of shape {tuple(p.shape)}, but is {value!r}")
+    shape = slot.shape(tuple(p.shape))
+    if value is not None and tuple(value.shape) != shape:
+        raise RuntimeError(f"{slot.name} of {name} has shape {tuple(value.shape)}, but must have {shape}")
+    if value is None:
+        if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
+            return _zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
+        return _encoded(slot, codec, _fresh(p, slot))
+    coded = value.dtype == torch.uint8
+    like = _like(p, slot)
+    if coded and not isinstance(scale, Tensor):
+        raise RuntimeError(f"{slot.name} of {name} is 8-bit codes without their {slot.name}_scale")
+    if isinstance(codec, Blocks):
+        if coded and scale is not None and value.stride() == like.stride() and value.device == p.device:
+            return {slot.name: _writable(value), f"{slot.name}_scale": _writable(scale.to(p.device))}
+        return _encoded(slot, codec, _fresh(p, slot).copy_(decoded(value, scale, signed=slot.signed)))
+    assert isinstance(codec, Elementwise)
+    dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
+    same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
+    if same and not coded and not value.is_inference():  # what inference mode has made is not written to outside it
+        return {slot.name: value}
+    return {slot.name: _fresh(p, slot).to(dtype).copy_(decoded(value, scale, signed=slot.signed))}
+
+
+def _writable(value: Tensor) -> Tensor:
+    """What inference mode has made is not written to outside it."""
+    return value.clone() if value.is_inference() else value
+
+
+def _like(p: Tensor, slot: Slot) -> Tensor:
+    """A tensor without memory that is laid out as a slot's values are."""
+    if slot.collapsed is None:
+        return torch.empty_like(p, dtype=slot_dtype(p), device="meta", memory_format=torch.preserve_format)
+    return torch.empty(slot.shape(tuple(p.shape)), dtype=slot_dtype(p), device="meta")
+
+
+def _beside(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
+    """What is kept beside a parameter: its master copy, or what rounding left over (nothing, to begin with)."""
+    dtype = getattr(torch, field.element.name)
+    if old is None:
+        starts_as_copy = field.element.itemsize > p.element_size()
+        return p.detach().to(dtype) if starts_as_copy else torch.zeros_like(p, dtype=dtype)
+    if not isinstance(old, Tensor) or old.shape != p.shape:
+        raise RuntimeError(f"{field.suffix} of {name} must be a tensor of shape {tuple(p.shape)}")
+    fresh = torch.empty_like(p, dtype=dtype, device="meta")
+    same = (old.dtype, old.device, old.stride()) == (dtype, p.device, fresh.stride())
+    return old if same and not old.is_inference() else torch.empty_like(p, dtype=dtype).copy_(old)
+
+
+def _fresh(p: Tensor, slot: Slot) -> Tensor:
+    """A slot's values before the first step, in the parameter's layout of memory."""
+    if slot.collapsed is None:
+        # A complex number is a pair of real ones, and each starts with the same.
+        fill = complex(slot.fill, slot.fill) if p.is_complex() else slot.fill
+        return torch.full_like(p, fill, dtype=slot_dtype(p), memory_format=torch.preserve_format)
+    return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=slot_dtype(p), device=p.device)
+
+
+def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
+    """Arrays of zeros: bytes of 0 are that for every codec, and need not be computed."""
+    return {
+        key: torch.zeros_like(p, dtype=getattr(torch, field.element.name))
+        if field.per == 1
+        else torch.zeros(field.length(p.numel()), dtype=getattr(torch, field.element.name), device=p.device)
+        for key, field in fields.items()
+    }
+
+
+def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
+    """The arrays of a slot, rounded to nearest."""
+    if value.is_complex():
+        return {slot.name: value}
+    noise = torch.full_like(value, HALFWAY, dtype=torch.int32) if codec.noisy else None
+    arrays = ARRAYS.codes(codec, value, noise, value)
+    each = zip(keys_of(slot, codec), arrays, codec.fields, strict=True)
+    return {key: _laid_out(array, value, field) for key, array, field in each}
+
+
+def _laid_out(array: Tensor, like: Tensor, field: Field) -> Tensor:
+    if field.per > 1 or array.stride() == like.stride():
+        return array
+    return torch.empty_like(like, dtype=array.dtype).copy_(array)
+
+
+def decoded(value: Tensor, scale: Tensor | None, *, signed: bool) -> Tensor:
+    """What a slot holds, as floating-point numbers, however it is stored."""
+    if scale is None or value.dtype != torch.uint8:
+        return value
+    return ARRAYS.value(Blocks(signed), [value, scale.to(value.device)])  # type: ignore[no-any-return]

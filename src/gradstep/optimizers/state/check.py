@@ -1,0 +1,365 @@
+"""Check the state of a parameter, whoever wrote it, before a step computes with it or a kernel takes its address."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.step.memory import PLAIN, lacks_memory, same_places
+from gradstep.rules import Rule, Slot
+from gradstep.storage.codecs import BLOCK, Blocks, Codec
+from gradstep.storage.elements import ELEMENTS
+from gradstep.storage.policy import ROUNDINGS, parameter_codec
+
+MOST_STEPS = 2**24
+"""The largest step count. It is kept as a float32, which has no odd number above this one."""
+
+OF_ROUNDING = {
+    field.suffix: field
+    for rounding in ROUNDINGS
+    for field in parameter_codec(rounding, ELEMENTS["bfloat16"]).fields[1:]
+}
+"""The arrays that rounding keeps, by their keys: ``kahan_comp``, ``master_param``."""
+
+
+_PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
+"""Types with two numbers to an element, which torch does not convert."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with an entry of state.
+
+    Attributes:
+        error: the type of exception that says so.
+        line: the key, what was given, what is allowed, and what to do.
+    """
+
+    error: type[Exception]
+    line: str
+
+
+def check_entry(p: Tensor, stored: Stored, rule: Rule, entry: Mapping[str, Any], name: str) -> None:
+    """Refuse the state of a parameter if it does not fit the parameter or the rule.
+
+    A slot that a setting has switched on since may be missing, and is created. An array of another floating-point type
+    or order of memory is converted: a model that is converted in mid-run takes its state along.
+
+    An entry that passes and has every array in the parameter's type and order of memory is safe for a kernel.
+
+    Args:
+        p: the parameter.
+        stored: how the optimizer stores it.
+        rule: the rule with the settings of the parameter's group.
+        entry: its state.
+        name: what to call it in an error.
+
+    Raises:
+        TypeError: a value that is no tensor or no number.
+        ValueError: a number out of its bounds.
+        RuntimeError: a tensor that does not fit.
+
+    >>> from gradstep.optimizers.state.storage import Storage
+    >>> from gradstep.rules import AdamW
+    >>> w = torch.zeros(3)
+    >>> entry = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(3)}
+    >>> check_entry(w, Storage().of(AdamW(), {}, w, "w"), AdamW(), entry, "w")
+    Traceback (most recent call last):
+    RuntimeError: the state of w does not fit: exp_avg has shape (4,), but must have (3,)
+    """
+    if type(entry) is dict and is_regular(p, stored, rule, entry):
+        return
+    if not isinstance(entry, dict):  # other mappings cannot be written to, or not as fast
+        fault = not_a_dictionary(entry)
+        raise fault.error(f"the state of {name} does not fit: {fault.line}")
+    for fault in faults(p, stored, rule, entry):
+        raise fault.error(f"the state of {name} does not fit: {fault.line}")
+
+
+def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> bool:
+    """Return whether an entry is just as the optimizer makes it, no array missing and nothing else beside them."""
+    if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
+        return False
+    if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in PLAIN:
+        return False
+    shape, device = p.shape, p.device
+    for key, field in stored.fields.items():
+        value = entry.get(key)
+        if (
+            not isinstance(value, Tensor)
+            or type(value) not in PLAIN
+            or value.is_nested
+            or value.dtype is not _DTYPES.get(field.element.name)
+            or value.shape != (shape if field.per == 1 else (field.length(p.numel()),))
+            or value.device != device
+            or value.layout is not torch.strided
+            or not value.is_contiguous()
+            or value.is_neg()
+            or lacks_memory(value)
+        ):
+            return False
+    for key in ("step", *rule.scalars):
+        value = entry.get(key)
+        if type(value) is not Tensor or value.dtype is not torch.float32 or value.dim() or not value.is_cpu:
+            return False
+        if lacks_memory(value):
+            return False
+        number = value.item()
+        if not (0 <= number <= MOST_STEPS and number == int(number) if key == "step" else math.isfinite(number)):
+            return False
+    return True
+
+
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "uint8")}
+
+
+def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]:
+    """Everything that does not fit in an entry, however its slots are stored.
+
+    Args:
+        p: the parameter.
+        stored: how the optimizer stores it.
+        rule: the rule with the settings of the parameter's group.
+        entry: its state. ``None`` stands for a slot that is not there yet.
+    """
+    if not isinstance(entry, Mapping):
+        yield not_a_dictionary(entry)
+        return
+    wrong = list(_number_faults(rule, stored, entry))
+    yield from wrong
+    needed = () if wrong or not entry.get("step") else _always_kept(rule, p.dim())
+    for slot in stored.slots:
+        value = entry.get(slot.name)
+        if value is None and slot.name in needed:
+            yield missing(slot.name)
+        if value is not None:
+            yield from _slot_faults(p, slot, value, entry.get(scale_of(slot)))
+    for key in OF_ROUNDING:
+        if entry.get(key) is not None:
+            yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+
+
+def not_a_dictionary(entry: Any) -> Fault:
+    """The fault of an entry that is something else."""
+    return Fault(TypeError, f"it is {_shown(entry)}, but must be a dictionary of arrays and numbers")
+
+
+def missing(key: str) -> Fault:
+    """The fault of an entry without one of its arrays."""
+    return Fault(RuntimeError, f"{key} is missing; put it back, or delete the parameter's whole state to begin anew")
+
+
+def _always_kept(rule: Rule, ndim: int) -> set[str]:
+    """The slots that no setting has to switch on, so that they are there from the first step."""
+    usual = {field.name: field.default for field in fields(rule) if field.default is not MISSING}
+    return {slot.name for slot in replace(rule, **usual).slots(ndim)}
+
+
+def losses(p: Tensor, stored: Stored, entry: Mapping[str, Any]) -> Iterator[str]:
+    """What of an entry that fits could not be stored as the optimizer does without being rounded.
+
+    A slot of zeros can be stored in any way.
+    """
+    for slot, codec in zip(stored.slots, stored.codecs, strict=True):
+        value = entry.get(slot.name)
+        if value is None or _is_held_by(codec, value, p):
+            continue
+        if value.dtype == torch.uint8 or value.device.type == "meta" or bool(value.any()):
+            yield f"{slot.name} is stored as {storage_name(value)}, and here as {_target_name(codec, value, p)}"
+    own = {field.suffix: field for field in stored.parameter.fields[1:]}
+    for key in OF_ROUNDING:
+        value = entry.get(key)
+        if value is None:
+            continue
+        if key not in own:
+            yield f"{key} would be dropped: the parameter is stored as {stored.parameter.name} here"
+        elif not _is_wide_enough(_dtype_of(own[key].element.name), value.dtype):
+            yield f"{key} is stored as {storage_name(value)}, and here as {own[key].element.name}"
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _number_faults(rule: Rule, stored: Stored, entry: Mapping[str, Any]) -> Iterator[Fault]:
+    begun = any(entry.get(slot.name) is not None for slot in stored.slots)
+    if "step" in entry:
+        wrong = _step_fault(entry["step"])
+        if wrong is not None:
+            yield wrong
+    elif begun and not _is_indifferent_to_steps(rule):
+        yield Fault(RuntimeError, f"step is missing, and {type(rule).__name__} needs the number of steps taken")
+    for key, start in rule.scalars.items():
+        if key in entry:
+            wrong = _scalar_fault(key, entry[key], start)
+            if wrong is not None:
+                yield wrong
+        elif begun:
+            yield Fault(RuntimeError, f"{key} is missing; before the first step it is {start}")
+
+
+def _is_indifferent_to_steps(rule: Rule) -> bool:
+    """Whether only the first step differs from the others, so that it need not be counted (as torch's SGD does not)."""
+    return not rule.scalars and rule.coefficients(2) == rule.coefficients(3)
+
+
+def _step_fault(value: Any) -> Fault | None:
+    found = _one_number(value)
+    allowed = f"must be a whole number from 0 to {MOST_STEPS:,}, the number of steps taken"
+    if found is None:
+        return Fault(TypeError, f"step is {_shown(value)}, but {allowed}")
+    if not (0 <= found <= MOST_STEPS and found == int(found)):
+        return Fault(ValueError, f"step is {found:g}, but {allowed}")
+    return None
+
+
+def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
+    found = _one_number(value)
+    if found is None:
+        return Fault(TypeError, f"{key} is {_shown(value)}, but must be a number (before the first step {start})")
+    if not math.isfinite(found):
+        return Fault(ValueError, f"{key} is {found}, but must be finite (before the first step {start})")
+    return None
+
+
+def _one_number(value: Any) -> float | None:
+    """A real number, or a tensor that holds one, as a float; None for anything else."""
+    if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
+        return None
+    if isinstance(value, Tensor) and (
+        value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or _is_nowhere(value)
+    ):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError):  # meta tensors, any object
+        return None
+
+
+def _is_nowhere(value: Tensor) -> bool:
+    """Whether the numbers of a plain tensor are not in memory as they are: it is sparse, freed, on meta, of a mode."""
+    return type(value) in PLAIN and lacks_memory(value)
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _slot_faults(p: Tensor, slot: Slot, value: Any, scale: Any) -> Iterator[Fault]:
+    shape = slot.shape(tuple(p.shape))
+    coded = isinstance(value, Tensor) and value.dtype == torch.uint8
+    yield from _array_faults(p, slot.name, value, shape, floating=not coded)
+    if not coded:
+        return
+    key = scale_of(slot)
+    if p.is_complex() or slot.collapsed is not None:
+        yield Fault(RuntimeError, f"{slot.name} is 8-bit codes, which is for real values of the parameter's shape")
+    if scale is None:
+        yield Fault(RuntimeError, f"{key} is missing, without which {slot.name}, 8-bit codes, cannot be decoded")
+        return
+    length = (-(-math.prod(shape) // BLOCK),)
+    wrong = list(_array_faults(p, key, scale, length, floating=False))
+    yield from wrong
+    if not wrong and scale.dtype != torch.uint8:
+        yield Fault(RuntimeError, f"{key} is {scale.dtype}, but must be torch.uint8, one number for {BLOCK} codes")
+    elif not wrong and not scale.is_contiguous():
+        yield Fault(RuntimeError, f"{key} has strides {scale.stride()}, but must be contiguous: use contiguous()")
+
+
+def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
+    """What is wrong with one array; its memory is not read."""
+    if not isinstance(value, Tensor):
+        yield Fault(TypeError, f"{key} is {_shown(value)}, but must be a tensor of shape {shape}")
+        return
+    if type(value) not in PLAIN and type(p) in PLAIN:
+        yield Fault(TypeError, f"{key} is a {type(value).__name__}, but must be a plain torch.Tensor")
+    elif value.is_nested:
+        yield Fault(RuntimeError, f"{key} is a nested tensor, but must be dense: use to_padded_tensor()")
+    elif value.layout != torch.strided:
+        yield Fault(RuntimeError, f"{key} is {value.layout}, but must be dense (torch.strided): use to_dense()")
+    elif tuple(value.shape) != shape:
+        yield Fault(RuntimeError, f"{key} has shape {tuple(value.shape)}, but must have {shape}")
+    elif floating and not ((value.is_floating_point() and value.dtype not in _PACKED) or value.is_complex()):
+        yield Fault(RuntimeError, f"{key} is {value.dtype}, but must hold floating-point numbers")
+    elif value.is_complex() and not p.is_complex():
+        yield Fault(RuntimeError, f"{key} is {value.dtype}, but the parameter is {p.dtype}, which is real")
+    elif value.is_conj() or value.is_neg():
+        yield Fault(RuntimeError, f"{key} is a lazily conjugated or negated view: use resolve_conj() or resolve_neg()")
+    elif value.device.type == "meta" and p.device.type != "meta":
+        yield Fault(RuntimeError, f"{key} is on the meta device, where there are no numbers, and the parameter is not")
+    elif type(value) in PLAIN and value.device.type != "meta" and lacks_memory(value):
+        yield Fault(RuntimeError, f"{key} has no memory for its {value.numel():,} elements: it was freed or never made")
+
+
+# -- how numbers are stored -------------------------------------------------------------------------------------------
+
+
+def _is_held_by(codec: Codec, value: Tensor, p: Tensor) -> bool:
+    """Whether a codec has room for every number of a slot as it is stored."""
+    coded = value.dtype == torch.uint8
+    if isinstance(codec, Blocks):
+        return coded and same_order(value, torch.empty_like(p, device="meta"))
+    target = _dtype_of(codec.fields[0].element.name)
+    target = target.to_complex() if p.is_complex() else target
+    return _is_wide_enough(target, value.dtype)
+
+
+def _is_wide_enough(target: torch.dtype, source: torch.dtype) -> bool:
+    """Whether every number of one type is one of the other."""
+    if source.itemsize == 1 and source != target:
+        # A code of the state and a float8 have at most 3 places of mantissa and an exponent of float32's range.
+        source = torch.bfloat16
+    return source == target or torch.promote_types(source, target) == target
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def same_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have their elements in the same order in memory, where blocks are cut.
+
+    >>> a = torch.zeros(2, 3)
+    >>> same_order(a, torch.ones(2, 3)), same_order(a, torch.ones(3, 2).t())
+    (True, False)
+    """
+    return a.numel() < 2 or same_places(a.shape, a.stride(), b.stride())
+
+
+def _target_name(codec: Codec, value: Tensor, p: Tensor) -> str:
+    cut = isinstance(codec, Blocks) and value.dtype == torch.uint8
+    return "8bit blocks in another order of memory" if cut else codec.name
+
+
+def storage_name(value: Tensor) -> str:
+    """How the numbers of a slot are stored, as users call it.
+
+    >>> storage_name(torch.zeros(1)), storage_name(torch.zeros(1, dtype=torch.uint8))
+    ('float32', '8bit')
+    """
+    return "8bit" if value.dtype == torch.uint8 else str(value.dtype).removeprefix("torch.")
+
+
+def scale_of(slot: Slot) -> str:
+    """The key of the scales of a slot in 8 bits."""
+    return f"{slot.name}_scale"
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it, in one line and without a tensor's numbers."""
+    if isinstance(value, Tensor):
+        kind = f"{value.dtype}" if value.layout == torch.strided else f"{value.layout} {value.dtype}"
+        memory = " without memory" if value.layout == torch.strided and _is_nowhere(value) else ""
+        return f"a {kind} tensor of shape {tuple(value.shape)}{memory}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def worst(found: Sequence[Fault]) -> type[Exception]:
+    """The type of exception for several faults: of the tensors before that of the numbers."""
+    return next(kind for kind in (RuntimeError, ValueError, TypeError) if any(fault.error is kind for fault in found))

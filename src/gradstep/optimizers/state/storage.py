@@ -1,0 +1,329 @@
+"""How each parameter and its state are stored, and which engine updates it: the user's choice, applied to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradstep.engines.base import Engine, Traits, UpdateSpec, choose_engine
+from gradstep.engines.compiled import Compiled
+from gradstep.engines.eager import Eager
+from gradstep.engines.fused import Fused
+from gradstep.engines.reference import Reference
+from gradstep.optimizers.step.memory import is_addressable
+from gradstep.rules import Rule, Slot
+from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
+from gradstep.storage.elements import ELEMENTS, Element, Native
+from gradstep.storage.policy import (
+    ROUNDINGS,
+    STATES,
+    is_embedding,
+    is_embedding_class,
+    parameter_codec,
+    slot_codec,
+    stays_float32,
+)
+
+
+def element_of(dtype: torch.dtype) -> Element:
+    """How numbers of a torch type are stored; a complex number is a pair of real ones."""
+    name = str(dtype.to_real()).removeprefix("torch.")
+    return ELEMENTS.get(name) or Native(name)
+
+
+def keys_of(slot: Slot, codec: Codec) -> list[str]:
+    """The keys in the state under which the fields of a slot are kept."""
+    return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """How one parameter and its state are stored.
+
+    Attributes:
+        parameter: the parameter's own codec.
+        slots: its slots.
+        codecs: the codec of each slot.
+        reason: why.
+    """
+
+    parameter: Elementwise
+    slots: tuple[Slot, ...]
+    codecs: tuple[Codec, ...]
+    reason: str
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """Every array of the state by its key: what belongs to the parameter itself, then the slots'."""
+        own = {field.suffix: field for field in self.parameter.fields[1:]}
+        return own | {
+            key: field
+            for slot, codec in zip(self.slots, self.codecs, strict=True)
+            for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
+        }
+
+    @cached_property
+    def zeros(self) -> dict[str, Field] | None:
+        """The same, if before the first step all of them are zeros in the parameter's shape or in blocks."""
+        plain = all(slot.fill == 0 and slot.collapsed is None for slot in self.slots)
+        return self.fields if plain and len(self.parameter.fields) == 1 else None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether anything is rounded at random."""
+        return self.parameter.noisy or any(codec.noisy for codec in self.codecs)
+
+    def spec(self, rule: Rule, gradient: torch.dtype) -> UpdateSpec:
+        """What is computed for a gradient of this type."""
+        return UpdateSpec.of(rule, self.slots, Nearest(element_of(gradient)), self.parameter, self.codecs)
+
+
+@final
+class Embeddings:
+    """Which parameters of a group are embeddings: by their modules where these are known, else by their names.
+
+    Args:
+        group: of the optimizer; ``"embeddings"`` says it of each of its ``"params"``, in their order, as
+            :func:`gradstep.param_groups` and an optimizer's ``model=`` write it there.
+    """
+
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        params, flags = group.get("params", ()), group.get("embeddings")
+        self.known = isinstance(flags, (list, tuple)) and len(flags) == len(params)
+        tensors = (p[1] if isinstance(p, tuple) else p for p in params)
+        self._ids = {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.known and flags else set()
+
+    def holds(self, p: Tensor, name: str) -> bool:
+        """Return whether a parameter of the group is an embedding."""
+        return id(p) in self._ids if self.known else is_embedding(name)
+
+
+def with_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
+    """Parameter groups that say of each parameter whether an embedding of the model holds it.
+
+    Args:
+        params: what an optimizer takes: tensors, pairs with names, or groups.
+        model: a ``torch.nn.Module``.
+
+    Raises:
+        TypeError: no module.
+        ValueError: it has none of the parameters.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
+    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
+    own = {id(p) for p in model.parameters()}
+    given = list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    marked, found = [], False
+    for group in groups:
+        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
+        found = found or not own.isdisjoint(ids)
+        marked.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
+    if not found:
+        raise ValueError("model has none of the parameters that are optimized: give the module that they are of")
+    return marked
+
+
+@final
+@dataclass(frozen=True)
+class Storage:
+    """What the user asked for.
+
+    Attributes:
+        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` goes before, and is meant
+            for embeddings too.
+        rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
+        seed: of the noise that values are rounded with.
+    """
+
+    state: str = "float32"
+    rounding: str = "nearest"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_state(self.state)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"Unknown rounding: {self.rounding!r} (choose {', '.join(ROUNDINGS)})")
+        if type(self.seed) is not int:
+            raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
+
+    def check(self, rule: Rule, group: Mapping[str, Any]) -> None:
+        """Refuse a precision for state that there is not.
+
+        Raises:
+            ValueError: with these settings the rule keeps nothing of its parameters' size.
+        """
+        state = group.get("state", self.state)
+        check_state(state)
+        if state != "float32" and not any(slot.collapsed is None for slot in rule.slots(2)):
+            kept = "only a row and a column of each matrix" if rule.slots(2) else "no state with these settings"
+            raise ValueError(
+                f"state={state!r} cannot be honoured: {type(rule).__name__} keeps {kept}; leave state='float32'"
+            )
+
+    def check_rounding(self, params: Iterable[Tensor]) -> None:
+        """Refuse a rounding that no parameter can use.
+
+        Raises:
+            ValueError: none of the parameters is of bfloat16 or float16.
+        """
+        if self.rounding != "nearest" and not any(p.dtype in (torch.bfloat16, torch.float16) for p in params):
+            raise ValueError(
+                f"rounding={self.rounding!r} is for bfloat16 and float16 parameters, and there are none: "
+                "convert the model before the optimizer is made, or leave rounding='nearest'"
+            )
+
+    def of(
+        self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str, *, embeddings: Embeddings | None = None
+    ) -> Stored:
+        """How one parameter of a group is stored.
+
+        Args:
+            rule: with the settings of the group.
+            group: the group.
+            p: the parameter, or one like it.
+            name: what it is called.
+            embeddings: which parameters of the group are embeddings; None goes by the name.
+
+        Raises:
+            ValueError: its state cannot be stored as asked for.
+        """
+        known = embeddings is not None and embeddings.known
+        embedding = is_embedding(name) if embeddings is None else embeddings.holds(p, name)
+        slots = rule.slots(p.dim())
+        element = element_of(p.dtype)
+        if p.is_complex() and p.is_conj():
+            raise ValueError(f"{name} is conjugated lazily and cannot be written to as it is: give its resolve_conj()")
+        if p.is_complex() and not rule.elementwise:
+            raise ValueError(
+                f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "
+                f"{p.dtype}: optimize torch.view_as_real of it, or take an elementwise rule such as AdamW"
+            )
+        state = group.get("state", self.state)
+        check_state(state)
+        reason = f"state={state!r}"
+        if state != "float32":
+            if p.is_complex() or element.name not in ("float32", "bfloat16", "float16"):
+                raise ValueError(
+                    f"state={state!r} is for float32, bfloat16 and float16 parameters, and {name} is {p.dtype}; "
+                    'give its group "state": "float32"'
+                )
+            meant = "state" in group  # who names it for a group means it
+            kept = stays_float32(p.numel(), p.dim(), embedding=embedding and not meant, known=known)
+            if kept is not None:
+                state, reason = "float32", kept
+        codecs = tuple(
+            slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
+            for slot in slots
+        )
+        return Stored(parameter_codec(self.rounding, element), slots, codecs, reason)
+
+
+def check_state(state: Any) -> None:
+    """Refuse a precision of state that does not exist.
+
+    Raises:
+        ValueError: naming those that do.
+    """
+    if state not in STATES:
+        raise ValueError(f"Unknown state: {state!r} (choose {', '.join(STATES)})")
+
+
+ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
+"""Every engine by its name."""
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each once, in whatever order of axes.
+
+    >>> import torch
+    >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
+    (True, False, False)
+    """
+    return _is_dense(tuple(tensor.shape), tensor.stride())
+
+
+@cache
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for stride, size in sorted((st, si) for st, si in zip(strides, shape, strict=True) if si != 1):
+        if stride != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+def traits(p: Tensor, *, noisy: bool) -> Traits:
+    """What an engine needs to know of a parameter.
+
+    Args:
+        p: the parameter.
+        noisy: whether something of it is rounded at random.
+    """
+    plain = is_addressable(p)
+    return Traits(
+        dtype=str(p.dtype).removeprefix("torch."),
+        device=p.device.type,
+        dense=plain and is_dense(p),
+        plain=plain,
+        noisy=noisy,
+    )
+
+
+class Choice(NamedTuple):
+    """What executes one parameter, why, and how it is stored."""
+
+    engine: Engine
+    reason: str
+    stored: Stored
+
+
+@final
+class Choices:
+    """What executes the parameters of a group, and how they are stored; parameters that are alike are decided once.
+
+    Args:
+        engine: the user's wish, ``"auto"`` or a name.
+        storage: the user's wish.
+        rule: with the settings of the group.
+        group: the group.
+    """
+
+    def __init__(self, engine: str, storage: Storage, rule: Rule, group: Mapping[str, Any]) -> None:
+        self._engine, self._storage, self._rule, self._group = engine, storage, rule, group
+        self._embeddings = Embeddings(group)
+        self._decided: dict[Any, Choice] = {}
+
+    def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
+        """Decide one parameter.
+
+        Args:
+            p: the parameter.
+            name: what to call it in an error.
+            addressable: whether it is, if that is known.
+
+        Raises:
+            ValueError: the engine or the storage wished for cannot serve it.
+        """
+        if not (is_addressable(p) if addressable is None else addressable):
+            return self._decide(p, name)
+        alike = (p.shape, p.stride(), p.dtype, p.device, self._embeddings.holds(p, name))
+        choice = self._decided.get(alike)
+        if choice is None:
+            choice = self._decided[alike] = self._decide(p, name)
+        return choice
+
+    def _decide(self, p: Tensor, name: str) -> Choice:
+        stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
+        label = f"{name} of shape {tuple(p.shape)}"
+        known = traits(p, noisy=stored.noisy)
+        engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), known, label, "tensor on the CPU")
+        return Choice(engine, reason, stored)

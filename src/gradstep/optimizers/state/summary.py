@@ -1,0 +1,89 @@
+"""What an optimizer keeps, parameter by parameter, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from gradstep.optimizers.state.storage import Stored
+from gradstep.rules import Rule
+
+
+@final
+@dataclass(frozen=True)
+class Kept:
+    """One parameter.
+
+    Attributes:
+        name: what it is called.
+        shape: its own.
+        parameter: how it is stored itself.
+        state: how each slot is stored.
+        reason: why.
+        nbytes: of the state once it exists: all slots with their scales, what rounding keeps, and the step count.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parameter: str
+    state: str
+    reason: str
+    nbytes: int
+
+
+@final
+@dataclass(frozen=True)
+class Summary:
+    """All parameters of an optimizer.
+
+    Attributes:
+        rows: one per parameter.
+        note: what to know about the reasons; may be empty.
+    """
+
+    rows: tuple[Kept, ...]
+    note: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all state."""
+        return sum(row.nbytes for row in self.rows)
+
+    def __str__(self) -> str:
+        head = ("parameter", "shape", "stored as", "state", "because", "bytes")
+        lines = [
+            (r.name, "×".join(map(str, r.shape)) or "scalar", r.parameter, r.state, r.reason, f"{r.nbytes:,}")
+            for r in self.rows
+        ]
+        lines.append(("in all", "", "", "", "", f"{self.nbytes:,}"))
+        widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+
+        def row(line: tuple[str, ...]) -> str:
+            *cells, last = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            return "  ".join((*cells, last.strip().rjust(widths[-1])))
+
+        return "\n".join([*map(row, (head, *lines)), *([self.note] if self.note else [])])
+
+
+GUESSED = "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
+
+
+def summary(parameters: Iterable[tuple[str, Tensor, Stored, type[Rule]]], note: str = "") -> Summary:
+    """The summary of these parameters."""
+    return Summary(tuple(_kept(*parameter) for parameter in parameters), note)
+
+
+def _kept(name: str, p: Tensor, stored: Stored, rule: type[Rule]) -> Kept:
+    shape = tuple(p.shape)
+    nbytes = 4 * (1 + len(rule.scalars))
+    nbytes += sum(f.element.itemsize * f.length(p.numel()) for f in stored.parameter.fields[1:])
+    for slot, codec in zip(stored.slots, stored.codecs, strict=True):
+        elements = 1
+        for size in slot.shape(shape):
+            elements *= size
+        nbytes += codec.nbytes(elements) * (2 if p.is_complex() else 1)
+    state = ", ".join(f"{slot.name}: {codec.name}" for slot, codec in zip(stored.slots, stored.codecs, strict=True))
+    return Kept(name, shape, stored.parameter.name, state or "none", stored.reason, nbytes)

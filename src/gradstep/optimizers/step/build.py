@@ -1,0 +1,250 @@
+"""Building the table of an optimizer: everything that can fail before a step changes anything."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradstep.engines.base import Batch, Engine, UpdateSpec
+from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.state.arrays import filled
+from gradstep.optimizers.state.check import check_entry
+from gradstep.optimizers.state.storage import Choice, Choices, Storage, Stored
+from gradstep.optimizers.step.batch import Part
+from gradstep.optimizers.step.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping, usable
+from gradstep.optimizers.step.table import Table, uncollected
+from gradstep.rules import Rule
+
+if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
+    from gradstep.optimizers.paged.placement import Placement
+
+
+class _Kind(NamedTuple):
+    """What the parameters of a part have in common; ``alone`` is the number of one that shares memory, else −1."""
+
+    engine: Engine
+    spec: UpdateSpec
+    fields: tuple[str, ...]
+    dtype: torch.dtype
+    plain: bool
+    alone: int
+
+
+@uncollected()
+def build_table(
+    *,
+    engine: str,
+    storage: Storage,
+    paged: Placement | None,
+    rules: Sequence[Rule],
+    groups: Sequence[dict[str, Any]],
+    state: defaultdict[Tensor, dict[str, Any]],
+) -> Table:
+    """Find or create the state of every parameter that has some or has a gradient; ``state`` is not changed yet.
+
+    Args:
+        engine, storage: the user's wishes.
+        paged: where state is kept outside of memory.
+        rules: one per group.
+        groups, state: the optimizer's.
+
+    Raises:
+        RuntimeError: a gradient, or state that was loaded or changed by hand, that does not fit.
+        TypeError: what stands among the parameters is no tensor, or what stands for state no dictionary.
+        ValueError: an engine that cannot serve a parameter, one that is there twice, or a step count that cannot be
+            one.
+    """
+    names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
+    flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
+    _check_parameters(flat, names)
+    sizes = [len(g["params"]) for g in groups]
+    group_of = np.repeat(np.arange(len(groups)), sizes)
+    gradients = [p.grad for p in flat]
+    old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
+    served = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
+    starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
+
+    choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
+    kinds: dict[int, _Kind] = {}
+    stored: dict[int, Stored] = {}
+    known: dict[Any, tuple[Choice, _Kind]] = {}  # a choice is kept, so that no other gets its id
+    for i in served:
+        p, g, group = flat[i], gradients[i], group_of[i]
+        plain = is_addressable(p)
+        if not plain and (is_freed(p) or is_symbolic_zero(p)):
+            raise RuntimeError(
+                f"{names[i]} has no memory for its {p.numel():,} elements, so there is nothing to update"
+            )
+        if g is not None:
+            g = usable(p, g, names[i])
+        choice = choices[group].of(p, names[i], addressable=plain)
+        stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
+        if i in old:
+            check_entry(p, stored[i], rules[group], old[i], names[i])
+        alike = (id(choice), dtype, plain)
+        if alike not in known:
+            spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
+            known[alike] = choice, _Kind(choice.engine, spec, fields, dtype, plain, -1)
+        kinds[i] = known[alike][1]
+    for i in _sharing_memory(kinds, flat):
+        kinds[i] = kinds[i]._replace(alone=i)
+    members: defaultdict[_Kind, list[int]] = defaultdict(list)
+    for i, kind in kinds.items():
+        members[kind].append(i)
+    for kind in members:
+        kind.engine.prepare(kind.spec)
+    if paged is None:
+        entries = [filled(flat[i], stored[i], old.get(i, {}), names[i]) for i in served]
+    else:
+        wanted = [(names[i], flat[i], stored[i], old.get(i, {})) for i in served]
+        entries = paged.filled(wanted, tuple(starts))
+    entry_of = dict(zip(served, entries, strict=True))
+    parts = [
+        Part(
+            engine=kind.engine,
+            spec=kind.spec,
+            members=np.array(positions),
+            groups=group_of[positions],
+            params=[flat[i] for i in positions],
+            names=[names[i] for i in positions],
+            fields=kind.fields,
+            slots=[[entry_of[i][key] for i in positions] for key in kind.fields],
+            dtype=kind.dtype,
+            plain=kind.plain,
+        )
+        for kind, positions in members.items()
+    ]
+    for part in parts:
+        if part.plain and not part.has_memory:
+            raise RuntimeError(
+                f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
+                "tensors without numbers in place of usual ones; take the step outside of it"
+            )
+    if not old.keys().isdisjoint(served):
+        _check_state_apart([part for part in parts if part.plain])
+    for part in parts:
+        _rehearse(part)
+    return Table(
+        parts,
+        flat=flat,
+        sizes=sizes,
+        rules=rules,
+        served=served,
+        entries=entries,
+        starts=starts,
+        state=state,
+        paged=paged,
+        seed=storage.seed,
+    )
+
+
+def _check_state_apart(parts: Sequence[Part]) -> None:
+    """Refuse state that was loaded or changed by hand if an array shares memory with another, or with a parameter.
+
+    Raises:
+        RuntimeError: naming them.
+    """
+    arrays = [
+        (f"{key} of {part.names[k]}", t)
+        for part in parts
+        for key, slot in zip(part.fields, part.slots, strict=True)
+        for k, t in enumerate(slot)
+        if t.numel()
+    ]
+    count = len(arrays)
+    arrays += [(name, p) for part in parts for name, p in zip(part.names, part.params, strict=True) if p.numel()]
+    starts = np.array([t.data_ptr() for _, t in arrays], dtype=np.int64)
+    shared = overlapping(starts, starts + np.array([extent(t) for _, t in arrays], dtype=np.int64))
+    if shared and shared[0] < count:  # parameters, which come last, may share memory with each other
+        named = ", ".join(arrays[k][0] for k in shared[:4])
+        raise RuntimeError(f"arrays of state share memory: {named}; give each its own by clone()")
+
+
+def _sharing_memory(kinds: Mapping[int, _Kind], flat: Sequence[Tensor]) -> list[int]:
+    """The positions of parameters that share memory with another: these are updated one after the other."""
+    mine = [i for i, kind in kinds.items() if kind.plain and flat[i].numel()]
+    starts = np.array([flat[i].data_ptr() for i in mine], dtype=np.int64)
+    lengths = np.array([extent(flat[i]) for i in mine], dtype=np.int64)
+    return [mine[k] for k in overlapping(starts, starts + lengths)]
+
+
+def _is_empty(entry: Any) -> bool:
+    return isinstance(entry, dict) and not entry
+
+
+def _check_parameters(flat: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse what somebody has put into ``param_groups`` by hand if it is no tensor or is there already.
+
+    Raises:
+        TypeError, ValueError: as the constructor does.
+    """
+    if len(set(map(id, flat))) == len(flat) and all(isinstance(p, Tensor) for p in flat):
+        return
+    first: dict[int, str] = {}
+    for p, name in zip(flat, names, strict=True):
+        if not isinstance(p, Tensor):
+            raise TypeError(f"optimizer can only optimize Tensors, but {name} is a {type(p).__name__}: remove it")
+        if id(p) in first:
+            raise ValueError(
+                f"param_groups contain the same parameter more than once: {name} is {first[id(p)]}; remove one of them"
+            )
+        first[id(p)] = name
+
+
+_KNOWN = frozenset(
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128}
+)
+
+
+@torch.no_grad()
+def _rehearse(part: Part) -> None:
+    """Try the update of each parameter of a part on copies, if they are tensor subclasses or of an uncommon type.
+
+    What such a tensor cannot do shows only when it is done. In the middle of a step that would leave some parameters
+    updated and others not, so it is tried before the first step of a table, one parameter at a time.
+
+    Raises:
+        RuntimeError: an operation that a parameter, its gradient or its state refuses; nothing was changed.
+    """
+    if part.plain and {p.dtype for p in part.params} <= _KNOWN:
+        return
+    for k, p in enumerate(part.params):
+        if p.grad is None or p.numel() == 0:
+            continue
+        gradient = usable(p, p.grad, part.names[k])
+        try:
+            p.detach().copy_(p.detach())  # whether it can be written to at all
+            columns = [gradient, p.detach().clone(), *(slot[k].detach().clone() for slot in part.slots)]
+            part.engine.update(_Trial(part, [[t] for t in columns]))
+        except Exception as error:  # a subclass may raise anything
+            raise RuntimeError(
+                f"{part.names[k]}, a {type(p).__name__} of {p.dtype}, cannot be updated by {part.spec.rule.__name__}: "
+                f"{error}"
+            ) from error
+
+
+@final
+class _Trial(Batch):
+    """One parameter and its state, as copies, at a first step of length 0."""
+
+    def __init__(self, part: Part, columns: Sequence[Sequence[Tensor]]) -> None:
+        self.spec = part.spec
+        self.coefficients = np.ones((1, len(part.spec.coefficients)))
+        self.threads = 1
+        self.table = np.zeros((1, len(columns) + 3), dtype=np.int64)
+        self.table[0, -3] = columns[1][0].numel()
+        self._columns = columns
+
+    @property
+    def columns(self) -> Sequence[Sequence[Tensor]]:
+        return self._columns
+
+    def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
+        raise TypeError("a tensor subclass is no NumPy array")

@@ -1,0 +1,293 @@
+"""Where tensors lie in memory, and how; read anew before every step.
+
+A kernel reads and writes addresses, so it must know that they still hold: a parameter's data may have been moved,
+resized or cast since the last step (``model.half()``, pruning, ``p.data = ...``), and gradients are new at every step.
+Only public methods of tensors are asked: each costs some 50 ns, and together they cost about a microsecond for a
+parameter with its gradient. Property by property for all tensors, the loops and comparisons run in C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PLAIN: frozenset[type] = frozenset({Tensor, torch.nn.Parameter})
+"""The types whose elements are in their own memory; a subclass may keep them elsewhere or give them another meaning."""
+
+
+@final
+@dataclass(frozen=True)
+class Layouts:
+    """The memory of several tensors: a list for each property, with one entry for each tensor.
+
+    Attributes:
+        pointers: address of the first element; 0 if there is no memory.
+        shapes, strides: in elements.
+        dtypes, devices: torch's.
+    """
+
+    pointers: list[int]
+    shapes: list[torch.Size]
+    strides: list[tuple[int, ...]]
+    dtypes: list[torch.dtype]
+    devices: list[torch.device]
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor]) -> Layouts:
+        """Read the layouts of strided tensors.
+
+        Raises:
+            RuntimeError: a tensor has no memory of its own (it is sparse, or a wrapper of :mod:`torch.func`).
+        """
+        return Layouts(
+            list(map(Tensor.data_ptr, tensors)),
+            [t.shape for t in tensors],
+            list(map(Tensor.stride, tensors)),
+            [t.dtype for t in tensors],
+            [t.device for t in tensors],
+        )
+
+    def still_hold(self, tensors: list[Tensor]) -> bool:
+        """Return whether the tensors still lie where they were when these layouts were read, and hold those numbers."""
+        return (
+            list(map(Tensor.data_ptr, tensors)) == self.pointers
+            and [t.shape for t in tensors] == self.shapes
+            and list(map(Tensor.stride, tensors)) == self.strides
+            and [t.dtype for t in tensors] == self.dtypes
+            and [t.device for t in tensors] == self.devices
+            and not _hold_other_numbers(tensors)
+        )
+
+    def pointers_of_likes(self, tensors: list[Tensor], dtype: torch.dtype) -> list[int] | None:
+        """The addresses of plain tensors that have these shapes, strides and devices; None if one differs.
+
+        None also if one has no memory, or is negated or conjugated lazily, so that its memory holds other numbers.
+
+        Args:
+            tensors: as many as there are layouts; what else is in the list (None, say) differs from them.
+            dtype: what all of them must have.
+        """
+        if not PLAIN.issuperset(map(type, tensors)):
+            return None
+        try:
+            pointers = list(map(Tensor.data_ptr, tensors))
+            alike = (
+                [t.shape for t in tensors] == self.shapes
+                and self._same_places(list(map(Tensor.stride, tensors)))
+                and [t.dtype for t in tensors].count(dtype) == len(tensors)
+                and [t.device for t in tensors] == self.devices
+                and not _hold_other_numbers(tensors)
+                and self._have_room(tensors, dtype.itemsize)
+            )
+        except RuntimeError:  # no memory of its own
+            return None
+        if not alike or (0 in pointers and any(map(lacks_memory, tensors))):
+            return None
+        return pointers
+
+    def _have_room(self, tensors: list[Tensor], itemsize: int) -> bool:
+        """Return whether the storages of tensors of these shapes and strides reach as far as their elements."""
+        return all(
+            t.untyped_storage().nbytes() >= (t.storage_offset() + reach) * itemsize
+            for t, reach in zip(tensors, self._reaches, strict=True)
+            if reach
+        )
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        """Elements from the first of each tensor to the end of its last."""
+        return list(map(_reach, self.shapes, self.strides))
+
+    def _same_places(self, strides: list[tuple[int, ...]]) -> bool:
+        return strides == self.strides or all(map(same_places, self.shapes, self.strides, strides))
+
+    def taken(self, positions: Sequence[int]) -> Layouts:
+        """The layouts at these positions."""
+        return Layouts(
+            [self.pointers[i] for i in positions],
+            [self.shapes[i] for i in positions],
+            [self.strides[i] for i in positions],
+            [self.dtypes[i] for i in positions],
+            [self.devices[i] for i in positions],
+        )
+
+
+def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
+    """Return whether two strides put the elements of a shape at the same places; of an axis of 1 they may be anything.
+
+    >>> same_places((1, 3), (3, 1), (1, 1)), same_places((2, 3), (3, 1), (1, 2))
+    (True, False)
+    """
+    return strides == others or all(size == 1 or a == b for size, a, b in zip(shape, strides, others, strict=True))
+
+
+def _hold_other_numbers(tensors: Sequence[Tensor]) -> bool:
+    """Return whether the memory of one holds other numbers than it stands for: it is negated or conjugated lazily."""
+    return any(map(Tensor.is_neg, tensors)) or any(map(Tensor.is_conj, tensors))
+
+
+def lacks_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has elements but no memory that an address could name.
+
+    So have zeros that torch computes with symbolically, wrappers of :mod:`torch.func`, and a tensor whose storage was
+    resized to nothing (sharded training does so) or to less than its elements take.
+
+    >>> lacks_memory(torch.zeros(3)), lacks_memory(torch.zeros(3).to_sparse()), lacks_memory(torch.zeros(0))
+    (False, True, False)
+    """
+    try:
+        storage = tensor.untyped_storage()  # a sparse tensor has none
+        if storage.data_ptr() == 0:
+            return tensor.numel() > 0
+        return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
+    except (RuntimeError, NotImplementedError):  # so says torch of what has no storage
+        return True
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Return whether a tensor's storage is gone, or is smaller than its elements: to read them would crash.
+
+    Subclasses that keep their elements elsewhere (they have a ``__torch_dispatch__``) are not looked at.
+
+    >>> x = torch.zeros(3)
+    >>> _ = x.untyped_storage().resize_(0)
+    >>> is_freed(x), is_freed(torch.zeros(3))
+    (True, False)
+    """
+    if (
+        type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__  # it computes in a way of its own
+        or tensor.layout != torch.strided
+        or tensor.device.type == "meta"
+        or not tensor.numel()
+    ):
+        return False
+    try:
+        if tensor.data_ptr() == 0:
+            return not is_symbolic_zero(tensor)
+        needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
+        return tensor.untyped_storage().nbytes() < needed
+    except (RuntimeError, NotImplementedError):  # a wrapper of torch.func
+        return False
+
+
+def is_symbolic_zero(tensor: Tensor) -> bool:
+    """Return whether a tensor stands for zeros that are nowhere in memory; nothing public of torch tells."""
+    return tensor._is_zerotensor()
+
+
+def is_addressable(tensor: Tensor) -> bool:
+    """Return whether a kernel can be given the address of a tensor's elements: they are in memory, as they are.
+
+    >>> is_addressable(torch.zeros(3)), is_addressable(torch.zeros(3, dtype=torch.complex64).conj())
+    (True, False)
+    """
+    return (
+        type(tensor) in PLAIN
+        and not lacks_memory(tensor)
+        and not tensor.is_neg()
+        and not (tensor.is_complex() and tensor.is_conj())
+    )
+
+
+def extent(tensor: Tensor) -> int:
+    """Return the bytes from the first element of a strided tensor to the end of its last."""
+    if tensor.is_contiguous():  # the usual case, in a tenth of the time; empty tensors too
+        return tensor.nbytes
+    return _reach(tensor.shape, tensor.stride()) * tensor.element_size()
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    return 0 if 0 in shape else 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def overlapping(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
+    """Return the positions, ascending, of the ranges of addresses that share some with another.
+
+    Args:
+        starts, stops: (n,) the first address of each, and the one after its last.
+
+    >>> overlapping(np.array([100, 40, 90, 300, 45]), np.array([108, 48, 106, 308, 46]))
+    [0, 1, 2, 4]
+    """
+    order = np.argsort(starts, kind="stable")
+    first, last = starts[order], np.maximum.accumulate(stops[order])
+    with_one_before = np.append(False, first[1:] < last[:-1])[: len(order)]
+    with_one_after = np.append(with_one_before[1:], False)[: len(order)]
+    # A long range may share addresses with several that follow it: it is marked by the first of them.
+    return sorted(order[with_one_before | with_one_after].tolist())
+
+
+def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
+    """Return the gradient in the parameter's own layout of memory: itself if it has it, else a copy.
+
+    Raises:
+        RuntimeError: the gradient is sparse, or its shape, device or kind of number is not the parameter's; or it is a
+            tensor subclass whose numbers torch cannot copy into a plain tensor; or the parameter is an expanded tensor,
+            which cannot be written to.
+    """
+    if (
+        type(g) in PLAIN
+        and g.dtype == p.dtype
+        and g.shape == p.shape
+        and g.stride() == p.stride()
+        and g.device == p.device
+        and 0 not in g.stride()
+        and is_addressable(g)
+    ):
+        return g  # the usual case, for a quarter of the time
+    if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        raise RuntimeError(f"several elements of {label} share memory (it was expanded): make it a tensor by clone()")
+    if g.layout != torch.strided:
+        raise RuntimeError(
+            f"gradstep's optimizers do not support sparse gradients, and {label} has one ({g.layout}); "
+            "use nn.Embedding(sparse=False), or torch.optim.SparseAdam for these parameters"
+        )
+    if g.shape != p.shape:
+        raise RuntimeError(f"the gradient of {label} has shape {tuple(g.shape)}, the parameter {tuple(p.shape)}")
+    if g.device != p.device:
+        raise RuntimeError(f"the gradient of {label} is on {g.device}, the parameter on {p.device}")
+    if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
+        raise RuntimeError(f"the gradient of {label} is {g.dtype}, the parameter {p.dtype}")
+    if is_freed(g):
+        raise RuntimeError(
+            f"the gradient of {label} has no memory for its {g.numel():,} elements: so there is nothing to read"
+        )
+    if type(p) not in PLAIN or lacks_memory(p):
+        return g  # torch computes with it, in whatever way it does with such a parameter
+    if is_addressable(g) and same_places(p.shape, p.stride(), g.stride()):
+        return g
+    try:
+        with torch.no_grad():
+            copy = torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format)
+            copy.copy_(g)  # what this returns may be a subclass, as the gradient is
+    except Exception as error:  # a subclass may raise anything
+        raise RuntimeError(
+            f"the gradient of {label} is a {type(g).__name__}, whose numbers cannot be copied into a tensor: {error}"
+        ) from error
+    if type(copy) not in PLAIN or lacks_memory(copy):
+        raise RuntimeError(
+            f"the gradient of {label} is a {type(g).__name__} without memory of its own: "
+            "give the parameter a plain tensor as its gradient"
+        )
+    return copy
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """The memory of a tensor as NumPy sees it, bfloat16 as 16 bits.
+
+    Raises:
+        TypeError: the tensor is on a device, whose memory NumPy does not reach.
+    """
+    tensor = tensor.detach()
+    if tensor.numel() == 0:  # it may have no memory at all
+        tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
