@@ -190,14 +190,14 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
         (n, 1 + scalars) the table's numbers of its parameters after the step; (1, 1 + scalars) if all have the same.
     """
     old = table.numbers[batch.members]
-    count = len(old)
-    if batch.group is not None and old.tobytes() == old[:1].tobytes() * count:  # all are at the same step
-        pairs, rows = [[batch.group, *old[0].tolist()]], np.zeros(1, np.int64)
+    rows: Any = 0
+    if batch.group is not None and (len(old) == 1 or old.tobytes() == old[:1].tobytes() * len(old)):
+        ages = [[batch.group, *old[0].tolist()]]  # all are at the same step
     else:
         found, rows = np.unique(np.column_stack((table.groups[batch.members], old)), axis=0, return_inverse=True)
-        pairs, rows = found.tolist(), rows.reshape(-1)
+        ages, rows = found.tolist(), rows.reshape(-1)
     names, coefficients, after = batch.spec.coefficients[:-1], [], []
-    for group, last, *others in pairs:
+    for group, last, *others in ages:
         rule, step = rules[int(group)], int(last) + 1
         scalars = dict(zip(table.scalar_names[1:], others, strict=True))
         row = rule.coefficients(step, **scalars)
@@ -205,9 +205,11 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
         after.append([step, *[row[name] for name in scalars]])
     batch.coefficients = np.array(coefficients, dtype=np.float64)
     batch.table[:, ROW] = rows
-    new = np.array(after, dtype=old.dtype)[rows]
+    new = np.array(after, dtype=old.dtype)
+    if len(after) > 1:
+        new = new[rows]
     if batch.spec.noise:
-        steps = np.broadcast_to(new[:, 0].astype(np.int64), count)
+        steps = np.broadcast_to(new[:, 0].astype(np.int64), len(old))
         batch.table[:, KEY] = keys(table.seed, batch.members, steps)
     return new
 

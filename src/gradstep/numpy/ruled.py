@@ -187,9 +187,9 @@ class _State(StepTable):
 
     def __init__(self, optimizer: RuleOptimizer, new: Sequence[Member]) -> None:
         self._optimizer, self._new = optimizer, new
-        self._kept = [optimizer.update_counts, *optimizer.scalars.values()]
+        self._scalars = list(optimizer.scalars.values())
         self.scalar_names = ("step", *optimizer.scalars)
-        self.numbers = np.array(self._kept, dtype=np.float64).T
+        self.numbers = np.array([optimizer.update_counts, *self._scalars], dtype=np.float64).T
         self.groups = np.zeros(len(optimizer.params), dtype=np.int64)
 
     def install(self) -> None:
@@ -204,15 +204,23 @@ class _State(StepTable):
         batch.engine.update(batch)
 
     def commit(self, batch: ArrayBatch, numbers: NDArray[np.floating[Any]]) -> None:
-        counts, *scalars = np.broadcast_to(numbers, (len(batch.members), len(self._kept))).T.tolist()
-        for i, count in zip(batch.members.tolist(), counts):
-            self._optimizer.update_counts[i] = int(count)
-        for values, new in zip(self._optimizer.scalars.values(), scalars):
-            for i, value in zip(batch.members.tolist(), new):
-                values[i] = value
+        counts, *scalars = numbers.T.tolist()
+        _scatter(self._optimizer.update_counts, batch.places, list(map(int, counts)))
+        for values, new in zip(self._scalars, scalars):
+            _scatter(values, batch.places, new)
 
     def finish(self) -> None:
         pass
+
+
+def _scatter(values: list[Any], places: Sequence[int], new: Sequence[Any]) -> None:
+    """Write a value at each of the places, or one at all."""
+    if len(new) == 1:
+        for i in places:
+            values[i] = new[0]
+    else:
+        for i, value in zip(places, new):
+            values[i] = value
 
 
 @final

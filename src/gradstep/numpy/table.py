@@ -211,17 +211,20 @@ class Part:
 
     Attributes:
         engine, spec: who updates them, and what is computed.
-        members: their places in the list of parameters.
+        places: their places in the list of parameters; ``members`` is the same as an array.
         known: the facts of their arrays: of every parameter, then of every array of the first slot, and so on.
         table: what the engine is told of them (see :class:`gradstep.engines.base.Batch`); the gradients' addresses and
             the rows are those of the last step.
+        sizes: the lengths, as in :attr:`gradstep.engines.base.Batch.sizes`.
     """
 
     engine: Engine
     spec: UpdateSpec
-    members: list[int]
+    places: list[int]
+    members: Int64s
     known: list[Facts]
     table: Int64s
+    sizes: bytes
 
     @staticmethod
     def of(engine: Engine, spec: UpdateSpec, members: Sequence[Member]) -> Part:
@@ -231,14 +234,15 @@ class Part:
         table = np.zeros((len(members), 1 + len(columns) + _NUMBERS), dtype=np.int64)
         table[:, 1:-_NUMBERS] = np.reshape([at for at, *_ in known], (len(columns), len(members))).T
         table[:, LENGTH] = [m.param.size for m in members]
-        return Part(engine, spec, [m.index for m in members], known, table)
+        places = [m.index for m in members]
+        return Part(engine, spec, places, np.array(places, dtype=np.int64), known, table, table[:, LENGTH].tobytes())
 
     def columns(self, params: Sequence[HasGradient], buffers: Mapping[str, Buffers]) -> list[list[Any]]:
         """The parameters, and each slot; None for a slot that is not there."""
         slots = [buffers.get(name) for name in self.spec.slots]
         return [
-            [params[i].data for i in self.members],
-            *([None if held is None else held[i] for i in self.members] for held in slots),
+            [params[i].data for i in self.places],
+            *([None if held is None else held[i] for i in self.places] for held in slots),
         ]
 
     def batch(self, params: Sequence[HasGradient], buffers: Mapping[str, Buffers]) -> ArrayBatch:
@@ -249,7 +253,7 @@ class Part:
             TypeError: one that holds no real numbers.
         """
         gradients = []
-        for i, own in zip(self.members, self.known):
+        for i, own in zip(self.places, self.known):
             given = params[i].grad
             g = given if type(given) is np.ndarray else array_of(given)
             if not g.flags.aligned or (g.shape, g.strides, g.dtype) != own[LAYOUT]:
@@ -268,6 +272,9 @@ class ArrayBatch(StepBatch):
         part: what they are of.
         gradients: in the layouts of the parameters.
         params, buffers: the optimizer's; slots that are new are in ``buffers`` before the engine asks for them.
+
+    Attributes:
+        places: the parameters' places in the list of all.
     """
 
     group = 0
@@ -280,13 +287,13 @@ class ArrayBatch(StepBatch):
         buffers: Mapping[str, Buffers],
     ) -> None:
         self.engine, self.spec, self.table = part.engine, part.spec, part.table
-        self.members = np.array(part.members, dtype=np.int64)
+        self.places, self.members, self.sizes = part.places, part.members, part.sizes
         self.threads = _threads()
         self._part, self._gradients, self._params, self._buffers = part, gradients, params, buffers
 
     @property
     def names(self) -> Sequence[str]:
-        return [f"parameter {i}" for i in self._part.members]
+        return [f"parameter {i}" for i in self.places]
 
     @property
     def columns(self) -> Sequence[Sequence[Floats]]:
