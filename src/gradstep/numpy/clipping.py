@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from gradstep.engines.step import norm_by_largest
 from gradstep.numpy.base import Floats, HasGradient, array_of
 
 
@@ -63,8 +64,12 @@ def _norm(g: Floats) -> float:
     largest = float(np.abs(flat).max(initial=0.0))
     if largest in (0.0, math.inf) or math.isnan(largest):
         return largest
-    scaled = flat / largest
-    return largest * math.sqrt(np.einsum("i,i->", scaled, scaled, dtype=np.float64))
+
+    def sum_squares(divisor: float) -> float:
+        scaled = flat / divisor
+        return float(np.einsum("i,i->", scaled, scaled, dtype=np.float64))
+
+    return norm_by_largest(largest, sum_squares)
 
 
 def _scaled(g: Floats, factor: float) -> Floats:

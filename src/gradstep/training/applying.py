@@ -5,39 +5,22 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from gradstep.engines.step import StepReport, clip_factor, norm_by_largest
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.wrapped import innermost
-
-
-@final
-@dataclass(frozen=True)
-class Applied:
-    """The result of applying the gradients.
-
-    Attributes:
-        stepped: False if one was not finite, and nothing was changed.
-        grad_norm: the global 2-norm of the divided gradients, before clipping.
-        clip: what clipping multiplied them by.
-    """
-
-    stepped: bool
-    grad_norm: float
-    clip: float = 1.0
-
 
 Optimizers: TypeAlias = Sequence[torch.optim.Optimizer]
 """The optimizers that share one window, none of whose parameters is in two of them."""
 
 
 @torch.no_grad()
-def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None) -> Applied:
+def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None) -> StepReport:
     """Divide the gradients, and unless one is not finite, clip them and step every optimizer.
 
     A single gradstep optimizer does all of it in two passes over memory and leaves ``p.grad`` as it was. Else the
@@ -50,7 +33,7 @@ def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None
         max_grad_norm: clip to this global 2-norm of the divided gradients.
 
     Returns:
-        What happened.
+        What happened, with its ``grad_norm``.
 
     Raises:
         RuntimeError: there is no gradient at all.
@@ -67,12 +50,11 @@ def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None
         assert isinstance(inner, Optimizer)
         report = inner.last_step
         assert report is not None
-        assert report.grad_norm is not None
-        return Applied(report.stepped, report.grad_norm, report.clip)
+        return report
     norm = _norm(found) / divisor
     if not math.isfinite(norm):
-        return Applied(stepped=False, grad_norm=norm)
-    clip = 1.0 if max_grad_norm is None else min(1.0, max_grad_norm / (norm + 1e-6))  # torch's 1e-6
+        return StepReport(stepped=False, grad_norm=norm)
+    clip = 1.0 if max_grad_norm is None else clip_factor(norm, max_grad_norm)
     for optimizer in optimizers:
         if isinstance(optimizer, Optimizer):
             optimizer.step(grad_scale=divisor / clip)
@@ -80,7 +62,7 @@ def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None
         if clip != divisor and (own := gradients([optimizer])):
             torch._foreach_mul_(own, clip / divisor)
         optimizer.step()
-    return Applied(stepped=True, grad_norm=norm, clip=clip)
+    return StepReport(stepped=True, grad_norm=norm, clip=clip)
 
 
 def parameters(optimizers: Optimizers) -> list[Tensor]:
@@ -181,5 +163,5 @@ def _norm(tensors: list[Tensor]) -> float:
     norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
     if math.isinf(norm) and all(bool(g.isfinite().all()) for g in tensors):  # the squares left the range
         largest = max(float(g.abs().max()) for g in tensors if g.numel())
-        return largest * math.sqrt(sum(float((g / largest).abs().square().sum()) for g in tensors))
+        return norm_by_largest(largest, lambda by: sum(float((g / by).abs().square().sum()) for g in tensors))
     return norm

@@ -305,6 +305,7 @@ class Stepper:
             weight, weighted_loss = self._peers.mean(window.weight, window.weighted_loss)
             divisor = scale * (weight / (window.size * unit))
             done = apply(self._optimizers, divisor=divisor, max_grad_norm=self._max_grad_norm)
+            assert done.grad_norm is not None, "it is measured at every update"
             culprit = None if done.stepped else first_not_finite(self._model, self._optimizers)
             if self._scale is not None:
                 self._scale.settle(overflow=not done.stepped)
