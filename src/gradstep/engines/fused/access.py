@@ -190,8 +190,10 @@ class Selection:
 _selections: dict[tuple[int, int, int], Selection] = {}
 
 
-def selection_for(kernel: CompiledKernel, elements: int, threads: int) -> Selection:
-    """The selection that a launch belongs to, of at least LARGE elements and a kernel of several patterns."""
+def selection_for(kernel: CompiledKernel, elements: int, threads: int) -> Selection | None:
+    """The selection that a launch belongs to; None if there is nothing to select or the launch is small."""
+    if elements < LARGE or len(kernel.patterns) == 1:
+        return None
     key = (kernel.address, threads, elements.bit_length())
     return _selections.get(key) or _selections.setdefault(key, Selection(kernel, threads, elements.bit_length()))
 

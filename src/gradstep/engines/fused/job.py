@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import Int64s, Pieces
-from gradstep.engines.fused.access import LARGE, CompiledKernel, selection_for
+from gradstep.engines.fused.access import CompiledKernel, selection_for
 
 Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """A compiled kernel; ctypes lets go of Python's lock while it runs."""
@@ -176,8 +176,7 @@ def launch(
     others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
     cost = work.elements + PIECE * len(work.pieces)
     threads = max(1, min(threads, len(work.chunks), cost // _PER_THREAD))
-    small = work.elements < LARGE or len(kernel.patterns) == 1
-    selection = None if small else selection_for(kernel, work.elements, threads)
+    selection = selection_for(kernel, work.elements, threads)
     pattern = kernel.patterns[0] if selection is None else selection.next()
     counts = (0, 0, len(work.chunks), len(work.runs), owners, pattern.streams, pattern.prefetch)
     job = array("q", (*counts, *work.addresses, address_of(tensors), *others))
