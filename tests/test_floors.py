@@ -64,3 +64,27 @@ def test_rooms_of_one_floor_make_no_circle():
         ground = {a for a, others in beside.items() if not others & beside.keys()}
         assert ground, f"a circle among {sorted(beside)}"
         beside = {a: others for a, others in beside.items() if a not in ground}
+
+
+OUTSIDE = ("judge", "learn", "lab")
+"""Rooms that could be a package of their own: of all others they import what any user may."""
+
+INTERFACES = ("rules.settings", "report.markup", "report.scales", "report.words")
+"""Modules inside of rooms that are for others as they are; else a room's own name is its interface."""
+
+KERNELS = {"lab/bench.py", "lab/bench_memory.py"}
+"""They time the fused engine's own machinery, in ``engines/fused``."""
+
+
+def test_outer_rooms_import_interfaces_only():
+    deep = set()
+    for room in OUTSIDE:
+        for file in (PACKAGE / room).rglob("*.py"):
+            name = file.relative_to(PACKAGE).as_posix()
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+                inner = module.removeprefix("gradstep.")
+                own = inner.split(".")[0] in OUTSIDE or (name in KERNELS and inner.startswith("engines.fused."))
+                if module.startswith("gradstep.") and "." in inner and inner not in INTERFACES and not own:
+                    deep.add(f"{name}: {module}")
+    assert not deep, f"import these from the room itself: {sorted(deep)}"

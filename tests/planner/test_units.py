@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.planner.units import is_binary, parse_size, size
+from gradstep.planner.units import is_binary, parse_size
+from gradstep.report.words import size
 
 
 @pytest.mark.parametrize(

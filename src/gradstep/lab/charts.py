@@ -8,10 +8,9 @@ from gradstep.lab.standings import Curve, Standing, curve, path, standings
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface, relief
-from gradstep.planner.units import size
 from gradstep.report import Bar, BarChart, Line, LineChart, Picture, SurfaceChart, Trajectory
 from gradstep.report.scales import Scale
-from gradstep.report.words import TINY, number, percent, seconds
+from gradstep.report.words import TINY, number, percent, seconds, size
 
 FLOOR = 1e-9
 """Least share of the starting loss that a logarithmic axis goes down to."""

@@ -7,8 +7,7 @@ from typing import final
 from gradstep.lab.standings import Standing, time_text
 from gradstep.lab.task import Task
 from gradstep.lab.tasks.surface import Surface
-from gradstep.planner.units import size
-from gradstep.report.words import percent, seconds
+from gradstep.report.words import percent, seconds, size
 
 
 @final

@@ -9,9 +9,8 @@ from gradstep.lab.results import Header, Results
 from gradstep.lab.standings import Standing, races_in, standings
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.verdict import verdict
-from gradstep.report import Row, cards, figures, page, section, table
+from gradstep.report import Row, cards, facts, figures, page, section, swatch, table
 from gradstep.report.markup import Child, Markup, join, tag
-from gradstep.report.page import facts, swatch
 from gradstep.report.words import UNKNOWN
 
 FILE = "report.html"

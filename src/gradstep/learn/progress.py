@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from gradstep.learn.lesson import FRAMEWORKS, Framework
-from gradstep.storage.atomic import atomic_write
+from gradstep.storage import atomic_write
 
 FILE = ".gradstep-learn.json"
 DAMAGED = ".gradstep-learn.damaged.json"

@@ -12,6 +12,7 @@ from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION
 from gradstep.optimizers.front import Optimizer, ParamsT
 from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import check_state
+from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.variants import VARIANTS, meant, respelled
 
@@ -125,4 +126,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["OPTIMIZERS", "Optimizer", "Pages", "StepReport", "create", "optimizer", *RULES, *VARIANTS]
+__all__ = ["OPTIMIZERS", "Optimizer", "Pages", "StepReport", "create", "innermost", "optimizer", *RULES, *VARIANTS]

@@ -13,7 +13,7 @@ from gradstep.planner.options import OPTIONS, Choice, describe
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan
 from gradstep.planner.request import PAGE_BUDGET, request_of
-from gradstep.planner.units import size
+from gradstep.report.words import size
 from gradstep.rules import Rule
 
 

@@ -12,8 +12,9 @@ from rich.text import Text
 from gradstep.planner.comparison import Plans
 from gradstep.planner.options import describe
 from gradstep.planner.planning import Plan
-from gradstep.planner.units import GB, GIB, size
+from gradstep.planner.units import GB, GIB
 from gradstep.report import Bar, BarChart
+from gradstep.report.words import size
 
 TITLES = ("", "weights", "rounding", "state in", "paged", "sharded")
 FIGURES = ("weights", "gradients", "state", "extra", "total")

@@ -10,7 +10,8 @@ from gradstep.planner.items import GATHERED, Item, Row, items, rows
 from gradstep.planner.options import Choice, describe
 from gradstep.planner.parameters import Module
 from gradstep.planner.request import PAGE_BUDGET, Request, request_of
-from gradstep.planner.units import parse_size, size
+from gradstep.planner.units import parse_size
+from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
 
 

@@ -55,22 +55,6 @@ def is_binary(text: str | int | None) -> bool:
     return isinstance(text, str) and text.strip().lower().endswith("ib")
 
 
-def size(amount: int, *, binary: bool = False) -> str:
-    """Bytes with the unit that suits them, to three digits or more.
-
-    >>> size(24 * 10**9), size(24 * 10**9, binary=True), size(700 * 10**9), size(12)
-    ('24.0 GB', '22.35 GiB', '700.0 GB', '12 B')
-    """
-    base, letters, digits = (1024, "KMGT", 2) if binary else (1000, "KMGT", 1)
-    if amount < base:
-        return f"{amount} B"
-    power = 1
-    # Rounded up to the next unit's 1 it would read "1000.0 MB".
-    while power < len(letters) and round(amount / base**power, digits) >= base:
-        power += 1
-    return f"{amount / base**power:,.{digits}f} {letters[power - 1]}{'iB' if binary else 'B'}"
-
-
 def _check_whole(amount: Decimal, given: str | float) -> int:
     if not amount.is_finite() or amount <= 0 or amount != amount.to_integral_value():
         raise ValueError(f"Invalid count: {given!r} (must be a whole number above 0)")

@@ -7,7 +7,7 @@ reader's light or dark colour scheme. Text is escaped by the one function that m
 """
 
 from gradstep.report.charts import Bar, BarChart, Level, Line, LineChart
-from gradstep.report.page import Row, cards, page, section, table
+from gradstep.report.page import Row, cards, facts, page, section, swatch, table
 from gradstep.report.picture import Grid, Picture, check_file, figures
 from gradstep.report.surface import SurfaceChart, Trajectory
 
@@ -24,8 +24,10 @@ __all__ = [
     "Trajectory",
     "cards",
     "check_file",
+    "facts",
     "figures",
     "page",
     "section",
+    "swatch",
     "table",
 ]

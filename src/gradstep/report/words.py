@@ -90,6 +90,22 @@ def seconds(value: float | None, half: float | None = None) -> str:
     return UNKNOWN
 
 
+def size(amount: int, *, binary: bool = False) -> str:
+    """Bytes with the unit that suits them, to three digits or more.
+
+    >>> size(24 * 10**9), size(24 * 10**9, binary=True), size(700 * 10**9), size(12)
+    ('24.0 GB', '22.35 GiB', '700.0 GB', '12 B')
+    """
+    base, letters, digits = (1024, "KMGT", 2) if binary else (1000, "KMGT", 1)
+    if amount < base:
+        return f"{amount} B"
+    power = 1
+    # Rounded up to the next unit's 1 it would read "1000.0 MB".
+    while power < len(letters) and round(amount / base**power, digits) >= base:
+        power += 1
+    return f"{amount / base**power:,.{digits}f} {letters[power - 1]}{'iB' if binary else 'B'}"
+
+
 def sparkline(values: Sequence[float], letters: int = 40, *, log: bool = False, low: float | None = None) -> str:
     """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
 

@@ -19,8 +19,7 @@ from gradstep.judge.updates.history import LARGE_MATRIX, MATRIX, History, Number
 from gradstep.judge.updates.matching import judge
 from gradstep.judge.updates.records import OptimizerRecord, RunningSteps
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
-from gradstep.optimizers import Optimizer
-from gradstep.optimizers.wrapped import innermost
+from gradstep.optimizers import Optimizer, innermost
 
 STEPS = 20
 """Steps of each optimizer that are watched."""

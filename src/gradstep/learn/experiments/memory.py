@@ -14,8 +14,8 @@ import gradstep.numpy as gn
 from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
 from gradstep.learn.walker import Walker
 from gradstep.planner import plan
-from gradstep.planner.units import size
 from gradstep.report import Bar, BarChart, Grid
+from gradstep.report.words import size
 from gradstep.rules import SGD, Adafactor, Adam, AdamW, Lion, RMSprop, Rule
 
 SHAPE = (1024, 1024)
