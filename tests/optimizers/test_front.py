@@ -431,3 +431,18 @@ def test_a_compiled_training_step_trains_the_same():
 
     for p, q in zip(trained_by(True), trained_by(False), strict=True):
         assert_same_bits(p.detach(), q.detach())
+
+
+class Derived(gradstep.AdamW):
+    """A class of a user's own."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+@pytest.mark.parametrize("kind", [Derived, gradstep.AdamW, gradstep.PagedAdamW8bit])
+def test_a_copy_is_of_the_same_class(kind, copied):
+    w = torch.ones(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    optimizer = kind([w])
+    optimizer.step()
+    assert type(copied(optimizer)) is kind
+    assert copied(optimizer).state_dict()["state"][0]["step"] == 1
