@@ -82,6 +82,7 @@ def test_a_right_optimizer_is_not_called_wrong(kind, settings, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*weights were left where they were by this step:UserWarning")
 @pytest.mark.parametrize("dtype", [F32, B16])
 @pytest.mark.parametrize("name", [*TORCH, *(f"gradstep.{rule}" for rule in gradstep.RULES)])
 def test_no_right_optimizer_is_called_wrong(name, dtype):

@@ -188,11 +188,11 @@ class RuleWatch:
     def _names(self) -> dict[int, str]:
         return {id(p): name for model in self._models() for name, p in model.named_parameters()}
 
-    def _missing_parameters(self, held: Collection[int]) -> Iterator[tuple[Tensor, str]]:
+    def _missing_parameters(self, identities: Collection[int]) -> Iterator[tuple[Tensor, str]]:
         """Parameters that no optimizer holds, of models of which one holds some."""
         for model in self._models():
             for name, p in model.named_parameters():
-                if id(p) not in held and any(id(q) in held for q in model.parameters()):
+                if id(p) not in identities and any(id(q) in identities for q in model.parameters()):
                     yield p, name
 
     def _report_parameter(
