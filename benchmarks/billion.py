@@ -1,8 +1,8 @@
-"""One AdamW step of a billion bfloat16 parameters with 8-bit state: what it takes in memory, and how long.
+"""Measure memory and time of an AdamW step on a billion bfloat16 parameters with 8-bit state.
 
-The tensors are those of Llama 3.2 1B, with a vocabulary of 32,000 (1.04 B parameters) or of its own (`--vocabulary
-128256`, 1.24 B; embeddings keep float32 state by default, so that they weigh more). Weights and gradients are filled
-with random numbers, as no model is needed to step. All of it happens in a process of its own, which Ctrl-C ends.
+The tensors have the shapes of Llama 3.2 1B, with a vocabulary of 32,000 (1.04 B parameters) or its own (`--vocabulary
+128256`, 1.24 B; embeddings keep float32 state by default, so they need more memory each). Weights and gradients are
+random numbers: a step needs no model. The measurement runs in a separate process, which Ctrl-C ends.
 
     python benchmarks/billion.py [--vocabulary 32000] [--save]
 """
@@ -31,8 +31,8 @@ CHUNK = 1 << 22
 RESULTS = Path(__file__).parent / "results" / "billion.json"
 
 
-def filled(shape: tuple[int, ...], noise: Tensor) -> Tensor:
-    """A bfloat16 tensor of random numbers, made without another of its size."""
+def tile(shape: tuple[int, ...], noise: Tensor) -> Tensor:
+    """Return a bfloat16 tensor that repeats ``noise``, of shape (CHUNK,), without a temporary of its size."""
     tensor = torch.empty(shape, dtype=torch.bfloat16)
     for part in tensor.view(-1).split(len(noise)):
         part.copy_(noise[: len(part)])
@@ -40,7 +40,7 @@ def filled(shape: tuple[int, ...], noise: Tensor) -> Tensor:
 
 
 def peak() -> int:
-    """The most bytes of memory that this process has had (``VmHWM``)."""
+    """Return this process's peak memory in bytes (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -56,8 +56,8 @@ def measure(vocabulary: int) -> dict[str, Any]:
     weights, gradients = (0.02 * noise).bfloat16(), (1e-3 * noise.flip(0)).bfloat16()
     named: list[tuple[str, Tensor]] = []
     for row in table:
-        p = filled(row.shape, weights).requires_grad_()
-        p.grad = filled(row.shape, gradients)
+        p = tile(row.shape, weights).requires_grad_()
+        p.grad = tile(row.shape, gradients)
         named.append((row.name, p))
         done += row.numel
         show(f"weights and gradients: {done / 1e9:.2f} of {total / 1e9:.2f} billion")

@@ -1,8 +1,8 @@
 """Measure everything that gradstep's core claims, and write it to benchmarks/results/core/, a folder per processor.
 
 python benchmarks/core.py                 all parts, about a quarter of an hour
-python benchmarks/core.py speed start     some of them; the table is made from what there is
-python benchmarks/core.py --table         only the table again
+python benchmarks/core.py speed start     some parts; the table has all parts that were measured
+python benchmarks/core.py --table         only write the table again
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from gradstep.lab.bench import (
     rule_cases,
     rule_names,
 )
-from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, run_with_progress
-from gradstep.lab.machine import Neighbours, describe
+from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, run_with_bar
+from gradstep.lab.machine import OtherPrograms, describe
 from gradstep.report.words import percent, seconds
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 @final
 @dataclass(frozen=True)
 class Bar:
-    """A claim: what was measured, what it has to be, and the command that shows it."""
+    """A claim: its goal, the measured value, whether the goal is met, and the command that measures it."""
 
     claim: str
     goal: str
@@ -68,38 +68,38 @@ class Processor:
     """The results of one processor: a folder with a JSON file for each part.
 
     Attributes:
-        folder: where they are.
+        folder: the folder of its results.
     """
 
     folder: Path
 
     @staticmethod
     def here() -> Processor:
-        """This machine's."""
+        """Return the processor of this machine."""
         words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", describe()["processor"].lower()))
         return Processor(RESULTS / "core" / "-".join(words))
 
     @staticmethod
     def every() -> list[Processor]:
-        """All that something was measured on."""
+        """Return all processors that have results."""
         return [Processor(folder) for folder in sorted((RESULTS / "core").iterdir())]
 
     def file(self, part: str) -> Path:
-        """The results of one part."""
+        """Return the file of one part's results."""
         return self.folder / f"{part}.json"
 
     def has(self, part: str) -> bool:
-        """Whether this part was measured."""
+        """Return whether this part was measured."""
         return self.file(part).is_file()
 
     def load(self, part: str) -> dict[str, Any]:
-        """The results of one part, as they are in the file."""
-        found: dict[str, Any] = json.loads(self.file(part).read_text(encoding="utf-8"))
-        return found
+        """Return the results of one part, as they are in the file."""
+        results: dict[str, Any] = json.loads(self.file(part).read_text(encoding="utf-8"))
+        return results
 
     @property
     def name(self) -> str:
-        """What the processor calls itself."""
+        """The processor's name."""
         first = next(part for part in PARTS if self.has(part))
         return str(self.load(first)["machine"]["processor"])
 
@@ -108,26 +108,26 @@ class Processor:
 
 
 def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    neighbours, found = Neighbours(), measure()
-    known = {
+    others, results = OtherPrograms(), measure()
+    content = {
         "machine": describe(),
         "date": date.today().isoformat(),
-        "others": neighbours.share(),
-        **found,
+        "others": others.share(),
+        **results,
     }
-    text = json.dumps(known, indent=1, ensure_ascii=False)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     processor.file(part).write_text(text + "\n", encoding="utf-8")
-    return found
+    return results
 
 
 def measure_speed(processor: Processor, repeat: int) -> None:
-    results = run_with_progress(cases(), repeat, Console())
+    results = run_with_bar(cases(), repeat, Console())
     results.save(processor.file("speed"))
     draw_chart(results).save(processor.folder / "speed.svg")
 
 
 def measure_rules(processor: Processor, repeat: int) -> None:
-    run_with_progress(rule_cases(rule_names("all")), repeat, Console()).save(processor.file("rules"))
+    run_with_bar(rule_cases(rule_names("all")), repeat, Console()).save(processor.file("rules"))
 
 
 def measure_memory(processor: Processor, _: int) -> None:
@@ -167,7 +167,7 @@ def _missing(claim: str) -> Bar:
 
 
 def speed_bars(processor: Processor) -> list[Bar]:
-    """Ratios of medians."""
+    """Return claims on ratios of median steps, AdamW against torch's fused step."""
     rows = {row.title: row for row in Results.load_from(processor.file("speed")).rows}
     command = "python benchmarks/core.py speed"
     large = (GPT2, RESNET, BLOCKS, LARGE)
@@ -188,7 +188,7 @@ def speed_bars(processor: Processor) -> list[Bar]:
 
 
 def rules_bars(processor: Processor) -> list[Bar]:
-    """Ratios of medians."""
+    """Return claims on ratios of median steps, every rule against torch's default."""
     return [
         _at_least(f"{row.title} against torch's default", 3.0, row.ratio(DEFAULT), "python benchmarks/core.py rules")
         for row in Results.load_from(processor.file("rules")).rows
@@ -196,7 +196,7 @@ def rules_bars(processor: Processor) -> list[Bar]:
 
 
 def memory_bars(processor: Processor) -> list[Bar]:
-    """Bytes."""
+    """Return claims on the bytes that a step adds to the peak memory."""
     extra = processor.load("memory")["bytes"]
     return [
         Bar(
@@ -212,9 +212,9 @@ def memory_bars(processor: Processor) -> list[Bar]:
 
 
 def start_bars(processor: Processor) -> list[Bar]:
-    """Seconds."""
-    found = processor.load("start")["seconds"]
-    ours, theirs = found["gradstep"], found["torch fused"]
+    """Return claims on the seconds of import, constructor and first step."""
+    laps = processor.load("start")["seconds"]
+    ours, theirs = laps["gradstep"], laps["torch fused"]
     command = "python benchmarks/start.py"
     more = sum(ours[lap] - theirs.get(lap, 0.0) for lap in ("import gradstep", "constructor", "first step"))
     goals = {
@@ -232,23 +232,23 @@ def start_bars(processor: Processor) -> list[Bar]:
 
 
 def many_bars(processor: Processor) -> list[Bar]:
-    """Time against torch's."""
-    found = processor.load("many")
+    """Return claims on 100,000 parameters: the time of a first step and of loading, against torch's."""
+    results = processor.load("many")
     bars = []
     for lap in (many.FIRST, many.LOAD):
-        ours, theirs = (found["seconds"][name][lap] for name in many.KINDS)
+        ours, theirs = (results["seconds"][name][lap] for name in many.KINDS)
         words = f"{ours / theirs:.2f} ({seconds(ours)} against {seconds(theirs)})"
-        claim = f"{found['parameters']:,} parameters, {lap}: time against torch fused"
+        claim = f"{results['parameters']:,} parameters, {lap}: time against torch fused"
         bars.append(Bar(claim, "≤ 2", words, ours <= 2 * theirs, "python benchmarks/many.py"))
     return bars
 
 
 def growth_bars(processor: Processor) -> list[Bar]:
-    """The cost of one parameter (tensor) at the largest size against that at ten (a hundred) million: linear is 1."""
-    found = processor.load("growth")
+    """Return claims on growth: the cost of one parameter (tensor) at the largest size over that at 10⁷ (1,000)."""
+    results = processor.load("growth")
     bars = []
     for key, base in (("parameters", 10**7), ("tensors", 1_000)):
-        cost = {row[key]: row["gradstep"] / row[key] for row in found[key]}
+        cost = {row[key]: row["gradstep"] / row[key] for row in results[key]}
         largest = max(cost)
         factor = cost[largest] / cost[base]
         claim = f"a step on {largest:,} {key}: time of each against {base:,}"
@@ -267,14 +267,14 @@ BARS = {
 
 
 def _bars(processors: Sequence[Processor]) -> list[list[str]]:
-    """The rows of the table of claims, with a column for each processor."""
-    measured: dict[str, dict[Processor, Bar]] = {}
+    """Return the rows of the table of claims, with a column for each processor."""
+    by_claim: dict[str, dict[Processor, Bar]] = {}
     for part, bars in BARS.items():
         for processor in processors:
             for bar in bars(processor) if processor.has(part) else ():
-                measured.setdefault(bar.claim, {})[processor] = bar
+                by_claim.setdefault(bar.claim, {})[processor] = bar
     rows = []
-    for claim, by_processor in measured.items():
+    for claim, by_processor in by_claim.items():
         some = next(iter(by_processor.values()))
         cells = [by_processor.get(processor) for processor in processors]
         words = ["–" if bar is None else bar.measured if bar.met else f"**missed:** {bar.measured}" for bar in cells]
@@ -283,7 +283,7 @@ def _bars(processors: Sequence[Processor]) -> list[list[str]]:
 
 
 def write_table() -> None:
-    """Make benchmarks/results/core.md from the results that are there."""
+    """Write benchmarks/results/core.md from all saved results."""
     processors = Processor.every()
     lines = [
         "# What the core does, measured",
@@ -300,7 +300,7 @@ def write_table() -> None:
 
 
 def _details(processor: Processor) -> list[str]:
-    """What was measured on one processor, beside the claims."""
+    """Return the results of one processor beside the claims."""
     lines = []
     for part, title in (("speed", "Steps"), ("rules", "Other rules")):
         if processor.has(part):
@@ -317,14 +317,14 @@ def _details(processor: Processor) -> list[str]:
             lines += ["", f"Did not fit into memory: {', '.join(f'{n:,}' for n in left_out)} parameters."]
     lines += ["", "## Machine", "", "| part | date | processors taken by others | machine |", "|---|---|---:|---|"]
     for part in filter(processor.has, BARS):
-        known = processor.load(part)
-        words = ", ".join(f"{name} {value}" for name, value in known["machine"].items())
-        lines.append(f"| {part} | {known['date']} | {percent(known['others'])} | {words} |")
+        results_of_part = processor.load(part)
+        words = ", ".join(f"{name} {value}" for name, value in results_of_part["machine"].items())
+        lines.append(f"| {part} | {results_of_part['date']} | {percent(results_of_part['others'])} | {words} |")
     return lines
 
 
 def write_readme() -> None:
-    """Put the steps into the README, between its two marks."""
+    """Write the table of steps into the README, between its two marks."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     table = readme([Results.load_from(p.file("speed")) for p in Processor.every() if p.has("speed")])

@@ -1,11 +1,11 @@
 """Judge the doctor on runs that were made sick on purpose, and on healthy ones; write benchmarks/results/doctor.md.
 
-python benchmarks/doctor.py                      all of it, three seeds, written to results/
-python benchmarks/doctor.py --seeds 7 --only RNN some of it, printed and not written
-python benchmarks/doctor.py --records FOLDER     keep the records there; those that are there are read, and not trained
-python benchmarks/doctor.py --fixtures FOLDER    the recorded runs that the tests read
+python benchmarks/doctor.py                      all cases, three seeds, written to results/
+python benchmarks/doctor.py --seeds 7 --only RNN some cases, printed and not written
+python benchmarks/doctor.py --records FOLDER     save the records in a folder; read those that exist instead of training
+python benchmarks/doctor.py --fixtures FOLDER    write the recorded runs that the tests read
 
-The rules' thresholds were chosen on seeds 1, 7, 10 and 11 (TUNED); what is reported comes from other seeds.
+The rules' thresholds were chosen on seeds 1, 7, 10 and 11 (TUNED); the report comes from other seeds.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ FIXTURES = (
     "Lion, text",
 )
 EVERY = 5
-"""Fixtures hold every fifth update, without single parameters: some 30 lines each."""
+"""Fixtures hold every fifth update, without statistics of single parameters: some 30 lines each."""
 
 
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """What the doctor said about one run."""
+    """The doctor's diagnosis of one run, and what is right."""
 
     case: str
     planted: str | None
-    told: str
+    what: str
     seed: int
-    found: tuple[str, ...]
+    causes: tuple[str, ...]
     because_of: int
     contradictions: int
     margins: dict[str, float]
@@ -54,8 +54,8 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Named first; for a healthy run, nothing named."""
-        return self.found[:1] == (self.planted,) if self.planted else not self.found
+        """Whether the planted cause is named first; for a healthy run, whether no cause is named."""
+        return self.causes[:1] == (self.planted,) if self.planted else not self.causes
 
 
 def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = True) -> None:
@@ -75,7 +75,7 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
                 monitor.log(loss=training.by_hand(partial(training.loss, update), model, optimizer))
         return
 
-    def begun() -> tuple[gradstep.Stepper, gradstep.Monitor]:
+    def begin() -> tuple[gradstep.Stepper, gradstep.Monitor]:
         stepper = gradstep.Stepper(
             training.model,
             training.optimizer,
@@ -93,12 +93,12 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
             fine_tuning=training.fine_tuning,
         )
 
-    stepper, monitor = begun()
+    stepper, monitor = begin()
     for update in range(training.updates):
         if update == training.resumed:
             states = stepper.state_dict(), monitor.state_dict()
             monitor.close()
-            stepper, monitor = begun()
+            stepper, monitor = begin()
             if not training.forgets:
                 stepper.load_state_dict(states[0])
             monitor.load_state_dict(states[1])
@@ -109,19 +109,19 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
         except RuntimeError as error:
             if "updates were all skipped" not in str(error):
                 raise
-            break  # gradients are not finite for good, and the stepper has given up: the record is what there is
+            break  # all further gradients are not finite and the stepper gave up: the record ends here
         monitor.log(outcome)
     monitor.close()
 
 
 def margins(run: Any) -> dict[str, float]:
-    """What the thresholds of the rules are held against, whether a rule fired or not."""
+    """Return the quantities that the rules compare with their thresholds, by name; NaN where there is none."""
     from gradstep.monitor.doctor import Evidence
     from gradstep.monitor.doctor.rules.gradients import matrices
     from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
 
     e = Evidence(run)
-    known: dict[str, Callable[[], float]] = {
+    quantities: dict[str, Callable[[], float]] = {
         "largest update over weights (5 updates)": lambda: e.ratio.smooth(SHORT_WIDTH).values.max(),
         "update over weights, 90th percentile": lambda: np.quantile(e.ratio.values, 0.9),
         "share of its gain that the loss gave back": lambda: relapse(e.loss).values.max(),
@@ -135,7 +135,7 @@ def margins(run: Any) -> dict[str, float]:
         "share of its start that the loss lost": lambda: math.nan if e.fall is None else e.fall,
     }
     result = {}
-    for name, value in known.items():
+    for name, value in quantities.items():
         try:
             result[name] = float(value())
         except (ValueError, ZeroDivisionError, IndexError):
@@ -144,7 +144,11 @@ def margins(run: Any) -> dict[str, float]:
 
 
 def contradictions(diagnosis: Any) -> int:
-    """Readings that call a quantity good which a finding spoils, and findings that stand before their own cause."""
+    """Count contradictions in a diagnosis.
+
+    These are readings that praise a quantity which a finding spoils, findings that are each other's cause, a first
+    finding that has a cause, and duplicate findings.
+    """
     good = {"falling", "usual", "steady", "growing"}
     spoilt = {quantity for finding in diagnosis.findings for quantity in finding.cause.spoils}
     praised = sum(r.quantity in spoilt and r.meaning.split(",")[0].split(":")[0] in good for r in diagnosis.readings)
@@ -159,7 +163,7 @@ def contradictions(diagnosis: Any) -> int:
 
 
 def judge(job: tuple[str, int, Path]) -> Outcome:
-    """Train, record and diagnose one case with one seed, or read the record that is there."""
+    """Diagnose one case with one seed; train and record it first if there is no record."""
     import torch
     from sick_runs import HEALTHY, SICK
 
@@ -179,7 +183,7 @@ def judge(job: tuple[str, int, Path]) -> Outcome:
     return Outcome(
         name,
         case.cause,
-        case.told,
+        case.what,
         seed,
         tuple(f.cause.name for f in diagnosis.findings),
         sum(bool(f.because_of) for f in diagnosis.findings),
@@ -190,7 +194,7 @@ def judge(job: tuple[str, int, Path]) -> Outcome:
 
 
 def report(outcomes: Sequence[Outcome], machine: dict[str, str]) -> str:
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     seeds = sorted({o.seed for o in outcomes})
     sick, healthy = [o for o in outcomes if o.planted], [o for o in outcomes if not o.planted]
     named, alarms = sum(o.right for o in sick), sum(not o.right for o in healthy)
@@ -215,11 +219,12 @@ def report(outcomes: Sequence[Outcome], machine: dict[str, str]) -> str:
     ]
     for name in dict.fromkeys(o.case for o in outcomes):
         of = [o for o in outcomes if o.case == name]
-        firsts = [o.found[0] if o.found else "nothing" for o in of]
-        said = firsts[0] if len(set(firsts)) == 1 else ", ".join(firsts)
+        firsts = [o.causes[0] if o.causes else "nothing" for o in of]
+        named_first = firsts[0] if len(set(firsts)) == 1 else ", ".join(firsts)
         marks = "".join("✓" if o.right else "✗" for o in of)
-        also = sorted({f for o in of for f in o.found[1:]})
-        lines.append(f"| {name} | {of[0].told} | {of[0].planted or 'nothing'} | {marks} {said} | {', '.join(also)} |")
+        also = sorted({f for o in of for f in o.causes[1:]})
+        planted = of[0].planted or "nothing"
+        lines.append(f"| {name} | {of[0].what} | {planted} | {marks} {named_first} | {', '.join(also)} |")
     lines += [
         "",
         "## What the thresholds stand between",
@@ -250,7 +255,7 @@ ABOUT = {
     "share not moved by rounding": ("lost_to_rounding",),
     "share of its start that the loss lost": ("lost_to_rounding", "lr_too_low", "gradients_vanished"),
 }
-"""Which planted cause each quantity of `margins` is to tell."""
+"""The planted causes that each quantity of `margins` separates from healthy runs."""
 
 
 def words(seeds: Sequence[int]) -> str:
@@ -258,8 +263,8 @@ def words(seeds: Sequence[int]) -> str:
 
 
 def extremes(values: Any) -> tuple[float, float]:
-    known = [v for v in values if math.isfinite(v)]
-    return (min(known), max(known)) if known else (math.nan, math.nan)
+    finite = [v for v in values if math.isfinite(v)]
+    return (min(finite), max(finite)) if finite else (math.nan, math.nan)
 
 
 def main() -> None:
@@ -289,7 +294,7 @@ def main() -> None:
                 "✓" if outcome.right else "✗",
                 outcome.case,
                 outcome.seed,
-                outcome.found,
+                outcome.causes,
                 f"{outcome.seconds:.1f} s",
                 flush=True,
             )

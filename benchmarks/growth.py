@@ -1,7 +1,7 @@
-"""How the time of an AdamW step grows: with the parameters of one tensor, and with the number of tensors.
+"""Measure how the time of an AdamW step grows with the parameters of one tensor, and with the number of tensors.
 
-torch's fused step runs beside it on the same tensors, state included, so that the largest size needs only 16 bytes
-a parameter. Sizes that do not fit into the memory that is free are left out, and named.
+torch's fused step runs on the same tensors, state included, so that the largest size needs only 16 bytes a parameter.
+Sizes that do not fit into free memory are left out and named.
 
     python benchmarks/growth.py [--largest 1e8] [--chart FILE]
 """
@@ -27,7 +27,7 @@ from gradstep.report import Grid, Line, LineChart
 PARAMETERS = [10**4, 31_623, 10**5, 316_228, 10**6, 3_162_278, 10**7, 31_622_777, 10**8, 316_227_766, 10**9]
 TENSORS = [1, 3, 10, 32, 100, 316, 1_000, 3_162, 10_000]
 ELEMENTS = 1_024
-"""In each of many tensors."""
+"""Elements in each of many tensors."""
 BYTES = 16
 MARGIN = 3e9
 BUDGET = 6.0
@@ -38,7 +38,7 @@ Sizes = dict[str, dict[str, Any]]
 
 
 def available() -> float:
-    """Bytes of memory that are free now."""
+    """Return the bytes of memory that are free now."""
     for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("MemAvailable:"):
             return float(line.split()[1]) * 1024
@@ -46,7 +46,7 @@ def available() -> float:
 
 
 def step_seconds(tensors: int, elements: int) -> dict[str, float]:
-    """Median seconds of gradstep's step and torch's, in turns on the same parameters, gradients and state."""
+    """Return the median seconds of gradstep's step and torch's, in turns on the same tensors."""
     params: list[Tensor] = []
     for _ in range(tensors):
         p = torch.full((elements,), 0.5, requires_grad=True)
@@ -78,7 +78,7 @@ def step_seconds(tensors: int, elements: int) -> dict[str, float]:
 
 
 def measure(largest: float = 1e9) -> dict[str, Any]:
-    """Seconds by size, and the sizes that did not fit."""
+    """Return the seconds by size, and the sizes that did not fit."""
     by_parameters: list[dict[str, Any]] = []
     left_out = []
     for count in PARAMETERS:
@@ -98,24 +98,24 @@ def show(row: dict[str, Any]) -> None:
     print("  ".join(f"{key} {value:,}" for key, value in row.items()), flush=True)
 
 
-def chart(found: dict[str, Any]) -> Grid:
-    """Above, the time of a step; below, the same for each parameter or tensor. A level line is linear growth."""
+def chart(results: dict[str, Any]) -> Grid:
+    """Draw the time of a step, and below it the time for each parameter or tensor (level where growth is linear)."""
     sides = (
         ("parameters", "parameters of one tensor", "ns a parameter"),
         ("tensors", f"tensors of {ELEMENTS:,}", "ns a tensor"),
     )
     whole, each = [], []
     for key, title, unit in sides:
-        rows = found[key]
+        rows = results[key]
         counts = [row[key] for row in rows]
         times = {name: [row[name] for row in rows] for name in COLOURS}
         last = times["gradstep"][-1] / counts[-1]
-        drawn = [*COLOURS.items(), ("linear", "ink")]
+        colours = [*COLOURS.items(), ("linear", "ink")]
         times["linear"] = [last * n for n in counts]
-        steps = [Line(name, counts, times[name], colour, dashed=name == "linear") for name, colour in drawn]
+        steps = [Line(name, counts, times[name], colour, dashed=name == "linear") for name, colour in colours]
         parts = [
             Line(name, counts, [1e9 * t / n for t, n in zip(times[name], counts)], colour, dashed=name == "linear")
-            for name, colour in drawn
+            for name, colour in colours
         ]
         whole.append(LineChart(f"AdamW step by {title}", title, "seconds", steps, x_log=True, y_log=True, tall=300))
         each.append(LineChart(f"The same, in {unit}", title, unit, parts, x_log=True, y_log=True))

@@ -1,11 +1,11 @@
-"""The learning-rate finder against a grid: does what it recommends train as well as the best of 12 learning rates?
+"""Compare the learning-rate finder's recommendation with the best of a grid of 12 learning rates.
 
 For every task and seed, the model is trained from the same start with each learning rate of the grid, and with every
-suggestion of a finder that saw three sweeps from that start. A run's loss is the held-out loss, averaged over the
+suggestion of a finder that made three sweeps from that start. A run's loss is the held-out loss, averaged over the
 evaluations (every 10 steps) in the last third of the run; the learning rate is constant, the optimizer is AdamW.
 
-Every finished run is a line in the file of results, and a run that is there is not run again: the program may be
-stopped and started at will. At the end, or with --table alone, it writes the table.
+Every finished run is a line in the file of results and is not run again, so the program can be stopped and started
+at any time. At the end, or with --table alone, it writes the table.
 
     python benchmarks/lr_find.py [--quick] [--jobs finder grid] [--table] [--file results/lr_find.jsonl]
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its waiting threads would take the cores of others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its waiting threads would occupy cores
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 
 import gradstep
 from gradstep.lab.machine import describe
-from gradstep.lab.task import Task, seeded
+from gradstep.lab.task import Task, seed_random
 from gradstep.lab.tasks import TASKS
 from gradstep.training.lr_suggest import RECOMMENDED, WAYS
 
@@ -45,11 +45,11 @@ Record = dict[str, Any]
 
 
 def loss_of(task: Task, seed: int, lr: float, steps: int) -> float:
-    """The held-out loss that training with this learning rate reaches; infinity if it diverges."""
+    """Return the held-out loss that training with this learning rate reaches; infinity if it diverges."""
     model, batches = task.model(seed), task.batches(seed)
     optimizer = gradstep.AdamW(model.parameters(), lr=lr)
-    found = []
-    with seeded(seed):
+    losses = []
+    with seed_random(seed):
         for step in range(1, steps + 1):
             loss = task.loss(model, next(batches))
             if not math.isfinite(loss.item()):
@@ -58,36 +58,36 @@ def loss_of(task: Task, seed: int, lr: float, steps: int) -> float:
             optimizer.step()
             optimizer.zero_grad()
             if step % STRIDE == 0 and step > steps * 2 // 3:
-                found.append(task.evaluate(model).loss)
-    return fmean(found) if all(map(math.isfinite, found)) else math.inf
+                losses.append(task.evaluate(model).loss)
+    return fmean(losses) if all(map(math.isfinite, losses)) else math.inf
 
 
 def train(task: Task, seed: int, lr: float, steps: int) -> Record:
-    """One training, as a line of the results."""
+    """Train once and return a line of the results."""
     loss = loss_of(task, seed, lr, steps)
     return {"kind": "train", "task": task.name, "seed": seed, "steps": steps, "lr": lr, "loss": loss}
 
 
 def find(task: Task, seed: int) -> Record:
-    """One finder with its curves, as a line of the results."""
+    """Run a finder once and return a line of the results, with its curves."""
     model = task.model(seed)
     stepper = gradstep.Stepper(model, gradstep.AdamW(model.parameters()))
-    # Other batches than those that are trained on, which start from the seed itself.
-    found = gradstep.lr_find(
+    # Other seeds, and so other batches, than the training, which uses the seed itself.
+    result = gradstep.lr_find(
         stepper, task.loss, task.batches, updates=UPDATES, sweeps=SWEEPS, seed=1000 + SWEEPS * seed
     )
     return {
         "kind": "find",
         "task": task.name,
         "seed": seed,
-        "refusal": found.refusal,
-        "suggestions": {name: [s.lr, s.low, s.high] for name, s in found.suggestions.items()},
-        "curves": [np.round(sweep.losses, 4).tolist() for sweep in found.sweeps],
+        "refusal": result.refusal,
+        "suggestions": {name: [s.lr, s.low, s.high] for name, s in result.suggestions.items()},
+        "curves": [np.round(sweep.losses, 4).tolist() for sweep in result.sweeps],
     }
 
 
 class Book:
-    """The file of results: what is in it is not run again."""
+    """The file of results; a run that is in it is not run again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -95,14 +95,14 @@ class Book:
         self.records: list[Record] = [json.loads(line) for line in lines]
 
     def of(self, kind: str, **keys: Any) -> list[Record]:
-        """The lines of a kind, with these values."""
+        """Return the lines of a kind with these values."""
         return [r for r in self.records if r["kind"] == kind and all(r[k] == v for k, v in keys.items())]
 
     def ensure(self, kind: str, run: Callable[[], Record], **keys: Any) -> Record:
-        """The line with these values; made by running it if there is none."""
-        known = self.of(kind, **keys)
-        if known:
-            return known[0]
+        """Return the line with these values; run it if there is none."""
+        records = self.of(kind, **keys)
+        if records:
+            return records[0]
         record = run()
         self.records.append(record)
         with self._file.open("a", encoding="utf-8") as lines:
@@ -111,29 +111,29 @@ class Book:
 
 
 def jobs(book: Book, names: list[str], seeds: range, steps: dict[str, int]) -> Iterator[str]:
-    """Do all runs, one after the other; yields what was done."""
+    """Make all runs, one after the other, and yield the name of each."""
 
-    def trained(task: Task, seed: int, lr: float) -> None:
+    def ensure_training(task: Task, seed: int, lr: float) -> None:
         n = steps[task.name]
         book.ensure("train", lambda: train(task, seed, lr, n), task=task.name, seed=seed, lr=lr, steps=n)
 
     for seed in seeds:
         for task in map(TASKS.__getitem__, STEPS):
             if "finder" in names:
-                found = book.ensure("find", lambda t=task, s=seed: find(t, s), task=task.name, seed=seed)  # type: ignore[misc]
+                record = book.ensure("find", lambda t=task, s=seed: find(t, s), task=task.name, seed=seed)  # type: ignore[misc]
                 yield f"{task.name}, seed {seed}: sweeps"
                 for name in WAYS:
-                    if name in found["suggestions"]:
-                        trained(task, seed, found["suggestions"][name][0])
+                    if name in record["suggestions"]:
+                        ensure_training(task, seed, record["suggestions"][name][0])
                     yield f"{task.name}, seed {seed}: {name}"
             if "grid" in names:
                 for lr in GRID:
-                    trained(task, seed, lr)
+                    ensure_training(task, seed, lr)
                     yield f"{task.name}, seed {seed}: lr {lr:.2g}"
 
 
 def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
-    """The results in words, as Markdown."""
+    """Return the results as Markdown."""
     lines = [
         "# The learning-rate finder against a grid",
         "",
@@ -168,9 +168,9 @@ def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
         ]
         rows: list[tuple[str, list[float] | None]] = [(f"one for all: {best:.2g}", [best] * len(seeds))]
         for name in WAYS:
-            told = [finds[seed]["suggestions"].get(name) for seed in seeds]
+            suggestions = [finds[seed]["suggestions"].get(name) for seed in seeds]
             mark = " (recommended)" if name == RECOMMENDED else ""
-            rows.append((name + mark, [suggestion[0] for suggestion in told] if all(told) else None))
+            rows.append((name + mark, [one[0] for one in suggestions] if all(suggestions) else None))
         for name, rates in rows:
             if rates is None:
                 lines.append(f"| {name} | not suggested for every seed | | | | |")

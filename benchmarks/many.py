@@ -1,11 +1,11 @@
-"""100,000 parameters of 16 elements: first step, second step and loading of a checkpoint, in fresh processes.
+"""Measure first step, second step and loading of a checkpoint for 100,000 parameters of 16 elements.
 
-gradstep and torch's fused AdamW take turns; medians, in seconds. The first step includes the creation of the state, and
-gradstep's the import of LLVM and the compilation. An optimizer of one parameter is made before: torch imports its
-compiler with the first one.
+gradstep and torch's fused AdamW take turns in fresh processes; the figures are medians in seconds. The first step
+creates the state; gradstep's also imports LLVM and compiles. An optimizer of one parameter is made first, since torch
+imports its compiler with its first optimizer.
 
 torch's load_state_dict searches the list of all parameters for each of them, which takes minutes for 100,000. It is
-measured with a tenth of the parameters, and the time multiplied by ten, which is to torch's advantage.
+measured with a tenth of the parameters and the time multiplied by ten, which favours torch.
 
     python benchmarks/many.py [--parameters 100000] [--repeat 1]
 """
@@ -55,11 +55,11 @@ print(json.dumps(seconds))
 """
 
 KINDS = {"gradstep": ("gradstep.AdamW, {}", 1), "torch fused": ('torch.optim.AdamW, {"fused": True}', 10)}
-"""What is constructed, and which share of the parameters is loaded."""
+"""The class with its options, and the divisor of the number of loaded parameters."""
 
 
 def measure(parameters: int = PARAMETERS, repeat: int = REPEAT) -> dict[str, dict[str, float]]:
-    """Median seconds of each lap, by optimizer; the optimizers take turns."""
+    """Return the median seconds of each lap, by optimizer; the optimizers take turns."""
     laps: dict[str, list[dict[str, float]]] = {name: [] for name in KINDS}
     for _ in range(repeat):
         for name, (kind, share) in KINDS.items():
@@ -77,10 +77,10 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=PARAMETERS)
     parser.add_argument("--repeat", type=int, default=REPEAT)
     arguments = parser.parse_args()
-    found = measure(arguments.parameters, arguments.repeat)
-    print(f"{'seconds':20}" + "".join(f"{name:>14}" for name in found) + f"{'ratio':>10}")
-    for lap in found["gradstep"]:
-        ours, theirs = (found[name][lap] for name in KINDS)
+    seconds = measure(arguments.parameters, arguments.repeat)
+    print(f"{'seconds':20}" + "".join(f"{name:>14}" for name in seconds) + f"{'ratio':>10}")
+    for lap in seconds["gradstep"]:
+        ours, theirs = (seconds[name][lap] for name in KINDS)
         print(f"{lap:20}{ours:14.3f}{theirs:14.3f}{ours / theirs:10.2f}")
 
 

@@ -1,7 +1,7 @@
-"""What a step needs beside parameters, gradients and state: the rise of the process's peak memory.
+"""Measure the memory of a step beside parameters, gradients and state: the rise of the process's peak memory.
 
-Each optimizer has a process of its own. There the first step makes the state; then Linux is told to forget the peak
-so far, and the second step is taken.
+Each optimizer runs in its own process. The first step makes the state; then Linux's peak counter is reset before the
+second step.
 
     python benchmarks/memory.py
 """
@@ -42,15 +42,15 @@ CASES = {
 
 
 def measure() -> dict[str, int]:
-    """Bytes that the second step adds to the peak, by optimizer."""
+    """Return the bytes that the second step adds to the peak, by optimizer."""
     if not Path("/proc/self/clear_refs").exists():
         raise SystemExit("peak memory is read from Linux's /proc, which is not here")
-    found = {}
+    extra = {}
     for name, (optimizer, step) in CASES.items():
         code = CHILD.format(parameters=PARAMETERS, optimizer=optimizer, step=step)
         child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        found[name] = int(child.stdout)
-    return found
+        extra[name] = int(child.stdout)
+    return extra
 
 
 if __name__ == "__main__":

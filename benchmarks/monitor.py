@@ -1,11 +1,11 @@
-"""What a Monitor costs an update: AdamW's fused step with and without it, record written to disk.
+"""Measure the overhead of a Monitor: AdamW's fused step with and without it, with the record written to disk.
 
-One optimizer, so that all read and write the same memory, is watched by nobody, by a monitor of global norms and by one
-of the norms of every parameter. They take turns update by update, each time in another order, so that a busy minute of
-the machine is everybody's. An update is ``step()`` and ``monitor.log(loss=...)``. A monitor writes the records of a
-second at once, so a repetition is sixty updates of each and then ``monitor.flush()``, and its time is that of all of it
-together, over sixty. The overhead is the median, over the repetitions, of the time with over the time without in
-the same repetition. The same for torch's fused AdamW, around whose step everything is done by torch operations.
+One optimizer runs without a monitor, with a monitor of global norms, and with a monitor of the norms of every
+parameter, so that all use the same memory. They take turns update by update, each time in another order, so that a busy
+minute of the machine slows all of them. An update is ``step()`` and ``monitor.log(loss=...)``. A monitor writes the
+records of a second at once, so a repetition is sixty updates of each and then ``monitor.flush()``; its time is the sum
+divided by sixty. The overhead is the median over the repetitions of the time with a monitor over the time without.
+torch's fused AdamW is measured in the same way; there the monitor uses torch operations around the step.
 
     python benchmarks/monitor.py [--repeat 8] [--save]
 """
@@ -33,10 +33,10 @@ from gradstep.monitor import JsonLines
 GOALS = {"global norms": 0.03, "norms of every parameter": 0.15}
 PLAIN = "without"
 UPDATES, COLD = 60, 3
-"""Of each contender in a repetition; and before the first one, of which one compiles and one writes the header."""
+"""Updates of each contender in a repetition, and before the first one: one of these compiles, one writes the header."""
 
 RIVAL_REPEAT, RIVAL_UPDATES = 1, 2
-"""Of torch's, whose recorded updates take a second and whose overhead needs no decimals."""
+"""Repetitions and updates for torch: its recorded updates take a second, and its overhead needs no decimals."""
 
 KINDS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
     "gradstep": lambda params: gradstep.AdamW(params, lr=1e-5),
@@ -46,11 +46,11 @@ KINDS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
 
 @final
 class Contender:
-    """Updates with or without a monitor, on an optimizer that others use in between."""
+    """Updates with or without a monitor, on an optimizer that all contenders share."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, monitor: Callable[[], gradstep.Monitor] | None) -> None:
         self.optimizer = optimizer
-        self.hooks: Any = (OrderedDict(), OrderedDict(), OrderedDict())  # kept in such; these have only one's own
+        self.hooks: Any = (OrderedDict(), OrderedDict(), OrderedDict())  # this contender's hooks and observers only
         self._attach()
         self.monitor = None if monitor is None else monitor()
 
@@ -59,7 +59,7 @@ class Contender:
         it._optimizer_step_pre_hooks, it._optimizer_step_post_hooks, it._observers = self.hooks
 
     def update(self) -> float:
-        """Seconds of one."""
+        """Make one update and return its seconds."""
         self._attach()
         begin = time.perf_counter()
         self.optimizer.step()
@@ -68,7 +68,7 @@ class Contender:
         return time.perf_counter() - begin
 
     def flush(self) -> float:
-        """Seconds of what was left to write."""
+        """Write the remaining records and return the seconds."""
         begin = time.perf_counter()
         if self.monitor is not None:
             self.monitor.flush()
@@ -78,7 +78,7 @@ class Contender:
 def measure(
     make: Callable[[Sequence[Tensor]], torch.optim.Optimizer], shapes: list[tuple[int, ...]], repeat: int, updates: int
 ) -> dict[str, list[float]]:
-    """Seconds of an update of every contender, repetition by repetition."""
+    """Return the seconds of an update for every contender and repetition."""
     torch.manual_seed(0)
     params = [torch.randn(shape).requires_grad_() for shape in shapes]
     for p in params:
@@ -106,12 +106,12 @@ def measure(
 
 
 def overhead(seconds: dict[str, list[float]], name: str) -> float:
-    """How much longer an update takes, as a part of it."""
+    """Return how much longer an update takes with a monitor, as a share of the time without."""
     return statistics.median(b / a for a, b in zip(seconds[PLAIN], seconds[name], strict=True)) - 1
 
 
 def rows(repeat: int) -> list[dict[str, Any]]:
-    """Everything that is measured."""
+    """Measure everything and return a row for each optimizer and size."""
     result = []
     for kind, make in KINDS.items():
         for title, shapes in WORKS.items():
@@ -119,8 +119,8 @@ def rows(repeat: int) -> list[dict[str, Any]]:
             seconds = measure(make, shapes, *amount)
             costs = {name: overhead(seconds, name) for name in GOALS}
             result.append({"kind": kind, "title": title, "overhead": costs, "seconds": seconds})
-            said = ", ".join(f"{name} {cost:+.1%} (goal {GOALS[name]:.0%})" for name, cost in costs.items())
-            print(f"{kind}, {title}: {statistics.median(seconds[PLAIN]) * 1e3:.3g} ms; {said}", flush=True)
+            text = ", ".join(f"{name} {cost:+.1%} (goal {GOALS[name]:.0%})" for name, cost in costs.items())
+            print(f"{kind}, {title}: {statistics.median(seconds[PLAIN]) * 1e3:.3g} ms; {text}", flush=True)
     return result
 
 

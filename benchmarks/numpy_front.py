@@ -1,9 +1,9 @@
 """Measure what `gradstep.numpy` claims, and write it to benchmarks/results/numpy.md.
 
-python benchmarks/numpy_front.py            all of it, about two minutes
+python benchmarks/numpy_front.py            all parts, about two minutes
 python benchmarks/numpy_front.py steps      one part (steps, small, digits or import), printed and not written
 
-Every part has processes of its own, into which torch is never imported, as with somebody who has none.
+Every part runs in its own processes, which never import torch, like the process of a user without torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 RESULTS = Path(__file__).parent / "results"
 REPEAT = {1_000_000: 41, 25_000_000: 11}
-"""Parameters, and how often each optimizer steps."""
+"""Number of parameters, and steps of each optimizer."""
 SMALL = {1: 501, 10: 301, 100: 201, 1_000: 61}
-"""Tensors of 64 parameters, and how often each optimizer steps."""
+"""Number of tensors of 64 parameters, and steps of each optimizer."""
 SEEDS, EPOCHS = 3, 20
 
 Array = NDArray[np.float32]
@@ -38,7 +38,7 @@ Array = NDArray[np.float32]
 
 @final
 class Plain:
-    """AdamW as one writes it in NumPy, and as the teaching framework does: an array for every operation."""
+    """AdamW in plain NumPy, as the teaching framework writes it: a new array for every operation."""
 
     def __init__(self, p: Array, g: Array) -> None:
         self.p, self.g = p, g
@@ -56,7 +56,7 @@ class Plain:
 
 @final
 class Careful:
-    """The same with care: in place, the scalars folded together, and two arrays made once."""
+    """AdamW in careful NumPy: in place, scalars combined, and two temporary arrays that are made once."""
 
     def __init__(self, p: Array, g: Array) -> None:
         self.p, self.g = p, g
@@ -81,17 +81,17 @@ class Careful:
 
 
 def measure_steps() -> dict[str, Any]:
-    """Median seconds of a step of one tensor, by its number of parameters."""
-    return {str(n): compared(1, n, repeat) for n, repeat in REPEAT.items()}
+    """Return the median seconds of a step of one tensor, by its number of parameters."""
+    return {str(n): compare(1, n, repeat) for n, repeat in REPEAT.items()}
 
 
 def measure_small() -> dict[str, Any]:
-    """Median seconds of a step of tensors of 64 parameters, by their number."""
-    return {str(tensors): compared(tensors, 64, repeat) for tensors, repeat in SMALL.items()}
+    """Return the median seconds of a step of tensors of 64 parameters, by their number."""
+    return {str(tensors): compare(tensors, 64, repeat) for tensors, repeat in SMALL.items()}
 
 
-def compared(tensors: int, size: int, repeat: int) -> dict[str, float]:
-    """Median seconds of a step by optimizer; the optimizers take turns."""
+def compare(tensors: int, size: int, repeat: int) -> dict[str, float]:
+    """Return the median seconds of a step, by optimizer; the optimizers take turns."""
     import gradstep.numpy as gn
 
     rng = np.random.default_rng(0)
@@ -101,8 +101,8 @@ def compared(tensors: int, size: int, repeat: int) -> dict[str, float]:
     careful = [Careful(p.copy(), g) for p, g in zip(starts, gradients, strict=True)]
     steps: dict[str, Callable[[], None]] = {
         "gradstep": gn.AdamW(parameters, lr=1e-3, weight_decay=0.01).step,
-        "plain NumPy": lambda: every(plain),
-        "careful NumPy": lambda: every(careful),
+        "plain NumPy": lambda: step_all(plain),
+        "careful NumPy": lambda: step_all(careful),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeat + 1):
@@ -110,14 +110,14 @@ def compared(tensors: int, size: int, repeat: int) -> dict[str, float]:
             begin = time.perf_counter()
             steps[name]()
             times[name].append(time.perf_counter() - begin)
-    # What is compared has to be the same; the first turn makes the state and compiles.
+    # All must compute the same. The first turn makes the state and compiles.
     for parameter, other in zip(parameters, plain, strict=True):
         np.testing.assert_allclose(parameter.data, other.p, rtol=1e-4, atol=1e-5)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
-def every(optimizers: Sequence[Plain | Careful]) -> None:
-    """A step of each."""
+def step_all(optimizers: Sequence[Plain | Careful]) -> None:
+    """Take a step with each optimizer."""
     for optimizer in optimizers:
         optimizer.step()
 
@@ -126,7 +126,7 @@ def every(optimizers: Sequence[Plain | Careful]) -> None:
 
 
 def measure_digits() -> dict[str, Any]:
-    """Accuracy on held-out digits and seconds of training (imports left out), by seed."""
+    """Return the accuracy on held-out digits and the seconds of training (without imports), by seed."""
     from sklearn.datasets import load_digits
 
     import gradstep.numpy as gn
@@ -159,14 +159,14 @@ def measure_digits() -> dict[str, Any]:
 
 
 def measure_import() -> dict[str, Any]:
-    """Median seconds of ``import gradstep.numpy`` in a fresh process, NumPy included, and of NumPy alone."""
-    found: dict[str, list[float]] = {"gradstep.numpy": [], "numpy": []}
+    """Return the median seconds of ``import gradstep.numpy`` in a fresh process, NumPy included, and of NumPy alone."""
+    seconds: dict[str, list[float]] = {"gradstep.numpy": [], "numpy": []}
     for _ in range(6):
-        for name, times in found.items():
+        for name, times in seconds.items():
             code = f"import time; begin = time.perf_counter(); import {name}; print(time.perf_counter() - begin)"
             child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
             times.append(float(child.stdout))
-    return {name: statistics.median(times[1:]) for name, times in found.items()}  # the first fills the disk's cache
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}  # the first fills the disk's cache
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -179,19 +179,19 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 # -- all of it --------------------------------------------------------------------------------------------------
 
 
-def measured(part: str) -> dict[str, Any]:
-    """One part, in a process of its own."""
+def measure_part(part: str) -> dict[str, Any]:
+    """Measure one part in a separate process."""
     child = subprocess.run([sys.executable, __file__, part], check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(child.stdout))
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """The bars, then the steps."""
-    runs, imports = found["digits"]["runs"], found["import"]
+def table(results: dict[str, Any]) -> list[str]:
+    """Return the lines of the tables: the goals, then the steps."""
+    runs, imports = results["digits"]["runs"], results["import"]
     worst, slowest = min(run["accuracy"] for run in runs), max(run["seconds"] for run in runs)
     rows = [
         (f"step against plain NumPy, {int(n):,} float32 parameters", "≥ 10×", f"{ratio:.1f}×", ratio >= 10)
-        for n, times in found["steps"].items()
+        for n, times in results["steps"].items()
         for ratio in [times["plain NumPy"] / times["gradstep"]]
     ]
     rows += [
@@ -204,15 +204,15 @@ def table(found: dict[str, Any]) -> list[str]:
     lines += ["", "## Steps", ""]
     lines += ["| AdamW, float32 parameters | gradstep | plain NumPy | careful NumPy | × plain | × careful |"]
     lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    lines += [row(f"{int(n):,}", times, 1e3, "ms") for n, times in found["steps"].items()]
+    lines += [row(f"{int(n):,}", times, 1e3, "ms") for n, times in results["steps"].items()]
     lines += ["", "| AdamW, tensors of 64 | gradstep | plain NumPy | careful NumPy | × plain | × careful |"]
     lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    lines += [row(f"{int(n):,}", times, 1e6, "µs") for n, times in found["small"].items()]
+    lines += [row(f"{int(n):,}", times, 1e6, "µs") for n, times in results["small"].items()]
     return lines
 
 
 def row(what: str, times: dict[str, float], scale: float, unit: str) -> str:
-    """One line of a table of steps."""
+    """Return one line of a table of steps."""
     ours, plain, careful = (scale * times[name] for name in ("gradstep", "plain NumPy", "careful NumPy"))
     shown = " | ".join(f"{t:,.2f} {unit}" if t < 10 else f"{t:,.0f} {unit}" for t in (ours, plain, careful))
     return f"| {what} | {shown} | {plain / ours:.1f}× | {careful / ours:.1f}× |"
@@ -225,32 +225,32 @@ def main() -> None:
     if part is not None:
         print(json.dumps(PARTS[part](), indent=1))
         return
-    # These import torch, which the processes that measure must not have.
-    from gradstep.lab.machine import Neighbours, describe
+    # These import torch; the measuring processes must not.
+    from gradstep.lab.machine import OtherPrograms, describe
 
-    neighbours = Neighbours()
-    found = {part: measured(part) for part in PARTS}
-    known: dict[str, Any] = {
+    others = OtherPrograms()
+    results = {part: measure_part(part) for part in PARTS}
+    content: dict[str, Any] = {
         "machine": describe(),
         "date": date.today().isoformat(),
-        "others": neighbours.share(),
-        **found,
+        "others": others.share(),
+        **results,
     }
-    (RESULTS / "numpy.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / "numpy.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = [
         "# The NumPy front, measured",
         "",
         "Made by `python benchmarks/numpy_front.py`; not written by hand. The numbers are in `numpy.json`.",
         "",
-        *table(found),
+        *table(results),
         "",
         "Medians of steps taken in turns in one process without torch. *Plain* NumPy is AdamW as one writes it, and as",
         "the teaching framework does, an array for every operation; *careful* NumPy works in place and makes none.",
         f"Digits: scikit-learn's, 1,400 to learn from and 397 held out, a layer of 128, {EPOCHS} epochs in batches",
         "of 64; imports are left out of the time.",
         "",
-        f"{known['date']}; processors taken by others: {100 * (known['others'] or 0):.1f} %; "
-        + ", ".join(f"{name} {value}" for name, value in known["machine"].items()),
+        f"{content['date']}; processors taken by others: {100 * (content['others'] or 0):.1f} %; "
+        + ", ".join(f"{name} {value}" for name, value in content["machine"].items()),
     ]
     text = "\n".join(lines) + "\n"
     (RESULTS / "numpy.md").write_text(text, encoding="utf-8")

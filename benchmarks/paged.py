@@ -1,8 +1,8 @@
-"""AdamW with its state in a file, against the same optimizer with its state in memory.
+"""Compare AdamW with its state in a file with AdamW with its state in memory.
 
-One tensor of 25.2 M float32 parameters: 201 MB of state. The optimizers share parameter and gradient, and take turns
-in one process; the system's page cache holds all files. Then, in a process of its own, a run whose state is four times
-its budget: the most that it ever has in memory.
+One tensor of 25.2 M float32 parameters has 201 MB of state. The optimizers share parameter and gradient and take turns
+in one process; the system's page cache holds all files. Then a separate process measures the peak memory of a run whose
+state is four times its budget.
 
     python benchmarks/paged.py [--folder DIR] [--repeat 31] [--save]
 """
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.lab.machine import Neighbours, describe
+from gradstep.lab.machine import OtherPrograms, describe
 
 SHAPE = (24_576, 1_024)  # 25.2 M
 STATE = 8 * SHAPE[0] * SHAPE[1]
@@ -51,16 +51,16 @@ def optimizer_of(p: Tensor, **placement: Any) -> torch.optim.Optimizer:
 
 
 def times(folder: Path, repeat: int) -> dict[str, Any]:
-    """Every measured time, the resident optimizer and the paged ones in turns."""
+    """Return every measured time; the resident optimizer and the paged ones take turns."""
     p = parameter()
     optimizers = {RESIDENT: optimizer_of(p)}
     for number, (name, budget) in enumerate(BUDGETS.items()):
         optimizers[name] = optimizer_of(p, paged=folder / str(number), page_budget=budget)
-    for _ in range(2):  # the first compiles and makes the state
+    for _ in range(2):  # the first step compiles and makes the state
         for optimizer in optimizers.values():
             optimizer.step()
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
-    neighbours = Neighbours()
+    others = OtherPrograms()
     names = list(optimizers)
     for turn in range(repeat):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -69,17 +69,17 @@ def times(folder: Path, repeat: int) -> dict[str, Any]:
             seconds[name].append(time.perf_counter() - begin)
         print(f"\rturn {turn + 1} of {repeat}", end="", flush=True)
     print()
-    return {"seconds": seconds, "others": neighbours.share()}
+    return {"seconds": seconds, "others": others.share()}
 
 
 def resident(what: str = "VmRSS") -> int:
-    """Bytes of memory that this process has (``VmRSS``), or the most that it has had (``VmHWM``)."""
+    """Return this process's memory in bytes: now (``VmRSS``) or at its peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
 def memory(folder: Path) -> dict[str, int]:
-    """Bytes that state four times its budget takes at most, on top of what the process had before there was any."""
+    """Return the peak bytes of a run whose state is four times its budget, without the memory before the first step."""
     p = parameter()
     optimizer = optimizer_of(p, paged=folder / "memory", page_budget=STATE // 4)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts over

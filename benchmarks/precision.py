@@ -1,13 +1,13 @@
-"""What storing state or parameters in fewer bits costs in loss: training the lab's `text` task in every precision.
+"""Measure the effect of fewer bits for state or parameters on the loss: train the lab's `text` task in every precision.
 
-Two comparisons, each against float32 with the same seed (the same start, batches and dropout):
+There are two comparisons, each with float32 at the same seed (the same start, batches and dropout):
 
 - state: float32 parameters at the task's own learning rate, their state in float32, bfloat16 or 8 bits;
 - parameters: a bfloat16 model at a learning rate of 1e-4, its parameters rounded in each way, state in float32.
 
-"float32, nudged" starts from weights that differ by a part in 10⁶: what it differs by at the end is what chance
-does, and no storage can be told from float32 more finely. Each run appends one line of JSON to the results as it
-ends, and a run that stands there already is not made again.
+"float32, nudged" starts from weights that differ by a part in 10⁶. Its difference at the end is chance; a smaller
+difference of another run means nothing. Each run appends one line of JSON to the results; a run that is there already
+is not made again.
 
     python benchmarks/precision.py [--quick] [--part state] [--table]
 """
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.lab.task import evaluation, seeded
+from gradstep.lab.task import evaluation_mode, seed_random
 from gradstep.lab.tasks.text import CONTEXT, Text, corpus, windows
 from gradstep.storage.policy import RoundingName, StateName
 
@@ -45,12 +45,12 @@ BARS = {
 PARAMETERS = 279_168
 STEPS = 1_000
 EVERY = 250
-"""Steps between two looks at the held-out text."""
+"""Steps between two evaluations on the held-out text."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how it is stored."""
+    """A training, and how its parameters and state are stored."""
 
     part: str
     name: str
@@ -77,20 +77,20 @@ CASES = (
 
 @dataclass
 class Run:
-    """One training."""
+    """The results of one training."""
 
     part: str
     name: str
     seed: int
     steps: int
     state_bytes: int
-    """Of all parameters, as ``state_summary()`` counts them."""
+    """Bytes of the state of all parameters, from ``state_summary()``."""
     small: int
-    """Elements of the parameters whose state is not kept in float32."""
+    """Number of elements whose state is not in float32."""
     small_bytes: int
     """Bytes of their state."""
     loss: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean cross-entropy over all of the held-out text, in nats a byte), judged in float32."""
+    """(step, mean cross-entropy over all of the held-out text, in nats a byte), computed in float32."""
     unmoved: list[tuple[int, float]] = field(default_factory=list)
     """(step, share of elements with a gradient whose stored value this step did not change)."""
     seconds: float = 0.0
@@ -105,22 +105,22 @@ class Run:
 
 
 def held_out_loss(model: nn.Module) -> float:
-    """Over every window of the held-out text, computed in float32 with the weights as they are stored."""
+    """Return the loss over every window of the held-out text, in float32 with the weights as stored."""
     model = copy.deepcopy(model).float()
     _, tokens = corpus()
     starts = torch.arange(0, len(tokens) - CONTEXT - 1, CONTEXT)
     total = 0.0
-    with evaluation(model):
+    with evaluation_mode(model):
         for some in starts.split(64):
-            given, targets = windows(tokens, some)
-            total += nn.functional.cross_entropy(model(given).flatten(0, 1), targets.flatten(), reduction="sum").item()
+            inputs, targets = windows(tokens, some)
+            total += nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum").item()
     return total / (len(starts) * CONTEXT)
 
 
 def train(case: Case, seed: int, steps: int) -> Run:
     task = Text()
     model = task.model(seed)
-    with torch.no_grad(), seeded(seed):
+    with torch.no_grad(), seed_random(seed):
         for p in model.parameters():
             p.mul_(1 + case.nudge * torch.randn_like(p))
     model.to(getattr(torch, case.dtype))
@@ -156,8 +156,8 @@ def train(case: Case, seed: int, steps: int) -> Run:
 # -- results ------------------------------------------------------------------------------------------------------
 
 
-def known(file: Path) -> list[Run]:
-    """The runs in a file of results."""
+def read_runs(file: Path) -> list[Run]:
+    """Return the runs in a file of results."""
     if not file.exists():
         return []
     return [Run(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -165,12 +165,12 @@ def known(file: Path) -> list[Run]:
 
 def measure(file: Path, parts: Sequence[str], seeds: Sequence[int], steps: int) -> None:
     """Make every run that is not in the file yet."""
-    done = {run.key for run in known(file)}
+    done = {run.key for run in read_runs(file)}
     planned = [
         (case, seed)
         for seed in seeds
         for case in CASES
-        if case.part in parts and (seed == seeds[0] or not case.nudge)  # chance need be seen but once
+        if case.part in parts and (seed == seeds[0] or not case.nudge)  # one seed suffices for the nudged run
     ]
     for number, (case, seed) in enumerate(planned, 1):
         if (case.part, case.name, seed, steps) in done:
@@ -186,7 +186,7 @@ def measure(file: Path, parts: Sequence[str], seeds: Sequence[int], steps: int) 
 
 
 def losses(runs: Sequence[Run], part: str) -> dict[str, dict[int, float]]:
-    """Final loss by name of the case and seed, in the order of :data:`CASES`."""
+    """Return the final loss, by name of the case and seed, in the order of :data:`CASES`."""
     return {
         case.name: {run.seed: run.final for run in runs if (run.part, run.name) == (part, case.name)}
         for case in CASES
@@ -194,19 +194,19 @@ def losses(runs: Sequence[Run], part: str) -> dict[str, dict[int, float]]:
     }
 
 
-def against(found: dict[str, dict[int, float]], name: str) -> float:
-    """The mean final loss as a share of float32's, over the seeds that both have."""
-    plain, other = found["float32"], found[name]
+def relative_loss(by_case: dict[str, dict[int, float]], name: str) -> float:
+    """Return the mean final loss over float32's, over the seeds that both have."""
+    plain, other = by_case["float32"], by_case[name]
     shared = plain.keys() & other.keys()
     return sum(other[s] for s in shared) / sum(plain[s] for s in shared)
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Everything measured, as Markdown."""
+    """Return all results as Markdown."""
     lines = []
     for part in ("state", "parameters"):
-        found = losses(runs, part)
-        seeds = sorted(found["float32"])
+        by_case = losses(runs, part)
+        seeds = sorted(by_case["float32"])
         if not seeds:
             continue
         lines += [
@@ -217,11 +217,11 @@ def table(runs: Sequence[Run]) -> str:
             "bytes a parameter | unmoved |",
             "|---|" + "---:|" * (len(seeds) + 4),
         ]
-        for name, by_seed in found.items():
+        for name, by_seed in by_case.items():
             if not by_seed:
                 continue
             some = [run for run in runs if (run.part, run.name) == (part, name)]
-            one, share = some[0], against(found, name) - 1
+            one, share = some[0], relative_loss(by_case, name) - 1
             each = one.small_bytes / one.small if one.small else one.state_bytes / PARAMETERS
             unmoved = statistics.mean(run.unmoved[-1][1] for run in some)
             bar = BARS.get((part, name))
@@ -234,7 +234,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The results with what one must know to read them."""
+    """Return the page of results, with explanations."""
     model = Text()
     return f"""# What fewer bits cost in loss
 
@@ -278,10 +278,10 @@ if __name__ == "__main__":
         with TemporaryDirectory() as folder:
             file = Path(folder) / "precision.jsonl"
             measure(file, wanted, SEEDS[:1], EVERY)
-            print(table(known(file)))
+            print(table(read_runs(file)))
     else:
         if not arguments.table:
             measure(HERE / "precision.jsonl", wanted, SEEDS, STEPS)
-        runs = known(HERE / "precision.jsonl")
+        runs = read_runs(HERE / "precision.jsonl")
         (HERE / "precision.md").write_text(page(runs), encoding="utf-8")
         print(table(runs))

@@ -1,7 +1,7 @@
-"""Small real trainings, each made sick in one known way or left healthy: what the doctor is judged on.
+"""Small real trainings to judge the doctor on, each made sick in one known way or left healthy.
 
 The networks are a perceptron and a convolutional network on scikit-learn's digits, and the lab's transformer on the
-text of Python's help. A run is a pure function of its case and its seed.
+text of Python's help. A run depends only on its case and its seed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.lab.task import Batch, seeded
+from gradstep.lab.task import Batch, seed_random
 from gradstep.lab.tasks import TASKS
 from gradstep.schedules import Schedule, constant, cosine, multi_step, warmup
 
@@ -28,11 +28,11 @@ class Training:
     """One training, ready to run.
 
     Attributes:
-        model: what is trained.
-        optimizer: what trains it.
-        loss: the loss of an update, by its number.
-        updates: how many there are.
-        resumed: before which update it is stopped and resumed; None if it runs through.
+        model: the model.
+        optimizer: its optimizer.
+        loss: returns the loss of an update, given its number.
+        updates: number of updates.
+        resumed: the update before which the training is stopped and resumed; None: never.
         forgets: whether the schedule's state is lost on resume.
     """
 
@@ -46,25 +46,25 @@ class Training:
     resumed: int | None = None
     forgets: bool = False
     by_hand: Callable[[Callable[[], Tensor], nn.Module, torch.optim.Optimizer], Tensor] | None = None
-    """One update of a loop without stepper, given what computes the loss; for mistakes that a stepper does not make."""
+    """One update of a loop without a Stepper, given a function for the loss; for mistakes that a Stepper prevents."""
     fine_tuning: bool = False
 
 
 @final
 @dataclass(frozen=True)
 class Case:
-    """A way to train, and what the doctor should say about it.
+    """A training, and the cause that the doctor should name.
 
     Attributes:
         name: of the case.
-        cause: the cause that was put in; None where the run is healthy.
-        told: what was done, in words.
-        make: the training of a seed.
+        cause: the planted cause; None for a healthy run.
+        what: what was done, in words.
+        make: returns the training of a seed.
     """
 
     name: str
     cause: str | None
-    told: str
+    what: str
     make: Callable[[int], Training]
 
 
@@ -72,7 +72,7 @@ class Case:
 
 
 def perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Digits as 64 numbers in, ten classes out."""
+    """Return a perceptron for digits: 64 numbers in, ten classes out."""
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in zip((64, *widths), widths):
         layers += [nn.Linear(before, after), activation()]
@@ -102,7 +102,7 @@ class PixelReader(nn.Module):
 
 @final
 class TwoHeads(nn.Module):
-    """A perceptron with a second head that nobody uses."""
+    """A perceptron with a second head that is never used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,13 +119,13 @@ def digits(seed: int) -> Iterator[Batch]:
 
 
 def text(seed: int) -> Iterator[Batch]:
-    """The lab's batches of text, the first half of every window: half the cost, and enough here."""
+    """Yield the lab's batches of text, the first half of every window: half the cost, and enough here."""
     for x, y in TEXT.batches(seed):
         yield x[:, :32], y[:, :32]
 
 
 def learn(model: nn.Module, batches: Iterator[Batch]) -> Callable[[int], Tensor]:
-    """The cross-entropy of the model on the next batch."""
+    """Return a function that computes the model's cross-entropy on the next batch."""
 
     def loss(update: int) -> Tensor:
         x, y = next(batches)
@@ -134,8 +134,8 @@ def learn(model: nn.Module, batches: Iterator[Batch]) -> Callable[[int], Tensor]
     return loss
 
 
-def made(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    with seeded(seed):
+def make_seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    with seed_random(seed):
         return make()
 
 
@@ -154,8 +154,8 @@ def on_digits(
     schedule: Schedule | None = None,
     max_grad_norm: float | None = None,
 ) -> Training:
-    """A perceptron of two hidden layers on digits, unless another model is given."""
-    model = made(seed, make or (lambda: perceptron(64, 64)))
+    """Return a training on digits, by default of a perceptron with two hidden layers."""
+    model = make_seeded(seed, make or (lambda: perceptron(64, 64)))
     return Training(model, optimizer(model), learn(model, digits(seed)), updates, schedule, max_grad_norm)
 
 
@@ -167,13 +167,13 @@ def on_text(
     max_grad_norm: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Training:
-    """The transformer on text."""
+    """Return a training of the transformer on text."""
     model = TEXT.model(seed).to(dtype)
     return Training(model, optimizer(model), learn(model, text(seed)), updates, schedule, max_grad_norm)
 
 
 def plan(peak: float, updates: int, lead: int = 20) -> Schedule:
-    """Warmup and cosine over exactly so many updates."""
+    """Return warmup and cosine over exactly ``updates`` updates."""
     return warmup(updates=lead, to=peak).then(cosine(peak, updates=updates - lead))
 
 
@@ -235,7 +235,7 @@ def growing(seed: int) -> Training:
 
 
 def growing_lion(seed: int) -> Training:
-    """Half of the labels are noise, so that the sign of the gradient never settles, and nothing holds the weights."""
+    """Make half of the labels noise, so that the sign of the gradient never settles and the weights grow."""
     noise = torch.Generator().manual_seed(seed)
 
     def mislabelled() -> Iterator[Batch]:
@@ -248,7 +248,7 @@ def growing_lion(seed: int) -> Training:
             nn.Flatten(), nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10)
         )
 
-    model = made(seed, normed)
+    model = make_seeded(seed, normed)
     return Training(model, gradstep.Lion(tensors(model), lr=3e-3), learn(model, mislabelled()), 400)
 
 
@@ -353,7 +353,7 @@ def resumed_peak(seed: int) -> Training:
 
 
 def overflowing(training: Training, module: nn.Module) -> Training:
-    """From update 60 on, an activation is a million times larger: beyond the range of fp16, whatever the loss scale."""
+    """Multiply an activation by a million from update 60 on: beyond the range of fp16 at any loss scale."""
     updates = iter(range(training.updates))
     module.register_forward_hook(lambda _module, _inputs, out: out * (1e6 if next(updates) >= 60 else 1.0))
     return replace(training, precision="fp16")
@@ -370,7 +370,7 @@ def collapse_text(seed: int) -> Training:
 
 
 def spiked(seed: int, training: Training, model: nn.Module, batches: Iterator[Batch], at: int) -> Training:
-    """One batch is broken: thirty times too bright, with other labels (brightness alone makes right answers surer)."""
+    """Break one batch: thirty times too bright, with other labels (brightness alone makes right answers surer)."""
 
     def loss(update: int) -> Tensor:
         x, y = next(batches)
@@ -394,7 +394,7 @@ def spike_cnn(seed: int) -> Training:
 
 
 def nan_digits(seed: int) -> Training:
-    """From one update on, the loss takes the logarithm of zero."""
+    """Take the logarithm of zero in the loss from one update on."""
     training = on_digits(seed, adamw(3e-3))
     batches = digits(seed)
 
@@ -423,7 +423,7 @@ class Halved(nn.Module):
         return out
 
 
-# -- what people ask about: a loss that is flat, NaN or jumping -----------------------------------------------------
+# -- common mistakes that make the loss flat, NaN or jumping --------------------------------------------------------
 
 
 Loop = Callable[[Callable[[], Tensor], nn.Module, torch.optim.Optimizer], Tensor]
@@ -493,7 +493,7 @@ def accumulated(loss: Callable[[], Tensor], model: nn.Module, optimizer: torch.o
 
 
 def looped(loop: Loop, optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[int], Training]:
-    """A training on digits with a loop of its own."""
+    """Return a function that makes a training on digits with the given loop."""
     return lambda seed: replace(on_digits(seed, optimizer), by_hand=loop)
 
 
@@ -514,20 +514,20 @@ def two_optimizers(seed: int) -> Training:
 
 
 def replaced_model(seed: int) -> Training:
-    """The optimizer was made before the model was made anew."""
+    """Make a new model after the optimizer was made."""
     training = on_digits(seed, adamw(3e-3))
-    other = made(seed + 1, lambda: perceptron(64, 64))
+    other = make_seeded(seed + 1, lambda: perceptron(64, 64))
     return replace(training, loss=learn(other, digits(seed)), by_hand=usual_loop)
 
 
 def step_per_batch(seed: int) -> Training:
-    """A schedule made for epochs is advanced in every batch: a factor of 0.9 each."""
+    """Advance a schedule made for epochs in every batch, by a factor of 0.9 each."""
     schedule = multi_step(3e-3, at_updates=list(range(1, 299)), factor=0.9)
     return on_digits(seed, adamw(3e-3), schedule=schedule)
 
 
 def raw_pixels(seed: int) -> Training:
-    """Inputs that nobody normalised, and a loss that is a sum."""
+    """Use inputs that are not normalised, and a loss that is a sum."""
     training = on_digits(seed, adamw(1e-4))
     batches = digits(seed)
 
@@ -539,7 +539,7 @@ def raw_pixels(seed: int) -> Training:
 
 
 def root_of_zero(seed: int) -> Training:
-    """The loss is finite; its gradient, through the root of 0, is not."""
+    """Take the root of 0 in the loss: the loss is finite, its gradient is not."""
     training = on_digits(seed, adamw(3e-3))
     batches = digits(seed)
 
@@ -667,7 +667,7 @@ def resumed_text(seed: int) -> Training:
 
 
 def resumed_step(seed: int) -> Training:
-    """Resumed where the schedule takes a step."""
+    """Resume at the update where the schedule takes a step."""
     schedule = multi_step(3e-3, at_updates=[200], factor=0.1)
     return replace(on_digits(seed, adamw(3e-3), schedule=schedule), resumed=200)
 
@@ -694,7 +694,7 @@ def clipped(seed: int) -> Training:
 
 
 def fine_tuned(seed: int) -> Training:
-    """From a trained model, at a hundredth of the rate."""
+    """Train on from a trained model, with 2e-5 instead of 1e-3."""
     model = TEXT.model(seed)
     batches = text(seed)
     loss, optimizer = learn(model, batches), gradstep.AdamW(tensors(model), lr=1e-3)
@@ -708,7 +708,7 @@ def fine_tuned(seed: int) -> Training:
 
 
 def plateau(seed: int) -> Training:
-    """Long after there is nothing left to learn."""
+    """Train long after the loss is flat."""
     return on_digits(seed, adamw(1e-3), updates=1500)
 
 

@@ -1,7 +1,7 @@
-"""What the first step and the import cost, each time in a fresh process; medians, in seconds.
+"""Measure import and first step in fresh processes; medians in seconds.
 
-gradstep keeps no compiled code on disk, so every process starts cold: there is no second figure "from cache".
-The first step includes the import of LLVM, the compilation, and the creation of the state.
+gradstep saves no compiled code on disk, so every process compiles: there is no second figure "from cache".
+The first step imports LLVM, compiles, and creates the state.
 
     python benchmarks/start.py
 """

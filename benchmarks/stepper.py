@@ -1,9 +1,9 @@
-"""The end of an update window: the Stepper against the sequence that torch's documentation writes by hand.
+"""Compare the end of an update in the Stepper with the code of torch's documentation.
 
-A window of four micro-batches in fp16: loss scaling, check for overflow, clipping, norm, AdamW step, scaler's update,
-gradients cleared. Timed is what the last micro-batch's call does beyond the model's own backward pass: its loss
-depends on one number only, and the gradients of everything else are put in place before, the same for all. Rivals take
-turns in one process, each repetition in another order.
+An update has four micro-batches in fp16: loss scaling, check for overflow, clipping, norm, AdamW step, scaler's
+update and clearing of gradients. Only the last micro-batch's call is timed, without the model's backward pass: the loss
+depends on one number, and all other gradients are set before, the same for all rivals. Rivals take turns in one
+process, in each repetition in another order.
 
     python benchmarks/stepper.py [--repeat 21] [--save]
 """
@@ -38,7 +38,7 @@ HANDS: dict[str, dict[str, Any]] = {
 
 
 class Held(nn.Module):
-    """Parameters of these shapes, and one number that the loss depends on."""
+    """A model with parameters of these shapes, and one number that the loss depends on."""
 
     def __init__(self, shapes: list[tuple[int, ...]]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Held(nn.Module):
 
 
 def stepper(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], None]], float]:
-    """One window with the Stepper; the seconds of its end."""
+    """Return a function that makes one update with the Stepper and returns the seconds of its end."""
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=10**9)
     one = gradstep.Stepper(model, optimizer, accumulate=WINDOW, max_grad_norm=CLIP, precision="fp16", scaler=scaler)
 
@@ -71,7 +71,7 @@ def stepper(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable
 
 
 def by_hand(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], None]], float]:
-    """The same in torch."""
+    """Return the same function for torch's documented code."""
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=10**9)
 
     def run(give: Callable[[], None]) -> float:
@@ -97,7 +97,7 @@ def by_hand(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable
 
 
 def measure(shapes: list[tuple[int, ...]], repeat: int) -> dict[str, list[float]]:
-    """Seconds of every rival, repetition by repetition; they share parameters and the source of the gradients."""
+    """Return the seconds of every rival and repetition; rivals share parameters and the source of the gradients."""
     model = Held(shapes)
     torch.manual_seed(0)
     source = [torch.randn_like(p) * SCALE for p in model.held]
@@ -120,7 +120,7 @@ def measure(shapes: list[tuple[int, ...]], repeat: int) -> dict[str, list[float]
 
 
 def rows(repeat: int) -> list[dict[str, Any]]:
-    """Everything that is measured."""
+    """Measure everything and return a row for each size."""
     result = []
     for title, shapes in SIZES.items():
         parameters = sum(map(prod, shapes))

@@ -1,7 +1,7 @@
-"""AdamW with other storage than float32, against torch's fused step in float32 and the rivals that have 8 bits.
+"""Compare AdamW with parameters or state in fewer bits with torch's fused float32 step and with other 8-bit optimizers.
 
-One tensor of 25.2 M parameters each; all take turns in one process. bitsandbytes and torchao take part where they are
-installed (in an environment of their own: torch 2.13.0 first, then they); they are slow on a CPU and take fewer turns.
+Each has one tensor of 25.2 M parameters; all take turns in one process. bitsandbytes and torchao take part if they are
+installed (in a separate environment, after torch 2.13.0); they are slow on a CPU and take fewer turns.
 
     python benchmarks/storage.py [--repeat 31] [--save]
 """
@@ -23,9 +23,9 @@ from torch import Tensor
 
 import gradstep
 from gradstep.lab.bench import settle
-from gradstep.lab.machine import Neighbours, describe
+from gradstep.lab.machine import OtherPrograms, describe
 
-SHAPE = (24_576, 1_024)  # 25.2 M; a multiple of 256, which torchao asks for
+SHAPE = (24_576, 1_024)  # 25.2 M; a multiple of 256, which torchao requires
 RESULTS = Path(__file__).parent / "results" / "storage.json"
 RIVAL_TURNS = 5
 BASE = "torch fused, float32"
@@ -68,7 +68,7 @@ RIVALS = {
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
-    """Bytes of state per parameter, the step count left out."""
+    """Return the bytes of state per parameter, without the step count."""
     (entry,) = optimizer.state.values()
     parts = [
         getattr(v, name) for v in entry.values() for name in ("codes", "scale") if type(v).__name__ == "OptimState8bit"
@@ -89,7 +89,7 @@ def measure(repeat: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     for optimizer in optimizers.values():
         settle(optimizer.step)  # compiles, creates the state, chooses access patterns
-    neighbours = Neighbours()
+    others = OtherPrograms()
     names = list(optimizers)
     for turn in range(repeat):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -103,7 +103,7 @@ def measure(repeat: int) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "machine": describe(),
-        "others": neighbours.share(),
+        "others": others.share(),
         "seconds": times,
         "state_bytes": {name: state_bytes(optimizer) for name, optimizer in optimizers.items()},
     }

@@ -1,4 +1,4 @@
-"""What benchmarks of the loop around the step share: sizes of models, taking turns, results that tell their machine."""
+"""Common parts of the benchmarks of the training loop: sizes of models, turns, and results with their machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradstep.lab.machine import Neighbours, describe
+from gradstep.lab.machine import OtherPrograms, describe
 
 _LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
 WORKS: dict[str, list[tuple[int, ...]]] = {
@@ -18,11 +18,11 @@ WORKS: dict[str, list[tuple[int, ...]]] = {
     "a transformer of 25.5 M, 82 tensors": [(512, 512), (128, 512), *_LAYER * 8],
     "2,000 tensors of 64×64": [(64, 64)] * 2_000,
 }
-"""Shapes of the parameters, by what they are."""
+"""Shapes of the parameters, by title."""
 
 
 def take_turns(rivals: Mapping[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:
-    """Seconds of every rival, repetition by repetition, each repetition in another order."""
+    """Return the seconds of every rival and repetition; each repetition has another order."""
     order, seconds = list(rivals), {name: list[float]() for name in rivals}
     gc.collect()
     gc.disable()
@@ -37,22 +37,22 @@ def take_turns(rivals: Mapping[str, Callable[[], float]], repeat: int) -> dict[s
 
 
 def main(about: str | None, repeat: int, results: Path, rows: Callable[[int], list[dict[str, Any]]]) -> None:
-    """Run a benchmark as the command line says.
+    """Run a benchmark with the arguments of the command line.
 
     Args:
-        about: what it is.
-        repeat: how often everything is measured, if nothing else is said.
-        results: where they go with ``--save``.
-        rows: measures, so often.
+        about: description of the benchmark.
+        repeat: default number of repetitions.
+        results: file that ``--save`` writes.
+        rows: takes the number of repetitions, measures, and returns the rows.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=repeat)
     parser.add_argument("--save", action="store_true", help=f"write {results.name} into results/")
     arguments = parser.parse_args()
-    neighbours, measured = Neighbours(), rows(arguments.repeat)
-    others = neighbours.share()
+    programs, measured = OtherPrograms(), rows(arguments.repeat)
+    others = programs.share()
     if others is not None:
         print(f"other programs took {others:.1%} of the processors")
-    known = {"machine": describe(), "date": date.today().isoformat(), "others": others, "rows": measured}
+    content = {"machine": describe(), "date": date.today().isoformat(), "others": others, "rows": measured}
     if arguments.save:
-        results.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        results.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,17 +1,17 @@
-"""Hold gradstep against torch.optim on thousands of mutated parameters, gradients, states, groups and checkpoints.
+"""Compare gradstep with torch.optim on thousands of mutated parameters, gradients, states, groups and checkpoints.
 
-Each case makes an optimizer, takes some steps, does something to it that a user might do (or nobody should), and steps
-again. gradstep must then give the numbers of torch's class of the same name, or refuse as torch does, or differ in a
-way that is listed (`tools/fuzzing/differences.py`). Where torch has no counterpart (8-bit state, clipping in the step),
-two engines are compared. A step that raises must have changed nothing, and nothing may crash or hang.
+Each case makes an optimizer, takes some steps, mutates something as a user might (or never should), and takes another
+step. gradstep must then give the numbers of torch's class of the same name, or refuse as torch does, or differ in a
+way that `tools/fuzzing/differences.py` lists. Where torch has no counterpart (8-bit state, clipping in the step), two
+engines are compared. A step that raises must change nothing, and nothing may crash or hang.
 
     python tools/fuzz.py --cases 10000 --seed 0          # Ctrl-C ends it with the summary of what was done
-    python tools/fuzz.py --seed 0 --case 123             # one case again, told in full
+    python tools/fuzz.py --seed 0 --case 123             # one case again, with all details
     PYTHONMALLOC=debug python tools/fuzz.py --cases 1000
 
-Cases run in forked children: one that dies kills nothing but itself, and is counted. What takes memory away from under
-torch runs in a child of its own, as torch may write where that memory was; and whether gradstep or torch is to blame
-for a death is tried out, with the one or the other alone. The exit status is 1 if there is any finding.
+Cases run in forked children, so that a crash ends only one child and is counted. A case that frees memory which torch
+uses runs in its own child, since torch may write to the freed memory. After a crash, gradstep and torch run the case
+alone, to see which of them crashes. The exit status is 1 if there is any finding.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from fuzzing.verdict import judge, run_ours, run_theirs
 import gradstep
 
 CHUNK = 200
-"""Cases of one child: a kernel that is not among the usual is compiled once in each."""
+"""Number of cases in one child; each child compiles the unusual kernels once."""
 
 HAZARD = re.compile("freed|short of memory|resized")
-"""What is done in cases that get a child of their own: torch may write beyond the memory that is left, which kills
-whoever comes next."""
+"""Mutations of cases that run in their own child: torch may write beyond the remaining memory, which crashes a later
+case."""
 
 SLOW = (
     "gradstep.optimizers",
@@ -53,14 +53,14 @@ SLOW = (
     "torch.masked",
     "torch.testing._internal.two_tensor",
 )
-"""Modules that take long to import: once, before the children are forked."""
+"""Modules with a slow import, which happens once, before the children are forked."""
 
 PATIENCE = 60.0
 """Seconds after which a case counts as hanging."""
 
 
 def main() -> int:
-    """Run the cases, and print what was found."""
+    """Run the cases and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000, help="how many (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
@@ -72,14 +72,14 @@ def main() -> int:
     for name in SLOW:
         importlib.import_module(name)
     if given.case is not None:
-        return _alone(given.seed, given.case)
+        return _run_single(given.seed, given.case)
     _warm_up()
     if given.cases >= 1000:
         _compile()
     results: list[dict[str, Any]] = []
     began = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
-        _all(given.seed, list(range(given.first, given.first + given.cases)), results, began)
+        _run_all(given.seed, list(range(given.first, given.first + given.cases)), results, began)
     findings = [r for r in results if r["verdict"] in ("finding", "crash", "hang")]
     _summary(results, findings, given.seed, time.monotonic() - began)
     if given.out:
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def _warm_up() -> None:
-    """Import and compile what the first step of an optimizer needs, which every child then has: seconds, of torch."""
+    """Take a first step, so that children inherit its imports and compiled code (for torch, seconds)."""
     for kind in (torch.optim.AdamW, gradstep.AdamW):
         p = torch.nn.Parameter(torch.ones(2))
         p.grad = torch.ones(2)
@@ -96,7 +96,7 @@ def _warm_up() -> None:
 
 
 def _compile() -> None:
-    """Compile the usual kernels, which every child then has."""
+    """Compile the usual kernels, so that every child inherits them."""
     from gradstep.optimizers.state.storage import ENGINES, Storage
     from gradstep.rules import RULES
 
@@ -108,7 +108,7 @@ def _compile() -> None:
                 ENGINES["fused"].prepare(stored.spec(rule, torch.float32))
 
 
-def _alone(seed: int, number: int) -> int:
+def _run_single(seed: int, number: int) -> int:
     faulthandler.enable()
     this = case(seed, number)
     print(this)
@@ -117,25 +117,25 @@ def _alone(seed: int, number: int) -> int:
     return int(verdict == "finding")
 
 
-def _all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: float) -> None:
+def _run_all(seed: int, numbers: list[int], results: list[dict[str, Any]], began: float) -> None:
     hazards = [number for number in numbers if HAZARD.search(case(seed, number).kind)]
     numbers = sorted(set(numbers) - set(hazards))
     while numbers or hazards:
         chunk = numbers[:CHUNK] or hazards[:1]
-        done = _child(seed, chunk, results)
+        done = _run_child(seed, chunk, results)
         numbers, hazards = (numbers[done:], hazards) if numbers else ([], hazards[1:])
         counts = Counter(r["verdict"] for r in results)
-        told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        text = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         print(
-            f"\r{len(results)} cases in {time.monotonic() - began:.0f} s: {told}  ", end="", file=sys.stderr, flush=True
+            f"\r{len(results)} cases in {time.monotonic() - began:.0f} s: {text}  ", end="", file=sys.stderr, flush=True
         )
 
 
-def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> int:
-    """Run cases in a child until all are done or one kills it; that one is the last of the results.
+def _run_child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> int:
+    """Run cases in a child until all are done or one ends the child; that case is the last of the results.
 
     Returns:
-        How many were run.
+        Number of cases that ran.
     """
     world, stage = "ours", "construct"
     before = len(results)
@@ -150,7 +150,7 @@ def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> int:
         else:
             stage = message
 
-    how, number = _forked(lambda tell: _work(seed, chunk, tell), take)
+    how, number = _run_forked(lambda tell: _work(seed, chunk, tell), take)
     done = len(results) - before
     if done == len(chunk):
         return done
@@ -160,34 +160,34 @@ def _child(seed: int, chunk: list[int], results: list[dict[str, Any]]) -> int:
 
 
 def _blame(this: Case, how: str, world: str, where: str, stage: str) -> tuple[str, str]:
-    """The verdict on a case that has killed its child, or has hung."""
+    """Return the verdict on a case that crashed or hung its child."""
     if stage in ("assign", "mutate") and not any(mutation[0] == "load" for mutation in this.mutations):
-        return f"torch's own {how}", f"{how} {where}"  # the mutation itself has done it
+        return f"torch's own {how}", f"{how} {where}"  # the mutation itself did it
     half = run_ours if world == "ours" else run_theirs
 
     def alone(tell: Callable[[Any], None]) -> None:
         for _ in range(10):
             half(this, tell)
-        del [torch.empty(size) for size in range(1, 16384, 4)][:]  # which trips over a damaged heap
+        del [torch.empty(size) for size in range(1, 16384, 4)][:]  # allocations crash on a damaged heap
 
-    again = any(_forked(alone, lambda message: None)[0] for _ in range(3))
+    again = any(_run_forked(alone, lambda message: None)[0] for _ in range(3))
     if world != "ours" and this.torch and again:
         return f"torch's own {how}", f"{how} {where}"
     return how, f"{how} {where}" + ("" if again else "; not again, alone: perhaps an earlier case is to blame")
 
 
-def _forked(work: Callable[[Callable[[Any], None]], Any], take: Callable[[Any], None]) -> tuple[str, int]:
-    """Run some work in a child, and take what it tells.
+def _run_forked(work: Callable[[Callable[[Any], None]], Any], take: Callable[[Any], None]) -> tuple[str, int]:
+    """Run work in a forked child, and pass its messages to ``take``.
 
     Returns:
-        Nothing, ``"crash"`` or ``"hang"``; and the number of the signal that ended it.
+        "", ``"crash"`` or ``"hang"``; and the number of the signal that ended the child.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this child
         os.close(reader)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch and glibc comment on what is done to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch and glibc print warnings about the mutations
         try:
             work(lambda message: os.write(writer, json.dumps(message).encode() + b"\n"))
         finally:
@@ -208,10 +208,10 @@ def _forked(work: Callable[[Callable[[Any], None]], Any], take: Callable[[Any], 
 
 
 def _messages(reader: int) -> Iterator[Any]:
-    """What a child tells, until it ends.
+    """Yield the messages of a child until it ends.
 
     Raises:
-        TimeoutError: it has told nothing for long.
+        TimeoutError: no message for PATIENCE seconds.
     """
     waiting = b""
     with selectors.DefaultSelector() as ready, os.fdopen(reader, "rb", buffering=0) as stream:

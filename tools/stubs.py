@@ -1,7 +1,7 @@
-"""Writes __init__.pyi of gradstep and gradstep.rules: what their registries hold, for editors and type checkers.
+"""Write __init__.pyi of gradstep and gradstep.rules, for editors and type checkers.
 
-The classes are made from the rules when the package is imported, which no type checker sees; these files say
-in the language of type checkers what is made. `make stubs` writes them, and a test holds them against the rules.
+The classes are made from the rules when the package is imported, where type checkers do not see them; these files
+declare them. `make stubs` writes the files, and a test compares them with the rules.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 '''
 
-_TYPES = (  # used in the stubs, and not public here
+_TYPES = (  # used in the stubs, but not public
     "from gradstep.optimizers.front import ParamsT\n",
     "from gradstep.storage.policy import RoundingName, StateName\n",
 )
@@ -47,7 +47,7 @@ _RULES_IMPORTS = (
 
 
 def texts() -> dict[Path, str]:
-    """Every stub file with its text."""
+    """Return every stub file with its text."""
     imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
     public = [
         f"from {home} import {name} as {name}\n"
@@ -94,7 +94,7 @@ def _class(name: str) -> str:
 
 
 def _variants() -> str:
-    """Of the same type as the rule's own class, which takes the same arguments."""
+    """Declare the variants with the type of the rule's own class, which takes the same arguments."""
     return "".join(f"{name} = {rule}\n" for name, (rule, _, _) in VARIANTS.items())
 
 

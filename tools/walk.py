@@ -1,15 +1,15 @@
-"""Walk through a page as its reader would, and put what the terminal shows into it.
+"""Run the commands of a page as its reader would, and write the terminal's output into the page.
 
-python tools/walk.py docs/course-walk.md            every screen of the page made anew (about five minutes)
-python tools/walk.py docs/course-walk.md --check    nothing is written; exit code 1 and the differences if some differ
+python tools/walk.py docs/course-walk.md            write every output again (about five minutes)
+python tools/walk.py docs/course-walk.md --check    write nothing; print differences, exit code 1 if there are any
 
 The page is its own script. In a block of ``console``, a line that begins with ``$ `` is typed into a terminal, in a
-folder that is empty at first; what follows it is what is shown. Comments before a block say what else a reader does:
+folder that is empty at first; the output follows it. Comments before a block have further instructions:
 
-<!-- write: FILE -->   the Python block takes the place of the lines marked "Your turn" in the file as it was first
-<!-- keys: b a c -->   these are typed, each with Enter; ^C is Ctrl-C
-<!-- copy: FILE TO --> afterwards FILE of that folder becomes TO beside the page (a picture)
-<!-- first: N -->      only the first N lines of what is shown stay in the page
+<!-- write: FILE -->   the Python block replaces the lines marked "Your turn" in the original file
+<!-- keys: b a c -->   these keys are typed, each with Enter; ^C is Ctrl-C
+<!-- copy: FILE TO --> afterwards FILE of that folder is copied to TO beside the page (a picture)
+<!-- first: N -->      only the first N lines of the output stay in the page
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PATIENCE = 300.0
 """Seconds for a command."""
 
 _QUIET = 0.4
-"""Seconds without output after which a program that was given no Enter yet is taken to wait for one."""
+"""Seconds without output after which a program without an Enter so far counts as waiting for one."""
 
 _BLOCK = re.compile(r"((?:<!--.*?-->\n)*)```(\w+)\n(.*?)^```$\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (\w+): (.*?) -->")
@@ -46,26 +46,26 @@ _TIMES = re.compile(r"\d[\d,.]*(?= (?:s|ms|µs|ns|times as)\b)")
 
 @final
 class Walk:
-    """A reader in a folder.
+    """A reader who runs a page's commands in a folder.
 
     Args:
-        folder: where commands run.
+        folder: the folder of the commands.
         page: the folder of the page.
-        check: whether nothing is written beside the page.
+        check: whether to write nothing beside the page.
     """
 
     def __init__(self, folder: Path, page: Path, *, check: bool) -> None:
         self.folder, self.page, self.check = folder, page, check
         self.first: dict[Path, str] = {}
 
-    def block(self, found: re.Match[str]) -> str:
-        """The block as it is after what it says was done."""
-        comments, kind, body = found.groups()
+    def block(self, match: re.Match[str]) -> str:
+        """Run a block and return it with the new output."""
+        comments, kind, body = match.groups()
         orders = dict(_COMMENT.findall(comments))
         if kind == "python" and "write" in orders:
             self.write(self.folder / orders["write"], body)
         if kind != "console":
-            return found[0]
+            return match[0]
         keys = orders.get("keys", "").split()
         most = int(orders["first"]) if "first" in orders else None
         shown = []
@@ -80,7 +80,7 @@ class Walk:
         return f"{comments}```console\n" + "\n".join(shown) + "```\n"
 
     def write(self, file: Path, body: str) -> None:
-        """The reader's lines in the file, where it is marked; the whole file where nothing is."""
+        """Write the reader's lines into the marked parts of the file; without marks, write the whole file."""
         skeleton = self.first.setdefault(file, file.read_text("utf-8"))
         turn = _TURN.search(skeleton)
         if turn is None:
@@ -89,7 +89,7 @@ class Walk:
         file.write_text(skeleton[: turn.start()] + lines + skeleton[turn.end() :], encoding="utf-8")
 
     def terminal(self, command: str, keys: list[str]) -> str:
-        """What a terminal shows of a command, without colours; each key is typed when the program waits."""
+        """Return a command's output on a terminal, without colours; each key is typed when the program waits."""
         ours, theirs = os.openpty()
         columns = re.match(r"(?:\w+=\S+ )*COLUMNS=(\d+) ", command)
         size = struct.pack("HHHH", LINES, int(columns[1]) if columns else COLUMNS, 0, 0)
@@ -116,7 +116,7 @@ class Walk:
                     continue
                 try:
                     piece = os.read(ours, 65536)
-                except OSError:  # nobody is at the other end any more
+                except OSError:  # the program has closed its end
                     break
                 text += piece
         finally:
@@ -128,20 +128,20 @@ class Walk:
 
 
 def _waiting(session: int) -> bool:
-    """Whether the programs of a session sleep: none of them computes."""
+    """Return whether all programs of a session sleep, so that none computes."""
     states = subprocess.run(["ps", "-o", "stat=", "-s", str(session)], capture_output=True, text=True, check=False)
     return not any(line.startswith("R") for line in states.stdout.split())
 
 
 def environment() -> dict[str, str]:
-    """A terminal in which this Python's own commands come first."""
+    """Return the variables of a terminal in which this Python's commands come first."""
     own = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**own, "PATH": path, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "ignore"}
 
 
 def main() -> None:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Put what the terminal shows into a page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--check", action="store_true", help="say what differs, and write nothing")

@@ -1,4 +1,4 @@
-"""Optimizers for training neural networks: each one's mathematics written once, run on every engine.
+"""Optimizers for training neural networks: the mathematics of each is written once and runs on every engine.
 
 >>> import torch, gradstep
 >>> model = torch.nn.Linear(10, 1)
@@ -46,7 +46,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.training.outcome": ("UpdateOutcome",),
     "gradstep.training.stepper": ("Stepper",),
 }
-"""Where the other public names live: modules imported when one of their names is first used."""
+"""The modules of the other public names; each is imported when one of its names is first used."""
 
 _HOME = {name: home for home, names in HOMES.items() for name in names}
 
@@ -54,7 +54,7 @@ __all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", "schedules"
 
 
 def __getattr__(name: str) -> Any:
-    """The rest, imported when it is first used: what needs no torch runs without it."""
+    """Import a public name when it is first used, so that `import gradstep` does not need torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,7 +1,7 @@
 """The `gradstep` command, also as `python -m gradstep`.
 
-The command line and the lab need libraries that the optimizers do not; where they are missing, it says what
-to install.
+The command line and the lab need more libraries than the optimizers; if one is missing, the command says what to
+install.
 """
 
 import json
@@ -10,12 +10,13 @@ import sys
 import gradstep
 
 _EXTRA = frozenset({"rich", "sklearn", "torch", "typer"})
-"""Top-level modules that the extra `lab` brings."""
+"""Top-level modules that the extra `lab` installs."""
 
 
 def main() -> int:
-    """Run the command line; returns the exit code (2 where a library of the extra `lab` is missing, 1 where a
-    file cannot be read or written).
+    """Run the command line and return its exit code.
+
+    The code is 2 if a library of the extra `lab` is missing, 1 if a file cannot be read or written.
     """
     if sys.argv[1:] == ["--version"]:
         print(f"gradstep {gradstep.__version__}")
@@ -36,14 +37,14 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    except OSError as error:  # a file that cannot be read or written, or a full disk: nothing that a traceback explains
+    except OSError as error:  # an unreadable file or a full disk: a traceback would not help
         print(f"gradstep: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _doctor(words: list[str]) -> int:
-    """``gradstep doctor RUN [--json]`` in plain text: on the machine that trains, the extra ``lab`` is seldom there."""
+    """Run ``gradstep doctor RUN [--json]`` in plain text: training machines often lack the extra ``lab``."""
     from gradstep.monitor.doctor import diagnose
 
     runs = [word for word in words if word != "--json"]
@@ -55,8 +56,7 @@ def _doctor(words: list[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"Cannot read {runs[0]}: {error}", file=sys.stderr)
         return 2
-    shown = json.dumps(diagnosis.as_dict(), indent=2, ensure_ascii=False) if "--json" in words else str(diagnosis)
-    print(shown)
+    print(json.dumps(diagnosis.as_dict(), indent=2, ensure_ascii=False) if "--json" in words else diagnosis)
     return diagnosis.exit_code
 
 

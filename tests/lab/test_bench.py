@@ -212,10 +212,10 @@ def test_what_is_wrong_is_said_before_anything_is_measured(words, says):
 def test_neighbours_do_not_count_our_own_work(tmp_path, monkeypatch):
     stat = tmp_path / "stat"
     monkeypatch.setattr(machine, "STAT", stat)
-    assert machine.Neighbours().share() is None  # not Linux
+    assert machine.OtherPrograms().share() is None  # not Linux
     stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")
-    neighbours = machine.Neighbours()
+    others = machine.OtherPrograms()
     stat.write_text("cpu  0 0 0 900000 900000 0 0 0 900000 0\ncpu0 0", encoding="ascii")
-    assert neighbours.share() == 0  # idle, waiting, guests
+    assert others.share() == 0  # idle, waiting, guests
     stat.write_text("cpu  900000 0 0 0 0 0 0 0 0 0\ncpu0 0", encoding="ascii")
-    assert neighbours.share() == 1
+    assert others.share() == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradstep.lab.contenders import CLASSES, DEFAULT, enter, with_peers
+from gradstep.lab.contenders import CLASSES, DEFAULT, make_contender, with_peers
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 
@@ -13,7 +13,7 @@ DIGITS = TASKS["digits"]
 
 def contender(text: str):
     (spec,) = parse_specs(text)
-    return enter(spec, DIGITS)
+    return make_contender(spec, DIGITS)
 
 
 def test_the_task_gives_the_learning_rate_unless_one_is_asked_for():
@@ -60,7 +60,7 @@ def test_what_cannot_race_is_refused_by_name(text, says):
 def test_every_optimizer_can_enter_every_task(task):
     for name in CLASSES:
         (spec,) = parse_specs(name)
-        optimizer = enter(spec, task).optimizer([nn.Parameter(torch.ones(3))])
+        optimizer = make_contender(spec, task).optimizer([nn.Parameter(torch.ones(3))])
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert task.learning_rate(name.removeprefix("torch.")) is not None
-    assert len({enter(spec, task).label for spec in DEFAULT}) == len(DEFAULT)
+    assert len({make_contender(spec, task).label for spec in DEFAULT}) == len(DEFAULT)

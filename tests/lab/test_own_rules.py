@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import gradstep
 from gradstep.cli import app
-from gradstep.lab.contenders import class_of, enter
+from gradstep.lab.contenders import class_of, make_contender
 from gradstep.lab.session import plan
 from gradstep.lab.specs import OptimizerSpec, parse_specs
 from gradstep.lab.tasks import TASKS
@@ -72,7 +72,7 @@ def test_own_rules_race_beside_built_in_ones(mine, tmp_path):
 def test_a_name_of_hugging_face_has_the_rate_of_its_rule():
     (spec,) = parse_specs("paged_adamw_8bit")
     task = TASKS["digits"]
-    assert dict(enter(spec, task).settings)["lr"] == task.learning_rates["adamw"]
+    assert dict(make_contender(spec, task).settings)["lr"] == task.learning_rates["adamw"]
     assert class_of("paged_adamw_8bit") is gradstep.PagedAdamW8bit
 
 

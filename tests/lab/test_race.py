@@ -6,7 +6,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from gradstep.lab.contenders import enter
+from gradstep.lab.contenders import make_contender
 from gradstep.lab.race import Race, tensor_bytes
 from gradstep.lab.results import Header, Point, Record, Summary
 from gradstep.lab.specs import parse_specs
@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", Header, Point, Summary)
 
 
 def race(task: str, optimizers: str, steps: int = 4, seeds: int = 1, **options) -> Race:
-    contenders = tuple(enter(spec, TASKS[task]) for spec in parse_specs(optimizers))
+    contenders = tuple(make_contender(spec, TASKS[task]) for spec in parse_specs(optimizers))
     return Race(TASKS[task], contenders, steps, tuple(range(seeds)), "gradstep race", {}, **options)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gradstep.learn import check
 from gradstep.learn.challenges import CHALLENGES, challenge_named
-from gradstep.learn.checking import unwritten
+from gradstep.learn.checking import is_unfinished
 from gradstep.learn.course import diagnosis
 from gradstep.learn.lesson import FRAMEWORKS
 from tests.learn.wrong import WRONG
@@ -35,7 +35,7 @@ def test_the_skeleton_is_known_as_such_and_does_not_give_the_solution_away(name,
     code = CHALLENGES[name].lesson.code[framework]
     verdict = check(name, loaded(name, code.skeleton), framework)
     assert not verdict.passed
-    assert unwritten(verdict)
+    assert is_unfinished(verdict)
     assert "SOLUTION" not in code.skeleton + code.solution
     lost = [line for line in code.solution.splitlines() if line.strip() not in code.skeleton]
     assert lost
@@ -52,7 +52,7 @@ def slow_where_torch_runs(wrong):
 def test_a_wrong_solution_is_caught_and_its_mistake_is_told(wrong):
     verdict = check(wrong.challenge, loaded(wrong.challenge, wrong.source), wrong.framework)
     assert not verdict.passed
-    assert not unwritten(verdict)
+    assert not is_unfinished(verdict)
     pieces = diagnosis(verdict)
     assert any(wrong.told in piece for piece in pieces), pieces
 

@@ -5,7 +5,7 @@ import pytest
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
 from gradstep.learn.challenges import CHALLENGES
-from gradstep.learn.course import Course, advice, diagnosis, grade
+from gradstep.learn.course import Course, advise, diagnosis, grade
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.progress import FILE, Progress, Work, save
 
@@ -80,7 +80,7 @@ def test_a_solution_looked_at_is_remembered_and_what_passed_stays_passed(course,
 def test_following_the_advice_ends_the_course(course, monkeypatch):
     monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: PASSED)
     seen: list[str] = []
-    while not (command := advice(course.progress(), course)).startswith("gradstep race"):
+    while not (command := advise(course.progress(), course)).startswith("gradstep race"):
         assert command not in seen[-1:], "the same advice twice, without getting on"
         seen.append(command)
         _, _, act, name, *option = command.split()
@@ -106,7 +106,7 @@ def test_following_the_advice_ends_the_course(course, monkeypatch):
 
 def test_what_was_begun_comes_before_what_was_not(course):
     course.start(CHALLENGES["adamw"], "torch")
-    assert advice(course.progress(), course) == "gradstep learn check adamw"
+    assert advise(course.progress(), course) == "gradstep learn check adamw"
 
 
 def test_where_the_course_is(tmp_path, monkeypatch):

@@ -31,14 +31,14 @@ def test_each_has_figures_and_a_picture(experiment, tmp_path):
 def test_uncorrected_steps_by_hand():
     # (1 − 0.9ᵗ) / √(1 − 0.999ᵗ) along a constant gradient, the corrected ones 1.
     t = np.arange(1, bias_correction.STEPS + 1)
-    lengths = bias_correction._lengths(Walker(Adam(lr=0.1), [0.0], change=bias_correction.uncorrected))
+    lengths = bias_correction._step_lengths(Walker(Adam(lr=0.1), [0.0], change=bias_correction.uncorrected))
     np.testing.assert_allclose(lengths, (1 - 0.9**t) / np.sqrt(1 - 0.999**t), rtol=1e-6)
-    np.testing.assert_allclose(bias_correction._lengths(Walker(Adam(lr=0.1), [0.0])), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(bias_correction._step_lengths(Walker(Adam(lr=0.1), [0.0])), 1.0, rtol=1e-6)
 
 
 def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
     left = [
-        decay._mean_weights(Walker(rule(lr=decay.LR, weight_decay=decay.DECAY), np.ones((len(decay.SCALES), 100))))
+        decay._remaining_means(Walker(rule(lr=decay.LR, weight_decay=decay.DECAY), np.ones((len(decay.SCALES), 100))))
         for rule in (AdamW, Adam)
     ]
     assert np.ptp(left[0]) < 0.03
@@ -63,7 +63,7 @@ def test_momentum_ends_lower_in_the_ravine():
     heights = {name: float(ravine.height(ravine._path(rule))[-1]) for name, rule in ravine.RULES.items()}
     assert heights["SGD with momentum"] < heights["SGD"] / 1000
     assert heights["Adam"] < heights["SGD"] / 1000
-    assert ravine._crossings(np.array([1.0, -1.0, -0.5, 0.2, -0.001])) == 2
+    assert ravine._count_crossings(np.array([1.0, -1.0, -0.5, 0.2, -0.001])) == 2
 
 
 def test_a_walker_resumed_as_before_is_the_walker_that_went_on():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.lab.contenders import enter
+from gradstep.lab.contenders import make_contender
 from gradstep.lab.race import Lane
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
@@ -135,7 +135,7 @@ def test_a_race(value, name):
     def compute():
         images.cache_clear()
         task = TASKS[name]
-        lane = Lane(task, enter(parse_specs("adamw")[0], task), 1)
+        lane = Lane(task, make_contender(parse_specs("adamw")[0], task), 1)
         lane.turn(2)
         judged = task.evaluate(lane._model)
         return judged.loss, judged.place, [p.detach().clone() for p in lane._model.parameters()]

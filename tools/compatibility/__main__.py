@@ -1,4 +1,4 @@
-"""``tools/matrix``: try the rows one after the other, keep each outcome, and write the table."""
+"""``tools/matrix``: try the rows one after the other, save each outcome, and write the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.compatibility.environments import WORK, Environment, NotToBeHad, build_wheel, make_environment, processor
+from tools.compatibility.environments import WORK, Environment, Unavailable, build_wheel, make_environment, processor
 from tools.compatibility.process import Failed, run, show
 from tools.compatibility.rows import PACKAGES, ROOT, Row, rows
 from tools.compatibility.table import read_results, write_results
@@ -54,7 +54,7 @@ def main() -> int:
     if arguments.table:
         write_results(read_results(), every)
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what a row has started ends with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: ends the processes of the row too
     try:
         return try_rows(chosen, every, keep=arguments.keep, check=arguments.check)
     except KeyboardInterrupt:
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def try_rows(chosen: list[Row], every: list[Row], *, keep: bool, check: bool) -> int:
-    """Try rows and keep their outcomes; or check them: 1 if one does not pass."""
+    """Try rows and save their outcomes; with ``check``, return 1 if a row does not pass and save nothing."""
     code = 0
     wheel = build_wheel(WORK / "wheel.log")
     for number, row in enumerate(chosen, 1):
@@ -88,7 +88,7 @@ def try_rows(chosen: list[Row], every: list[Row], *, keep: bool, check: bool) ->
 
 
 def describe(row: Row) -> str:
-    """What a row is, in a line."""
+    """Return the description of a row in one line."""
     return f"Python {row.python}, {', '.join(f'{p} {row.versions[p]}' for p in PACKAGES)}, {row.machine}"
 
 
@@ -106,7 +106,7 @@ def try_row(row: Row, wheel: Path, folder: Path) -> dict[str, Any]:
         environment = make_environment(row, wheel, folder / "environment", folder / "install")
         outcome |= versions(environment, folder)
         outcome |= test(row, environment, folder / "tests.log")
-    except NotToBeHad as error:
+    except Unavailable as error:
         return outcome | {"outcome": "not tried", "why": str(error)}
     except Failed as error:
         show(str(error))
@@ -115,21 +115,21 @@ def try_row(row: Row, wheel: Path, folder: Path) -> dict[str, Any]:
 
 
 def versions(environment: Environment, folder: Path) -> dict[str, Any]:
-    """What is there indeed."""
+    """Return the versions that the environment really has."""
     log = folder / "versions.log"
     run("versions", [environment.python, "-c", VERSIONS], log, variables=environment.variables)
-    found: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").strip().splitlines()[-1])
-    if not found.pop("installed"):
+    installed: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").strip().splitlines()[-1])
+    if not installed.pop("installed"):
         raise Failed("gradstep was imported from the checkout instead of its wheel")
-    return found
+    return installed
 
 
 def test(row: Row, environment: Environment, log: Path) -> dict[str, Any]:
-    """Run the tests of a row, and return what pytest said."""
-    workers = "2" if row.machine == platform.machine() else "0"  # each would collect the tests anew, emulated
+    """Run the tests of a row and return pytest's result."""
+    workers = "2" if row.machine == platform.machine() else "0"  # emulated, collecting in each worker is slow
     command: list[str | Path] = [environment.python, "-m", "pytest", "-q", "-n", workers, "--dist", "worksteal"]
     command += ["--maxfail", "100", "-m", "not slow", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=1500"]
-    # Other versions warn of other things; warnings are errors only with the pinned ones, in `make test`.
+    # Other versions have other warnings; warnings are errors only with the pinned versions, in `make test`.
     command += ["-o", "filterwarnings=default", "-W", "default", "--disable-warnings", *row.tests]
     code = run("testing", command, log, variables={**environment.variables, "CI": "1"}, limit=5400, check=False)
     text = log.read_text(encoding="utf-8", errors="replace")

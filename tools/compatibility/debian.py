@@ -1,6 +1,6 @@
-"""Debian's Python of another release or instruction set, extracted into a folder: nothing is installed.
+"""Extract Debian's Python of another release or instruction set into a folder, without installing anything.
 
-apt works here with lists, a cache and a status of its own, so that the system's stay as they are.
+apt uses separate lists, cache and status here and does not change the system's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tools.compatibility.process import Failed, run
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 SYSTEM_LIBRARIES = ("libstdc++6", "libgomp1", "libgcc-s1")
-"""What wheels expect of every Linux, besides the C library."""
+"""Libraries that wheels expect on every Linux, besides the C library."""
 
 
 def python_folder(folder: Path, release: str, machine: str, version: str, log: Path) -> tuple[Path, list[str]]:
@@ -82,17 +82,17 @@ def private_apt(folder: Path, release: str, machine: str) -> tuple[list[str], Pa
 
 
 def mirror() -> str:
-    """The address that this machine takes Debian's packages from."""
+    """Return the address of Debian's packages that this machine uses."""
     lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in lists if path.is_file())
-    found = re.search(r"^(?:deb\s+(?:\[.*?\]\s+)?|URIs:\s*)(https?://\S*/debian)/?\s", text, re.MULTILINE)
-    if found is None:
+    match = re.search(r"^(?:deb\s+(?:\[.*?\]\s+)?|URIs:\s*)(https?://\S*/debian)/?\s", text, re.MULTILINE)
+    if match is None:
         raise Failed("no source of Debian's packages is named under /etc/apt")
-    return found[1]
+    return match[1]
 
 
 def closure(names: list[str], options: list[str]) -> list[str]:
-    """The packages with all that they depend on."""
+    """Return the packages with all their dependencies."""
     command = ["apt-cache", *options, "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"]
     command += ["--no-breaks", "--no-replaces", "--no-enhances", *names]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""An environment for a row: an interpreter with the row's packages, gradstep's wheel and the tools of the tests."""
+"""Make the environment of a row: an interpreter with the row's packages, gradstep's wheel and the test tools."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tools.compatibility.process import run
 from tools.compatibility.rows import ROOT, Row
 
 WORK = ROOT / ".matrix"
-"""Everything that is downloaded, installed and logged; git ignores it."""
+"""Folder of downloads, installations and logs; git ignores it."""
 
 TOOLS = ("pytest>=9.0", "pytest-xdist>=3.6", "hypothesis>=6.100")
-"""What the tests need besides the packages of a row."""
+"""Packages of the tests besides those of a row."""
 
 TORCH_NEEDS = ("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing_extensions")
-"""What torch needs on every kind of machine."""
+"""Packages that torch needs on every kind of machine."""
 
 
-class NotToBeHad(Exception):
-    """Something that a row needs does not exist here."""
+class Unavailable(Exception):
+    """A row needs something that does not exist on this machine."""
 
 
 @final
 @dataclass(frozen=True)
 class Environment:
-    """What runs the tests of a row.
+    """An environment that runs the tests of a row.
 
     Args:
         python: the program to start.
@@ -45,7 +45,7 @@ class Environment:
 
 
 def build_wheel(log: Path) -> Path:
-    """Build gradstep's wheel from the checkout: rows install what a user would install."""
+    """Build gradstep's wheel from the checkout, so that rows install what a user would install."""
     target = WORK / "wheel"
     shutil.rmtree(target, ignore_errors=True)
     run("building gradstep's wheel", [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", target, "."], log)
@@ -56,23 +56,23 @@ def find_python(version: str) -> Path:
     """Find an interpreter of a version: on the PATH, or among pyenv's.
 
     Raises:
-        NotToBeHad: when there is none.
+        Unavailable: when there is none.
     """
     on_path = shutil.which(f"python{version}")
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)
-    for candidate in ([Path(on_path)] if on_path else []) + found:
-        # A shim of pyenv's is there without the interpreter, and fails when it is started.
+    in_pyenv = sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)
+    for candidate in ([Path(on_path)] if on_path else []) + in_pyenv:
+        # pyenv's shims exist without the interpreter, and fail when they are started.
         if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
             return candidate
-    raise NotToBeHad(f"there is no Python {version} on this machine")
+    raise Unavailable(f"there is no Python {version} on this machine")
 
 
 def make_environment(row: Row, wheel: Path, folder: Path, log: Path) -> Environment:
     """Make the environment of a row in a folder.
 
     Raises:
-        NotToBeHad: when the interpreter cannot be had.
+        Unavailable: when the interpreter does not exist here.
         Failed: when an installation does not succeed.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -95,15 +95,15 @@ Install = Callable[..., None]
 
 
 def in_venv(row: Row, wanted: list[str], wheel: Path, folder: Path, install: Install) -> Environment:
-    """A virtual environment of an interpreter of this machine."""
+    """Make a virtual environment with an interpreter of this machine."""
     venv = folder / "venv"
     run("virtual environment", [find_python(row.python), "-m", "venv", venv], folder.parent / "venv.log")
     python = venv / "bin" / "python"
     pip = [python, "-m", "pip", "install"]
-    # torch goes first and alone, so that nothing else draws in another build of it.
+    # torch is installed first and alone, so that no other package brings another build of it.
     install("torch", pip, wanted[0])
     install("packages", pip, *wanted, *TOOLS)
-    # Without its dependencies: some rows lie below the floors that the wheel names, and show why these are there.
+    # Without dependencies: some rows are below the wheel's lowest versions, and show why these are the lowest.
     install("gradstep", pip, "--no-deps", wheel)
     return Environment(python, {})
 
@@ -111,7 +111,7 @@ def in_venv(row: Row, wanted: list[str], wheel: Path, folder: Path, install: Ins
 def beside_debian(
     row: Row, release: str, wanted: list[str], wheel: Path, folder: Path, install: Install
 ) -> Environment:
-    """Debian's interpreter in a folder, and a folder of packages, which this machine's pip fills."""
+    """Extract Debian's interpreter into a folder, and install packages with this machine's pip into another."""
     debian = WORK / "debian" / f"{release}-{row.machine}-{row.python}"
     python, prefix = python_folder(debian, release, row.machine, row.python, folder.parent / "debian.log")
     site = folder / "site"
@@ -121,7 +121,7 @@ def beside_debian(
         pip += ["--platform", f"{tag}_{row.machine}"]
     if row.machine == platform.machine():
         packages = wanted
-    else:  # pip would take what torch depends on for this machine's instruction set: CUDA's libraries, on x86
+    else:  # pip would choose torch's dependencies for this machine's instruction set: CUDA's libraries on x86
         install("torch", pip, "--no-deps", wanted[0])
         packages = [*wanted[1:], *TORCH_NEEDS]
     install("packages", pip, *packages, *TOOLS)
@@ -130,9 +130,9 @@ def beside_debian(
 
 
 def write_launcher(path: Path, python: Path, prefix: list[str], site: Path, debian: Path) -> Path:
-    """Write a script that starts an interpreter which this machine cannot start by itself.
+    """Write a script that starts an interpreter of another machine or C library.
 
-    Tests start further processes by ``sys.executable``; ``sitecustomize`` makes that the script.
+    Tests start further processes with ``sys.executable``; ``sitecustomize`` sets it to the script.
     """
     quoted = " ".join(f"'{part}'" for part in [*prefix, str(python)])
     path.write_text(
@@ -149,7 +149,7 @@ def write_launcher(path: Path, python: Path, prefix: list[str], site: Path, debi
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """Return the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Run a command with its output in a log, and say from time to time how far it is."""
+"""Run a command with its output in a log, and show its progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.compatibility.rows import ROOT
 
 
 class Failed(Exception):
-    """A command that did not succeed; its log says why."""
+    """A command failed; its log has the reason."""
 
 
 def run(
@@ -29,9 +29,9 @@ def run(
     """Run a command to its end and return its exit code.
 
     Args:
-        what: shown while it runs.
-        command: with its arguments.
-        log: the file that its output goes to.
+        what: its name, shown while it runs.
+        command: the command with its arguments.
+        log: the file for its output.
         variables: added to the environment.
         limit: seconds after which it is ended.
         check: raise :class:`Failed` if it does not succeed.
@@ -80,7 +80,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def show(line: str, *, stay: bool = True) -> None:
-    """Print a line; on a terminal, one that need not stay is overwritten by the next."""
+    """Print a line; on a terminal, without ``stay``, the next line overwrites it."""
     if sys.stdout.isatty():
         print(f"\r\033[K{line[:110]}", end="\n" if stay else "", flush=True)
     else:
@@ -88,10 +88,10 @@ def show(line: str, *, stay: bool = True) -> None:
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def last_line(log: Path) -> str:
-    """What a log says at present."""
+    """Return the last line of a log, shortened."""
     return tail(log, 1).split("\r")[-1].strip()[-70:]

@@ -1,4 +1,4 @@
-"""The rows of the matrix: which versions are tried, and with which tests."""
+"""The rows of the matrix: the versions to try, and the tests for them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PART = (
     "tests/optimizers/test_grad_scaler.py",
     "tests/training_room/test_stepper.py",
 )
-"""What decides whether a version works: kernel against reference, both fronts, checkpoints, clipping, loss scaling."""
+"""Tests that show whether a version works: kernel and reference, both fronts, checkpoints, clipping, loss scaling."""
 
 COMMANDS = ("tests/test_cli.py", "tests/lab/test_display.py", "tests/lab/test_results.py", "tests/lab/test_specs.py")
-"""The command line and what the lab shows."""
+"""Tests of the command line and of the lab's output."""
 
 EMULATED = (
     "tests/engines/test_same_bits.py",
@@ -38,22 +38,22 @@ EMULATED = (
     "tests/storage/test_elements.py",
     "tests/storage/test_rounding.py",
 )
-"""What computes. Under emulation a test takes some ten times as long."""
+"""Tests of the arithmetic only: under emulation a test takes some ten times as long."""
 
 
 @final
 @dataclass(frozen=True)
 class Row:
-    """One environment and what is run in it.
+    """One environment and its tests.
 
     Args:
-        name: unique; the result is kept under it.
-        python: major and minor version, such as ``"3.11"``; a trailing ``t`` asks for a free-threaded build.
-        versions: a version for each of PACKAGES, and for further packages that are to be installed.
-        tests: the paths given to pytest.
-        machine: the instruction set; another than this machine's is emulated.
-        debian: take Python from Debian's packages of this release, extracted into a folder; else from this machine.
-        note: what a reader of the table should know.
+        name: unique name; the key of its result.
+        python: major and minor version, such as ``"3.11"``; a trailing ``t`` means a free-threaded build.
+        versions: a version for each of PACKAGES, and for further packages to install.
+        tests: the paths for pytest.
+        machine: the instruction set; emulated if it is not this machine's.
+        debian: the Debian release whose Python is extracted into a folder; None: Python from this machine.
+        note: a remark in the table.
     """
 
     name: str
@@ -66,18 +66,18 @@ class Row:
 
 
 def floors() -> dict[str, str]:
-    """The oldest versions that pyproject.toml allows, of the packages that are tried and of Python."""
+    """Return the oldest versions of the packages and of Python that pyproject.toml allows."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = {p: re.search(rf'"{p}>=([0-9.]+)', text) for p in (*PACKAGES, *LAB)}
-    found["python"] = re.search(r'requires-python = ">=([0-9.]+)"', text)
-    missing = [p for p, match in found.items() if match is None]
+    matches = {p: re.search(rf'"{p}>=([0-9.]+)', text) for p in (*PACKAGES, *LAB)}
+    matches["python"] = re.search(r'requires-python = ">=([0-9.]+)"', text)
+    missing = [p for p, match in matches.items() if match is None]
     if missing:
         raise ValueError(f"pyproject.toml names no oldest version of {', '.join(missing)}")
-    return {p: match[1] for p, match in found.items() if match is not None}
+    return {p: match[1] for p, match in matches.items() if match is not None}
 
 
 def pinned() -> dict[str, str]:
-    """The versions of constraints.txt."""
+    """Return the versions of constraints.txt."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     return {p: v for p, v in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", text, re.MULTILINE) if p in PACKAGES}
 
@@ -88,7 +88,7 @@ OLD_LLVMLITE = "below the floor: its IR has typed pointers"
 
 
 def rows() -> list[Row]:
-    """Every row, in the order of the table."""
+    """Return every row, in the order of the table."""
     now, oldest = pinned(), floors()
     python = "3.11"
     newest = {"torch": "2.15.0", "numpy": "2.5.5", "llvmlite": "0.50.0"}

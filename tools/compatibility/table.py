@@ -1,4 +1,4 @@
-"""The outcomes of the rows: docs/compatibility.jsonl, and the table of docs/compatibility.md that is made of it."""
+"""The outcomes of the rows: docs/compatibility.jsonl, and the table in docs/compatibility.md that is made from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- matrix:begin -->\n", "<!-- matrix:end -->\n"
 
 
 def read_results() -> dict[str, dict[str, Any]]:
-    """The outcome of every row that was tried, by its name."""
+    """Return the outcome of every row that was tried, by its name."""
     if not RESULTS.exists():
         return {}
     lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
@@ -34,7 +34,7 @@ def write_results(results: Mapping[str, Mapping[str, Any]], every: Sequence[Row]
 
 
 def table(present: Sequence[tuple[Row, Mapping[str, Any]]]) -> str:
-    """The table, in Markdown."""
+    """Return the table in Markdown."""
     head = ("row", "Python", *("torch", "NumPy", "llvmlite"), "processor", "outcome", "tests", "remark")
     lines = [head, ("---",) * len(head)]
     for row, outcome in present:
@@ -52,7 +52,7 @@ def table(present: Sequence[tuple[Row, Mapping[str, Any]]]) -> str:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file as a whole, or not at all."""
+    """Replace a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

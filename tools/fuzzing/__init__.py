@@ -1,1 +1,1 @@
-"""What tools/fuzz.py is made of: cases, the tensors and mutations in them, how a case is run, and what may differ."""
+"""The parts of tools/fuzz.py: cases, their tensors and mutations, the runner, and the listed differences."""

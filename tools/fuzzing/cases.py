@@ -1,4 +1,4 @@
-"""Cases: which optimizer with which parameters, and what is done to it before the step that is looked at."""
+"""The cases: an optimizer, its parameters, and the mutations before the step that is compared."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "Adafactor": [{}, {"weight_decay": 0.125}],
     "Lion": [{}, {"weight_decay": 0.125}],
 }
-"""Settings that change what is computed or kept; the learning rate comes besides.
+"""Settings that change the arithmetic or the state; a learning rate is added.
 
-A decay that is a power of two multiplies exactly. Where gradient and decay cancel, Adam's quotient makes a part of the
-step of an error in the last place of either: bounded by no number of roundings.
+Weight decay is a power of two, so that it multiplies exactly. If gradient and decay cancel, Adam's quotient would
+otherwise turn a rounding error in the last place into a part of a step, which no number of roundings bounds.
 """
 
 DTYPES = ("float64", "bfloat16", "float16")
-"""For ``torch.set_default_dtype``."""
+"""Arguments of ``torch.set_default_dtype``."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case, told by its seed and number alone.
+    """One case, which its seed and number determine.
 
     Attributes:
-        optimizer, settings, engine, state, rounding: how the optimizer is made.
-        parameters: the kinds of its parameters; ``twice`` says that the first is given once more, ``overlapping`` that
-            one more parameter is a view of the first one's memory.
-        good: how many usual steps come first.
-        mutations: what is done then, each with its arguments.
-        gradients: of the step that is looked at, by parameter; ``"stale"`` are those of the step before.
-        behind: what ``p.grad.data`` of the first parameter becomes, behind the setter's back.
+        optimizer, settings, engine, state, rounding: arguments of the optimizer.
+        parameters: the kinds of its parameters; with ``twice`` the first parameter is given again, with ``overlapping``
+            another parameter is a view of the first one's memory.
+        good: number of usual steps before the mutations.
+        mutations: the mutations, each with its arguments.
+        gradients: the gradients of the compared step, by parameter; ``"stale"`` are those of the step before.
+        behind: replacement of ``p.grad.data`` of the first parameter, which bypasses the setter.
         call: arguments of ``step``.
-        dtype: torch's default type while gradstep works, or nothing.
-        torch: whether it is compared with torch.optim, and not with another engine.
+        dtype: torch's default type while gradstep works, or "".
+        torch: whether the case is compared with torch.optim, and not with another engine.
     """
 
     seed: int
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """What is unusual in it, in a line."""
+        """The unusual parts of the case in one line."""
         parts = [
             *(kind for kind in self.parameters if kind not in USUAL),
             *("a parameter twice" for _ in range(self.twice)),
@@ -85,7 +85,7 @@ class Case:
 
 
 def case(seed: int, number: int) -> Case:
-    """The case of a number."""
+    """Return the case of a number."""
     pick = Random(f"{seed}:{number}")
     name = pick.choice([*SETTINGS, "AdamW", "AdamW", "SGD"])
     settings = {"lr": pick.choice([0.01, 0.1, 0.5]), **pick.choice(SETTINGS[name])}

@@ -1,4 +1,4 @@
-"""Where gradstep and torch.optim are meant to differ. `docs/fuzzing.md` shows this table."""
+"""The intended differences between gradstep and torch.optim. `docs/fuzzing.md` shows this table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fuzzing.cases import Case
 
 
 class Difference(NamedTuple):
-    """A difference that is meant.
+    """An intended difference.
 
     Attributes:
-        name: what it is.
-        ours: pattern of what gradstep does (``"goes on"``, or its error).
-        theirs: pattern of what torch does.
-        where: pattern of what is unusual in the case.
-        reason: why.
+        name: of the difference.
+        ours: pattern of gradstep's result (``"goes on"``, or its error).
+        theirs: pattern of torch's result.
+        where: pattern of the unusual parts of the case.
+        reason: the reason for the difference.
     """
 
     name: str
@@ -218,14 +218,14 @@ DIFFERENCES = (
         reason="torch has no arithmetic for them",
     ),
 )
-"""Every difference that is meant."""
+"""Every intended difference."""
 
 
-def explained(case: Case, ours: str, theirs: str) -> str:
-    """The name of the difference that is meant; nothing if none is."""
+def find_difference(case: Case, ours: str, theirs: str) -> str:
+    """Return the name of the intended difference that explains two results, or ""."""
     kind = f"{case.optimizer}; {', '.join(case.parameters)}; {case.kind}"
-    for known in DIFFERENCES:
-        patterns = ((known.ours, ours), (known.theirs, theirs), (known.where, kind))
+    for one in DIFFERENCES:
+        patterns = ((one.ours, ours), (one.theirs, theirs), (one.where, kind))
         if all(re.search(pattern, text) for pattern, text in patterns):
-            return known.name
+            return one.name
     return ""

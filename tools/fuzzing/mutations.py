@@ -1,4 +1,4 @@
-"""What is done between two steps to parameters, state, groups and checkpoints, with the hands of a user."""
+"""Mutations of parameters, state, groups and checkpoints between two steps, as a user could make them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradstep.optimizers.step.memory import lacks_memory
 
 
 class NotHere(Exception):
-    """The mutation has no meaning for this optimizer: its state has no such key."""
+    """The mutation does not apply to this optimizer: its state has no such key."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class World:
     Attributes:
         optimizer: the optimizer.
         params: its parameters.
-        numbers: where random numbers come from; two worlds of one case draw the same.
+        numbers: the generator of random numbers; two worlds of one case draw the same.
     """
 
     optimizer: Any
@@ -35,7 +35,7 @@ class World:
     numbers: torch.Generator = field(default_factory=torch.Generator)
 
     def entry(self, pick: Random) -> tuple[Tensor, dict[str, Any]]:
-        """A parameter that has state, with its state."""
+        """Return a parameter that has state, and its state."""
         index = pick.randrange(len(self.params))
         for p in (*self.params[index:], *self.params[:index]):
             entry = self.optimizer.state.get(p)
@@ -44,13 +44,13 @@ class World:
         raise NotHere
 
 
-def _freed(t: Tensor) -> Tensor:
+def _free(t: Tensor) -> Tensor:
     t = t.clone()
     t.untyped_storage().resize_(0)
     return t
 
 
-def _short_of_memory(t: Tensor) -> Tensor:
+def _shorten_memory(t: Tensor) -> Tensor:
     t = t.clone()
     t.untyped_storage().resize_(max(t.untyped_storage().nbytes() // 2, 1))
     return t
@@ -62,7 +62,7 @@ def _two(t: Tensor) -> Tensor:
     return TwoTensor(t, t.clone())
 
 
-def _strided(t: Tensor) -> Tensor:
+def _stride(t: Tensor) -> Tensor:
     return t.repeat(*[2] * t.dim())[tuple([slice(0, 2 * n, 2) for n in t.shape])]
 
 
@@ -83,7 +83,7 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
     "bytes": lambda t: torch.ones(t.shape, dtype=torch.uint8),
     "complex": lambda t: t.to(torch.complex64),
     "of another order of memory": lambda t: t.t().contiguous().t(),
-    "strided": _strided,
+    "strided": _stride,
     "expanded": lambda t: t.reshape(-1)[:1].reshape([1] * t.dim()).expand(t.shape),
     "on meta": lambda t: t.to("meta"),
     "None": lambda t: None,
@@ -95,8 +95,8 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
     "zero tensor": lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype),
     "TwoTensor": _two,
     "subclass": lambda t: t.as_subclass(Tagged),
-    "freed": _freed,
-    "short of memory": _short_of_memory,
+    "freed": _free,
+    "short of memory": _shorten_memory,
     "negated": lambda t: torch._neg_view(t),
     "lazy clone": lambda t: t._lazy_clone(),
     "Parameter": lambda t: Parameter(t.clone(), requires_grad=False),
@@ -113,7 +113,7 @@ ARRAYS: dict[str, Callable[[Tensor], Any]] = {
     "negative": lambda t: -t - 1,
     "huge": lambda t: torch.full_like(t, 1e30),
 }
-"""What an array of state is replaced by."""
+"""Replacements of an array of state."""
 
 NUMBERS: dict[str, Callable[[], Any]] = {
     "-5": lambda: -5,
@@ -137,7 +137,7 @@ NUMBERS: dict[str, Callable[[], Any]] = {
     "on meta": lambda: torch.tensor(2.0, device="meta", dtype=torch.float32),
     "a list": lambda: [1],
     "bytes": lambda: bytearray(b"3"),
-    "freed": lambda: _freed(torch.tensor(3.0, dtype=torch.float32)),
+    "freed": lambda: _free(torch.tensor(3.0, dtype=torch.float32)),
     "zero tensor": lambda: torch._efficientzerotensor((), dtype=torch.float32),
     "sparse": lambda: torch.tensor(3.0, dtype=torch.float32).to_sparse(),
     "float16": lambda: torch.tensor(3.0, dtype=torch.float16),
@@ -145,7 +145,7 @@ NUMBERS: dict[str, Callable[[], Any]] = {
     "of vmap": lambda: leaked(torch.func.vmap, torch.full((2,), 3.0)),
     "made in inference": lambda: in_inference(torch.tensor(3.0, dtype=torch.float32)),
 }
-"""What a number kept once per parameter is replaced by."""
+"""Replacements of a number that state has once per parameter."""
 
 
 def spoil_state(world: World, pick: Random, key: str, how: str) -> None:
@@ -181,11 +181,11 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
     "freed": lambda t: t.untyped_storage().resize_(0),
     "short of memory": lambda t: t.untyped_storage().resize_(t.untyped_storage().nbytes() // 2),
 }
-"""What is done to a value of state that stays the same object."""
+"""Changes in place of a value of state."""
 
 
 def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> None:
-    """Change a value of a parameter's state in its place, as somebody who has got hold of it: from a ``way``."""
+    """Change a value of a parameter's state in place; ``way`` says where the user got it from."""
     optimizer = {"state": lambda: world.optimizer, "copy": lambda: copy(world.optimizer)}.get(way)
     if optimizer is not None:
         state, keys = optimizer().state, world.params
@@ -197,7 +197,7 @@ def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> 
         raise NotHere
     entry = having[pick.randrange(len(having))]
     value = entry.get(key, entry.get(f"{key}_codes"))
-    if not isinstance(value, Tensor) or lacks_memory(value):  # torch itself would write where there is none
+    if not isinstance(value, Tensor) or lacks_memory(value):  # torch itself would write to memory that does not exist
         raise NotHere
     with torch.no_grad():
         IN_PLACE[how](value)
@@ -211,7 +211,7 @@ def _twin(w: World, pick: Random) -> None:
     entry[keys[1]] = entry[keys[0]]
 
 
-def _slot_is_parameter(w: World, pick: Random) -> None:
+def _alias_parameter(w: World, pick: Random) -> None:
     p, entry = w.entry(pick)
     keys = sorted(k for k, v in entry.items() if isinstance(v, Tensor) and v.shape == p.shape and v.dim())
     if not keys:
@@ -237,8 +237,8 @@ def _share(w: World, pick: Random) -> None:
     w.optimizer.state[b] = w.optimizer.state[a]
 
 
-def _replaced(w: World, pick: Random, rows: int, *, fit: bool) -> None:
-    """A parameter with more or fewer rows in place of another, as densification does it, with its state."""
+def _replace_parameter(w: World, pick: Random, rows: int, *, fit: bool) -> None:
+    """Replace a parameter and its state by one with more or fewer rows, as densification does."""
     p, _ = w.entry(pick)
     if not p.dim() or p.layout != torch.strided or p.shape[0] + rows < 0:
         raise NotHere
@@ -271,23 +271,23 @@ def _set_data(make: Callable[[Tensor], Tensor], *, stale: bool = False) -> Calla
     return mutate
 
 
-def _freed_parameter(w: World, pick: Random) -> None:
+def _free_parameter(w: World, pick: Random) -> None:
     w.params[pick.randrange(len(w.params))].untyped_storage().resize_(0)
 
 
-def _resized(w: World, pick: Random) -> None:
+def _resize(w: World, pick: Random) -> None:
     p = w.params[pick.randrange(len(w.params))]
     p.grad = None
     p.data.resize_(p.numel() * 3 + 2)
 
 
-def _shared_data(w: World, pick: Random) -> None:
+def _share_data(w: World, pick: Random) -> None:
     if len(w.params) < 2 or w.params[0].shape != w.params[1].shape:
         raise NotHere
     w.params[1].data = w.params[0].data
 
 
-def _no_gradient_wanted(w: World, pick: Random) -> None:
+def _require_no_gradient(w: World, pick: Random) -> None:
     w.params[pick.randrange(len(w.params))].requires_grad_(False)
 
 
@@ -303,7 +303,7 @@ PARAMETERS: dict[str, Callable[[World, Random], None]] = {
     "data of float64": _set_data(lambda t: t.double()),
     "data of integers": _set_data(lambda t: t.long()),
     "data of another order of memory": _set_data(lambda t: t.t().contiguous().t()),
-    "data strided": _set_data(_strided),
+    "data strided": _set_data(_stride),
     "data expanded": _set_data(lambda t: t.reshape(-1)[:1].reshape([1] * t.dim()).expand(t.shape)),
     "data on meta": _set_data(lambda t: t.to("meta")),
     "data sparse": _set_data(lambda t: t.to_sparse()),
@@ -311,17 +311,17 @@ PARAMETERS: dict[str, Callable[[World, Random], None]] = {
     "data a zero tensor": _set_data(lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype)),
     "data negated": _set_data(lambda t: torch._neg_view(t)),
     "data a lazy clone": _set_data(lambda t: t._lazy_clone()),
-    "data shared with another's": _shared_data,
-    "data resized": _resized,
-    "memory freed": _freed_parameter,
-    "requires_grad off": _no_gradient_wanted,
-    "rows appended, state too": lambda w, pick: _replaced(w, pick, 3, fit=True),
-    "rows pruned, state too": lambda w, pick: _replaced(w, pick, -2, fit=True),
-    "many rows appended, state not": lambda w, pick: _replaced(w, pick, 400, fit=False),
-    "rows pruned, state not": lambda w, pick: _replaced(w, pick, -3, fit=False),
-    "replaced, state too": lambda w, pick: _replaced(w, pick, 0, fit=True),
+    "data shared with another's": _share_data,
+    "data resized": _resize,
+    "memory freed": _free_parameter,
+    "requires_grad off": _require_no_gradient,
+    "rows appended, state too": lambda w, pick: _replace_parameter(w, pick, 3, fit=True),
+    "rows pruned, state too": lambda w, pick: _replace_parameter(w, pick, -2, fit=True),
+    "many rows appended, state not": lambda w, pick: _replace_parameter(w, pick, 400, fit=False),
+    "rows pruned, state not": lambda w, pick: _replace_parameter(w, pick, -3, fit=False),
+    "replaced, state too": lambda w, pick: _replace_parameter(w, pick, 0, fit=True),
 }
-"""What is done to a parameter."""
+"""Mutations of a parameter."""
 
 
 def _set_entry(value: Any) -> Callable[[World, Random], None]:
@@ -347,7 +347,7 @@ ENTRIES: dict[str, Callable[[World, Random], None]] = {
     "swapped with another's": _swap,
     "shared with another": _share,
     "two slots in one array": _twin,
-    "a slot that is the parameter": _slot_is_parameter,
+    "a slot that is the parameter": _alias_parameter,
     "a number more": _extra("extra", 3),
     "a tensor more": _extra("extra", torch.ones(2)),
     "a key that is no string": _extra(7, 1),
@@ -356,7 +356,7 @@ ENTRIES: dict[str, Callable[[World, Random], None]] = {
     "foreign": lambda w, pick: w.optimizer.state.update(ema=1),
     "a dictionary in place of all": lambda w, pick: setattr(w.optimizer, "state", dict(w.optimizer.state)),
 }
-"""What is done to a parameter's entry of the state, or beside it."""
+"""Mutations of a parameter's entry of the state, or beside it."""
 
 
 def _setting(name: str, value: Any) -> Callable[[World, Random], None]:
@@ -444,11 +444,11 @@ GROUPS: dict[str, Callable[[World, Random], None]] = {
     "a group added": _add_group,
     "all groups removed": lambda w, pick: w.optimizer.param_groups.clear(),
 }
-"""What is done to a group."""
+"""Mutations of a group."""
 
 
 def load(world: World, pick: Random, key: str, how: str) -> None:
-    """Load the optimizer's own checkpoint with something in it spoiled."""
+    """Load the optimizer's own checkpoint with a mutation in it."""
     saved = deepcopy(world.optimizer.state_dict())
     state, groups = saved["state"], saved["param_groups"]
     keys = sorted(key for key in state if isinstance(key, int))
@@ -491,4 +491,4 @@ LOADS: dict[str, Callable[[dict[str, Any], dict[Any, Any], list[dict[str, Any]],
     "with groups of None": lambda saved, state, groups, keys: saved.update(param_groups=None),
     "with state of a list": lambda saved, state, groups, keys: saved.update(state=[]),
 }
-"""What is done to a checkpoint as a whole."""
+"""Mutations of a whole checkpoint."""

@@ -1,4 +1,4 @@
-"""Run one case on one optimizer, and keep what came of it: errors, numbers, and whether half a step was made."""
+"""Run one case on one optimizer and record errors, numbers, and whether a failed step changed something."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Values = dict[str, Tensor]
 
 @dataclass
 class Trace:
-    """What came of a case.
+    """The result of a case.
 
     Attributes:
-        stage: how far it came: ``"construct"``, ``"good"``, ``"mutate"``, ``"assign"``, ``"step"``, ``"end"``.
-        error: what was raised there; at ``"end"`` nothing was.
-        absent: the mutation has no meaning here, or torch refuses it to anybody.
-        half: what a step that raised has changed all the same.
-        values: parameters and state before the first step, and after each that was made.
-        fused: whether every parameter is served by an engine that promises the reference's bits.
+        stage: the last stage: ``"construct"``, ``"good"``, ``"mutate"``, ``"assign"``, ``"step"``, ``"end"``.
+        error: the error of that stage; None at ``"end"``.
+        absent: whether the mutation does not apply, or torch itself refuses it.
+        half: what a step that raised changed nevertheless.
+        values: parameters and state before the first step, and after each step.
+        bitwise: whether the engines of all parameters promise the reference's bits.
     """
 
     stage: str = "construct"
@@ -43,7 +43,7 @@ class Trace:
     values: list[Values] = field(default_factory=list)
     bitwise: bool = True
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The error in a line."""
         if self.error is None:
             return "goes on"
@@ -57,8 +57,8 @@ def run(case: Case, kind: Callable[..., Any], options: dict[str, Any], mark: Cal
     Args:
         case: the case.
         kind: the optimizer's class, or torch's of the same name.
-        options: what it is given beside the case's settings.
-        mark: told of every stage.
+        options: arguments beside the case's settings.
+        mark: called with the name of every stage.
     """
     trace = Trace()
     warnings.simplefilter("ignore")
@@ -97,7 +97,7 @@ def _parameters(case: Case, numbers: torch.Generator) -> list[Tensor]:
         wanted = data.is_floating_point() or data.is_complex()
         try:
             made.append(Parameter(data, requires_grad=wanted))
-        except Exception:  # what cannot be a Parameter can be a leaf
+        except Exception:  # a tensor that cannot be a Parameter can be a leaf
             made.append(data.detach().requires_grad_(wanted))
     if case.overlapping and made[0].requires_grad and made[0].layout == torch.strided and made[0].numel() > 1:
         made.append(Parameter(made[0].detach().reshape(-1)[1:]))
@@ -121,7 +121,7 @@ def _steps(case: Case, world: World, trace: Trace, stage: Callable[[str], None])
             raise
         except Exception as error:
             if mutation[0] not in ("load", "group"):
-                raise NotHere from error  # torch itself refuses it to anybody
+                raise NotHere from error  # torch itself refuses it
             trace.error, trace.half = error, difference(before, snapshot(world))
             return
     stage("assign")
@@ -156,7 +156,7 @@ def _assign(world: World, kinds: list[str], behind: str = "") -> None:
         gradient = world.params[0].grad
         if behind and gradient is not None:
             gradient.data = BEHIND[behind](gradient)
-    except Exception as error:  # torch itself refuses it, to anybody
+    except Exception as error:  # torch's setter refuses it
         raise NotHere from error
 
 
@@ -186,7 +186,7 @@ def _gradient(p: Tensor, numbers: torch.Generator) -> Tensor:
 
 
 def _step(world: World, trace: Trace, call: dict[str, float]) -> bool:
-    """Make one step, and say whether it was made."""
+    """Take one step and return whether it succeeded."""
     before = snapshot(world)
     try:
         world.optimizer.step(**call)
@@ -198,18 +198,18 @@ def _step(world: World, trace: Trace, call: dict[str, float]) -> bool:
 
 
 def snapshot(world: World) -> Values:
-    """A copy of every parameter and every value of state."""
-    found: Values = {}
+    """Copy every parameter and every value of state."""
+    values: Values = {}
     for i, p in enumerate(world.params):
-        _keep(found, f"parameter {i}", p)
+        _copy_value(values, f"parameter {i}", p)
         entry = world.optimizer.__dict__["state"].get(p)
         if isinstance(entry, dict):
             for key, value in entry.items():
-                _keep(found, f"{key} of parameter {i}", value)
-    return found
+                _copy_value(values, f"{key} of parameter {i}", value)
+    return values
 
 
-def _keep(found: Values, name: str, value: Any) -> None:
+def _copy_value(values: Values, name: str, value: Any) -> None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = torch.tensor(float(value), dtype=torch.float64)
     if not isinstance(value, Tensor) or value.device.type == "meta" or value.layout != torch.strided:
@@ -221,15 +221,15 @@ def _keep(found: Values, name: str, value: Any) -> None:
     try:
         if value.is_nested or (not value._is_zerotensor() and lacks_memory(value.as_subclass(Tensor))):
             return
-    except RuntimeError:  # what torch.func has wrapped
+    except RuntimeError:  # a tensor that torch.func has wrapped
         return
     value = value.detach().as_subclass(Tensor)
-    # Field by field: to copy a tensor of float8, or a view, needs no arithmetic.
-    found[name] = torch.zeros_like(value).copy_(value) if value._is_zerotensor() else value.clone().resolve_neg()
+    # Copied without arithmetic, which float8 does not have.
+    values[name] = torch.zeros_like(value).copy_(value) if value._is_zerotensor() else value.clone().resolve_neg()
 
 
 def difference(before: Values, after: Values) -> str:
-    """The first value that is not what it was; what is new does not count."""
+    """Return the first value that has changed; new values do not count."""
     for name, old in before.items():
         new = after.get(name)
         if new is not None and not same_bits(old, new):
@@ -238,7 +238,7 @@ def difference(before: Values, after: Values) -> str:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in type, shape and every number; one NaN is as good as another, and so is one layout of one number."""
+    """Return whether type, shape and every number are equal; all NaN are equal, and all layouts of one number."""
     if a.numel() == b.numel() == 1:
         a, b = a.reshape(()), b.reshape(())
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -253,17 +253,17 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def near(a: Tensor, b: Tensor, steps: int, size: float, unit: float = 0.0) -> str:
-    """How far two results of the same arithmetic are apart, in words; nothing if by rounding alone.
+    """Return how far two results of the same arithmetic are apart, in words; "" if rounding explains it.
 
-    A step is fewer than 32 operations on numbers not larger than the largest of the tensor, each off by half a unit in
+    A step is fewer than 32 operations on numbers not above the largest of the tensor, each wrong by half a unit in
     the last place of its result; a square root halves a relative error, and a quotient adds two. A later step inherits
-    the errors of the earlier ones. So numbers are apart by at most 64 units of the largest, a step.
+    the errors of the earlier ones. So two results differ by at most 64 units of the largest number for each step.
 
     Args:
-        a, b: the two.
-        steps: how many steps were made.
-        size: the largest number that went into them.
-        unit: the least that a unit in the last place is, relative to the number.
+        a, b: the two results, of one shape.
+        steps: number of steps.
+        size: the largest input of the steps.
+        unit: the least relative size of a unit in the last place.
     """
     if a.numel() == b.numel() == 1:  # a count is as good in one shape as in another
         a, b = a.reshape(()), b.reshape(())

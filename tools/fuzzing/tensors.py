@@ -1,4 +1,4 @@
-"""Kinds of parameters and of gradients, from the usual to the hostile, each made from random numbers of a seed."""
+"""Kinds of parameters and gradients, from usual to hostile, made from random numbers of a seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tagged(Tensor):
 
 
 def normal(g: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers from a normal distribution; rounded to the type they are asked for in."""
+    """Return numbers from a normal distribution, rounded to ``dtype``."""
     wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
     if dtype.is_complex:
         return torch.complex(normal(g, *shape, dtype=wide), normal(g, *shape, dtype=wide)).to(dtype)
@@ -42,14 +42,14 @@ def normal(g: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) 
 
 
 def two_tensor(g: torch.Generator, *shape: int) -> Tensor:
-    """Torch's own example of a wrapper subclass: two tensors that take every operation together."""
+    """Return torch's example of a wrapper subclass: every operation acts on two tensors."""
     from torch.testing._internal.two_tensor import TwoTensor
 
     return TwoTensor(normal(g, *shape), normal(g, *shape))
 
 
 def masked(g: torch.Generator, *shape: int) -> Tensor:
-    """A tensor some of whose elements count for nothing."""
+    """Return a masked tensor, in which some elements are ignored."""
     from torch.masked import masked_tensor
 
     return masked_tensor(normal(g, *shape), normal(g, *shape) > 0)
@@ -94,21 +94,21 @@ PARAMETERS: dict[str, Make] = {
     "zero tensor": lambda g: torch._efficientzerotensor((5, 3), dtype=torch.float32),
     "lazy clone": lambda g: normal(g, 5, 3)._lazy_clone(),
 }
-"""A parameter's data by its kind; most cases are of the first dozen."""
+"""A parameter's data by its kind; most cases use the first dozen."""
 
 USUAL = ("plain", "vector", "0-d", "matrix", "empty", "one element", "channels_last", "transposed", "offset")
 
 
 def leaked(transform: Callable[..., Any], g: Tensor) -> Tensor:
-    """A tensor that a transformation of torch.func has wrapped, taken out of it."""
-    found: list[Tensor] = []
+    """Return a tensor that a transformation of torch.func has wrapped, outside of the transformation."""
+    escaped: list[Tensor] = []
 
     def take(x: Tensor) -> Tensor:
-        found.append(x)
+        escaped.append(x)
         return x.sum()
 
     transform(take)(g)
-    return found[0]
+    return escaped[0]
 
 
 def _fake(p: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "made in inference": lambda p, g: in_inference(g),
     **{name: partial(_filled, number=number) for name, number in EXTREME.items()},
 }
-"""What a gradient is replaced by; of some torch's setter of ``p.grad`` refuses the assignment, as it should."""
+"""Replacements of a gradient; torch's setter of ``p.grad`` refuses some of them, as it should."""
 
 
 def _short_of_memory(g: Tensor) -> Tensor:
@@ -196,10 +196,10 @@ BEHIND = {
     "short of memory": _short_of_memory,
     "transposed": lambda g: g.t().contiguous().t() if g.dim() == 2 else g,
 }
-"""What ``p.grad.data`` is replaced by, behind the back of the setter."""
+"""Replacements of ``p.grad.data``, which bypass the setter."""
 
 
 def in_inference(g: Tensor) -> Tensor:
-    """A copy that is not to be written to outside of inference mode."""
+    """Return a copy that must not be written to outside of inference mode."""
     with torch.inference_mode():
         return g.clone()

@@ -1,4 +1,4 @@
-"""Run a case on gradstep and on what it is compared with, and judge."""
+"""Run a case on gradstep and on torch or another engine, and judge the results."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 
 import gradstep
 from fuzzing.cases import Case
-from fuzzing.differences import explained
+from fuzzing.differences import find_difference
 from fuzzing.running import Trace, Values, near, run, same_bits
 
 HALF = ("16", "complex32", "float8")
 
 
 def judge(case: Case, mark: Callable[[str], None]) -> tuple[str, str]:
-    """The verdict on a case, and what there is to say.
+    """Return the verdict on a case, and a text.
 
     ``"same"``: the same numbers. ``"both refuse"``. ``"alone"``: there is nothing to compare with. ``"difference"``:
-    one that is meant. ``"finding"``: anything else.
+    an intended difference. ``"finding"``: anything else.
     """
     mark("ours")
     ours = run_ours(case, mark)
     if ours.half:
-        return "finding", f"half a step: {ours.half} was changed ({ours.told()})"
+        return "finding", f"half a step: {ours.half} was changed ({ours.describe()})"
     mark("theirs")
     theirs = run_theirs(case, mark)
     mark("compare")
-    return _compared(case, ours, theirs)
+    return _compare(case, ours, theirs)
 
 
 def run_ours(case: Case, mark: Callable[[str], None]) -> Trace:
@@ -53,43 +53,46 @@ def _options(case: Case) -> dict[str, Any]:
     return options
 
 
-def _compared(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
-    if any("cannot serve" in trace.told() for trace in (ours, theirs)):
+def _compare(case: Case, ours: Trace, theirs: Trace) -> tuple[str, str]:
+    if any("cannot serve" in trace.describe() for trace in (ours, theirs)):
         return "alone", "an engine that was asked for does not serve a parameter"
     if ours.absent and theirs.absent:
         return "alone", "means nothing"
     if ours.absent != theirs.absent:
         return "alone", "means nothing to one of them"
-    # Engines sum a norm in orders of their own, of which float64 shows the rounding.
+    # Each engine sums a norm in its own order; float64 shows the rounding.
     double = "float64" in case.parameters or "data of float64" in case.kind
     bitwise = ours.bitwise and theirs.bitwise and not (case.call and double)
     sizes: dict[str, float] = {}
     for step, (mine, other) in enumerate(zip(ours.values, theirs.values, strict=False)):
-        wrong = _apart(case, mine, other, step, bitwise, sizes)
+        wrong = _find_first_difference(case, mine, other, step, bitwise, sizes)
         if wrong:
-            name = explained(case, "other numbers", wrong) if case.torch else ""
+            name = find_difference(case, "other numbers", wrong) if case.torch else ""
             return ("difference", name) if name else ("finding", f"other numbers after step {step}: {wrong}")
     if ours.error is not None and not (_is_clean(ours.error) or type(ours.error) is type(theirs.error)):
-        return "finding", f"an error that explains nothing: {ours.told()}"
+        return "finding", f"an error that explains nothing: {ours.describe()}"
     if ours.error is not None and theirs.error is not None:
-        return "both refuse", ours.told()
+        return "both refuse", ours.describe()
     if ours.error is None and theirs.error is None:
         return "same", ""
-    name = explained(case, ours.told(), theirs.told()) if case.torch else ""
+    name = find_difference(case, ours.describe(), theirs.describe()) if case.torch else ""
     if name:
         return "difference", name
-    return "finding", f"gradstep: {ours.told()} | {'torch' if case.torch else 'the other engine'}: {theirs.told()}"
+    rival = "torch" if case.torch else "the other engine"
+    return "finding", f"gradstep: {ours.describe()} | {rival}: {theirs.describe()}"
 
 
-def _apart(case: Case, mine: Values, other: Values, step: int, bitwise: bool, sizes: dict[str, float]) -> str:
-    """The first value that is not the same in both, in words.
+def _find_first_difference(
+    case: Case, mine: Values, other: Values, step: int, bitwise: bool, sizes: dict[str, float]
+) -> str:
+    """Return the first value that differs between the two, in words.
 
     Args:
         case: the case.
         mine, other: the values after this step.
-        step: how many steps were made.
+        step: number of steps so far.
         bitwise: whether two engines promise the same bits.
-        sizes: the largest number of each value in the steps before; this step's are put in.
+        sizes: the largest number of each value in the steps before; this step's sizes are added.
     """
     for name, a in mine.items():
         b = other.get(name)
@@ -115,7 +118,7 @@ def _apart(case: Case, mine: Values, other: Values, step: int, bitwise: bool, si
 
 
 def _is_clean(error: BaseException) -> bool:
-    """Whether an error is one of those that gradstep promises, and not of Python or NumPy stumbling over input."""
+    """Return whether an error is one that gradstep promises, and not an accident in Python or NumPy."""
     if isinstance(
         error, (AssertionError, AttributeError, ZeroDivisionError, UnboundLocalError, SystemError, MemoryError)
     ):

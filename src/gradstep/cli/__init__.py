@@ -1,4 +1,4 @@
-"""The command line: parses and prints. What the commands do lives in the rooms below."""
+"""The command line: it parses and prints; the rooms below do the work."""
 
 import typer
 

@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
     from gradstep.lab import bench as lab
-    from gradstep.lab.bench_report import draw_chart, run_with_progress, summary
+    from gradstep.lab.bench_report import draw_chart, run_with_bar, summary
     from gradstep.report import check_file
 
     try:
@@ -37,7 +37,7 @@ def bench(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     screen = console()
-    results = run_with_progress(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
+    results = run_with_bar(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
     if json is not None:
         results.save(json)
     screen.print(summary(results, draw_chart(results).save(chart)), soft_wrap=True)

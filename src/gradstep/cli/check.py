@@ -71,7 +71,7 @@ def check(
     if rule is None:
         raise typer.BadParameter("say what it should compute: --rule adamw, for example")
     raise typer.Exit(
-        _judge(
+        _check_target(
             target[0],
             rule,
             convention,
@@ -100,7 +100,7 @@ def _refuse_unused(context: typer.Context, *, training: bool) -> None:
         )
 
 
-def _judge(
+def _check_target(
     target: str,
     rule: str,
     convention: str,
@@ -123,9 +123,9 @@ def _judge(
     if kind not in (None, "torch", "numpy", "function", "update"):
         raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy, function and update")
     try:
-        # A user's file is only run in the process that judges.
+        # A user's file runs only in the process that judges.
         name = rule if names_file(rule) else rule_of(rule).__name__.lower()
-        fixed = dict(_setting(text) for text in settings)
+        fixed = dict(_parse_setting(text) for text in settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     verdict = check_file(
@@ -172,7 +172,7 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(stdout)
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ValueError(f"A setting is NAME=VALUE, but is {text!r}")

@@ -1,4 +1,4 @@
-"""``gradstep learn``: the commands of the course, and what they share."""
+"""``gradstep learn``: the commands of the course."""
 
 import sys
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def choose_framework(torch: bool | None) -> "Framework | None":
 
 
 def is_interactive() -> bool:
-    """Whether a person can see a question and answer it: both ends are a terminal."""
+    """Return whether input and output are a terminal, so that a person can answer questions."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -69,10 +69,10 @@ def show(*parts: "RenderableType") -> None:
 
 def show_next(course: "Course", command: str | None = None) -> None:
     """Print what to do next, the last line of every command."""
-    from gradstep.learn.course import advice
-    from gradstep.learn.screen import following
+    from gradstep.learn.course import advise
+    from gradstep.learn.screen import describe_next
 
-    show(following(command or advice(course.progress(), course)))
+    show(describe_next(command or advise(course.progress(), course)))
 
 
 def overview(context: typer.Context, dir_: Dir = None) -> None:
@@ -86,7 +86,7 @@ def overview(context: typer.Context, dir_: Dir = None) -> None:
     from gradstep.learn import screen
 
     with open_course(dir_) as course:
-        show(screen.overview(course.progress(), course))
+        show(screen.describe_course(course.progress(), course))
         show_next(course)
 
 
@@ -97,7 +97,7 @@ def start(name: Name, torch: Torch = None, dir_: Dir = None) -> None:
 
     with open_course(dir_) as course:
         challenge, framework = challenge_named(name), course.framework(choose_framework(torch))
-        show(screen.started(challenge, framework, course.start(challenge, framework)))
+        show(screen.describe_start(challenge, framework, course.start(challenge, framework)))
         show_next(course, f"write it, then gradstep learn check {challenge.name}{course.option}")
 
 
@@ -115,23 +115,23 @@ def check(
     from gradstep.judge.table import table
     from gradstep.learn import screen
     from gradstep.learn.challenges import challenge_named
-    from gradstep.learn.checking import unwritten
-    from gradstep.learn.course import after
+    from gradstep.learn.checking import is_unfinished
+    from gradstep.learn.course import advise_after_check
 
     with open_course(dir_) as course:
         challenge = challenge_named(name)
         framework = course.framework(choose_framework(torch), file)
         place = file or course.file(challenge, framework)
         if not place.is_file():
-            show(screen.missing(place, course))
+            show(screen.describe_missing(place, course))
             show_next(course, f"gradstep learn start {challenge.name} --{framework}{course.option}")
             raise typer.Exit(2)
         verdict = course.check(challenge, framework, place, convention)
-        if all_ and not unwritten(verdict):
+        if all_ and not is_unfinished(verdict):
             console().print(table(verdict))
         else:
-            show(screen.checked(challenge, framework, verdict, place))
-        show_next(course, after(verdict, course, challenge))
+            show(screen.describe_check(challenge, framework, verdict, place))
+        show_next(course, advise_after_check(verdict, course, challenge))
         raise typer.Exit(verdict.exit_code)
 
 
@@ -147,7 +147,7 @@ def hint(
     with open_course(dir_) as course:
         challenge, framework = course.challenge(name), course.framework(choose_framework(torch))
         one = None if again else course.hint(challenge, framework)
-        show(*screen.hints(challenge, framework, course.hints(challenge, framework) if again else [one]))
+        show(*screen.describe_hints(challenge, framework, course.hints(challenge, framework) if again else [one]))
         spent = not again and one is None and course.tried(challenge, framework)
         show_next(course, f"gradstep learn {'solution' if spent else 'check'} {challenge.name}{course.option}")
 
@@ -171,8 +171,8 @@ def solution(
             show_next(course, f"gradstep learn check {challenge.name} --{framework}{course.option}")
             raise typer.Exit(1)
         if not yes:
-            typer.confirm(f"Show the whole solution of {challenge.described(framework)}?", abort=True)
-        show(screen.program(course.solution(challenge, framework)))
+            typer.confirm(f"Show the whole solution of {challenge.title_in(framework)}?", abort=True)
+        show(screen.highlight(course.solution(challenge, framework)))
         show_next(course)
 
 
@@ -191,28 +191,28 @@ def quiz(
         letters = [] if answers is None else answers.split(",")
         graded = course.answer(challenge, letters) if answers is not None else []
         for number, question in enumerate(questions, 1):
-            show(screen.question(question, number, len(questions)))
+            show(screen.describe_question(question, number, len(questions)))
             if answers is not None:
-                show(screen.graded(graded[number - 1]))
+                show(screen.describe_answer(graded[number - 1]))
             elif is_interactive():
                 letters.append(_ask_letter(question.letters))
-                show(screen.graded(Answer(question, letters[-1], letters[-1] == question.letter)))
+                show(screen.describe_answer(Answer(question, letters[-1], letters[-1] == question.letter)))
         if not letters:
             show_next(course, f"gradstep learn quiz {challenge.name}{course.option} --answers LETTER,LETTER,...")
             return
         graded = graded or course.answer(challenge, letters)
-        show(screen.score(graded))
+        show(screen.describe_score(graded))
         show_next(course)
 
 
 def _ask_letter(letters: str) -> str:
     try:
-        while (given := str(typer.prompt("Your answer")).strip().lower()) not in list(letters):
+        while (answer := str(typer.prompt("Your answer")).strip().lower()) not in list(letters):
             typer.echo(f"One of {', '.join(letters)}.")
     except typer.Abort as stop:
         typer.echo("\nStopped; nothing is kept, and the questions begin anew.")
         raise typer.Exit(130) from stop
-    return given
+    return answer
 
 
 def run(
@@ -231,9 +231,9 @@ def run(
         if experiment not in EXPERIMENTS:
             raise ValueError(f"no experiment {experiment!r}: there are {', '.join(EXPERIMENTS)}")
         chosen = EXPERIMENTS[experiment]
-        show(screen.asked(chosen))
+        show(screen.describe_experiment(chosen))
         finding = chosen.run()
-        show(screen.found(finding), f"\nPicture: {finding.save(course.folder / f'{chosen.name}.svg')}")
+        show(screen.describe_finding(finding), f"\nPicture: {finding.save(course.folder / f'{chosen.name}.svg')}")
         course.ran(chosen.name)
         show_next(course)
 
@@ -260,7 +260,7 @@ def step_through(
             f"the weight is {weight:g}."
         )
         for line in lines:
-            show(screen.line(line))
+            show(screen.describe_line(line))
             if wait and line is not lines[-1]:
                 input()
         show_next(course)

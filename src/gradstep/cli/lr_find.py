@@ -29,8 +29,8 @@ def lr_find(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded; see race
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gradstep.lab.contenders import enter
-    from gradstep.lab.specs import parse_specs, suggestion
+    from gradstep.lab.contenders import make_contender
+    from gradstep.lab.specs import parse_specs, suggest
     from gradstep.lab.tasks import TASKS
     from gradstep.report import check_file
     from gradstep.training.lr_find import lr_find as find
@@ -38,13 +38,13 @@ def lr_find(
 
     try:
         if task not in TASKS:
-            raise ValueError(f"Unknown task: {task!r}.{suggestion(task, list(TASKS))} There are {', '.join(TASKS)}.")
+            raise ValueError(f"Unknown task: {task!r}.{suggest(task, list(TASKS))} There are {', '.join(TASKS)}.")
         specs = parse_specs(optimizer)
         if len(specs) > 1:
             raise ValueError(f"One optimizer at a time, not {' and '.join(spec.name for spec in specs)}")
         check_file(chart)
         chosen = TASKS[task]
-        contender = enter(specs[0], chosen)
+        contender = make_contender(specs[0], chosen)
         model = chosen.model(seed)
         stepper = Stepper(
             model,
@@ -57,14 +57,14 @@ def lr_find(
     screen = console()
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=screen, transient=True) as bar:
-        shown = bar.add_task("", total=sweeps * updates)
+        bar_task = bar.add_task("", total=sweeps * updates)
 
         def advance(sweep: int, update: int, lr: float, loss: float) -> None:
-            said = f"sweep {sweep + 1} of {sweeps}: lr {lr:.1e}, loss {loss:.4g}"
-            bar.update(shown, completed=sweep * updates + update + 1, description=said)
+            text = f"sweep {sweep + 1} of {sweeps}: lr {lr:.1e}, loss {loss:.4g}"
+            bar.update(bar_task, completed=sweep * updates + update + 1, description=text)
 
         try:
-            found = find(
+            result = find(
                 stepper,
                 chosen.loss,
                 chosen.batches,
@@ -79,7 +79,7 @@ def lr_find(
             raise typer.BadParameter(str(error)) from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    found.plot().save(chart)
-    screen.print(f"{chosen.title}, {contender.label}: {found}", soft_wrap=True, highlight=False)
+    result.plot().save(chart)
+    screen.print(f"{chosen.title}, {contender.label}: {result}", soft_wrap=True, highlight=False)
     screen.print(f"Chart: {chart}", soft_wrap=True)
-    raise typer.Exit(1 if found.refusal else 0)
+    raise typer.Exit(1 if result.refusal else 0)

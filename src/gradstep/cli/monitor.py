@@ -84,11 +84,11 @@ def doctor(
 
 
 _COLOURS = {"critical": "bold red", "warning": "bold yellow", "hint": "bold cyan"}
-"""Of a finding's severity."""
+"""Colour of a finding's title, by its severity."""
 
 
 def _diagnosis_table(diagnosis: "Diagnosis") -> RenderableType:
-    """Return the findings, the likeliest first, and the readings."""
+    """Return the findings, the most likely first, and the readings."""
     parts: list[RenderableType] = [Text(diagnosis.headline, "bold green" if diagnosis.healthy else "bold")]
     for number, finding in enumerate(diagnosis.findings, 1):
         parts += [Text(""), _finding_block(number, finding)]

@@ -56,9 +56,9 @@ def plan(
     try:
         if chart is not None:
             check_file(chart)
-        found = plans(
+        result = plans(
             model,
-            optimizer=_rule(optimizer),
+            optimizer=_parse_rule(optimizer),
             budget=budget,
             gpus=gpus,
             activations=activations,
@@ -69,19 +69,19 @@ def plan(
         )
     except (ValueError, TypeError) as error:
         raise typer.BadParameter(str(error)) from error
-    shown = found.plans if all_ else found.brief
+    shown = result.plans if all_ else result.brief
     screen = console()
     if json:
-        print(text.dumps(found.as_dict(), indent=2))
+        print(text.dumps(result.as_dict(), indent=2))
     else:
-        screen.print(table(found, shown), soft_wrap=True)
+        screen.print(table(result, shown), soft_wrap=True)
     if chart is not None:
-        draw_chart(found, shown).save(chart)
+        draw_chart(result, shown).save(chart)
         if not json:
             screen.print(f"Chart: {chart}", soft_wrap=True)
 
 
-def _rule(text: str) -> Rule:
+def _parse_rule(text: str) -> Rule:
     from gradstep.planner.options import rule_of
 
     if not {":", ","} & set(text):

@@ -39,8 +39,8 @@ def race(
     list_: Annotated[bool, typer.Option("--list", help="List the tasks and optimizers, and end.")] = False,
 ) -> None:
     """Train the same model from the same start with each optimizer, and compare."""
-    # Before torch is loaded: its threads wait for each other in a busy loop, which makes a step ten times
-    # slower where other programs want the cores. Asleep they cost next to nothing, and all contenders the same.
+    # Set before torch is loaded: torch's threads wait for each other in a busy loop, which makes a step ten times
+    # slower if other programs use the cores. Sleeping threads cost almost nothing, and all contenders the same.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from gradstep.lab import session, terminal
     from gradstep.lab.display import display_for

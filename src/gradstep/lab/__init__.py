@@ -1,5 +1,4 @@
-"""The lab: optimizers raced against each other on real tasks, with results that can be read again and a
-report.
+"""The lab: races between optimizers on real tasks, recorded in a file and shown in a report.
 
 A race needs the extra `lab`. From Python:
 

@@ -1,7 +1,7 @@
-"""How long a step takes: gradstep's, torch's, and what this machine's memory allows, on the shapes of real models.
+"""Time gradstep's step, torch's step and plain loops over memory, on the shapes of real models.
 
-All rivals of a case run in one process, turn by turn, in a random order that differs in each repetition; what is
-reported is each one's median, the ratios of medians, and the quartiles of the ratio of each repetition.
+All rivals of a case run in one process and take turns, in an order that is drawn anew for each repetition. The report
+has the median of each rival, the ratios of medians, and the quartiles of the ratios of the single repetitions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch import Tensor
 from gradstep.engines.fused.access import access_report, measuring
 from gradstep.lab.bench_memory import LANES, LOOPS, Loop, traffic
 from gradstep.lab.bench_models import Shapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
-from gradstep.lab.machine import Neighbours, describe
+from gradstep.lab.machine import OtherPrograms, describe
 from gradstep.optimizers import OPTIMIZERS
 from gradstep.rules import RULES
 
 OURS = "gradstep"
 OURS_8BIT = "gradstep, 8-bit state"
 OURS_NAMED = "gradstep, 8-bit state but of embeddings"
-OWN = (OURS, OURS_8BIT, OURS_NAMED)
+GRADSTEP_RIVALS = (OURS, OURS_8BIT, OURS_NAMED)
 DEFAULT = "torch default"
 FOREACH = "torch foreach"
 FUSED = "torch fused"
@@ -40,26 +40,26 @@ MEMORY = tuple(f"memory, {loop}" for loop in LOOPS)
 REPEAT = 15
 QUICK_REPEAT = 3
 QUICK_PARAMETERS = 30_000_000
-"""Larger works are left out of a quick run."""
+"""A quick run leaves out larger works."""
 MAX_NORM = 1.0
-MOST = 64
-"""More steps than it takes to try every access pattern."""
+MAX_SETTLING_STEPS = 64
+"""More steps than a kernel takes to try every access pattern."""
 
 COMPARED = {name.lower(): name for name, rule in RULES.items() if rule.elementwise and name in vars(torch.optim)}
 """The elementwise rules that torch has too, by their names in lower case."""
 
 Step = Callable[[], object]
 Build = Callable[[list[Tensor]], Step]
-"""Makes one rival's step over parameters that have their gradients."""
+"""Makes the step of one rival for parameters that have gradients."""
 
 Tick = Callable[[str], None]
-"""Told the name of the case after each of its repetitions."""
+"""Called after each repetition with the title of the case."""
 
 
 @final
 @dataclass(frozen=True)
 class Work:
-    """What is stepped: float32 tensors of these shapes. Short steps are repeated ``more`` times as often."""
+    """The float32 tensors that a step updates, by their shapes. ``more`` multiplies the repetitions of short steps."""
 
     title: str
     shapes: Shapes
@@ -67,21 +67,21 @@ class Work:
 
     @property
     def parameters(self) -> int:
-        """Elements of all tensors."""
+        """Number of elements in all tensors."""
         return count(self.shapes)
 
     def make(self) -> list[Tensor]:
-        """The parameters, each with a gradient, both random."""
+        """Make the parameters and their gradients from random numbers."""
         torch.manual_seed(0)
         shapes = self.shapes.values()
-        made = [torch.randn(shape, dtype=torch.float32, device="cpu", requires_grad=True) for shape in shapes]
-        for p in made:
+        parameters = [torch.randn(shape, dtype=torch.float32, device="cpu", requires_grad=True) for shape in shapes]
+        for p in parameters:
             p.grad = torch.randn_like(p)
-        return made
+        return parameters
 
 
 def tensors(number: int, *shape: int) -> Shapes:
-    """So many tensors of one shape.
+    """Return the shapes of ``number`` tensors of one shape.
 
     >>> tensors(2, 3, 4)
     {'0': (3, 4), '1': (3, 4)}
@@ -102,7 +102,7 @@ WORKS = (GPT2, VIT, RESNET, BLOCKS, MANY, SMALL, LARGE)
 @final
 @dataclass(frozen=True)
 class Case:
-    """One row to measure: rivals on the same work."""
+    """A row of the table to measure: rivals on the same work."""
 
     title: str
     work: Work
@@ -112,7 +112,7 @@ class Case:
 @final
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case: each rival's seconds, repetition by repetition."""
+    """The measurement of one case: the seconds of each rival in each repetition."""
 
     title: str
     tensors: int
@@ -120,16 +120,16 @@ class Row:
     seconds: Mapping[str, Sequence[float]]
 
     def median(self, rival: str) -> float | None:
-        """A rival's median step in seconds; None if it did not take part."""
+        """Return a rival's median step in seconds; None if it did not take part."""
         return statistics.median(self.seconds[rival]) if rival in self.seconds else None
 
     def ratio(self, rival: str, ours: str = OURS) -> float | None:
-        """How many times as long as gradstep's step the rival's takes, by their medians."""
+        """Return the rival's median step divided by gradstep's."""
         own, theirs = self.median(ours), self.median(rival)
         return theirs / own if own and theirs else None
 
     def quartiles(self, rival: str, ours: str = OURS) -> tuple[float, float] | None:
-        """The first and the third quartile of that ratio, of which there is one in each repetition."""
+        """Return the first and the third quartile of the repetitions' ratios, rival to gradstep."""
         if rival not in self.seconds or ours not in self.seconds:
             return None
         ratios = [a / b for a, b in zip(self.seconds[rival], self.seconds[ours], strict=True)]
@@ -137,7 +137,7 @@ class Row:
         return first, third
 
     def memory_share(self) -> float | None:
-        """The speed of gradstep's float32 step, as a share of the best of the memory loops and torch's fused step."""
+        """Return gradstep's float32 speed as a share of the fastest memory loop's or torch's fused step's."""
         if not any(loop in self.seconds for loop in MEMORY):
             return None
         ratios = (self.ratio(rival) for rival in (*MEMORY, FUSED))
@@ -147,13 +147,13 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Results:
-    """A whole run.
+    """The results of a whole run.
 
     Attributes:
-        machine: what it ran on.
-        date: when.
-        others: the share of the processors that other programs took, None if not known.
-        rows: what was measured.
+        machine: description of the machine, by name.
+        date: date of the run, ISO 8601.
+        others: share of the processors that other programs took; None where the system does not tell.
+        rows: one for each case.
         access: the access patterns that gradstep's kernels chose, in words.
     """
 
@@ -164,15 +164,15 @@ class Results:
     access: Sequence[str]
 
     def save(self, file: Path) -> None:
-        """Write as JSON."""
+        """Write the results to a JSON file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @staticmethod
     def load_from(file: Path) -> Results:
         """Read what :meth:`save` wrote."""
-        known = json.loads(file.read_text(encoding="utf-8"))
-        return Results(**{**known, "rows": [Row(**row) for row in known["rows"]]})
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        return Results(**{**fields, "rows": [Row(**row) for row in fields["rows"]]})
 
 
 def _build_ours(name: str, **settings: Any) -> Build:
@@ -183,12 +183,12 @@ def _build_named(work: Work) -> Build:
     return lambda params: OPTIMIZERS["adamw"](list(zip(work.shapes, params, strict=True)), state="8bit").step
 
 
-def _theirs(name: str, **settings: Any) -> Build:
+def _build_theirs(name: str, **settings: Any) -> Build:
     return lambda params: getattr(torch.optim, COMPARED[name])(params, **settings).step
 
 
 def _memory() -> dict[str, Build]:
-    """The loops over memory, which share four arrays of their own."""
+    """Return the loops over memory; they share four arrays."""
     arrays: list[Tensor] = []
 
     def build(loop: Loop, params: list[Tensor]) -> Step:
@@ -217,7 +217,7 @@ def _their_clip(params: list[Tensor]) -> Step:
 
 
 def rule_names(words: str) -> list[str]:
-    """The rules that ``--rules`` names, in lower case: "all", or names separated by commas.
+    """Return the rules that ``--rules`` names, in lower case: "all", or names separated by commas.
 
     Raises:
         ValueError: a name that torch does not have, or whose rule is not elementwise.
@@ -237,10 +237,10 @@ def rule_names(words: str) -> list[str]:
 
 
 def cases(works: Sequence[Work] = WORKS) -> list[Case]:
-    """AdamW on every work, and with clipping on the first, the last and 2,000 small matrices.
+    """Return the cases: AdamW on every work; with clipping on the first, the last and 2,000 small matrices.
 
-    8-bit state takes part where most parameters are in matrices that are not small, torch's two slower implementations
-    and the loops over memory on one or two works.
+    8-bit state takes part where most parameters are in large matrices. torch's two slower implementations and the loops
+    over memory take part on one or two works.
     """
     result = []
     for work in works:
@@ -250,10 +250,10 @@ def cases(works: Sequence[Work] = WORKS) -> list[Case]:
             rivals[OURS_8BIT] = _build_ours("adamw", state="8bit")
         if work is GPT2:
             rivals[OURS_NAMED] = _build_named(work)
-        rivals[FUSED] = _theirs("adamw", fused=True)
+        rivals[FUSED] = _build_theirs("adamw", fused=True)
         if work in (RESNET, MANY):
-            rivals[FOREACH] = _theirs("adamw", foreach=True)
-            rivals[DEFAULT] = _theirs("adamw", foreach=False)
+            rivals[FOREACH] = _build_theirs("adamw", foreach=True)
+            rivals[DEFAULT] = _build_theirs("adamw", foreach=False)
         result.append(Case(f"AdamW, {work.title}", work, rivals))
     clip: dict[str, Build] = {OURS: _our_clip, FUSED: _their_clip}
     clipped = [work for work in works if work in (works[0], MANY, works[-1])]
@@ -261,45 +261,45 @@ def cases(works: Sequence[Work] = WORKS) -> list[Case]:
 
 
 def rule_cases(rules: Sequence[str], work: Work = LARGE) -> list[Case]:
-    """Each of these rules against torch's default implementation."""
+    """Return a case for each rule: gradstep against torch's default implementation."""
     result = []
     for name in rules:
         for settings in ({}, {"momentum": 0.9}) if name == "sgd" else ({},):
             words = "".join(f", {key} {value}" for key, value in settings.items())
-            rivals = {OURS: _build_ours(name, **settings), DEFAULT: _theirs(name, foreach=False, **settings)}
+            rivals = {OURS: _build_ours(name, **settings), DEFAULT: _build_theirs(name, foreach=False, **settings)}
             result.append(Case(f"{COMPARED[name]}{words}, {work.title}", work, rivals))
     return result
 
 
 def settle(step: Step) -> None:
-    """Take gradstep's step until its kernels have chosen how they read memory, or so often that they should have.
+    """Repeat a step until gradstep's kernels have chosen their access patterns, at most ``MAX_SETTLING_STEPS`` times.
 
-    A step that is timed before may take a slower access pattern that is only being tried.
+    Before that, a step may run with a slower pattern that is only being tried.
     """
-    step()  # state is made, kernels are compiled
+    step()  # makes the state and compiles the kernels
     step()
-    for _ in range(MOST):
+    for _ in range(MAX_SETTLING_STEPS):
         if not measuring():
             break
         step()
 
 
-def _tidy() -> None:
-    """Have the C library tidy up what the rival before has freed, which it else does in the next one's time.
+def _merge_free_memory() -> None:
+    """Make the C library merge freed memory now, and not while the next rival is timed.
 
-    It puts small pieces together when the next larger one is asked for: after a thousand small tensors that takes
-    longer than the step of a fast optimizer, and in turns it would always be the same one that pays.
+    The library merges small free pieces when a larger one is requested. After a thousand small tensors, that takes
+    longer than the step of a fast optimizer.
     """
     bytearray(1 << 16)
 
 
 def repetitions(case: Case, repeat: int) -> int:
-    """How often each rival of a case is measured."""
+    """Return how often each rival of a case is timed."""
     return repeat * case.work.more
 
 
 def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
-    """Time the rivals of one case in turns; parameters and gradients are shared, state is each one's own."""
+    """Time the rivals of one case in turns. They share parameters and gradients; each has its own state."""
     params = case.work.make()
     steps = {name: build(params) for name, build in case.rivals.items()}
     for step in steps.values():
@@ -312,7 +312,7 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
         for _ in range(repetitions(case, repeat)):
             shuffle(order)
             for name in order:
-                _tidy()
+                _merge_free_memory()
                 begin = time.perf_counter()
                 steps[name]()
                 seconds[name].append(round(time.perf_counter() - begin, 7))
@@ -324,7 +324,7 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
 
 def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> Results:
     """Measure all cases, one after the other."""
-    neighbours = Neighbours()
+    others = OtherPrograms()
     rows = [measure(case, repeat, tick) for case in chosen]
     access = [str(selection) for selection in access_report()]
-    return Results(describe(), date.today().isoformat(), neighbours.share(), rows, access)
+    return Results(describe(), date.today().isoformat(), others.share(), rows, access)

@@ -1,8 +1,8 @@
-"""The speed of this machine's memory at the traffic of an AdamW step, by loops that do nothing else.
+"""Measure this machine's memory speed with loops that have the traffic of an AdamW step.
 
-They share nothing with the fused engine but the compiler and the threads: plain loops over four arrays, reading all and
-writing three (28 bytes for each float32 parameter), each thread on a stretch of its own. Which loop is the fastest
-differs between processors; the limit is the best of them.
+The loops share only the compiler and the threads with the fused engine. They go over four arrays, read all four and
+write three (28 bytes for each float32 parameter); each thread has its own stretch. The fastest loop differs between
+processors; it sets the limit.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from gradstep.engines.fused.job import run
 
 LANES = 16
 BYTES = 28
-"""Traffic of each element: four arrays read, three written."""
+"""Bytes moved for each element: four float32 arrays read, three written."""
 
 AHEAD = 16
-"""Vectors from the one in hand to the one that is prefetched: 1 KiB of each array."""
+"""Distance of a prefetch, in vectors: 1 KiB of each array."""
 
 
 @final
 @dataclass(frozen=True)
 class Loop:
-    """A loop over a thread's stretch.
+    """A loop over a thread's stretch of the arrays.
 
     Attributes:
-        places: how many parts of the stretch are read in turns.
-        prefetch: whether each line is prefetched.
+        places: number of parts of the stretch that are read in turns.
+        prefetch: whether each cache line is prefetched.
     """
 
     places: int
@@ -127,7 +127,7 @@ PREFETCH = """
 
 
 def kernel_text(loop: Loop) -> str:
-    """The loop in LLVM's language."""
+    """Return the loop as LLVM IR."""
 
     def body(n: str) -> str:
         fetched = "".join(PREFETCH.format(n=n, array=array, ahead=AHEAD) for array in "pgmv") if loop.prefetch else ""
@@ -145,15 +145,15 @@ def _kernel(loop: Loop) -> int:
 def traffic(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor, loop: Loop = LOOPS[0], threads: int | None = None
 ) -> Callable[[], None]:
-    """A function that adds ``g`` to each of the other three in place, at the speed of memory.
+    """Return a function that adds ``g`` to each of the other three tensors in place.
 
     Args:
         p, g, m, v: contiguous float32 tensors of one length, a multiple of 16.
-        loop: how it goes through them.
-        threads: how many threads work; by default as many as torch's.
+        loop: the order of access.
+        threads: number of threads; by default torch's.
 
     Raises:
-        ValueError: tensors that the kernel does not take.
+        ValueError: the tensors differ in length, or are not contiguous float32, or have another length.
     """
     tensors = (p, g, m, v)
     if any(t.numel() != p.numel() or t.dtype != torch.float32 or not t.is_contiguous() for t in tensors):
@@ -166,7 +166,7 @@ def traffic(
     job = np.array([*addresses, p.numel() // LANES, workers], dtype=np.int64)
 
     def go() -> None:
-        assert tensors  # they live as long as this function
+        assert tensors  # keeps the tensors alive as long as this function
         counter[0] = 0
         run(kernel, job.ctypes.data, workers)
 

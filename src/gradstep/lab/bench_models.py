@@ -1,4 +1,4 @@
-"""Shapes of the parameters of real models, by name, as their common implementations have them."""
+"""Parameter shapes of real models, by name, as in their common implementations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Shapes = dict[str, Shape]
 
 
 def count(shapes: Shapes) -> int:
-    """Parameters of a model."""
+    """Return the number of parameters of a model."""
     return sum(prod(shape) for shape in shapes.values())
 
 
@@ -18,12 +18,12 @@ def _norm(name: str, width: int) -> Shapes:
 
 
 def _linear(name: str, *shape: int, bias: int | None = None) -> Shapes:
-    """A weight of this shape, and a bias as long as its first axis, or as said."""
+    """Return a weight of this shape and a bias of length ``bias``; by default the length of the first axis."""
     return {f"{name}.weight": shape, f"{name}.bias": (shape[0] if bias is None else bias,)}
 
 
 def gpt2_blocks(width: int = 768, layers: int = 12) -> Shapes:
-    """The transformer blocks of GPT-2, whose weights are stored as (inputs, outputs).
+    """Return the transformer blocks of GPT-2; weights have the shape (inputs, outputs).
 
     >>> len(gpt2_blocks()), count(gpt2_blocks())
     (144, 85054464)
@@ -41,7 +41,7 @@ def gpt2_blocks(width: int = 768, layers: int = 12) -> Shapes:
 
 
 def gpt2(width: int = 768) -> Shapes:
-    """GPT-2, the smallest: 50,257 tokens, 1,024 positions; the output layer is the token embedding.
+    """Return the smallest GPT-2: 50,257 tokens, 1,024 positions; the token embedding is the output layer too.
 
     >>> len(gpt2()), count(gpt2())
     (148, 124439808)
@@ -51,7 +51,7 @@ def gpt2(width: int = 768) -> Shapes:
 
 
 def resnet50() -> Shapes:
-    """ResNet-50 as in torchvision, 1,000 classes.
+    """Return ResNet-50 as in torchvision, 1,000 classes.
 
     >>> len(resnet50()), count(resnet50())
     (161, 25557032)
@@ -73,7 +73,7 @@ def resnet50() -> Shapes:
 
 
 def vit_b_16(width: int = 768) -> Shapes:
-    """ViT-B/16 as in torchvision, 224 × 224 pixels, 1,000 classes.
+    """Return ViT-B/16 as in torchvision, 224 × 224 pixels, 1,000 classes.
 
     >>> len(vit_b_16()), count(vit_b_16())
     (152, 86567656)

@@ -1,4 +1,4 @@
-"""The results of a benchmark: a table on the terminal and in Markdown, and a chart."""
+"""Show the results of a benchmark: a table on the terminal and in Markdown, and a chart."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gradstep.lab.bench import (
     DEFAULT,
     FOREACH,
     FUSED,
+    GRADSTEP_RIVALS,
     LARGE,
     MEMORY,
     OURS,
     OURS_8BIT,
     OURS_NAMED,
-    OWN,
     Case,
     Results,
     Row,
@@ -31,27 +31,26 @@ from gradstep.report import Bar, BarChart, Grid
 from gradstep.report.words import UNKNOWN, percent, seconds
 
 BUSY = 0.05
-"""Share of the processors which, taken by other programs, disturbs the figures."""
+"""The figures count as disturbed when other programs take a larger share of the processors."""
 
 PEERS = (FUSED, FOREACH, DEFAULT)
 
 CLIPPED = "clipping"
-"""The word that the titles of cases with clipping hold."""
-
+"""A word in the titles of the cases with clipping."""
 
 PARITY = 0.03
-"""A ratio that is not farther from 1 than this is called parity."""
+"""The largest distance of a ratio from 1 that is called parity."""
 
 KINDS = {OURS: "float32", OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit state, embeddings float32"}
 
 
 def times(ratio: float | None) -> str:
-    """How many times as long: "1.43×", "11.4×"."""
+    """Return a ratio as text: "1.43×", "11.4×"."""
     return UNKNOWN if ratio is None else f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
 
 
-def _against_fused(row: Row, ours: str) -> str:
-    """The ratio to torch's fused step and its quartiles: "1.43× (1.40 to 1.47)", "parity, 1.01× (0.99 to 1.02)"."""
+def _format_ratio_to_fused(row: Row, ours: str) -> str:
+    """Return torch's fused step over ours, with quartiles: "1.43× (1.40 to 1.47)", "parity, 1.01× (0.99 to 1.02)"."""
     ratio, quartiles = row.ratio(FUSED, ours), row.quartiles(FUSED, ours)
     if ratio is None or quartiles is None:
         return UNKNOWN
@@ -61,9 +60,9 @@ def _against_fused(row: Row, ours: str) -> str:
 
 
 def lines(results: Results) -> list[tuple[str, Row]]:
-    """What stands in each line of the table: gradstep's contender, and the row that it is of.
+    """Return the lines of the table, each a contender of gradstep and its row.
 
-    8-bit state leads, clipping follows, a single matrix comes last.
+    8-bit state comes first, then float32, then clipping, and the single matrix last.
     """
     every = [(ours, row) for ours in (OURS_8BIT, OURS_NAMED, OURS) for row in results.rows if ours in row.seconds]
     return sorted(every, key=lambda line: (LARGE.title in line[1].title, CLIPPED in line[1].title, line[0] == OURS))
@@ -80,7 +79,7 @@ def _cells(ours: str, row: Row) -> list[str]:
         _title(ours, row),
         seconds(row.median(ours)),
         *(seconds(row.median(peer)) for peer in PEERS),
-        _against_fused(row, ours),
+        _format_ratio_to_fused(row, ours),
         *(times(row.ratio(peer, ours)) for peer in PEERS[1:]),
         percent(row.memory_share() if ours == OURS else None),
     ]
@@ -104,24 +103,24 @@ NOTE = (
 )
 
 
-EVERY = 0.5
-"""Seconds between two pictures of the bar. They are drawn between repetitions: a thread that draws meanwhile takes
-Python's lock from a step, which doubled the median of one of 2 ms."""
+REDRAW_SECONDS = 0.5
+"""Time between two drawings of the progress bar. They happen between repetitions: a drawing thread takes Python's lock
+from a step, which doubled the median of a step of 2 ms."""
 
 
-def run_with_progress(cases: Sequence[Case], repeat: int, console: Console) -> Results:
-    """Measure all cases under a bar that shows how far it is."""
+def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> Results:
+    """Measure all cases and show a progress bar."""
     bar = Progress(
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
         console=console, transient=True, auto_refresh=False,
     )  # fmt: skip
-    drawn = time.monotonic()
+    last_drawing = time.monotonic()
 
     def tick(title: str) -> None:
-        nonlocal drawn
-        due = time.monotonic() > drawn + EVERY
+        nonlocal last_drawing
+        due = time.monotonic() > last_drawing + REDRAW_SECONDS
         bar.update(task, advance=1, description=title, refresh=due)
-        drawn = time.monotonic() if due else drawn
+        last_drawing = time.monotonic() if due else last_drawing
 
     with bar:
         task = bar.add_task("", total=sum(repetitions(case, repeat) for case in cases))
@@ -129,20 +128,20 @@ def run_with_progress(cases: Sequence[Case], repeat: int, console: Console) -> R
 
 
 def summary(results: Results, chart: Path) -> RenderableType:
-    """What is printed at the end: the machine, the table, what the kernels chose, where the chart is."""
+    """Return the last output: the machine, the table, the chosen access patterns, and where the chart is."""
     parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), table(results)]
     if results.access:
         parts.append(
             Text("\n".join(["\nAccess patterns that were chosen by measuring:", *results.access]), style="dim")
         )
     if results.others is not None and results.others > BUSY:
-        taken = f"Other programs took {percent(results.others)} of the processors meanwhile: figures may be off."
-        parts.append(Text(f"\n{taken}", style="yellow"))
+        warning = f"Other programs took {percent(results.others)} of the processors meanwhile: figures may be off."
+        parts.append(Text(f"\n{warning}", style="yellow"))
     return Group(*parts, Text(f"\nChart: {chart}"))
 
 
 def machine_line(results: Results) -> str:
-    """The processor, the threads, torch's version and the date."""
+    """Return the processor, the threads, torch's version and the date as one line."""
     machine = results.machine
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['torch threads']} threads, "
@@ -151,23 +150,23 @@ def machine_line(results: Results) -> str:
 
 
 def table(results: Results) -> RenderableType:
-    """Return the table for the terminal."""
+    """Return the table for a terminal."""
     shown = Table(box=None, pad_edge=False)
     for index, title in enumerate(TITLES):
         shown.add_column(title, justify="right" if index else "left", no_wrap=not index)
     for ours, row in lines(results):
         name, *cells = _cells(ours, row)
-        styles = ["" if rival is None or not won(row, rival, ours) else "bold green" for rival in COMPARED_TO]
+        styles = ["" if rival is None or not is_as_fast(row, rival, ours) else "bold green" for rival in COMPARED_TO]
         shown.add_row(name, *(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
     return Group(shown, Text(f"\n{NOTE}", style="dim"))
 
 
 COMPARED_TO = (None, None, None, None, *PEERS, None)
-"""The rival that each column but the first compares with."""
+"""The rival of each column, without the first column."""
 
 
-def won(row: Row, rival: str, ours: str = OURS) -> bool:
-    """Whether gradstep's step is at least as fast as the rival's."""
+def is_as_fast(row: Row, rival: str, ours: str = OURS) -> bool:
+    """Return whether gradstep's step is at least as fast as the rival's."""
     return (row.ratio(rival, ours) or 0.0) >= 1.0
 
 
@@ -177,18 +176,18 @@ def markdown(results: Results) -> str:
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of which every column but the first is aligned to the right."""
+    """Return a Markdown table; all columns but the first are aligned to the right."""
     every = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in every)
 
 
 def readme(every: Sequence[Results]) -> str:
-    """The table of the README: against torch's fused step alone, with a column for each processor."""
+    """Return the README's table: ratios to torch's fused step, with a column for each processor."""
     cells: dict[str, list[str]] = {}
     for k, results in enumerate(every):
         for ours, row in lines(results):
             if FUSED in row.seconds:
-                cell = f"{_against_fused(row, ours)}, {seconds(row.median(ours))}"
+                cell = f"{_format_ratio_to_fused(row, ours)}, {seconds(row.median(ours))}"
                 cells.setdefault(_title(ours, row).removeprefix("AdamW, "), [UNKNOWN] * len(every))[k] = cell
     titles = ("one AdamW step: times as fast (quartiles), time", *(r.machine["processor"] for r in every))
     machines = "; ".join(machine_line(results) for results in every)
@@ -205,14 +204,14 @@ NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
 
 
 def draw_chart(results: Results) -> Grid:
-    """Draw the medians of all cases."""
+    """Return a chart of the medians of all cases."""
     machine = results.machine
     note = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}, {results.date}"
     return Grid("One optimizer step: shorter is faster", [_panel(row) for row in results.rows], note=note)
 
 
 def _medians(row: Row) -> dict[str, float]:
-    """The median of each contender; of the loops over memory only that of the fastest."""
+    """Return the median of each contender; the memory loops count as one, the fastest."""
     medians = {name: row.median(name) or 0.0 for name in row.seconds}
     loops = [medians.pop(name) for name in MEMORY if name in medians]
     return {LIMIT: min(loops), **medians} if loops else medians
@@ -223,13 +222,13 @@ def _panel(row: Row) -> BarChart:
     bars = []
     for name in COLOURS:
         if name in medians:
-            ratio = "" if name in (*OWN, LIMIT) else f", {row.ratio(name):.2f}×"
+            ratio = "" if name in (*GRADSTEP_RIVALS, LIMIT) else f", {row.ratio(name):.2f}×"
             bars.append(
                 Bar(
                     NAMES.get(name, name),
                     [(1e3 * medians[name], COLOURS[name])],
                     seconds(medians[name]) + ratio,
-                    bold=name in OWN,
+                    bold=name in GRADSTEP_RIVALS,
                 )
             )
     return BarChart(row.title, "ms, median; × as a multiple of gradstep's", bars)

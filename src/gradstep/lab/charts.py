@@ -1,4 +1,4 @@
-"""The pictures of a race."""
+"""Draw the pictures of a race."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ from gradstep.report.scales import Scale
 from gradstep.report.words import TINY, number, percent, seconds, size
 
 FLOOR = 1e-9
-"""Least share of the starting loss that a logarithmic axis goes down to."""
+"""Lowest end of a logarithmic axis, as a share of the starting loss."""
 HEADROOM = 1.15
-"""How far above the starting loss a chart goes; what explodes leaves it at the top."""
+"""Top of a chart, as a multiple of the starting loss; curves that explode leave the chart there."""
 MANY = 100
 """Final losses that differ by a larger factor are drawn on a logarithmic axis."""
 REST = "pale"
-"""Colour of the forward and backward pass: of what is not the optimizer."""
+"""Colour of the forward and backward pass."""
 
 
 def paths(results: Results) -> SurfaceChart | None:
-    """The paths over a surface, best first; None for a task that is none."""
+    """Return the paths over a surface, the best first; None for a task that is not a surface."""
     task = TASKS[results.header.task]
     if not isinstance(task, Surface):
         return None
@@ -43,7 +43,7 @@ def paths(results: Results) -> SurfaceChart | None:
 
 
 def charts(results: Results) -> dict[str, Picture]:
-    """Every other picture of a race, by its name in a file."""
+    """Return every other picture of a race, by its name in the file."""
     task = TASKS[results.header.task]
     shown: dict[str, Picture] = {"loss": _losses(results, over_time=False), "final": _final(results)}
     if not isinstance(task, Surface):
@@ -56,7 +56,7 @@ def charts(results: Results) -> dict[str, Picture]:
 
 
 def _losses(results: Results, over_time: bool) -> LineChart:
-    """The loss over steps, or over seconds of training; the best first."""
+    """Draw the loss over steps, or over seconds of training; the best first."""
     task = TASKS[results.header.task]
     chosen = colours(results.header.contenders)
     curves = {one.entry.label: curve(results, one.entry.label, lambda point: point.loss) for one in standings(results)}
@@ -85,7 +85,7 @@ def _losses(results: Results, over_time: bool) -> LineChart:
 
 
 def _window(curves: Sequence[Curve], task: Task) -> Scale:
-    """The part of the loss axis that is shown."""
+    """Return the loss axis."""
     start = max((one.mean[0] for one in curves if one.mean), default=1.0) or 1.0
     least = min((_depth(one) for one in curves if one.mean), default=0.0)
     if task.log_loss:
@@ -95,25 +95,25 @@ def _window(curves: Sequence[Curve], task: Task) -> Scale:
 
 
 def _depth(course: Curve) -> float:
-    """How low a curve goes to stay: a tenth of its second half lies lower. A brief dip is no depth."""
+    """Return the tenth percentile of a curve's second half, so that a brief dip does not count."""
     later = sorted(course.low[len(course.low) // 2 :])
     return later[len(later) // 10]
 
 
 def _final(results: Results) -> BarChart:
-    """The last loss of each contender, with its spread, and beside it what a step takes."""
+    """Draw the last loss of each contender with its spread, and write the time of a step beside it."""
     task = TASKS[results.header.task]
     chosen = colours(results.header.contenders)
     bars = []
     for one in standings(results):
         length = max(one.loss or 0.0, TINY if task.log_loss else 0.0)
-        known = [max(loss, TINY if task.log_loss else loss) for loss in one.losses.values()]
+        losses = [max(loss, TINY if task.log_loss else loss) for loss in one.losses.values()]
         bars.append(
             Bar(
                 one.entry.label,
                 [(0.0 if one.diverged or one.loss is None else length, chosen[one.entry.label])],
                 f"{one.loss_text}, {seconds(one.step)} a step",
-                ends=(min(known), max(known)) if len(known) > 1 and not one.diverged else None,
+                ends=(min(losses), max(losses)) if len(losses) > 1 and not one.diverged else None,
             )
         )
     title = f"Final {task.loss_word}, and the time of a step"

@@ -13,11 +13,12 @@ from gradstep.report.words import percent, seconds, size
 @final
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the text of a cell, and the value by which the best is found.
+    """A column: its title, the text of a cell, and the value that decides which is best.
 
     Args:
         value: a number, the lower the better; None where a contender has none.
-        ahead: for what is measured, whether a contender is ahead of all others beyond the noise; None where exact.
+        ahead: for a noisy measurement, whether a contender is ahead of all others beyond the noise; None for exact
+            values.
     """
 
     title: str
@@ -26,24 +27,26 @@ class Column:
     ahead: Callable[[Standing, list[Standing]], bool] | None = None
 
     def best(self, table: list[Standing]) -> list[bool]:
-        """Which rows to show in bold: of what is exact, all that show the same text as the best, none where all are
-        alike; of what is measured, the one that is ahead beyond the noise.
+        """Return for each row whether it is shown in bold.
+
+        Exact values: all rows with the same text as the best, unless all rows are alike. Noisy measurements: the row
+        that is ahead beyond the noise.
         """
         if self.ahead is not None:
             return [self.ahead(one, [other for other in table if other is not one]) for one in table]
-        known = [(value, self.text(one)) for one in table if (value := self.value(one)) is not None]
-        if len({text for _, text in known}) < 2:
+        values = [(value, self.text(one)) for one in table if (value := self.value(one)) is not None]
+        if len({text for _, text in values}) < 2:
             return [False] * len(table)
-        _, best = min(known)
+        _, best = min(values)
         return [self.value(one) is not None and self.text(one) == best for one in table]
 
 
 def columns(task: Task, winner: str | None) -> list[Column]:
-    """What is worth showing of this task: a surface has no accuracy and no memory to speak of.
+    """Return the columns of a task; a surface has none for accuracy and memory.
 
     Args:
-        task: what was raced.
-        winner: label of the contender that has won, if one has.
+        task: the task of the race.
+        winner: label of the winner; None if there is none.
     """
     shown = [
         Column(
@@ -56,7 +59,7 @@ def columns(task: Task, winner: str | None) -> list[Column]:
                 "accuracy",
                 lambda one: percent(one.accuracy),
                 lambda one: -one.accuracy if one.accuracy is not None else None,
-                lambda one, _: False,  # some images of few hundred: the loss decides
+                lambda one, _: False,  # too coarse, a few of some hundred images: the loss decides
             )
         )
     shown += [
@@ -89,6 +92,6 @@ def columns(task: Task, winner: str | None) -> list[Column]:
 
 
 def _faster(mine: tuple[float, float] | None, others: list[tuple[float, float] | None]) -> bool:
-    """Whether the slowest run is faster than all others' fastest; False where the spread is not known."""
-    known = [ends for ends in others if ends is not None]
-    return mine is not None and bool(known) and all(mine[1] < ends[0] for ends in known)
+    """Return whether the slowest run is faster than the fastest of all others; False without a spread."""
+    ranges = [ends for ends in others if ends is not None]
+    return mine is not None and bool(ranges) and all(mine[1] < ends[0] for ends in ranges)

@@ -1,4 +1,4 @@
-"""Who races: optimizer classes with their settings for one task."""
+"""The contenders of a race: optimizer classes with their settings for one task."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,11 @@ from typing import TypeAlias, final
 import torch
 from torch import nn
 
-from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, suggestion, written
+from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, suggest, write_value
 from gradstep.lab.task import Task
 from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
 from gradstep.rules import RULES
-from gradstep.variants import VARIANTS, meant, names_file, rule_in_file
+from gradstep.variants import VARIANTS, names_file, parse_name, rule_in_file
 
 OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
 
@@ -39,13 +39,13 @@ PEERS: Mapping[str, OptimizerClass] = MappingProxyType(
 """torch's own classes under "torch.<name>"."""
 
 CLASSES: Mapping[str, OptimizerClass] = MappingProxyType({**OPTIMIZERS, **PEERS})
-"""Every optimizer that can race, by the name it is asked for."""
+"""Every optimizer that can race, by its name in a spec."""
 
 DEFAULT = parse_specs("sgd:momentum=0.9,rmsprop,adam,adamw,nadam,radam,lion,adafactor")
-"""The line-up where none is asked for: the road from SGD to AdamW, and what came after."""
+"""The default line-up: the way from SGD to AdamW, and later optimizers."""
 
 ENGINE = "engine"
-"""The one setting that torch's own classes do not know."""
+"""The one setting that torch's own classes do not have."""
 
 
 @final
@@ -54,9 +54,9 @@ class Contender:
     """An optimizer with its settings for one task.
 
     Args:
-        label: how charts and tables name it ("SGD momentum=0.9", "mine.py:Signum").
-        name: the name it is asked for ("sgd", "torch.sgd", "mine.py:Signum").
-        settings: every setting its constructor is called with, the learning rate included where there is one.
+        label: its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum").
+        name: its name in a spec ("sgd", "torch.sgd", "mine.py:Signum").
+        settings: all arguments of its constructor, with the learning rate where there is one.
     """
 
     label: str
@@ -64,50 +64,53 @@ class Contender:
     settings: tuple[tuple[str, Value], ...]
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """A new optimizer of these parameters."""
+        """Make a new optimizer for these parameters."""
         return class_of(self.name)(parameters, **dict(self.settings))
 
 
 def class_of(name: str) -> OptimizerClass:
-    """The optimizer class that a spec's name stands for: a key of `CLASSES`, a rule in a file ("mine.py:Signum"), or
-    a name that `gradstep.create` knows ("paged_adamw_8bit", "adamw8bit").
+    """Return the optimizer class of a spec's name.
+
+    Args:
+        name: a key of `CLASSES`, a rule in a file ("mine.py:Signum"), or a name that `gradstep.create` takes
+            ("paged_adamw_8bit", "adamw8bit").
 
     Raises:
-        ValueError: it stands for none, with what may have been meant.
+        ValueError: no such optimizer; the message names similar ones.
     """
     if name in CLASSES:
         return CLASSES[name]
     if names_file(name):
         return optimizer(rule_in_file(name))
     try:
-        rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or meant(name)
+        rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or parse_name(name)
     except ValueError:
         names = list(CLASSES)
         raise ValueError(
-            f"Unknown optimizer: {name!r}.{suggestion(name, names)} There are {', '.join(names)}, and FILE.py:NAME for "
+            f"Unknown optimizer: {name!r}.{suggest(name, names)} There are {', '.join(names)}, and FILE.py:NAME for "
             "a rule of your own."
         ) from None
     return optimizer(RULES[rule], state=state, paged=paged)
 
 
 def base_name(name: str) -> str:
-    """The name without the mark of torch's own classes: "torch.adamw" → "adamw"."""
+    """Return the name without the prefix of torch's own classes: "torch.adamw" → "adamw"."""
     return name.removeprefix(PEER_PREFIX)
 
 
 def with_peers(specs: Iterable[OptimizerSpec]) -> tuple[OptimizerSpec, ...]:
-    """Each spec, followed by torch's own class with the same settings where torch has one."""
+    """Return each spec, followed by torch's own class with the same settings where torch has one."""
     candidates: list[OptimizerSpec] = []
     for spec in specs:
         settings = tuple((key, value) for key, value in spec.settings if key != ENGINE)
         peer = OptimizerSpec(PEER_PREFIX + base_name(spec.name), settings)
         candidates += [spec, peer] if peer.name in CLASSES else [spec]
-    # By their text, since values may be lists; a dictionary keeps the order and drops what it has.
+    # Keyed by text, since values may be lists; a dictionary keeps the order and drops duplicates.
     return tuple({str(candidate): candidate for candidate in candidates}.values())
 
 
-def enter(spec: OptimizerSpec, task: Task) -> Contender:
-    """The contender that `spec` asks for, with the task's learning rate where the spec gives none.
+def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
+    """Return the contender of a spec, with the task's learning rate where the spec gives none.
 
     Raises:
         ValueError: there is no such optimizer or setting, or the optimizer refuses a value.
@@ -119,23 +122,23 @@ def enter(spec: OptimizerSpec, task: Task) -> Contender:
     for key in settings:
         if key not in allowed:
             raise ValueError(
-                f"Unknown setting: {key!r} of {spec.name!r}.{suggestion(key, allowed)} There are {', '.join(allowed)}."
+                f"Unknown setting: {key!r} of {spec.name!r}.{suggest(key, allowed)} There are {', '.join(allowed)}."
             )
     momentum = settings.get("momentum", 0.0)
     rated = base_name(spec.name)
     if issubclass(kind, Optimizer) and not names_file(spec.name):
-        rated = kind.rule().__name__.lower()  # "adamw_8bit" has AdamW's
+        rated = kind.rule().__name__.lower()  # "adamw_8bit" takes AdamW's rate
     rate = task.learning_rate(rated, momentum if isinstance(momentum, float) else 0.0)
     if rate is not None:
         settings.setdefault("lr", rate)
     try:
-        built = kind([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
+        trial = kind([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
     except (ValueError, TypeError, RuntimeError) as error:
         raise type(error)(f"{spec}: {error}") from error
-    # The optimizer's own rate where the task has none: a reader of the results wants to see it.
-    if "lr" in built.defaults:
-        settings.setdefault("lr", built.defaults["lr"])
-    given = " ".join(f"{key}={written(value)}" for key, value in spec.settings)
+    # The optimizer's default rate where the task has none: a reader of the results wants to see it.
+    if "lr" in trial.defaults:
+        settings.setdefault("lr", trial.defaults["lr"])
+    spec_settings = " ".join(f"{key}={write_value(value)}" for key, value in spec.settings)
     prefix = PEER_PREFIX if spec.name in PEERS else ""
     title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
-    return Contender(f"{title} {given}".strip(), spec.name, tuple(settings.items()))
+    return Contender(f"{title} {spec_settings}".strip(), spec.name, tuple(settings.items()))

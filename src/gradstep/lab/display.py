@@ -1,4 +1,4 @@
-"""What a person sees while a race runs: a live table on a terminal, plain lines elsewhere."""
+"""Show a race while it runs: a live table on a terminal, plain lines elsewhere."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -24,15 +24,15 @@ from gradstep.report.markup import COLOURS
 from gradstep.report.words import UNKNOWN, number, percent, seconds
 
 LINES = 4
-"""Plain lines each contender gets on its way, besides its last."""
+"""Number of plain lines for each contender before its last."""
 
 
 class Display(ABC):
-    """Told every record of a race as it comes, inside `with display.open():`."""
+    """Shows the records of a race: called with each record as it comes, inside `with display.open():`."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[object]:
-        """A context in which the display is shown."""
+        """Return a context in which the display is shown."""
 
     @abstractmethod
     def __call__(self, record: Record) -> None:
@@ -79,7 +79,7 @@ class PlainDisplay(Display):
             self._line(f"{self._run(record)} step {record.step:6,}  {loss}{accuracy}")
 
     def _run(self, record: Point | Summary) -> str:
-        """The task, the optimizer and, where there are several, the seed."""
+        """Return the task, the optimizer and, if there are several, the seed."""
         seed = f" seed {record.seed} " if self._seeds > 1 else ""
         return f"{record.task:10} {record.contender:28}{seed}"
 
@@ -94,7 +94,7 @@ class LiveDisplay(Display):
     def __init__(self, console: Console) -> None:
         self._header: Header | None = None
         self._points: dict[str, Point] = {}
-        self._odd: dict[str, str] = {}
+        self._unfinished: dict[str, str] = {}
         self._colours: dict[str, str] = {}
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -116,21 +116,21 @@ class LiveDisplay(Display):
             self._begin(record)
         elif isinstance(record, Point):
             previous = self._points.get(record.contender)
-            taken = record.step - (previous.step if previous and previous.seed == record.seed else 0)
+            steps = record.step - (previous.step if previous and previous.seed == record.seed else 0)
             self._points[record.contender] = record
-            self._bar.advance(self._bar.task_ids[-1], taken)
+            self._bar.advance(self._bar.task_ids[-1], steps)
         elif record.status != "finished":
-            self._odd[record.contender] = record.status
+            self._unfinished[record.contender] = record.status
             if self._header is not None:
                 self._bar.advance(self._bar.task_ids[-1], self._header.steps - record.steps)
 
     def _begin(self, header: Header) -> None:
         if self._header is not None:
-            # The race before stays on the screen above the new one.
+            # The previous race stays on the screen above the new one.
             self._live.console.print(self._table())
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
-        self._header, self._points, self._odd = header, {}, {}
+        self._header, self._points, self._unfinished = header, {}, {}
         self._colours = colours(header.contenders)
         self._bar.add_task(header.task, total=header.steps * len(header.contenders) * len(header.seeds))
 
@@ -146,8 +146,7 @@ class LiveDisplay(Display):
         for title in ("lr", "step", "training", "held out", "accuracy", "trained for"):
             table.add_column(title, justify="right")
         table.add_column("")
-        known = [point.loss for point in self._points.values() if point.loss is not None]
-        best = min(known, default=None)
+        best = min((point.loss for point in self._points.values() if point.loss is not None), default=None)
         for entry in header.contenders if header else ():
             name = Text("● ", style=COLOURS[self._colours[entry.label]][0]) + Text(entry.label, style="default")
             point = self._points.get(entry.label)
@@ -162,11 +161,11 @@ class LiveDisplay(Display):
                 Text(number(point.loss), style="bold" if point.loss is not None and point.loss == best else ""),
                 percent(point.accuracy),
                 seconds(point.seconds),
-                self._odd.get(entry.label, ""),
+                self._unfinished.get(entry.label, ""),
             )
         return table
 
 
 def display_for(console: Console) -> Display:
-    """The live table on a terminal; plain lines in a log or a pipe."""
+    """Return the live table for a terminal, plain lines for a log or a pipe."""
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)

@@ -1,4 +1,4 @@
-"""The machine that a measurement runs on: its description, and how much of its processors other programs took."""
+"""Describe the machine of a measurement, and measure the share of its processors that other programs take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("gradstep", "torch", "numpy", "llvmlite", "scikit-learn")
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, threads, memory, system, versions, as name → value. Names no user and no host."""
+    """Return processor, cores, threads, memory, system and versions, as name → value; no user and no host name."""
     facts = {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -38,9 +38,9 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's own name, family and model where Linux tells them, else what Python knows.
+    """Return the processor's name, family and model from Linux, elsewhere the name from Python.
 
-    Virtual machines shorten names ("AMD EPYC"); family and model say which it is (25 and 1: Zen 3).
+    Virtual machines shorten names ("AMD EPYC"); family and model identify the processor (25 and 1: Zen 3).
     """
     if CPU_INFO.is_file():
         facts: dict[str, str] = {}
@@ -48,8 +48,8 @@ def _processor() -> str:
             key, _, value = line.partition(":")
             facts.setdefault(key.strip(), value.strip())
         if "model name" in facts:
-            known = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
-            return ", ".join([facts["model name"], *known])
+            numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+            return ", ".join([facts["model name"], *numbers])
     return platform.processor() or platform.machine()
 
 
@@ -62,40 +62,40 @@ def _memory() -> str:
 
 STAT = Path("/proc/stat")
 IDLE = (3, 4)
-"""Places of idle time and of waiting for disks among the numbers of a processor."""
+"""Columns of idle time and of waiting for disks in the line "cpu" of /proc/stat."""
 GUEST = 8
-"""From here on the numbers are contained in those before."""
+"""First column of time that the columns before it include already."""
 
 
 @final
-class Neighbours:
-    """Measures the time that other programs take: made before a measurement, read after it."""
+class OtherPrograms:
+    """The processor time of other programs since this object was made."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
-        self._busy, self._own = _busy(), _own()
+        self._busy, self._own = _read_busy_seconds(), _read_own_seconds()
 
     def share(self) -> float | None:
-        """The share in [0, 1] of all processors' time since, taken by others (a hypervisor included).
+        """Return their share in [0, 1] of all processors' time (a hypervisor included).
 
-        None where the system (not Linux) does not tell. Finished children of this process count as its own.
+        None where the system (not Linux) does not tell. Finished children of this process count as its own time.
         """
         if self._busy is None:
             return None
-        others = (_busy() or 0.0) - self._busy - (_own() - self._own)
+        others = (_read_busy_seconds() or 0.0) - self._busy - (_read_own_seconds() - self._own)
         whole = (time.perf_counter() - self._begin) * (os.cpu_count() or 1)
         return round(min(1.0, max(0.0, others / whole)), 3)
 
 
-def _busy() -> float | None:
-    """Return the seconds that all processors together have worked."""
+def _read_busy_seconds() -> float | None:
+    """Return the seconds that all processors together have worked; None if this is not Linux."""
     if not STAT.is_file():
         return None
     ticks = [int(word) for word in STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]][:GUEST]
     return sum(n for place, n in enumerate(ticks) if place not in IDLE) / os.sysconf("SC_CLK_TCK")
 
 
-def _own() -> float:
-    """Seconds that this process and its finished children have worked."""
+def _read_own_seconds() -> float:
+    """Return the seconds that this process and its finished children have worked."""
     own = os.times()
     return own.user + own.system + own.children_user + own.children_system

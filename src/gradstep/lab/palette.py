@@ -1,6 +1,4 @@
-"""The colour of each optimizer: the same in every chart of every report. The line-up that is raced by default has
-the colours that are furthest apart.
-"""
+"""The colour of each optimizer, the same in every chart. The default line-up has the most different colours."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -25,14 +23,11 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 )
 """Names of :data:`gradstep.report.markup.COLOURS`."""
 SPARE = ("magenta", "teal", "brown", "steel", "rose", "petrol", "sand", "grey")
-"""For an optimizer that races more than once with other settings, and for optimizers without a colour of
-their own."""
+"""For optimizers without an entry above, and for one that races several times with different settings."""
 
 
 def colours(entries: Iterable[Entry]) -> dict[str, str]:
-    """A colour for each contender by label. torch's own class shares the colour of ours with the same
-    settings.
-    """
+    """Return a colour for each contender, by label. torch's class has the colour of gradstep's with equal settings."""
     chosen: dict[str, str] = {}
     by_meaning: dict[tuple[str, str], str] = {}
     spare = 0

@@ -1,9 +1,8 @@
-"""The race: the same model, from the same start, trained by each contender in turn.
+"""Run a race: each contender trains the same model from the same start, in turns.
 
-Fairness, in three rules. Every contender at a seed starts from the same weights, sees the same batches in the
-same order, and draws the same random numbers. Contenders advance side by side, a few steps a turn, and the
-order of turns rotates, so that a machine that slows down slows all of them. Only the training is timed:
-evaluation, recording and drawing happen between the clocks.
+Three rules make it fair. All contenders at a seed start from the same weights, see the same batches in the same
+order, and draw the same random numbers. Contenders take turns of a few steps, in an order that rotates, so that
+a machine that slows down slows all of them. Only the training is timed, not evaluation, recording and drawing.
 """
 
 import math
@@ -17,13 +16,13 @@ from typing import final
 import torch
 
 from gradstep.lab.contenders import Contender
-from gradstep.lab.results import Entry, Header, Point, Record, Summary, finite
-from gradstep.lab.specs import written
+from gradstep.lab.results import Entry, Header, Point, Record, Summary, finite_or_none
+from gradstep.lab.specs import write_value
 from gradstep.lab.task import Task
 from gradstep.lab.tasks.surface import Surface
 
 TURN = 5
-"""Most steps of a turn: so many that a contender's data are in the cache for most of them."""
+"""Largest number of steps of a turn; after its first steps a contender's data are in the cache."""
 FINISHED, DIVERGED, INTERRUPTED = "finished", "diverged", "interrupted"
 
 
@@ -40,7 +39,7 @@ class Lane:
         self._model = task.model(seed)
         self._optimizer = contender.optimizer(self._model.parameters())
         self._batches = task.batches(seed)
-        # Dropout draws from torch's one generator, which all lanes share: each keeps its own place in it.
+        # Dropout draws from torch's global generator, which all lanes share: each lane keeps its own state of it.
         self._random = torch.Generator().manual_seed(seed).get_state()
         self._steps: list[tuple[float, float]] = []
         self._losses: list[float] = []
@@ -63,7 +62,7 @@ class Lane:
         self._random = torch.get_rng_state()
 
     def _step(self, batch: tuple[torch.Tensor, ...]) -> float:
-        """One whole step, timed; the training loss before it."""
+        """Take one whole step and time it; return the training loss before it."""
         begin = time.perf_counter()
         loss = self._task.loss(self._model, batch)
         loss.backward()
@@ -78,10 +77,11 @@ class Lane:
         return loss.item()
 
     def point(self) -> Point:
-        """Where the lane stands now, judged on held-out data."""
-        judged = self._task.evaluate(self._model)
-        if not math.isfinite(judged.loss):
+        """Evaluate the model on held-out data and return the point."""
+        evaluation = self._task.evaluate(self._model)
+        if not math.isfinite(evaluation.loss):
             self.status = DIVERGED
+        place = evaluation.place
         losses, self._losses = self._losses, []
         self._last = Point(
             task=self._task.name,
@@ -89,15 +89,15 @@ class Lane:
             seed=self._seed,
             step=len(self._steps),
             seconds=sum(whole for whole, _ in self._steps[1:]),
-            train_loss=finite(fmean(losses)) if losses else None,
-            loss=finite(judged.loss),
-            accuracy=judged.accuracy,
-            place=judged.place if judged.place and all(map(math.isfinite, judged.place)) else None,
+            train_loss=finite_or_none(fmean(losses)) if losses else None,
+            loss=finite_or_none(evaluation.loss),
+            accuracy=evaluation.accuracy,
+            place=place if place and all(map(math.isfinite, place)) else None,
         )
         return self._last
 
     def summary(self) -> Summary:
-        """The run as it stands, with the status it has."""
+        """Return the summary of the run so far, with its present status."""
         later = self._steps[1:]
         diverged = self.status == DIVERGED
         return Summary(
@@ -119,16 +119,16 @@ class Lane:
 @final
 @dataclass(frozen=True)
 class Race:
-    """One task, raced by all contenders at every seed.
+    """A race of all contenders on one task, at every seed.
 
     Args:
-        task: what is trained.
-        contenders: who trains; their labels differ.
-        steps: steps each contender takes, whatever the machine.
-        seeds: the seeds; at each, all contenders run side by side.
+        task: the task.
+        contenders: the contenders; their labels differ.
+        steps: number of steps of each contender, on every machine the same.
+        seeds: the seeds; at each seed all contenders take turns.
         command: the command line that runs this race again, for the header.
         machine: description of the machine, for the header.
-        clip: norm to which gradients are clipped before every step; None: they are not.
+        clip: norm to which gradients are clipped before every step; None: no clipping.
     """
 
     task: Task
@@ -140,10 +140,10 @@ class Race:
     clip: float | None = None
 
     def run(self, listen: Callable[[Record], None]) -> None:
-        """Race, and tell `listen` every record as it comes.
+        """Run the race, and pass each record to `listen`.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when the summaries of what was done so far have been told.
+            KeyboardInterrupt: after Ctrl-C; the summaries of the runs so far have been passed on before.
         """
         with torch.random.fork_rng(devices=[]):
             for index, seed in enumerate(self.seeds):
@@ -172,7 +172,7 @@ class Race:
                         listen(lane.point())
 
     def _stops(self) -> list[int]:
-        """The steps at which a turn begins or ends: of the evaluations, and between them every `TURN`."""
+        """Return the steps at which a turn begins or ends: every `TURN` steps, and at each evaluation."""
         steps = self.steps
         return sorted({*range(0, steps, TURN), *range(0, steps, self.task.stride), steps})
 
@@ -180,7 +180,7 @@ class Race:
         return Header(
             task=self.task.name,
             contenders=tuple(
-                Entry(one.label, one.name, {key: written(value) for key, value in one.settings})
+                Entry(one.label, one.name, {key: write_value(value) for key, value in one.settings})
                 for one in self.contenders
             ),
             steps=self.steps,
@@ -195,7 +195,7 @@ class Race:
 
 
 def tensor_bytes(value: object) -> int:
-    """Bytes of all tensors inside a value, through dictionaries, lists and tuples."""
+    """Return the bytes of all tensors inside a value, through dictionaries, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The report of a race: one page that holds everything it needs, and its pictures beside it as SVG files."""
+"""Write the report of a race: one page that needs no other file, and its pictures as SVG files beside it."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ another seed. Other settings are the optimizer's defaults, but for those in its 
 
 
 def write_report(folder: Path) -> Path:
-    """Build the report and the pictures of the races recorded in `folder`; the report's file.
+    """Write the report and the pictures of the races recorded in `folder`; return the report's file.
 
     Raises:
         FileNotFoundError, ValueError: see `races_in`.
@@ -47,7 +47,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(races: list[Results]) -> str:
-    """The whole page."""
+    """Return the text of the page."""
     header = races[0].header
     return page(
         f"{len(header.contenders)} optimizers on {_join_words([race.header.task for race in races])}",
@@ -67,13 +67,13 @@ def render(races: list[Results]) -> str:
 
 
 def _card(race: Results) -> tuple[Child, Child, str]:
-    """Who won, and a link to the task's section."""
+    """Return the winner, the task, and a link to the task's section."""
     task = TASKS[race.header.task]
-    judged = verdict(race)
-    if judged.winner is None:
-        return judged.short, task.title, f"#{task.name}"
-    mark = swatch(colours(race.header.contenders)[judged.winner])
-    return join([mark, judged.winner]), f"{task.title}: {judged.short}", f"#{task.name}"
+    outcome = verdict(race)
+    if outcome.winner is None:
+        return outcome.short, task.title, f"#{task.name}"
+    mark = swatch(colours(race.header.contenders)[outcome.winner])
+    return join([mark, outcome.winner]), f"{task.title}: {outcome.short}", f"#{task.name}"
 
 
 def _section(race: Results) -> Markup:
@@ -95,7 +95,7 @@ def _section(race: Results) -> Markup:
 
 
 def _table(race: Results) -> Markup:
-    """The standings, the lowest loss first, the best of each column in bold where it is ahead beyond the noise."""
+    """Return the standings, the lowest loss first; the best of a column is bold if it is ahead beyond the noise."""
     ranked = standings(race)
     chosen = colours(race.header.contenders)
     shown = columns(TASKS[race.header.task], verdict(race).winner)

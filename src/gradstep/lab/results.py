@@ -1,8 +1,7 @@
-"""What a race records, as JSON lines: written as it happens, read back for the report.
+"""The records of a race as JSON lines: written during the race, read back for the report.
 
-A file holds, for each task, one header, then points as the contenders advance, then one summary for each
-contender and seed. Every line names its task, so that each can be read alone. A number that is not finite is
-written as null.
+A file holds for each task one header, then points as the contenders advance, then one summary for each
+contender and seed. Every line names its task and can be read alone. A number that is not finite is null.
 """
 
 import json
@@ -20,7 +19,7 @@ FORMAT = 1
 @final
 @dataclass(frozen=True)
 class Entry:
-    """A contender as the header names it; `settings` are written as in a spec."""
+    """A contender in the header; its `settings` are text, as in a spec."""
 
     label: str
     name: str
@@ -30,19 +29,19 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Header:
-    """What is raced, from where, and on what machine.
+    """The header of a race: task, contenders, settings and machine.
 
     Args:
         task: name of the task.
-        contenders: who races, in the order asked for.
-        steps: steps each contender is to take.
+        contenders: the contenders, in the order of the command line.
+        steps: planned steps of each contender.
         seeds: the seeds; each contender runs once with each.
         parameters: number of parameters of the model.
         command: the command line that runs this race again.
         started: date and time of the start, ISO 8601 with zone.
-        machine: what it runs on, as name → value for people.
-        clip: norm to which gradients were clipped before every step; None: they were not.
-        start: where paths over a surface begin, at seed 0; None for a task that is none.
+        machine: description of the machine, name → value.
+        clip: norm to which gradients were clipped before every step; None: no clipping.
+        start: where paths over a surface begin, at seed 0; None for a task that is not a surface.
         format: version of this file's format.
     """
 
@@ -62,10 +61,10 @@ class Header:
 @final
 @dataclass(frozen=True)
 class Point:
-    """Where a contender stands after `step` steps.
+    """A contender's evaluation after `step` steps.
 
     Args:
-        seconds: time it has trained for, evaluations and the first step left out.
+        seconds: training time, without evaluations and the first step.
         train_loss: mean training loss of the steps since the last point; None before the first step.
         loss, accuracy, place: see `Evaluation`; a loss that is not finite is None.
     """
@@ -84,13 +83,13 @@ class Point:
 @final
 @dataclass(frozen=True)
 class Summary:
-    """One contender's run at one seed, when it is over.
+    """A contender's whole run at one seed.
 
     Args:
         status: "finished", "diverged" or "interrupted" (Ctrl-C).
         steps: steps taken.
         loss, accuracy: of the last evaluation; None for a run that diverged.
-        first_step_seconds: the first whole step, compilation included; None where none was taken.
+        first_step_seconds: the first whole step, compilation included; None without a step.
         step_seconds: median of the later whole steps (forward, backward, optimizer, clearing of gradients).
         optimizer_seconds: median of the optimizer's part of them.
         state_bytes: bytes the optimizer keeps between steps.
@@ -122,7 +121,7 @@ KINDS: Mapping[str, type[Header] | type[Point] | type[Summary]] = {
 @final
 @dataclass(frozen=True)
 class Results:
-    """One race, read back."""
+    """The records of one race."""
 
     header: Header
     points: list[Point] = field(default_factory=list)
@@ -131,7 +130,7 @@ class Results:
 
 @final
 class ResultsWriter:
-    """Writes records to `results.jsonl` in a folder, one line each, handed to the system line by line."""
+    """Writes records to `results.jsonl` in a folder, one line each, and flushes after each line."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -156,13 +155,13 @@ class ResultsWriter:
 
 
 def encode(record: Record) -> str:
-    """A record as one line of JSON, its kind first."""
+    """Return a record as one line of JSON, its kind first."""
     kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
     return json.dumps({"record": kind, **asdict(record)}, allow_nan=False, ensure_ascii=False)
 
 
 def decode(line: str) -> Record:
-    """The record in a line of JSON.
+    """Return the record in a line of JSON.
 
     Raises:
         ValueError: the line is not JSON, or not a record of this format.
@@ -186,11 +185,11 @@ def decode(line: str) -> Record:
 
 
 def read_results(folder: Path) -> list[Results]:
-    """The races recorded in `folder`, in the order of the file. A last line that was cut off is left out.
+    """Return the races recorded in `folder`, in the order of the file. An incomplete last line is ignored.
 
     Raises:
         FileNotFoundError: the folder holds no results.
-        ValueError: a line is not a record of a race (the message says which).
+        ValueError: a line is not a record of a race (the message names the line).
     """
     path = folder / FILE
     if not path.is_file():
@@ -217,6 +216,6 @@ def read_results(folder: Path) -> list[Results]:
     return races
 
 
-def finite(value: float | None) -> float | None:
-    """The number, or None where it is not finite: JSON has no word for infinity."""
+def finite_or_none(value: float | None) -> float | None:
+    """Return the number, or None if it is not finite: JSON has no word for infinity."""
     return value if value is not None and math.isfinite(value) else None

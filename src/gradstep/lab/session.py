@@ -1,6 +1,4 @@
-"""One call of `gradstep race`: the races of all chosen tasks, their results written as they come, one
-report.
-"""
+"""Run one call of `gradstep race`: the races of all chosen tasks, their results file, and one report."""
 
 import math
 import shlex
@@ -10,34 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from gradstep.lab.contenders import DEFAULT, Contender, enter, with_peers
+from gradstep.lab.contenders import DEFAULT, Contender, make_contender, with_peers
 from gradstep.lab.display import Display
 from gradstep.lab.machine import describe
 from gradstep.lab.race import Race
 from gradstep.lab.report import write_report
 from gradstep.lab.results import Record, ResultsWriter
-from gradstep.lab.specs import parse_specs, suggestion
+from gradstep.lab.specs import parse_specs, suggest
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
 
 SEEDS = 3
-"""Runs of each contender: fewer show no spread, and so no winner."""
+"""Default number of runs of each contender; a single run shows no spread, and so no winner."""
 
 
 @final
 @dataclass(frozen=True)
 class Plan:
-    """What to race.
+    """The plan of a session.
 
     Args:
-        line_ups: for each task, its contenders.
+        line_ups: the contenders of each task.
         steps: steps of each contender; None: the task's own number.
-        seeds: how many seeds, counted from 0.
+        seeds: number of seeds, counted from 0.
         quick: shorter races: each task's quick number of steps.
-        clip: norm to which gradients are clipped before every step; None: they are not.
-        out: folder under which the session makes its own.
-        command: the command line that runs this again.
+        clip: norm to which gradients are clipped before every step; None: no clipping.
+        out: folder in which the session makes its own folder.
+        command: the command line that runs this session again.
     """
 
     line_ups: Mapping[Task, tuple[Contender, ...]]
@@ -63,9 +61,7 @@ class Plan:
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """What a session left behind. `report` is None if it was interrupted before there was anything to
-    report.
-    """
+    """The files of a session. `report` is None if the session was interrupted before its first record."""
 
     folder: Path
     report: Path | None
@@ -84,33 +80,33 @@ def plan(
     clip: float | None = None,
     out: Path = Path("runs"),
 ) -> Plan:
-    """The plan that a command line asks for; nothing is run or written yet.
+    """Return the plan of a command line; nothing is run or written yet.
 
     Args:
-        tasks: names of tasks; none: all, or with `quick` those that a short race says something about.
+        tasks: names of tasks; none: all, or with `quick` the tasks that have a quick number of steps.
         optimizers: see `gradstep.lab.specs`; None: the default line-up.
-        peers: whether torch's own class races beside each.
+        peers: whether torch's own class of each optimizer races too.
         start: where paths over a surface begin, as "x,y"; None: each surface's own place.
         quick, steps, seeds, clip, out: see `Plan`.
 
     Raises:
-        ValueError, TypeError, NotADirectoryError: something of it cannot be; the message says what can.
+        ValueError, TypeError, NotADirectoryError: an argument is invalid; the message says what is allowed.
     """
     for name in tasks:
         if name not in TASKS:
-            raise ValueError(f"Unknown task: {name!r}.{suggestion(name, list(TASKS))} There are {', '.join(TASKS)}.")
+            raise ValueError(f"Unknown task: {name!r}.{suggest(name, list(TASKS))} There are {', '.join(TASKS)}.")
     chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or [
         task for task in TASKS.values() if task.quick_steps or not quick
     ]
     if start is not None:
-        surfaces = {task: type(task)(_place(start)) for task in chosen if isinstance(task, Surface)}
+        surfaces = {task: type(task)(_parse_place(start)) for task in chosen if isinstance(task, Surface)}
         if not surfaces:
             names = ", ".join(name for name, task in TASKS.items() if isinstance(task, Surface))
             raise ValueError(f"A start is a place on a surface, and none is raced: name one of {names}")
         chosen = [surfaces.get(task, task) if isinstance(task, Surface) else task for task in chosen]
     specs = DEFAULT if optimizers is None else parse_specs(optimizers)
     line_up = with_peers(specs) if peers else specs
-    line_ups = {task: tuple(enter(spec, task) for spec in line_up) for task in chosen}
+    line_ups = {task: tuple(make_contender(spec, task) for spec in line_up) for task in chosen}
     for contenders in line_ups.values():
         labels = [one.label for one in contenders]
         twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
@@ -133,8 +129,8 @@ def plan(
     )
 
 
-def _place(text: str) -> tuple[float, float]:
-    """Two numbers as they are written on the command line, "x,y"."""
+def _parse_place(text: str) -> tuple[float, float]:
+    """Return the two numbers of "x,y"."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
@@ -143,10 +139,8 @@ def _place(text: str) -> tuple[float, float]:
 
 
 def run(plan: Plan, display: Display) -> Outcome:
-    """Race every task of the plan, then write the report. After Ctrl-C, the report of what was done so
-    far.
-    """
-    folder = _new_folder(plan)
+    """Race every task of the plan, then write the report; after Ctrl-C, the report has the records so far."""
+    folder = _make_folder(plan)
     interrupted = False
     recorded = False
     with ResultsWriter(folder) as write:
@@ -159,15 +153,15 @@ def run(plan: Plan, display: Display) -> Outcome:
 
         try:
             with display.open():
-                for race in _races(plan):
+                for race in _make_races(plan):
                     race.run(listen)
         except KeyboardInterrupt:
             interrupted = True
     return Outcome(folder, write_report(folder) if recorded else None, interrupted)
 
 
-def _races(plan: Plan) -> list[Race]:
-    """The races, one of each task."""
+def _make_races(plan: Plan) -> list[Race]:
+    """Return one race for each task."""
     machine = describe()
     return [
         Race(
@@ -183,10 +177,10 @@ def _races(plan: Plan) -> list[Race]:
     ]
 
 
-def _new_folder(plan: Plan) -> Path:
-    """A folder of this session's own, named by what is raced and when."""
-    raced = next(iter(plan.line_ups)).name if len(plan.line_ups) == 1 else "race"
-    stem = f"{raced}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _make_folder(plan: Plan) -> Path:
+    """Make a new folder for this session, named after its task and the time."""
+    subject = next(iter(plan.line_ups)).name if len(plan.line_ups) == 1 else "race"
+    stem = f"{subject}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{number}" for number in range(2, 100))):
         folder = plan.out / (stem + suffix)
         try:

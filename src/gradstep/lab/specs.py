@@ -6,7 +6,7 @@ adamw,lion,sgd:lr=0.1,momentum=0.9        several; a setting belongs to the name
 adamw:betas=(0.9,0.95),amsgrad=True       values are Python literals
 adamw:engine=eager,state=8bit             or plain words
 torch.adamw                               torch's own class
-mine.py:Signum,mine.py:Lars:lr=0.1        rules of one's own, in a file
+mine.py:Signum,mine.py:Lars:lr=0.1        your own rules, in a file
 """
 
 import ast
@@ -16,40 +16,43 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 Value: TypeAlias = Any
-"""A Python literal or a word, given to an optimizer's constructor, which judges it."""
+"""A Python literal or a word; the optimizer's constructor checks it."""
 
 NAME = re.compile(r"[A-Za-z][\w.]*")
 IN_FILE = re.compile(r"(?P<name>[^=]*?\.py(:[A-Za-z_]\w*)?)(?P<colon>:(?P<rest>.*))?", re.DOTALL)
 KEY = re.compile(r"[A-Za-z_]\w*")
 WORD = re.compile(r"([A-Za-z]|\d+[A-Za-z]{2})[\w.-]*")
-"""Also "8bit" and "512MB"; one letter after digits is a mistyped number, such as "1e-"."""
+"""Also "8bit" and "512MB". One letter after digits is a mistyped number, such as "1e-"."""
 NOT_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 OPENING, CLOSING = "([{", ")]}"
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """One optimizer as it was asked for: its name in lower case, or the file and name of a rule, and the settings
-    given with it, in their order.
+    """One optimizer of a command line.
+
+    Args:
+        name: its name in lower case, or the file and name of a rule.
+        settings: its settings, in the order of the text.
     """
 
     name: str
     settings: tuple[tuple[str, Value], ...] = ()
 
     def __str__(self) -> str:
-        given = ",".join(f"{key}={written(value)}" for key, value in self.settings)
-        return f"{self.name}:{given}" if given else self.name
+        settings = ",".join(f"{key}={write_value(value)}" for key, value in self.settings)
+        return f"{self.name}:{settings}" if settings else self.name
 
 
-def written(value: Value) -> str:
-    """A value as it is written in a spec, without blanks."""
+def write_value(value: Value) -> str:
+    """Return a value as the text of a spec, without blanks."""
     if isinstance(value, str) and WORD.fullmatch(value) and not _is_literal(value):
         return value
     return _literal(value)
 
 
 def _literal(value: Value) -> str:
-    """Python's own form, without the blanks between values; those inside a string are its own."""
+    """Return a Python literal without blanks between values; blanks inside a string stay."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{_literal(k)}:{_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (tuple, list)):
@@ -60,20 +63,20 @@ def _literal(value: Value) -> str:
     return repr(value)
 
 
-def suggestion(given: str, allowed: list[str]) -> str:
-    """What may have been meant, as the end of a message: " Did you mean 'adamw'?", or nothing."""
+def suggest(given: str, allowed: list[str]) -> str:
+    """Return the end of an error message: " Did you mean 'adamw'?", or "" if nothing is similar."""
     near = get_close_matches(given, allowed, n=2)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:
-    """The optimizers that `text` asks for.
+    """Return the optimizers that `text` names.
 
     Raises:
-        ValueError: the text does not follow the grammar, names no optimizer, or asks for the same one twice.
+        ValueError: the text does not follow the grammar, names no optimizer, or names the same one twice.
     """
     specs: list[OptimizerSpec] = []
-    for part in _split(text):
+    for part in _split_at_commas(text):
         in_file = IN_FILE.fullmatch(part)
         if in_file:
             spec = OptimizerSpec(in_file["name"])
@@ -104,16 +107,16 @@ def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:
 
 
 def _with_setting(spec: OptimizerSpec, text: str) -> tuple[tuple[str, Value], ...]:
-    """The settings of `spec` and the one in `text` ("lr=0.1")."""
+    """Return the settings of `spec` and the one in `text` ("lr=0.1")."""
     key, equals, value = (piece.strip() for piece in text.partition("="))
     if not equals or not value or not KEY.fullmatch(key):
         raise ValueError(f"Invalid setting: {text!r} of {spec.name!r} (write key=value, as in lr=0.1)")
     if key in dict(spec.settings):
         raise ValueError(f"Setting {key!r} of {spec.name!r} is given twice")
-    return (*spec.settings, (key, _value(key, value)))
+    return (*spec.settings, (key, _parse_value(key, value)))
 
 
-def _value(key: str, text: str) -> Value:
+def _parse_value(key: str, text: str) -> Value:
     if text.lower() in NOT_WORDS and text not in NOT_WORDS.values():
         raise ValueError(f"Invalid value: {key}={text} (in Python it is written {NOT_WORDS[text.lower()]})")
     try:
@@ -127,7 +130,7 @@ def _value(key: str, text: str) -> Value:
 
 
 def _is_literal(text: str) -> bool:
-    """Whether a word would be read as something else than itself, as True and 0xff are."""
+    """Return whether a word would be read as another value, as True and 0xff are."""
     try:
         ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -135,8 +138,8 @@ def _is_literal(text: str) -> bool:
     return True
 
 
-def _split(text: str) -> list[str]:
-    """The parts between the commas that stand outside brackets and quotes."""
+def _split_at_commas(text: str) -> list[str]:
+    """Split a text at the commas outside brackets and quotes."""
     parts, depth, quote, start, escaped = [], 0, "", 0, False
     for index, char in enumerate(text):
         if escaped:

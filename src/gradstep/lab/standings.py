@@ -1,6 +1,4 @@
-"""The outcome of a race, gathered from its records: one standing and one curve per contender, seeds taken
-together.
-"""
+"""Summarise the records of a race: one standing and one curve for each contender, over all its seeds."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from gradstep.report.words import number, plus_minus, seconds
 @final
 @dataclass(frozen=True)
 class Curve:
-    """A contender's course over steps: at each recorded step, the mean, least and greatest over seeds."""
+    """A contender's value over steps: at each recorded step the mean, least and greatest over the seeds."""
 
     steps: list[int]
     seconds: list[float]
@@ -29,7 +27,7 @@ class Curve:
 @final
 @dataclass(frozen=True)
 class Standing:
-    """How one contender did, over all its seeds. Times in seconds, memory in bytes.
+    """The result of one contender over all its seeds. Times in seconds, memory in bytes.
 
     Args:
         loss, accuracy: mean of the last evaluations; None if any seed diverged or none was evaluated.
@@ -37,7 +35,7 @@ class Standing:
         losses: the last loss of each seed that finished.
         step: median whole step; optimizer: median of the optimizer's part.
         step_range, optimizer_range: least and greatest of the seeds' medians; None for fewer than two.
-        first_step: the slowest first step, which is the one that compiled, if any did.
+        first_step: the slowest first step; it compiled, if any did.
         status: "finished", or what happened instead and at which step.
     """
 
@@ -88,16 +86,16 @@ class Standing:
 
 
 def time_text(value: float | None, ends: tuple[float, float] | None) -> str:
-    """A time, with half the distance between the ends of its spread where that is known."""
+    """Return a time, with half the width of its spread if there is one."""
     return seconds(value, (ends[1] - ends[0]) / 2 if ends else None)
 
 
 def races_in(folder: Path) -> list[Results]:
-    """The races recorded in `folder`, in the order in which tasks are shown.
+    """Return the races recorded in `folder`, in the order of `TASKS`.
 
     Raises:
         FileNotFoundError: the folder holds no results.
-        ValueError: a line is not a record of a race, or a task is not known here.
+        ValueError: a line is not a record of a race, or its task does not exist.
     """
     races = read_results(folder)
     order = list(TASKS)
@@ -108,7 +106,7 @@ def races_in(folder: Path) -> list[Results]:
 
 
 def standings(results: Results) -> list[Standing]:
-    """Every contender that has a summary, the lowest loss first, those that diverged last."""
+    """Return the standing of every contender that has a summary, the lowest loss first, those that diverged last."""
     table = []
     for entry in results.header.contenders:
         runs = [summary for summary in results.summaries if summary.contender == entry.label]
@@ -118,12 +116,12 @@ def standings(results: Results) -> list[Standing]:
 
 
 def _standing(entry: Entry, runs: list[Summary]) -> Standing:
-    losses = _all([run.loss for run in runs])
-    accuracies = _all([run.accuracy for run in runs])
-    odd = [f"{run.status} at step {run.steps:,}" for run in runs if run.status != "finished"]
+    losses = _all_or_none([run.loss for run in runs])
+    accuracies = _all_or_none([run.accuracy for run in runs])
+    unfinished = [f"{run.status} at step {run.steps:,}" for run in runs if run.status != "finished"]
     return Standing(
         entry=entry,
-        status=", ".join(dict.fromkeys(odd)) or "finished",
+        status=", ".join(dict.fromkeys(unfinished)) or "finished",
         diverged=any(run.status == "diverged" for run in runs),
         steps=max(run.steps for run in runs),
         loss=fmean(losses) if losses else None,
@@ -141,7 +139,7 @@ def _standing(entry: Entry, runs: list[Summary]) -> Standing:
 
 
 def curve(results: Results, label: str, value: Callable[[Point], float | None]) -> Curve:
-    """The course of `value` for one contender. Steps at which a seed has no finite value are left out."""
+    """Return the curve of `value` for one contender; a seed without a finite value at a step is left out there."""
     by_step: dict[int, list[tuple[float, float]]] = {}
     for point in results.points:
         measured = value(point)
@@ -159,7 +157,7 @@ def curve(results: Results, label: str, value: Callable[[Point], float | None]) 
 
 
 def path(results: Results, label: str) -> list[tuple[float, float]]:
-    """The places a contender went through on a surface, at the first seed."""
+    """Return the places of a contender's path over a surface, at the first seed."""
     first = results.header.seeds[0]
     return [
         point.place
@@ -168,17 +166,21 @@ def path(results: Results, label: str) -> list[tuple[float, float]]:
     ]
 
 
-def _all(values: list[float | None]) -> list[float]:
-    """The values if there is one for every run, else none."""
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else []
+def _all_or_none(values: list[float | None]) -> list[float]:
+    """Return the values if every run has one, else an empty list."""
+    numbers = _drop_missing(values)
+    return numbers if len(numbers) == len(values) else []
 
 
 def _range(values: Iterable[float | None]) -> tuple[float, float] | None:
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if len(known) > 1 else None
+    numbers = _drop_missing(values)
+    return (min(numbers), max(numbers)) if len(numbers) > 1 else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    numbers = _drop_missing(values)
+    return median(numbers) if numbers else None
+
+
+def _drop_missing(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

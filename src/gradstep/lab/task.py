@@ -1,6 +1,4 @@
-"""What the lab asks of a task: a model, data, a loss, a way to judge, and a sensible learning rate per
-optimizer.
-"""
+"""The interface of a task: a model, data, a loss, an evaluation, and a learning rate for each optimizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,12 +16,12 @@ Batch: TypeAlias = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is now, on data it is not trained on.
+    """The quality of a model on data that it is not trained on.
 
     Args:
         loss: mean loss (for a surface: the height).
         accuracy: share of right answers in [0, 1], where the task has answers.
-        place: the point (x, y) the optimizer stands on, for a surface.
+        place: for a surface, the point (x, y) that the parameters hold.
     """
 
     loss: float
@@ -32,58 +30,56 @@ class Evaluation:
 
 
 class Task(ABC):
-    """Something to train. Everything a seed decides is decided by the seed alone.
+    """A training task that depends on nothing but the seed.
 
     Two calls with one seed give the same weights and the same batches in the same order, so that contenders
-    that are given the same seed differ in their optimizer and in nothing else.
+    with the same seed differ only in their optimizer.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     description: ClassVar[str]
     loss_word: ClassVar[str]
-    """What the loss is, in one word, for titles: "loss"."""
+    """One word for the loss, for titles: "loss"."""
     loss_name: ClassVar[str]
-    """What the loss is, with its unit, for the axis of a chart."""
+    """Name of the loss with its unit, for the axis of a chart."""
     log_loss: ClassVar[bool]
     """Whether charts show the loss on a logarithmic axis (losses that fall through orders of magnitude)."""
     steps: ClassVar[int]
     quick_steps: ClassVar[int]
-    """Steps of a quick race; 0 where so few say nothing: the task then takes part only if it is named."""
+    """Steps of a quick race; 0 if few steps show nothing: the task then takes part only if it is named."""
     stride: ClassVar[int]
     """Steps between two evaluations."""
     learning_rates: ClassVar[Mapping[str, float]]
-    """By optimizer name; "name+momentum" holds when a momentum is asked for."""
+    """Learning rates by optimizer name; "name+momentum" is for an optimizer with momentum."""
 
     @abstractmethod
     def model(self, seed: int) -> nn.Module:
-        """A new model with the starting weights of this seed."""
+        """Make a model with the initial weights of this seed."""
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Training batches without end, in the order of this seed."""
+        """Yield training batches without end, in the order of this seed."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The training loss of one batch, a scalar with a graph."""
+        """Return the training loss of one batch, a scalar with a graph."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """The model judged on held-out data; draws no random numbers and leaves the model as it was."""
+        """Evaluate the model on held-out data; draw no random numbers and leave the model as it was."""
 
     def learning_rate(self, name: str, momentum: float = 0.0) -> float | None:
-        """The task's learning rate for the optimizer `name` ("adamw"), or None where it has none to
-        suggest.
-        """
+        """Return the task's learning rate for the optimizer `name` ("adamw"), or None if it has none."""
         plain = self.learning_rates.get(name)
         return self.learning_rates.get(f"{name}+momentum", plain) if momentum else plain
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers start at `seed` inside, and go on afterwards as if nothing had been drawn.
+def seed_random(seed: int) -> Iterator[None]:
+    """Seed torch's random numbers inside the context, and restore their state afterwards.
 
-    New tensors are float32 on the CPU inside, whatever the process has as torch's defaults.
+    New tensors are float32 on the CPU inside, whatever torch's defaults are.
     """
     with fresh_defaults(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,8 +87,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode without gradients inside; back in training mode afterwards."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode without a graph; put it back in training mode afterwards."""
     model.eval()
     with torch.no_grad():
         yield

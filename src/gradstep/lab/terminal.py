@@ -1,4 +1,4 @@
-"""What the command line prints besides the race itself: the list of what there is, and the outcome."""
+"""Print the list of tasks and optimizers, and the outcome of a session."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,7 +17,7 @@ from gradstep.report.words import UNKNOWN
 
 
 def listing() -> RenderableType:
-    """The tasks, and the optimizers with the learning rate that each task gives them."""
+    """Return the tasks, and the optimizers with their learning rate for each task."""
     tasks = Table(box=None, title="Tasks", title_justify="left", title_style="bold", pad_edge=False)
     tasks.add_column("name")
     tasks.add_column("steps", justify="right")
@@ -49,7 +49,7 @@ def listing() -> RenderableType:
 
 
 def closing(outcome: Outcome) -> RenderableType:
-    """The standings of each race and where the report is."""
+    """Return the standings of each race, and where the report is."""
     if outcome.report is None:
         return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
     parts: list[RenderableType] = []
@@ -62,7 +62,7 @@ def closing(outcome: Outcome) -> RenderableType:
 
 
 def _standings(race: Results) -> Table:
-    """The standings of one race, the lowest loss first; bold is what is ahead beyond the noise."""
+    """Return the standings of one race, the lowest loss first; a value ahead beyond the noise is bold."""
     task = TASKS[race.header.task]
     shown = columns(task, verdict(race).winner)
     rows = standings(race)

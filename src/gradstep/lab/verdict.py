@@ -1,4 +1,4 @@
-"""Who won a race, if that can be said."""
+"""Decide who won a race, if anyone did beyond the noise."""
 
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -10,9 +10,9 @@ from gradstep.lab.tasks import TASKS
 from gradstep.report.words import TINY
 
 TWICE = 2.0
-"""From here on a difference is told as a ratio."""
+"""Smallest difference that is written as a ratio, and not in per cent."""
 MANY = 1000.0
-"""The largest ratio that is told exactly: beyond it, both are at the bottom."""
+"""Largest ratio that is written exactly: beyond it, both losses are practically zero."""
 
 
 @final
@@ -22,7 +22,7 @@ class Verdict:
 
     Args:
         winner: label of the contender that is ahead beyond the noise; None if there is none.
-        short: some words, for a card.
+        short: a few words, for a card.
         sentence: who won and by how much, or why nobody did.
     """
 
@@ -32,10 +32,10 @@ class Verdict:
 
 
 def verdict(results: Results) -> Verdict:
-    """Who won, and by how much; nobody, where runs did not finish or lie within the noise.
+    """Return who won and by how much; nobody, if runs did not finish or differ only within the noise.
 
-    Contenders at one seed start alike and see the same batches, so they are compared seed by seed: a contender is ahead
-    of another if it is so at every seed, and by more on average than its lead varies (one standard deviation).
+    Contenders at one seed start alike and see the same batches, so they are compared seed by seed. A contender is ahead
+    of another if its loss is lower at every seed and its mean lead exceeds the standard deviation of the lead.
     """
     table = standings(results)
     seeds = results.header.seeds
@@ -75,13 +75,13 @@ def verdict(results: Results) -> Verdict:
 
 
 def _ahead(one: Standing, other: Standing) -> bool:
-    # What lies below what is told apart is equal.
+    # Losses below TINY count as equal.
     leads = [max(other.losses[seed], TINY) - max(loss, TINY) for seed, loss in one.losses.items()]
     return min(leads) > 0 and fmean(leads) > stdev(leads)
 
 
 def _lower(best: Standing, second: Standing) -> str:
-    """How much lower the loss is; as a ratio where it is large."""
+    """Return how much lower the loss is: a ratio, or per cent where it is below `TWICE`."""
     low, high = fmean(best.losses.values()), fmean(second.losses.values())
     if high > MANY * low:
         return f"over {MANY:,.0f} times lower than"

@@ -1,6 +1,6 @@
-"""The course: challenges from SGD to clipping, judged; hints, questions, experiments, notebooks.
+"""The course: challenges from SGD to clipping with a judge, hints, questions, experiments and notebooks.
 
-``gradstep learn`` on the command line; in a notebook:
+On the command line it is ``gradstep learn``; in a notebook:
 
 >>> from gradstep.learn import check
 >>> def warmup_cosine(update, peak, warmup, total, floor=0.0):

@@ -12,13 +12,13 @@ from gradstep.learn.lesson import SECTIONS, Framework, Lesson, lesson
 @final
 @dataclass(frozen=True)
 class Challenge:
-    """One thing to write, and the road to it.
+    """A class or function to write, with its lesson.
 
     Attributes:
-        name: what it is called on the command line.
+        name: its name on the command line.
         entry: the class or function that the learner writes.
-        rule: the rule that it is held against; None where it is no optimizer.
-        needs: settings of the rule that it is about, so that it must take them.
+        rule: the rule that it is compared with; None if it is not an optimizer.
+        needs: settings that the learner's class must take.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Challenge:
 
     @property
     def lesson(self) -> Lesson:
-        """What it says and asks."""
+        """The lesson: text, code, hints and questions."""
         return lesson(self.name)
 
     def file(self, framework: Framework) -> str:
-        """The name of the learner's file."""
+        """Return the name of the learner's file."""
         return f"{self.name}_{framework}.py"
 
-    def described(self, framework: Framework) -> str:
-        """In words: "AdamW in PyTorch"."""
+    def title_in(self, framework: Framework) -> str:
+        """Return the title with the framework: "AdamW in PyTorch"."""
         return f"{self.entry} in {SECTIONS[framework]}"
 
 
@@ -56,7 +56,7 @@ CHALLENGES: dict[str, Challenge] = {
 
 
 def challenge_named(name: str) -> Challenge:
-    """The challenge of that name.
+    """Return the challenge of that name.
 
     Raises:
         ValueError: there is none; the message names the nearest.

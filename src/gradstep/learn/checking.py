@@ -1,4 +1,4 @@
-"""A learner's code before the judge: in this process, or in one of its own."""
+"""Judge a learner's code, in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from gradstep.learn.lesson import UNWRITTEN, Framework
 _EXAMS = {"schedule": schedule.check, "clipping": clipping.check}
 
 TIME_LIMIT = 60.0
-"""Seconds for a process that judges a schedule or a clipping function, the import of torch included."""
+"""Seconds that the process may take to judge a schedule or a clipping function, with the import of torch."""
 
 
 def check(name: str, submission: Any, framework: Framework = "numpy", *, convention: str = "torch") -> Verdict:
-    """Judge what was written for a challenge, in this process; what a notebook calls.
+    """Judge a submission for a challenge in this process, for notebooks.
 
     Args:
         name: the challenge.
-        submission: the class or function.
+        submission: the learner's class or function.
         framework: "numpy" or "torch".
-        convention: for optimizers, whose reading of the rule counts as right; see :func:`gradstep.check`.
+        convention: for optimizers, the version of the rule that counts as right; see :func:`gradstep.check`.
 
     Raises:
         ValueError: no such challenge or convention.
@@ -49,11 +49,11 @@ def check(name: str, submission: Any, framework: Framework = "numpy", *, convent
     challenge = challenge_named(name)
     if challenge.rule is None:
         return _EXAMS[challenge.name](submission, framework)
-    return _complete(challenge, judge.check(submission, challenge.rule, convention=convention, kind=framework))
+    return _require_settings(challenge, judge.check(submission, challenge.rule, convention=convention, kind=framework))
 
 
 def check_file(challenge: Challenge, framework: Framework, file: Path, *, convention: str = "torch") -> Verdict:
-    """Judge the learner's file in a process of its own, with a time limit.
+    """Judge the learner's file in a separate process, with a time limit.
 
     Raises:
         ValueError: no such convention.
@@ -61,20 +61,20 @@ def check_file(challenge: Challenge, framework: Framework, file: Path, *, conven
     if convention not in CONVENTIONS:
         raise ValueError(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if challenge.rule is None:
-        return _examine(challenge, framework, file)
+        return _examine_file(challenge, framework, file)
     target = f"{file}:{challenge.entry}"
-    found = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
-    return _complete(challenge, found)
+    verdict = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
+    return _require_settings(challenge, verdict)
 
 
-def unwritten(verdict: Verdict) -> bool:
-    """Whether something is still as it was in the skeleton."""
-    # The line that the skeleton raises (see lesson.py), as the judge reports it.
+def is_unfinished(verdict: Verdict) -> bool:
+    """Return whether a part of the skeleton is still to be written."""
+    # The skeleton raises this (see lesson.py), and the judge reports it.
     return any(f"NotImplementedError: {UNWRITTEN}" in probe.detail for probe in verdict.failed())
 
 
-def _complete(challenge: Challenge, verdict: Verdict) -> Verdict:
-    """A submission that leaves out what the challenge is about has not passed it."""
+def _require_settings(challenge: Challenge, verdict: Verdict) -> Verdict:
+    """Return the verdict, failed if the submission does not take a setting that the challenge is about."""
     missing = [f"no {name}" for name in challenge.needs if any(_lacks(p, name) for p in verdict.probes)]
     if not verdict.passed or not missing:
         return verdict
@@ -86,18 +86,19 @@ def _lacks(probe: Probe, setting: str) -> bool:
     return probe.outcome is Outcome.SKIPPED and setting in probe.detail.replace(",", " ").split()
 
 
-def _examine(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
+def _examine_file(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
+    """Run the exam of a challenge in a separate process."""
     blank = Verdict(file.name, challenge.lesson.title, "torch", Status.UNJUDGED, "")
     context = multiprocessing.get_context("spawn")
-    answer, tell = context.Pipe(duplex=False)
-    worker = context.Process(target=_worker, args=(tell, challenge.name, framework, file), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_run_worker, args=(sender, challenge.name, framework, file), daemon=True)
     worker.start()
-    tell.close()  # the worker's copy is the last: if it ends without a word, there is an end of file here
+    sender.close()  # the worker has the only copy: if the worker ends without an answer, recv raises EOFError
     try:
-        if not answer.poll(TIME_LIMIT):
+        if not receiver.poll(TIME_LIMIT):
             return blank.because(f"It could not be judged: it did not end within {TIME_LIMIT:g} s.")
-        told: Verdict | str = answer.recv()
-        return told if isinstance(told, Verdict) else blank.because(f"It could not be judged: {told}.")
+        answer: Verdict | str = receiver.recv()
+        return answer if isinstance(answer, Verdict) else blank.because(f"It could not be judged: {answer}.")
     except EOFError:
         return blank.because("It could not be judged: it ended its process.")
     finally:
@@ -105,10 +106,10 @@ def _examine(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
         worker.join()
 
 
-def _worker(tell: Connection, name: str, framework: Framework, file: Path) -> None:
-    """What runs in the other process; a text is told where the file cannot be judged."""
+def _run_worker(sender: Connection, name: str, framework: Framework, file: Path) -> None:
+    """Judge the file in the worker process; send the verdict, or the reason why the file cannot be loaded."""
     try:
         submission = pick(load(file), challenge_named(name).entry)
-        tell.send(check(name, submission, framework))
+        sender.send(check(name, submission, framework))
     except LoadError as error:
-        tell.send(str(error))
+        sender.send(str(error))

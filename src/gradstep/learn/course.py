@@ -1,4 +1,4 @@
-"""What a learner does in a folder: start, check, ask for a hint, answer questions. Each act is kept at once."""
+"""The acts of a learner in a folder: start, check, take a hint, answer questions. Each act is saved at once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import NamedTuple, final
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn.challenges import CHALLENGES, Challenge, challenge_named
-from gradstep.learn.checking import check_file, unwritten
+from gradstep.learn.checking import check_file, is_unfinished
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
 
 FOLDER = "gradstep-course"
-"""Where a course is, below the current folder, if nothing else is said."""
+"""Default folder of a course, below the current folder."""
 
 
-class Written(NamedTuple):
-    """Files that :meth:`Course.start` made, and those that were there already and stayed as they are."""
+class StartFiles(NamedTuple):
+    """The files that :meth:`Course.start` made, and the files that existed already and were not changed."""
 
     made: tuple[Path, ...]
-    kept: tuple[Path, ...]
+    existing: tuple[Path, ...]
 
 
 class Hint(NamedTuple):
-    """One hint, and which of how many it is."""
+    """One hint, its number, and the number of all hints."""
 
     text: str
     number: int
@@ -35,7 +35,7 @@ class Hint(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A question, what was answered, and whether that is right."""
+    """A question, the letter given as the answer, and whether it is right."""
 
     question: Question
     given: str
@@ -48,8 +48,8 @@ class Course:
     """A course in a folder.
 
     Attributes:
-        folder: where the learner's files and the notes on the progress are.
-        option: how commands are told of the folder, as in " --dir lessons"; empty where they find it by themselves.
+        folder: the folder of the learner's files and of the progress file.
+        option: the option that names the folder, as in " --dir lessons"; empty for the default folder.
     """
 
     folder: Path
@@ -57,10 +57,10 @@ class Course:
 
     @staticmethod
     def at(folder: Path | None) -> Course:
-        """The course in this folder; by default the current folder if there is one in it, else ``gradstep-course``.
+        """Return the course in a folder; by default the current folder if it has one, else ``gradstep-course``.
 
         Raises:
-            ValueError: it is a file.
+            ValueError: the folder is a file.
         """
         if folder is not None and folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; a course needs a folder")
@@ -69,28 +69,28 @@ class Course:
         return Course(Path() if Path(FILE).exists() else Path(FOLDER))
 
     @property
-    def begun(self) -> bool:
-        """Whether anything was done in it."""
+    def has_progress(self) -> bool:
+        """Whether the folder has a progress file."""
         return (self.folder / FILE).exists()
 
     def progress(self) -> Progress:
-        """What was done so far."""
+        """Return the progress so far."""
         return load(self.folder)[0]
 
     def mend(self) -> str:
-        """A remark if the notes on the progress were damaged, and had to be put aside; else ""."""
+        """Put a damaged progress file aside; return a remark about it, or ""."""
         return load(self.folder)[1]
 
-    def framework(self, asked: Framework | None, file: Path | None = None) -> Framework:
-        """The framework asked for, or else the one that the file imports, or else the one worked in last."""
-        if asked is None and file is not None and file.is_file():
+    def framework(self, choice: Framework | None, file: Path | None = None) -> Framework:
+        """Return the given framework, else the one that the file imports, else the last one of the progress."""
+        if choice is None and file is not None and file.is_file():
             return "torch" if "import torch" in file.read_text("utf-8", errors="replace") else "numpy"
-        return asked or self.progress().framework
+        return choice or self.progress().framework
 
     def challenge(self, name: str | None) -> Challenge:
-        """The challenge of that name; without a name the current one.
+        """Return the challenge of that name; without a name the current challenge.
 
-        That is the first that was begun and not passed, else the last that was begun, else the first of all.
+        The current challenge is the first that was begun and not passed, else the last that was begun, else the first.
 
         Raises:
             ValueError: no such challenge.
@@ -104,11 +104,11 @@ class Course:
         return CHALLENGES[(unpassed[:1] or begun[-1:] or list(CHALLENGES)[:1])[0]]
 
     def file(self, challenge: Challenge, framework: Framework) -> Path:
-        """The learner's file."""
+        """Return the learner's file."""
         return self.folder / challenge.file(framework)
 
-    def start(self, challenge: Challenge, framework: Framework) -> Written:
-        """Put the text and the skeleton into the folder. What is there already stays.
+    def start(self, challenge: Challenge, framework: Framework) -> StartFiles:
+        """Write the text and the skeleton into the folder; files that exist already stay as they are.
 
         Raises:
             OSError: the folder cannot be made or written to.
@@ -121,38 +121,38 @@ class Course:
             self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
             self.file(challenge, framework): lesson.code[framework].skeleton,
         }
-        made = tuple(file for file, content in files.items() if _write_new(file, content))
-        return Written(made, tuple(file for file in files if file not in made))
+        made = tuple(file for file, content in files.items() if _create_file(file, content))
+        return StartFiles(made, tuple(file for file in files if file not in made))
 
     def check(
         self, challenge: Challenge, framework: Framework, file: Path | None = None, convention: str = "torch"
     ) -> Verdict:
-        """Judge the learner's file, and remember how it went and what there would be to say about it."""
+        """Judge the learner's file; save the outcome and the diagnosis."""
         verdict = check_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
-        if verdict.status is Status.UNJUDGED or unwritten(verdict):
+        if verdict.status is Status.UNJUDGED or is_unfinished(verdict):
             return verdict
         progress = self.progress()
         work = progress.of(challenge.name, framework) or Work()
-        found = diagnosis(verdict)
+        pieces = diagnosis(verdict)
         work = replace(
             work,
             attempts=work.attempts + 1,
             passed=work.passed or verdict.passed,
-            diagnosis=found,
-            told=work.told if found == work.diagnosis else 0,
+            diagnosis=pieces,
+            told=work.told if pieces == work.diagnosis else 0,
         )
         save(self.folder, progress.with_work(challenge.name, framework, work))
         return verdict
 
     def hints(self, challenge: Challenge, framework: Framework) -> list[Hint]:
-        """Those that were given so far: first about the mistake that the last check found, then the lesson's own."""
+        """Return the hints given so far: first those on the mistake of the last check, then the lesson's."""
         work = self.progress().of(challenge.name, framework) or Work()
         every = (*work.diagnosis, *challenge.lesson.hints)
         shown = (*work.diagnosis[: work.told], *challenge.lesson.hints[: work.hints])
         return [Hint(text, every.index(text) + 1, len(every)) for text in shown]
 
     def hint(self, challenge: Challenge, framework: Framework) -> Hint | None:
-        """One more hint, or None if all were given."""
+        """Return one more hint and save that it was given; None if there are no more."""
         progress = self.progress()
         work = progress.of(challenge.name, framework) or Work()
         if work.told < len(work.diagnosis):
@@ -168,38 +168,38 @@ class Course:
         return Hint(text, every.index(text) + 1, len(every))
 
     def tried(self, challenge: Challenge, framework: Framework) -> bool:
-        """Whether something of the learner's own was checked."""
+        """Return whether the learner's own code was checked at least once."""
         work = self.progress().of(challenge.name, framework)
         return work is not None and work.attempts > 0
 
     def solution(self, challenge: Challenge, framework: Framework) -> str:
-        """The finished program; that it was looked at is remembered."""
+        """Return the finished program and save that it was shown."""
         progress = self.progress()
         work = progress.of(challenge.name, framework) or Work()
         save(self.folder, progress.with_work(challenge.name, framework, replace(work, solution_seen=True)))
         return challenge.lesson.code[framework].solution
 
     def answer(self, challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
-        """Grade the answers to all questions, and remember them.
+        """Grade the answers to all questions and save them.
 
         Raises:
-            ValueError: too few or too many, or a letter that is not among the options.
+            ValueError: too few or too many letters, or a letter that is not among the options.
         """
         graded = grade(challenge, letters)
         progress = self.progress()
-        given = {**progress.answers, challenge.name: tuple(answer.given for answer in graded)}
-        save(self.folder, replace(progress, answers=given))
+        answers = {**progress.answers, challenge.name: tuple(answer.given for answer in graded)}
+        save(self.folder, replace(progress, answers=answers))
         return graded
 
     def ran(self, experiment: str) -> None:
-        """Remember that an experiment was run."""
+        """Save that an experiment was run."""
         progress = self.progress()
         done = dict.fromkeys((*progress.experiments, experiment))
         save(self.folder, replace(progress, experiments=tuple(done)))
 
 
 def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
-    """The answers to all questions of a challenge.
+    """Grade the answers to all questions of a challenge.
 
     >>> from gradstep.learn.challenges import CHALLENGES
     >>> [answer.right for answer in grade(CHALLENGES["sgd"], ["b", "a", "a"])]
@@ -216,7 +216,7 @@ def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
 
 
 def diagnosis(verdict: Verdict) -> tuple[str, ...]:
-    """What there is to say about the likely mistake, a piece at a time: what it is, where to look, what to read."""
+    """Return the pieces of a diagnosis: what the likely mistake is, where to look, what to read."""
     if verdict.passed:
         return ()
     if verdict.matches:
@@ -231,8 +231,8 @@ def diagnosis(verdict: Verdict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(about))
 
 
-def _write_new(file: Path, content: str) -> bool:
-    """Whether the file could be made new: one that is there is somebody's work."""
+def _create_file(file: Path, content: str) -> bool:
+    """Create a file and return True; leave an existing file, which is the learner's work, and return False."""
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(content)
@@ -241,13 +241,13 @@ def _write_new(file: Path, content: str) -> bool:
     return True
 
 
-def advice(progress: Progress, course: Course, passed: Challenge | None = None) -> str:
-    """The command that comes next: what was begun is passed, then asked about; then the next is begun.
+def advise(progress: Progress, course: Course, passed: Challenge | None = None) -> str:
+    """Return the next command: first pass the challenges that were begun, then their questions, then a new one.
 
     Args:
-        progress: what was done.
-        course: where.
-        passed: a challenge that was passed just now: its own questions come first.
+        progress: the learner's progress.
+        course: the course.
+        passed: a challenge that was passed just now; its questions come first.
     """
     framework = progress.framework
     if passed is not None and passed.name not in progress.answers:
@@ -268,11 +268,11 @@ def advice(progress: Progress, course: Course, passed: Challenge | None = None) 
     return "gradstep race digits"
 
 
-def after(verdict: Verdict, course: Course, challenge: Challenge) -> str:
-    """What to do after a check."""
+def advise_after_check(verdict: Verdict, course: Course, challenge: Challenge) -> str:
+    """Return the next command after a check."""
     if verdict.passed:
-        return advice(course.progress(), course, challenge)
+        return advise(course.progress(), course, challenge)
     hint = f"gradstep learn hint {challenge.name}{course.option}"
-    if unwritten(verdict):
+    if is_unfinished(verdict):
         return f"write it, then gradstep learn check {challenge.name}{course.option} (stuck? {hint})"
     return hint

@@ -1,4 +1,4 @@
-"""A lesson read from its Markdown file: text, code, hints and questions in one place.
+"""Read a lesson from its Markdown file: text, code, hints and questions.
 
 A file of ``content/`` has a title, the text, and four sections: ``## NumPy`` and ``## PyTorch`` (one block of code
 each), ``## Hints`` (a numbered list) and ``## Questions`` (``###`` a question, ``- [x]`` its options, ``>`` why).
@@ -18,10 +18,10 @@ Framework: TypeAlias = Literal["numpy", "torch"]
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
 SECTIONS: Mapping[Framework, str] = {"numpy": "NumPy", "torch": "PyTorch"}
-"""What a framework is called in the text."""
+"""The name of a framework in the text."""
 
 UNWRITTEN = "your turn"
-"""What a skeleton raises where something is left to write."""
+"""Message of the NotImplementedError in the unwritten parts of a skeleton."""
 
 _SOLUTION = re.compile(
     r"^(?P<indent> *)### BEGIN SOLUTION: (?P<task>.*)\n(?P<body>(?:.*\n)*?) *### END SOLUTION\n", re.MULTILINE
@@ -31,7 +31,7 @@ _SOLUTION = re.compile(
 @final
 @dataclass(frozen=True)
 class Code:
-    r"""A finished program whose solutions are marked, so that the skeleton is the same file without them.
+    r"""A finished program with marked solutions; the skeleton is the same file without them.
 
     >>> code = Code("def f(x):\n    ### BEGIN SOLUTION: double x\n    return 2 * x\n    ### END SOLUTION\n")
     >>> print(code.solution, end="")
@@ -48,18 +48,18 @@ class Code:
     @property
     def solution(self) -> str:
         """The program without the marks."""
-        return _SOLUTION.sub(lambda found: found["body"], self.source)
+        return _SOLUTION.sub(lambda match: match["body"], self.source)
 
     @property
     def skeleton(self) -> str:
-        """The program without what the learner shall write."""
-        return _SOLUTION.sub(_blank, self.source)
+        """The program without the parts that the learner writes."""
+        return _SOLUTION.sub(_replace_solution, self.source)
 
 
-def _blank(found: re.Match[str]) -> str:
-    # The learner's file must be valid Python before it is finished, and say where it is not: this is its content.
-    indent = found["indent"]
-    return f'{indent}# Your turn: {found["task"]}.\n{indent}raise NotImplementedError("{UNWRITTEN}")\n'
+def _replace_solution(match: re.Match[str]) -> str:
+    # The learner's file must be valid Python before it is finished, so a raise marks each unfinished part.
+    indent = match["indent"]
+    return f'{indent}# Your turn: {match["task"]}.\n{indent}raise NotImplementedError("{UNWRITTEN}")\n'
 
 
 @final
@@ -69,9 +69,9 @@ class Question:
 
     Attributes:
         text: the question.
-        options: what there is to choose from.
-        right: the index of the one that is right.
-        why: the explanation, which says why the others are not.
+        options: the possible answers.
+        right: the index of the right option.
+        why: the explanation, also of the wrong options.
     """
 
     text: str
@@ -81,12 +81,12 @@ class Question:
 
     @property
     def letters(self) -> str:
-        """What a learner may type."""
+        """The letters of the options."""
         return LETTERS[: len(self.options)]
 
     @property
     def letter(self) -> str:
-        """The right one of them."""
+        """The letter of the right option."""
         return LETTERS[self.right]
 
 
@@ -96,14 +96,14 @@ LETTERS = "abcdefgh"
 @final
 @dataclass(frozen=True)
 class Lesson:
-    """Everything that a challenge says and asks.
+    """The text, code, hints and questions of a challenge.
 
     Attributes:
-        title: in a few words.
+        title: a few words.
         text: the mathematics, in Markdown.
         code: the program to write, for each framework.
-        hints: from a nudge to nearly everything.
-        questions: for afterwards.
+        hints: from a small hint to nearly the whole solution.
+        questions: for after the challenge.
     """
 
     title: str
@@ -115,7 +115,7 @@ class Lesson:
 
 @cache
 def lesson(name: str) -> Lesson:
-    """The lesson of a challenge.
+    """Read the lesson of a challenge.
 
     >>> lesson("adamw").title
     'AdamW: decay that acts on the weight'
@@ -124,12 +124,12 @@ def lesson(name: str) -> Lesson:
 
 
 def parse(markdown: str) -> Lesson:
-    """A lesson from its Markdown.
+    """Parse the Markdown of a lesson.
 
     Raises:
-        ValueError: a section is missing, or a question has not exactly one right option.
+        ValueError: a section is missing, or a question does not have exactly one right option.
     """
-    sections = dict(_sections(markdown, "## "))
+    sections = dict(_split_sections(markdown, "## "))
     wanted = {"", *SECTIONS.values(), "Hints", "Questions"}
     if sections.keys() != wanted:
         raise ValueError(f"a lesson has the sections {sorted(wanted)}, not {sorted(sections)}")
@@ -139,13 +139,13 @@ def parse(markdown: str) -> Lesson:
         title,
         text.strip(),
         {framework: Code(_strip_fence(sections[section])) for framework, section in SECTIONS.items()},
-        tuple(_one_line(hint) for hint in hints),
-        tuple(_question(*parts) for parts in _sections(sections["Questions"], "### ") if parts[0]),
+        tuple(_join_lines(hint) for hint in hints),
+        tuple(_parse_question(*parts) for parts in _split_sections(sections["Questions"], "### ") if parts[0]),
     )
 
 
-def _sections(markdown: str, mark: str) -> Iterator[tuple[str, str]]:
-    """The heading and the body of each section; what comes before the first has the heading ""."""
+def _split_sections(markdown: str, mark: str) -> Iterator[tuple[str, str]]:
+    """Yield the heading and the body of each section; the text before the first has the heading ""."""
     heading, body, fenced = "", list[str](), False
     for line in markdown.splitlines():
         fenced ^= line.startswith("```")
@@ -161,14 +161,14 @@ def _strip_fence(section: str) -> str:
     return section.removeprefix("```python\n").removesuffix("```")
 
 
-def _question(text: str, body: str) -> Question:
+def _parse_question(text: str, body: str) -> Question:
     options = re.findall(r"^- \[([ x])\] (.*)$", body, flags=re.MULTILINE)
     right = [i for i, (mark, _) in enumerate(options) if mark == "x"]
-    why = _one_line("\n".join(re.findall(r"^> ?(.*)$", body, flags=re.MULTILINE)))
+    why = _join_lines("\n".join(re.findall(r"^> ?(.*)$", body, flags=re.MULTILINE)))
     if len(right) != 1 or not why:
         raise ValueError(f"a question has one right option and an explanation: {text!r}")
     return Question(text, tuple(option for _, option in options), right[0], why)
 
 
-def _one_line(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())

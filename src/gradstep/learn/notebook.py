@@ -1,4 +1,4 @@
-"""A challenge as a Jupyter notebook (nbformat 4.5), made of the same lesson."""
+"""Write a challenge as a Jupyter notebook (nbformat 4.5), from the same lesson."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ABOUT: dict[str, tuple[str, ...]] = {
     "adamw": ("decay", "resume"),
     "lion": ("memory",),
 }
-"""Experiments that belong to a challenge."""
+"""Experiments of each challenge."""
 
 _STEP = """from gradstep.learn.steps import step_through
 
@@ -28,9 +28,9 @@ Cell = dict[str, Any]
 
 
 def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
-    """The notebook of a challenge: text, skeleton, check, hints to open, experiments, questions.
+    """Return the notebook of a challenge: text, skeleton, check, hints to open, experiments and questions.
 
-    The solution is not in it.
+    It does not contain the solution.
     """
     lesson = challenge.lesson
     check = f'from gradstep.learn import check\n\nprint(check("{challenge.name}", {challenge.entry}, "{framework}"))'
@@ -45,7 +45,7 @@ def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
     if challenge.name == "adamw":
         cells += [_text("## AdamW's step, line by line"), _code(_STEP)]
     for name in _ABOUT.get(challenge.name, ()):
-        cells += [_text(_question_of(name)), _code(_experiment(name))]
+        cells += [_text(_experiment_text(name)), _code(_experiment_code(name))]
     cells.append(_text("## Questions\n\n" + "\n\n".join(map(_question, lesson.questions))))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {
@@ -57,7 +57,7 @@ def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
 
 
 def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Path, bool]:
-    """The notebook in the learner's folder, and whether it was made; one that is there stays as it is."""
+    """Write the notebook unless it exists; return its file and whether it was written."""
     content = json.dumps(notebook(challenge, framework), indent=1, ensure_ascii=False)
     file = folder / f"{challenge.name}_{framework}.ipynb"
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,13 +87,13 @@ def _question(question: Question) -> str:
     return f"**{question.text}**\n\n{options}\n\n{answer}"
 
 
-def _question_of(name: str) -> str:
+def _experiment_text(name: str) -> str:
     from gradstep.learn.experiments import EXPERIMENTS
 
     return f"## {EXPERIMENTS[name].title}\n\n{EXPERIMENTS[name].question}"
 
 
-def _experiment(name: str) -> str:
+def _experiment_code(name: str) -> str:
     return (
         "from gradstep.learn.experiments import EXPERIMENTS\n\n"
         f'finding = EXPERIMENTS["{name}"].run()\n'

@@ -1,7 +1,7 @@
-"""What a learner has done so far, kept in the course's folder and nowhere else.
+"""A learner's progress, saved in the course's folder and nowhere else.
 
-One small JSON file beside the learner's own files, readable by its owner only: the folder can be moved, copied
-and deleted as a whole, and two courses do not know of each other.
+It is one small JSON file beside the learner's own files, readable by its owner only. The folder can be moved, copied
+and deleted as a whole, and two courses are independent.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _VERSION = 1
 @final
 @dataclass(frozen=True)
 class Work:
-    """One challenge in one framework.
+    """The work on one challenge in one framework.
 
     Attributes:
-        attempts: how often it was checked, once something was written.
+        attempts: number of checks of the learner's own code.
         passed: whether a check passed.
-        diagnosis: what the last check would say about the likely mistake, a piece at a time.
-        told: how many pieces of it were.
-        hints: how many of the lesson's hints were read.
-        solution_seen: whether the solution was looked at.
+        diagnosis: the pieces of the last check's diagnosis; each is a hint.
+        told: how many of these pieces were shown.
+        hints: how many of the lesson's hints were shown.
+        solution_seen: whether the solution was shown.
     """
 
     attempts: int = 0
@@ -45,13 +45,13 @@ class Work:
 @final
 @dataclass(frozen=True)
 class Progress:
-    """All of a course.
+    """The progress in a whole course.
 
     Attributes:
-        framework: the one that was worked in last.
-        work: by challenge and framework, as in "adamw/torch"; those that were begun.
-        answers: the letters last given to a challenge's questions.
-        experiments: those that were run.
+        framework: the framework used last.
+        work: the work that was begun, by challenge and framework, as in "adamw/torch".
+        answers: by challenge, the letters given last to its questions.
+        experiments: the experiments that were run.
     """
 
     framework: Framework = "numpy"
@@ -60,21 +60,21 @@ class Progress:
     experiments: tuple[str, ...] = ()
 
     def of(self, name: str, framework: Framework) -> Work | None:
-        """The work on one challenge, if it was begun."""
+        """Return the work on one challenge, or None if it was not begun."""
         return self.work.get(f"{name}/{framework}")
 
     def with_work(self, name: str, framework: Framework, work: Work) -> Progress:
-        """The same with this work on a challenge."""
+        """Return a copy with this work on a challenge."""
         return replace(self, framework=framework, work={**self.work, f"{name}/{framework}": work})
 
 
 def load(folder: Path) -> tuple[Progress, str]:
-    """The progress in a folder, and a remark if its file could not be read.
+    """Return the progress in a folder, and a remark if its file could not be read.
 
-    A damaged file is put aside under another name, and the course begins anew; the learner's own files are not touched.
+    A damaged file is renamed and the progress starts from zero; the learner's own files are not touched.
 
     Raises:
-        OSError: the file cannot be opened, or put aside.
+        OSError: the file cannot be opened or renamed.
     """
     file = folder / FILE
     try:
@@ -90,7 +90,7 @@ def load(folder: Path) -> tuple[Progress, str]:
 
 
 def save(folder: Path, progress: Progress) -> None:
-    """Keep the progress; the folder is made if need be, and the file is its owner's alone.
+    """Save the progress in a file that only its owner can read; make the folder if it is missing.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -106,27 +106,29 @@ def _from_json(text: str) -> Progress:
     content = json.loads(text)
     if content.pop("version") != _VERSION:
         raise ValueError("another version")
-    work = {name: _made(Work, values) for name, values in content["work"].items()}
-    answers = {name: _words(letters) for name, letters in content["answers"].items()}
-    progress = _made(Progress, {**content, "work": work, "answers": answers})
+    work = {name: _build(Work, values) for name, values in content["work"].items()}
+    answers = {name: _check_words(letters) for name, letters in content["answers"].items()}
+    progress = _build(Progress, {**content, "work": work, "answers": answers})
     if progress.framework not in FRAMEWORKS:
         raise ValueError(progress.framework)
     return progress
 
 
-_Made = TypeVar("_Made", Progress, Work)
+_Record = TypeVar("_Record", Progress, Work)
 
 
-def _made(kind: type[_Made], values: Mapping[str, Any]) -> _Made:
-    """The dataclass of these values, each of which must have the type of the field's default."""
-    given: dict[str, Any] = {n: _words(value) if isinstance(value, list) else value for n, value in values.items()}
+def _build(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
+    """Build a dataclass from values; each must have the type of the field's default."""
+    fields: dict[str, Any] = {
+        n: _check_words(value) if isinstance(value, list) else value for n, value in values.items()
+    }
     for name, default in vars(kind()).items():
-        if type(given.get(name, default)) is not type(default):
-            raise TypeError(f"{name} is {given[name]!r}")
-    return kind(**given)
+        if type(fields.get(name, default)) is not type(default):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    return kind(**fields)
 
 
-def _words(values: Any) -> tuple[str, ...]:
+def _check_words(values: Any) -> tuple[str, ...]:
     if not all(isinstance(value, str) for value in values):
         raise TypeError(f"{values!r} are not texts")
     return tuple(values)

@@ -1,4 +1,4 @@
-"""What the course shows on a terminal; needs rich, of the extra ``lab``."""
+"""The course's output on a terminal; needs rich, of the extra ``lab``."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rich.text import Text
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn.challenges import CHALLENGES, Challenge
-from gradstep.learn.checking import unwritten
-from gradstep.learn.course import Answer, Course, Hint, Written
+from gradstep.learn.checking import is_unfinished
+from gradstep.learn.course import Answer, Course, Hint, StartFiles
 from gradstep.learn.experiments import EXPERIMENTS, Experiment, Finding
 from gradstep.learn.lesson import FRAMEWORKS, LETTERS, SECTIONS, Framework, Question
 from gradstep.learn.progress import Progress
 from gradstep.learn.steps import Line
 
 WIDTH = 100
-"""Columns of running text, where the terminal is wider."""
+"""Columns of running text on a wider terminal."""
 
 _SHOWN = 2
-"""Failed probes told in full after a check; of the others the names."""
+"""Number of failed probes shown in full after a check; the others are only named."""
 
 
-def overview(progress: Progress, course: Course) -> RenderableType:
-    """The challenges with what was done of each, and what else there is."""
+def describe_course(progress: Progress, course: Course) -> RenderableType:
+    """Return the challenges with the progress in each, and the experiments."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("challenge", no_wrap=True)
     grid.add_column("")
@@ -37,7 +37,7 @@ def overview(progress: Progress, course: Course) -> RenderableType:
         grid.add_column(SECTIONS[framework], no_wrap=True)
     grid.add_column("questions", no_wrap=True)
     for name, challenge in CHALLENGES.items():
-        cells = [_state(progress, name, framework) for framework in FRAMEWORKS]
+        cells = [_work_cell(progress, name, framework) for framework in FRAMEWORKS]
         grid.add_row(Text(name, "bold"), challenge.lesson.title, *cells, _score_cell(progress, challenge))
     more = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     more.add_column(no_wrap=True)
@@ -55,7 +55,7 @@ def overview(progress: Progress, course: Course) -> RenderableType:
     )
 
 
-def _state(progress: Progress, name: str, framework: Framework) -> Text:
+def _work_cell(progress: Progress, name: str, framework: Framework) -> Text:
     work = progress.of(name, framework)
     if work is None:
         return Text("–", "dim")
@@ -65,18 +65,18 @@ def _state(progress: Progress, name: str, framework: Framework) -> Text:
 
 
 def _score_cell(progress: Progress, challenge: Challenge) -> Text:
-    questions, given = challenge.lesson.questions, progress.answers.get(challenge.name)
-    if given is None:
+    questions, letters = challenge.lesson.questions, progress.answers.get(challenge.name)
+    if letters is None:
         return Text("–", "dim")
-    right = sum(letter == q.letter for letter, q in zip(given, questions))
+    right = sum(letter == q.letter for letter, q in zip(letters, questions))
     return Text(f"{right} of {len(questions)}", "green" if right == len(questions) else "yellow")
 
 
-def started(challenge: Challenge, framework: Framework, written: Written) -> RenderableType:
-    """The text, and where the files are."""
+def describe_start(challenge: Challenge, framework: Framework, files: StartFiles) -> RenderableType:
+    """Return the lesson's text, and where the files are."""
     lesson = challenge.lesson
-    lines = [Text(f"Written: {file}") for file in written.made]
-    lines += [Text(f"Already there, left as it is: {file}", "dim") for file in written.kept]
+    lines = [Text(f"Written: {file}") for file in files.made]
+    lines += [Text(f"Already there, left as it is: {file}", "dim") for file in files.existing]
     return Group(
         Text(lesson.title, "bold"),
         Text(),
@@ -86,18 +86,18 @@ def started(challenge: Challenge, framework: Framework, written: Written) -> Ren
     )
 
 
-def missing(file: Path, course: Course) -> RenderableType:
-    """A file that is not there, and whether it is looked for in the right place."""
-    if course.begun:
+def describe_missing(file: Path, course: Course) -> RenderableType:
+    """Return a message about a missing file; without a course in the folder it suggests another folder."""
+    if course.has_progress:
         return Text(f"There is no file {file} yet.")
     return Text(f"There is no file {file}, and no course in {course.folder}: is yours in another folder (--dir)?")
 
 
-def checked(challenge: Challenge, framework: Framework, verdict: Verdict, file: Path) -> RenderableType:
-    """How it went: what fails and where numbers part; what the mistake is, hints tell."""
-    if unwritten(verdict):
+def describe_check(challenge: Challenge, framework: Framework, verdict: Verdict, file: Path) -> RenderableType:
+    """Return the outcome of a check and the first failed probes; the mistake itself is left to the hints."""
+    if is_unfinished(verdict):
         return Text(f"There is still something to write in {file}: look for `Your turn`.")
-    what, failed = challenge.described(framework), verdict.failed()
+    what, failed = challenge.title_in(framework), verdict.failed()
     if verdict.passed:
         parts: list[RenderableType] = [Text(f"Passed. {verdict.reason}", "bold green")]
     elif verdict.status is Status.UNJUDGED:
@@ -109,13 +109,13 @@ def checked(challenge: Challenge, framework: Framework, verdict: Verdict, file: 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    told = tuple(dict.fromkeys(p.detail for p in failed))  # an error that arises everywhere is told once
-    for detail in told[:_SHOWN]:
+    details = tuple(dict.fromkeys(p.detail for p in failed))  # the same error in several probes is shown once
+    for detail in details[:_SHOWN]:
         probe = next(p for p in failed if p.detail == detail)
         grid.add_row(Text(probe.name, "red"), Text(probe.shows))
         if detail not in ("", probe.shows):
             grid.add_row("", Text(detail))
-    others = [p.name for p in failed if p.detail not in told[:_SHOWN]]
+    others = [p.name for p in failed if p.detail not in details[:_SHOWN]]
     if others:
         grid.add_row(Text("and also", "dim"), Text(f"{', '.join(others)} (--all shows everything)", "dim"))
     parts += [grid] if failed else []
@@ -123,36 +123,36 @@ def checked(challenge: Challenge, framework: Framework, verdict: Verdict, file: 
     return Group(*parts)
 
 
-def hints(challenge: Challenge, framework: Framework, given: Sequence[Hint | None]) -> list[RenderableType]:
-    """Hints with their numbers; None where there are no more."""
+def describe_hints(challenge: Challenge, framework: Framework, given: Sequence[Hint | None]) -> list[RenderableType]:
+    """Return hints with their numbers; None stands for "no more"."""
     if not given:
-        return [Text(f"You have had no hint for {challenge.described(framework)} since the last check.")]
-    return [_hint(challenge, one) for one in given]
+        return [Text(f"You have had no hint for {challenge.title_in(framework)} since the last check.")]
+    return [_describe_hint(challenge, hint) for hint in given]
 
 
-def _hint(challenge: Challenge, given: Hint | None) -> RenderableType:
-    if given is None:
+def _describe_hint(challenge: Challenge, hint: Hint | None) -> RenderableType:
+    if hint is None:
         return Text(f"These were all hints for {challenge.name}.")
-    return Group(Text(f"Hint {given.number} of {given.of}", "bold"), Markdown(given.text))
+    return Group(Text(f"Hint {hint.number} of {hint.of}", "bold"), Markdown(hint.text))
 
 
-def program(source: str) -> RenderableType:
-    """Python code."""
+def highlight(source: str) -> RenderableType:
+    """Return Python code with its syntax highlighted."""
     return Syntax(source, "python", theme="ansi_dark", background_color="default", word_wrap=True)
 
 
-def question(asked: Question, number: int, of: int) -> RenderableType:
-    """A question and what there is to choose from."""
+def describe_question(question: Question, number: int, of: int) -> RenderableType:
+    """Return a question and its options."""
     options = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 2))
     options.add_column(no_wrap=True)
     options.add_column(overflow="fold")
-    for letter, option in zip(LETTERS, asked.options):
+    for letter, option in zip(LETTERS, question.options):
         options.add_row(Text(letter, "bold"), Markdown(option))
-    return Group(Text(f"\nQuestion {number} of {of}", "dim"), Markdown(f"**{asked.text}**"), options)
+    return Group(Text(f"\nQuestion {number} of {of}", "dim"), Markdown(f"**{question.text}**"), options)
 
 
-def graded(answer: Answer) -> RenderableType:
-    """Whether it is right, and why."""
+def describe_answer(answer: Answer) -> RenderableType:
+    """Return whether an answer is right, and why."""
     if answer.right:
         head = Text(f"{answer.given}: right.", "bold green")
     else:
@@ -160,29 +160,29 @@ def graded(answer: Answer) -> RenderableType:
     return Group(head, Padding(Markdown(answer.question.why), (0, 0, 0, 2)))
 
 
-def score(answers: Sequence[Answer]) -> RenderableType:
-    """How many are right."""
+def describe_score(answers: Sequence[Answer]) -> RenderableType:
+    """Return how many answers are right."""
     right = sum(answer.right for answer in answers)
     return Text(f"\n{right} of {len(answers)} right.", "bold green" if right == len(answers) else "bold yellow")
 
 
-def asked(experiment: Experiment) -> RenderableType:
-    """An experiment before it is run."""
+def describe_experiment(experiment: Experiment) -> RenderableType:
+    """Return an experiment's title and question, before it runs."""
     return Group(Text(experiment.title, "bold"), Text(f"Before you look: {experiment.question}", "dim"), Text())
 
 
-def found(finding: Finding) -> RenderableType:
-    """What came of it, in words."""
+def describe_finding(finding: Finding) -> RenderableType:
+    """Return the figures of an experiment, in words."""
     return Group(*(Text(line) for line in finding.lines))
 
 
-def line(shown: Line) -> RenderableType:
-    """One line of a calculation, with what it is good for."""
+def describe_line(shown: Line) -> RenderableType:
+    """Return one line of a calculation and its purpose."""
     head = Text(f"\nStep {shown.step}", "bold") if shown.name == "g" else None
     text = Group(Text(str(shown)), Padding(Text(shown.why, "dim"), (0, 0, 0, 4)))
     return Group(head, text) if head else text
 
 
-def following(command: str) -> RenderableType:
-    """What to do next."""
+def describe_next(command: str) -> RenderableType:
+    """Return the line that names the next command."""
     return Text.assemble("\nNext: ", (command, "bold cyan"))

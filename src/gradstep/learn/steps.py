@@ -1,4 +1,4 @@
-"""AdamW's step in slow motion: every number of it, as the rule itself computes it."""
+"""AdamW's step in slow motion: every number of it, computed by the rule itself."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Line:
     """One line of the calculation.
 
     Attributes:
-        step: the number of the step that it belongs to.
-        name: what is computed.
-        formula: how, in letters.
-        numbers: how, in numbers; empty for what is given.
+        step: the number of its step.
+        name: the symbol that it computes.
+        formula: the formula in symbols.
+        numbers: the formula in numbers; empty for an input.
         value: the result.
-        why: what it is good for.
+        why: its purpose.
     """
 
     step: int
@@ -40,10 +40,10 @@ class Line:
 
 
 def step_through(weight: float = 0.5, gradients: Sequence[float] = (0.02,), rule: AdamW = EXAMPLE) -> list[Line]:
-    """Every line of as many steps as there are gradients.
+    """Return the lines of one step for each gradient.
 
-    Moments and weights come out of :meth:`AdamW.update`, corrections out of :meth:`AdamW.coefficients`. The two
-    parts of a step are the update of a weight of zero, which nothing decays, and of a weight without gradient.
+    Moments and weights come from :meth:`AdamW.update`, corrections from :meth:`AdamW.coefficients`. The two parts of a
+    step come from the update of a weight of zero, which does not decay, and of a weight without gradient.
 
     >>> for line in step_through():
     ...     print(line)

@@ -1,4 +1,4 @@
-"""A rule at work on one array, step by step, in plain NumPy: the rule's own lines and nothing else."""
+"""Run a rule on one array in plain NumPy, step by step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Walker:
     """One parameter, its state and its rule.
 
     Args:
-        rule: what is computed; may be replaced between steps, as by a schedule.
-        start: the parameter before the first step.
-        dtype: what is computed in.
-        change: applied to each step's coefficients, to see what one of them is good for.
+        rule: the rule; may be replaced between steps, as by a schedule.
+        start: the parameter before the first step, of any shape.
+        dtype: the type of the arithmetic.
+        change: changes each step's coefficients, to show the effect of one of them.
 
     >>> from gradstep.rules import SGD
     >>> walker = Walker(SGD(lr=0.1), [5.0])
@@ -40,12 +40,12 @@ class Walker:
         self.state = self.fresh()
 
     def fresh(self) -> State:
-        """The state before a first step."""
+        """Return the state before a first step."""
         slots = self.rule.slots(self.p.ndim)
         return State(**{s.name: np.full(s.shape(self.p.shape), s.fill, self.p.dtype) for s in slots})
 
     def step(self, gradient: NDArray[Any]) -> None:
-        """One update along a gradient."""
+        """Take one update along a gradient of the parameter's shape."""
         self.steps += 1
         coefficients = SimpleNamespace(**self.change(self.rule.coefficients(self.steps)))
         self.p = self.rule.update(self.p, gradient, self.state, coefficients)

@@ -14,7 +14,7 @@ from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import check_state
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
-from gradstep.variants import VARIANTS, meant, respelled
+from gradstep.variants import VARIANTS, parse_name, rename_settings
 
 
 def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) -> type[Optimizer]:
@@ -113,8 +113,8 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     >>> type(optimizer).__name__, optimizer.state_summary().rows[0].state
     ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
     """
-    rule, state, paged = meant(name)
-    return optimizer(RULES[rule], state=state, paged=paged)(params, **respelled(RULES[rule], settings))
+    rule, state, paged = parse_name(name)
+    return optimizer(RULES[rule], state=state, paged=paged)(params, **rename_settings(RULES[rule], settings))
 
 
 def __getattr__(name: str) -> Any:

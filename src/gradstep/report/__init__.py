@@ -1,9 +1,8 @@
-"""Pages and pictures: what every room reports with.
+"""Pages and pictures for the reports of every room.
 
 A picture (:mod:`~gradstep.report.charts`, :mod:`~gradstep.report.surface`) is static SVG, drawn without a plotting
-library; a page (:mod:`~gradstep.report.page`) is one HTML file without anything from elsewhere. Both follow the
-reader's light or dark colour scheme. Text is escaped by the one function that makes elements
-(:mod:`~gradstep.report.markup`).
+library. A page (:mod:`~gradstep.report.page`) is one HTML file that loads nothing else. Both follow the reader's light
+or dark colour scheme. One function makes all elements and escapes their text (:mod:`~gradstep.report.markup`).
 """
 
 from gradstep.report.charts import Bar, BarChart, Level, Line, LineChart

@@ -1,4 +1,4 @@
-"""Charts of lines and of bars."""
+"""Line charts and bar charts."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, curve, key, length, lines, shorten, words
+from gradstep.report.picture import NARROW, Picture, draw_key, draw_paragraph, draw_path, draw_text, shorten, text_width
 from gradstep.report.scales import Scale, fit, spread, thin
 from gradstep.report.words import tick
 
 DASHES = "6 4"
 TALL = 230.0
-"""Height of a chart of lines, in pixels, its axes included."""
+"""Height of a line chart with its axes, in pixels."""
 
 
 @final
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart. Where ``y`` is None or not finite it has a gap.
+    """A line of a chart, with a gap where ``y`` is None or not finite.
 
     Args:
-        name: beside the line; empty for the only line of a chart.
+        name: label of the line; empty for the only line of a chart.
         x, y: its points, x ascending.
         colour: a name of :data:`~gradstep.report.markup.COLOURS`.
-        low, high: a band around it, of the same length; empty for none.
-        dashed: whether it is drawn in dashes.
-        points: whether its points are dots that no line joins.
-        thickness: in pixels.
+        low, high: a band around the line, of the same length; empty for none.
+        dashed: whether the line is dashed.
+        points: whether the points are drawn as dots without a line.
+        thickness: of the line, in pixels.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Line:
 @final
 @dataclass(frozen=True)
 class Level:
-    """Something to compare with: a value, or the range up to ``high``, with some words."""
+    """A reference across a chart, with a label: a value, or the range from it to ``high``."""
 
     value: float
     text: str
@@ -61,16 +61,16 @@ class LineChart(Picture):
     """Lines over a common axis.
 
     Args:
-        title: what it shows.
+        title: of the chart.
         x_title, y_title: of the axes, with their units.
         lines: drawn in this order.
         x, y: the axes; None: they fit the lines (:func:`~gradstep.report.scales.fit`).
-        y_log: whether a fitted ``y`` is logarithmic; what is not positive is then not drawn.
-        x_log: the same of ``x``.
-        levels: to compare with, across the chart.
-        marks: places on the x axis, with some words each, down the chart.
+        y_log: whether a fitted ``y`` axis is logarithmic; values that are not positive are then not drawn.
+        x_log: the same for ``x``.
+        levels: references across the chart.
+        marks: vertical lines: a place on the x axis and a label for each.
         tall: height in pixels.
-        beside: whether names stand at the right of their lines, where there is room, and not above the chart.
+        beside: whether names stand to the right of their lines if there is room; else they stand above the chart.
     """
 
     title: str
@@ -87,7 +87,7 @@ class LineChart(Picture):
     beside: bool = True
 
     def scales(self) -> tuple[Scale, Scale]:
-        """The axes."""
+        """Return the x axis and the y axis."""
         xs = [x for line in self.lines for x in line.x]
         exact = not self.x_log and len(set(xs)) > 1
         x = self.x or (Scale(min(xs), max(xs)) if exact else fit(xs, log=self.x_log))
@@ -99,26 +99,26 @@ class LineChart(Picture):
         x, y = self.scales()
         named = [line for line in self.lines if line.name]
         beside = self.beside and width >= NARROW and len(named) > 1
-        right = max(length(line.name) for line in named) + 24 if beside else 14.0
+        right = max(text_width(line.name) for line in named) + 24 if beside else 14.0
         right = min(right, 0.34 * width)
         parts: list[Markup] = []
         top = 0.0
         if named and not beside:
             unique = {line.name: (line.name, line.colour, DASHES if line.dashed else None) for line in named}
-            top, shown = key(list(unique.values()), width)
+            top, shown = draw_key(list(unique.values()), width)
             parts.append(shown)
         labels = [(value, tick(value)) for value in y.ticks(5)]
-        left = max([length(label) for _, label in labels], default=10) + 9
-        height, shown = lines(self.y_title, 0, top + 11, width)
+        left = max([text_width(label) for _, label in labels], default=10) + 9
+        height, shown = draw_paragraph(self.y_title, 0, top + 11, width)
         parts.append(shown)
         top += height + 6
         wide, tall = width - left - right, self.tall - 62
         for value, label in labels:
             at = top + tall * (1 - y.at(value))
-            parts.append(curve(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "grid"))
-            parts.append(words(label, left - 7, at + 4, "quiet", anchor="end"))
+            parts.append(draw_path(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "grid"))
+            parts.append(draw_text(label, left - 7, at + 4, "quiet", anchor="end"))
         parts += x_axis(x, left, top + tall, wide, width)
-        parts.append(words(self.x_title, left + wide, top + tall + 34, "quiet", anchor="end"))
+        parts.append(draw_text(self.x_title, left + wide, top + tall + 34, "quiet", anchor="end"))
         plot, notes = self._plot(x, y, wide, tall)
         axes = json.dumps([[scale.low, scale.high, int(scale.log)] for scale in (x, y)])  # for the script of a page
         parts.append(tag("svg", plot, x=left, y=top, width=wide, height=tall, class_="plot", data_hover=axes))
@@ -128,7 +128,7 @@ class LineChart(Picture):
         return top + tall + 40, join(parts)
 
     def _plot(self, x: Scale, y: Scale, wide: float, tall: float) -> tuple[Markup, Markup]:
-        """What is inside the axes, cut off at them, and the words over it."""
+        """Return the elements that are clipped at the axes, and the labels on top of them."""
         parts: list[Markup] = []
         notes: list[Markup] = []
         for level in self.levels:
@@ -140,67 +140,69 @@ class LineChart(Picture):
                 )
                 at = upper
             else:
-                parts.append(curve(f"M0,{decimal(at)}h{decimal(wide)}", level.colour, dashes="5 4"))
-            notes.append(words(level.text, wide - 4, at - 4, level.colour, anchor="end", size=11, halo=True))
+                parts.append(draw_path(f"M0,{decimal(at)}h{decimal(wide)}", level.colour, dashes="5 4"))
+            notes.append(draw_text(level.text, wide - 4, at - 4, level.colour, anchor="end", size=11, halo=True))
         for place, text in self.marks:
             at = wide * x.at(place)
-            parts.append(curve(f"M{decimal(at)},0v{decimal(tall)}", "pale"))
+            parts.append(draw_path(f"M{decimal(at)},0v{decimal(tall)}", "pale"))
             shift, anchor = (-5, "end") if at > 0.7 * wide else (5, None)
-            notes.append(words(text, at + shift, 11, "quiet", anchor=anchor, size=11, halo=True) if text else Markup())
+            notes.append(
+                draw_text(text, at + shift, 11, "quiet", anchor=anchor, size=11, halo=True) if text else Markup()
+            )
         for line in self.lines:
             parts += _line(line, x, y, wide, tall)
         return join(parts), join(notes)
 
     def _names(self, y: Scale, left: float, top: float, tall: float, room: float) -> list[Markup]:
-        """The lines' names to the right of their ends, each tied to its end."""
+        """Draw each line's name to the right of the line's end, joined to it."""
         drawn = {line.name: line for line in self.lines if line.name}
         ends = [tall * (1 - min(1.0, max(0.0, y.at(_last(line.y, y))))) for line in drawn.values()]
         parts: list[Markup] = []
         for line, end, place in zip(drawn.values(), ends, spread(ends, 15.0, tall)):
             d = f"M{decimal(left)},{decimal(top + end)}l14,{decimal(place - end)}"
-            parts.append(curve(d, line.colour, dashes=DASHES if line.dashed else None))
-            parts.append(words(shorten(line.name, room - 20), left + 18, top + place + 4))
+            parts.append(draw_path(d, line.colour, dashes=DASHES if line.dashed else None))
+            parts.append(draw_text(shorten(line.name, room - 20), left + 18, top + place + 4))
         return parts
 
 
 def _last(values: Sequence[float | None], y: Scale) -> float:
-    """Where a line ends; one that left the finite numbers, at the top."""
-    known = [value for value in values if value is not None]
-    return known[-1] if known and math.isfinite(known[-1]) else y.high
+    """Return the last value of a line; the top of the axis if it is not finite."""
+    numbers = [value for value in values if value is not None]
+    return numbers[-1] if numbers and math.isfinite(numbers[-1]) else y.high
 
 
 def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: float = math.inf) -> list[Markup]:
-    """An axis with its ticks and their labels.
+    """Draw a horizontal axis with its ticks and their labels. Lengths in pixels.
 
     Args:
         x: the axis.
-        left: where it begins.
-        at: its height.
+        left: its left end.
+        at: its vertical place.
         wide: its length.
-        width: of the picture, which no label leaves.
-        end: the last value that a tick may have.
+        width: of the picture; labels stay inside it.
+        end: largest value of a tick.
     """
-    parts = [curve(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "pale")]
+    parts = [draw_path(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "pale")]
     for value in x.ticks(max(3, int(wide / 75))):
         if value > end:
             break
-        place, half = left + wide * x.at(value), length(tick(value)) / 2
-        parts.append(curve(f"M{decimal(place)},{decimal(at)}v4", "pale"))
-        parts.append(words(tick(value), min(max(place, half), width - half), at + 17, "quiet", anchor="middle"))
+        place, half = left + wide * x.at(value), text_width(tick(value)) / 2
+        parts.append(draw_path(f"M{decimal(place)},{decimal(at)}v4", "pale"))
+        parts.append(draw_text(tick(value), min(max(place, half), width - half), at + 17, "quiet", anchor="middle"))
     return parts
 
 
 def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Markup]:
-    kept = thin(line.y, max(20, int(1.2 * wide)))
-    across = {i: wide * x.at(line.x[i]) for i in kept}
+    indices = thin(line.y, max(20, int(1.2 * wide)))
+    across = {i: wide * x.at(line.x[i]) for i in indices}
     parts: list[Markup] = []
     if line.low and line.high:
-        upper = [f"{across[i]:.1f},{tall * (1 - y.at(line.high[i])):.1f}" for i in kept]
-        lower = [f"{across[i]:.1f},{tall * (1 - y.at(line.low[i])):.1f}" for i in reversed(kept)]
+        upper = [f"{across[i]:.1f},{tall * (1 - y.at(line.high[i])):.1f}" for i in indices]
+        lower = [f"{across[i]:.1f},{tall * (1 - y.at(line.low[i])):.1f}" for i in reversed(indices)]
         d = f"M{'L'.join(upper + lower)}Z"
         parts.append(tag("path", d=d, opacity=0.16, data_name=line.name, **paint(fill=line.colour)))
     pieces: list[list[str]] = [[]]
-    for i in kept:
+    for i in indices:
         value = line.y[i]
         if value is None or not math.isfinite(value):
             pieces.append([])
@@ -212,24 +214,24 @@ def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Mark
             tag("circle", cx=float(cx), cy=float(cy), r=3, data_name=line.name, **paint(fill=line.colour))
             for cx, cy in dots
         ]
-    # A point alone between two gaps shows as a dot, by the round end of a line of no length.
+    # A single point between two gaps shows as a dot: a line of length 0 with round ends.
     d = "".join(f"M{'L'.join(piece if len(piece) > 1 else piece * 2)}" for piece in pieces if piece)
     dashes, names = DASHES if line.dashed else None, {"data_name": line.name, "data_line": line.name or "value"}
-    parts.append(curve(d, line.colour, line.thickness, dashes, stroke_linecap="round", **names))
+    parts.append(draw_path(d, line.colour, line.thickness, dashes, stroke_linecap="round", **names))
     return parts
 
 
 @final
 @dataclass(frozen=True)
 class Bar:
-    """A row of a chart of bars.
+    """A row of a bar chart.
 
     Args:
-        name: at the left.
-        parts: lengths, ≥ 0 (on a logarithmic axis one, > 0), each with its colour, one after the other.
-        text: at the right of the bar: the numbers.
+        name: label to the left of the bar.
+        parts: parts of the bar, each a length ≥ 0 and a colour (on a logarithmic axis one part, > 0).
+        text: the numbers to the right of the bar.
         bold: whether name and text are bold.
-        ends: of the spread around the whole length, drawn as a thin line; None for none.
+        ends: ends of the spread around the whole length, drawn as a thin line; None for none.
     """
 
     name: str
@@ -240,7 +242,7 @@ class Bar:
 
     @property
     def whole(self) -> float:
-        """The length of all parts, and of the spread beyond them."""
+        """The length of all parts together, or the upper end of the spread if that is larger."""
         return max(sum(value for value, _ in self.parts), *(self.ends or (0.0,)))
 
 
@@ -250,12 +252,12 @@ class BarChart(Picture):
     """Bars in rows, each with its name and its numbers.
 
     Args:
-        title: what it shows.
+        title: of the chart.
         x_title: of the axis, with its unit.
         bars: from top to bottom.
         x_log: whether the axis is logarithmic; the bars then start at its left end.
-        limit: a value to compare all bars with, and some words.
-        keys: names of the parts by colour, above the bars.
+        limit: a reference for all bars: its value and its label.
+        keys: names of the parts and their colours, above the bars.
     """
 
     title: str
@@ -268,9 +270,9 @@ class BarChart(Picture):
     def draw(self, width: float) -> tuple[float, Markup]:
         top, parts = 0.0, list[Markup]()
         if self.keys:
-            top, shown = key([(name, colour, "bar") for name, colour in self.keys], width)
+            top, shown = draw_key([(name, colour, "bar") for name, colour in self.keys], width)
             parts.append(shown)
-        names = max((length(bar.name, 14 if bar.bold else 12.5) for bar in self.bars), default=0.0) + 12
+        names = max((text_width(bar.name, 14 if bar.bold else 12.5) for bar in self.bars), default=0.0) + 12
         beside = names < 0.36 * width
         left = names if beside else 0.0
         row = 27.0 if beside else 40.0
@@ -285,31 +287,31 @@ class BarChart(Picture):
             at = left + wide * x.at(self.limit[0])
             for k, bar in enumerate(self.bars):
                 after = at - left - wide * max(0.0, x.at(bar.whole))
-                if not 0 < after < length(bar.text) + 14:  # where the bar's numbers do not stand
-                    parts.append(curve(f"M{decimal(at)},{decimal(top + row * (k + 1) - 23)}v19", "ink", 1.4))
+                if not 0 < after < text_width(bar.text) + 14:  # not through the bar's numbers
+                    parts.append(draw_path(f"M{decimal(at)},{decimal(top + row * (k + 1) - 23)}v19", "ink", 1.4))
         parts += [self._text(bar, x, left, top + row * (k + 1) - 9, wide) for k, bar in enumerate(self.bars)]
         longest = max([bar.whole for bar in self.bars] + ([self.limit[0]] if self.limit else []), default=0.0)
         parts += x_axis(x, left, bottom, wide, width, longest if self.x_log else 1.15 * longest)
-        below, shown = lines(self.x_title, left, bottom + 35, wide)
+        below, shown = draw_paragraph(self.x_title, left, bottom + 35, wide)
         parts.append(shown)
         if self.limit is not None:
             text = self.limit[1]
             at = left + wide * x.at(self.limit[0])
-            inside = min(max(at, left + length(text) / 2), width - length(text) / 2)
-            parts.append(words(text, inside, top - 4, anchor="middle"))
+            inside = min(max(at, left + text_width(text) / 2), width - text_width(text) / 2)
+            parts.append(draw_text(text, inside, top - 4, anchor="middle"))
         return bottom + 26 + below, join(parts)
 
     def _scale(self, wide: float) -> Scale:
-        """An axis long enough for every bar and the text after it."""
+        """Return an axis with room for every bar and the text after it."""
         values = [bar.whole for bar in self.bars]
         if self.x_log:
             fitted = fit([v for bar in self.bars for v in (bar.whole, *(bar.ends or ()))], log=True)
-            room = max((length(bar.text) for bar in self.bars), default=0.0) + 14
+            room = max((text_width(bar.text) for bar in self.bars), default=0.0) + 14
             decades = math.log10(fitted.high / fitted.low)
             return Scale(
                 fitted.low, 10 ** min(308.0, math.log10(fitted.low) + decades * wide / (wide - room)), log=True
             )
-        rooms = [max(0.3 * wide, wide - length(bar.text, 13.5 if bar.bold else 12) - 12) for bar in self.bars]
+        rooms = [max(0.3 * wide, wide - text_width(bar.text, 13.5 if bar.bold else 12) - 12) for bar in self.bars]
         high = max([value * wide / room for value, room in zip(values, rooms)], default=0.0)
         if self.limit is not None:
             high = max(high, self.limit[0] * 1.02)
@@ -318,15 +320,15 @@ class BarChart(Picture):
     def _bar(self, bar: Bar, x: Scale, left: float, top: float, wide: float, beside: bool) -> list[Markup]:
         parts: list[Markup] = []
         if beside:
-            parts.append(words(bar.name, left - 9, top + 18, anchor="end", bold=bar.bold, size=12.5))
+            parts.append(draw_text(bar.name, left - 9, top + 18, anchor="end", bold=bar.bold, size=12.5))
             at = top + 5
         else:
-            parts.append(words(shorten(bar.name, wide), 0, top + 14, bold=bar.bold, size=12.5))
+            parts.append(draw_text(shorten(bar.name, wide), 0, top + 14, bold=bar.bold, size=12.5))
             at = top + 19
         start = 0.0
         for value, colour in bar.parts:
             x0, x1 = (0.0 if self.x_log else wide * x.at(start)), wide * max(0.0, x.at(start + value))
-            # From the end of a logarithmic axis the length says nothing: a dot on a thin line shows the place.
+            # On a logarithmic axis the length of a bar means nothing: a dot on a thin line shows the value.
             y, tall = (at + 7.5, 2.0) if self.x_log else (at, 17.0)
             shape = {"x": left + x0, "y": y, "width": max(0.0, x1 - x0), "height": tall}
             parts.append(tag("rect", **shape, rx=1.0, data_name=bar.name, **paint(fill=colour)))
@@ -337,10 +339,10 @@ class BarChart(Picture):
         if bar.ends is not None:
             first = left + wide * max(0.0, x.at(bar.ends[0]))
             d = f"M{decimal(first)},{decimal(at + 8.5)}H{decimal(end)}M{decimal(first)},{decimal(at + 5)}v7"
-            parts.append(curve(f"{d}M{decimal(end)},{decimal(at + 5)}v7", "ink"))
+            parts.append(draw_path(f"{d}M{decimal(end)},{decimal(at + 5)}v7", "ink"))
         return parts
 
     def _text(self, bar: Bar, x: Scale, left: float, at: float, wide: float) -> Markup:
-        """The numbers after a bar, above everything else."""
+        """Draw the numbers after a bar, on top of everything else."""
         end = left + wide * max(0.0, x.at(bar.whole))
-        return words(bar.text, end + 6, at, bold=bar.bold, size=12, halo=True)
+        return draw_text(bar.text, end + 6, at, bold=bar.bold, size=12, halo=True)

@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG, and the colours that they are drawn in."""
+"""Elements of HTML and SVG, and their colours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EMPTY = frozenset({"circle", "image", "line", "meta", "path", "rect", "use"})
 """Elements without content, written as one tag."""
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML cannot hold, escaped or not: control characters and lone surrogates."""
+"""Characters that XML cannot hold, escaped or not: control characters and lone surrogates."""
 
 COLOURS = {
     "ink": ("#1F2933", "#E6EAEE"),
@@ -40,24 +40,24 @@ COLOURS = {
     "sand": ("#8F6F39", "#D6B77E"),
     "red": ("#C0392B", "#F2786A"),
 }
-"""By name: the colour on white paper, and on dark. Lines are from the palettes of Okabe and Ito (2008) and Paul Tol,
-made to stay apart for colour-blind readers, darkened where they would be hard to see on white.
+"""By name: the colour on a white page, and on a dark page. The colours of lines come from the palettes of Okabe and Ito
+(2008) and Paul Tol, which colour-blind readers can tell apart; some are darkened to be visible on white.
 """
 
 
 @final
 class Markup(str):
-    """Text that is markup already, and is not escaped again."""
+    """Text that is markup already and is not escaped again."""
 
     __slots__ = ()
 
 
 Child: TypeAlias = "str | Markup"
-"""What an element holds: other elements, or text of any origin."""
+"""The content of an element: another element, or text of any origin."""
 
 
 def text(value: str) -> Markup:
-    r"""Text of any origin as markup.
+    r"""Escape text of any origin; return markup as it is.
 
     >>> text("<b>\x1b[31m</b> & 'co'")
     '&lt;b&gt;�[31m&lt;/b&gt; &amp; &#x27;co&#x27;'
@@ -66,13 +66,13 @@ def text(value: str) -> Markup:
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Markup:
-    """An element. Text is escaped, in the content and in the attributes.
+    """Return an element; text is escaped in the content and in the attributes.
 
     Args:
         name: of the element.
         children: its content, in order.
-        attributes: ``_`` in a name stands for ``-``, but at its end for nothing; None leaves one out; a number is
-            written with at most two decimals.
+        attributes: ``_`` in a name stands for ``-``, at its end for nothing. An attribute of None is left out. A number
+            is written with at most two decimals.
 
     >>> tag("a", "x < y", tag("b", "z"), class_="big", data_name='"', x=1.50)
     '<a class="big" data-name="&quot;" x="1.5">x &lt; y<b>z</b></a>'
@@ -88,12 +88,12 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Mar
 
 
 def join(children: tuple[Child, ...] | list[Child] | list[Markup]) -> Markup:
-    """Elements and texts one after the other."""
+    """Join elements and texts."""
     return Markup("".join(map(text, children)))
 
 
 def decimal(value: float) -> str:
-    """A coordinate to two decimals, as short as can be.
+    """Return a coordinate with at most two decimals.
 
     >>> decimal(1.0), decimal(0.126), decimal(-0.001)
     ('1', '0.13', '0')
@@ -102,7 +102,7 @@ def decimal(value: float) -> str:
 
 
 def paint(*, stroke: str | None = None, fill: str | None = None) -> dict[str, str]:
-    """The attributes that colour an element: the light colours themselves, and classes that dark pages repaint by.
+    """Return the attributes that colour an element: its light colours, and classes that the dark rules select.
 
     Args:
         stroke: a name of :data:`COLOURS` for the line; None for no line.
@@ -115,7 +115,7 @@ def paint(*, stroke: str | None = None, fill: str | None = None) -> dict[str, st
 
 
 def dark_rules() -> str:
-    """CSS that repaints pictures on a dark page."""
+    """Return the CSS that gives pictures their dark colours on a dark page."""
     rules = "".join(
         f".gradstep .s-{name}{{stroke:{dark}}}.gradstep .f-{name}{{fill:{dark}}}" for name, (_, dark) in COLOURS.items()
     )

@@ -1,4 +1,4 @@
-"""A page: one HTML file that holds everything it needs, in the reader's light or dark colours."""
+"""A page: one HTML file that loads nothing else, in the reader's light or dark colours."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ class Row:
 
     Args:
         cells: one for each column.
-        best: which of them are bold; empty for none.
-        label: what pictures of the same section call it, so that a click picks it out.
+        best: for each cell whether it is bold; empty for none.
+        label: its name in the pictures of the same section; a click on the row highlights it there.
     """
 
     cells: Sequence[Child]
@@ -139,11 +139,11 @@ class Row:
 
 
 def page(title: str, brand: str, *body: Child) -> str:
-    """The text of a page.
+    """Return the text of a page.
 
     Args:
         title: of the page, at its top.
-        brand: what made it, and when; above the title.
+        brand: the program and the time that made the page; above the title.
         body: elements.
     """
     head = (
@@ -158,12 +158,12 @@ def page(title: str, brand: str, *body: Child) -> str:
 
 
 def section(title: str, *body: Child, id_: str | None = None) -> Markup:
-    """A part of a page below its heading."""
+    """Return a section of a page with its heading."""
     return tag("section", tag("h2", title), *body, id=id_)
 
 
 def table(head: Sequence[str], rows: Iterable[Row | Sequence[Child]]) -> Markup:
-    """A table; what is wider than the screen scrolls inside it."""
+    """Return a table; a table that is wider than the screen scrolls."""
     body: list[Markup] = []
     for row in rows:
         one = row if isinstance(row, Row) else Row(row)
@@ -175,7 +175,7 @@ def table(head: Sequence[str], rows: Iterable[Row | Sequence[Child]]) -> Markup:
 
 
 def cards(entries: Iterable[tuple[Child, Child, str]], *, roomy: bool = False) -> Markup:
-    """Boxes with a large text, a small one below, and a kind: "good", "notable", "bad", "" or "#place" to lead to."""
+    """Return boxes, each a large text, a small text, and a kind: "good", "notable", "bad", "" or a link "#place"."""
     boxes = []
     for value, below, kind in entries:
         link = kind if kind.startswith("#") else None
@@ -185,11 +185,11 @@ def cards(entries: Iterable[tuple[Child, Child, str]], *, roomy: bool = False) -
 
 
 def swatch(colour: str, *, dashed: bool = False) -> Markup:
-    """A bit of a line in a colour, as a key inside a text."""
+    """Return a short line in a colour, as a key inside a text."""
     line = tag("path", d="M0,5h20", stroke_width=3, stroke_dasharray="5 3" if dashed else None, **paint(stroke=colour))
     return tag("svg", line, viewBox="0 0 20 10", class_="gradstep swatch", aria_hidden="true")
 
 
 def facts(entries: Iterable[tuple[str, str]]) -> Markup:
-    """A list of names and values."""
+    """Return a list of names and values."""
     return tag("dl", join([join([tag("dt", name), tag("dd", value)]) for name, value in entries]))

@@ -1,4 +1,4 @@
-"""What all pictures have in common: drawn at any width as SVG, inline on a page or as a file of their own."""
+"""The base of all pictures: SVG at any width, inline on a page or in its own file."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from gradstep.report.markup import Child, Markup, dark_rules, join, paint, tag
 from gradstep.report.page import FONT, page
 
 HALF, WHOLE, PHONE = 590.0, 1216.0, 354.0
-"""Widths that pictures are drawn for: in two columns, across the page, and on a phone."""
+"""Widths of a picture in pixels: in two columns, across the page, and on a phone."""
 NARROW = 480
-"""Pictures that are narrower put beside each other below each other."""
+"""Narrower pictures stack their parts instead of placing them side by side."""
 LETTER = 0.63
-"""Width of most letters, in sizes of the font; that of a wide font, since the reader's is not known."""
+"""Width of most letters, in units of the font size: that of a wide font, since the reader's font is unknown."""
 OTHERS = {**dict.fromkeys("MWmw%@—×±=+<>", 0.9), **dict.fromkeys("ABCDEGHKNOQRUVXYZ", 0.7)}
 OTHERS |= dict.fromkeys(" .,:;'!|()[]ijlftrI-/", 0.39)
 SIZE = 12
-"""Of the font, in pixels."""
+"""Font size in pixels."""
 
 
 class Picture(ABC):
-    """Something drawn. ``title`` says what it shows; a picture on a page has it as its caption."""
+    """A picture with a title, which is its caption on a page."""
 
     title: str
 
     @property
     def width(self) -> float:
-        """Of the picture as a file of its own, in pixels."""
+        """Width of the picture in its own file, in pixels."""
         return 640.0
 
     @abstractmethod
     def draw(self, width: float) -> tuple[float, Markup]:
-        """The height that it takes at a width, in pixels, and its elements, without the title."""
+        """Return the picture's height at this width, in pixels, and its elements without the title."""
 
     def svg(self, width: float) -> Markup:
-        """An element of a page; the page holds the rules for dark mode."""
+        """Return the picture as an element of a page; the page holds the rules for dark mode."""
         height, drawn = self.draw(width)
         return _svg(width, height, self.title, drawn)
 
     def file(self) -> str:
-        """The text of an SVG file, with its title and its rules for dark mode."""
-        height, drawn = draw_titled(self, self.width - 32)
+        """Return the text of an SVG file, with the title and the rules for dark mode."""
+        height, drawn = draw_with_title(self, self.width - 32)
         paper = tag("rect", width="100%", height="100%", **paint(fill="paper"))
         inside = join([tag("style", Markup(dark_rules())), paper, tag("g", drawn, transform="translate(16 12)")])
         return _svg(self.width, height + 24, self.title, inside)
 
     def save(self, file: Path | str) -> Path:
-        """Write an SVG file or an HTML page, by the file's ending; its folder is made if need be.
+        """Write an SVG file or an HTML page, by the file's ending; make its folder if it is missing.
 
         Raises:
-            ValueError: the ending is another one.
+            ValueError: another ending.
         """
         path = check_file(Path(file))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,15 +64,15 @@ class Picture(ABC):
         return path
 
     def _repr_svg_(self) -> str:
-        """The picture, as notebooks ask for it."""
+        """Return the picture for a notebook."""
         return self.file()
 
 
 def check_file(file: Path) -> Path:
-    """Refuse a file name whose ending is none that pictures are saved with, and a folder of such a name.
+    """Return the file, or refuse it if it is a folder or its ending is neither .svg nor .html.
 
     Raises:
-        ValueError: naming the endings, or the folder.
+        ValueError: the message names the endings, or the folder.
     """
     if file.suffix.lower() not in (".svg", ".html"):
         raise ValueError(f"The picture {str(file)!r} needs an ending that says its format: .svg or .html")
@@ -82,7 +82,7 @@ def check_file(file: Path) -> Path:
 
 
 def figures(pictures: Iterable[Picture], *, wide: bool = False, captions: bool = True) -> Markup:
-    """Pictures in two columns, or each across the page; on a phone drawn anew for its width.
+    """Return pictures in two columns, or each across the page, and a second drawing of each for phones.
 
     Args:
         pictures: in the order in which they are read.
@@ -105,7 +105,7 @@ class Grid(Picture):
     Args:
         title: of all together.
         pictures: in the order in which they are read.
-        columns: how many stand beside each other, where there is room.
+        columns: how many stand side by side, if there is room.
         note: a line above them.
     """
 
@@ -122,24 +122,24 @@ class Grid(Picture):
         columns = 1 if width < NARROW else min(self.columns, len(self.pictures))
         gap = 28.0
         each = (width - gap * (columns - 1)) / columns
-        top, note = lines(self.note, 0, 12, width) if self.note else (0.0, Markup())
+        top, note = draw_paragraph(self.note, 0, 12, width) if self.note else (0.0, Markup())
         top += 10 * bool(self.note)
-        placed = [note]
+        elements = [note]
         for start in range(0, len(self.pictures), columns):
-            row = [draw_titled(picture, each) for picture in self.pictures[start : start + columns]]
-            placed += [
+            row = [draw_with_title(picture, each) for picture in self.pictures[start : start + columns]]
+            elements += [
                 tag("g", drawn, transform=f"translate({k * (each + gap):.1f} {top:.1f})")
                 for k, (_, drawn) in enumerate(row)
             ]
             top += max(height for height, _ in row) + 14
-        return top, join(placed)
+        return top, join(elements)
 
 
-def draw_titled(picture: Picture, width: float) -> tuple[float, Markup]:
-    """Draw a picture below its title; return the height of both, in pixels, and the elements."""
+def draw_with_title(picture: Picture, width: float) -> tuple[float, Markup]:
+    """Draw a picture below its title; return the height of both and the elements."""
     height, drawn = picture.draw(width)
-    rows = wrap(picture.title, width, 15)
-    head = [words(row, 0, 14 + 18 * k, size=14, bold=True) for k, row in enumerate(rows)]
+    rows = wrap_lines(picture.title, width, 15)
+    head = [draw_text(row, 0, 14 + 18 * k, size=14, bold=True) for k, row in enumerate(rows)]
     down = 18 * len(rows) + 6
     return height + down, join([*head, tag("g", drawn, transform=f"translate(0 {down})")])
 
@@ -151,7 +151,7 @@ def _svg(width: float, height: float, title: str, inside: Markup) -> Markup:
     )  # fmt: skip
 
 
-def words(
+def draw_text(
     text: Child,
     x: float,
     y: float,
@@ -162,17 +162,17 @@ def words(
     size: float | None = None,
     halo: bool = False,
 ) -> Markup:
-    """A line of text whose baseline is at ``y``.
+    """Draw one line of text.
 
     Args:
-        text: what it says.
-        x: where it starts, has its middle or ends, by ``anchor``.
+        text: the text.
+        x: place of its start, middle or end, by ``anchor``.
         y: the baseline.
         colour: a name of :data:`~gradstep.report.markup.COLOURS`.
-        anchor: "middle" or "end"; None: it starts at ``x``.
+        anchor: "middle" or "end"; None: the text starts at ``x``.
         bold: whether it is bold.
-        size: of the font, in pixels.
-        halo: whether lines below it are covered by a rim of paper.
+        size: font size in pixels.
+        halo: whether a rim of the paper's colour covers lines below the text.
     """
     colours = paint(fill=colour, stroke="paper" if halo else None)
     return tag(
@@ -181,57 +181,57 @@ def words(
     )  # fmt: skip
 
 
-def curve(
+def draw_path(
     d: str, colour: str, width: float | None = None, dashes: str | None = None, **attributes: str | float | None
 ) -> Markup:
-    """A line along the commands ``d``, with round joints.
+    """Draw a line along an SVG path, with round joints.
 
     Args:
-        d: as in SVG.
+        d: the path's commands, as in SVG.
         colour: a name of :data:`~gradstep.report.markup.COLOURS`.
         width: in pixels; None: 1.
         dashes: as in SVG; None: solid.
-        attributes: others.
+        attributes: further attributes of the element.
     """
     drawn = {"stroke_width": width, "stroke_dasharray": dashes, "stroke_linejoin": "round" if width else None}
     return tag("path", d=d, **drawn, **attributes, **paint(stroke=colour))
 
 
-def length(text: str, size: float = SIZE) -> float:
-    """Estimate the width of a text, in pixels."""
+def text_width(text: str, size: float = SIZE) -> float:
+    """Return the approximate width of a text in pixels."""
     return size * sum(OTHERS.get(letter, LETTER) for letter in text)
 
 
-def lines(text: str, x: float, y: float, width: float, colour: str = "quiet") -> tuple[float, Markup]:
-    """A text in as many lines as it needs, the first with its baseline at ``y``: their height, and the elements."""
-    rows = wrap(text, width, SIZE)
-    drawn = [words(row, x, y + 16 * k, colour) for k, row in enumerate(rows)]
+def draw_paragraph(text: str, x: float, y: float, width: float, colour: str = "quiet") -> tuple[float, Markup]:
+    """Draw a text in as many lines as it needs, the first at the baseline ``y``; return height and elements."""
+    rows = wrap_lines(text, width, SIZE)
+    drawn = [draw_text(row, x, y + 16 * k, colour) for k, row in enumerate(rows)]
     return 16.0 * len(rows), join(drawn)
 
 
 def shorten(text: str, room: float, size: float = SIZE) -> str:
-    """Cut a text to ``room`` pixels, with an ellipsis if it is too long."""
-    if length(text, size) <= room:
+    """Return the text, cut with an ellipsis if it is wider than ``room`` pixels."""
+    if text_width(text, size) <= room:
         return text
-    while text and length(text + "…", size) > room:
+    while text and text_width(text + "…", size) > room:
         text = text[:-1]
     return text + "…"
 
 
-def wrap(text: str, width: float, size: float) -> list[str]:
-    """Wrap a text to lines of at most ``width`` pixels."""
+def wrap_lines(text: str, width: float, size: float) -> list[str]:
+    """Split a text into lines of at most ``width`` pixels."""
     rows = [""]
     for word in text.split():
         joined = f"{rows[-1]} {word}".strip()
-        if rows[-1] and length(joined, size) > width:
+        if rows[-1] and text_width(joined, size) > width:
             rows.append(word)
         else:
             rows[-1] = joined
     return [shorten(row, width, size) for row in rows]
 
 
-def key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[float, Markup]:
-    """A key of colours in as many rows as it needs: its height and elements.
+def draw_key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[float, Markup]:
+    """Draw a key of colours in as many rows as it needs; return its height and elements.
 
     Args:
         entries: a name, a colour, and the dashes of its line (None: solid; "bar": a filled square).
@@ -241,12 +241,12 @@ def key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[f
     x, y = 0.0, 10.0
     for name, colour, dashes in entries:
         shown = shorten(name, width - 26)
-        if x and x + 24 + length(shown) > width:
+        if x and x + 24 + text_width(shown) > width:
             x, y = 0.0, y + 18
         if dashes == "bar":
             drawn.append(tag("rect", x=x, y=y - 9, width=11, height=11, rx=2, **paint(fill=colour)))
         else:
-            drawn.append(curve(f"M{x:g},{y - 4:g}h18", colour, 2.5, dashes))
-        drawn.append(words(shown, x + (16 if dashes == "bar" else 23), y, "ink"))
-        x += 38 + length(shown)
+            drawn.append(draw_path(f"M{x:g},{y - 4:g}h18", colour, 2.5, dashes))
+        drawn.append(draw_text(shown, x + (16 if dashes == "bar" else 23), y, "ink"))
+        x += 38 + text_width(shown)
     return y + 10, join(drawn)

@@ -1,4 +1,4 @@
-"""From numbers to places on an axis: ranges that show what matters, and few ticks at round numbers."""
+"""Axes: map numbers to places, choose ranges that outliers do not distort, and few ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import final
 
 EDGE = 0.02
-"""Share of the values at each end that may leave the picture."""
+"""Share of the values at each end that count as possible outliers and may leave the picture."""
 REACH = 2.0
-"""How far beyond all other values those may still be shown, in spans of the others."""
+"""Largest distance of a shown outlier from the other values, in spans of those."""
 LARGEST = 1e306
-"""Larger values are shown as this one, so that spans are numbers."""
+"""Larger values are shown as this one, so that a span is finite."""
 MARGIN = 0.06
-"""Empty space at each end, in spans."""
+"""Empty space at each end of an axis, in spans."""
 
 
 @final
 @dataclass(frozen=True)
 class Scale:
-    """An axis from ``low`` to ``high``; a logarithmic one has both above 0.
+    """An axis from ``low`` to ``high``, both above 0 if it is logarithmic.
 
     Raises:
-        ValueError: it is empty, or reaches 0 on a logarithmic axis.
+        ValueError: the axis is empty, or is logarithmic and reaches 0.
     """
 
     low: float
@@ -36,7 +36,7 @@ class Scale:
             raise ValueError(f"Invalid range of an axis: {self.low} to {self.high} (the ends must ascend)")
 
     def at(self, value: float) -> float:
-        """How far along the axis a value stands: 0 at ``low``, 1 at ``high``, and at most 3 lengths outside.
+        """Return the place of a value along the axis: 0 at ``low``, 1 at ``high``, at most 3 lengths outside.
 
         >>> Scale(0.0, 10.0).at(2.5), Scale(1e-4, 1.0, log=True).at(1e-3), Scale(1.0, 10.0, log=True).at(0.0)
         (0.25, 0.25, -3.0)
@@ -49,7 +49,7 @@ class Scale:
         return min(max(place, -3.0), 4.0)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """About so many round numbers, evenly spaced; on a logarithmic axis powers of ten where three of them fit.
+        """Return about ``most`` round numbers, evenly spaced; on a logarithmic axis powers of ten if three fit.
 
         >>> Scale(0.0, 9.7).ticks(), Scale(1e-7, 3.0, log=True).ticks(3)
         ([0.0, 2.0, 4.0, 6.0, 8.0], [1e-06, 0.001, 1.0])
@@ -80,26 +80,26 @@ def _round_numbers(low: float, high: float, most: int) -> list[float]:
 
 
 def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[float] = ()) -> Scale:
-    """The range of these values that hides nothing and lets nothing hide the rest.
+    """Return an axis that holds all values but far outliers, so that a spike does not flatten the rest of a line.
 
-    It holds all values but those that lie far (two spans of the middle 96 in 100) outside the others: a spike leaves
-    the picture, and a line is not flattened by it. A constant stands in the middle between 0 and twice itself.
+    A far outlier lies more than two spans of the middle 96 in 100 values outside them. A constant stands in the middle,
+    between 0 and twice its value.
 
     Args:
-        values: what is not finite, and on a logarithmic axis what is not positive, has no place and is left out.
+        values: values that are not finite, or not positive on a logarithmic axis, are left out.
         log: whether the axis is logarithmic.
-        include: values that must be inside, such as levels to compare with.
+        include: values that must be inside, such as levels.
 
     >>> fit([3e-4] * 10)
     Scale(low=0.0, high=0.0006, log=False)
     """
     finite = (v for v in values if v is not None and math.isfinite(v) and (v > 0 or not log))
-    known = sorted(math.log10(v) if log else min(max(v, -LARGEST), LARGEST) for v in finite)
+    places = sorted(math.log10(v) if log else min(max(v, -LARGEST), LARGEST) for v in finite)
     must = [math.log10(v) if log else v for v in include]
-    if not known:
-        known = must or [0.0]
-    low, high = known[0], known[-1]
-    near, far = known[int(EDGE * (len(known) - 1))], known[math.ceil((1 - EDGE) * (len(known) - 1))]
+    if not places:
+        places = must or [0.0]
+    low, high = places[0], places[-1]
+    near, far = places[int(EDGE * (len(places) - 1))], places[math.ceil((1 - EDGE) * (len(places) - 1))]
     if far > near:
         low, high = max(low, near - REACH * (far - near)), min(high, far + REACH * (far - near))
     low, high = min([low, *must]), max([high, *must])
@@ -114,7 +114,7 @@ def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[
 
 
 def spread(wanted: Sequence[float], gap: float, end: float) -> list[float]:
-    """Places in [0, ``end``] near the wanted ones, in the same order and ``gap`` apart; closer if there is no room.
+    """Return places in [0, ``end``] near the wanted ones, in the same order, ``gap`` apart (less if room is short).
 
     >>> spread([10.0, 11.0, 50.0], gap=5.0, end=52.0)
     [10.0, 15.0, 50.0]
@@ -134,15 +134,16 @@ def spread(wanted: Sequence[float], gap: float, end: float) -> list[float]:
 
 
 def thin(values: Sequence[float | None], most: int) -> list[int]:
-    """Which points of a long line to draw: the ends, and of every stretch the lowest, the highest and the first that
-    is not finite, so that no spike is lost.
+    """Choose the points of a long line to draw, so that no spike is lost.
+
+    These are both ends, and in every stretch the lowest, the highest and the first that is not finite.
 
     Args:
         values: the line; None where there is no value.
-        most: how many points about, ≥ 2.
+        most: approximate number of points, ≥ 2.
 
     Returns:
-        Positions, ascending; all if there are no more than ``most``.
+        Ascending indices; all if there are no more than ``most`` points.
 
     >>> thin([0, 1, 9, 1, 0, 1, 2, 1], most=4)
     [0, 2, 4, 6, 7]
@@ -150,12 +151,12 @@ def thin(values: Sequence[float | None], most: int) -> list[int]:
     count = len(values)
     if count <= most:
         return list(range(count))
-    known = [math.nan if value is None else value for value in values]
-    kept = {0, count - 1}
+    numbers = [math.nan if value is None else value for value in values]
+    chosen = {0, count - 1}
     for k in range(most // 2):
         stretch = range(k * count // (most // 2), (k + 1) * count // (most // 2))
-        finite = [i for i in stretch if math.isfinite(known[i])]
+        finite = [i for i in stretch if math.isfinite(numbers[i])]
         if finite:
-            kept |= {min(finite, key=known.__getitem__), max(finite, key=known.__getitem__)}
-        kept.update([i for i in stretch if not math.isfinite(known[i])][:1])
-    return sorted(kept)
+            chosen |= {min(finite, key=numbers.__getitem__), max(finite, key=numbers.__getitem__)}
+        chosen.update([i for i in stretch if not math.isfinite(numbers[i])][:1])
+    return sorted(chosen)

@@ -1,4 +1,4 @@
-"""Paths over a surface: lines of equal height, and the way that each walker took."""
+"""Paths over a surface: contour lines of the height, and the path of each optimizer."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 
 from gradstep.report.charts import x_axis
 from gradstep.report.markup import Markup, decimal, join, paint, tag
-from gradstep.report.picture import NARROW, Picture, curve, length, shorten, words
+from gradstep.report.picture import NARROW, Picture, draw_path, draw_text, shorten, text_width
 from gradstep.report.scales import Scale
 from gradstep.report.words import tick
 
 LEVELS = 12
-"""Lines of equal height, evenly spaced over the logarithm of the height."""
+"""Number of contour lines, evenly spaced over the logarithm of the height."""
 DEPTH = 3e-4
-"""Share of the greatest height in view at which shading is darkest."""
+"""Height of the darkest shade, as a share of the greatest height in view."""
 SHADE = 110
-"""Of the deepest place, of 255."""
+"""Opacity of the darkest shade, of 255."""
 POINTS, DOTS = 600, 120
-"""Of a path, at most; and how many of the first are dots, beyond which they run together."""
+"""Most points of a path, and how many of the first are drawn as dots; more dots would merge."""
 UNITS = 1000
-"""Coordinates across the surface that lines of equal height are drawn in."""
+"""Width and height of the surface in the coordinates of the contour lines."""
 
 
 @final
 @dataclass(frozen=True)
 class Trajectory:
-    """The way over a surface: its name, some words (such as the height at its end), a colour, and its places."""
+    """A path over a surface: its name, a note (such as the last height), a colour, and its points (x, y)."""
 
     name: str
     note: str
@@ -45,15 +45,15 @@ class Trajectory:
 @final
 @dataclass(frozen=True)
 class SurfaceChart(Picture):
-    """The surface once for each path.
+    """Panels with the same surface, one for each path.
 
     Args:
-        title: what it shows.
+        title: of the chart.
         x_title, y_title: of the axes.
         x, y: coordinates of the grid, ascending and evenly spaced: the part of the plane that is drawn.
         z: heights ≥ 0, of shape (len(y), len(x)).
         paths: one for each panel.
-        minimum: a place that is marked.
+        minimum: the point that a cross marks.
     """
 
     title: str
@@ -71,17 +71,17 @@ class SurfaceChart(Picture):
 
     def draw(self, width: float) -> tuple[float, Markup]:
         count = max(1, len(self.paths))
-        # Three or four beside each other, by which leaves fewer places empty.
+        # Three or four columns, whichever leaves fewer places empty.
         columns = 2 if width < NARROW else count if count <= 4 else min((4, 3), key=lambda n: -count % n)
         gap, left, head, foot = 16.0, 30.0, 22.0, 26.0
         each = (width - gap * (columns - 1)) / columns
         wide = each - left
         tall = 0.78 * wide
         lines = contours(np.log10(np.maximum(self.z, self.z.max() * DEPTH)), LEVELS)
-        # The same lines in every panel: written once. The name is made of the content, so that no other has it.
+        # All panels share the contour lines: they are written once. Their id is made from the content, so it is unique.
         name = f"contours-{zlib.crc32(lines.encode()):x}-{width:.0f}"
         shared = tag("path", id=name, d=lines, vector_effect="non-scaling-stroke")
-        parts = [words(f"{self.y_title} over {self.x_title}", 0, 11, "quiet"), tag("defs", shared)]
+        parts = [draw_text(f"{self.y_title} over {self.x_title}", 0, 11, "quiet"), tag("defs", shared)]
         shade = self._shade()
         for k, path in enumerate(self.paths):
             row, column = divmod(k, columns)
@@ -104,29 +104,29 @@ class SurfaceChart(Picture):
         ]
         mx, my = place(self.minimum)
         cross = f"M{decimal(mx - 5)},{decimal(my)}h10M{decimal(mx)},{decimal(my - 5)}v10"
-        inside.append(curve(cross, "ink", 1.6))
-        points = _apart([place(point) for point in path.places])
+        inside.append(draw_path(cross, "ink", 1.6))
+        points = _thin_path([place(point) for point in path.places])
         if points:
             way = [f"{px:.1f},{py:.1f}" for px, py in points]
             dots = "".join(f"M{point}h0" for point in way[:DOTS])
-            inside.append(curve(f"M{'L'.join(way)}", path.colour, 1.8))
-            inside.append(curve(dots, path.colour, 3.6, stroke_linecap="round"))
+            inside.append(draw_path(f"M{'L'.join(way)}", path.colour, 1.8))
+            inside.append(draw_path(dots, path.colour, 3.6, stroke_linecap="round"))
             for (px, py), fill, rim in ((points[0], "paper", "ink"), (points[-1], path.colour, "paper")):
                 inside.append(tag("circle", cx=px, cy=py, r=4.5, stroke_width=1.5, **paint(fill=fill, stroke=rim)))
         note = shorten(path.note, 0.5 * (left + wide))
-        room = left + wide - length(note) - 14
+        room = left + wide - text_width(note) - 14
         parts = [
-            words(shorten(path.name, room, 13.5), left, top - 8, bold=True, size=12.5),
-            words(note, left + wide, top - 8, "quiet", anchor="end"),
+            draw_text(shorten(path.name, room, 13.5), left, top - 8, bold=True, size=12.5),
+            draw_text(note, left + wide, top - 8, "quiet", anchor="end"),
             tag("svg", *inside, x=left, y=top, width=wide, height=tall),
         ]
         for value in y.ticks(4):
             at = top + tall * (1 - y.at(value))
-            parts.append(words(tick(value), left - 6, at + 4, "quiet", anchor="end", size=11))
+            parts.append(draw_text(tick(value), left - 6, at + 4, "quiet", anchor="end", size=11))
         return join(parts + x_axis(x, left, top + tall, wide, left + wide))
 
     def _shade(self) -> str:
-        """The depth as a small picture of grey that is the less transparent the deeper, in a URL of its own."""
+        """Return a small grey picture as a data URL; the deeper a place, the more opaque."""
         heights = np.log10(np.maximum(self.z, self.z.max() * DEPTH))
         deep = (heights.max() - heights) / (np.ptp(heights) or 1.0)
         alpha = np.rint(SHADE * deep**1.3)[::-1].astype(np.uint8)
@@ -138,21 +138,21 @@ class SurfaceChart(Picture):
         return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + data).decode()
 
 
-def _apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that can be told apart in a picture, at most ``POINTS`` and the last."""
-    kept: list[tuple[float, float]] = []
+def _thin_path(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Drop points closer than a pixel to the one before; keep at most ``POINTS`` and the last."""
+    distinct: list[tuple[float, float]] = []
     for point in points:
-        if not kept or math.dist(point, kept[-1]) >= 1.0:
-            kept.append(point)
-    return kept[:: -(-len(kept) // POINTS)] + list(points[-1:]) if kept else []
+        if not distinct or math.dist(point, distinct[-1]) >= 1.0:
+            distinct.append(point)
+    return distinct[:: -(-len(distinct) // POINTS)] + list(points[-1:]) if distinct else []
 
 
 def contours(z: NDArray[np.float64], levels: int) -> str:
-    """Lines of equal height as the ``d`` of a path, in 0 to ``UNITS`` across and down (marching squares).
+    """Return contour lines as the commands of an SVG path, in 0 to ``UNITS`` across and down (marching squares).
 
     Args:
         z: heights of shape (rows, columns), the first row at the bottom.
-        levels: how many, evenly spaced between the least and the greatest height.
+        levels: number of lines, evenly spaced between the least and the greatest height.
 
     >>> contours(np.array([[0.0, 1.0], [0.0, 1.0]]), levels=1)
     'M500,1000L500,0'

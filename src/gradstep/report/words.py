@@ -1,4 +1,4 @@
-"""Numbers as people read them, on pages and on terminals. A number that is not known is a dash."""
+"""Format numbers for pages and terminals. A missing number is a dash."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 UNKNOWN = "–"
 TINY = 1e-30
-"""Below it a number is told as "< 1e-30": what float32 calculations leave there are remains of rounding."""
+"""Smaller numbers are written as "< 1e-30": in float32 calculations they come from rounding."""
 BARS = "▁▂▃▄▅▆▇█"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; two and a power of ten where zeros would have to be counted.
+    """Format a number with four significant digits; very small and large ones with two and a power of ten.
 
     >>> number(0.04213), number(2.518), number(3.14e-9), number(6.7e-41), number(0.0), number(None)
     ('0.04213', '2.518', '3.1e-9', '< 1e-30', '0', '–')
@@ -31,17 +31,17 @@ def number(value: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """The same without zeros at the end.
+    """Format a number as :func:`number` does, without zeros at the end.
 
     >>> short(0.5), short(3.0), short(1e-8), short(250.0)
     ('0.5', '3', '1e-8', '250')
     """
-    told = number(value)
-    return told.rstrip("0").rstrip(".") if "." in told and "e" not in told else told
+    text = number(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 def plus_minus(value: float, half: float) -> str:
-    """A mean and half of its spread, both to the second digit of the latter.
+    """Format a mean and half of its spread, both to the second digit of the half.
 
     >>> plus_minus(0.05139, 0.009416), plus_minus(2.8e-5, 1.3e-5), plus_minus(12.0, 0.0), plus_minus(6.7e-41, 1e-42)
     ('0.0514 ± 0.0094', '2.8e-5 ± 1.3e-5', '12.00', '< 1e-30')
@@ -55,7 +55,7 @@ def plus_minus(value: float, half: float) -> str:
 
 
 def tick(value: float) -> str:
-    """The label of a tick, which is a round number.
+    """Format a round number as the label of a tick.
 
     >>> tick(0.002), tick(20000.0), tick(1e-6), tick(2e-6), tick(0.0)
     ('0.002', '20,000', '10⁻⁶', '2·10⁻⁶', '0')
@@ -69,12 +69,12 @@ def tick(value: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in [0, 1] as per cent: "98.2 %"."""
+    """Format a share in [0, 1] as per cent: "98.2 %"."""
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
 def seconds(value: float | None, half: float | None = None) -> str:
-    """A duration with the unit that suits it, and half of its spread in the same unit if that is given.
+    """Format a duration in seconds with a suitable unit, and half of its spread in the same unit if given.
 
     >>> seconds(4.31e-5), seconds(0.00713, 0.000104), seconds(0.000454, 6.1e-5), seconds(None)
     ('43.1 µs', '7.13 ± 0.10 ms', '454 ± 61 µs', '–')
@@ -107,11 +107,11 @@ def size(amount: int, *, binary: bool = False) -> str:
 
 
 def sparkline(values: Sequence[float], letters: int = 40, *, log: bool = False, low: float | None = None) -> str:
-    """The course of a line in block letters; of each stretch its highest, and ``!`` where one is not finite.
+    """Draw a line in block letters: for each stretch its highest value, or ``!`` if a value is not finite.
 
     Args:
         values: in their order.
-        letters: how many, at most.
+        letters: largest number of letters.
         log: whether heights are logarithms.
         low: the value of the lowest letter; None: the lowest value.
 

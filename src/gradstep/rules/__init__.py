@@ -1,6 +1,6 @@
 """The mathematics: one file per optimizer, written once, run by every engine.
 
-A new file in this folder with a final subclass of :class:`Rule` is all that a new optimizer needs: it is found here.
+A new optimizer needs only a new file in this folder with a final subclass of :class:`Rule`; this module finds it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ RULES: dict[str, type[Rule]] = {}
 """Every built-in rule by its class name, in alphabetical order of its file."""
 
 for _module in pkgutil.iter_modules(__path__):
-    _found = vars(importlib.import_module(f"{__name__}.{_module.name}")).items()
+    _members = vars(importlib.import_module(f"{__name__}.{_module.name}")).items()
     # By type(), since Python 3.10 calls an alias such as `tuple[float]` a class too.
-    _rules = {name: kind for name, kind in _found if issubclass(type(kind), ABCMeta) and issubclass(kind, Rule)}
+    _rules = {name: kind for name, kind in _members if issubclass(type(kind), ABCMeta) and issubclass(kind, Rule)}
     RULES |= {name: rule for name, rule in _rules.items() if not inspect.isabstract(rule)}
 globals().update(RULES)
 

@@ -1,4 +1,4 @@
-"""Adam, and what it shares with AdamW."""
+"""Adam, and its common base with AdamW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnega
 
 @dataclass(frozen=True)
 class AdamRule(Rule):
-    """Algorithm 2 of Loshchilov and Hutter, but for the decay in the gradient, which is Adam's alone."""
+    """Algorithm 2 of Loshchilov and Hutter without the decay in the gradient, which only Adam has."""
 
     lr: float = learning_rate(1e-3)
     betas: tuple[float, float] = betas(0.9, 0.999)
@@ -78,8 +78,8 @@ class Adam(AdamRule):
         decoupled_weight_decay: decay the weight as AdamW does.
         bias_correction: divide the averages by the weight of the gradients that they hold so far, 1 − βᵗ; an average
             begins at 0. Without it early steps are too *long*, since √v lacks more than m does: with the default betas
-            3.16 times at the first step, 6.57 times at the twelfth. torch has no such setting; its own optimizers take
-            no notice of it in a loaded state.
+            3.16 times at the first step, 6.57 times at the twelfth. torch has no such setting; its own optimizers
+            ignore it in a loaded state.
         maximize: climb instead of descend.
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v (and ``max_exp_avg_sq``), each of the parameter's shape.

@@ -1,4 +1,4 @@
-"""What a rule is: hyperparameters, slots of state, coefficients of one step, and the update itself."""
+"""The base of all rules: hyperparameters, slots of state, coefficients of one step, and the update itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Slot:
     Attributes:
         name: its key in ``optimizer.state[p]``; torch's own where torch has the optimizer.
         signed: False when the value is never negative (a second moment), which storage may exploit.
-        fill: what it holds before the first step.
+        fill: its value before the first step.
         collapsed: an axis along which only a mean is kept (its length is 1), or None for the parameter's own shape.
     """
 
@@ -32,7 +32,7 @@ class Slot:
     collapsed: int | None = None
 
     def shape(self, of: tuple[int, ...]) -> tuple[int, ...]:
-        """The slot's shape for a parameter of shape ``of``.
+        """Return the slot's shape for a parameter of shape ``of``.
 
         >>> Slot("row_var", collapsed=-1).shape((8, 3))
         (8, 1)
@@ -52,7 +52,7 @@ class State:
     """
 
     def __init__(self, **slots: Array) -> None:
-        # Attribute by attribute: torch.compile follows this, and no SimpleNamespace.
+        # setattr in a loop: torch.compile can trace this, but not a SimpleNamespace.
         for name, value in slots.items():
             setattr(self, name, value)
 
@@ -67,10 +67,10 @@ class State:
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """The mathematics of one optimizer; an instance is one set of hyperparameters, checked.
+    """The mathematics of one optimizer; an instance is one checked set of hyperparameters.
 
-    Subclass it as a frozen dataclass whose fields are made by :mod:`gradstep.rules.settings`. Write
-    :meth:`slots`, :meth:`coefficients` and :meth:`update`; every engine and every storage follows.
+    Subclass it as a frozen dataclass and make its fields with :mod:`gradstep.rules.settings`. Write
+    :meth:`slots`, :meth:`coefficients` and :meth:`update`; then every engine and every storage works.
 
     Args:
         maximize: climb instead of descend: the gradient's sign is turned before the rule sees it.
@@ -90,22 +90,19 @@ class Rule(ABC):
     maximize: bool = flag(False, kw_only=True)
 
     scalars: ClassVar[Mapping[str, float]] = {}
-    """Numbers kept once per parameter beside ``step``, each with its value before the first step."""
+    """State that is one number per parameter, beside ``step``, with its value before the first step."""
 
     fixed: ClassVar[Mapping[str, Any]] = {}
-    """Settings that a related optimizer has and that have one value here, which makes this one what it is.
-
-    A group that says otherwise is refused.
-    """
+    """Settings of a related optimizer that have one fixed value here; a group with another value is refused."""
 
     beyond_torch: ClassVar[frozenset[str]] = frozenset()
     """Settings that torch's class of the same name does not have.
 
-    A group without them, as torch writes it, stands for their defaults; so groups have them only where they differ.
+    A group without them, as torch writes it, means their defaults; so groups contain them only where they differ.
     """
 
     elementwise: ClassVar[bool] = True
-    """False for a rule whose update looks at more than one element (a mean, a norm)."""
+    """False for a rule whose update combines several elements (a mean, a norm)."""
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -113,13 +110,13 @@ class Rule(ABC):
             object.__setattr__(self, setting.name, value)
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
-        """The state of a parameter with ``ndim`` dimensions; an elementwise rule does not look at ``ndim``."""
+        """Return the slots of a parameter with ``ndim`` dimensions; an elementwise rule ignores ``ndim``."""
         del ndim
         return ()
 
     @abstractmethod
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
-        """The numbers of one step, by name; computed once per group and step, in float64.
+        """Return the numbers of one step, by name; computed once per group and step, in float64.
 
         Args:
             step: the number of this update of the parameter; the first is 1.
@@ -130,21 +127,21 @@ class Rule(ABC):
     @staticmethod
     @abstractmethod
     def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        """One step: assign the new slots to ``s`` and return the new parameter.
+        """Take one step: assign the new slots to ``s`` and return the new parameter.
 
-        Plain arithmetic and the functions of :mod:`gradstep.rules.ops`. Numbers come from ``c``; a flag that adds
-        a slot is asked for by ``"name" in s``. No branch may depend on the data: use ``where``.
+        Use plain arithmetic, the functions of :mod:`gradstep.rules.ops` and the numbers in ``c``. Test for an optional
+        slot by ``"name" in s``. No branch may depend on the data: use ``where``.
 
         Args:
             p: the parameter, any shape.
-            g: its gradient (already unscaled, clipped and, for ``maximize``, negated), of the same shape.
+            g: its gradient of the same shape (already unscaled, clipped and, for ``maximize``, negated).
             s: its slots.
             c: the coefficients of this step.
         """
 
 
 def decay(lr: float, weight_decay: float, *, decoupled: bool) -> dict[str, float]:
-    """Weight decay as two coefficients, of which one does nothing.
+    """Return weight decay as two coefficients, of which one has no effect.
 
     ``g + l2 * p`` is the decay of Adam, in the gradient; ``keep * p`` that of AdamW, on the weight itself
     (Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2).

@@ -51,7 +51,7 @@ class NAdam(Rule):
         return (Slot("exp_avg"), Slot("exp_avg_sq", signed=False))
 
     def mu(self, step: int) -> float:
-        """The momentum at one step, μ_t."""
+        """Return the momentum of one step, μ_t."""
         decayed: float = 0.96 ** (step * self.momentum_decay)
         return self.betas[0] * (1 - 0.5 * decayed)
 

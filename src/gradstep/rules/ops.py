@@ -1,8 +1,8 @@
 """The few functions a rule may use beside ``+ - * /`` and ``abs``.
 
-Each works on whatever the engine runs the rule on: Python and NumPy numbers, NumPy arrays, torch tensors and the
-traced values of the fused kernel. NumPy values are handled here; everything else brings the method of that name
-(torch's tensors do, and so does :class:`gradstep.engines.fused.trace.Value`).
+Each works on the values of every engine: Python and NumPy numbers, NumPy arrays, torch tensors and the traced values of
+the fused kernel. NumPy values are handled here; torch's tensors and :class:`gradstep.engines.fused.trace.Value` have
+methods of the same names.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""A Python float, a NumPy array, a torch tensor or a traced value: a rule never knows which."""
+"""A Python float, a NumPy array, a torch tensor or a traced value; rules treat all alike."""
 
 _NUMPY = (float, np.ndarray, np.generic)
-# Each question is type(x) is float: NumPy's float64 is a subclass of float, and a Python number in its place would lose
-# the methods that `mean` and `rms` need of a whole tensor of one element.
+# The functions test `type(x) is float`: NumPy's float64 is a subclass of float, and a Python number in its place would
+# lack the methods that `mean` and `rms` need for a tensor of one element.
 
 
 def sqrt(x: Array) -> Array:
@@ -32,7 +32,7 @@ def sqrt(x: Array) -> Array:
 
 
 def sign(x: Array) -> Array:
-    """-1, 0 or 1 by the sign of every element; NaN stays NaN.
+    """Sign of every element: -1, 0 or 1; NaN stays NaN.
 
     >>> sign(-0.25)
     -1.0

@@ -51,19 +51,19 @@ class RAdam(Rule):
         bias2 = 1 - beta2**step
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * step * beta2**step / bias2
-        known = rho > 5
+        adapts = rho > 5
         rectification = (
-            ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5 if known else 0.0
+            ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5 if adapts else 0.0
         )
         return {
             "beta1": beta1,
             "rest1": 1 - beta1,
             "beta2": beta2,
             "rest2": 1 - beta2,
-            "plain": 0.0 if known else unbiased,
+            "plain": 0.0 if adapts else unbiased,
             "adaptive": unbiased * rectification * bias2**0.5,
-            # While v is not used, eps = 0 must not make 0/0 of it.
-            "eps": self.eps if known else 1.0,
+            # While v is not used, eps = 0 must not turn it into 0/0.
+            "eps": self.eps if adapts else 1.0,
             **decay(self.lr, self.weight_decay, decoupled=self.decoupled_weight_decay),
         }
 

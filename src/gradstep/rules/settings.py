@@ -1,4 +1,4 @@
-"""Kinds of hyperparameters: a default, its bounds, and torch's words when they are broken."""
+"""Kinds of hyperparameters: each has a default, bounds, and torch's wording for errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import Field, field, fields
 from typing import Any
 
 Check = Callable[[str, Any], Any]
-"""Takes the setting's name and the value given; returns it as the rule will use it, or raises."""
+"""Takes a setting's name and value; returns the value as the rule uses it, or raises."""
 
 
 def number(name: str, value: Any, label: str = "") -> float:
-    """One finite number as a Python float, from an int, a float, a NumPy number or a 1-element tensor."""
+    """Return one finite number as a Python float, from an int, a float, a NumPy number or a 1-element tensor."""
     if isinstance(value, (str, bytes, bool)) or value is None:
         raise TypeError(f"{name} must be a number, but is {value!r}")
     try:
@@ -89,7 +89,7 @@ def betas(first: float, second: float) -> Any:
 
 
 def optional_pair(first: float | None, second: float) -> Any:
-    """Two numbers of at least 0, of which the first may be ``None``."""
+    """Two numbers of at least 0; the first may be ``None``."""
 
     def check(name: str, value: Any) -> tuple[float | None, float]:
         pair = _pair(name, value)
@@ -103,7 +103,7 @@ def optional_pair(first: float | None, second: float) -> Any:
 
 
 def flag(default: bool = False, *, kw_only: bool = False) -> Any:
-    """Yes or no."""
+    """True or False."""
 
     def check(name: str, value: Any) -> bool:
         if value not in (True, False):
@@ -122,10 +122,10 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def settings_of(rule: type) -> tuple[Field[Any], ...]:
-    """The hyperparameters of a rule class, in the order of its constructor (keyword-only ones last)."""
+    """Return the hyperparameters of a rule class, in the order of its constructor (keyword-only ones last)."""
     return tuple(sorted(fields(rule), key=lambda f: f.kw_only is True))
 
 
 def shared_settings_of(rule: type[Any]) -> tuple[Field[Any], ...]:
-    """The hyperparameters that the rule shares with torch's class of the same name, and so what others can be asked."""
+    """Return the hyperparameters that a rule shares with torch's class of the same name."""
     return tuple(setting for setting in settings_of(rule) if setting.name not in rule.beyond_torch)

@@ -1,4 +1,4 @@
-"""What every schedule is: its value, its preview and picture, and the two ways to make one from others."""
+"""The base of all schedules: value, preview and picture; joining and scaling make new schedules from others."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def updates(self) -> int | None:
-        """How many updates it is made for; None if it has no end."""
+        """Length in updates; None for a schedule without an end."""
 
     @abstractmethod
     def value(self, update: int) -> float:
-        """The value at an update ≥ 0, not checked. At and after ``updates`` it is the last one, whatever ``update``."""
+        """Return the value at an update ≥ 0 (not checked); from ``updates`` on it is the last value."""
 
     @abstractmethod
     def boundaries(self, updates: int) -> tuple[int, ...]:
-        """Where one piece ends and another begins: ascending, each above 0 and below ``updates``."""
+        """Return the updates at which a new piece begins: ascending, each above 0 and below ``updates``."""
 
     @final
     def __call__(self, update: int) -> float:
-        """The value at an update.
+        """Return the value at an update.
 
         Raises:
             TypeError: the update is not a whole number.
@@ -66,15 +66,15 @@ class Schedule(ABC):
 
     @final
     def then(self, following: Schedule, *, at: int | None = None) -> Schedule:
-        """This schedule, and from update ``at`` on another one, which begins there with its own update 0.
+        """Return this schedule followed by another one, whose update 0 is update ``at`` of this one.
 
         Args:
-            following: what comes next.
-            at: the first update of what follows, ≥ 0, counted from the start of this schedule; by default its end. A
-                schedule may be cut short in this way, or held; one without an end needs it.
+            following: the next schedule.
+            at: its first update, ≥ 0, counted from the start of this schedule; by default this schedule's end. An
+                earlier ``at`` cuts this schedule short, a later one holds its last value. Required without an end.
 
         Raises:
-            TypeError: what follows is not a schedule.
+            TypeError: ``following`` is not a schedule.
             ValueError: this schedule has no end, and ``at`` is not given.
 
         Example:
@@ -99,7 +99,7 @@ class Schedule(ABC):
 
     @final
     def preview(self, updates: int | None = None) -> Preview:
-        """First, highest and last value, and those around every boundary; a table when printed.
+        """Return the first, highest and last value, and the values around every boundary; ``print`` shows a table.
 
         Args:
             updates: how far to look, ≥ 1; by default to the end, or 1,000 updates if there is none.
@@ -119,7 +119,7 @@ class Schedule(ABC):
 
     @final
     def plot(self, updates: int | None = None) -> LineChart:
-        """A picture of the value over the updates, with its boundaries.
+        """Draw the value over the updates, with its boundaries.
 
         Its ``save`` writes an SVG file or an HTML page, and notebooks show it.
 
@@ -135,7 +135,7 @@ class Schedule(ABC):
         from gradstep.report.scales import fit
 
         total = horizon(self, updates)
-        line = curve(self, total)
+        line = schedule_line(self, total)
         marks = [(float(b), "") for b in self.boundaries(total)]
         return LineChart("Schedule", "update", "value", [line], y=fit(line.y, include=[0.0]), marks=marks)
 
@@ -186,13 +186,13 @@ class Scaled(Schedule):
 
 
 ENDLESS = 1000
-"""How many updates are shown of a schedule that has no end."""
+"""Number of updates that a preview or picture shows of a schedule without an end."""
 
 
 @final
 @dataclass(frozen=True)
 class PreviewRow:
-    """One update, its value, and why it is shown."""
+    """One update, its value, and the reason why it is shown."""
 
     update: int
     value: float
@@ -215,14 +215,14 @@ class Preview:
 
 
 def horizon(schedule: Schedule, updates: int | None) -> int:
-    """How many updates of a schedule to show."""
+    """Return how many updates of a schedule to show."""
     if updates is not None:
         return count("updates", updates, least=1)
     return max(1, ENDLESS if schedule.updates is None else schedule.updates)
 
 
 def preview(schedule: Schedule, updates: int | None) -> Preview:
-    """The first, highest and last of so many updates, and those around every boundary."""
+    """Return the preview of a schedule; see :meth:`Schedule.preview`."""
     total = horizon(schedule, updates)
     why: dict[int, list[str]] = {0: ["first"]}
     for boundary in schedule.boundaries(total):
@@ -238,11 +238,11 @@ def preview(schedule: Schedule, updates: int | None) -> Preview:
 
 
 _POINTS = 2000
-"""More cannot be told apart in a picture."""
+"""Most points of a line: a picture cannot show more."""
 
 
-def curve(schedule: Schedule, total: int, name: str = "", colour: str = "blue") -> Line:
-    """The line of a picture; every boundary is drawn with both updates beside it, so that a jump is one."""
+def schedule_line(schedule: Schedule, total: int, name: str = "", colour: str = "blue") -> Line:
+    """Return a schedule as a line of a picture; a jump at a boundary spans one update."""
     from gradstep.report import Line
 
     boundaries = schedule.boundaries(total)

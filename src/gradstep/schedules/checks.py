@@ -1,4 +1,4 @@
-"""Checks of the arguments of schedules."""
+"""Check the arguments of schedules; each function returns the checked value or raises."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gradstep.rules.settings import number
 
 
 def count(name: str, value: int, least: int = 0) -> int:
-    """A whole number of updates or cycles, from an int or a NumPy integer."""
+    """Check a whole number of updates or cycles: an int or a NumPy integer, at least ``least``."""
     try:
         result = operator.index(value)
     except TypeError as error:
@@ -35,7 +35,7 @@ def positive(name: str, value: float) -> float:
 
 
 def shrinking(name: str, value: float) -> float:
-    """Check a factor in (0, 1]."""
+    """Check a factor above 0 and at most 1."""
     result = positive(name, value)
     if result > 1:
         raise ValueError(f"Invalid {name}: {value} (must be at most 1)")
@@ -43,7 +43,7 @@ def shrinking(name: str, value: float) -> float:
 
 
 def fall(peak: float, floor: float) -> tuple[float, float]:
-    """The two ends of a decay, the higher one first."""
+    """Check the two ends of a decay and return the higher one first."""
     high, low = level("peak", peak), level("floor", floor)
     if low > high:
         raise ValueError(f"Invalid floor: {floor} (must be at most peak, {peak}; for a rise use warmup() or linear())")

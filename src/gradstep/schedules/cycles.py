@@ -1,4 +1,4 @@
-"""Schedules that come back: cosine with warm restarts, triangular cycles."""
+"""Schedules that repeat: cosine with warm restarts, triangular cycles."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class CosineRestarts(Schedule):
         return tuple(b for b in begins if b < updates)
 
     def _begin(self, cycle: int) -> Fraction:
-        """Where a cycle begins: the sum of those before it, in whole numbers and so without rounding."""
+        """Return where a cycle begins: the exact sum of the cycles before it."""
         if self.mult == 1:
             return self.first * cycle
         return self.first * int((self.mult**cycle - 1) // (self.mult - 1))
 
     def _cycle(self, update: int) -> int:
-        """Which cycle an update is in: the last that begins at it or before."""
+        """Return the cycle of an update: the last cycle that begins at it or before it."""
         if self.mult == 1:
             return update // self.first
         cycle = 0
@@ -60,7 +60,7 @@ class CosineRestarts(Schedule):
 @final
 @dataclass(frozen=True)
 class Triangles(Schedule):
-    """Lines up and down between two levels, their height shrinking."""
+    """Lines up and down between two levels, with a height that may shrink."""
 
     base: float
     peak: float

@@ -13,7 +13,7 @@ from gradstep.schedules.checks import count, level, positive
 @final
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """A factor over every so many updates, smoothly."""
+    """A value multiplied smoothly by ``factor`` over every ``every`` updates."""
 
     start: float
     factor: float
@@ -33,7 +33,7 @@ class Exponential(Schedule):
 @final
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """One over the square root of the time."""
+    """A decay as one over the square root of the update."""
 
     peak: float
     timescale: int
@@ -50,7 +50,7 @@ class InverseSqrt(Schedule):
 
 
 def exponential(start: float, *, factor: float, per_updates: int = 1) -> Schedule:
-    """Multiplied by ``factor`` over every ``per_updates`` updates, smoothly and without end.
+    """A value multiplied smoothly by ``factor`` over every ``per_updates`` updates, without end.
 
         start · factor^(t / per_updates)
 
@@ -59,7 +59,7 @@ def exponential(start: float, *, factor: float, per_updates: int = 1) -> Schedul
     Args:
         start: first value, ≥ 0.
         factor: > 0.
-        per_updates: ≥ 1. A factor per epoch is one per so many updates; per single update it would be hard to read.
+        per_updates: ≥ 1. For a factor per epoch, give the number of updates of an epoch.
 
     Raises:
         ValueError: an argument outside its bounds.
@@ -74,7 +74,7 @@ def exponential(start: float, *, factor: float, per_updates: int = 1) -> Schedul
 
 
 def inverse_sqrt(peak: float, *, timescale_updates: int) -> Schedule:
-    """One over the square root of the time, without end.
+    """A decay as one over the square root of the update, without end.
 
         peak · √(T / (T + t)),  T = timescale_updates
 

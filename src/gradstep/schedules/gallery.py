@@ -1,4 +1,4 @@
-"""Schedules as pictures, and every kind of them by a name, for ``gradstep schedules``."""
+"""Every kind of schedule by name, and their pictures, for ``gradstep schedules``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from gradstep.report import Grid, LineChart, Picture
 from gradstep.report.scales import fit
-from gradstep.schedules.base import Schedule, curve
+from gradstep.schedules.base import Schedule, schedule_line
 from gradstep.schedules.checks import count
 from gradstep.schedules.cycles import cosine_restarts, triangular
 from gradstep.schedules.decays import exponential, inverse_sqrt
@@ -33,7 +33,7 @@ DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
         "inverse-sqrt": lambda lr, n: inverse_sqrt(lr, timescale_updates=max(1, n // 10)),
     }
 )
-"""Decays by name: from (first value, number of updates) to a schedule."""
+"""Schedules made from a first value and a number of updates."""
 
 CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
     {
@@ -48,26 +48,26 @@ CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
         "one-cycle-momentum": lambda lr, n, w: one_cycle(lr, updates=n).momentum,
     }
 )
-"""Schedules with a rise of their own by name: from (peak, number of updates, those of a warmup) to a schedule."""
+"""Schedules that rise by themselves, made from a peak, a number of updates, and updates of warmup (only for wsd)."""
 
 WARM = ("cosine", "linear", "inverse-sqrt")
 """Decays that are also shown after a warmup, as "warmup-cosine"."""
 
 NAMES = (*DECAYS, *(f"warmup-{name}" for name in WARM), *CYCLES)
 LEAST = 20
-"""Updates in which every kind has its shape."""
+"""Smallest number of updates in which every kind has its shape."""
 
 
 def gallery(
     names: Sequence[str] = (), *, steps: int = 1000, warm: int | None = None, lr: float = 1.0
 ) -> dict[str, Schedule]:
-    """Schedules by name.
+    """Return schedules by name.
 
     Args:
         names: of :data:`NAMES`; none: all.
-        steps: updates that each lasts, ≥ 20.
+        steps: length of each schedule in updates, ≥ 20.
         warm: updates of a linear warmup, ≥ 0 and below ``steps``, for decays and wsd (other cycles rise by themselves);
-            None: a tenth of ``steps`` for wsd and those that are named for their warmup, none for the others.
+            None: a tenth of ``steps`` for wsd and for names with "warmup-", 0 for the others.
         lr: the highest value.
 
     Raises:
@@ -86,8 +86,8 @@ def gallery(
         plain = name.removeprefix("warmup-")
         if name not in NAMES:
             near = get_close_matches(name, NAMES, n=2)
-            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"Unknown schedule: {name!r}.{meant} There are {', '.join(NAMES)}.")
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"Unknown schedule: {name!r}.{hint} There are {', '.join(NAMES)}.")
         if name in CYCLES:
             shown[name] = CYCLES[name](lr, total, rise)
         elif rise and (warm is not None or name != plain):
@@ -99,13 +99,13 @@ def gallery(
 
 
 COLOURS = ("blue", "vermilion", "green", "amber", "wine", "sky")
-"""Of schedules in one chart, as many as can be told apart there."""
+"""Colours of the schedules in one chart; more could not be told apart."""
 
 
 def draw_together(schedules: Mapping[str, Schedule], updates: int, title: str) -> Picture:
-    """Draw several schedules: in one chart if they are few, else each in its own."""
+    """Draw schedules in one chart if they are few, else each in its own chart."""
     if len(schedules) <= len(COLOURS):
-        lines = [curve(one, updates, name, colour) for (name, one), colour in zip(schedules.items(), COLOURS)]
+        lines = [schedule_line(one, updates, name, colour) for (name, one), colour in zip(schedules.items(), COLOURS)]
         scale = fit([y for line in lines for y in line.y], include=[0.0])
         return LineChart(title, "update", "value", lines, y=scale, tall=330.0)
     return Grid(title, [replace(one.plot(updates), title=name) for name, one in schedules.items()], columns=3)

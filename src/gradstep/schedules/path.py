@@ -1,4 +1,4 @@
-"""Schedules that go from one level to another in so many updates."""
+"""Schedules that go from one level to another in a given number of updates."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Path(Schedule):
         return tuple(b for b in inner if 0 < b < updates)
 
 
-def way(start: float, goal: float, updates: int, shape: Shape) -> Path:
-    """One curve from a level to another."""
+def curve_between(start: float, goal: float, updates: int, shape: Shape) -> Path:
+    """Return one curve from a level to another."""
     return Path(((0, start), (updates, goal)), shape, updates)
 
 
@@ -70,7 +70,7 @@ def linear(start: float, end: float, *, updates: int) -> Schedule:
         >>> [linear(1.0, 0.0, updates=4)(update) for update in range(6)]
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
-    return way(level("start", start), level("end", end), count("updates", updates), Line())
+    return curve_between(level("start", start), level("end", end), count("updates", updates), Line())
 
 
 def warmup(*, updates: int, to: float, start: float = 0.0, shape: str = "linear") -> Schedule:
@@ -100,7 +100,7 @@ def warmup(*, updates: int, to: float, start: float = 0.0, shape: str = "linear"
     low, high = level("start", start), level("to", to)
     if low > high:
         raise ValueError(f"Invalid start: {start} (must be at most to, {to}; for a decay use linear() or cosine())")
-    return way(low, high, count("updates", updates), shape_named("shape", shape, RISES))
+    return curve_between(low, high, count("updates", updates), shape_named("shape", shape, RISES))
 
 
 def cosine(peak: float, *, updates: int, floor: float = 0.0, waves: float = 0.5) -> Schedule:
@@ -108,8 +108,8 @@ def cosine(peak: float, *, updates: int, floor: float = 0.0, waves: float = 0.5)
 
         floor + (peak − floor) · (1 + cos(2π · waves · t / updates)) / 2
 
-    ``torch.optim.lr_scheduler.CosineAnnealingLR`` and transformers' ``get_cosine_schedule_with_warmup`` up to their
-    end; there they would rise again, and this holds.
+    Equal to ``torch.optim.lr_scheduler.CosineAnnealingLR`` and transformers' ``get_cosine_schedule_with_warmup`` up to
+    their end; after it they rise again, while this schedule holds its last value.
 
     Args:
         peak: first value, ≥ ``floor``.
@@ -130,7 +130,7 @@ def cosine(peak: float, *, updates: int, floor: float = 0.0, waves: float = 0.5)
     Source: Loshchilov and Hutter, SGDR, 2017, equation 5, arXiv:1608.03983.
     """
     high, low = fall(peak, floor)
-    return way(high, low, count("updates", updates), Wave(positive("waves", waves)))
+    return curve_between(high, low, count("updates", updates), Wave(positive("waves", waves)))
 
 
 def polynomial(peak: float, *, updates: int, power: float = 1.0, floor: float = 0.0) -> Schedule:
@@ -156,4 +156,4 @@ def polynomial(peak: float, *, updates: int, power: float = 1.0, floor: float = 
         [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
     high, low = fall(peak, floor)
-    return way(high, low, count("updates", updates), Power(positive("power", power)))
+    return curve_between(high, low, count("updates", updates), Power(positive("power", power)))

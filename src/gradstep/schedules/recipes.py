@@ -1,4 +1,4 @@
-"""Whole plans of a training run, made of the others: warmup-stable-decay and one-cycle."""
+"""Schedules for a whole training run: warmup-stable-decay and one-cycle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gradstep.rules.settings import number
 from gradstep.schedules.base import Schedule
 from gradstep.schedules.checks import count, fall, level, positive
-from gradstep.schedules.path import Path, warmup, way
+from gradstep.schedules.path import Path, curve_between, warmup
 from gradstep.schedules.shapes import FALLS, shape_named
 from gradstep.schedules.steps import constant
 
@@ -32,9 +32,9 @@ def warmup_stable_decay(
 ) -> Schedule:
     """A rise to ``peak``, a long plateau, and a decay at the end (WSD).
 
-    A run on the plateau can be prolonged, or ended at any time by a decay, without having planned its length.
-    transformers' ``get_wsd_schedule``, whose ``min_lr_ratio`` gives both ``start`` and ``floor`` and whose
-    ``decay_type`` is ``"cosine"`` by default; ``"1-sqrt"`` did best in the study below.
+    The plateau can be prolonged, or ended by a decay at any time, so that the length of a run need not be planned.
+    In transformers this is ``get_wsd_schedule``; its ``min_lr_ratio`` gives both ``start`` and ``floor``, and its
+    ``decay_type`` is ``"cosine"`` by default. ``"1-sqrt"`` did best in the study below.
 
     Args:
         peak: value of the plateau, ≥ ``start`` and ≥ ``floor``.
@@ -60,7 +60,9 @@ def warmup_stable_decay(
     and Compute-Optimal Training Beyond Fixed Training Durations, 2024, section 3, arXiv:2405.18392.
     """
     high, low = fall(peak, floor)
-    decay = way(high, low, count("decay_updates", decay_updates), shape_named("decay_shape", decay_shape, FALLS))
+    decay = curve_between(
+        high, low, count("decay_updates", decay_updates), shape_named("decay_shape", decay_shape, FALLS)
+    )
     rise = warmup(updates=count("warmup_updates", warmup_updates), to=high, start=start, shape=warmup_shape)
     return rise.then(constant(high, updates=count("stable_updates", stable_updates))).then(decay)
 

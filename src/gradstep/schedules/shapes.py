@@ -1,4 +1,4 @@
-"""How a value goes from one level to another: the weight of either end along the way."""
+"""The curve between two levels: the weight of each level along the way."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Shape(ABC):
 
     @abstractmethod
     def weights(self, done: float, left: float) -> tuple[float, float]:
-        """The weights of the level it starts from and of the one it goes to, which add up to 1.
+        """Return the weights of the first and of the last level, which add up to 1.
 
-        ``done`` and ``left`` are the shares of the way behind and ahead, both in [0, 1]. They add up to 1 as well, but
-        each comes exact to the last bit, where ``1 - done`` has lost digits at the end of a long way.
+        ``done`` and ``left`` are the shares of the way behind and ahead, both in [0, 1]. They add up to 1 too, but both
+        are given, each exact to the last bit: ``1 - done`` would lose digits near the end of a long way.
         """
 
 
@@ -34,13 +34,13 @@ class Line(Shape):
 @final
 @dataclass(frozen=True)
 class Wave(Shape):
-    """So many waves of a cosine that starts at its top; half a wave goes from one end to the other."""
+    """A number of waves of a cosine that starts at its top; half a wave goes from one level to the other."""
 
     waves: float = 0.5
 
     def weights(self, done: float, left: float) -> tuple[float, float]:
-        # Not sin² and cos² of half the angle, exact where this loses digits near 0: torch and transformers compute
-        # it so, and to agree with them to the last digits of a learning rate of nearly 0 is worth more.
+        # sin² and cos² of half the angle would be exact where this loses digits near 0. But torch and transformers
+        # compute it in this way, and agreeing with them to the last digit of a tiny learning rate is worth more.
         cos = math.cos(2 * math.pi * self.waves * done)
         return 0.5 * (1 + cos), 0.5 * (1 - cos)
 
@@ -48,7 +48,7 @@ class Wave(Shape):
 @final
 @dataclass(frozen=True)
 class Power(Shape):
-    """A power of what is left; mirrored, one of what is done."""
+    """A power of the share that is left; if mirrored, of the share that is done."""
 
     power: float
     mirrored: bool = False
@@ -63,20 +63,20 @@ FALLS: Mapping[str, Shape] = MappingProxyType(
     {"linear": Line(), "cosine": Wave(), "1-sqrt": Power(0.5, mirrored=True)},
 )
 RISES: Mapping[str, Shape] = MappingProxyType({"linear": Line(), "cosine": Wave(), "1-sqrt": Power(0.5)})
-"""Each the mirror image of the fall of its name."""
+"""Each is the mirror image of the fall of the same name."""
 
 
 def shape_named(argument: str, name: str, shapes: Mapping[str, Shape]) -> Shape:
-    """The shape of that name, or an error that lists them."""
+    """Return the shape of that name, or raise an error that lists the names."""
     if name not in shapes:
         raise ValueError(f"Invalid {argument}: {name!r} (must be one of {', '.join(map(repr, shapes))})")
     return shapes[name]
 
 
 def between(low: float, high: float, weight: float) -> float:
-    """The value between two levels, the higher one with this weight.
+    """Return the value between two levels, of which the higher one has this weight.
 
-    From the lower level up, so that no digits are lost near 0 and that rounding never turns a rise into a fall; the
-    ends come out exact.
+    It is computed from the lower level up, so that no digits are lost near 0 and rounding never turns a rise into a
+    fall; both ends are exact.
     """
     return high if weight == 1 else min(low + (high - low) * weight, high)

@@ -1,4 +1,4 @@
-"""Schedules that hold a value, and go on to the next in steps."""
+"""Schedules that are constant, or change in steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Constant(Schedule):
 @final
 @dataclass(frozen=True)
 class Step(Schedule):
-    """A factor again and again, every so many updates."""
+    """A value multiplied by ``factor`` every ``every`` updates."""
 
     start: float
     factor: float
@@ -53,7 +53,7 @@ class Step(Schedule):
 @final
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """A factor at each of the given updates."""
+    """A value multiplied by ``factor`` at each of the updates ``at``."""
 
     start: float
     factor: float
@@ -90,7 +90,7 @@ def constant(value: float, *, updates: int | None = None) -> Schedule:
 
 
 def step(start: float, *, every_updates: int, factor: float = 0.1) -> Schedule:
-    """Multiplied by ``factor`` every so many updates, without end.
+    """A value multiplied by ``factor`` every ``every_updates`` updates, without end.
 
         start · factor^⌊t / every_updates⌋
 
@@ -114,7 +114,7 @@ def step(start: float, *, every_updates: int, factor: float = 0.1) -> Schedule:
 
 
 def multi_step(start: float, *, at_updates: Iterable[int], factor: float = 0.1) -> Schedule:
-    """Multiplied by ``factor`` at each of the updates given, without end.
+    """A value multiplied by ``factor`` at each of the updates ``at_updates``, without end.
 
     ``torch.optim.lr_scheduler.MultiStepLR`` (``milestones``, ``gamma``).
 

@@ -1,4 +1,4 @@
-"""The tasks a race can be run on, by name, in the order they are shown."""
+"""The tasks of a race, by name, in the order in which they are shown."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Handwritten digits: a small convolutional network on the 1,797 images that scikit-learn ships."""
+"""Handwritten digits: a small convolutional network on the 1,797 images of scikit-learn."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, evaluation, seeded
+from gradstep.lab.task import Batch, Evaluation, Task, evaluation_mode, seed_random
 
 BATCH = 64
 TEST = 397
@@ -16,8 +16,9 @@ TEST = 397
 
 @cache
 def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Train images and labels, test images and labels; always the same split. Images are (N, 1, 8, 8) in [0,
-    1].
+    """Return training images and labels, test images and labels; always the same split.
+
+    Images have the shape (N, 1, 8, 8), with values in [0, 1].
     """
     # Imported here: scikit-learn takes over a second to import, and not every race needs it.
     from sklearn.datasets import load_digits
@@ -25,7 +26,7 @@ def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pixels, labels = load_digits(return_X_y=True)
     x = torch.tensor(pixels, dtype=torch.float32, device="cpu").view(-1, 1, 8, 8) / 16
     y = torch.tensor(labels, dtype=torch.int64, device="cpu")
-    # The file is ordered by writer; a shuffle of its own, the same for every seed, mixes them.
+    # The file is ordered by writer; a shuffle that is the same for every seed mixes them.
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0), device="cpu")
     train, test = order[TEST:], order[:TEST]
     return x[train], y[train], x[test], y[test]
@@ -65,7 +66,7 @@ class Digits(Task):
     }
 
     def model(self, seed: int) -> nn.Module:
-        with seeded(seed):
+        with seed_random(seed):
             return nn.Sequential(
                 nn.Conv2d(1, 16, 3, padding=1),
                 nn.ReLU(),
@@ -93,7 +94,7 @@ class Digits(Task):
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         _, _, x, y = images()
-        with evaluation(model):
+        with evaluation_mode(model):
             logits = model(x)
             right = (logits.argmax(-1) == y).float().mean()
             return Evaluation(F.cross_entropy(logits, y).item(), right.item())

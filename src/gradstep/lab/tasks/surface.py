@@ -1,4 +1,4 @@
-"""Tasks on surfaces over the plane: the parameters are a point (x, y), the loss is the height there."""
+"""Tasks on surfaces over the plane: the parameters are a point (x, y), the loss is its height."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, seeded
+from gradstep.lab.task import Batch, Evaluation, Task, seed_random
 
 JITTER = 0.05
 
@@ -30,19 +30,19 @@ class Point(nn.Module):
 
 
 class Surface(Task):
-    """A task whose path can be drawn. A seed other than 0 moves the start a little.
+    """A task with two parameters, so that its path can be drawn. A seed other than 0 moves the start a little.
 
     Args:
-        start: where every path begins; None: the surface's own place.
+        start: where every path begins; None: the surface's `home`.
 
     Raises:
-        ValueError: it is not in the part of the plane that is drawn.
+        ValueError: the start is outside the part of the plane that is drawn.
     """
 
     home: ClassVar[tuple[float, float]]
-    """Where paths begin unless told otherwise."""
+    """Where paths begin by default."""
     minimum: ClassVar[tuple[float, float]]
-    """Where the height is least; the height there is 0."""
+    """The place of the least height, which is 0."""
     view: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
     """The part of the plane that is drawn: (least x, greatest x), (least y, greatest y)."""
 
@@ -57,10 +57,10 @@ class Surface(Task):
 
     @abstractmethod
     def height(self, x: Tensor, y: Tensor) -> Tensor:
-        """The height over (x, y), element by element."""
+        """Return the height over (x, y), element by element."""
 
     def model(self, seed: int) -> nn.Module:
-        with seeded(seed):
+        with seed_random(seed):
             dx, dy = (JITTER * torch.randn(2)).tolist() if seed else (0.0, 0.0)
         return Point(self.start[0] + dx, self.start[1] + dy)
 
@@ -89,7 +89,7 @@ class Relief:
 
 
 def relief(surface: Surface, points: int = 121) -> Relief:
-    """The surface's heights on a grid of `points` × `points` over its view."""
+    """Return the surface's heights on a grid of `points` × `points` over its view."""
     x, y = (torch.linspace(*ends, points, dtype=torch.float64, device="cpu") for ends in surface.view)
     z = surface.height(x[None, :], y[:, None])
     return Relief(x.numpy(), y.numpy(), z.numpy())

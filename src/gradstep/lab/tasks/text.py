@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, evaluation, seeded
+from gradstep.lab.task import Batch, Evaluation, Task, evaluation_mode, seed_random
 
 CONTEXT = 64
 BATCH = 8
@@ -23,7 +23,7 @@ JUDGED = 16
 
 @cache
 def corpus() -> tuple[Tensor, Tensor]:
-    """The bytes of the text to learn from and of the text held out (the last tenth of the topics' text)."""
+    """Return the bytes of the training text and of the held-out text, the last tenth of all topics."""
     text = "\n".join(topics[name] for name in sorted(topics)).encode()
     tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     split = int(len(tokens) * (1 - HELD_OUT))
@@ -31,7 +31,12 @@ def corpus() -> tuple[Tensor, Tensor]:
 
 
 def windows(tokens: Tensor, starts: Tensor) -> Batch:
-    """Inputs and targets, both (B, CONTEXT): the target of a byte is the byte after it."""
+    """Return inputs and targets, both of shape (B, CONTEXT); the target of a byte is the next byte.
+
+    Args:
+        tokens: the text, of shape (N,).
+        starts: first byte of each window, of shape (B,).
+    """
     rows = tokens[starts[:, None] + torch.arange(CONTEXT + 1, device="cpu")]
     return rows[:, :-1], rows[:, 1:]
 
@@ -81,7 +86,7 @@ class Transformer(nn.Module):
 
 @final
 class Text(Task):
-    """A language model over bytes, 279,168 parameters; see the description."""
+    """A language model over bytes with 279,168 parameters; see the description."""
 
     name = "text"
     title = "English text"
@@ -95,7 +100,7 @@ class Text(Task):
     loss_name = "cross-entropy on held-out text (nats a byte)"
     log_loss = False
     steps = 600
-    quick_steps = 0  # after some tens of steps all that shows is whose rate is highest
+    quick_steps = 0  # some tens of steps show only which learning rate is highest
     stride = 10
     # Chosen from a grid of rates (1 and 3 times powers of ten) at seed 1: the lowest held-out loss after 250
     # steps.
@@ -115,7 +120,7 @@ class Text(Task):
     }
 
     def model(self, seed: int) -> nn.Module:
-        with seeded(seed):
+        with seed_random(seed):
             return Transformer()
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -133,7 +138,7 @@ class Text(Task):
         tokens, targets = windows(
             held_out, torch.linspace(0, len(held_out) - CONTEXT - 1, JUDGED, dtype=torch.float32, device="cpu").long()
         )
-        with evaluation(model):
+        with evaluation_mode(model):
             logits = model(tokens)
             right = (logits.argmax(-1) == targets).float().mean()
             return Evaluation(F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), right.item())

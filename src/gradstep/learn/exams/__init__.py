@@ -1,1 +1,1 @@
-"""What is asked of a schedule and of a clipping function, which the judge of optimizers does not know."""
+"""Exams for a schedule and for a clipping function, which the judge of optimizers cannot judge."""

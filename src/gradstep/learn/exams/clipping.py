@@ -15,16 +15,16 @@ from gradstep.learn.lesson import Framework
 
 Arrays: TypeAlias = Sequence["NDArray[Any] | None"]
 Clipped: TypeAlias = tuple[float, list[Any]]
-"""The norm that is returned, and the gradients as they are then."""
+"""The returned norm, and the gradients after the call."""
 
 _READ = "Pascanu, Mikolov and Bengio, arXiv:1211.5063, Algorithm 1; torch.nn.utils.clip_grad_norm_"
 _NEAR = 1e-5
-"""Relative. torch adds 1e-6 to the norm that it divides by, which is as good."""
+"""Relative tolerance; it allows torch's formula, which divides by the norm plus 1e-6."""
 
 
 @final
 class _Holder:
-    """A parameter of which only the gradient counts."""
+    """A parameter that has only a gradient."""
 
     def __init__(self, grad: Any) -> None:
         self.data = None if grad is None else grad * 0
@@ -38,42 +38,47 @@ def check(submission: Any, framework: Framework) -> Verdict:
     mixed = [rng.normal(size=(3, 4)), rng.normal(size=5) * 30, np.asarray(rng.normal()), rng.normal(size=(2, 2)) / 50]
     huge = [np.array([1e38, -1e38], np.float32), np.array([1e38], np.float32)]
 
-    def compared(grads: Arrays, limit: float) -> Callable[[Any], str]:
-        return lambda it: _apart(run(it, grads, limit), _true(grads, limit))
+    def compare(grads: Arrays, limit: float) -> Callable[[Any], str]:
+        return lambda it: _find_difference(run(it, grads, limit), _clip(grads, limit))
 
     exams = (
-        Exam("by hand", "gradients [3] and [4], limit 1", "the norm √(3² + 4²) = 5, and g / 5", compared(_HAND, 1.0)),
-        Exam("one factor", "tensors of different sizes", "a norm over all of them, one factor", compared(mixed, 2.0)),
-        Exam("below the limit", "nothing to clip", "`if norm > max_norm`", compared(mixed, 1e4)),
-        Exam("zeros", "all gradients zero", "a division by a norm of zero", compared([np.zeros(3)], 1.0)),
-        Exam("missing", "parameters without gradient", "`if p.grad is not None`", compared([None, *_HAND, None], 1.0)),
-        Exam("none at all", "no gradient anywhere", "a sum that starts from nothing", compared([None, None], 1.0)),
-        Exam("huge", "gradients of 1e38 in float32", "squares in float32, which overflow", compared(huge, 1.0)),
-        Exam("generator", "model.parameters() as it is", "`params = list(params)`", lambda it: _generator(run, it)),
-        Exam("dtype", "float32 stays float32", "a factor that is a float64 array", lambda it: _dtype(run, it)),
-        Exam("not finite", "a gradient of NaN", "a norm that hides it", lambda it: _broken(run, it)),
+        Exam("by hand", "gradients [3] and [4], limit 1", "the norm √(3² + 4²) = 5, and g / 5", compare(_HAND, 1.0)),
+        Exam("one factor", "tensors of different sizes", "a norm over all of them, one factor", compare(mixed, 2.0)),
+        Exam("below the limit", "nothing to clip", "`if norm > max_norm`", compare(mixed, 1e4)),
+        Exam("zeros", "all gradients zero", "a division by a norm of zero", compare([np.zeros(3)], 1.0)),
+        Exam("missing", "parameters without gradient", "`if p.grad is not None`", compare([None, *_HAND, None], 1.0)),
+        Exam("none at all", "no gradient anywhere", "a sum that starts from nothing", compare([None, None], 1.0)),
+        Exam("huge", "gradients of 1e38 in float32", "squares in float32, which overflow", compare(huge, 1.0)),
+        Exam(
+            "generator", "model.parameters() as it is", "`params = list(params)`", lambda it: _check_generator(run, it)
+        ),
+        Exam("dtype", "float32 stays float32", "a factor that is a float64 array", lambda it: _check_dtype(run, it)),
+        Exam("not finite", "a gradient of NaN", "a norm that hides it", lambda it: _check_nan(run, it)),
     )
     return verdict(
         submission,
         "clipping by the global norm",
         exams,
-        lambda it: tuple(slip.match(_READ) for slip in SLIPS if not _apart(run(it, mixed, 2.0), slip.does(mixed, 2.0))),
+        lambda it: tuple(
+            slip.match(_READ) for slip in SLIPS if not _find_difference(run(it, mixed, 2.0), slip.compute(mixed, 2.0))
+        ),
     )
 
 
 @final
 class _Runner:
-    """Calls a submission over gradients in its framework's form."""
+    """Calls a submission with gradients of its framework."""
 
     def __init__(self, framework: Framework) -> None:
         self.framework = framework
 
     def __call__(self, submission: Any, grads: Arrays, limit: float, *, generator: bool = False) -> Clipped:
-        holders = [_Holder(None if g is None else self._made(g)) for g in grads]
+        holders = [_Holder(None if g is None else self._convert(g)) for g in grads]
         norm = float(submission(iter(holders) if generator else holders, limit))
         return norm, [None if h.grad is None else np.asarray(h.grad) for h in holders]
 
-    def _made(self, grad: NDArray[Any]) -> Any:
+    def _convert(self, grad: NDArray[Any]) -> Any:
+        """Copy an array of any shape into the framework's type."""
         if self.framework == "numpy":
             return grad.copy()
         import torch
@@ -84,22 +89,23 @@ class _Runner:
 _HAND = [np.array([3.0]), np.array([4.0])]
 
 
-def _generator(run: _Runner, submission: Any) -> str:
-    return _apart(run(submission, _HAND, 1.0, generator=True), _true(_HAND, 1.0))
+def _check_generator(run: _Runner, submission: Any) -> str:
+    return _find_difference(run(submission, _HAND, 1.0, generator=True), _clip(_HAND, 1.0))
 
 
-def _dtype(run: _Runner, submission: Any) -> str:
+def _check_dtype(run: _Runner, submission: Any) -> str:
     _, (grad,) = run(submission, [np.array([3.0, 4.0], np.float32)], 1.0)
     return "" if grad.dtype == np.float32 else f"a float32 gradient becomes {grad.dtype}"
 
 
-def _broken(run: _Runner, submission: Any) -> str:
+def _check_nan(run: _Runner, submission: Any) -> str:
     with np.errstate(all="ignore"):
         norm, _ = run(submission, [np.array([1.0, np.nan])], 1.0)
     return f"the norm of [1, nan] is returned as {norm:g}: nobody can see it" if math.isfinite(norm) else ""
 
 
-def _apart(got: Clipped, expected: Clipped) -> str:
+def _find_difference(got: Clipped, expected: Clipped) -> str:
+    """Return the first difference in words, or ""; gradients have the same shapes in both."""
     if not math.isclose(got[0], expected[0], rel_tol=_NEAR):
         return f"the norm returned is {got[0]:.6g}, {expected[0]:.6g} expected"
     for i, (own, true) in enumerate(zip(got[1], expected[1])):
@@ -117,16 +123,17 @@ def _scale(grads: Arrays, factor: float) -> list[Any]:
     return [None if g is None else g.astype(np.float64) * factor for g in grads]
 
 
-def _true(grads: Arrays, limit: float) -> Clipped:
+def _clip(grads: Arrays, limit: float) -> Clipped:
+    """Clip gradients by their global norm; compute in float64."""
     norm = _norm(grads)
     return norm, _scale(grads, limit / norm if norm > limit else 1.0)
 
 
 def _clip_each(grads: Arrays, limit: float) -> list[Any]:
-    return [g if g is None else _true([g], limit)[1][0] for g in grads]
+    return [g if g is None else _clip([g], limit)[1][0] for g in grads]
 
 
-def _by_value(grads: Arrays, limit: float) -> list[Any]:
+def _clip_values(grads: Arrays, limit: float) -> list[Any]:
     return [None if g is None else np.clip(g, -limit, limit) for g in grads]
 
 
@@ -139,12 +146,12 @@ SLIPS = (
     Slip(
         "clipping of each element by its value",
         "`clip(g, -max_norm, max_norm)`: it turns the direction; multiply everything by `max_norm / norm`",
-        lambda grads, limit: (_norm(grads), _by_value(grads, limit)),
+        lambda grads, limit: (_norm(grads), _clip_values(grads, limit)),
     ),
     Slip(
         "clipping that returns the norm after it",
         "the norm is computed, or computed again, after the gradients were scaled",
-        lambda grads, limit: (min(_norm(grads), limit), _true(grads, limit)[1]),
+        lambda grads, limit: (min(_norm(grads), limit), _clip(grads, limit)[1]),
     ),
     Slip(
         "a norm without its root",
@@ -154,7 +161,7 @@ SLIPS = (
     Slip(
         "a sum of the tensors' norms",
         "norms are added; what adds up is their squares",
-        lambda grads, limit: (_sum(grads), _scale(grads, min(1.0, limit / _sum(grads)))),
+        lambda grads, limit: (_sum_norms(grads), _scale(grads, min(1.0, limit / _sum_norms(grads)))),
     ),
     Slip(
         "the norm, and gradients that are not clipped",
@@ -164,5 +171,5 @@ SLIPS = (
 )
 
 
-def _sum(grads: Arrays) -> float:
+def _sum_norms(grads: Arrays) -> float:
     return sum(_norm([g]) for g in grads)

@@ -1,4 +1,4 @@
-"""One thing that is asked of a submission, and the verdict over all of them."""
+"""An exam of a submission, and the verdict over all exams."""
 
 from __future__ import annotations
 
@@ -14,64 +14,64 @@ from gradstep.judge.observe import said
 @final
 @dataclass(frozen=True)
 class Exam:
-    """One thing that is asked.
+    """One check of a submission.
 
     Attributes:
-        name: in one to three words.
-        shows: what it is about.
-        look_for: what to look for in the code where it fails.
-        ask: called with the submission; returns what is wrong, or "".
+        name: one to three words.
+        shows: what the check is about.
+        look_for: what to look for in the code if the check fails.
+        find_fault: called with the submission; returns what is wrong, or "".
     """
 
     name: str
     shows: str
     look_for: str
-    ask: Callable[[Any], str]
+    find_fault: Callable[[Any], str]
 
     def probe(self, submission: Any) -> Probe:
-        """The outcome, with everything that the submission may throw caught."""
+        """Run the check and return its outcome; an exception of the submission is a failure."""
         try:
-            wrong = self.ask(submission)
+            fault = self.find_fault(submission)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a submission may raise SystemExit
-            wrong = said(error)
-        return Probe(self.name, self.shows, Outcome.FAIL if wrong else Outcome.PASS, wrong, self.look_for)
+            fault = said(error)
+        return Probe(self.name, self.shows, Outcome.FAIL if fault else Outcome.PASS, fault, self.look_for)
 
 
 @final
 @dataclass(frozen=True)
 class Slip:
-    """A known way to get it wrong.
+    """A common mistake.
 
     Attributes:
-        sentence: what the submission then is, to follow "It computes".
+        sentence: what such a submission computes, to follow "It computes".
         look_for: what to look for in the code.
-        does: the wrong function, in the examiner's own terms.
+        compute: the function with this mistake.
     """
 
     sentence: str
     look_for: str
-    does: Callable[..., Any]
+    compute: Callable[..., Any]
 
     def match(self, read: str) -> Match:
-        """This slip as it stands in a verdict."""
+        """Return the slip as a match of a verdict; ``read`` names its sources."""
         return Match((), self.sentence, 0.0, (), (self.look_for,), (read,))
 
 
 def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[Any], tuple[Match, ...]]) -> Verdict:
-    """Everything asked, and where something is wrong, the slip that would explain it.
+    """Run all exams; if one fails, search for a slip that explains it.
 
     Args:
         submission: the learner's function.
         what: what it should be.
-        exams: what is asked.
-        slips: the known slips that do as the submission does.
+        exams: the exams.
+        slips: returns the slips that compute the same as a submission.
     """
     started = time.perf_counter()
     probes = tuple(exam.probe(submission) for exam in exams)
     failed = [p for p in probes if p.outcome is Outcome.FAIL]
-    matches = _explain(submission, slips) if failed else ()
+    matches = _find_slips(submission, slips) if failed else ()
     if not failed:
         reason = f"It is {what}."
     elif matches:
@@ -83,10 +83,10 @@ def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[
     return Verdict(submission.__name__, what, "torch", status, reason, probes, matches, seconds=seconds)
 
 
-def _explain(submission: Any, slips: Callable[[Any], tuple[Match, ...]]) -> tuple[Match, ...]:
+def _find_slips(submission: Any, slips: Callable[[Any], tuple[Match, ...]]) -> tuple[Match, ...]:
     try:
         return slips(submission)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # what it raises is told by the probes
+    except BaseException:  # the probes report what it raises
         return ()

@@ -1,4 +1,4 @@
-"""Warmup and cosine, compared point by point with :mod:`gradstep.schedules`."""
+"""Warmup and cosine: compare each update with :mod:`gradstep.schedules`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEAR = 1e-9
 @final
 @dataclass(frozen=True)
 class Plan:
-    """A schedule to be followed for so many updates; ``floor`` is a share of the peak."""
+    """The settings of a schedule, and how many updates to compare; ``floor`` is a share of the peak."""
 
     peak: float
     warmup: int
@@ -27,8 +27,8 @@ class Plan:
     floor: float
     updates: int
 
-    def truth(self) -> list[float]:
-        """The rate of every update."""
+    def rates(self) -> list[float]:
+        """Return the right learning rate of every update."""
         down = cosine(self.peak, updates=self.total - self.warmup, floor=self.floor * self.peak)
         schedule = warmup(updates=self.warmup, to=self.peak).then(down)
         return [schedule(update) for update in range(self.updates)]
@@ -42,49 +42,49 @@ _COLD = Plan(1e-3, 0, 40, 0.0, 41)
 _PLANS = (_SMALL, _LONG, _FLOOR, _BEYOND, _COLD)
 
 Follow: TypeAlias = Callable[[Any, Plan], list[float]]
-"""The rate that a submission gives each update of a plan."""
+"""Returns the learning rate that a submission gives to each update of a plan."""
 
 
 def check(submission: Any, framework: Framework) -> Verdict:
-    """Judge ``warmup_cosine``, a function of the update or one that makes a torch scheduler."""
-    follow = _call if framework == "numpy" else _drive
-    own = (_PURE,) if framework == "numpy" else (_GROUPS, _RESUMED)
+    """Judge ``warmup_cosine``: in NumPy a function of the update, in torch a function that makes a scheduler."""
+    follow = _call_function if framework == "numpy" else _step_scheduler
+    further = (_PURE,) if framework == "numpy" else (_GROUPS, _RESUMED)
     return verdict(
         submission,
         "linear warmup and cosine decay",
         (
-            _compare(follow, "by hand", "peak 0.1, W = 2, N = 6", _SMALL),
-            _compare(follow, "warmup", "the rise, update by update", _LONG, until=50),
-            _compare(follow, "cosine", "the way down, update by update", _LONG, since=50),
-            _compare(follow, "floor", "a cosine that ends above zero", _FLOOR),
-            _compare(follow, "after the end", "updates beyond the plan", _BEYOND, since=61),
-            _compare(follow, "no warmup", "warmup = 0", _COLD),
-            *own,
+            _make_exam(follow, "by hand", "peak 0.1, W = 2, N = 6", _SMALL),
+            _make_exam(follow, "warmup", "the rise, update by update", _LONG, until=50),
+            _make_exam(follow, "cosine", "the way down, update by update", _LONG, since=50),
+            _make_exam(follow, "floor", "a cosine that ends above zero", _FLOOR),
+            _make_exam(follow, "after the end", "updates beyond the plan", _BEYOND, since=61),
+            _make_exam(follow, "no warmup", "warmup = 0", _COLD),
+            *further,
         ),
-        lambda it: tuple(slip.match(_READ) for slip in SLIPS if _does(slip, it, follow)),
+        lambda it: tuple(slip.match(_READ) for slip in SLIPS if _has_slip(slip, it, follow)),
     )
 
 
-def _call(submission: Any, plan: Plan) -> list[float]:
+def _call_function(submission: Any, plan: Plan) -> list[float]:
     return [
         float(submission(t, peak=plan.peak, warmup=plan.warmup, total=plan.total, floor=plan.floor * plan.peak))
         for t in range(plan.updates)
     ]
 
 
-def _drive(submission: Any, plan: Plan) -> list[float]:
-    optimizer = _optimizer(plan.peak)
+def _step_scheduler(submission: Any, plan: Plan) -> list[float]:
+    optimizer = _make_optimizer(plan.peak)
     scheduler = submission(optimizer, warmup=plan.warmup, total=plan.total, floor=plan.floor)
-    return _rates(optimizer, scheduler, plan.updates)
+    return _collect_rates(optimizer, scheduler, plan.updates)
 
 
-def _optimizer(*rates: float) -> Any:
+def _make_optimizer(*rates: float) -> Any:
     import torch
 
     return torch.optim.SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in rates])
 
 
-def _rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
+def _collect_rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
     rates = []
     for _ in range(updates):
         rates.append(float(optimizer.param_groups[-1]["lr"]))
@@ -93,15 +93,16 @@ def _rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
     return rates
 
 
-def _compare(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Exam:
-    def ask(submission: Any) -> str:
-        return _apart(follow(submission, plan), plan, since, until)
+def _make_exam(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Exam:
+    def find_fault(submission: Any) -> str:
+        return _find_difference(follow(submission, plan), plan, since, until)
 
-    return Exam(name, shows, "the formula of that part, with numbers put in by hand", ask)
+    return Exam(name, shows, "the formula of that part, with numbers put in by hand", find_fault)
 
 
-def _apart(got: list[float], plan: Plan, since: int = 0, until: int | None = None) -> str:
-    pairs = list(enumerate(zip(got, plan.truth())))[since:until]
+def _find_difference(got: list[float], plan: Plan, since: int = 0, until: int | None = None) -> str:
+    """Return the first difference between learning rates, one for each update, and a plan's, in words; or ""."""
+    pairs = list(enumerate(zip(got, plan.rates())))[since:until]
     for t, (own, true) in pairs:
         if not abs(own - true) <= _NEAR * plan.peak:
             return (
@@ -111,37 +112,37 @@ def _apart(got: list[float], plan: Plan, since: int = 0, until: int | None = Non
     return ""
 
 
-def _pure(submission: Any) -> str:
-    once, again = _call(submission, _SMALL), _call(submission, _SMALL)
+def _check_pure(submission: Any) -> str:
+    once, again = _call_function(submission, _SMALL), _call_function(submission, _SMALL)
     return "" if once == again else "the same update has another rate when it is asked for again"
 
 
-def _groups(submission: Any) -> str:
-    optimizer = _optimizer(0.3, _SMALL.peak)
+def _check_groups(submission: Any) -> str:
+    optimizer = _make_optimizer(0.3, _SMALL.peak)
     scheduler = submission(optimizer, warmup=_SMALL.warmup, total=_SMALL.total)
-    wrong = _apart(_rates(optimizer, scheduler, _SMALL.updates), _SMALL)
+    wrong = _find_difference(_collect_rates(optimizer, scheduler, _SMALL.updates), _SMALL)
     return f"the second of two groups, with a rate of its own: {wrong}" if wrong else ""
 
 
-def _compare_resumed(submission: Any) -> str:
-    optimizer = _optimizer(_FLOOR.peak)
+def _check_resume(submission: Any) -> str:
+    optimizer = _make_optimizer(_FLOOR.peak)
     scheduler = submission(optimizer, warmup=_FLOOR.warmup, total=_FLOOR.total, floor=_FLOOR.floor)
-    first = _rates(optimizer, scheduler, 30)
-    later = _optimizer(_FLOOR.peak)
+    first = _collect_rates(optimizer, scheduler, 30)
+    later = _make_optimizer(_FLOOR.peak)
     resumed = submission(later, warmup=_FLOOR.warmup, total=_FLOOR.total, floor=_FLOOR.floor)
     later.load_state_dict(optimizer.state_dict())
     resumed.load_state_dict(scheduler.state_dict())
-    wrong = _apart(first + _rates(later, resumed, 31), _FLOOR)
+    wrong = _find_difference(first + _collect_rates(later, resumed, 31), _FLOOR)
     return f"saved after update 30 and loaded: {wrong}" if wrong else ""
 
 
-_PURE = Exam("any order", "a function of the update alone", "a counter kept between calls", _pure)
-_GROUPS = Exam("groups", "two groups with rates of their own", "a factor of each group's own rate", _groups)
-_RESUMED = Exam("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _compare_resumed)
+_PURE = Exam("any order", "a function of the update alone", "a counter kept between calls", _check_pure)
+_GROUPS = Exam("groups", "two groups with rates of their own", "a factor of each group's own rate", _check_groups)
+_RESUMED = Exam("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _check_resume)
 
 
-def _does(slip: Slip, submission: Any, follow: Follow) -> bool:
-    wrong = [(p, [p.peak * slip.does(t, p) for t in range(p.updates)]) for p in _PLANS]
+def _has_slip(slip: Slip, submission: Any, follow: Follow) -> bool:
+    wrong = [(p, [p.peak * slip.compute(t, p) for t in range(p.updates)]) for p in _PLANS]
     return all(
         math.isclose(own, its, rel_tol=1e-9, abs_tol=_NEAR * plan.peak)
         for plan, values in wrong
@@ -149,21 +150,21 @@ def _does(slip: Slip, submission: Any, follow: Follow) -> bool:
     )
 
 
-def _stays(t: int, plan: Plan) -> float | None:
-    """The rate after the end; None before it."""
+def _hold_floor(t: int, plan: Plan) -> float | None:
+    """Return the factor after the end; None before it."""
     return plan.floor if t >= plan.total else None
 
 
-def _parts(
+def _factor(
     t: int,
     plan: Plan,
     *,
     rise: Callable[[int, Plan], float] = lambda t, p: t / p.warmup,
     share: Callable[[int, Plan], float] = lambda t, p: (t - p.warmup) / (p.total - p.warmup),
     fall: Callable[[float, Plan], float] = lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(math.pi * s)) / 2,
-    end: Callable[[int, Plan], float | None] = _stays,
+    end: Callable[[int, Plan], float | None] = _hold_floor,
 ) -> float:
-    """The factor of an update, any of its parts exchanged."""
+    """Return the factor of an update; a slip replaces one of its parts."""
     if t < plan.warmup:
         return rise(t, plan)
     last = end(t, plan)
@@ -174,44 +175,44 @@ SLIPS = (
     Slip(
         "a warmup that counts from 1",
         "`(update + 1) / warmup`: update 0 is the first, and the peak belongs to update W",
-        lambda t, p: _parts(t, p, rise=lambda t, p: (t + 1) / p.warmup),
+        lambda t, p: _factor(t, p, rise=lambda t, p: (t + 1) / p.warmup),
     ),
     Slip(
         "a cosine that counts from update 0 instead of the end of the warmup",
         "`update / total` inside the cosine; it is `(update - warmup) / (total - warmup)`",
-        lambda t, p: _parts(t, p, share=lambda t, p: t / p.total),
+        lambda t, p: _factor(t, p, share=lambda t, p: t / p.total),
     ),
     Slip(
         "a cosine that is stretched over all updates from the end of the warmup on",
         "`(update - warmup) / total`; the cosine has `total - warmup` updates",
-        lambda t, p: _parts(t, p, share=lambda t, p: (t - p.warmup) / p.total),
+        lambda t, p: _factor(t, p, share=lambda t, p: (t - p.warmup) / p.total),
     ),
     Slip(
         "a whole wave of the cosine, down and up again",
         "`cos(2 * pi * share)`; half a wave is `cos(pi * share)`",
-        lambda t, p: _parts(t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(2 * math.pi * s)) / 2),
+        lambda t, p: _factor(t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(2 * math.pi * s)) / 2),
     ),
     Slip(
         "a cosine that rises again after its end",
         "what happens for `update >= total`: the rate stays at the floor",
-        lambda t, p: _parts(t, p, end=lambda t, p: None),
+        lambda t, p: _factor(t, p, end=lambda t, p: None),
     ),
     *(
         Slip(
             "a cosine down to zero: the floor is not used",
             "`floor + (peak - floor) * (1 + cos) / 2`",
-            lambda t, p, end=end: _parts(t, p, fall=lambda s, p: (1 + math.cos(math.pi * s)) / 2, end=end),
+            lambda t, p, end=end: _factor(t, p, fall=lambda s, p: (1 + math.cos(math.pi * s)) / 2, end=end),
         )
-        for end in (_stays, lambda t, p: 0.0 if t >= p.total else None)
+        for end in (_hold_floor, lambda t, p: 0.0 if t >= p.total else None)
     ),
     Slip(
         "a cosine with the floor added on top, so that it starts above the peak",
         "`floor + peak * (1 + cos) / 2`; what is stretched is `peak - floor`",
-        lambda t, p: _parts(t, p, fall=lambda s, p: p.floor + (1 + math.cos(math.pi * s)) / 2),
+        lambda t, p: _factor(t, p, fall=lambda s, p: p.floor + (1 + math.cos(math.pi * s)) / 2),
     ),
     Slip(
         "a straight line in the place of the cosine",
         "`(1 + cos(pi * share)) / 2` in the place of `1 - share`",
-        lambda t, p: _parts(t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 - s)),
+        lambda t, p: _factor(t, p, fall=lambda s, p: p.floor + (1 - p.floor) * (1 - s)),
     ),
 )

@@ -1,4 +1,4 @@
-"""Experiments that a learner runs and looks at: everything is computed on the spot."""
+"""Experiments for a learner to run; everything is computed at once."""
 
 from gradstep.learn.experiments import bias_correction, decay, memory, ravine, resume
 from gradstep.learn.experiments.experiment import Experiment, Finding

@@ -18,16 +18,16 @@ WRONG = "wine"
 
 
 def uncorrected(coefficients: dict[str, float]) -> dict[str, float]:
-    """Adam's coefficients without both corrections."""
+    """Return Adam's coefficients without both corrections."""
     return coefficients | {"step_size": LR, "unbias2": 1.0}
 
 
 def run() -> Finding:
-    """A constant gradient shows the length of the steps, a quadratic what becomes of them."""
+    """Compare the length of steps on a constant gradient, and the path on a quadratic."""
     walkers = {"corrected": Walker(Adam(lr=LR), [0.0]), "not corrected": Walker(Adam(lr=LR), [0.0], change=uncorrected)}
-    lengths = {name: _lengths(walker) for name, walker in walkers.items()}
+    lengths = {name: _step_lengths(walker) for name, walker in walkers.items()}
     walkers = {"corrected": Walker(Adam(lr=LR), [1.0]), "not corrected": Walker(Adam(lr=LR), [1.0], change=uncorrected)}
-    ways = {name: _way(walker) for name, walker in walkers.items()}
+    ways = {name: _descend(walker) for name, walker in walkers.items()}
     wrong = lengths["not corrected"]
     lowest = {name: float(way.min()) for name, way in ways.items()}
     lines = (
@@ -40,8 +40,8 @@ def run() -> Finding:
     return Finding(lines, _picture(lengths, ways))
 
 
-def _lengths(walker: Walker) -> NDArray[Any]:
-    """The length of each step along a gradient of 1, in units of lr."""
+def _step_lengths(walker: Walker) -> NDArray[Any]:
+    """Return the length of each step along a gradient of 1, in units of lr, of shape (STEPS,)."""
     places = [0.0]
     for _ in range(STEPS):
         walker.step(np.ones(1))
@@ -49,8 +49,8 @@ def _lengths(walker: Walker) -> NDArray[Any]:
     return -np.diff(places) / LR
 
 
-def _way(walker: Walker) -> NDArray[Any]:
-    """The way down p²."""
+def _descend(walker: Walker) -> NDArray[Any]:
+    """Return p before and after each of 200 steps on p², of shape (201, 1)."""
     places = [walker.p[0]]
     for _ in range(200):
         walker.step(2 * walker.p)

@@ -1,4 +1,4 @@
-"""Decay in the gradient against decay on the weight, by the scale of the gradient."""
+"""Weight decay in the gradient against decay on the weight, by the scale of the gradient."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCALES = np.logspace(-4, 3, 15)
 
 
 def run() -> Finding:
-    """Weights of 1 whose gradients are noise of one scale: all that moves their mean is the decay."""
+    """Decay weights of 1 whose gradients are noise of one scale, so that only the decay moves their mean."""
     left = {
-        "Adam": _mean_weights(Walker(Adam(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
-        "AdamW": _mean_weights(Walker(AdamW(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "Adam": _remaining_means(Walker(Adam(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "AdamW": _remaining_means(Walker(AdamW(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
     }
     expected = (1 - LR * DECAY) ** STEPS
     lines = (
@@ -34,8 +34,8 @@ def run() -> Finding:
     return Finding(lines, _picture(left, expected))
 
 
-def _mean_weights(walker: Walker) -> NDArray[Any]:
-    """The mean of the weights at each scale after all steps."""
+def _remaining_means(walker: Walker) -> NDArray[Any]:
+    """Return the mean weight at each scale after all steps, of shape (len(SCALES),)."""
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         walker.step(rng.normal(size=walker.p.shape) * SCALES[:, None])

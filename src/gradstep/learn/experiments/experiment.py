@@ -1,4 +1,4 @@
-"""What an experiment is: something computed on the spot, its figures in words, and a picture of them."""
+"""An experiment: a computation, its figures in words, and a picture of them."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ COLOURS = {
     "Lion": "amber",
     "Adafactor": "pink",
 }
-"""One for each optimizer, the same in every picture."""
+"""The colour of each optimizer, the same in every picture."""
 
 
 @final
 @dataclass(frozen=True)
 class Finding:
-    """What came of an experiment.
+    """The result of an experiment.
 
     Attributes:
         lines: the figures in words.
-        picture: of them.
+        picture: the figures as a picture.
     """
 
     lines: tuple[str, ...]
     picture: Picture
 
     def _repr_svg_(self) -> str:
-        """The picture, as notebooks ask for it."""
+        """Return the picture for a notebook."""
         return self.picture.file()
 
     def save(self, file: Path) -> Path:
-        """The picture in a file, .svg or .html; the folder is made if need be."""
+        """Write the picture to a file, .svg or .html; make its folder if it is missing."""
         return self.picture.save(file)
 
 
 @final
 @dataclass(frozen=True)
 class Experiment:
-    """Something to run and to look at.
+    """An experiment that a learner can run.
 
     Attributes:
-        name: on the command line.
-        title: in a few words.
-        question: what to think about before looking.
-        run: computes it; nothing in it is prepared.
+        name: its name on the command line.
+        title: a few words.
+        question: what to think about before looking at the result.
+        run: computes everything and returns the finding.
     """
 
     name: str

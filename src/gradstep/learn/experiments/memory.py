@@ -1,4 +1,4 @@
-"""What each optimizer keeps for a weight, and what a step costs: measured here and now."""
+"""Measure the bytes of state for each weight and the time of a step, for each optimizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
 @final
 @dataclass(frozen=True)
 class Cost:
-    """Of one optimizer.
+    """The cost of one optimizer.
 
     Attributes:
         state: bytes of state for each weight, counted in the arrays that a step made.
@@ -48,8 +48,8 @@ class Cost:
 
 
 def run() -> Finding:
-    """A matrix of a million weights, one step after the other with every optimizer, in turns."""
-    costs = {name: _cost(rule) for name, rule in RULES.items()}
+    """Measure each optimizer on a matrix of a million weights, in turns with plain NumPy."""
+    costs = {name: _measure_cost(rule) for name, rule in RULES.items()}
     lines = [f"One float32 matrix of {SHAPE[0]:,} × {SHAPE[1]:,}; medians of {ROUNDS} steps taken in turns."]
     for name, cost in costs.items():
         lines.append(
@@ -64,7 +64,7 @@ def run() -> Finding:
     return Finding(tuple(lines), _picture(costs))
 
 
-def _cost(rule: Rule) -> Cost:
+def _measure_cost(rule: Rule) -> Cost:
     rng = np.random.default_rng(0)
     weights, gradient = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
     settings = {name: value for name, value in vars(rule).items() if name != "maximize"}
@@ -72,15 +72,15 @@ def _cost(rule: Rule) -> Cost:
     walker = Walker(rule, weights, "float32")
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(ROUNDS + 1):
-        for taken, step in zip(times, (optimizer.step, lambda: walker.step(gradient))):
-            seconds = _time_step(step)
-            if turn:  # the first step compiles, and makes the state
-                taken.append(seconds)
+        for measured, step in zip(times, (optimizer.step, lambda: walker.step(gradient))):
+            seconds = _time(step)
+            if turn:  # the first step compiles and makes the state
+                measured.append(seconds)
     state = sum(buffer.nbytes for held in optimizer.buffers.values() for buffer in held)
     return Cost(state / weights.size, statistics.median(times[0]), statistics.median(times[1]))
 
 
-def _time_step(step: Callable[[], None]) -> float:
+def _time(step: Callable[[], None]) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""A ravine: what momentum and a rate for each weight are good for."""
+"""A ravine: the use of momentum, and of a learning rate for each weight."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ RULES: dict[str, Rule] = {
 
 
 def height(p: NDArray[Any]) -> NDArray[Any]:
-    """½ (x² + 50 y²) of points (…, 2)."""
+    """Return ½ (x² + 50 y²) for points of shape (…, 2)."""
     total: NDArray[Any] = 0.5 * (SLOPES * p * p).sum(axis=-1)
     return total
 
 
 def run() -> Finding:
-    """Four rules from the same place, for the same number of steps."""
-    paths = {name: _path(rule) for name, rule in RULES.items()}
+    """Run four rules from the same place for the same number of steps."""
+    paths = {name: _walk(rule) for name, rule in RULES.items()}
     ends = {name: float(height(path)[-1]) for name, path in paths.items()}
-    turns = {name: _crossings(path[:, 1]) for name, path in paths.items()}
+    turns = {name: _count_crossings(path[:, 1]) for name, path in paths.items()}
     lines = (
         f"½ (x² + 50 y²) from {START}, {STEPS} steps; the height there is {float(height(np.array(START))):.1f}.",
         *(f"{name}: crosses the ravine {turns[name]} times, and ends at height {ends[name]:.2g}." for name in paths),
@@ -44,13 +44,14 @@ def run() -> Finding:
     return Finding(lines, _picture(paths))
 
 
-def _crossings(across: NDArray[Any]) -> int:
-    """How often it goes from one side to the other; steps too small to be seen in the picture do not count."""
-    seen = across[np.abs(across) > 0.01]
-    return int((np.diff(np.sign(seen)) != 0).sum())
+def _count_crossings(across: NDArray[Any]) -> int:
+    """Count the changes of sign in y, of shape (steps,); skip values within 0.01 of 0, which the picture hides."""
+    visible = across[np.abs(across) > 0.01]
+    return int((np.diff(np.sign(visible)) != 0).sum())
 
 
-def _path(rule: Rule) -> NDArray[Any]:
+def _walk(rule: Rule) -> NDArray[Any]:
+    """Return the path of a rule, of shape (STEPS + 1, 2)."""
     walker = Walker(rule, START)
     places = [walker.p]
     for _ in range(STEPS):

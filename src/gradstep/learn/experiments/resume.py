@@ -1,4 +1,4 @@
-"""A run saved, and resumed with another learning rate or without its state."""
+"""Save a run, and resume it with another learning rate or without its state."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COLOURS = {
 
 
 def run() -> Finding:
-    """AdamW on a noisy quadratic, the same noise for every way to go on."""
+    """Run AdamW on a noisy quadratic and resume it in four ways, with the same noise."""
     noise = np.random.default_rng(3).normal(size=(STEPS, CURVATURE.size)) * NOISE
     walker = Walker(AdamW(lr=LR, weight_decay=0.0), np.full(CURVATURE.size, 3.0))
-    before = _losses(walker, noise[:SAVED_AT])
-    branches = {name: _losses(_resume(walker, name), noise[SAVED_AT:]) for name in COLOURS}
+    before = _train(walker, noise[:SAVED_AT])
+    branches = {name: _train(_resume(walker, name), noise[SAVED_AT:]) for name in COLOURS}
     last = {name: float(losses[-50:].mean()) for name, losses in branches.items()}
     worst = {name: float(losses[:50].max()) for name, losses in branches.items()}
     lines = (
@@ -45,7 +45,8 @@ def run() -> Finding:
     return Finding(lines, _picture(before, branches))
 
 
-def _losses(walker: Walker, noise: NDArray[Any]) -> NDArray[Any]:
+def _train(walker: Walker, noise: NDArray[Any]) -> NDArray[Any]:
+    """Take one step for each row of noise, of shape (steps, weights); return the loss before each step."""
     losses = []
     for step in noise:
         losses.append(0.5 * float((CURVATURE * walker.p * walker.p).sum()))
