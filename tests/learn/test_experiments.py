@@ -46,7 +46,7 @@ def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
 
 
 def test_the_state_that_the_memory_experiment_counts():
-    per_weight = {name: memory._cost(rule).state for name, rule in memory.RULES.items()}
+    per_weight = {name: memory._measure_cost(rule).state for name, rule in memory.RULES.items()}
     rows, columns = memory.SHAPE
     assert per_weight == {
         "SGD": 0,
@@ -60,7 +60,7 @@ def test_the_state_that_the_memory_experiment_counts():
 
 
 def test_momentum_ends_lower_in_the_ravine():
-    heights = {name: float(ravine.height(ravine._path(rule))[-1]) for name, rule in ravine.RULES.items()}
+    heights = {name: float(ravine.height(ravine._walk(rule))[-1]) for name, rule in ravine.RULES.items()}
     assert heights["SGD with momentum"] < heights["SGD"] / 1000
     assert heights["Adam"] < heights["SGD"] / 1000
     assert ravine._count_crossings(np.array([1.0, -1.0, -0.5, 0.2, -0.001])) == 2
