@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradstep.report import (
@@ -127,6 +128,9 @@ def test_ticks_are_few_and_inside_at_any_scale(log):
         assert all(-1e-6 <= scale.at(tick) <= 1 + 1e-6 for tick in ticks)
 
 
+@example([sys.float_info.max], True)
+@example([5e-324], True)
+@example([5e-324, sys.float_info.max], True)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True)), st.booleans())
 def test_any_values_have_an_axis(values, log):
     scale = fit(values, log=log)

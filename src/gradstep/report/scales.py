@@ -94,8 +94,8 @@ def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[
     Scale(low=0.0, high=0.0006, log=False)
     """
     finite = (v for v in values if v is not None and math.isfinite(v) and (v > 0 or not log))
-    places = sorted(math.log10(v) if log else min(max(v, -LARGEST), LARGEST) for v in finite)
-    must = [math.log10(v) if log else v for v in include]
+    places = sorted(_log_place(v) if log else min(max(v, -LARGEST), LARGEST) for v in finite)
+    must = [_log_place(v) if log else v for v in include]
     if not places:
         places = must or [0.0]
     low, high = places[0], places[-1]
@@ -105,12 +105,17 @@ def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[
     low, high = min([low, *must]), max([high, *must])
     if log:
         margin = max(MARGIN * (high - low), 0.1)
-        return Scale(10 ** max(low - margin, -320.0), 10 ** min(high + margin, 308.0), log=True)
+        return Scale(10 ** max(low - margin, -320.1), 10 ** min(high + margin, 308.1), log=True)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         low, high = sorted((0.0, 2 * low)) if low else (0.0, 1.0)
         return Scale(low, high)
     margin = MARGIN * (high - low)
     return Scale(0.0 if 0 <= low < margin else low - margin, high + margin)
+
+
+def _log_place(value: float) -> float:
+    """Return the logarithm of a positive number, limited to leave a margin before the ends of float64's range."""
+    return min(max(math.log10(value), -320.0), 308.0)
 
 
 def spread(wanted: Sequence[float], gap: float, end: float) -> list[float]:
