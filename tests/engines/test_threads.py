@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import gradstep
 from gradstep.engines.fused import job
-from gradstep.engines.fused.job import CHUNK, LARGEST, MANY, parts_of
+from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, divide_pieces
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
 
@@ -55,16 +55,16 @@ def test_one_two_and_five_threads(subject, options, thread_count):
     ("elements", "size"),
     [
         (1, CHUNK),
-        (2 * CHUNK * MANY - 1, CHUNK),
-        (2 * CHUNK * MANY, 2 * CHUNK),
-        (4 * CHUNK * MANY, 4 * CHUNK),
-        (100 * CHUNK * MANY, LARGEST),
+        (2 * CHUNK * MIN_CHUNKS - 1, CHUNK),
+        (2 * CHUNK * MIN_CHUNKS, 2 * CHUNK),
+        (4 * CHUNK * MIN_CHUNKS, 4 * CHUNK),
+        (100 * CHUNK * MIN_CHUNKS, MAX_CHUNK),
     ],
 )
 def test_chunks_hold_every_element_once_and_are_larger_where_there_are_many(elements, size):
     first = elements // 3 // CHUNK * CHUNK
     pieces = np.array([(4, 0, first), (7, CHUNK, CHUNK + elements - first)])
-    work = parts_of(pieces)
+    work = divide_pieces(pieces)
     assert work.elements == elements
     assert int((work.pieces[:, 2] - work.pieces[:, 1]).max()) == min(size, elements)
     for tensor, start, stop in pieces.tolist():
@@ -81,7 +81,7 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
     """By hand: what of each table belongs to what of the next, without gap or overlap, and nothing too large."""
     sizes = np.array(lengths, dtype=np.int64)
     owners = np.array(sorted(groups[: len(lengths)]), dtype=np.int64)
-    work = job.work_of(sizes.tobytes(), owners.tobytes())
+    work = job.divide_tensors(sizes.tobytes(), owners.tobytes())
     for table, following in ((work.chunks, work.runs), (work.runs, work.pieces)):
         assert [0, *table[:, 1].tolist()] == [*table[:, 0].tolist(), len(following)]
         assert (table[:, 1] > table[:, 0]).all()
@@ -93,7 +93,7 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
     for first, stop in work.chunks.tolist():
         pieces = work.pieces[work.runs[first, 0] : work.runs[stop - 1, 1]]
         assert (pieces[:, 2] - pieces[:, 1]).sum() < 2 * CHUNK
-    alone = job.work_of(sizes.tobytes())
+    alone = job.divide_tensors(sizes.tobytes())
     np.testing.assert_array_equal(alone.pieces, work.pieces)
     assert len(alone.runs) == len(alone.chunks) == len(work.chunks)
 
@@ -101,10 +101,10 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
 @pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.AdamW8bit, gradstep.SGD])
 def test_large_chunks_give_the_same_bits(kind, monkeypatch):
     small, _ = clipped(kind)
-    monkeypatch.setattr(job, "MANY", 1)
-    job.work_of.cache_clear()
+    monkeypatch.setattr(job, "MIN_CHUNKS", 1)
+    job.divide_tensors.cache_clear()
     large, _ = clipped(kind)
-    job.work_of.cache_clear()
+    job.divide_tensors.cache_clear()
     assert_same(large, small)
 
 
@@ -210,4 +210,4 @@ def fresh_rule():
 
 
 def test_available_is_at_least_one():
-    assert job.available() >= 1
+    assert job.count_processors() >= 1

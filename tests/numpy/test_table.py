@@ -140,7 +140,7 @@ def test_it_is_kept(monkeypatch):
         made.append(given)
         return gather(*given)
 
-    monkeypatch.setattr("gradstep.numpy.ruled.gather", counting)
+    monkeypatch.setattr("gradstep.numpy.rule_optimizer.gather", counting)
     p = gn.Parameter(normal(8, 0))
     optimizer = gn.AdamW([p])
     for step in range(5):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.optimizers.step.memory import usable
+from gradstep.optimizers.step.memory import conform_gradient
 from tests.registry import bad_cases, subjects
 from tests.training import assert_same_bits, give, normal, unchanged
 
@@ -263,7 +263,7 @@ def test_gradient_smaller_than_its_parameter_is_not_read_beyond_its_end():
 def test_gradient_on_another_device():
     """Torch does not let one be set; a device that is not there cannot be tested otherwise."""
     with pytest.raises(RuntimeError, match="the gradient of w is on meta, the parameter on cpu"):
-        usable(normal(3), torch.zeros(3, device="meta"), "w")
+        conform_gradient(normal(3), torch.zeros(3, device="meta"), "w")
 
 
 def test_gradient_of_another_type():

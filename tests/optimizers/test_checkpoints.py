@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import gradstep
-from gradstep.optimizers.arguments import rule_of
-from gradstep.optimizers.checkpoint.load import detached
+from gradstep.optimizers.arguments import build_rule
+from gradstep.optimizers.checkpoint.load import export_state_dict
 from tests.registry import cases, subjects
 from tests.trainers import like_lightning
 from tests.training import (
@@ -648,10 +648,10 @@ def test_where_decoupled_decay_is_a_setting_the_checkpoint_s_counts(name, decoup
 def test_a_state_dict_says_what_makes_the_rule_what_it_is():
     """torch.optim.Adam takes a group that says nothing for one of L2."""
     written = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    assert detached(written, gradstep.rules.AdamW)["param_groups"] == [
+    assert export_state_dict(written, gradstep.rules.AdamW)["param_groups"] == [
         {"lr": 0.1, "params": [0], "decoupled_weight_decay": True}
     ]
-    assert detached(written, gradstep.rules.Adam)["param_groups"] == written["param_groups"]
+    assert export_state_dict(written, gradstep.rules.Adam)["param_groups"] == written["param_groups"]
 
 
 def test_a_group_cannot_make_adam_of_adamw():
@@ -871,7 +871,7 @@ def test_bias_correction_is_said_only_where_it_is_off():
     plain = torch.optim.Adam([p])
     off.load_state_dict(plain.state_dict())
     assert "bias_correction" not in off.param_groups[0]
-    rule = rule_of(gradstep.rules.Adam, off.param_groups[0])
+    rule = build_rule(gradstep.rules.Adam, off.param_groups[0])
     assert isinstance(rule, gradstep.rules.Adam)
     assert rule.bias_correction
     plain.load_state_dict(gradstep.Adam([p]).state_dict())

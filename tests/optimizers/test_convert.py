@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import gradstep
 from gradstep.optimizers.checkpoint.bitsandbytes import decoded as from_codes
 from gradstep.optimizers.checkpoint.bitsandbytes import dynamic_map, encoded
-from gradstep.optimizers.checkpoint.convert import seen, summed
+from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
 from tests.optimizers.user_rules import AdaBelief
 from tests.registry import subjects
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk
@@ -107,7 +107,7 @@ def test_narrowing_says_what_it_loses(state, most):
 def test_the_error_is_what_its_definition_says(old, scale):
     exact = torch.tensor(old)
     rounded = exact * scale
-    (change,) = summed([seen("m", "a", "b", exact, rounded)])
+    (change,) = summarize_changes([compare_slot("m", "a", "b", exact, rounded)])
     pairs = [(a, b) for a, b in zip(exact.tolist(), rounded.tolist(), strict=True) if a]
     errors = [abs(b - a) / abs(a) for a, b in pairs]
     assert change.error == pytest.approx(max(errors, default=0.0), rel=1e-4, abs=1e-7)
@@ -117,10 +117,10 @@ def test_the_error_is_what_its_definition_says(old, scale):
 
 def test_the_error_of_what_is_not_finite():
     old = torch.tensor([1.0, math.nan, math.inf, 0.0])
-    assert seen("m", "a", "b", old, old.clone()).error == 0
-    assert seen("m", "a", "b", old, torch.tensor([1.0, 1.0, math.inf, 0.0])).error == math.inf
-    assert seen("m", "a", "b", old, torch.tensor([1.0, math.nan, math.inf, 1.0])).error == math.inf
-    assert seen("m", "a", "nothing", old, None).error == 1
+    assert compare_slot("m", "a", "b", old, old.clone()).error == 0
+    assert compare_slot("m", "a", "b", old, torch.tensor([1.0, 1.0, math.inf, 0.0])).error == math.inf
+    assert compare_slot("m", "a", "b", old, torch.tensor([1.0, math.nan, math.inf, 1.0])).error == math.inf
+    assert compare_slot("m", "a", "nothing", old, None).error == 1
 
 
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])

@@ -12,7 +12,7 @@ import torch
 
 import gradstep
 from gradstep.optimizers import memory, memory_native
-from gradstep.optimizers.step.memory import Layouts, overlapping
+from gradstep.optimizers.step.memory import Layouts, find_overlaps
 from gradstep.optimizers.step.memory_native import NativeLayouts
 from tests.training import leaked, normal
 
@@ -249,7 +249,7 @@ def test_overlapping_is_what_comparing_all_pairs_finds(seed):
     expected = [
         i for i in range(12) if any(j != i and starts[i] < stops[j] and starts[j] < stops[i] for j in range(12))
     ]
-    assert overlapping(starts, stops) == expected
+    assert find_overlaps(starts, stops) == expected
 
 
 def test_what_was_written_to_has_another_version():
@@ -267,7 +267,7 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses():
     p.grad = torch.ones(1000)
     optimizer = gradstep.SGD([p], lr=1.0)
     optimizer.step()
-    batches = optimizer._batches([optimizer._rule_of(g) for g in optimizer.param_groups])[1]
+    batches = optimizer._batches([optimizer._build_rule(g) for g in optimizer.param_groups])[1]
     gradient = weakref.ref(p.grad)
     p.grad = None
     assert gradient() is not None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import gradstep
 from gradstep.engines.eager import Eager
 from gradstep.optimizers.paged import host_memory
-from gradstep.optimizers.paged.host_memory import Device, Host, Job, Stream, relay
+from gradstep.optimizers.paged.host_memory import Device, Host, Stream, WindowJob, relay
 from tests.training import assert_same, normal
 
 SHAPES = [(60, 100), (100,), (1, 70_001), (70, 60), (64, 128)]
@@ -275,7 +275,7 @@ def test_the_schedule(windows, seed):
     holds: dict[int, tuple[int, str]] = {}
     log = []
 
-    def job(k: int) -> Job:
+    def job(k: int) -> WindowJob:
         def fetch(buffer: int) -> None:
             assert buffer not in holds, "it has not left"
             holds[buffer] = (k, "arrived")
@@ -288,7 +288,7 @@ def test_the_schedule(windows, seed):
             assert holds.pop(buffer) == (k, "computed")
             log.append(k)
 
-        return Job(fetch, update, store)
+        return WindowJob(fetch, update, store)
 
     relay(device, [job(k) for k in range(windows)])
     assert log == list(range(windows))
@@ -301,8 +301,8 @@ def test_copies_go_on_while_the_device_computes():
     device.favourite = 0  # copies to the device come as early as they may
     log: list[str] = []
 
-    def job(k: int) -> Job:
-        return Job(
+    def job(k: int) -> WindowJob:
+        return WindowJob(
             lambda _: log.append(f"in {k}"), lambda _: log.append(f"compute {k}"), lambda _: log.append(f"out {k}")
         )
 
@@ -317,7 +317,7 @@ def test_nothing_arrives_before_the_device_has_done_what_it_was_given_earlier():
     device.favourite = 0
     log: list[str] = []
     device.computing.do(lambda: log.append("earlier"))
-    relay(device, [Job(lambda _: log.append("in"), lambda _: log.append("compute"), lambda _: log.append("out"))])
+    relay(device, [WindowJob(lambda _: log.append("in"), lambda _: log.append("compute"), lambda _: log.append("out"))])
     assert log == ["earlier", "in", "compute", "out"]
 
 
@@ -337,7 +337,7 @@ def test_what_cannot_be_honoured_is_said(monkeypatch, tmp_path):
         gradstep.Adafactor([p], paged=True)
     with pytest.raises(ValueError, match="no disk has a part"):
         gradstep.AdamW([p], paged=True).preflight()
-    monkeypatch.setattr("gradstep.optimizers.paged.pinned.available_memory", lambda: 10)
+    monkeypatch.setattr("gradstep.optimizers.paged.host.available_memory", lambda: 10)
     with pytest.raises(MemoryError, match="needs 76 B, 10 B are available"):
         gradstep.AdamW([p], paged=True)
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.state.arrays import decoded
+from gradstep.optimizers.state.arrays import decode_slot
 from gradstep.storage.policy import RoundingName
 
 RELATIVE = 1e-3
@@ -73,7 +73,7 @@ def test_bfloat16_moments_follow_what_nearest_would_lose():
 
 def values(optimizer: Any, p: torch.Tensor, slot: str) -> torch.Tensor:
     state = optimizer.state[p]
-    return decoded(state[slot], state.get(f"{slot}_scale"), signed=slot == "exp_avg").double()
+    return decode_slot(state[slot], state.get(f"{slot}_scale"), signed=slot == "exp_avg").double()
 
 
 # -- a network --------------------------------------------------------------------------------------------------------

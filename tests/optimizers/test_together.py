@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.optimizers.paged.files import Paged
+from gradstep.optimizers.paged.files import FilePlacement
 from tests.training import assert_same, give, leaked, leaves, normal, snapshot
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -162,7 +162,7 @@ def test_a_forked_process_leaves_the_temporary_folder():
     optimizer = gradstep.AdamW(params, paged=True)
     give(params, [normal(5000)])
     optimizer.step()
-    assert isinstance(optimizer._paged, Paged)
+    assert isinstance(optimizer._paged, FilePlacement)
     folder = optimizer._paged.folder
 
     def child():
@@ -181,7 +181,7 @@ def test_a_forked_process_steps_although_another_thread_was_stepping():
     optimizer, params = made(None, "resident", count=3, size=50)
     give(params, [torch.ones_like(p) for p in params])
     optimizer.step()
-    with optimizer._exclusive:  # as if a thread were in the middle of a step, which does not exist in the child
+    with optimizer._lock:  # as if a thread were in the middle of a step, which does not exist in the child
         result = []
         thread = threading.Thread(target=lambda: result.append(in_child(optimizer.step)))
         thread.start()

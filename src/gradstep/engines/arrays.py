@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.statistics import Tally, count, nothing, rows_of
+from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
 from gradstep.storage.noise import halves, mixed, placed
 
 
-def tally_of(found: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
+def build_tally(found: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
     """What was collected of single parameters, counted for their owners."""
-    table = nothing(rows_of(owners))
+    table = empty_table(count_rows(owners))
     if found:
-        count(table, owners[list(found)], np.array(list(found.values())))
+        add_rows(table, owners[list(found)], np.array(list(found.values())))
     return Tally.of(table)
 
 
@@ -38,19 +38,19 @@ class Arrays(ABC):
         """By axis."""
 
     @abstractmethod
-    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+    def permute(self, a: Array, axes: Sequence[int]) -> Array:
         """The axes in another order."""
 
     @abstractmethod
-    def count(self, like: Array, start: int = 0) -> Array:
+    def number_elements(self, like: Array, start: int = 0) -> Array:
         """0, 1, 2, … as flat int32, one for each element of ``like``; or from another start on."""
 
     @abstractmethod
-    def repeated(self, a: Array, times: int) -> Array:
+    def repeat(self, a: Array, times: int) -> Array:
         """Every element of a flat array so many times in a row."""
 
     @abstractmethod
-    def largest(self, a: Array, every: int) -> Array:
+    def chunk_maxima(self, a: Array, every: int) -> Array:
         """The largest of every so many elements of a flat array of non-negative int32."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Arrays(ABC):
         Returns:
             The statistics, if they are collected.
         """
-        places = spec.grouped(columns)
+        places = spec.split_by_codec(columns)
         g, p, *slots = (
             self.cast(self.value(codec, fields), spec.arithmetic)
             for codec, fields in zip(spec.codecs, places, strict=True)
@@ -95,8 +95,8 @@ class Arrays(ABC):
                 stream = spec.noise[j]
                 if stream not in random:
                     low, high = halves(key)
-                    random[stream] = mixed(placed(self.count(fields[0], start), low), high, stream)
-                noise = self._shaped(random[stream], fields[0])
+                    random[stream] = mixed(placed(self.number_elements(fields[0], start), low), high, stream)
+                noise = self._unflatten(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
         found = self._statistics(spec, g, p, new) if watched else []
         self.write(columns[1:], codes)
@@ -121,7 +121,7 @@ class Arrays(ABC):
         if isinstance(codec, Elementwise):
             return codec.join(*numbers)
         assert isinstance(codec, Blocks)
-        return codec.join(numbers[0], self._spread(numbers[1], fields[0]))
+        return codec.join(numbers[0], self._expand_scales(numbers[1], fields[0]))
 
     def codes(self, codec: Codec, x: Array, noise: Array, like: Array) -> list[Array]:
         """A value as it is stored, by field; nothing is written.
@@ -136,8 +136,8 @@ class Arrays(ABC):
             return list(codec.split(self.cast(x, codec.arithmetic), noise))
         assert isinstance(codec, Blocks)
         x = codec.bare(x)
-        scale = codec.scale(self.largest(self._flat(codec.magnitude(x), like), BLOCK))
-        wide = self._spread(scale, like)
+        scale = codec.scale(self.chunk_maxima(self._flatten(codec.magnitude(x), like), BLOCK))
+        wide = self._expand_scales(scale, like)
         return [codec.split(codec.steady(x, wide), wide, noise), codec.fields[1].element.encode(scale)]
 
     # -- order of memory --------------------------------------------------------------------------------------------
@@ -147,16 +147,16 @@ class Arrays(ABC):
         strides = self.strides(a)
         return sorted(range(len(strides)), key=lambda axis: (-strides[axis], axis))
 
-    def _flat(self, a: Array, like: Array) -> Array:
+    def _flatten(self, a: Array, like: Array) -> Array:
         """The elements in the order in which ``like`` has them in memory."""
-        return self.turned(a, self._order(like)).reshape(-1)
+        return self.permute(a, self._order(like)).reshape(-1)
 
-    def _shaped(self, a: Array, like: Array) -> Array:
+    def _unflatten(self, a: Array, like: Array) -> Array:
         """A flat array in the shape and order of memory of another."""
         order = self._order(like)
         back = sorted(range(len(order)), key=order.__getitem__)
-        return self.turned(a.reshape([like.shape[axis] for axis in order]), back)
+        return self.permute(a.reshape([like.shape[axis] for axis in order]), back)
 
-    def _spread(self, scale: Array, like: Array) -> Array:
+    def _expand_scales(self, scale: Array, like: Array) -> Array:
         """The scale of its block for each element."""
-        return self._shaped(self.repeated(scale, BLOCK)[: len(self.count(like))], like)
+        return self._unflatten(self.repeat(scale, BLOCK)[: len(self.number_elements(like))], like)

@@ -73,7 +73,7 @@ class UpdateSpec:
         """The columns of memory: the fields of every codec in order. The gradient is column 0."""
         return tuple(field for codec in self.codecs for field in codec.fields)
 
-    def grouped(self, columns: Sequence[T]) -> list[Sequence[T]]:
+    def split_by_codec(self, columns: Sequence[T]) -> list[Sequence[T]]:
         """One thing per field, as one sequence per codec."""
         left = iter(columns)
         return [[next(left) for _ in codec.fields] for codec in self.codecs]
@@ -116,7 +116,7 @@ class Batch(ABC):
     starts: Int64s | None = None
     owners: Int64s | None = None
     tally: Tally
-    owned: bytes | None = None
+    owners_key: bytes | None = None
     """The owners as a key, like :attr:`sizes`, if there are any."""
 
     @property
@@ -125,7 +125,7 @@ class Batch(ABC):
         return self.table[:, LENGTH]
 
     @cached_property
-    def sizes(self) -> bytes:
+    def lengths_key(self) -> bytes:
         """The lengths as a key by which an engine may remember how it divides the work."""
         return self.lengths.tobytes()
 
@@ -139,7 +139,7 @@ class Batch(ABC):
         """(n,) the key of each one's noise."""
         return self.table[:, KEY]
 
-    def taken(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def iterate_parameters(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """The position and the entries of every parameter that is to be updated, for engines that take it whole."""
         every = range(len(self.table)) if self.pieces is None else map(int, self.pieces[:, 0])
         return ((k, tuple(column[k] for column in columns)) for k in every)
@@ -200,7 +200,7 @@ class Engine(ABC):
         """Update parameters and slots in place; gradients are only read. Collect statistics if the batch has owners."""
 
     @abstractmethod
-    def squares(self, batch: Batch) -> float:
+    def sum_squares(self, batch: Batch) -> float:
         """The sum of the squares of all gradients of the batch, in float64; not finite if one of them is not."""
 
 

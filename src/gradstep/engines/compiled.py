@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.eager import ARRAYS, Eager, real, squares
+from gradstep.engines.eager import ARRAYS, Eager, real, sum_squares
 from gradstep.rules import Rule, State
 
 _EAGER = Eager()
@@ -43,19 +43,19 @@ class Compiled(Engine):
             _EAGER.update(batch)  # the same lines, which can be looked at
             return
         step = _compiled(batch.spec)
-        for k, columns in batch.taken(batch.columns):
+        for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():
                 row = batch.rows[k]
                 # Tensors, not Python numbers: a number would be a constant of the code and compile it anew each step.
                 kind = torch.float64 if batch.spec.arithmetic is np.float64 else torch.float32
                 numbers = torch.from_numpy(batch.coefficients[row]).to(columns[1].device, kind)
-                step(numbers, *(_flat(t) for t in columns))
+                step(numbers, *(_flatten(t) for t in columns))
 
-    def squares(self, batch: Batch) -> float:
-        return squares(batch.columns[0])
+    def sum_squares(self, batch: Batch) -> float:
+        return sum_squares(batch.columns[0])
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def _flatten(tensor: Tensor) -> Tensor:
     tensor = real(tensor)
     return tensor.as_strided((tensor.numel(),), (1,))
 

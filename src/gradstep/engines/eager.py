@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.arrays import Arrays, tally_of
+from gradstep.engines.arrays import Arrays, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -28,16 +28,16 @@ class TorchArrays(Arrays):
     def strides(self, a: Array) -> Sequence[int]:
         return a.stride()  # type: ignore[no-any-return]
 
-    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+    def permute(self, a: Array, axes: Sequence[int]) -> Array:
         return a.permute(axes)
 
-    def count(self, like: Array, start: int = 0) -> Array:
+    def number_elements(self, like: Array, start: int = 0) -> Array:
         return torch.arange(start, start + like.numel(), device=like.device).to(torch.int32)
 
-    def repeated(self, a: Array, times: int) -> Array:
+    def repeat(self, a: Array, times: int) -> Array:
         return a.repeat_interleave(times)
 
-    def largest(self, a: Array, every: int) -> Array:
+    def chunk_maxima(self, a: Array, every: int) -> Array:
         return torch.nn.functional.pad(a, (0, -len(a) % every)).reshape(-1, every).amax(1)
 
     def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
@@ -69,20 +69,20 @@ class Eager(Engine):
             SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
         ]
         found = {}
-        for k, columns in batch.taken(batch.columns):
+        for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
                 start = 0 if batch.starts is None else int(batch.starts[k])
                 found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
         if batch.owners is not None:
-            batch.tally = tally_of(found, batch.owners)
+            batch.tally = build_tally(found, batch.owners)
 
-    def squares(self, batch: Batch) -> float:
-        return squares(batch.columns[0])
+    def sum_squares(self, batch: Batch) -> float:
+        return sum_squares(batch.columns[0])
 
 
 @torch.no_grad()
-def squares(gradients: Sequence[Tensor]) -> float:
+def sum_squares(gradients: Sequence[Tensor]) -> float:
     """The sum of the squares of all elements, in float64."""
     norms = [torch.linalg.vector_norm(real(g).to(torch.float64)) for g in gradients if g.numel()]
     return float(torch.stack([n.to("cpu") for n in norms]).square().sum()) if norms else 0.0

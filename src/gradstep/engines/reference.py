@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.engines.arrays import Arrays, tally_of
+from gradstep.engines.arrays import Arrays, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
 from gradstep.rules.ops import Array
@@ -22,16 +22,16 @@ class NumPyArrays(Arrays):
     def strides(self, a: Array) -> Sequence[int]:
         return a.strides  # type: ignore[no-any-return]
 
-    def turned(self, a: Array, axes: Sequence[int]) -> Array:
+    def permute(self, a: Array, axes: Sequence[int]) -> Array:
         return a.transpose(axes)
 
-    def count(self, like: Array, start: int = 0) -> Array:
+    def number_elements(self, like: Array, start: int = 0) -> Array:
         return np.arange(start, start + like.size).astype(np.int32)
 
-    def repeated(self, a: Array, times: int) -> Array:
+    def repeat(self, a: Array, times: int) -> Array:
         return np.repeat(a, times)
 
-    def largest(self, a: Array, every: int) -> Array:
+    def chunk_maxima(self, a: Array, every: int) -> Array:
         return np.pad(a, (0, -len(a) % every)).reshape(-1, every).max(axis=1)
 
     def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
@@ -70,14 +70,14 @@ class Reference(Engine):
         found = {}
         # Overflow and 0/0 are what the numbers say; the kernel does not warn of them either.
         with np.errstate(all="ignore"):
-            for k, columns in batch.taken(batch.arrays()):
+            for k, columns in batch.iterate_parameters(batch.arrays()):
                 if columns[0].size:
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
                     found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
         if batch.owners is not None:
-            batch.tally = tally_of(found, batch.owners)
+            batch.tally = build_tally(found, batch.owners)
 
-    def squares(self, batch: Batch) -> float:
+    def sum_squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element
         with np.errstate(all="ignore"):
             return float(sum(np.sum(element.decode(g).astype(np.float64) ** 2) for g in batch.arrays()[0]))

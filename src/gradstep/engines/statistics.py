@@ -31,16 +31,16 @@ of float64.
 SUMS = 4
 """How many of them are sums; the others are a minimum and a maximum."""
 
-NOTHING = (0.0,) * SUMS + (math.nan,) * (len(STATISTICS) - SUMS)
+EMPTY_ROW = (0.0,) * SUMS + (math.nan,) * (len(STATISTICS) - SUMS)
 """The row of a parameter or group of which nothing was updated."""
 
 
-def nothing(rows: int) -> Float64s:
+def empty_table(rows: int) -> Float64s:
     """(rows, len(STATISTICS)) before anything is counted."""
-    return np.tile(NOTHING, (rows, 1))
+    return np.tile(EMPTY_ROW, (rows, 1))
 
 
-def count(table: Float64s, owners: Int64s, found: Float64s) -> None:
+def add_rows(table: Float64s, owners: Int64s, found: Float64s) -> None:
     """Add each row of ``found`` to the row of its owner in ``table``; of the last two columns keep the extremes.
 
     Args:
@@ -54,7 +54,7 @@ def count(table: Float64s, owners: Int64s, found: Float64s) -> None:
     np.fmax.at(table[:, SUMS + 1], owners, found[:, SUMS + 1])
 
 
-def rows_of(owners: Int64s) -> int:
+def count_rows(owners: Int64s) -> int:
     """How many rows there are for these owners, which are numbered from 0 on and ascending."""
     return int(owners[-1]) + 1 if len(owners) else 0
 
@@ -144,7 +144,7 @@ class RowLabels:
         )
 
 
-class Share(NamedTuple):
+class BatchStatistics(NamedTuple):
     """The statistics of one batch: the labels of its rows, and the numbers that its engine collected."""
 
     labels: RowLabels
@@ -157,55 +157,55 @@ class Statistics:
     """What one step updated, in the order of ``param_groups``; every array has one entry for each parameter or group.
 
     Args:
-        shares: one of each batch of the step, at least one.
+        batches: one of each batch of the step, at least one.
         detail: what has an entry of its own, ``"parameters"`` or ``"groups"``; a group is what of it was updated.
         clip: what clipping multiplied the gradients by.
     """
 
-    shares: Sequence[Share]
+    batches: Sequence[BatchStatistics]
     detail: Detail
     clip: float
 
     @property
     def finite(self) -> bool:
         """Whether all gradients are."""
-        return all(share.tally.finite for share in self.shares)
+        return all(batch.tally.finite for batch in self.batches)
 
     @cached_property
     def names(self) -> Sequence[str]:
         """What they are called."""
-        names = list(chain.from_iterable([share.labels.names for share in self.shares]))
+        names = list(chain.from_iterable([batch.labels.names for batch in self.batches]))
         return names if self._order is None else [names[i] for i in self._order.first.tolist()]
 
     @cached_property
     def index(self) -> Int64s:
         """Which one each is; parameters are counted over all groups."""
-        return self.shares[0].labels.index if self._order is None else self._order.every
+        return self.batches[0].labels.index if self._order is None else self._order.every
 
     @cached_property
     def groups(self) -> Int64s:
         """The number of each one's group."""
         if self._order is None:
-            return self.shares[0].labels.groups
-        return np.concatenate([share.labels.groups for share in self.shares])[self._order.first]
+            return self.batches[0].labels.groups
+        return np.concatenate([batch.labels.groups for batch in self.batches])[self._order.first]
 
     @cached_property
     def elements(self) -> Int64s:
         """How many it has."""
         if self._order is None:
-            return self.shares[0].labels.elements
+            return self.batches[0].labels.elements
         elements = np.zeros_like(self.index)
-        np.add.at(elements, self._order.place, np.concatenate([share.labels.elements for share in self.shares]))
+        np.add.at(elements, self._order.place, np.concatenate([batch.labels.elements for batch in self.batches]))
         return elements
 
     @cached_property
     def table(self) -> Float64s:
         """(n, 6) all that follows, a column for each."""
         if self._order is None:
-            table = self.shares[0].tally.table
+            table = self.batches[0].tally.table
         else:
-            table = nothing(len(self.index))
-            count(table, self._order.place, np.concatenate([share.tally.table for share in self.shares]))
+            table = empty_table(len(self.index))
+            add_rows(table, self._order.place, np.concatenate([batch.tally.table for batch in self.batches]))
         if self.clip != 1:
             table = table.copy()
             table[:, 0] /= self.clip**2
@@ -243,15 +243,15 @@ class Statistics:
 
     @cached_property
     def _order(self) -> _Order | None:
-        """Of several shares; a group may have a part in each."""
-        if len(self.shares) == 1:
+        """Of several batches; a group may have a part in each."""
+        if len(self.batches) == 1:
             return None
-        every = np.concatenate([share.labels.index for share in self.shares])
+        every = np.concatenate([batch.labels.index for batch in self.batches])
         return _Order(*np.unique(every, return_index=True, return_inverse=True))
 
 
 class _Order(NamedTuple):
-    """The entries of all shares, one after the other, in their right order.
+    """The entries of all batches, one after the other, in their right order.
 
     Attributes:
         every: (n,) the number of each parameter or group, ascending.
@@ -266,5 +266,5 @@ class _Order(NamedTuple):
 
 _NONE = np.empty(0, np.int64)
 
-NO_SHARE = Share(RowLabels.of("parameters", [], _NONE, _NONE, _NONE), Tally.of(nothing(0)))
+NO_STATISTICS = BatchStatistics(RowLabels.of("parameters", [], _NONE, _NONE, _NONE), Tally.of(empty_table(0)))
 """Of a step that updated nothing."""

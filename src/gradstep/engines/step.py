@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s
-from gradstep.engines.statistics import NO_SHARE, Detail, RowLabels, Share, Statistics
+from gradstep.engines.statistics import NO_STATISTICS, BatchStatistics, Detail, RowLabels, Statistics
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Nearest
 from gradstep.storage.elements import Half
@@ -112,7 +112,7 @@ class StepTable(ABC):
         """Make state that is new the optimizer's: called when nothing can fail any more."""
 
     @abstractmethod
-    def changing(self) -> AbstractContextManager[None]:
+    def open_for_update(self) -> AbstractContextManager[None]:
         """The context in which all batches of a step are updated."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class StepTable(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Called inside of :meth:`changing` after all batches."""
+        """Called inside of :meth:`open_for_update` after all batches."""
 
 
 def take_step(
@@ -170,7 +170,7 @@ def take_step(
         if detail is not None or batch in rounded:
             batch.watch(detail or "parameters")
     table.install()
-    with table.changing():
+    with table.open_for_update():
         for batch, new in zip(batches, numbers, strict=True):
             table.update(batch)
             table.commit(batch, new)
@@ -178,8 +178,8 @@ def take_step(
     _warn_of_lost_updates(rounded)
     statistics = None
     if detail is not None:
-        shares = [Share(batch.labels, batch.tally) for batch in batches] or [NO_SHARE]
-        statistics = Statistics(shares, detail, clip)
+        collected = [BatchStatistics(batch.labels, batch.tally) for batch in batches] or [NO_STATISTICS]
+        statistics = Statistics(collected, detail, clip)
     return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=statistics, rules=rules)
 
 
@@ -219,7 +219,7 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
 
 def measure_norm(batches: Sequence[StepBatch]) -> float:
     """The global 2-norm of the gradients as they are; not finite if one of them is not."""
-    squares = sum(batch.engine.squares(batch) for batch in batches)
+    squares = sum(batch.engine.sum_squares(batch) for batch in batches)
     if math.isinf(squares) and not any(True for batch in batches for _ in batch.find_nonfinite()):
         # Only float64 can be finite and overflow when squared.
         return norm_by_largest(
@@ -303,7 +303,7 @@ _SIGNALS = tuple(getattr(signal, name) for name in _NAMES.split() if hasattr(sig
 
 
 @final
-class _Waiting:
+class _DeferredSignals:
     """Handles signals in place of their handlers: keeps them until it is opened, then passes them on."""
 
     def __init__(self) -> None:
@@ -319,12 +319,12 @@ class _Waiting:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Have the handlers of signals, Ctrl-C's among them, wait until the block is done; only the main thread runs any.
 
     >>> import os
     >>> try:
-    ...     with uninterrupted():
+    ...     with defer_signals():
     ...         os.kill(os.getpid(), signal.SIGINT)
     ...         print("goes on to its end")
     ... except KeyboardInterrupt:
@@ -335,11 +335,11 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waiting = _Waiting()
+    waiting = _DeferredSignals()
     try:
         for number in _SIGNALS:
             handler = _signal.getsignal(number)
-            waits_already = isinstance(handler, _Waiting) and not handler.is_open  # for a block around this one
+            waits_already = isinstance(handler, _DeferredSignals) and not handler.is_open  # for a block around this one
             if callable(handler) and not waits_already:
                 waiting.handlers[number] = handler
                 _signal.signal(number, waiting)

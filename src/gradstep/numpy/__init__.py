@@ -42,7 +42,7 @@ from gradstep.numpy.clipping import clip_grad_norm
 from gradstep.numpy.factory import optimizer
 from gradstep.numpy.layers import Layer, Linear, ReLU, Sequential
 from gradstep.numpy.losses import CrossEntropyLoss, Loss, MSELoss
-from gradstep.numpy.ruled import RuleOptimizer
+from gradstep.numpy.rule_optimizer import RuleOptimizer
 from gradstep.numpy.schedule import CosineSchedule
 from gradstep.numpy.tensor import Tensor, no_grad
 from gradstep.rules import RULES

@@ -52,7 +52,7 @@ def array_of(value: Any) -> NDArray[Any]:
     return np.asarray(value if plain else value.data)
 
 
-class Tracked:
+class RecordedTensor:
     """A tensor whose operations are recorded: ``backward()`` gives a gradient only to one made with ``requires_grad``.
 
     Attributes:
@@ -65,7 +65,9 @@ class Tracked:
     edges: Any
 
 
-def either(params: Iterable[HasGradient] | None, parameters: Iterable[HasGradient] | None) -> Iterable[HasGradient]:
+def choose_params(
+    params: Iterable[HasGradient] | None, parameters: Iterable[HasGradient] | None
+) -> Iterable[HasGradient]:
     """The parameters, under whichever of the two names they were given.
 
     Raises:
@@ -115,7 +117,7 @@ class Optimizer:
     def __init__(
         self, params: Iterable[HasGradient] | None = None, *, parameters: Iterable[HasGradient] | None = None
     ) -> None:
-        self.params = _distinct(either(params, parameters))
+        self.params = _check_params(choose_params(params, parameters))
         self.step_count = 0
 
     def zero_grad(self) -> None:
@@ -132,7 +134,7 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} must write step(): the base has no rule to update by")
 
 
-def _distinct(params: Iterable[HasGradient]) -> list[HasGradient]:
+def _check_params(params: Iterable[HasGradient]) -> list[HasGradient]:
     if isinstance(params, (np.ndarray, HasGradient)):
         raise TypeError(f"params must be a list of parameters, not one {type(params).__name__}: write [parameter]")
     found = list(params)
@@ -142,9 +144,9 @@ def _distinct(params: Iterable[HasGradient]) -> list[HasGradient]:
             raise TypeError(
                 f"parameter {i} is a plain array without a place for its gradient: wrap it in gradstep.numpy.Parameter"
             )
-        if isinstance(param, Tracked):
+        if isinstance(param, RecordedTensor):
             _check_gets_gradient(param, i)
-        data = _data(param, i)
+        data = _read_data(param, i)
         # Two parameters that begin at the same place share memory; an array of no elements has none to share.
         for key in [("object", id(param)), *([("memory", data.ctypes.data)] if data.size else [])]:
             if key in places:
@@ -159,7 +161,7 @@ def _distinct(params: Iterable[HasGradient]) -> list[HasGradient]:
     return found
 
 
-def _check_gets_gradient(param: Tracked, i: int) -> None:
+def _check_gets_gradient(param: RecordedTensor, i: int) -> None:
     if not param.requires_grad:
         raise ValueError(
             f"parameter {i} has requires_grad=False, so it never gets a gradient: make it with requires_grad=True, or "
@@ -172,7 +174,7 @@ def _check_gets_gradient(param: Tracked, i: int) -> None:
         )
 
 
-def _data(param: Any, i: int) -> NDArray[Any]:
+def _read_data(param: Any, i: int) -> NDArray[Any]:
     try:
         data = param.data
     except AttributeError:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from gradstep.numpy.base import HasGradient
-from gradstep.numpy.table import Buffers, fitting
+from gradstep.numpy.table import Buffers, fit_array
 from gradstep.rules import Rule
 
 
-def copies(held: Buffers) -> Buffers:
+def copy_buffers(held: Buffers) -> Buffers:
     """The arrays of one slot, copied."""
     return [None if array is None else array.copy() for array in held]
 
 
-def restored(held: Sequence[Any], params: Sequence[HasGradient], rule: Rule, slot: str) -> Buffers:
+def restore_buffers(held: Sequence[Any], params: Sequence[HasGradient], rule: Rule, slot: str) -> Buffers:
     """The arrays of one slot as copies in each parameter's type of elements.
 
     Args:
@@ -31,15 +31,15 @@ def restored(held: Sequence[Any], params: Sequence[HasGradient], rule: Rule, slo
         TypeError: an array that does not hold real numbers.
     """
     check_length(held, len(params))
-    return [_restored(array, param.data, rule, slot, i) for i, (array, param) in enumerate(zip(held, params))]
+    return [_restore_array(array, param.data, rule, slot, i) for i, (array, param) in enumerate(zip(held, params))]
 
 
-def _restored(array: Any, data: Any, rule: Rule, slot: str, i: int) -> Any:
+def _restore_array(array: Any, data: Any, rule: Rule, slot: str, i: int) -> Any:
     if array is None:
         return None
     # A slot that a setting has switched off is the parameter's shape when it is switched on again.
     shapes = {s.name: s.shape(data.shape) for s in rule.slots(data.ndim)}
-    return np.array(fitting(array, data, shapes.get(slot, data.shape), f"{slot} of parameter {i}"), order="K")
+    return np.array(fit_array(array, data, shapes.get(slot, data.shape), f"{slot} of parameter {i}"), order="K")
 
 
 def check_length(held: Sequence[Any], count: int) -> None:
@@ -52,7 +52,7 @@ def check_length(held: Sequence[Any], count: int) -> None:
         raise ValueError(f"Momentum state length mismatch: it has {len(held)} entries for {count} parameters")
 
 
-def counts(values: Sequence[Any], count: int) -> list[int]:
+def check_counts(values: Sequence[Any], count: int) -> list[int]:
     """How many updates each parameter has had.
 
     Raises:
@@ -65,7 +65,7 @@ def counts(values: Sequence[Any], count: int) -> list[int]:
     return [int(value) for value in values]
 
 
-def numbers(values: Sequence[Any], count: int, name: str) -> list[float]:
+def check_scalars(values: Sequence[Any], count: int, name: str) -> list[float]:
     """A scalar of each parameter.
 
     Raises:

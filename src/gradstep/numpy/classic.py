@@ -10,8 +10,8 @@ from typing import Any, Literal, final
 from gradstep import rules
 from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient
-from gradstep.numpy.ruled import RuleOptimizer
-from gradstep.numpy.settings import checked
+from gradstep.numpy.rule_optimizer import RuleOptimizer
+from gradstep.numpy.settings import build_rule
 from gradstep.numpy.table import Buffers
 from gradstep.rules import settings_of
 from gradstep.rules.adam import AdamRule
@@ -89,7 +89,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
 
     @momentum_buffers.setter
     def momentum_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["momentum_buffer"] = checkpoint.restored(held, self.params, self.rule, "momentum_buffer")
+        self.buffers["momentum_buffer"] = checkpoint.restore_buffers(held, self.params, self.rule, "momentum_buffer")
 
     def has_momentum(self) -> bool:
         """Whether there are buffers to keep."""
@@ -97,7 +97,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
 
     def get_momentum_state(self) -> Buffers | None:
         """Copies of the buffers, one per parameter; None without momentum."""
-        return checkpoint.copies(self.momentum_buffers) if self.has_momentum() else None
+        return checkpoint.copy_buffers(self.momentum_buffers) if self.has_momentum() else None
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
         """Put copies of these buffers in place of the present ones; None, or no momentum, changes nothing.
@@ -145,7 +145,7 @@ class _Moments(RuleOptimizer, ABC):
 
     @m_buffers.setter
     def m_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["exp_avg"] = checkpoint.restored(held, self.params, self.rule, "exp_avg")
+        self.buffers["exp_avg"] = checkpoint.restore_buffers(held, self.params, self.rule, "exp_avg")
 
     @property
     def v_buffers(self) -> Buffers:
@@ -154,7 +154,7 @@ class _Moments(RuleOptimizer, ABC):
 
     @v_buffers.setter
     def v_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["exp_avg_sq"] = checkpoint.restored(held, self.params, self.rule, "exp_avg_sq")
+        self.buffers["exp_avg_sq"] = checkpoint.restore_buffers(held, self.params, self.rule, "exp_avg_sq")
 
     def has_momentum(self) -> bool:
         """Whether there are buffers to keep: always."""
@@ -166,7 +166,7 @@ class _Moments(RuleOptimizer, ABC):
         The moments alone: their ages are ``update_counts``, without which the bias correction starts anew. Keep both,
         or take :meth:`state_dict`, which has everything.
         """
-        return list(zip(checkpoint.copies(self.m_buffers), checkpoint.copies(self.v_buffers)))
+        return list(zip(checkpoint.copy_buffers(self.m_buffers), checkpoint.copy_buffers(self.v_buffers)))
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
         """Put copies of these moments in place of the present ones; None changes nothing.
@@ -182,8 +182,8 @@ class _Moments(RuleOptimizer, ABC):
                 raise ValueError(f"the state of parameter {i} must be a pair (m, v), but is {pair!r}")
             if (pair[0] is None) != (pair[1] is None):
                 raise ValueError(f"the moments of parameter {i} must both be arrays or both be None")
-        m = checkpoint.restored([m for m, _ in state], self.params, self.rule, "exp_avg")
-        v = checkpoint.restored([v for _, v in state], self.params, self.rule, "exp_avg_sq")
+        m = checkpoint.restore_buffers([m for m, _ in state], self.params, self.rule, "exp_avg")
+        v = checkpoint.restore_buffers([v for _, v in state], self.params, self.rule, "exp_avg_sq")
         self.buffers |= {"exp_avg": m, "exp_avg_sq": v}
 
 
@@ -330,4 +330,6 @@ class AdamW(_Moments, rule=rules.AdamW):
             engine=engine,
         )
         if decay == "after":
-            self._rule = checked(_DecayAfter, {s.name: getattr(self._rule, s.name) for s in settings_of(rules.AdamW)})
+            self._rule = build_rule(
+                _DecayAfter, {s.name: getattr(self._rule, s.name) for s in settings_of(rules.AdamW)}
+            )

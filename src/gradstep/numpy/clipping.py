@@ -48,9 +48,9 @@ def clip_grad_norm(parameters: Iterable[HasGradient], max_norm: float = 1.0) -> 
         return norm
     for p in holders:
         if isinstance(p.grad, np.ndarray):
-            p.grad = _scaled(p.grad, max_norm / norm)
+            p.grad = _scale(p.grad, max_norm / norm)
         else:
-            p.grad.data = _scaled(array_of(p.grad), max_norm / norm)
+            p.grad.data = _scale(array_of(p.grad), max_norm / norm)
     return norm
 
 
@@ -72,6 +72,6 @@ def _norm(g: Floats) -> float:
     return norm_by_largest(largest, sum_squares)
 
 
-def _scaled(g: Floats, factor: float) -> Floats:
+def _scale(g: Floats, factor: float) -> Floats:
     # In float64, where the factor is exact: in float32 that of a norm of 1e40 would be subnormal.
     return np.multiply(g, factor, out=np.empty_like(g), dtype=np.float64, casting="same_kind")

@@ -7,7 +7,7 @@ import types
 from functools import cache
 
 from gradstep.numpy.classic import SGD, Adam, AdamW
-from gradstep.numpy.ruled import RuleOptimizer
+from gradstep.numpy.rule_optimizer import RuleOptimizer
 from gradstep.numpy.settings import signature_of
 from gradstep.rules import Rule
 

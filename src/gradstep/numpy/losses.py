@@ -62,11 +62,11 @@ class CrossEntropyLoss(Loss):
     def forward(self, predictions: Tensor, targets: ArrayLike | Tensor) -> Tensor:
         if predictions.ndim != 2:
             raise ValueError(f"predictions must be logits of shape (n, classes), but have {predictions.shape}")
-        chosen = _classes(array_of(targets), *predictions.shape)
+        chosen = _check_classes(array_of(targets), *predictions.shape)
         return -predictions.log_softmax()[np.arange(len(chosen)), chosen].mean()
 
 
-def _classes(targets: NDArray[np.generic], n: int, classes: int) -> NDArray[np.int64]:
+def _check_classes(targets: NDArray[np.generic], n: int, classes: int) -> NDArray[np.int64]:
     if targets.shape != (n,):
         raise ValueError(f"targets must be class numbers of shape ({n},), but have {targets.shape}")
     chosen = targets.astype(np.int64)

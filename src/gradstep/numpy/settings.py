@@ -34,7 +34,7 @@ def signature_of(rule: type[Rule]) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter("params", position), *settings, *own])
 
 
-def checked(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
+def build_rule(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
     """The rule with these settings, and the defaults of the others.
 
     Raises:
@@ -42,7 +42,7 @@ def checked(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
         TypeError: a setting of the wrong kind.
 
     >>> from gradstep.rules import Adam
-    >>> checked(Adam, {"lr": float("nan")})
+    >>> build_rule(Adam, {"lr": float("nan")})
     Traceback (most recent call last):
     ValueError: lr must be finite and nonnegative, but is nan
     """
@@ -50,8 +50,8 @@ def checked(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
     return rule(**values)
 
 
-def changed(rule: Rule, name: str, value: Any) -> Rule:
-    """The rule with one other value; raises as :func:`checked`."""
+def replace_setting(rule: Rule, name: str, value: Any) -> Rule:
+    """The rule with one other value; raises as :func:`build_rule`."""
     _check(type(rule), {name: value})
     return replace(rule, **{name: value})
 
@@ -64,11 +64,11 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
         try:
             setting.metadata["check"](setting.name, value)
         except ValueError as error:
-            raise ValueError(_words(setting, value) or f"{setting.name}: {error}") from error
+            raise ValueError(_message(setting, value) or f"{setting.name}: {error}") from error
         except TypeError as error:
             # The teaching framework calls a pair of another length a wrong value, not a wrong type.
             if setting.name == "betas" and isinstance(value, (tuple, list)) and len(value) != 2:
-                raise ValueError(_words(setting, value)) from error
+                raise ValueError(_message(setting, value)) from error
             raise
         if setting.name == "momentum" and value >= 1:
             warnings.warn(
@@ -78,7 +78,7 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
             )
 
 
-def _words(setting: Field[Any], value: Any) -> str:
+def _message(setting: Field[Any], value: Any) -> str:
     if setting.name == "betas":
         return f"betas must contain two finite values in [0, 1), but is {value!r}"
     if setting.name in _NONNEGATIVE and isinstance(setting.default, float):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import LENGTH, Engine, Int64s, Traits, UpdateSpec, choose_engine
 from gradstep.engines.fused import Fused
-from gradstep.engines.fused.job import available
+from gradstep.engines.fused.job import count_processors
 from gradstep.engines.reference import Reference
 from gradstep.engines.statistics import Detail, RowLabels
 from gradstep.engines.step import StepBatch
@@ -34,22 +34,22 @@ ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (Fused(), Ref
 Buffers = list[Any]
 """One slot of every parameter: its array, or None before the parameter's first step."""
 
-_threads = cache(available)
+_threads = cache(count_processors)
 
 # -- where arrays lie -------------------------------------------------------------------------------------------------
 
-Facts: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], "np.dtype[Any]", int]
+ArrayLayout: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], "np.dtype[Any]", int]
 """Address, shape, strides, type of elements, and NumPy's flags (in order, aligned, writeable) of an array."""
 
-LAYOUT = slice(1, 4)
+SHARED_LAYOUT = slice(1, 4)
 """The part of the facts that another array in the same layout shares."""
 
 
-def facts(array: NDArray[Any]) -> Facts:
+def read_layout(array: NDArray[Any]) -> ArrayLayout:
     """What there is to know of an array before its elements are touched.
 
     >>> x = np.zeros((2, 3), dtype=np.float32)
-    >>> facts(x)[0] == x.ctypes.data, facts(x)[LAYOUT]
+    >>> read_layout(x)[0] == x.ctypes.data, read_layout(x)[SHARED_LAYOUT]
     (True, ((2, 3), (12, 4), dtype('float32')))
     """
     return address(array), array.shape, array.strides, array.dtype, array.flags.num
@@ -88,7 +88,7 @@ def is_dense(arrays: Sequence[Floats]) -> bool:
     return in_order and all(f.aligned for f in flags)
 
 
-def engine_for(name: str, rule: type[Rule], arrays: Sequence[Floats], label: str) -> tuple[Engine, str]:
+def choose_array_engine(name: str, rule: type[Rule], arrays: Sequence[Floats], label: str) -> tuple[Engine, str]:
     """The engine for a parameter, with the reason.
 
     Args:
@@ -145,18 +145,18 @@ def gather(
     members = []
     for i in active:
         label = f"parameter {i}"
-        data = usable(params[i].data, label)
+        data = check_writable(params[i].data, label)
         slots = rule.slots(data.ndim)
         held = [buffers[slot.name][i] if slot.name in buffers else None for slot in slots]
-        arrays = [_slot(slot, array, data, label) for slot, array in zip(slots, held, strict=True)]
-        engine, _ = engine_for(wish, type(rule), [data, *arrays], label)
+        arrays = [_slot_array(slot, array, data, label) for slot, array in zip(slots, held, strict=True)]
+        engine, _ = choose_array_engine(wish, type(rule), [data, *arrays], label)
         plain = Nearest(ELEMENTS[data.dtype.name])
         spec = UpdateSpec.of(rule, slots, plain, plain, [plain] * len(slots))
         members.append(Member(i, data, {slot.name: a for slot, a in zip(slots, arrays, strict=True)}, engine, spec))
     return members
 
 
-def usable(data: Any, label: str) -> Floats:
+def check_writable(data: Any, label: str) -> Floats:
     """The parameter's array, if it can be updated in place."""
     if not isinstance(data, np.ndarray):
         raise TypeError(f"the data of {label} must be a NumPy array, but is {type(data).__name__}")
@@ -167,17 +167,17 @@ def usable(data: Any, label: str) -> Floats:
     return np.asarray(data)  # no subclass with a product of its own
 
 
-def _slot(slot: Slot, held: Floats | None, data: Floats, label: str) -> Floats:
+def _slot_array(slot: Slot, held: Floats | None, data: Floats, label: str) -> Floats:
     shape = slot.shape(data.shape)
     if held is not None:
-        array = fitting(held, data, shape, f"{slot.name} of {label}")
+        array = fit_array(held, data, shape, f"{slot.name} of {label}")
         return array if array.flags.writeable else array.copy("K")
     if slot.collapsed is None:
         return np.full_like(data, slot.fill)
     return np.full(shape, slot.fill, dtype=data.dtype)
 
 
-def fitting(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> Floats:
+def fit_array(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> Floats:
     """The array, or a copy in the parameter's type of elements and order of axes if it differs in them.
 
     Raises:
@@ -222,15 +222,15 @@ class Part:
     spec: UpdateSpec
     places: list[int]
     members: Int64s
-    known: list[Facts]
+    layouts: list[ArrayLayout]
     table: Int64s
-    sizes: bytes
+    lengths_key: bytes
 
     @staticmethod
     def of(engine: Engine, spec: UpdateSpec, members: Sequence[Member]) -> Part:
         """These members, whose engine and spec these are."""
         columns = [[m.param for m in members], *([m.slots[name] for m in members] for name in spec.slots)]
-        known = [facts(a) for column in columns for a in column]
+        known = [read_layout(a) for column in columns for a in column]
         table = np.zeros((len(members), 1 + len(columns) + _NUMBERS), dtype=np.int64)
         table[:, 1:-_NUMBERS] = np.reshape([at for at, *_ in known], (len(columns), len(members))).T
         table[:, LENGTH] = [m.param.size for m in members]
@@ -253,12 +253,12 @@ class Part:
             TypeError: one that holds no real numbers.
         """
         gradients = []
-        for i, own in zip(self.places, self.known):
+        for i, own in zip(self.places, self.layouts):
             given = params[i].grad
             g = given if type(given) is np.ndarray else array_of(given)
-            if not g.flags.aligned or (g.shape, g.strides, g.dtype) != own[LAYOUT]:
+            if not g.flags.aligned or (g.shape, g.strides, g.dtype) != own[SHARED_LAYOUT]:
                 data = params[i].data
-                g = fitting(g, data, data.shape, f"the gradient of parameter {i}")
+                g = fit_array(g, data, data.shape, f"the gradient of parameter {i}")
             gradients.append(g)
         self.table[:, 0] = list(map(address, gradients))
         return ArrayBatch(self, gradients, params, buffers)
@@ -287,7 +287,7 @@ class ArrayBatch(StepBatch):
         buffers: Mapping[str, Buffers],
     ) -> None:
         self.engine, self.spec, self.table = part.engine, part.spec, part.table
-        self.places, self.members, self.sizes = part.places, part.members, part.sizes
+        self.places, self.members, self.lengths_key = part.places, part.members, part.lengths_key
         self.threads = _threads()
         self._part, self._gradients, self._params, self._buffers = part, gradients, params, buffers
 
@@ -306,7 +306,7 @@ class ArrayBatch(StepBatch):
     def watch(self, detail: Detail) -> None:
         groups = np.zeros_like(self.members)
         self.labels = RowLabels.of(detail, self.names, self.members, groups, self.lengths)
-        self.owners, self.owned = self.labels.owners, self.labels.key
+        self.owners, self.owners_key = self.labels.owners, self.labels.key
 
     def find_nonfinite(self) -> Iterator[int]:
         return (k for k, g in enumerate(self._gradients) if not np.isfinite(g).all())
@@ -335,19 +335,19 @@ class Table:
         self.rule = rule
         self.parts = [Part.of(engine, spec, found) for (engine, spec), found in sorted_.items()]
 
-    def holds(
+    def is_up_to_date(
         self, active: Sequence[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers]
     ) -> bool:
         """Whether it is up to date for the parameters ``active``."""
         return (
             active == self.active
             and (rule is self.rule or _structure(rule) == _structure(self.rule))
-            and all(_known(part.columns(params, buffers)) == part.known for part in self.parts)
+            and all(_read_layouts(part.columns(params, buffers)) == part.layouts for part in self.parts)
         )
 
 
-def _known(columns: Iterable[Iterable[Any]]) -> list[Facts | None]:
-    return [facts(a) if isinstance(a, np.ndarray) else None for column in columns for a in column]
+def _read_layouts(columns: Iterable[Iterable[Any]]) -> list[ArrayLayout | None]:
+    return [read_layout(a) if isinstance(a, np.ndarray) else None for column in columns for a in column]
 
 
 def _structure(rule: Rule) -> tuple[Any, ...]:

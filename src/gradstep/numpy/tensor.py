@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gradstep.numpy.base import Floats, Tracked, array_of
+from gradstep.numpy.base import Floats, RecordedTensor, array_of
 
 Pullback = Callable[[Floats], Any]
 """From the gradient of a result to the gradient of one thing it was made from; may still have broadcast axes."""
@@ -60,7 +60,7 @@ def propagate(last: Tensor, gradient: Floats) -> None:
             # A copy: it may be a view of another's gradient, and ``p.grad *= 0.5`` must not reach that.
             tensor.grad = np.array(g if tensor.grad is None else array_of(tensor.grad) + g, dtype=tensor.dtype)
         for source, pullback in tensor.edges:
-            part = _summed_to(np.asarray(pullback(g), dtype=source.dtype), source.shape)
+            part = _sum_to_shape(np.asarray(pullback(g), dtype=source.dtype), source.shape)
             pending[id(source)] = part if id(source) not in pending else pending[id(source)] + part
 
 
@@ -80,7 +80,7 @@ def _latest_first(last: Tensor) -> list[Tensor]:
     return order[::-1]
 
 
-def _summed_to(g: Floats, shape: tuple[int, ...]) -> Floats:
+def _sum_to_shape(g: Floats, shape: tuple[int, ...]) -> Floats:
     """A gradient over the axes that broadcasting added or stretched: their sum, since each was the same number."""
     if g.shape == shape:
         return g
@@ -93,7 +93,7 @@ Axis = int | tuple[int, ...] | None
 
 
 @final
-class Tensor(Tracked):
+class Tensor(RecordedTensor):
     """An array with a gradient.
 
     ``+ - * / @ **`` and the methods below work on tensors, arrays and numbers, and broadcast as NumPy does. A graph is
@@ -164,7 +164,7 @@ class Tensor(Tracked):
 
     def detach(self) -> Tensor:
         """The same array without its history."""
-        return _result(self.data)
+        return _record(self.data)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -182,31 +182,31 @@ class Tensor(Tracked):
 
     def __add__(self, other: ArrayLike | Tensor) -> Tensor:
         b = self._other(other)
-        return _result(self.data + b.data, (self, lambda g: g), (b, lambda g: g))
+        return _record(self.data + b.data, (self, lambda g: g), (b, lambda g: g))
 
     def __sub__(self, other: ArrayLike | Tensor) -> Tensor:
         b = self._other(other)
-        return _result(self.data - b.data, (self, lambda g: g), (b, lambda g: -g))
+        return _record(self.data - b.data, (self, lambda g: g), (b, lambda g: -g))
 
     def __mul__(self, other: ArrayLike | Tensor) -> Tensor:
         b = self._other(other)
         x, y = self.data, b.data
-        return _result(x * y, (self, lambda g: g * y), (b, lambda g: g * x))
+        return _record(x * y, (self, lambda g: g * y), (b, lambda g: g * x))
 
     def __truediv__(self, other: ArrayLike | Tensor) -> Tensor:
         b = self._other(other)
         y, quotient = b.data, self.data / b.data
-        return _result(quotient, (self, lambda g: g / y), (b, lambda g: -g * quotient / y))
+        return _record(quotient, (self, lambda g: g / y), (b, lambda g: -g * quotient / y))
 
     def __neg__(self) -> Tensor:
-        return _result(-self.data, (self, lambda g: -g))
+        return _record(-self.data, (self, lambda g: -g))
 
     def __pow__(self, exponent: float) -> Tensor:
         """To the power of a number."""
         x = self.data
         # The derivative of x⁰ is 0 at x = 0 too, where 0 · x⁻¹ is not.
         slope = exponent * x ** (exponent - 1) if exponent else np.zeros_like(x)
-        return _result(x**exponent, (self, lambda g: g * slope))
+        return _record(x**exponent, (self, lambda g: g * slope))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -226,7 +226,7 @@ class Tensor(Tracked):
             kept = [n for n, one in zip(product.shape[-2:], (self.ndim == 1, b.ndim == 1)) if not one]
             return product.reshape(*product.shape[:-2], *kept)
         x, y = self.data, b.data
-        return _result(x @ y, (self, lambda g: g @ y.swapaxes(-1, -2)), (b, lambda g: x.swapaxes(-1, -2) @ g))
+        return _record(x @ y, (self, lambda g: g @ y.swapaxes(-1, -2)), (b, lambda g: x.swapaxes(-1, -2) @ g))
 
     def __rmatmul__(self, other: ArrayLike) -> Tensor:
         return self._other(other) @ self
@@ -236,27 +236,27 @@ class Tensor(Tracked):
     def exp(self) -> Tensor:
         """The exponential, e to the power of every element."""
         y = np.exp(self.data)
-        return _result(y, (self, lambda g: g * y))
+        return _record(y, (self, lambda g: g * y))
 
     def log(self) -> Tensor:
         """The natural logarithm."""
         x = self.data
-        return _result(np.log(x), (self, lambda g: g / x))
+        return _record(np.log(x), (self, lambda g: g / x))
 
     def tanh(self) -> Tensor:
         """The hyperbolic tangent."""
         y = np.tanh(self.data)
-        return _result(y, (self, lambda g: g * (1 - y * y)))
+        return _record(y, (self, lambda g: g * (1 - y * y)))
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + e⁻ˣ), by the tangent, which does not overflow."""
         y = 0.5 * (1 + np.tanh(0.5 * self.data))
-        return _result(y, (self, lambda g: g * y * (1 - y)))
+        return _record(y, (self, lambda g: g * y * (1 - y)))
 
     def relu(self) -> Tensor:
         """The larger of x and 0; its slope at 0 is 0."""
         positive = self.data > 0
-        return _result(np.maximum(self.data, 0), (self, lambda g: g * positive))
+        return _record(np.maximum(self.data, 0), (self, lambda g: g * positive))
 
     # -- sums and shapes ----------------------------------------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Tensor(Tracked):
         def pullback(g: Floats) -> Floats:
             return np.broadcast_to(g if axis is None or keepdims else np.expand_dims(g, axis), shape)
 
-        return _result(self.data.sum(axis, keepdims=keepdims), (self, pullback))
+        return _record(self.data.sum(axis, keepdims=keepdims), (self, pullback))
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The mean along one axis, several, or all of them."""
@@ -279,17 +279,17 @@ class Tensor(Tracked):
         with np.errstate(over="ignore"):  # a probability of 0 where two logits are further apart than numbers go
             shifted = self.data - self.data.max(axis, keepdims=True)
         y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
-        return _result(y, (self, lambda g: g - np.exp(y) * g.sum(axis, keepdims=True)))
+        return _record(y, (self, lambda g: g - np.exp(y) * g.sum(axis, keepdims=True)))
 
     def reshape(self, *shape: int) -> Tensor:
         """The same elements in another shape."""
         before = self.shape
-        return _result(self.data.reshape(shape), (self, lambda g: g.reshape(before)))
+        return _record(self.data.reshape(shape), (self, lambda g: g.reshape(before)))
 
     def transpose(self, *axes: int) -> Tensor:
         """The axes in another order; reversed if none is given."""
         order = axes or tuple(reversed(range(self.ndim)))
-        return _result(self.data.transpose(order), (self, lambda g: g.transpose(np.argsort(order))))
+        return _record(self.data.transpose(order), (self, lambda g: g.transpose(np.argsort(order))))
 
     @property
     def T(self) -> Tensor:
@@ -304,7 +304,7 @@ class Tensor(Tracked):
             np.add.at(whole, index, g)  # an element that was taken twice gets both
             return whole
 
-        return _result(self.data[index], (self, pullback))
+        return _record(self.data[index], (self, pullback))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -333,7 +333,7 @@ class Tensor(Tracked):
         propagate(self, first)
 
 
-def _result(data: Any, *edges: Edge) -> Tensor:
+def _record(data: Any, *edges: Edge) -> Tensor:
     """What an operation gives; it remembers those of its sources that require a gradient."""
     result = Tensor.__new__(Tensor)
     result.data = np.asarray(data)

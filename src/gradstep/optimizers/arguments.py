@@ -53,7 +53,7 @@ _BETAS_ALIKE = {RULES["Adam"], RULES["AdamW"]}
 """The rules of which torch refuses one beta as a number and the other as a tensor."""
 
 
-def sorted_out(
+def split_arguments(
     kind: str, rule: type[Rule], positional: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rule's settings that were given, and the optimizer's own.
@@ -119,7 +119,7 @@ def check_execution(named: Mapping[str, Any]) -> None:
         )
 
 
-def without_execution(group: Mapping[str, Any]) -> dict[str, Any]:
+def drop_execution(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without torch's settings of how to execute, which have been checked.
 
     Raises:
@@ -129,7 +129,7 @@ def without_execution(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name not in TORCH_EXECUTION}
 
 
-def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
+def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     """The rule with a group's settings, checked.
 
     Raises:
@@ -140,9 +140,9 @@ def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         group = {**defaults_beyond_torch(rule), **group}
     values = tuple([group[name] for name in _setting_names(rule)])
     kinds = tuple(map(type, values))
-    if _KEPT.issuperset(kinds) and not _holds_tensor(values):
-        return _checked(rule, values, kinds)
-    return _checked.__wrapped__(rule, values, kinds)
+    if _CACHEABLE_TYPES.issuperset(kinds) and not _holds_tensor(values):
+        return _cached_rule(rule, values, kinds)
+    return _cached_rule.__wrapped__(rule, values, kinds)
 
 
 def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
@@ -167,7 +167,7 @@ def defaults_beyond_torch(rule: type[Rule]) -> Mapping[str, Any]:
     return {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
 
 
-def without_defaults_beyond_torch(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
+def drop_defaults_beyond_torch(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without those of these settings that have their default.
 
     Groups then have torch's keys. Distributed checkpoints read every key of a group from the file that they load, and
@@ -183,11 +183,11 @@ def _setting_names(rule: type[Rule]) -> tuple[str, ...]:
 
 
 # A tensor may change in place, and a list or a wrong kind of setting has no hash: these are looked at every time.
-_KEPT = {float, int, bool, tuple, type(None)}
+_CACHEABLE_TYPES = {float, int, bool, tuple, type(None)}
 
 
 @lru_cache(maxsize=1024)
-def _checked(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...]) -> Rule:
+def _cached_rule(rule: type[Rule], values: tuple[Any, ...], kinds: tuple[type, ...]) -> Rule:
     del kinds  # 1 and True are equal, but only one of them is a learning rate
     return rule(**dict(zip(_setting_names(rule), values, strict=True)))
 
@@ -196,7 +196,7 @@ def _holds_tensor(values: tuple[Any, ...]) -> bool:
     return any(isinstance(x, Tensor) for v in values if type(v) is tuple for x in v)
 
 
-def positive(name: str, value: float | Tensor) -> float:
+def check_positive(name: str, value: float | Tensor) -> float:
     """A number that is finite and greater than 0, or an error that names it.
 
     Raises:
@@ -239,7 +239,7 @@ def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     return [*named, *(f"parameter {j} of group {index}" for j in range(len(named), count))]
 
 
-def checked_params(params: Any) -> list[Any]:
+def check_params(params: Any) -> list[Any]:
     """The parameters of a new group, tensors or pairs with names, as a list.
 
     Raises:

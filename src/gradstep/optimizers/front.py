@@ -18,24 +18,32 @@ from torch.utils.hooks import RemovableHandle
 
 from gradstep.engines.base import check_engine
 from gradstep.engines.statistics import Detail, finest_detail
-from gradstep.engines.step import Observer, StepReport, take_step, uninterrupted
+from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
+    build_rule,
     check_lists,
-    checked_params,
+    check_params,
+    check_positive,
+    drop_defaults_beyond_torch,
+    drop_execution,
     parameter_names,
-    positive,
-    rule_of,
-    sorted_out,
-    without_defaults_beyond_torch,
-    without_execution,
+    split_arguments,
 )
-from gradstep.optimizers.checkpoint.load import adopted, detached, stamp
+from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport
-from gradstep.optimizers.hooks import with_hooks
+from gradstep.optimizers.hooks import call_with_hooks
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, Stored, with_embeddings
-from gradstep.optimizers.state.summary import GUESSED, Summary, summary
+from gradstep.optimizers.state.storage import (
+    ENGINES,
+    Choice,
+    Choices,
+    Embeddings,
+    ParameterStorage,
+    Storage,
+    mark_embeddings,
+)
+from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
 from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.optimizers.step.build import build_table
 from gradstep.optimizers.step.table import Table
@@ -95,7 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         return self
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
-        given, own = sorted_out(type(self).__name__, self.rule(), positional, named)
+        given, own = split_arguments(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"], ENGINES)
         pages = Pages.of(own["paged"], own["page_budget"])
@@ -104,15 +112,15 @@ class Optimizer(torch.optim.Optimizer):
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
         self._storage = Storage(own["state"], own["rounding"], seed)
         if own["model"] is not None:
-            params = with_embeddings(params, own["model"])
+            params = mark_embeddings(params, own["model"])
         defaults = {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())}
-        super().__init__(params, without_defaults_beyond_torch(self.rule(), defaults))
+        super().__init__(params, drop_defaults_beyond_torch(self.rule(), defaults))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:
-            from gradstep.optimizers.paged.select import checked
+            from gradstep.optimizers.paged.select import choose_placement
 
-            self._paged = checked(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
+            self._paged = choose_placement(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
             saved = self._paged.saved_seed()  # state that is resumed goes on with the noise that it was rounded with
             self._storage = replace(self._storage, seed=seed if saved is None else saved)
             self._paged.seed = self._storage.seed
@@ -156,8 +164,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- settings -----------------------------------------------------------------------------------------------
 
-    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
-        return rule_of(self._rule, group)
+    def _build_rule(self, group: Mapping[str, Any]) -> Rule:
+        return build_rule(self._rule, group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; torch's method, with more refused.
@@ -167,9 +175,9 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: something that is not a tensor of floating-point or complex numbers.
         """
         if isinstance(param_group, dict):
-            param_group = without_execution(param_group)
-            rule = self._rule_of({**self.defaults, **param_group})
-            param_group["params"] = params = checked_params(param_group["params"])
+            param_group = drop_execution(param_group)
+            rule = self._build_rule({**self.defaults, **param_group})
+            param_group["params"] = params = check_params(param_group["params"])
             self._storage.check(rule, param_group)
             choices = Choices(self._engine, self._storage, rule, param_group)
             for index, p in enumerate(params):
@@ -177,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
                 if isinstance(tensor, Tensor):
                     choices.of(tensor, name)
         super().add_param_group(param_group)
-        self.param_groups[-1] = without_defaults_beyond_torch(self.rule(), self.param_groups[-1])
+        self.param_groups[-1] = drop_defaults_beyond_torch(self.rule(), self.param_groups[-1])
 
     def engines(self) -> list[tuple[str, str, str]]:
         """What executes each parameter: (parameter, engine, why), in the order of ``param_groups``.
@@ -186,7 +194,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
-        return [(name, choice.engine.name, choice.reason) for name, _, choice in self._chosen()]
+        return [(name, choice.engine.name, choice.reason) for name, _, choice in self._choices()]
 
     def state_summary(self) -> Summary:
         """What is stored how, why, and in how many bytes, parameter by parameter; ``print`` shows a table.
@@ -200,19 +208,19 @@ class Optimizer(torch.optim.Optimizer):
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
         few_bits = [group for group in self.param_groups if group.get("state", self._storage.state) != "float32"]
-        note = "" if all(Embeddings(group).known or "state" in group for group in few_bits) else GUESSED
-        return summary(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
+        note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else GUESSED
+        return summarize(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
 
-    def _chosen(self) -> Iterator[tuple[str, Tensor, Choice]]:
+    def _choices(self) -> Iterator[tuple[str, Tensor, Choice]]:
         """Every parameter with its name, what executes it and how it is stored, in the order of ``param_groups``."""
         check_lists(self.param_groups)
         for index, group in enumerate(self.param_groups):
-            choices = Choices(self._engine, self._storage, self._rule_of(group), group)
+            choices = Choices(self._engine, self._storage, self._build_rule(group), group)
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
                 yield name, p, choices.of(p, name)
 
-    def _parameters(self) -> list[tuple[str, Tensor, Stored]]:
-        return [(name, p, choice.stored) for name, p, choice in self._chosen()]
+    def _parameters(self) -> list[tuple[str, Tensor, ParameterStorage]]:
+        return [(name, p, choice.stored) for name, p, choice in self._choices()]
 
     # -- the step -----------------------------------------------------------------------------------------------
 
@@ -270,7 +278,7 @@ class Optimizer(torch.optim.Optimizer):
         arguments = (self, *(() if closure is None else (closure,)))
         if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
             return _profiled_step(*arguments, **given)
-        return with_hooks(Optimizer._step, *arguments, **given)
+        return call_with_hooks(Optimizer._step, *arguments, **given)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, at a fifth of what a small step costs
 
@@ -296,17 +304,17 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        scale = 1.0 if grad_scale is None else positive("grad_scale", grad_scale)
+        scale = 1.0 if grad_scale is None else check_positive("grad_scale", grad_scale)
         if max_grad_norm is not None:
-            max_grad_norm = positive("max_grad_norm", max_grad_norm)
-        with self._exclusive, uninterrupted():
+            max_grad_norm = check_positive("max_grad_norm", max_grad_norm)
+        with self._lock, defer_signals():
             if float(self.found_inf) > 0:
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:
                 check_lists(self.param_groups)
-                rules = [self._rule_of(group) for group in self.param_groups]
+                rules = [self._build_rule(group) for group in self.param_groups]
                 if self.grad_scale != 1.0:
-                    scale *= positive("grad_scale", self.grad_scale)
+                    scale *= check_positive("grad_scale", self.grad_scale)
                 table, batches = self._batches(rules)
                 report = take_step(
                     table,
@@ -348,7 +356,7 @@ class Optimizer(torch.optim.Optimizer):
         return table, found
 
     @property
-    def _exclusive(self) -> threading.RLock:
+    def _lock(self) -> threading.RLock:
         """Held while state changes, so that steps of several threads follow each other.
 
         A forked process has a lock of its own: nobody there would release one that its parent held.
@@ -367,7 +375,10 @@ class Optimizer(torch.optim.Optimizer):
         if inside is not self:  # called on what a trainer put around the optimizer
             return inside.state_dict()
         check_lists(self.param_groups)
-        return {**detached(super().state_dict(), self.rule()), "gradstep": stamp(self.rule(), self._storage)}
+        return {
+            **export_state_dict(super().state_dict(), self.rule()),
+            "gradstep": make_header(self.rule(), self._storage),
+        }
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(  # type: ignore[override]  # a report where torch returns None
@@ -401,10 +412,10 @@ class Optimizer(torch.optim.Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         on_host = self._paged is not None and self._paged.on_host
-        found = adopted(
+        found = prepare_load(
             self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host, strict=strict
         )
-        with self._exclusive, uninterrupted():
+        with self._lock, defer_signals():
             self.__setstate__({"state": found.state, "param_groups": found.groups})
             self._storage = found.storage
             if self._paged is not None:
@@ -419,9 +430,9 @@ class Optimizer(torch.optim.Optimizer):
         pages = state.pop("_pages", None)
         super().__setstate__(state)
         if pages is not None:
-            from gradstep.optimizers.paged.select import placement_of
+            from gradstep.optimizers.paged.select import make_placement
 
-            self._paged = placement_of(pages, self._parameters())
+            self._paged = make_placement(pages, self._parameters())
             self._paged.seed = self._storage.seed
         self._table = None
         self._state_seen = True

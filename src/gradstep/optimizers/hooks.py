@@ -9,7 +9,7 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 
-def with_hooks(step: Callable[..., Any], optimizer: torch.optim.Optimizer, *args: Any, **named: Any) -> Any:
+def call_with_hooks(step: Callable[..., Any], optimizer: torch.optim.Optimizer, *args: Any, **named: Any) -> Any:
     """Call ``step`` between the hooks of this optimizer and those of all.
 
     In the order of torch's own wrapper, which also names the step to a profiler: where none is running, that is up to

@@ -11,9 +11,9 @@ import numpy as np
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
 from gradstep.engines.fused.access import CompiledKernel, patterns
-from gradstep.engines.fused.job import PER_TENSOR, launch, parts_of, work_of
-from gradstep.engines.fused.results import ROW, results_of
-from gradstep.engines.statistics import NOTHING, STATISTICS, Tally, rows_of
+from gradstep.engines.fused.job import PER_TENSOR, divide_pieces, divide_tensors, launch
+from gradstep.engines.fused.results import ROW_WIDTH, allocate_results
+from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import ELEMENTS, Element
@@ -51,25 +51,29 @@ class Fused(Engine):
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
         owners = batch.owners
-        work = work_of(batch.sizes, batch.owned) if batch.pieces is None else parts_of(batch.pieces, owners)
+        work = (
+            divide_tensors(batch.lengths_key, batch.owners_key)
+            if batch.pieces is None
+            else divide_pieces(batch.pieces, owners)
+        )
         kernel = _update_kernel(batch.spec, owners is not None)
         if owners is None:
             launch(kernel, batch.table, work, batch.threads, coefficients)
             return
-        count = rows_of(owners)
+        count = count_rows(owners)
         try:
-            results = work.rooms.pop()
+            results = work.result_buffers.pop()
         except IndexError:  # each is somebody else's now, who steps at the same time, or there was none yet
-            results = results_of(len(work.runs))
-        totals = np.empty((count + 1, ROW))
+            results = allocate_results(len(work.runs))
+        totals = np.empty((count + 1, ROW_WIDTH))
         if not work.elements:  # and nobody to add nothing up
-            totals[:, : len(STATISTICS)] = NOTHING
+            totals[:, : len(STATISTICS)] = EMPTY_ROW
         launch(kernel, batch.table, work, batch.threads, coefficients, results, totals)
-        work.rooms.append(results)
+        work.result_buffers.append(results)
         batch.tally = Tally(totals[:count, : len(STATISTICS)], math.isfinite(totals[count, 0]))
 
-    def squares(self, batch: Batch) -> float:
-        work = work_of(batch.sizes)
+    def sum_squares(self, batch: Batch) -> float:
+        work = divide_tensors(batch.lengths_key)
         partial = np.empty(len(work.runs))
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial)

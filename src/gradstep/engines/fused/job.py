@@ -62,7 +62,7 @@ def _openmp() -> Callable[..., Any] | None:
     return parallel  # type: ignore[no-any-return]
 
 
-def available() -> int:
+def count_processors() -> int:
     """The processors that this process may use, by its affinity and its control group's limit."""
     if sys.platform == "linux":
         count = len(os.sched_getaffinity(0))
@@ -96,13 +96,13 @@ def run(address: int, job: int, threads: int) -> None:
 CHUNK = 16_384
 """Elements in a chunk, where there is little work: a few microseconds."""
 
-LARGEST = 65_536
+MAX_CHUNK = 65_536
 """Where there is much. To begin a chunk costs time, the memory's above all: 4% of a step for four times as many."""
 
-MANY = 128
+MIN_CHUNKS = 128
 """Chunks that there shall be if they are larger than the smallest, for many threads to share."""
 
-PIECE = 256
+PIECE_COST = 256
 """Elements that could be updated in the time that it takes to begin a piece."""
 
 COUNTS = ("claimed", "done", "chunk_count", "run_count", "owner_count", "streams", "prefetch")
@@ -121,7 +121,7 @@ PER_PIECE = ("tensor", "start", "stop")
 PER_TENSOR = ("length", "row", "key")
 """What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
 
-_PER_THREAD = 32_768  # elements worth waking another thread for; each piece counts as PIECE more
+_PER_THREAD = 32_768  # elements worth waking another thread for; each piece counts as PIECE_COST more
 
 
 @final
@@ -134,7 +134,7 @@ class Work:
         runs: (runs, PER_RUN).
         pieces: (pieces, PER_PIECE).
         elements: of all of them together.
-        rooms: memory for what is found of every run, for whoever takes it; there are as many as there were threads
+        result_buffers: memory for what is found of every run, for whoever takes it; there are as many as there were threads
             in need of one at once.
     """
 
@@ -142,7 +142,7 @@ class Work:
     runs: Int64s
     pieces: Int64s
     elements: int
-    rooms: list[NDArray[np.float64]] = field(default_factory=list)
+    result_buffers: list[NDArray[np.float64]] = field(default_factory=list)
 
     @cached_property
     def addresses(self) -> tuple[int, int, int]:
@@ -174,7 +174,7 @@ def launch(
         return
     owners = 0 if totals is None else len(totals) - 1
     others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
-    cost = work.elements + PIECE * len(work.pieces)
+    cost = work.elements + PIECE_COST * len(work.pieces)
     threads = max(1, min(threads, len(work.chunks), cost // _PER_THREAD))
     selection = selection_for(kernel, work.elements, threads)
     pattern = kernel.patterns[0] if selection is None else selection.next()
@@ -194,14 +194,14 @@ def address_of(numbers: NDArray[Any]) -> int:
 
 
 @lru_cache(maxsize=32)  # the same at every step of an optimizer
-def work_of(sizes: bytes, owners: bytes | None = None) -> Work:
-    """All elements of tensors of these lengths, given as int64; ``owners`` as in :func:`parts_of`."""
+def divide_tensors(sizes: bytes, owners: bytes | None = None) -> Work:
+    """All elements of tensors of these lengths, given as int64; ``owners`` as in :func:`divide_pieces`."""
     lengths = np.frombuffer(sizes, dtype=np.int64)
     whole = np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths))
-    return parts_of(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
+    return divide_pieces(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
 
 
-def parts_of(pieces: Pieces, owners: Int64s | None = None) -> Work:
+def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
     """The elements of these pieces, in chunks whose size depends on nothing but how many they are: sums over them are
     the same for any number of threads.
 
@@ -212,14 +212,14 @@ def parts_of(pieces: Pieces, owners: Int64s | None = None) -> Work:
     tensor, start, stop = pieces.T
     elements = int((stop - start).sum())
     size = CHUNK
-    while size < LARGEST and elements >= 2 * size * MANY:
+    while size < MAX_CHUNK and elements >= 2 * size * MIN_CHUNKS:
         size *= 2
     counts = -(-(stop - start) // size)
     before = np.repeat(np.cumsum(counts) - counts, counts)
     tensor, start, stop = (np.repeat(column, counts) for column in pieces.T)
     start = start + (np.arange(len(before)) - before) * size
     stop = np.minimum(start + size, stop)
-    cost = stop - start + PIECE
+    cost = stop - start + PIECE_COST
     owner = np.zeros_like(tensor) if owners is None else owners[tensor]
     chunk = (np.cumsum(cost) - cost) // size
     opens = np.diff(chunk, prepend=-1) != 0

@@ -15,14 +15,14 @@ from llvmlite import ir
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.access import STREAMS
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
-from gradstep.engines.fused.trace import Value, added, largest, llvm_type, ramp, splat
-from gradstep.engines.fused.watch import Watch, add_up
+from gradstep.engines.fused.trace import Value, llvm_type, max_lane, ramp, splat, sum_lanes
+from gradstep.engines.fused.watch import Watch, write_totals
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
 from gradstep.storage.elements import Element
 from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
 
-SUMS = max(STREAMS)
+ACCUMULATORS = max(STREAMS)
 """Sums that the squares of a piece are added up in: one for each stream, if there are as many as possible. Where fewer
 are read, each of these adds to several sums, one after the other: the result does not depend on their number."""
 
@@ -35,7 +35,7 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
         watched: whether to collect statistics, per run, in ``results``.
     """
     kernel = Kernel(columns=len(spec.fields))
-    with kernel.every_run(then=partial(add_up, kernel) if watched else None) as run:
+    with kernel.every_run(then=partial(write_totals, kernel) if watched else None) as run:
         watch = Watch(kernel, spec, run) if watched else None
         with kernel.every_piece(run) as piece:
             _Update(kernel, spec, piece, watch).write()
@@ -60,31 +60,31 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
         address = kernel.element(piece.addresses[0], i, gradient)
         x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
         if lanes > 1:
-            kernel.fetch(kernel.element(address, kernel.job["prefetch"], gradient))
+            kernel.prefetch(kernel.element(address, kernel.job["prefetch"], gradient))
         b.store((kernel.get(to, np.float64, lanes) + x * x).ir, to)
 
     with kernel.every_run() as run:
-        sums = [kernel.zero(np.float64, LANES) for _ in range(SUMS)]
-        single = kernel.zero(np.float64, 1)
+        sums = [kernel.allocate_zero(np.float64, LANES) for _ in range(ACCUMULATORS)]
+        single = kernel.allocate_zero(np.float64, 1)
         with kernel.every_piece(run) as piece:
-            middle = kernel.whole(piece.start, piece.stop, LANES)
-            part = kernel.part(piece.start, middle, SUMS, [gradient.itemsize])
+            middle = kernel.end_of_whole_steps(piece.start, piece.stop, LANES)
+            part = kernel.stream_length(piece.start, middle, ACCUMULATORS, [gradient.itemsize])
             for streams in STREAMS:
                 with b.if_then(b.icmp_signed("==", kernel.job["streams"], integer(streams))):
-                    for first in range(SUMS // streams):
-                        mine = range(first, SUMS, SUMS // streams)
+                    for first in range(ACCUMULATORS // streams):
+                        mine = range(first, ACCUMULATORS, ACCUMULATORS // streams)
                         with kernel.loop(integer(0), part, LANES) as i:
                             for k in mine:
                                 begin = b.add(piece.start, b.mul(part, integer(k)))
                                 add(sums[k], b.add(begin, i), LANES)
-            rest = b.add(piece.start, b.mul(part, integer(SUMS)))
+            rest = b.add(piece.start, b.mul(part, integer(ACCUMULATORS)))
             with kernel.loop(rest, middle, LANES) as i:
                 add(sums[0], i, LANES)
             with kernel.loop(middle, piece.stop, 1) as i:
                 add(single, i, 1)
         total = kernel.get(single, np.float64, 1)
         for place in sums:
-            total = total + added(kernel.get(place, np.float64, LANES))
+            total = total + sum_lanes(kernel.get(place, np.float64, LANES))
         target = b.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
         b.store(total.ir, target)
     return kernel.module
@@ -101,20 +101,20 @@ class _Slots:
     """
 
     def __init__(self, slots: Mapping[str, Value], kept: Mapping[str, Value], assigned: Mapping[str, int]) -> None:
-        self.__dict__.update(slots, _kept=kept, _in_all=assigned, assigned=Counter())
+        self.__dict__.update(slots, _replacements=kept, _total_assigned=assigned, assigned=Counter())
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.assigned[name] += 1
-        is_last = self.assigned[name] == self._in_all.get(name)
-        self.__dict__[name] = self._kept.get(name, value) if is_last else value
+        is_last = self.assigned[name] == self._total_assigned.get(name)
+        self.__dict__[name] = self._replacements.get(name, value) if is_last else value
 
     def __contains__(self, name: str) -> bool:
         return name in self.__dict__
 
     if TYPE_CHECKING:
         assigned: Counter[str]
-        _kept: Mapping[str, Value]
-        _in_all: Mapping[str, int]
+        _replacements: Mapping[str, Value]
+        _total_assigned: Mapping[str, int]
 
 
 @final
@@ -136,72 +136,74 @@ class _Update:
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
             for j in range(len(spec.coefficients))
         ]
-        self.addresses = spec.grouped(piece.addresses)
+        self.addresses = spec.split_by_codec(piece.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
-        self.kept = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
-        self.steady = {i: kernel.room(np.float32, BLOCK) for i in self.blocks}
+        self.new_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
+        self.finite_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
 
     def write(self) -> None:
         """Update the piece."""
         kernel, piece = self.kernel, self.piece
         if self.blocks:
             with kernel.loop(piece.start, piece.stop, BLOCK) as start:
-                self._block(start)
+                self._update_block(start)
         elif self.watch is None:
             itemsizes = [field.element.itemsize for field in self.spec.fields]
-            kernel.every_vector_in_streams(piece.start, piece.stop, self._vector, itemsizes)
+            kernel.every_vector_in_streams(piece.start, piece.stop, self._update_vector, itemsizes)
         else:  # sums are added up, in this order
-            self.watch.every_vector(piece.start, piece.stop, self._vector)
+            self.watch.every_vector(piece.start, piece.stop, self._update_vector)
 
-    def _vector(self, i: ir.Value, lanes: int) -> None:
+    def _update_vector(self, i: ir.Value, lanes: int) -> None:
         """Read, update and write one vector."""
-        self._fetch(i, lanes)
-        values = self._values(i, lanes, {})
-        self._write(i, lanes, values, self._updated(values, {}, lanes))
+        self._prefetch(i, lanes)
+        values = self._read_values(i, lanes, {})
+        self._write_values(i, lanes, values, self._apply_rule(values, {}, lanes))
 
-    def _block(self, start: ir.Value) -> None:
+    def _update_block(self, start: ir.Value) -> None:
         """Update the block that begins at ``start``; the last one may be shorter than others."""
         b = self.builder
         end = b.add(start, integer(BLOCK))
         stop = b.select(b.icmp_signed("<", end, self.piece.stop), end, self.piece.stop)
-        old, new = self._keep(start, stop)
-        self._encode(start, stop, old, new)
+        old, new = self._compute_block(start, stop)
+        self._encode_block(start, stop, old, new)
 
-    def _keep(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
+    def _compute_block(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
         """Compute and keep the new values of a block, and write its scales; return its old scales and the new."""
         kernel, b = self.kernel, self.builder
         number = b.sdiv(start, integer(BLOCK))
         where = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
         old = {j: self._read(j, 1, where[j], 1) for j in self.blocks}
-        peaks = {(j, lanes): kernel.zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
+        peaks = {(j, lanes): kernel.allocate_zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
 
         def keep(i: ir.Value, lanes: int) -> None:
-            self._fetch(i, lanes)
-            new = self._updated(self._values(i, lanes, old), {}, lanes)
+            self._prefetch(i, lanes)
+            new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
             for j, codec in self.blocks.items():
-                b.store(new[j - 1].ir, self._place_in(self.kept[j], i), align=4)
+                b.store(new[j - 1].ir, self._place_in(self.new_values[j], i), align=4)
                 size, peak = codec.magnitude(codec.bare(new[j - 1])), peaks[j, lanes]
                 b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
 
         kernel.every_vector(start, stop, keep)
         scales = {}
         for j, codec in self.blocks.items():
-            peak = largest(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(min=kernel.get(peaks[j, 1], np.int32, 1))
+            peak = max_lane(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(
+                min=kernel.get(peaks[j, 1], np.int32, 1)
+            )
             scales[j], element = codec.scale(peak), codec.fields[1].element
             kernel.write(where[j], element, element.encode(scales[j]))
         return old, scales
 
-    def _encode(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
+    def _encode_block(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
         """Encode the kept values of a block, and write its parameters."""
         kernel, b = self.kernel, self.builder
-        sources = {j: self._steady(j, scales[j]) for j in self.blocks}
-        place = kernel.zero(np.int32, LANES)
+        sources = {j: self._choose_source(j, scales[j]) for j in self.blocks}
+        place = kernel.allocate_zero(np.int32, LANES)
         b.store(self._place(start, LANES).ir, place)
 
         def encode(i: ir.Value, lanes: int) -> None:
-            values = self._values(i, lanes, old)  # before their codes are overwritten
-            kept = {self.spec.slots[j - 2]: self._number(self.kept[j], i, lanes) for j in self.blocks}
+            values = self._read_values(i, lanes, old)  # before their codes are overwritten
+            kept = {self.spec.slots[j - 2]: self._load_numbers(self.new_values[j], i, lanes) for j in self.blocks}
             if lanes == 1:
                 here = self._place(i, lanes)
             else:
@@ -209,29 +211,33 @@ class _Update:
                 b.store((here + lanes * STRIDE % 2**32).ir, place)
             noise = mixed(here, self._key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
-                x = codec.bare(self._number(sources[j], i, lanes))
-                code = codec.split(x, self._wide(scales[j], lanes), noise)
-                kernel.write(self._at(j, i)[0], codec.fields[0].element, code)
-            self._write(i, lanes, values, self._updated(values, kept, lanes))
+                x = codec.bare(self._load_numbers(sources[j], i, lanes))
+                code = codec.split(x, self._broadcast(scales[j], lanes), noise)
+                kernel.write(self._element_addresses(j, i)[0], codec.fields[0].element, code)
+            self._write_values(i, lanes, values, self._apply_rule(values, kept, lanes))
 
         every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
         every_vector(start, stop, encode)
 
-    def _steady(self, j: int, scale: Value) -> ir.Value:
+    def _choose_source(self, j: int, scale: Value) -> ir.Value:
         """Where the values to encode are: as they were kept or, rarely, as :meth:`Blocks.steady` makes them."""
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
         not_finite = (scale == NOT_FINITE).ir
         with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
-            x = codec.steady(codec.bare(self._number(self.kept[j], i, LANES)), self._wide(scale, LANES))
-            b.store(x.ir, self._place_in(self.steady[j], i), align=4)
-        return b.select(not_finite, self.steady[j], self.kept[j])
+            x = codec.steady(
+                codec.bare(self._load_numbers(self.new_values[j], i, LANES)), self._broadcast(scale, LANES)
+            )
+            b.store(x.ir, self._place_in(self.finite_values[j], i), align=4)
+        return b.select(not_finite, self.finite_values[j], self.new_values[j])
 
-    def _values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
+    def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
         """Gradient, parameter and slots, in the arithmetic of the rule."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
             if isinstance(codec, Blocks):
-                value = codec.join(self._read(j, 0, self._at(j, i)[0], lanes), self._wide(scales[j], lanes))
+                value = codec.join(
+                    self._read(j, 0, self._element_addresses(j, i)[0], lanes), self._broadcast(scales[j], lanes)
+                )
             else:
                 assert isinstance(codec, Elementwise)
                 value = self.kernel.value(codec, self.addresses[j], i, lanes)
@@ -239,7 +245,7 @@ class _Update:
         values[0] = values[0] * self._coefficients(lanes).gradient
         return values
 
-    def _updated(self, values: Sequence[Value], kept: Mapping[str, Value], lanes: int) -> list[Value]:
+    def _apply_rule(self, values: Sequence[Value], kept: Mapping[str, Value], lanes: int) -> list[Value]:
         """The new parameter and slots; in place of what the rule computes for a slot, what was ``kept`` of it."""
         g, p, *slots = values
         state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), kept, self.assigned)
@@ -247,11 +253,11 @@ class _Update:
         self.assigned = state.assigned  # the same in every pass: no rule depends on data
         return [new, *(getattr(state, name) for name in self.spec.slots)]
 
-    def _write(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
+    def _write_values(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
         """Write what is stored element by element, after it was shown to the watch."""
         g, p = values[:2]
         if self.watch is not None:
-            self.watch.see(g, p, new, lanes)
+            self.watch.add_vector(g, p, new, lanes)
         random: dict[int, Value] = {}
         for j, x in enumerate(new, 1):
             codec = self.spec.codecs[j]
@@ -259,15 +265,15 @@ class _Update:
                 codes = codec.split(
                     x.astype(codec.arithmetic), self._noise(j, i, lanes, random) if codec.noisy else None
                 )
-                for code, address, f in zip(codes, self._at(j, i), codec.fields, strict=True):
+                for code, address, f in zip(codes, self._element_addresses(j, i), codec.fields, strict=True):
                     self.kernel.write(address, f.element, code)
 
-    def _fetch(self, i: ir.Value, lanes: int) -> None:
+    def _prefetch(self, i: ir.Value, lanes: int) -> None:
         """Have the memory fetched that is read some time later."""
         if lanes > 1:
             ahead = self.builder.add(i, self.kernel.job["prefetch"])
-            for address in chain.from_iterable(self._at(j, ahead) for j in range(len(self.spec.codecs))):
-                self.kernel.fetch(address)
+            for address in chain.from_iterable(self._element_addresses(j, ahead) for j in range(len(self.spec.codecs))):
+                self.kernel.prefetch(address)
 
     def _coefficients(self, lanes: int) -> SimpleNamespace:
         named = zip(self.spec.coefficients, self.coefficients, strict=True)
@@ -275,7 +281,7 @@ class _Update:
 
     # -- where things are -----------------------------------------------------------------------------------------
 
-    def _at(self, j: int, i: ir.Value) -> list[ir.Value]:
+    def _element_addresses(self, j: int, i: ir.Value) -> list[ir.Value]:
         """The addresses of element ``i`` in the fields of codec ``j`` that have one number for each."""
         fields = self.spec.codecs[j].fields
         return [
@@ -295,12 +301,12 @@ class _Update:
         place = self.builder.and_(i, integer(BLOCK - 1))
         return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
 
-    def _number(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
+    def _load_numbers(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
         """The numbers from element ``i`` on in room for a block."""
         loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
         return Value(self.builder, loaded)
 
-    def _wide(self, scalar: Value, lanes: int) -> Value:
+    def _broadcast(self, scalar: Value, lanes: int) -> Value:
         return Value(self.builder, splat(self.builder, scalar.ir, lanes))
 
     # -- noise ----------------------------------------------------------------------------------------------------

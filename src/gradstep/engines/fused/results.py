@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from gradstep.engines.fused.job import address_of
 
-ROW = 8
+ROW_WIDTH = 8
 """Numbers in a row: a line of the cache, for the rows before and after are written by other threads."""
 
 
-def results_of(rows: int) -> NDArray[np.float64]:
-    """(rows, ROW), each row in a line of its own; not filled."""
-    room = np.empty((rows + 1) * ROW)
-    first = -address_of(room) // room.itemsize % ROW
-    return room[first : first + rows * ROW].reshape(-1, ROW)
+def allocate_results(rows: int) -> NDArray[np.float64]:
+    """(rows, ROW_WIDTH), each row in a line of its own; not filled."""
+    room = np.empty((rows + 1) * ROW_WIDTH)
+    first = -address_of(room) // room.itemsize % ROW_WIDTH
+    return room[first : first + rows * ROW_WIDTH].reshape(-1, ROW_WIDTH)

@@ -23,10 +23,10 @@ from gradstep.storage.elements import Element
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
-LEAST = 6_144
+MIN_STREAM_BYTES = 6_144
 """Bytes that a stream reads at least, averaged over the arrays: starting a shorter one costs more than it saves."""
 
-APART = 256
+STREAM_GAP = 256
 """Elements: streams are an odd number of them apart. Where the addresses of a read and of a recent write agree in the
 last 12 bits, a processor may take the one for the other and wait; so streams are not whole pages apart.
 """
@@ -42,7 +42,7 @@ def integer(number: int) -> ir.Constant:
 
 @final
 @dataclass(frozen=True)
-class Run:
+class PieceRun:
     """Pieces that follow each other and have one owner: its number, its first piece and the one after its last."""
 
     index: ir.Value
@@ -107,7 +107,7 @@ class Kernel:
         """Store what is encoded."""
         self.builder.store(code.ir, address, align=element.itemsize)
 
-    def fetch(self, address: ir.Value, *, to_write: bool = False) -> None:
+    def prefetch(self, address: ir.Value, *, to_write: bool = False) -> None:
         """Have the line of the cache at an address fetched; it need not be anybody's."""
         word, name = ir.IntType(32), "llvm.prefetch.p0"
         kind = ir.FunctionType(ir.VoidType(), [_POINTER, word, word, word])
@@ -115,7 +115,7 @@ class Kernel:
         near, data = ir.Constant(word, 3), ir.Constant(word, 1)
         self.builder.call(function, [address, ir.Constant(word, int(to_write)), near, data])
 
-    def room(self, dtype: Any, count: int) -> ir.Value:
+    def allocate(self, dtype: Any, count: int) -> ir.Value:
         """The address of room for ``count`` numbers on the stack, aligned for vectors."""
         with self.builder.goto_block(self._entry):
             array = self.builder.alloca(ir.ArrayType(llvm_type(dtype), count))
@@ -123,7 +123,7 @@ class Kernel:
         array.type = _POINTER  # llvmlite still gives it a typed one
         return array
 
-    def zero(self, dtype: Any, lanes: int) -> ir.Value:
+    def allocate_zero(self, dtype: Any, lanes: int) -> ir.Value:
         """Room for one value, which is 0 from here on."""
         with self.builder.goto_block(self._entry):
             place = self.builder.alloca(llvm_type(dtype, lanes))
@@ -135,14 +135,14 @@ class Kernel:
         return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
 
     @contextmanager
-    def every_run(self, then: Callable[[], None] | None = None) -> Iterator[Run]:
+    def every_run(self, then: Callable[[], None] | None = None) -> Iterator[PieceRun]:
         """Claim chunks until none is left, and go through their runs; the body stands inside the ``with``.
 
         Args:
             then: builds what is done once, when all chunks are done, by the thread that is the last to leave.
         """
         b = self.builder
-        mine = self.zero(np.int64, 1)
+        mine = self.allocate_zero(np.int64, 1)
         claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
         b.branch(claim)
         b.position_at_end(claim)
@@ -153,7 +153,7 @@ class Kernel:
         begin, end = self.row("chunks", index, len(PER_CHUNK))
         with self.loop(begin, end, 1) as run:
             first, stop, _ = self.row("runs", run, len(PER_RUN))
-            yield Run(run, first, stop)
+            yield PieceRun(run, first, stop)
         b.store(b.add(b.load(mine, typ=I64), integer(1)), mine)
         b.branch(claim)
 
@@ -167,7 +167,7 @@ class Kernel:
         b.ret_void()
 
     @contextmanager
-    def every_piece(self, run: Run) -> Iterator[Piece]:
+    def every_piece(self, run: PieceRun) -> Iterator[Piece]:
         """Go through the pieces of a run; the body stands inside the ``with``."""
         with self.loop(run.first, run.stop, 1) as k:
             tensor, start, stop = self.row("pieces", k, len(PER_PIECE))
@@ -176,14 +176,14 @@ class Kernel:
             addresses = [self.builder.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
             yield Piece(start, stop, addresses, row, key)
 
-    def whole(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
+    def end_of_whole_steps(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
         """Where the last whole step from start that fits before stop ends; a step is a power of 2."""
         b = self.builder
         return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
 
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
         """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
-        middle = self.whole(start, stop, LANES)
+        middle = self.end_of_whole_steps(start, stop, LANES)
         with self.loop(start, middle, LANES) as i:
             body(i, LANES)
         with self.loop(middle, stop, 1) as i:
@@ -201,8 +201,8 @@ class Kernel:
             itemsizes: bytes of an element of every array that it reads.
         """
         b, streams = self.builder, self.job["streams"]
-        middle = self.whole(start, stop, LANES)
-        part = self.part(start, middle, streams, itemsizes)
+        middle = self.end_of_whole_steps(start, stop, LANES)
+        part = self.stream_length(start, middle, streams, itemsizes)
         whole = b.mul(part, streams)
         rest = b.add(start, whole)
         # Two turns of one loop, so that the body is compiled once: the streams, and the rest as the only stream.
@@ -222,7 +222,9 @@ class Kernel:
         with self.loop(middle, stop, 1) as i:
             body(i, 1)
 
-    def part(self, start: ir.Value, stop: ir.Value, streams: int | ir.Value, itemsizes: Sequence[int]) -> ir.Value:
+    def stream_length(
+        self, start: ir.Value, stop: ir.Value, streams: int | ir.Value, itemsizes: Sequence[int]
+    ) -> ir.Value:
         """How many elements each stream reads; 0 if there are too few for so many streams, or only one is asked for.
 
         Args:
@@ -232,9 +234,9 @@ class Kernel:
         """
         b = self.builder
         count = integer(streams) if isinstance(streams, int) else streams
-        least = max(APART, LEAST * len(itemsizes) // sum(itemsizes))
-        most = b.sub(b.sdiv(b.sub(stop, start), count), integer(APART))
-        part = b.add(b.and_(most, integer(-2 * APART)), integer(APART))
+        least = max(STREAM_GAP, MIN_STREAM_BYTES * len(itemsizes) // sum(itemsizes))
+        most = b.sub(b.sdiv(b.sub(stop, start), count), integer(STREAM_GAP))
+        part = b.add(b.and_(most, integer(-2 * STREAM_GAP)), integer(STREAM_GAP))
         few = b.or_(b.icmp_signed("<", part, integer(least)), b.icmp_signed("<", count, integer(2)))
         return b.select(few, integer(0), part)
 

@@ -79,13 +79,13 @@ def lanes_of(vector: Value) -> list[Value]:
     return [Value(b, b.extract_element(vector.ir, ir.Constant(_INDEX, i))) for i in range(vector.ir.type.count)]
 
 
-def added(vector: Value) -> Value:
+def sum_lanes(vector: Value) -> Value:
     """The sum of the lanes, from the first to the last."""
     first, *others = lanes_of(vector)
     return sum(others, start=first)
 
 
-def folded(vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+def fold_lanes(vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """The lanes combined by halves, until there is one; their number is a power of 2."""
     count = vector.ir.type.count
     if count == 2:
@@ -93,10 +93,10 @@ def folded(vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     b, half = vector.builder, count // 2
     kind = ir.VectorType(_INDEX, half)
     ends = (ir.Constant(kind, list(range(first, first + half))) for first in (0, half))
-    return folded(combine(*(Value(b, b.shuffle_vector(vector.ir, vector.ir, end)) for end in ends)), combine)
+    return fold_lanes(combine(*(Value(b, b.shuffle_vector(vector.ir, vector.ir, end)) for end in ends)), combine)
 
 
-def largest(vector: Value) -> Value:
+def max_lane(vector: Value) -> Value:
     """The largest of the int32 in the lanes."""
     kind = vector.ir.type
     name = f"llvm.vector.reduce.smax.v{kind.count}i32"
@@ -126,21 +126,21 @@ class Value:
         raise TypeError(f"a rule may combine its arguments with numbers, not with {type(other).__name__}")
 
     @property
-    def _whole(self) -> bool:
+    def _is_integer(self) -> bool:
         return isinstance(_scalar(self.ir.type), ir.IntType)
 
     def _new(self, value: ir.Value) -> Value:
         return Value(self.builder, value)
 
     def _apply(self, floating: str, whole: str | None, other: Any, *, swap: bool = False) -> Value:
-        name = whole if self._whole else floating
+        name = whole if self._is_integer else floating
         if name is None:
             raise TypeError(f"integers have no {floating} in a kernel")
         left, right = self.ir, self._lift(other)
         return self._new(getattr(self.builder, name)(*((right, left) if swap else (left, right))))
 
     def _compare(self, operator: str, other: Any) -> Value:
-        if self._whole:
+        if self._is_integer:
             return self._new(self.builder.icmp_signed(operator, self.ir, self._lift(other)))
         # != holds for NaN (unordered), every other comparison does not (ordered): IEEE 754, as in NumPy.
         compare = self.builder.fcmp_unordered if operator == "!=" else self.builder.fcmp_ordered
@@ -240,7 +240,7 @@ class Value:
     def clamp(self, *, min: Any = None, max: int | None = None) -> Value:
         if max is not None:
             return self.where(self < max, max)
-        return self.where(self > min, min) if self._whole else self.maximum(min)
+        return self.where(self > min, min) if self._is_integer else self.maximum(min)
 
     def where(self, condition: Value, other: Any) -> Value:
         return self._new(self.builder.select(condition.ir, self.ir, self._lift(other)))
@@ -256,11 +256,11 @@ class Value:
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         goal = llvm_type(dtype, lanes)
         old, new = np.dtype(_numpy_type(self.ir.type)).itemsize, np.dtype(dtype).itemsize
-        if self._whole and dtype is np.float32:
+        if self._is_integer and dtype is np.float32:
             return self._new(self.builder.sitofp(self.ir, goal))
-        if not self._whole and dtype is np.int32:
+        if not self._is_integer and dtype is np.int32:
             return self._new(self.builder.fptosi(self.ir, goal))
-        if self._whole:
+        if self._is_integer:
             convert = self.builder.zext if new > old else self.builder.trunc
         else:
             convert = self.builder.fpext if new > old else self.builder.fptrunc

@@ -20,27 +20,27 @@ from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import PER_RUN
-from gradstep.engines.fused.results import ROW
-from gradstep.engines.fused.skeleton import LANES, Kernel, Run, integer
-from gradstep.engines.fused.trace import Value, folded, intrinsic, lanes_of, largest, llvm_type
-from gradstep.engines.statistics import NOTHING, SUMS
+from gradstep.engines.fused.results import ROW_WIDTH
+from gradstep.engines.fused.skeleton import LANES, Kernel, PieceRun, integer
+from gradstep.engines.fused.trace import Value, fold_lanes, intrinsic, lanes_of, llvm_type, max_lane
+from gradstep.engines.statistics import EMPTY_ROW, SUMS
 
 SQUARES = 3
 """How many of the statistics are sums of squares; they come first."""
 
-BLOCK = 448
+TILE = 448
 """Elements whose squares are added up in float32: 28 in each lane. With two sums across lanes and the rounding of a
 difference, which counts twice in its square, that is 32 times 2⁻²⁴: a sum errs by 1.9e-6 of itself at most."""
 
 HALF = LANES // 2
 """Lanes of counts and bounds, which no order changes: half as many registers, so that none is kept in memory."""
 
-LEAST = 1e-28
+MIN_EXACT_SUM = 1e-28
 """A sum of squares in float32 that is less may lack some: single ones that are too small for float32, which a
 processor may take to be 0 under 2⁻¹²⁶, are together less than 6e-36 in a block."""
 
 
-_SIZE = 0x7FFFFFFF
+_MAGNITUDE_BITS = 0x7FFFFFFF
 """The bits of a float32 but for its sign."""
 
 
@@ -48,24 +48,26 @@ _SIZE = 0x7FFFFFFF
 class Watch:
     """Accumulators beside an update. Of most there are two, for vectors and for what is left over."""
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, run: Run) -> None:
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, run: PieceRun) -> None:
         self.kernel, self.spec = kernel, spec
         b, kind = kernel.builder, spec.arithmetic
-        row = b.mul(run.index, integer(ROW))
+        row = b.mul(run.index, integer(ROW_WIDTH))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
-        kernel.fetch(self.results, to_write=True)  # the end of a run waits for all that was written
-        self.totals = [kernel.zero(np.float64, 1) for _ in range(SQUARES)]
-        self.parts = kernel.zero(np.float64, LANES)  # as _quarters() leaves them
+        kernel.prefetch(self.results, to_write=True)  # the end of a run waits for all that was written
+        self.totals = [kernel.allocate_zero(np.float64, 1) for _ in range(SQUARES)]
+        self.partial_sums = kernel.allocate_zero(np.float64, LANES)  # as _partial_sums() leaves them
         # The gradient, the parameter as it is stored, the parameter before, and the second moment if there is one.
-        self.block = [kernel.room(kind, BLOCK) for _ in range(4 if spec.second else 3)]
-        self.count = kernel.zero(np.int64, 1)  # of the elements in the block
+        self.tile = [kernel.allocate(kind, TILE) for _ in range(4 if spec.second else 3)]
+        self.count = kernel.allocate_zero(np.int64, 1)  # of the elements in the block
         # Exact to 2²⁴, in float32 it takes an instruction less than in int32.
-        self.unmoved = {lanes: kernel.zero(np.float32, lanes) for lanes in (HALF, 1)}
-        self.bounds = {(least, lanes): kernel.zero(kind, lanes) for least in (True, False) for lanes in (HALF, 1)}
+        self.unmoved = {lanes: kernel.allocate_zero(np.float32, lanes) for lanes in (HALF, 1)}
+        self.bounds = {
+            (least, lanes): kernel.allocate_zero(kind, lanes) for least in (True, False) for lanes in (HALF, 1)
+        }
         for (least, lanes), place in self.bounds.items():
-            self._put(place, self._constant(kind, np.inf if least else -np.inf, lanes))
+            self._store(place, self._constant(kind, np.inf if least else -np.inf, lanes))
 
-    def see(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
+    def add_vector(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
         """Take a vector into account."""
         numbers = [g, self.spec.parameter.kept(new[0]), p]
         if self.spec.second:
@@ -74,72 +76,74 @@ class Watch:
             self._add_exactly(numbers, lanes, self.totals)
             self._compare(numbers, lanes)
             return
-        count = self._counted()
-        for room, x in zip(self.block, numbers, strict=True):
+        count = self._tile_count()
+        for room, x in zip(self.tile, numbers, strict=True):
             self.kernel.builder.store(x.ir, self._place_in(room, count.ir), align=64)
-        self._put(self.count, count + lanes)
+        self._store(self.count, count + lanes)
 
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
-        """Like :meth:`Kernel.every_vector`, for a body that calls :meth:`see`: block by block."""
+        """Like :meth:`Kernel.every_vector`, for a body that calls :meth:`add_vector`: block by block."""
         kernel, b = self.kernel, self.kernel.builder
-        middle = kernel.whole(start, stop, LANES)
-        with kernel.loop(b.sub(start, self._counted().ir), middle, BLOCK) as block:
-            end = b.add(block, integer(BLOCK))
+        middle = kernel.end_of_whole_steps(start, stop, LANES)
+        with kernel.loop(b.sub(start, self._tile_count().ir), middle, TILE) as block:
+            end = b.add(block, integer(TILE))
             first = b.select(b.icmp_signed("<", block, start), start, block)
             last = b.select(b.icmp_signed("<", end, middle), end, middle)
             with kernel.loop(first, last, LANES) as i:
                 body(i, LANES)
-            with b.if_then((self._counted() == BLOCK).ir):
-                self._settle()
+            with b.if_then((self._tile_count() == TILE).ir):
+                self._add_up_tile()
         with kernel.loop(middle, stop, 1) as i:
             body(i, 1)
 
-    def _settle(self) -> None:
+    def _add_up_tile(self) -> None:
         """Add up the block, and begin another."""
         kernel, kind, b = self.kernel, self.spec.arithmetic, self.kernel.builder
-        count = self._counted()
-        sums = [kernel.zero(kind, LANES) for _ in range(SQUARES)]
+        count = self._tile_count()
+        sums = [kernel.allocate_zero(kind, LANES) for _ in range(SQUARES)]
         with kernel.loop(integer(0), count.ir, LANES) as i:
             numbers = self._numbers(i)
             g, stored, p = numbers[:3]
             for place, x in zip(sums, (g, stored, stored - p), strict=True):
-                self._put(place, _plus_square(kernel.get(place, kind, LANES), x))
+                self._store(place, _plus_square(kernel.get(place, kind, LANES), x))
             for half in zip(*map(_halves, numbers)):
                 self._compare(half, HALF)
-        self._put(self.count, Value(b, integer(0)))
-        found = _quarters(*(kernel.get(place, kind, LANES) for place in sums))
+        self._store(self.count, Value(b, integer(0)))
+        found = _partial_sums(*(kernel.get(place, kind, LANES) for place in sums))
         if kind is not np.float32:
-            self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found)
+            self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + found)
             return
         mask = ir.IntType(LANES)  # a bit for each sum: whether it is right
-        right = kernel.zero(np.uint16, 1)
-        b.store(b.bitcast(((found >= LEAST) & (found < np.inf)).ir, mask), right)
+        right = kernel.allocate_zero(np.uint16, 1)
+        b.store(b.bitcast(((found >= MIN_EXACT_SUM) & (found < np.inf)).ir, mask), right)
         full = ir.Constant(mask, 2**LANES - 1)
         with b.if_then(b.icmp_unsigned("!=", b.load(right, typ=mask), full), likely=False):
-            b.store(b.or_(b.load(right, typ=mask), self._zeros(count)), right)
+            b.store(b.or_(b.load(right, typ=mask), self._find_zero_sums(count)), right)
         every = b.icmp_unsigned("==", b.load(right, typ=mask), full)
         with b.if_else(every, likely=True) as (good, doubtful):
             with good:
-                self._put(self.parts, kernel.get(self.parts, np.float64, LANES) + found.astype(np.float64))
+                self._store(
+                    self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + found.astype(np.float64)
+                )
             with doubtful:
-                exact = [kernel.zero(np.float64, LANES) for _ in range(SQUARES)]
+                exact = [kernel.allocate_zero(np.float64, LANES) for _ in range(SQUARES)]
                 with kernel.loop(integer(0), count.ir, LANES) as i:
                     self._add_exactly(self._numbers(i), LANES, exact)
                 for total, wide in zip(self.totals, exact, strict=True):
-                    self._add(total, folded(kernel.get(wide, np.float64, LANES), operator.add))
+                    self._add(total, fold_lanes(kernel.get(wide, np.float64, LANES), operator.add))
 
-    def _zeros(self, count: Value) -> ir.Value:
-        """Which lanes of :func:`_quarters` are sums of nothing but zeros, as bits, in the first ``count`` elements."""
+    def _find_zero_sums(self, count: Value) -> ir.Value:
+        """Which lanes of :func:`_partial_sums` are sums of nothing but zeros, as bits, in the first ``count`` elements."""
         kernel, b = self.kernel, self.kernel.builder
-        some = [kernel.zero(np.int32, LANES) for _ in range(SQUARES)]
+        some = [kernel.allocate_zero(np.int32, LANES) for _ in range(SQUARES)]
         with kernel.loop(integer(0), count.ir, LANES) as i:
             g, stored, p = self._numbers(i)[:3]
             for place, x in zip(some, (g, stored, stored - p), strict=True):
-                self._put(place, kernel.get(place, np.int32, LANES) | (x.view(np.int32) & _SIZE))
+                self._store(place, kernel.get(place, np.int32, LANES) | (x.view(np.int32) & _MAGNITUDE_BITS))
         mask = ir.IntType(LANES)
         result = ir.Constant(mask, 0)
         for place, lanes in zip(some, (0x000F, 0x00F0, 0xFF00), strict=True):
-            only = largest(kernel.get(place, np.int32, LANES)) == 0
+            only = max_lane(kernel.get(place, np.int32, LANES)) == 0
             result = b.or_(result, b.select(only.ir, ir.Constant(mask, lanes), ir.Constant(mask, 0)))
         return result
 
@@ -150,31 +154,31 @@ class Watch:
         # No two conditions are joined: for AVX2 LLVM would narrow each to 16 bits, and widen what they come to.
         before = p.where(g != 0.0, np.nan)
         so_far = get(self.unmoved[lanes], np.float32, lanes)
-        self._put(self.unmoved[lanes], so_far + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
+        self._store(self.unmoved[lanes], so_far + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
         for x in second:
             for least in (True, False):
                 place = self.bounds[least, lanes]
-                self._put(place, _further(x, get(place, kind, lanes), least=least))
+                self._store(place, _min_or_max(x, get(place, kind, lanes), least=least))
 
-    def _counted(self) -> Value:
+    def _tile_count(self) -> Value:
         return self.kernel.get(self.count, np.int64, 1)
 
     def finish(self) -> None:
         """Write the run's row of results."""
         kernel, b, kind = self.kernel, self.kernel.builder, self.spec.arithmetic
-        with b.if_then((self._counted() != 0).ir):
-            self._settle()
-        parts = lanes_of(kernel.get(self.parts, np.float64, LANES))
+        with b.if_then((self._tile_count() != 0).ir):
+            self._add_up_tile()
+        parts = lanes_of(kernel.get(self.partial_sums, np.float64, LANES))
         for k, total in enumerate(self.totals):
-            self._put(total, sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)))
+            self._store(total, sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)))
         results = [kernel.get(total, np.float64, 1) for total in self.totals]
-        unmoved = folded(kernel.get(self.unmoved[HALF], np.float32, HALF), operator.add)
+        unmoved = fold_lanes(kernel.get(self.unmoved[HALF], np.float32, HALF), operator.add)
         results.append(unmoved + kernel.get(self.unmoved[1], np.float32, 1))
         ends = []
         for least in (True, False):
             wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (HALF, 1))
-            further = partial(_further, least=least)
-            ends.append(further(folded(wide, further), single))
+            further = partial(_min_or_max, least=least)
+            ends.append(further(fold_lanes(wide, further), single))
         # Without a second moment, and where all of it is NaN, the ends are still what they were at first.
         results += [end.where(ends[0] <= ends[1], np.nan) for end in ends]
         for j, x in enumerate(results):
@@ -183,11 +187,11 @@ class Watch:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def _put(self, place: ir.Value, x: Value) -> None:
+    def _store(self, place: ir.Value, x: Value) -> None:
         self.kernel.builder.store(x.ir, place)
 
     def _add(self, total: ir.Value, x: Value, lanes: int = 1) -> None:
-        self._put(total, self.kernel.get(total, np.float64, lanes) + x)
+        self._store(total, self.kernel.get(total, np.float64, lanes) + x)
 
     def _add_exactly(self, numbers: Sequence[Value], lanes: int, totals: Sequence[ir.Value]) -> None:
         """Add the squares of the gradient, the parameter and its change to their totals, in float64."""
@@ -198,7 +202,7 @@ class Watch:
     def _numbers(self, i: ir.Value) -> list[Value]:
         """The vectors from element ``i`` of the block on."""
         b, kind = self.kernel.builder, llvm_type(self.spec.arithmetic, LANES)
-        return [Value(b, b.load(self._place_in(room, i), typ=kind, align=64)) for room in self.block]
+        return [Value(b, b.load(self._place_in(room, i), typ=kind, align=64)) for room in self.tile]
 
     def _place_in(self, room: ir.Value, i: ir.Value) -> ir.Value:
         return self.kernel.builder.gep(room, [i], source_etype=llvm_type(self.spec.arithmetic))
@@ -208,12 +212,12 @@ class Watch:
         return Value(self.kernel.builder, ir.Constant(kind, [number] * lanes if lanes > 1 else number))
 
 
-def add_up(kernel: Kernel) -> None:
+def write_totals(kernel: Kernel) -> None:
     """Write the rows of all owners, and that of all together: in the order of the runs, whoever did them."""
-    b, kind = kernel.builder, llvm_type(np.float64, ROW)
+    b, kind = kernel.builder, llvm_type(np.float64, ROW_WIDTH)
     results, totals, owners = (kernel.job[name] for name in ("results", "totals", "owner_count"))
     with kernel.loop(integer(0), b.add(owners, integer(1)), 1) as i:
-        b.store(ir.Constant(kind, [*NOTHING, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
+        b.store(ir.Constant(kind, [*EMPTY_ROW, 0.0, 0.0]), b.gep(totals, [i], source_etype=kind), align=8)
     with kernel.loop(integer(0), kernel.job["run_count"], 1) as k:
         new = b.load(b.gep(results, [k], source_etype=kind), typ=kind, align=8)
         for i in (kernel.row("runs", k, len(PER_RUN))[-1], owners):
@@ -221,8 +225,8 @@ def add_up(kernel: Kernel) -> None:
             old = b.load(place, typ=kind, align=8)
             found = b.fadd(old, new)
             for lane, further in ((SUMS, "llvm.minnum"), (SUMS + 1, "llvm.maxnum")):  # a number, beside NaN
-                lanes = [ROW + k if k == lane else k for k in range(ROW)]
-                which = ir.Constant(llvm_type(np.int32, ROW), lanes)
+                lanes = [ROW_WIDTH + k if k == lane else k for k in range(ROW_WIDTH)]
+                which = ir.Constant(llvm_type(np.int32, ROW_WIDTH), lanes)
                 found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
             b.store(found, place, align=8)
 
@@ -238,7 +242,7 @@ def _plus_square(total: Value, x: Value) -> Value:
     return Value(x.builder, intrinsic(x.builder, "llvm.fmuladd", x.ir, x.ir, total.ir))
 
 
-def _quarters(x: Value, y: Value, z: Value) -> Value:
+def _partial_sums(x: Value, y: Value, z: Value) -> Value:
     """Sums of the lanes in one vector: four that together are that of ``x``, four for ``y``, and for ``z`` twice."""
     return _by_pairs(_by_pairs(x, y, LANES // 2), _by_pairs(z, z, LANES // 2), LANES // 4)
 
@@ -253,6 +257,6 @@ def _by_pairs(x: Value, y: Value, width: int) -> Value:
     return one + other
 
 
-def _further(x: Value, y: Value, *, least: bool) -> Value:
+def _min_or_max(x: Value, y: Value, *, least: bool) -> Value:
     """The smaller or the larger; ``y`` if ``x`` is NaN."""
     return x.where(x < y if least else x > y, y)

@@ -46,7 +46,7 @@ def is_layout(entry: Mapping[str, Any]) -> bool:
     return "state1" in entry or NESTED in entry
 
 
-def known(rule: type[Rule]) -> tuple[str, ...]:
+def slot_names(rule: type[Rule]) -> tuple[str, ...]:
     """The slots of a rule in bitsandbytes' order.
 
     Raises:
@@ -62,11 +62,11 @@ def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, An
     flat = {**entry, **entry.get(NESTED, {})}
     slots: dict[str, Any] = {}
     stored: dict[str, str] = {}
-    for number, name in enumerate(known(rule), 1):
+    for number, name in enumerate(slot_names(rule), 1):
         value, absmax, table = (flat.pop(f"{key}{number}", None) for key in ("state", "absmax", "qmap"))
         if isinstance(value, Tensor):
             coded = isinstance(absmax, Tensor) and isinstance(table, Tensor)
-            slots[name] = decoded(value, absmax, table) if coded else value
+            slots[name] = decode(value, absmax, table) if coded else value
             stored[name] = "bitsandbytes 8bit" if coded else "float32"
     others = {key: value for key, value in flat.items() if key not in (NESTED, "step", "unorm_vec")}
     return {
@@ -88,13 +88,13 @@ def read_group(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def written_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> dict[str, Any]:
+def write_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> dict[str, Any]:
     """The state of one parameter, from float32 slots under torch's names.
 
     Raises:
         ValueError: a slot that bitsandbytes has no room for.
     """
-    names = known(rule)
+    names = slot_names(rule)
     arrays = {key: value for key, value in entry.items() if isinstance(value, Tensor) and key != "step"}
     if unknown := arrays.keys() - set(names):
         raise ValueError(f"bitsandbytes keeps no {', '.join(sorted(unknown))} for {rule.__name__}")
@@ -106,12 +106,12 @@ def written_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> d
         result[f"state{number}"] = value
         if bits == 8 and value.numel() >= SMALL:
             table = dynamic_map(signed=number == 1)
-            codes, absmax = encoded(value, table)
+            codes, absmax = encode(value, table)
             result |= {f"state{number}": codes, f"qmap{number}": table.clone(), f"absmax{number}": absmax}
     return result
 
 
-def written_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
+def write_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
     """A group with bitsandbytes' settings.
 
     Raises:
@@ -140,12 +140,12 @@ def written_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def decoded(codes: Tensor, absmax: Tensor, table: Tensor) -> Tensor:
+def decode(codes: Tensor, absmax: Tensor, table: Tensor) -> Tensor:
     """Codes in blocks of 256, as float32 in the codes' shape."""
-    return (table.to(codes.device)[codes.reshape(-1).long()] * _spread(absmax, codes)).reshape(codes.shape)
+    return (table.to(codes.device)[codes.reshape(-1).long()] * _expand_absmax(absmax, codes)).reshape(codes.shape)
 
 
-def encoded(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def encode(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """The codes of the nearest numbers in a table, and the scale of each block of 256, in which its peak is exact.
 
     A deviation: bitsandbytes takes the largest magnitude itself. The table ends at 1 and at −0.993, so that a
@@ -157,12 +157,12 @@ def encoded(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     absmax = highest / table[-1]
     if table[0] < 0:
         absmax = torch.where(-lowest > highest, lowest / table[0], absmax)
-    scaled = flat / _spread(absmax.masked_fill(absmax == 0, 1.0), flat)
+    scaled = flat / _expand_absmax(absmax.masked_fill(absmax == 0, 1.0), flat)
     middles = (table[1:] + table[:-1]) / 2
     return torch.bucketize(scaled, middles).to(torch.uint8).reshape(value.shape), absmax
 
 
-def _spread(absmax: Tensor, like: Tensor) -> Tensor:
+def _expand_absmax(absmax: Tensor, like: Tensor) -> Tensor:
     return absmax.to(like.device).repeat_interleave(_BLOCK)[: like.numel()]
 
 

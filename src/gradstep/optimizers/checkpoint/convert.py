@@ -10,21 +10,21 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.arguments import parameter_names, without_defaults_beyond_torch
+from gradstep.optimizers.arguments import drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
-from gradstep.optimizers.checkpoint.load import as_stored, check_form, group_of, rule_of, stamp
+from gradstep.optimizers.checkpoint.load import build_saved_rule, check_form, convert_entry, make_header, merge_group
 from gradstep.optimizers.checkpoint.matching import (
-    keys_of_parameters,
     listed,
     match,
     misfits,
-    named_apart,
-    named_together,
+    parameter_keys,
+    rename_codes,
+    restore_code_names,
 )
 from gradstep.optimizers.front import Optimizer
-from gradstep.optimizers.state.arrays import decoded
-from gradstep.optimizers.state.check import OF_ROUNDING, Fault, scale_of, storage_name, worst
-from gradstep.optimizers.state.storage import Embeddings, Storage, Stored
+from gradstep.optimizers.state.arrays import decode_slot
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, scale_of, storage_name
+from gradstep.optimizers.state.storage import Embeddings, ParameterStorage, Storage
 from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import STATES
 
@@ -96,7 +96,7 @@ class Conversion:
 
 @final
 @dataclass(frozen=True)
-class Seen:
+class SlotComparison:
     """One slot of one parameter.
 
     Attributes:
@@ -114,29 +114,29 @@ class Seen:
     count: int
 
 
-def seen(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) -> Seen:
+def compare_slot(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) -> SlotComparison:
     """Compare a slot before and after; None for one that was dropped."""
     old = old.bfloat16() if old.dtype.itemsize == 1 else old  # of float8, torch has no arithmetic
     count = int(torch.count_nonzero(old))
     if new is None:
-        return Seen(slot, before, after, float(count > 0), count, count)
+        return SlotComparison(slot, before, after, float(count > 0), count, count)
     wide = torch.promote_types(old.dtype, new.dtype)
     old, new = old.to(wide), new.to(old.device, wide)
     same = (old == new) | (old.isnan() & new.isnan())
     error = ((new - old).abs() / old.abs()).masked_fill(same, 0.0)
     largest = float(error.nan_to_num(nan=torch.inf, posinf=torch.inf).max()) if error.numel() else 0.0
-    return Seen(slot, before, after, largest, int((error > FAR).sum()), count)
+    return SlotComparison(slot, before, after, largest, int((error > FAR).sum()), count)
 
 
-def summed(found: Iterable[Seen]) -> tuple[Change, ...]:
+def summarize_changes(found: Iterable[SlotComparison]) -> tuple[Change, ...]:
     """Slot by slot, in the order in which they came."""
-    by_kind: dict[tuple[str, str, str], list[Seen]] = {}
+    by_kind: dict[tuple[str, str, str], list[SlotComparison]] = {}
     for one in found:
         by_kind.setdefault((one.slot, one.before, one.after), []).append(one)
     return tuple(_changes(by_kind))
 
 
-def _changes(by_kind: dict[tuple[str, str, str], list[Seen]]) -> Iterator[Change]:
+def _changes(by_kind: dict[tuple[str, str, str], list[SlotComparison]]) -> Iterator[Change]:
     for (slot, before, after), members in by_kind.items():
         far, count = sum(m.far for m in members), sum(m.count for m in members)
         yield Change(slot, before, after, len(members), max(m.error for m in members), far / max(count, 1))
@@ -146,7 +146,7 @@ BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
 """bitsandbytes' layouts, and the bits of their large tensors."""
 
 
-def rule_between(
+def find_rule(
     state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, declared: str | type[Rule] | None
 ) -> type[Rule]:
     """What the state is of.
@@ -181,7 +181,7 @@ def _plain_class(optimizer: torch.optim.Optimizer) -> str:
     return name.removesuffix("32bit").removesuffix("8bit")
 
 
-def layout_of(to: str | torch.optim.Optimizer) -> str:
+def find_layout(to: str | torch.optim.Optimizer) -> str:
     """The name of what is to be written.
 
     Raises:
@@ -236,51 +236,51 @@ def convert_state(
         >>> new.load_state_dict(converted.state_dict)
     """
     check_form(state_dict)
-    kind = rule_between(state_dict, to, rule)
-    keys = keys_of_parameters(state_dict["param_groups"])
-    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys)}
-    layout = layout_of(to)
+    kind = find_rule(state_dict, to, rule)
+    keys = parameter_keys(state_dict["param_groups"])
+    state_dict = {**state_dict, "state": restore_code_names(state_dict["state"], keys)}
+    layout = find_layout(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
-    groups = [_readable(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
+    groups = [_read_group(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
     if layout == "torch":
-        _check_that_torch_has(kind, groups)
-    owners = dict(_owners(kind, groups, to))
-    said = state_dict.get("gradstep", {})
+        _check_torch_settings(kind, groups)
+    owners = dict(_find_owners(kind, groups, to))
+    header = state_dict.get("gradstep", {})
     state: dict[Any, Any] = {}
-    changes: list[Seen] = []
+    changes: list[SlotComparison] = []
     wrong: list[str] = []
     kinds: list[Fault] = []
     for key, entry in state_dict["state"].items():
         if key not in owners or entry is None or entry == {}:
             state[key] = deepcopy(entry)
             continue
-        old, before = _read(kind, entry)
+        old, before = _read_entry(kind, entry)
         owner = owners[key]
-        p = _stand_in(kind, old) if owner.p is None else owner.p
-        checked = rule_of(kind, owner.group)
+        p = _make_stand_in(kind, old) if owner.p is None else owner.p
+        checked = build_saved_rule(kind, owner.group)
         stored = storage.of(checked, owner.group, p, owner.name, embeddings=owner.embeddings)
-        unfit = misfits(p, stored, checked, old, strict=said.get("rule") != kind.__name__)
+        unfit = misfits(p, stored, checked, old, strict=header.get("rule") != kind.__name__)
         kinds += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
-            new = as_stored(p, stored, deepcopy(old), owner.name)
-            state[key] = bitsandbytes.written_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
-            changes += _compared(stored, old, before, *_read(kind, state[key]))
+            new = convert_entry(p, stored, deepcopy(old), owner.name)
+            state[key] = bitsandbytes.write_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
+            changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
     if wrong:
-        raise worst(kinds)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
+        raise choose_error(kinds)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
     result = {"state": state, "param_groups": groups}
     if layout in BITS:
-        result["param_groups"] = [bitsandbytes.written_group(rule_of(kind, group), group) for group in groups]
+        result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
     elif layout != "torch":
-        known_seed = {"seed": said["seed"]} if "seed" in said else {}
-        result["state"] = named_apart(state, keys)
-        result["gradstep"] = {k: v for k, v in stamp(kind, storage).items() if k != "seed"} | known_seed
-    return Conversion(result, summed(changes))
+        known_seed = {"seed": header["seed"]} if "seed" in header else {}
+        result["state"] = rename_codes(state, keys)
+        result["gradstep"] = {k: v for k, v in make_header(kind, storage).items() if k != "seed"} | known_seed
+    return Conversion(result, summarize_changes(changes))
 
 
-def _check_that_torch_has(kind: type[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
+def _check_torch_settings(kind: type[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
     for group in groups:
-        for name, value in without_defaults_beyond_torch(kind, group).items():
+        for name, value in drop_defaults_beyond_torch(kind, group).items():
             if name in kind.beyond_torch:
                 raise ValueError(
                     f"torch.optim has no {name}={value!r} for {kind.__name__}, and would train with its default: "
@@ -306,14 +306,14 @@ class _Owner:
     embeddings: Embeddings | None
 
 
-def _owners(
+def _find_owners(
     kind: type[Rule], groups: list[dict[str, Any]], to: str | torch.optim.Optimizer
 ) -> Iterator[tuple[Any, _Owner]]:
     """The owner of each key of the checkpoint's state."""
     if isinstance(to, Optimizer):
         found = match(to.param_groups, groups)
         for index, (own, keys, source) in enumerate(zip(to.param_groups, found.keys, found.sources, strict=True)):
-            group = group_of(kind, to.defaults, own, source)
+            group = merge_group(kind, to.defaults, own, source)
             embeddings = Embeddings(group)
             for key, name, p in zip(keys, parameter_names(group, index), group["params"], strict=True):
                 yield key, _Owner(group, name, p, embeddings)
@@ -323,7 +323,7 @@ def _owners(
             yield key, _Owner(group, name, None, None)
 
 
-def _readable(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:
+def _read_group(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:
     """A group's settings under torch's names; the choice of how to store it is left out, since that is what changes."""
     foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
     found = bitsandbytes.read_group(kind, group) if foreign else group
@@ -331,14 +331,14 @@ def _readable(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, An
     return {key: deepcopy(value) for key, value in found.items() if key != "state"} | fixed
 
 
-def _read(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_entry(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The state of a parameter under torch's names; and by key, how it is stored."""
     if bitsandbytes.is_layout(entry):
         return bitsandbytes.read_entry(kind, entry)
     return dict(entry), {key: storage_name(value) for key, value in entry.items() if isinstance(value, Tensor)}
 
 
-def _stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
+def _make_stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
     """A tensor with the shape, the memory order and the precision of the parameter that an entry was of.
 
     Its memory is never touched.
@@ -351,13 +351,17 @@ def _stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
     return torch.empty_strided(shape, like.stride(), dtype=wide)
 
 
-def _compared(
-    stored: Stored, old: Mapping[str, Any], before: Mapping[str, str], new: Mapping[str, Any], after: Mapping[str, str]
-) -> Iterator[Seen]:
+def _compare_slots(
+    stored: ParameterStorage,
+    old: Mapping[str, Any],
+    before: Mapping[str, str],
+    new: Mapping[str, Any],
+    after: Mapping[str, str],
+) -> Iterator[SlotComparison]:
     """What became of every slot."""
     for slot in stored.slots:
         if slot.name in before:
-            values = (decoded(e[slot.name], e.get(scale_of(slot)), signed=slot.signed) for e in (old, new))
-            yield seen(slot.name, before[slot.name], after[slot.name], *values)
-    for key in OF_ROUNDING & before.keys():
-        yield seen(key, before[key], after.get(key, "nothing"), old[key], new.get(key))
+            values = (decode_slot(e[slot.name], e.get(scale_of(slot)), signed=slot.signed) for e in (old, new))
+            yield compare_slot(slot.name, before[slot.name], after[slot.name], *values)
+    for key in ROUNDING_FIELDS & before.keys():
+        yield compare_slot(key, before[key], after.get(key, "nothing"), old[key], new.get(key))

@@ -12,37 +12,37 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed, parameter_names, without_defaults_beyond_torch
+from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed, drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
     LoadReport,
-    keys_of_parameters,
     listed,
     match,
     misfits,
-    named_apart,
-    named_together,
+    parameter_keys,
+    rename_codes,
+    restore_code_names,
 )
-from gradstep.optimizers.state.arrays import filled
-from gradstep.optimizers.state.check import OF_ROUNDING, Fault, is_regular, losses, scale_of, worst
-from gradstep.optimizers.state.storage import Choices, Storage, Stored
+from gradstep.optimizers.state.arrays import complete_state
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses, scale_of
+from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.rules.settings import shared_settings_of
 
 FORMAT = 1
-"""Of the entry that :func:`stamp` makes."""
+"""Of the entry that :func:`make_header` makes."""
 
-PARTIAL = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
+NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
-OWN = frozenset({"params", "param_names", "state", "embeddings"})
+OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings"})
 """What of a group stays the optimizer's own: its parameters, what is known of them, and how their state is stored."""
 
 
-def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
+def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
     """What a state dictionary says of itself under ``"gradstep"``: plain numbers and words.
 
     >>> from gradstep.rules import AdamW
-    >>> sorted(stamp(AdamW, Storage()))
+    >>> sorted(make_header(AdamW, Storage()))
     ['format', 'rounding', 'rule', 'seed', 'state', 'version']
     """
     return {
@@ -55,7 +55,7 @@ def stamp(rule: type[Rule], storage: Storage) -> dict[str, Any]:
     }
 
 
-def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
+def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
     """The state dictionary with entries of its own, and codes named apart.
 
     The tensors in it stay the optimizer's, as in torch, and so does what somebody else has put into the state. Groups
@@ -66,14 +66,14 @@ def detached(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, A
         state_dict: as torch writes it.
         rule: the optimizer's.
     """
-    state = named_apart(state_dict["state"], keys_of_parameters(state_dict["param_groups"]))
+    state = rename_codes(state_dict["state"], parameter_keys(state_dict["param_groups"]))
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
     return {**state_dict, "state": state, "param_groups": groups}
 
 
 @final
 @dataclass(frozen=True)
-class Adopted:
+class PreparedLoad:
     """A checkpoint as an optimizer's own.
 
     Attributes:
@@ -89,7 +89,7 @@ class Adopted:
     report: LoadReport
 
 
-def adopted(
+def prepare_load(
     rule: type[Rule],
     defaults: Mapping[str, Any],
     storage: Storage,
@@ -98,7 +98,7 @@ def adopted(
     *,
     on_host: bool = False,
     strict: bool = True,
-) -> Adopted:
+) -> PreparedLoad:
     """The groups and the state of a checkpoint, as an optimizer's own; neither is changed.
 
     Args:
@@ -117,7 +117,7 @@ def adopted(
         RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
     """
     check_form(state_dict)
-    said = _said(rule, state_dict)
+    header = _read_header(rule, state_dict)
     saved = state_dict["param_groups"]
     for index, group in enumerate(saved):
         try:
@@ -129,16 +129,16 @@ def adopted(
                 "over all the same, load what this makes of it: "
                 f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
             ) from error
-    state_dict = {**state_dict, "state": named_together(state_dict["state"], keys_of_parameters(saved))}
+    state_dict = {**state_dict, "state": restore_code_names(state_dict["state"], parameter_keys(saved))}
     found = match(groups, saved, strict=strict)
-    new = [group_of(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
+    new = [merge_group(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
 
     kinds: list[Fault] = []
     wrong, lossy, fitting = [], [], {}
     regular = set()
     left_out = dict.fromkeys(found.unexpected, "in the checkpoint only")
     for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
-        checked = rule_of(rule, group)
+        checked = build_saved_rule(rule, group)
         choices = Choices("auto", storage, checked, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
             stored = choices.of(p, name).stored
@@ -152,8 +152,10 @@ def adopted(
                 fitting[key] = p, stored, name
                 regular.add(key)
                 continue
-            unfit = misfits(p, stored, checked, entry, strict=said is None)
-            if unfit and not strict and worst(unfit) is RuntimeError:  # a number out of its bounds is a damaged one
+            unfit = misfits(p, stored, checked, entry, strict=header is None)
+            if (
+                unfit and not strict and choose_error(unfit) is RuntimeError
+            ):  # a number out of its bounds is a damaged one
                 left_out[name] = "; ".join(fault.line for fault in unfit)
                 continue
             kinds += unfit
@@ -161,8 +163,8 @@ def adopted(
             lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
             fitting[key] = p, stored, name
     if wrong:
-        kind = worst(kinds)
-        remedy = f"\n{PARTIAL}" if kind is RuntimeError and strict else ""
+        kind = choose_error(kinds)
+        remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
         raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}{remedy}")
     if lossy:
         raise RuntimeError(
@@ -171,7 +173,7 @@ def adopted(
             "what that loses"
         )
 
-    owned = keys_of_parameters(saved)
+    owned = parameter_keys(saved)
     state: defaultdict[Any, Any] = defaultdict(dict)  # torch's own kind: wrappers index what is not there yet
     for key, entry in state_dict["state"].items():
         if key in fitting:
@@ -179,11 +181,11 @@ def adopted(
             if key in regular and not on_host:
                 state[p] = {name: value.detach().clone() for name, value in entry.items()}
                 continue
-            state[p] = _moved(p.detach().to("cpu") if on_host else p, stored, entry, name)
+            state[p] = _copy_entry(p.detach().to("cpu") if on_host else p, stored, entry, name)
         elif key not in owned:
             state[key] = entry  # no parameter's: torch carries it, the object itself
-    seeded = storage if said is None else replace(storage, seed=said.get("seed", storage.seed))
-    return Adopted(new, state, seeded, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
+    seeded = storage if header is None else replace(storage, seed=header.get("seed", storage.seed))
+    return PreparedLoad(new, state, seeded, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
 
 
 def check_form(state_dict: Mapping[str, Any]) -> None:
@@ -213,36 +215,40 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
                 raise TypeError(f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary")
 
 
-def _said(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What the checkpoint says of itself; None if it is torch's.
 
     Raises:
         ValueError: of a later format, or of another rule, or not what gradstep writes.
     """
-    said: Any = state_dict.get("gradstep")
-    if said is None:
+    header: Any = state_dict.get("gradstep")
+    if header is None:
         return None
-    if not (isinstance(said, Mapping) and isinstance(said.get("format"), int) and {"version", "rule"} <= said.keys()):
-        raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {said!r}")
-    if said["format"] > FORMAT:
+    if not (
+        isinstance(header, Mapping) and isinstance(header.get("format"), int) and {"version", "rule"} <= header.keys()
+    ):
+        raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {header!r}")
+    if header["format"] > FORMAT:
         raise ValueError(
-            f"the loaded state dict was written by gradstep {said['version']} in format {said['format']}, "
+            f"the loaded state dict was written by gradstep {header['version']} in format {header['format']}, "
             f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
         )
-    if said["rule"] != rule.__name__:
-        other = RULES.get(said["rule"])
+    if header["rule"] != rule.__name__:
+        other = RULES.get(header["rule"])
         alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
         remedy = (
             f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
             f"rule={rule.__name__!r}).state_dict"
             if alike
-            else f"They keep other averages: make a {said['rule']}, or begin with fresh state"
+            else f"They keep other averages: make a {header['rule']}, or begin with fresh state"
         )
-        raise ValueError(f"the loaded state dict is of {said['rule']}, and this optimizer is {rule.__name__}. {remedy}")
-    return {**said}
+        raise ValueError(
+            f"the loaded state dict is of {header['rule']}, and this optimizer is {rule.__name__}. {remedy}"
+        )
+    return {**header}
 
 
-def group_of(
+def merge_group(
     rule: type[Rule], defaults: Mapping[str, Any], own: Mapping[str, Any], source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """A group with the settings of the checkpoint's."""
@@ -251,13 +257,13 @@ def group_of(
     group = {
         key: value for key, value in source.items() if key not in {"params", "state", "embeddings", *TORCH_EXECUTION}
     }
-    group = deepcopy(group) | {key: own[key] for key in OWN & own.keys()}
+    group = deepcopy(group) | {key: own[key] for key in OWN_GROUP_KEYS & own.keys()}
     for setting in shared_settings_of(rule):
         group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed
-    return without_defaults_beyond_torch(rule, group)
+    return drop_defaults_beyond_torch(rule, group)
 
 
-def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
+def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     """The rule with the settings of a group; a setting that it does not say has its default.
 
     Raises:
@@ -266,20 +272,20 @@ def rule_of(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
 
 
-def _moved(p: Tensor, stored: Stored, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A copy of an entry that fits, stored as the optimizer stores it."""
-    arrays = {*OF_ROUNDING, *(key for slot in stored.slots for key in (slot.name, scale_of(slot)))}
-    copied = {key: _copied(value, p.device if key in arrays else None) for key, value in entry.items()}
-    return as_stored(p, stored, copied, name)
+    arrays = {*ROUNDING_FIELDS, *(key for slot in stored.slots for key in (slot.name, scale_of(slot)))}
+    copied = {key: _copy_value(value, p.device if key in arrays else None) for key, value in entry.items()}
+    return convert_entry(p, stored, copied, name)
 
 
-def as_stored(p: Tensor, stored: Stored, entry: dict[str, Any], name: str) -> dict[str, Any]:
+def convert_entry(p: Tensor, stored: ParameterStorage, entry: dict[str, Any], name: str) -> dict[str, Any]:
     """An entry stored as the optimizer stores it, without the arrays of another way to store it."""
-    stale = {*OF_ROUNDING, *map(scale_of, stored.slots)} - stored.fields.keys()
-    return {key: value for key, value in filled(p, stored, entry, name).items() if key not in stale}
+    stale = {*ROUNDING_FIELDS, *map(scale_of, stored.slots)} - stored.fields.keys()
+    return {key: value for key, value in complete_state(p, stored, entry, name).items() if key not in stale}
 
 
-def _copied(value: Any, device: torch.device | None) -> Any:
+def _copy_value(value: Any, device: torch.device | None) -> Any:
     """A copy: of what belongs to the parameter's elements on their device, of a number as float32 on the CPU."""
     if not isinstance(value, Tensor):
         return deepcopy(value)

@@ -10,12 +10,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.state.check import OF_ROUNDING, Fault, faults, missing, scale_of
-from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault, scale_of
+from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.rules import Rule
 
 
-def misfits(p: Tensor, stored: Stored, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
+def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
     """What is missing, unexpected, or does not fit the parameter, whatever way it is stored.
 
     Beside what :func:`gradstep.optimizers.state.check.faults` finds, an entry with *some* of its slots does not fit.
@@ -31,10 +31,10 @@ def misfits(p: Tensor, stored: Stored, rule: Rule, entry: Any, *, strict: bool) 
     found = []
     if isinstance(entry, Mapping):
         held = {key for key, value in entry.items() if value is not None}
-        known = {"step", *rule.scalars, *OF_ROUNDING, *(key for s in stored.slots for key in (s.name, scale_of(s)))}
+        known = {"step", *rule.scalars, *ROUNDING_FIELDS, *(key for s in stored.slots for key in (s.name, scale_of(s)))}
         unexpected = [key for key in entry if key in held - known] if strict else []
         if unexpected or any(slot.name in held for slot in stored.slots):
-            found += [missing(slot.name) for slot in stored.slots if slot.name not in held]
+            found += [missing_fault(slot.name) for slot in stored.slots if slot.name not in held]
         found += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
     return list(dict.fromkeys([*found, *faults(p, stored, rule, entry)]))
 
@@ -42,7 +42,7 @@ def misfits(p: Tensor, stored: Stored, rule: Rule, entry: Any, *, strict: bool) 
 CODES, SCALE = "_codes", "_scale"
 
 
-def named_apart(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
+def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
     """The state of all parameters, with codes under names of their own.
 
     Args:
@@ -50,23 +50,23 @@ def named_apart(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, An
         keys: which of them are parameters'; the others, which somebody else has put there, stay as they are.
 
     >>> codes = torch.zeros(2, dtype=torch.uint8)
-    >>> sorted(named_apart({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
+    >>> sorted(rename_codes({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
     ['exp_avg_codes', 'exp_avg_scale', 'step']
     """
-    return _renamed(state, keys, _apart)
+    return _rename_keys(state, keys, _code_name)
 
 
-def named_together(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """The inverse of :func:`named_apart`; what has no codes stays as it is."""
-    return _renamed(state, keys, _together)
+def restore_code_names(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
+    """The inverse of :func:`rename_codes`; what has no codes stays as it is."""
+    return _rename_keys(state, keys, _slot_name)
 
 
-def keys_of_parameters(groups: Iterable[Any]) -> frozenset[Any]:
+def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:
     """The keys under which a checkpoint holds the state of parameters."""
     return frozenset(chain.from_iterable(group["params"] for group in groups))
 
 
-def _renamed(
+def _rename_keys(
     state: Mapping[Any, Any], keys: Collection[Any], rename: Callable[[str, Mapping[str, Any]], str]
 ) -> dict[Any, Any]:
     return {
@@ -77,13 +77,13 @@ def _renamed(
     }
 
 
-def _apart(name: str, entry: Mapping[str, Any]) -> str:
+def _code_name(name: str, entry: Mapping[str, Any]) -> str:
     value = entry[name]
     coded = isinstance(value, Tensor) and value.dtype == torch.uint8 and f"{name}{SCALE}" in entry
     return name + CODES if coded else name
 
 
-def _together(name: str, entry: Mapping[str, Any]) -> str:
+def _slot_name(name: str, entry: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         return name
     slot, value = name.removesuffix(CODES), entry[name]
@@ -136,7 +136,7 @@ def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = Tru
     """
     names, saved_names = _names(groups), _names(saved)
     if names is None or saved_names is None:
-        return _in_order(groups, saved)
+        return _match_by_order(groups, saved)
     keys = dict(zip(chain(*saved_names), chain(*(g["params"] for g in saved)), strict=True))
     own = set(chain(*names))
     unexpected = [name for name in keys if name not in own]
@@ -161,7 +161,7 @@ _BY_NAME = (
 )
 
 
-def _in_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
+def _match_by_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
     if len(groups) != len(saved):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
@@ -204,10 +204,10 @@ def listed(lines: Iterable[str], most: int = 12) -> str:
       two
       … and 1 more
     """
-    return "\n".join(f"  {line}" for line in _few(list(lines), most))
+    return "\n".join(f"  {line}" for line in _first_lines(list(lines), most))
 
 
-def _few(lines: Sequence[str], most: int) -> Iterator[str]:
+def _first_lines(lines: Sequence[str], most: int) -> Iterator[str]:
     yield from lines[:most]
     if len(lines) > most:
         yield f"… and {len(lines) - most} more"

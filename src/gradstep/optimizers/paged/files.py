@@ -23,8 +23,8 @@ from torch import Tensor
 
 from gradstep.engines.base import Pieces
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.paged.placement import New, Placement, Wanted, shaped
-from gradstep.optimizers.state.arrays import filled
+from gradstep.optimizers.paged.placement import NewParameter, ParameterState, Placement, shaped
+from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import keys_of
 from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.storage.pages import (
@@ -43,15 +43,15 @@ from gradstep.storage.pages.header import read_head
 
 SCALARS = "scalars"  # the array of step counts in each file
 SEED = "seed"  # one number: of the noise that the state was rounded with
-_KEPT = 64  # sets of parameters whose windows are remembered
+_MAX_CACHED = 64  # sets of parameters whose windows are remembered
 
 
 @final
 class StateFile:
     """The state of some parameters, in one file."""
 
-    def __init__(self, path: Path, parameters: Sequence[New], scalars: int, *, resume: bool) -> None:
-        parameters = _by_kind(parameters)
+    def __init__(self, path: Path, parameters: Sequence[NewParameter], scalars: int, *, resume: bool) -> None:
+        parameters = _group_by_kind(parameters)
         self.params = [p for _, p, _ in parameters]
         self._position = {id(p): k for k, p in enumerate(self.params)}
         self._facts = {id(p): (p.shape, p.dtype, p.stride()) for p in self.params}
@@ -97,7 +97,7 @@ class StateFile:
                 replace(window, pieces=tuple(piece for piece in window.pieces if piece.item in mine))
                 for window in self._plan(budget, whole)
             ]
-            if len(self._pagers) > _KEPT:
+            if len(self._pagers) > _MAX_CACHED:
                 self._pagers.clear()
             self._pagers[key] = Pager(self.pages, [window for window in windows if window.pieces])
         return self._pagers[key]
@@ -110,7 +110,7 @@ class StateFile:
         return plan_windows(self.pages.layout, items, budget)
 
 
-def seed_in(path: Path) -> int | None:
+def read_seed(path: Path) -> int | None:
     """The seed that a file of an earlier run holds; None if there is no such file, or none with a seed."""
     try:
         layout, _ = read_head(path)
@@ -123,9 +123,9 @@ def seed_in(path: Path) -> int | None:
         return int.from_bytes(file.read(8), sys.byteorder)
 
 
-def _by_kind(parameters: Sequence[New]) -> list[New]:
+def _group_by_kind(parameters: Sequence[NewParameter]) -> list[NewParameter]:
     """Parameters that are stored in the same way beside each other, as a step takes them; the fewest bytes first."""
-    kinds: defaultdict[Any, list[New]] = defaultdict(list)
+    kinds: defaultdict[Any, list[NewParameter]] = defaultdict(list)
     for name, p, stored in parameters:
         kinds[p.dtype, tuple(stored.fields.items())].append((name, p, stored))
     sizes = {kind: sum(p.numel() for _, p, _ in members) for kind, members in kinds.items()}
@@ -133,7 +133,7 @@ def _by_kind(parameters: Sequence[New]) -> list[New]:
 
 
 @final
-class Paged(Placement):
+class FilePlacement(Placement):
     """The page files of one optimizer."""
 
     on_host = False
@@ -153,13 +153,13 @@ class Paged(Placement):
         check_room(self.folder, nbytes)
 
     def saved_seed(self) -> int | None:
-        return seed_in(self.folder / "state-0.pages") if self.pages.resume else None
+        return read_seed(self.folder / "state-0.pages") if self.pages.resume else None
 
     def preflight(self, nbytes: int) -> Preflight:
         return preflight(self.folder, nbytes)
 
-    def filled(self, parameters: Sequence[Wanted], scalars: Sequence[str]) -> list[dict[str, Any]]:
-        """The state, as in :meth:`Placement.filled`, in files.
+    def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
+        """The state, as in :meth:`Placement.complete_state`, in files.
 
         Raises:
             OSError: the disk has no room.
@@ -188,12 +188,12 @@ class Paged(Placement):
                 for slot, codec in zip(stored.slots, stored.codecs, strict=True):
                     if slot.name not in known and slot.fill == 0:
                         known.update({key: pages[key] for key in keys_of(slot, codec)}, step=0.0)
-            entry = filled(p, stored, known, name)
+            entry = complete_state(p, stored, known, name)
             changed = changed or any(entry[key] is not pages[key] for key in pages)
             entries.append((pages, entry))
         if changed:
             anew = all(entry[key] is not pages[key] for pages, entry in entries for key in pages)
-            with self.changing(anew=anew):
+            with self.open_for_update(anew=anew):
                 for pages, entry in entries:
                     for key, place in pages.items():
                         entry[key] = place if entry[key] is place else place.copy_(entry[key])
@@ -203,7 +203,7 @@ class Paged(Placement):
         return next((file for file in self._files if file.serves(p)), None)
 
     @contextmanager
-    def changing(self, *, anew: bool = False) -> Iterator[None]:
+    def open_for_update(self, *, anew: bool = False) -> Iterator[None]:
         """What changes pages stands in this ``with``; if it is broken off, the files are not taken for whole.
 
         Raises:
@@ -225,19 +225,19 @@ class Paged(Placement):
                 "would change under it: step on copy.deepcopy(optimizer), whose pages are its own"
             )
 
-    def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    def scalar_rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
         place = {id(p): k for k, p in enumerate(params)}
         return [np.array([place[id(p)] for p in file.params if id(p) in place]) for file in self._files]
 
-    def keep(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+    def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         for file, taken in zip(self._files, rows, strict=True):
             if len(taken) == len(file.scalars):
                 file.scalars[...] = scalars[taken]
 
     def update(self, batch: TorchBatch) -> None:
-        batch.run(self._walk(batch))
+        batch.run(self._windows(batch))
 
-    def _walk(self, batch: TorchBatch) -> Iterator[Pieces | None]:
+    def _windows(self, batch: TorchBatch) -> Iterator[Pieces | None]:
         """The work of a batch in windows; None means all of it at once."""
         total = sum(file.pages.layout.file_bytes for file in self._files)
         if total <= self.pages.budget:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.optimizers.paged.placement import New, shaped
+from gradstep.optimizers.paged.placement import NewParameter, shaped
 from gradstep.optimizers.state.storage import is_dense
 from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, parted
 from gradstep.storage.pages.layout import round_up
@@ -69,7 +69,7 @@ class Device(ABC):
 
 @final
 @dataclass(frozen=True)
-class Job:
+class WindowJob:
     """What is done with one window; each is called with the number of the buffer that the window is in.
 
     Attributes:
@@ -83,7 +83,7 @@ class Job:
     store: Callable[[int], None]
 
 
-def relay(device: Device, jobs: Sequence[Job]) -> None:
+def relay(device: Device, jobs: Sequence[WindowJob]) -> None:
     """Do the jobs one after the other, while the state of the next one arrives and that of the one before leaves.
 
     Window k is in buffer k mod 3. It is computed when it has arrived, leaves when it is computed, and its buffer is
@@ -121,7 +121,7 @@ def relay(device: Device, jobs: Sequence[Job]) -> None:
 
 
 @final
-class AtOnce(Stream):
+class ImmediateStream(Stream):
     """Does everything at once, which is one of the orders that are allowed."""
 
     def do(self, work: Callable[[], None]) -> None:
@@ -140,7 +140,7 @@ class Host(Device):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.incoming = self.outgoing = AtOnce()
+        self.incoming = self.outgoing = ImmediateStream()
 
     @property
     def computing(self) -> Stream:
@@ -211,12 +211,12 @@ WINDOW = 64 << 20
 """Bytes of a window, at most: copies of some megabytes are as fast as any, and before the first nothing is computed."""
 
 _LINE = 64  # what arrays begin at a multiple of
-_KEPT = 64  # sets of parameters whose windows are remembered
+_MAX_CACHED = 64  # sets of parameters whose windows are remembered
 
 
 @final
 @dataclass(frozen=True)
-class Cargo:
+class HostWindow:
     """What of an arena is on the device together.
 
     Attributes:
@@ -230,8 +230,8 @@ class Cargo:
     spans: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, layout: Layout, items: Sequence[Item], pieces: Sequence[Piece]) -> Cargo:
-        """The cargo of these pieces; bytes of neighbours are copied together."""
+    def of(cls, layout: Layout, items: Sequence[Item], pieces: Sequence[Piece]) -> HostWindow:
+        """The window of these pieces; bytes of neighbours are copied together."""
         spans: list[tuple[int, int, int]] = []
         places: list[tuple[slice, ...]] = []
         filled = 0
@@ -270,7 +270,7 @@ class Cargo:
 class Arena:
     """A stretch of the host's memory and the parameters whose state it holds, laid out as a page file is."""
 
-    def __init__(self, parameters: Sequence[New], device: Device) -> None:
+    def __init__(self, parameters: Sequence[NewParameter], device: Device) -> None:
         self._params = [p for _, p, _ in parameters]  # kept, so that their ids stay theirs
         self._facts = {id(p): (p.shape, p.dtype, p.stride(), p.device) for p in self._params}
         self._columns = {
@@ -289,7 +289,7 @@ class Arena:
             id(p): {key: shaped(self._array(array), field, p) for key, (array, field) in self._columns[id(p)].items()}
             for p in self._params
         }
-        self._cargoes: dict[Any, list[Cargo]] = {}
+        self._windows: dict[Any, list[HostWindow]] = {}
 
     def _array(self, name: str) -> NDArray[Any]:
         begin, end = self._layout.ranges[name]
@@ -299,10 +299,10 @@ class Arena:
         """Whether the state of this parameter is here, and fits it still."""
         return self._facts.get(id(p)) == (p.shape, p.dtype, p.stride(), p.device)
 
-    def cargoes(self, params: Sequence[Tensor], budget: int) -> list[Cargo]:
+    def windows(self, params: Sequence[Tensor], budget: int) -> list[HostWindow]:
         """The state of these parameters, in windows of which three are within the budget."""
         key = (budget, *map(id, params))
-        if key not in self._cargoes:
+        if key not in self._windows:
             items = [
                 Item(
                     p.numel(),
@@ -312,12 +312,12 @@ class Arena:
                 for p in params
             ]
             parts = parted(self._layout, items, min(WINDOW, budget // BUFFERS))
-            cargoes = [Cargo.of(self._layout, items, part) for part in parts]
-            check_budget(budget, BUFFERS * max((cargo.nbytes for cargo in cargoes), default=0))
-            if len(self._cargoes) > _KEPT:
-                self._cargoes.clear()  # parameters come and go
-            self._cargoes[key] = cargoes
-        return self._cargoes[key]
+            windows = [HostWindow.of(self._layout, items, part) for part in parts]
+            check_budget(budget, BUFFERS * max((window.nbytes for window in windows), default=0))
+            if len(self._windows) > _MAX_CACHED:
+                self._windows.clear()  # parameters come and go
+            self._windows[key] = windows
+        return self._windows[key]
 
     def fields(self, p: Tensor, places: Sequence[slice], buffer: Tensor) -> list[Tensor]:
         """The state of a piece of a parameter that is in a buffer."""

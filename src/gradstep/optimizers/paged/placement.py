@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
 
-New = tuple[str, Tensor, Stored]
+NewParameter = tuple[str, Tensor, ParameterStorage]
 """Name, parameter, and how it is stored."""
 
-Wanted = tuple[str, Tensor, Stored, dict[str, Any]]
+ParameterState = tuple[str, Tensor, ParameterStorage, dict[str, Any]]
 """Name, parameter, how it is stored, and the state that there is."""
 
 
@@ -55,7 +55,7 @@ class Placement(ABC):
         """Whether there is room for so many bytes, and how long a step takes if they have to come from the disk."""
 
     @abstractmethod
-    def filled(self, parameters: Sequence[Wanted], scalars: Sequence[str]) -> list[dict[str, Any]]:
+    def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
         """The state of parameters with every array in its place; parameters that have none yet get places.
 
         Args:
@@ -67,19 +67,19 @@ class Placement(ABC):
         """
 
     @abstractmethod
-    def changing(self) -> AbstractContextManager[None]:
-        """What changes state stands in this ``with``, which is inside :func:`~gradstep.engines.step.uninterrupted`."""
+    def open_for_update(self) -> AbstractContextManager[None]:
+        """What changes state stands in this ``with``, which is inside :func:`~gradstep.engines.step.defer_signals`."""
 
     @abstractmethod
     def update(self, batch: TorchBatch) -> None:
         """Update the parameters of a batch and their state, part by part."""
 
     @abstractmethod
-    def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    def scalar_rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
         """For each of the places where scalars are kept, where its parameters stand among these."""
 
     @abstractmethod
-    def keep(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+    def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         """Write the scalars of all parameters beside their state, where that outlives the process.
 
         Args:

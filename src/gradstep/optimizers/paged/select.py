@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gradstep.optimizers.paged.files import Paged
+from gradstep.optimizers.paged.files import FilePlacement
+from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.paged.pinned import Pinned
 from gradstep.optimizers.paged.placement import Placement
-from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.rules import Rule
 
-Parameters = Sequence[tuple[str, Tensor, Stored]]
+Parameters = Sequence[tuple[str, Tensor, ParameterStorage]]
 """Name, parameter, and how it is stored."""
 
 
-def checked(pages: Pages, rule: type[Rule], parameters: Parameters, nbytes: int) -> Placement:
+def choose_placement(pages: Pages, rule: type[Rule], parameters: Parameters, nbytes: int) -> Placement:
     """The placement for these parameters, which has room for so many bytes of state.
 
     Raises:
@@ -32,12 +32,12 @@ def checked(pages: Pages, rule: type[Rule], parameters: Parameters, nbytes: int)
             raise ValueError(f"paged= is for real parameters, and {name} is complex")
         if not stored.slots:
             raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
-    found = placement_of(pages, parameters)
+    found = make_placement(pages, parameters)
     found.check_room(nbytes)
     return found
 
 
-def placement_of(pages: Pages, parameters: Parameters) -> Placement:
+def make_placement(pages: Pages, parameters: Parameters) -> Placement:
     """The placement for parameters on this device.
 
     Raises:
@@ -54,7 +54,7 @@ def placement_of(pages: Pages, parameters: Parameters) -> Placement:
                     f"paged to a folder is state of parameters on the CPU, and {name} is on {device}: give paged=True, "
                     "which keeps it in the host's memory"
                 )
-            return Pinned(pages, device)
+            return HostPlacement(pages, device)
         if device.type != "cpu":
             raise ValueError(f"paged= is for parameters on the CPU or on CUDA, and {name} is on {device}")
-    return Paged(pages)
+    return FilePlacement(pages)

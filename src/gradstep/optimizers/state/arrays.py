@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
-from gradstep.optimizers.state.storage import Stored, keys_of
+from gradstep.optimizers.state.storage import ParameterStorage, keys_of
 from gradstep.rules import Slot
 from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
 from gradstep.storage.noise import BITS
@@ -29,7 +29,7 @@ def slot_dtype(p: Tensor) -> torch.dtype:
     }.get(p.dtype, p.dtype)
 
 
-def filled(p: Tensor, stored: Stored, old: dict[str, Any], name: str) -> dict[str, Any]:
+def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], name: str) -> dict[str, Any]:
     """The old state with every missing array created and every other brought into the parameter's layout.
 
     Raises:
@@ -42,13 +42,13 @@ def filled(p: Tensor, stored: Stored, old: dict[str, Any], name: str) -> dict[st
     if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
         entry["step"] = 1.0  # torch's SGD does not count: a buffer that exists has had its first step
     for field in stored.parameter.fields[1:]:
-        entry[field.suffix] = _beside(p, field, entry.get(field.suffix), name)
+        entry[field.suffix] = _rounding_array(p, field, entry.get(field.suffix), name)
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
-        entry.update(_slot(p, slot, codec, entry, name))
+        entry.update(_slot_arrays(p, slot, codec, entry, name))
     return entry
 
 
-def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
+def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
     """The arrays of one slot."""
     value, scale = entry.get(slot.name), entry.get(f"{slot.name}_scale")
     if value is not None and not isinstance(value, Tensor):
@@ -59,21 +59,21 @@ def _slot(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str)
     if value is None:
         if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
             return _zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
-        return _encoded(slot, codec, _fresh(p, slot))
+        return _encode_slot(slot, codec, _initial_values(p, slot))
     coded = value.dtype == torch.uint8
-    like = _like(p, slot)
+    like = _layout_template(p, slot)
     if coded and not isinstance(scale, Tensor):
         raise RuntimeError(f"{slot.name} of {name} is 8-bit codes without their {slot.name}_scale")
     if isinstance(codec, Blocks):
         if coded and scale is not None and value.stride() == like.stride() and value.device == p.device:
             return {slot.name: _writable(value), f"{slot.name}_scale": _writable(scale.to(p.device))}
-        return _encoded(slot, codec, _fresh(p, slot).copy_(decoded(value, scale, signed=slot.signed)))
+        return _encode_slot(slot, codec, _initial_values(p, slot).copy_(decode_slot(value, scale, signed=slot.signed)))
     assert isinstance(codec, Elementwise)
     dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
     same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
     if same and not coded and not value.is_inference():  # what inference mode has made is not written to outside it
         return {slot.name: value}
-    return {slot.name: _fresh(p, slot).to(dtype).copy_(decoded(value, scale, signed=slot.signed))}
+    return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(value, scale, signed=slot.signed))}
 
 
 def _writable(value: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ def _writable(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value
 
 
-def _like(p: Tensor, slot: Slot) -> Tensor:
+def _layout_template(p: Tensor, slot: Slot) -> Tensor:
     """A tensor without memory that is laid out as a slot's values are."""
     if slot.collapsed is None:
         return torch.empty_like(p, dtype=slot_dtype(p), device="meta", memory_format=torch.preserve_format)
     return torch.empty(slot.shape(tuple(p.shape)), dtype=slot_dtype(p), device="meta")
 
 
-def _beside(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
+def _rounding_array(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
     """What is kept beside a parameter: its master copy, or what rounding left over (nothing, to begin with)."""
     dtype = getattr(torch, field.element.name)
     if old is None:
@@ -101,7 +101,7 @@ def _beside(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
     return old if same and not old.is_inference() else torch.empty_like(p, dtype=dtype).copy_(old)
 
 
-def _fresh(p: Tensor, slot: Slot) -> Tensor:
+def _initial_values(p: Tensor, slot: Slot) -> Tensor:
     """A slot's values before the first step, in the parameter's layout of memory."""
     if slot.collapsed is None:
         # A complex number is a pair of real ones, and each starts with the same.
@@ -120,23 +120,23 @@ def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
     }
 
 
-def _encoded(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
+def _encode_slot(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
     """The arrays of a slot, rounded to nearest."""
     if value.is_complex():
         return {slot.name: value}
     noise = torch.full_like(value, HALFWAY, dtype=torch.int32) if codec.noisy else None
     arrays = ARRAYS.codes(codec, value, noise, value)
     each = zip(keys_of(slot, codec), arrays, codec.fields, strict=True)
-    return {key: _laid_out(array, value, field) for key, array, field in each}
+    return {key: _copy_in_layout(array, value, field) for key, array, field in each}
 
 
-def _laid_out(array: Tensor, like: Tensor, field: Field) -> Tensor:
+def _copy_in_layout(array: Tensor, like: Tensor, field: Field) -> Tensor:
     if field.per > 1 or array.stride() == like.stride():
         return array
     return torch.empty_like(like, dtype=array.dtype).copy_(array)
 
 
-def decoded(value: Tensor, scale: Tensor | None, *, signed: bool) -> Tensor:
+def decode_slot(value: Tensor, scale: Tensor | None, *, signed: bool) -> Tensor:
     """What a slot holds, as floating-point numbers, however it is stored."""
     if scale is None or value.dtype != torch.uint8:
         return value

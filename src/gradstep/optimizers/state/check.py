@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.optimizers.step.memory import PLAIN, lacks_memory, same_places
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import BLOCK, Blocks, Codec
@@ -21,7 +21,7 @@ from gradstep.storage.policy import ROUNDINGS, parameter_codec
 MOST_STEPS = 2**24
 """The largest step count. It is kept as a float32, which has no odd number above this one."""
 
-OF_ROUNDING = {
+ROUNDING_FIELDS = {
     field.suffix: field
     for rounding in ROUNDINGS
     for field in parameter_codec(rounding, ELEMENTS["bfloat16"]).fields[1:]
@@ -45,7 +45,7 @@ class Fault(NamedTuple):
     line: str
 
 
-def check_entry(p: Tensor, stored: Stored, rule: Rule, entry: Mapping[str, Any], name: str) -> None:
+def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[str, Any], name: str) -> None:
     """Refuse the state of a parameter if it does not fit the parameter or the rule.
 
     A slot that a setting has switched on since may be missing, and is created. An array of another floating-point type
@@ -82,7 +82,7 @@ def check_entry(p: Tensor, stored: Stored, rule: Rule, entry: Mapping[str, Any],
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
 
 
-def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> bool:
+def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str, Any]) -> bool:
     """Return whether an entry is just as the optimizer makes it, no array missing and nothing else beside them."""
     if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
         return False
@@ -119,7 +119,7 @@ def is_regular(p: Tensor, stored: Stored, rule: Rule, entry: dict[str, Any]) -> 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "uint8")}
 
 
-def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]:
+def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
     """Everything that does not fit in an entry, however its slots are stored.
 
     Args:
@@ -133,47 +133,47 @@ def faults(p: Tensor, stored: Stored, rule: Rule, entry: Any) -> Iterator[Fault]
         return
     wrong = list(_number_faults(rule, stored, entry))
     yield from wrong
-    needed = () if wrong or not entry.get("step") else _always_kept(rule, p.dim())
+    needed = () if wrong or not entry.get("step") else _default_slots(rule, p.dim())
     for slot in stored.slots:
         value = entry.get(slot.name)
         if value is None and slot.name in needed:
-            yield missing(slot.name)
+            yield missing_fault(slot.name)
         if value is not None:
             yield from _slot_faults(p, slot, value, entry.get(scale_of(slot)))
-    for key in OF_ROUNDING:
+    for key in ROUNDING_FIELDS:
         if entry.get(key) is not None:
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
 
 
 def not_a_dictionary(entry: Any) -> Fault:
     """The fault of an entry that is something else."""
-    return Fault(TypeError, f"it is {_shown(entry)}, but must be a dictionary of arrays and numbers")
+    return Fault(TypeError, f"it is {_show_value(entry)}, but must be a dictionary of arrays and numbers")
 
 
-def missing(key: str) -> Fault:
+def missing_fault(key: str) -> Fault:
     """The fault of an entry without one of its arrays."""
     return Fault(RuntimeError, f"{key} is missing; put it back, or delete the parameter's whole state to begin anew")
 
 
-def _always_kept(rule: Rule, ndim: int) -> set[str]:
+def _default_slots(rule: Rule, ndim: int) -> set[str]:
     """The slots that no setting has to switch on, so that they are there from the first step."""
     usual = {field.name: field.default for field in fields(rule) if field.default is not MISSING}
     return {slot.name for slot in replace(rule, **usual).slots(ndim)}
 
 
-def losses(p: Tensor, stored: Stored, entry: Mapping[str, Any]) -> Iterator[str]:
+def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[str]:
     """What of an entry that fits could not be stored as the optimizer does without being rounded.
 
     A slot of zeros can be stored in any way.
     """
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
         value = entry.get(slot.name)
-        if value is None or _is_held_by(codec, value, p):
+        if value is None or _can_hold(codec, value, p):
             continue
         if value.dtype == torch.uint8 or value.device.type == "meta" or bool(value.any()):
             yield f"{slot.name} is stored as {storage_name(value)}, and here as {_target_name(codec, value, p)}"
     own = {field.suffix: field for field in stored.parameter.fields[1:]}
-    for key in OF_ROUNDING:
+    for key in ROUNDING_FIELDS:
         value = entry.get(key)
         if value is None:
             continue
@@ -186,7 +186,7 @@ def losses(p: Tensor, stored: Stored, entry: Mapping[str, Any]) -> Iterator[str]
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _number_faults(rule: Rule, stored: Stored, entry: Mapping[str, Any]) -> Iterator[Fault]:
+def _number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[Fault]:
     begun = any(entry.get(slot.name) is not None for slot in stored.slots)
     if "step" in entry:
         wrong = _step_fault(entry["step"])
@@ -212,7 +212,7 @@ def _step_fault(value: Any) -> Fault | None:
     found = _one_number(value)
     allowed = f"must be a whole number from 0 to {MOST_STEPS:,}, the number of steps taken"
     if found is None:
-        return Fault(TypeError, f"step is {_shown(value)}, but {allowed}")
+        return Fault(TypeError, f"step is {_show_value(value)}, but {allowed}")
     if not (0 <= found <= MOST_STEPS and found == int(found)):
         return Fault(ValueError, f"step is {found:g}, but {allowed}")
     return None
@@ -221,7 +221,7 @@ def _step_fault(value: Any) -> Fault | None:
 def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
     found = _one_number(value)
     if found is None:
-        return Fault(TypeError, f"{key} is {_shown(value)}, but must be a number (before the first step {start})")
+        return Fault(TypeError, f"{key} is {_show_value(value)}, but must be a number (before the first step {start})")
     if not math.isfinite(found):
         return Fault(ValueError, f"{key} is {found}, but must be finite (before the first step {start})")
     return None
@@ -232,7 +232,7 @@ def _one_number(value: Any) -> float | None:
     if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
         return None
     if isinstance(value, Tensor) and (
-        value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or _is_nowhere(value)
+        value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or _has_no_numbers(value)
     ):
         return None
     try:
@@ -241,7 +241,7 @@ def _one_number(value: Any) -> float | None:
         return None
 
 
-def _is_nowhere(value: Tensor) -> bool:
+def _has_no_numbers(value: Tensor) -> bool:
     """Whether the numbers of a plain tensor are not in memory as they are: it is sparse, freed, on meta, of a mode."""
     return type(value) in PLAIN and lacks_memory(value)
 
@@ -273,7 +273,7 @@ def _slot_faults(p: Tensor, slot: Slot, value: Any, scale: Any) -> Iterator[Faul
 def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
     """What is wrong with one array; its memory is not read."""
     if not isinstance(value, Tensor):
-        yield Fault(TypeError, f"{key} is {_shown(value)}, but must be a tensor of shape {shape}")
+        yield Fault(TypeError, f"{key} is {_show_value(value)}, but must be a tensor of shape {shape}")
         return
     if type(value) not in PLAIN and type(p) in PLAIN:
         yield Fault(TypeError, f"{key} is a {type(value).__name__}, but must be a plain torch.Tensor")
@@ -298,7 +298,7 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
 # -- how numbers are stored -------------------------------------------------------------------------------------------
 
 
-def _is_held_by(codec: Codec, value: Tensor, p: Tensor) -> bool:
+def _can_hold(codec: Codec, value: Tensor, p: Tensor) -> bool:
     """Whether a codec has room for every number of a slot as it is stored."""
     coded = value.dtype == torch.uint8
     if isinstance(codec, Blocks):
@@ -350,16 +350,16 @@ def scale_of(slot: Slot) -> str:
     return f"{slot.name}_scale"
 
 
-def _shown(value: Any) -> str:
+def _show_value(value: Any) -> str:
     """A value as an error shows it, in one line and without a tensor's numbers."""
     if isinstance(value, Tensor):
         kind = f"{value.dtype}" if value.layout == torch.strided else f"{value.layout} {value.dtype}"
-        memory = " without memory" if value.layout == torch.strided and _is_nowhere(value) else ""
+        memory = " without memory" if value.layout == torch.strided and _has_no_numbers(value) else ""
         return f"a {kind} tensor of shape {tuple(value.shape)}{memory}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def worst(found: Sequence[Fault]) -> type[Exception]:
+def choose_error(found: Sequence[Fault]) -> type[Exception]:
     """The type of exception for several faults: of the tensors before that of the numbers."""
     return next(kind for kind in (RuntimeError, ValueError, TypeError) if any(fault.error is kind for fault in found))

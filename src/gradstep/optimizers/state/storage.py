@@ -43,7 +43,7 @@ def keys_of(slot: Slot, codec: Codec) -> list[str]:
 
 @final
 @dataclass(frozen=True)
-class Stored:
+class ParameterStorage:
     """How one parameter and its state are stored.
 
     Attributes:
@@ -95,16 +95,18 @@ class Embeddings:
 
     def __init__(self, group: Mapping[str, Any]) -> None:
         params, flags = group.get("params", ()), group.get("embeddings")
-        self.known = isinstance(flags, (list, tuple)) and len(flags) == len(params)
+        self.are_marked = isinstance(flags, (list, tuple)) and len(flags) == len(params)
         tensors = (p[1] if isinstance(p, tuple) else p for p in params)
-        self._ids = {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.known and flags else set()
+        self._ids = (
+            {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.are_marked and flags else set()
+        )
 
     def holds(self, p: Tensor, name: str) -> bool:
         """Return whether a parameter of the group is an embedding."""
-        return id(p) in self._ids if self.known else is_embedding(name)
+        return id(p) in self._ids if self.are_marked else is_embedding(name)
 
 
-def with_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
+def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
     """Parameter groups that say of each parameter whether an embedding of the model holds it.
 
     Args:
@@ -183,7 +185,7 @@ class Storage:
 
     def of(
         self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str, *, embeddings: Embeddings | None = None
-    ) -> Stored:
+    ) -> ParameterStorage:
         """How one parameter of a group is stored.
 
         Args:
@@ -196,7 +198,7 @@ class Storage:
         Raises:
             ValueError: its state cannot be stored as asked for.
         """
-        known = embeddings is not None and embeddings.known
+        known = embeddings is not None and embeddings.are_marked
         embedding = is_embedding(name) if embeddings is None else embeddings.holds(p, name)
         slots = rule.slots(p.dim())
         element = element_of(p.dtype)
@@ -224,7 +226,7 @@ class Storage:
             slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
             for slot in slots
         )
-        return Stored(parameter_codec(self.rounding, element), slots, codecs, reason)
+        return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason)
 
 
 def check_state(state: Any) -> None:
@@ -283,7 +285,7 @@ class Choice(NamedTuple):
 
     engine: Engine
     reason: str
-    stored: Stored
+    stored: ParameterStorage
 
 
 @final

@@ -8,13 +8,13 @@ from typing import final
 
 from torch import Tensor
 
-from gradstep.optimizers.state.storage import Stored
+from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.rules import Rule
 
 
 @final
 @dataclass(frozen=True)
-class Kept:
+class SummaryRow:
     """One parameter.
 
     Attributes:
@@ -44,7 +44,7 @@ class Summary:
         note: what to know about the reasons; may be empty.
     """
 
-    rows: tuple[Kept, ...]
+    rows: tuple[SummaryRow, ...]
     note: str = ""
 
     @property
@@ -71,12 +71,12 @@ class Summary:
 GUESSED = "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
 
 
-def summary(parameters: Iterable[tuple[str, Tensor, Stored, type[Rule]]], note: str = "") -> Summary:
+def summarize(parameters: Iterable[tuple[str, Tensor, ParameterStorage, type[Rule]]], note: str = "") -> Summary:
     """The summary of these parameters."""
-    return Summary(tuple(_kept(*parameter) for parameter in parameters), note)
+    return Summary(tuple(_summarize_parameter(*parameter) for parameter in parameters), note)
 
 
-def _kept(name: str, p: Tensor, stored: Stored, rule: type[Rule]) -> Kept:
+def _summarize_parameter(name: str, p: Tensor, stored: ParameterStorage, rule: type[Rule]) -> SummaryRow:
     shape = tuple(p.shape)
     nbytes = 4 * (1 + len(rule.scalars))
     nbytes += sum(f.element.itemsize * f.length(p.numel()) for f in stored.parameter.fields[1:])
@@ -86,4 +86,4 @@ def _kept(name: str, p: Tensor, stored: Stored, rule: type[Rule]) -> Kept:
             elements *= size
         nbytes += codec.nbytes(elements) * (2 if p.is_complex() else 1)
     state = ", ".join(f"{slot.name}: {codec.name}" for slot, codec in zip(stored.slots, stored.codecs, strict=True))
-    return Kept(name, shape, stored.parameter.name, state or "none", stored.reason, nbytes)
+    return SummaryRow(name, shape, stored.parameter.name, state or "none", stored.reason, nbytes)

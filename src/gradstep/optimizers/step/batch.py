@@ -16,7 +16,7 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, ROW, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import DETAILS, SUMS, Detail, RowLabels, Tally
 from gradstep.engines.step import StepBatch
-from gradstep.optimizers.step.memory import PLAIN, Layouts, array_of, is_freed, usable
+from gradstep.optimizers.step.memory import PLAIN, Layouts, array_of, conform_gradient, is_freed
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 
 
@@ -84,7 +84,7 @@ class Part:
         return {detail: RowLabels.of(detail, *known) for detail in DETAILS}
 
     @cached_property
-    def sizes(self) -> bytes:
+    def lengths_key(self) -> bytes:
         """The lengths, as in :attr:`Batch.sizes <gradstep.engines.base.Batch.sizes>`."""
         return self.table[:, LENGTH].tobytes()
 
@@ -129,9 +129,11 @@ class Part:
             if len(owners) < len(given):
                 active, gradients = owners, [gradients[k] for k in owners]
                 if self.plain:
-                    pointers = self.layouts[0].taken(active).pointers_of_likes(gradients, self.dtype)
+                    pointers = self.layouts[0].select(active).pointers_of_likes(gradients, self.dtype)
         if pointers is None:
-            gradients = [usable(self.params[k], g, self.names[k]) for k, g in zip(owners, gradients, strict=True)]
+            gradients = [
+                conform_gradient(self.params[k], g, self.names[k]) for k, g in zip(owners, gradients, strict=True)
+            ]
             if any(g.dtype != self.dtype for g in gradients):
                 return None
             pointers = [g.data_ptr() for g in gradients] if self.plain else [0] * len(gradients)
@@ -159,22 +161,22 @@ class TorchBatch(StepBatch):
         self.gradients, self.active = gradients, active
         self.members, self.table = part.members, part.table
         if active is None:
-            self.sizes = part.sizes
+            self.lengths_key = part.lengths_key
         else:
             self.members, self.table = part.members[active], part.table[active]
         self.threads = torch.get_num_threads()
 
-    def _taken(self, column: Sequence[Any]) -> Sequence[Any]:
+    def _select_active(self, column: Sequence[Any]) -> Sequence[Any]:
         return column if self.active is None else [column[i] for i in self.active]
 
     @property
     def params(self) -> Sequence[Tensor]:
         """The parameters."""
-        return self._taken(self.part.params)
+        return self._select_active(self.part.params)
 
     @property
     def names(self) -> Sequence[str]:
-        return self._taken(self.part.names)
+        return self._select_active(self.part.names)
 
     def watch(self, detail: Detail) -> None:
         if self.active is None:
@@ -182,11 +184,11 @@ class TorchBatch(StepBatch):
         else:
             groups = self.part.groups[self.active]
             self.labels = RowLabels.of(detail, self.names, self.members, groups, self.lengths)
-        self.owners, self.owned = self.labels.owners, self.labels.key
+        self.owners, self.owners_key = self.labels.owners, self.labels.key
 
     @property
     def columns(self) -> Sequence[Sequence[Tensor]]:
-        return [self.gradients, self.params, *map(self._taken, self.part.slots)]
+        return [self.gradients, self.params, *map(self._select_active, self.part.slots)]
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[array_of(t) for t in column] for column in self.columns]

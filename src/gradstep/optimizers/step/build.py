@@ -14,19 +14,26 @@ from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, UpdateSpec
 from gradstep.optimizers.arguments import parameter_names
-from gradstep.optimizers.state.arrays import filled
+from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
-from gradstep.optimizers.state.storage import Choice, Choices, Storage, Stored
+from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.batch import Part
-from gradstep.optimizers.step.memory import extent, is_addressable, is_freed, is_symbolic_zero, overlapping, usable
-from gradstep.optimizers.step.table import Table, uncollected
+from gradstep.optimizers.step.memory import (
+    conform_gradient,
+    extent,
+    find_overlaps,
+    is_addressable,
+    is_freed,
+    is_symbolic_zero,
+)
+from gradstep.optimizers.step.table import Table, pause_garbage_collection
 from gradstep.rules import Rule
 
 if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
     from gradstep.optimizers.paged.placement import Placement
 
 
-class _Kind(NamedTuple):
+class _PartKey(NamedTuple):
     """What the parameters of a part have in common; ``alone`` is the number of one that shares memory, else −1."""
 
     engine: Engine
@@ -37,7 +44,7 @@ class _Kind(NamedTuple):
     alone: int
 
 
-@uncollected()
+@pause_garbage_collection()
 def build_table(
     *,
     engine: str,
@@ -68,14 +75,14 @@ def build_table(
     group_of = np.repeat(np.arange(len(groups)), sizes)
     gradients = [p.grad for p in flat]
     old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
-    served = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
+    stateful = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
     starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
 
     choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
-    kinds: dict[int, _Kind] = {}
-    stored: dict[int, Stored] = {}
-    known: dict[Any, tuple[Choice, _Kind]] = {}  # a choice is kept, so that no other gets its id
-    for i in served:
+    kinds: dict[int, _PartKey] = {}
+    stored: dict[int, ParameterStorage] = {}
+    known: dict[Any, tuple[Choice, _PartKey]] = {}  # a choice is kept, so that no other gets its id
+    for i in stateful:
         p, g, group = flat[i], gradients[i], group_of[i]
         plain = is_addressable(p)
         if not plain and (is_freed(p) or is_symbolic_zero(p)):
@@ -83,7 +90,7 @@ def build_table(
                 f"{names[i]} has no memory for its {p.numel():,} elements, so there is nothing to update"
             )
         if g is not None:
-            g = usable(p, g, names[i])
+            g = conform_gradient(p, g, names[i])
         choice = choices[group].of(p, names[i], addressable=plain)
         stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
         if i in old:
@@ -91,21 +98,21 @@ def build_table(
         alike = (id(choice), dtype, plain)
         if alike not in known:
             spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
-            known[alike] = choice, _Kind(choice.engine, spec, fields, dtype, plain, -1)
+            known[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1)
         kinds[i] = known[alike][1]
-    for i in _sharing_memory(kinds, flat):
+    for i in _find_shared_memory(kinds, flat):
         kinds[i] = kinds[i]._replace(alone=i)
-    members: defaultdict[_Kind, list[int]] = defaultdict(list)
+    members: defaultdict[_PartKey, list[int]] = defaultdict(list)
     for i, kind in kinds.items():
         members[kind].append(i)
     for kind in members:
         kind.engine.prepare(kind.spec)
     if paged is None:
-        entries = [filled(flat[i], stored[i], old.get(i, {}), names[i]) for i in served]
+        entries = [complete_state(flat[i], stored[i], old.get(i, {}), names[i]) for i in stateful]
     else:
-        wanted = [(names[i], flat[i], stored[i], old.get(i, {})) for i in served]
-        entries = paged.filled(wanted, tuple(starts))
-    entry_of = dict(zip(served, entries, strict=True))
+        wanted = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
+        entries = paged.complete_state(wanted, tuple(starts))
+    entry_of = dict(zip(stateful, entries, strict=True))
     parts = [
         Part(
             engine=kind.engine,
@@ -127,7 +134,7 @@ def build_table(
                 f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
                 "tensors without numbers in place of usual ones; take the step outside of it"
             )
-    if not old.keys().isdisjoint(served):
+    if not old.keys().isdisjoint(stateful):
         _check_state_apart([part for part in parts if part.plain])
     for part in parts:
         _rehearse(part)
@@ -136,7 +143,7 @@ def build_table(
         flat=flat,
         sizes=sizes,
         rules=rules,
-        served=served,
+        stateful=stateful,
         entries=entries,
         starts=starts,
         state=state,
@@ -161,18 +168,18 @@ def _check_state_apart(parts: Sequence[Part]) -> None:
     count = len(arrays)
     arrays += [(name, p) for part in parts for name, p in zip(part.names, part.params, strict=True) if p.numel()]
     starts = np.array([t.data_ptr() for _, t in arrays], dtype=np.int64)
-    shared = overlapping(starts, starts + np.array([extent(t) for _, t in arrays], dtype=np.int64))
+    shared = find_overlaps(starts, starts + np.array([extent(t) for _, t in arrays], dtype=np.int64))
     if shared and shared[0] < count:  # parameters, which come last, may share memory with each other
         named = ", ".join(arrays[k][0] for k in shared[:4])
         raise RuntimeError(f"arrays of state share memory: {named}; give each its own by clone()")
 
 
-def _sharing_memory(kinds: Mapping[int, _Kind], flat: Sequence[Tensor]) -> list[int]:
+def _find_shared_memory(kinds: Mapping[int, _PartKey], flat: Sequence[Tensor]) -> list[int]:
     """The positions of parameters that share memory with another: these are updated one after the other."""
     mine = [i for i, kind in kinds.items() if kind.plain and flat[i].numel()]
     starts = np.array([flat[i].data_ptr() for i in mine], dtype=np.int64)
     lengths = np.array([extent(flat[i]) for i in mine], dtype=np.int64)
-    return [mine[k] for k in overlapping(starts, starts + lengths)]
+    return [mine[k] for k in find_overlaps(starts, starts + lengths)]
 
 
 def _is_empty(entry: Any) -> bool:
@@ -198,7 +205,7 @@ def _check_parameters(flat: Sequence[Any], names: Sequence[str]) -> None:
         first[id(p)] = name
 
 
-_KNOWN = frozenset(
+_COMMON_DTYPES = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128}
 )
 
@@ -213,16 +220,16 @@ def _rehearse(part: Part) -> None:
     Raises:
         RuntimeError: an operation that a parameter, its gradient or its state refuses; nothing was changed.
     """
-    if part.plain and {p.dtype for p in part.params} <= _KNOWN:
+    if part.plain and {p.dtype for p in part.params} <= _COMMON_DTYPES:
         return
     for k, p in enumerate(part.params):
         if p.grad is None or p.numel() == 0:
             continue
-        gradient = usable(p, p.grad, part.names[k])
+        gradient = conform_gradient(p, p.grad, part.names[k])
         try:
             p.detach().copy_(p.detach())  # whether it can be written to at all
             columns = [gradient, p.detach().clone(), *(slot[k].detach().clone() for slot in part.slots)]
-            part.engine.update(_Trial(part, [[t] for t in columns]))
+            part.engine.update(_TrialBatch(part, [[t] for t in columns]))
         except Exception as error:  # a subclass may raise anything
             raise RuntimeError(
                 f"{part.names[k]}, a {type(p).__name__} of {p.dtype}, cannot be updated by {part.spec.rule.__name__}: "
@@ -231,7 +238,7 @@ def _rehearse(part: Part) -> None:
 
 
 @final
-class _Trial(Batch):
+class _TrialBatch(Batch):
     """One parameter and its state, as copies, at a first step of length 0."""
 
     def __init__(self, part: Part, columns: Sequence[Sequence[Tensor]]) -> None:

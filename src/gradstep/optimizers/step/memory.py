@@ -108,7 +108,7 @@ class Layouts:
     def _same_places(self, strides: list[tuple[int, ...]]) -> bool:
         return strides == self.strides or all(map(same_places, self.shapes, self.strides, strides))
 
-    def taken(self, positions: Sequence[int]) -> Layouts:
+    def select(self, positions: Sequence[int]) -> Layouts:
         """The layouts at these positions."""
         return Layouts(
             [self.pointers[i] for i in positions],
@@ -207,13 +207,13 @@ def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 0 if 0 in shape else 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
-def overlapping(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
+def find_overlaps(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
     """Return the positions, ascending, of the ranges of addresses that share some with another.
 
     Args:
         starts, stops: (n,) the first address of each, and the one after its last.
 
-    >>> overlapping(np.array([100, 40, 90, 300, 45]), np.array([108, 48, 106, 308, 46]))
+    >>> find_overlaps(np.array([100, 40, 90, 300, 45]), np.array([108, 48, 106, 308, 46]))
     [0, 1, 2, 4]
     """
     order = np.argsort(starts, kind="stable")
@@ -224,7 +224,7 @@ def overlapping(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int
     return sorted(order[with_one_before | with_one_after].tolist())
 
 
-def usable(p: Tensor, g: Tensor, label: str) -> Tensor:
+def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
     """Return the gradient in the parameter's own layout of memory: itself if it has it, else a copy.
 
     Raises:

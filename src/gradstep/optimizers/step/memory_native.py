@@ -90,12 +90,12 @@ class NativeLayouts:
         return self.rows[:, POINTER]
 
     @cached_property
-    def _found(self) -> Int64s:
+    def _gradient_pointers(self) -> Int64s:
         return np.empty(len(self.rows), dtype=np.int64)
 
     @cached_property
     def _addresses(self) -> tuple[int, int]:
-        return self.rows.ctypes.data, self._found.ctypes.data
+        return self.rows.ctypes.data, self._gradient_pointers.ctypes.data
 
     def still_hold(self, tensors: list[Tensor]) -> bool:
         """As of :class:`gradstep.optimizers.step.memory.Layouts`."""
@@ -106,11 +106,11 @@ class NativeLayouts:
         rows, found = self._addresses
         if not _run(tensors, rows, _number_of(dtype), found):
             return None
-        if not self._found.all() and any(map(lacks_memory, tensors)):
+        if not self._gradient_pointers.all() and any(map(lacks_memory, tensors)):
             return None
-        return self._found
+        return self._gradient_pointers
 
-    def taken(self, positions: Sequence[int]) -> NativeLayouts:
+    def select(self, positions: Sequence[int]) -> NativeLayouts:
         """The layouts at these positions."""
         return NativeLayouts(self.rows[positions])
 
@@ -154,10 +154,10 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
     kind = ctypes.PYFUNCTYPE(
         ctypes.c_int64, ctypes.c_int64, ctypes.py_object, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p
     )
-    return kind(compile_module(_text(addresses, objects)))
+    return kind(compile_module(_write_llvm(addresses, objects)))
 
 
-def _text(addresses: dict[str, int], objects: dict[str, int]) -> str:
+def _write_llvm(addresses: dict[str, int], objects: dict[str, int]) -> str:
     """The loop as LLVM's text."""
     at = {name: f"inttoptr (i64 {address} to ptr)" for name, address in {**addresses, **objects}.items()}
     ask = {field: f"call i32 {at[field]}(ptr %cell, ptr" for field in _FIELDS}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page 
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Switch Python's garbage collector off, and on again if it was on.
 
     It would look time and again through many objects that are made here and stay: a third of the time that they take.
@@ -54,7 +54,7 @@ class Table(StepTable):
         parts: the parameters that have state, by engine and spec.
         flat: the parameters of all groups; ``sizes`` says how many each group has.
         rules: one per group, with the settings of the first step.
-        served: positions in ``flat`` of the parameters that have state.
+        stateful: positions in ``flat`` of the parameters that have state.
         entries: state of each of these.
         starts: names of the numbers kept once per parameter, with their values before the first step.
         state: the optimizer's, changed by :meth:`install`.
@@ -69,7 +69,7 @@ class Table(StepTable):
         flat: list[Tensor],
         sizes: list[int],
         rules: Sequence[Rule],
-        served: Sequence[int],
+        stateful: Sequence[int],
         entries: Sequence[dict[str, Any]],
         starts: Mapping[str, float],
         state: defaultdict[Tensor, dict[str, Any]],
@@ -78,30 +78,30 @@ class Table(StepTable):
     ) -> None:
         self.parts, self.flat, self.sizes, self.rules, self.seed = parts, flat, sizes, list(rules), seed
         self.groups = np.repeat(np.arange(len(sizes)), sizes)
-        self.stateless = sorted(set(range(len(flat))) - set(served))
+        self.stateless = sorted(set(range(len(flat))) - set(stateful))
         self.scalar_names = tuple(starts)
-        self._served, self._new_entries = served, entries
+        self._stateful, self._new_entries = stateful, entries
         self._state, self._installed, self._paged = state, False, paged
         self.numbers = np.zeros((len(flat), len(starts)), dtype=np.float32)
         if entries:
             rows = [[float(entry.get(name, start)) for name, start in starts.items()] for entry in entries]
-            self.numbers[served] = rows
-        self._rows = [] if paged is None else paged.rows(flat)
+            self.numbers[stateful] = rows
+        self._rows = [] if paged is None else paged.scalar_rows(flat)
         # Each number has a storage of its own, so that a copy or a file of it holds no other parameter's.
-        self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i in served for k in range(len(starts))]
+        self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i in stateful for k in range(len(starts))]
         native = any(part.engine.by_address for part in parts) and is_native()
         self._cell_layouts = (NativeLayouts if native else Layouts).of(self._cells)
 
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            with uncollected():
+            with pause_garbage_collection():
                 self._install()
 
     def _install(self) -> None:
         """Put the state into the optimizer's, before the first step that changes it."""
         state, cells, moved = self._state, iter(self._cells), set[int]()
-        for i, entry in zip(self._served, self._new_entries, strict=True):
+        for i, entry in zip(self._stateful, self._new_entries, strict=True):
             held = state.setdefault(self.flat[i], {})
             held.update(entry)
             for name in self.scalar_names:
@@ -112,7 +112,7 @@ class Table(StepTable):
                 else:
                     held[name] = cell
         self._new_entries = []
-        self.entries = [state[self.flat[i]] for i in self._served]
+        self.entries = [state[self.flat[i]] for i in self._stateful]
         self._cells = [entry[name] for entry in self.entries for name in self.scalar_names]
         self.contents = _contents(self.entries)
         self.keys, self.values = list(state), list(state.values())
@@ -179,8 +179,8 @@ class Table(StepTable):
         self.rules = list(rules)
         return same
 
-    def changing(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._paged is None else self._paged.changing()
+    def open_for_update(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._paged is None else self._paged.open_for_update()
 
     def update(self, batch: TorchBatch) -> None:
         if self._paged is None:
@@ -193,7 +193,7 @@ class Table(StepTable):
 
     def finish(self) -> None:
         if self._paged is not None:  # the numbers are kept in the page files, beside the state
-            self._paged.keep(self.numbers, self._rows)
+            self._paged.save_scalars(self.numbers, self._rows)
 
 
 def _is_number(value: Any) -> TypeGuard[Tensor]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import LENGTH, Batch, Int64s
-from gradstep.engines.statistics import Tally, count, nothing, rows_of
-from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, Cargo, Job, relay
+from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
+from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, HostWindow, WindowJob, relay
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.paged.placement import Placement, Wanted
-from gradstep.optimizers.state.arrays import filled
+from gradstep.optimizers.paged.placement import ParameterState, Placement
+from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import is_dense, keys_of
 from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.optimizers.step.memory import array_of
@@ -30,7 +30,7 @@ from gradstep.storage.sizes import show_bytes
 
 
 @final
-class Pinned(Placement):
+class HostPlacement(Placement):
     """State in the host's memory, pinned, for parameters on one device."""
 
     on_host = True
@@ -54,7 +54,7 @@ class Pinned(Placement):
     def preflight(self, nbytes: int) -> Preflight:
         raise ValueError(f"the state ({show_bytes(nbytes)}) is paged to the host's memory: no disk has a part in it")
 
-    def filled(self, parameters: Sequence[Wanted], scalars: Sequence[str]) -> list[dict[str, Any]]:
+    def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
         new = [(name, p, stored) for name, p, stored, _ in parameters if self._arena_of(p) is None]
         for name, p, _ in new:
             if p.device != self._on:
@@ -77,7 +77,7 @@ class Pinned(Placement):
                 for slot, codec in zip(stored.slots, stored.codecs, strict=True):
                     if slot.name not in known and slot.fill == 0:
                         known.update({key: mine[key] for key in keys_of(slot, codec)}, step=0.0)
-            entries.append(filled(p.detach().to("cpu"), stored, known, name))
+            entries.append(complete_state(p.detach().to("cpu"), stored, known, name))
         for entry, (arena, mine) in zip(entries, places, strict=True):
             for key, place in mine.items():
                 if entry[key] is not place:
@@ -85,18 +85,18 @@ class Pinned(Placement):
                     arena.blank = False
         return entries
 
-    def changing(self) -> AbstractContextManager[None]:
+    def open_for_update(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    def scalar_rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
         return []
 
-    def keep(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+    def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         pass
 
     def update(self, batch: TorchBatch) -> None:
         gradients, params = batch.columns[:2]
-        windows: list[tuple[Arena, list[int], Cargo]] = []
+        windows: list[tuple[Arena, list[int], HostWindow]] = []
         for arena in self._arenas:
             mine = [k for k, p in enumerate(params) if arena.serves(p)]
             if mine:
@@ -106,9 +106,9 @@ class Pinned(Placement):
         largest = max((cargo.nbytes for _, _, cargo in windows), default=0)
         buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(windows)))]
         owners = batch.owners
-        table = nothing(0 if owners is None else rows_of(owners))
+        table = empty_table(0 if owners is None else count_rows(owners))
 
-        def job(arena: Arena, mine: Sequence[int], cargo: Cargo) -> Job:
+        def job(arena: Arena, mine: Sequence[int], cargo: HostWindow) -> WindowJob:
             pieces = np.array([(mine[piece.item], piece.start, piece.stop) for piece in cargo.pieces], dtype=np.int64)
 
             def update(buffer: int) -> None:
@@ -116,14 +116,14 @@ class Pinned(Placement):
                 for (k, *piece), places in zip(pieces.tolist(), cargo.places, strict=True):
                     own = [gradients[k], params[k].detach()]
                     if is_dense(params[k]):
-                        own = [_taken(t, *piece) for t in own]
+                        own = [_slice_in_memory_order(t, *piece) for t in own]
                     entries.append(own + arena.fields(params[k], places, buffers[buffer]))
                 window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
                 batch.part.engine.update(window)
                 if owners is not None:
-                    count(table, owners[pieces[:, 0]], window.tally.table)
+                    add_rows(table, owners[pieces[:, 0]], window.tally.table)
 
-            return Job(
+            return WindowJob(
                 fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
                 update=update,
                 store=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=True),
@@ -160,6 +160,6 @@ class _WindowBatch(Batch):
         return [[array_of(t) for t in column] for column in self.columns]
 
 
-def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
+def _slice_in_memory_order(tensor: Tensor, start: int, stop: int) -> Tensor:
     """Elements of a dense tensor, in their order in memory."""
     return tensor.as_strided((tensor.numel(),), (1,))[start:stop]

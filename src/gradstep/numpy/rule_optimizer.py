@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from gradstep.engines.base import check_engine
 from gradstep.engines.step import StepTable, take_step
 from gradstep.numpy import checkpoint
-from gradstep.numpy.base import HasGradient, Optimizer, either
-from gradstep.numpy.settings import changed, checked, signature_of
-from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, engine_for, gather
+from gradstep.numpy.base import HasGradient, Optimizer, choose_params
+from gradstep.numpy.settings import build_rule, replace_setting, signature_of
+from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, choose_array_engine, gather
 from gradstep.rules import Rule, settings_of
 
-_OWN = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
+_RESERVED = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
 
 
 class RuleOptimizer(Optimizer, ABC):
@@ -52,7 +52,7 @@ class RuleOptimizer(Optimizer, ABC):
             return
         cls.rule_class = rule
         for setting in settings_of(rule):
-            if setting.name in _OWN or setting.name in dir(RuleOptimizer):
+            if setting.name in _RESERVED or setting.name in dir(RuleOptimizer):
                 raise TypeError(
                     f"{rule.__name__} has a setting {setting.name!r}, a name that optimizers use themselves"
                 )
@@ -66,10 +66,10 @@ class RuleOptimizer(Optimizer, ABC):
         engine: str = "auto",
         **named: Any,
     ) -> None:
-        params = either(params, parameters)
+        params = choose_params(params, parameters)
         settings = signature_of(self.rule_class).bind(params, *positional, **named).arguments
         settings.pop("params")
-        rule = checked(self.rule_class, settings)
+        rule = build_rule(self.rule_class, settings)
         check_engine(engine, ENGINES)
         super().__init__(params)
         self._rule = rule
@@ -96,13 +96,13 @@ class RuleOptimizer(Optimizer, ABC):
             raise ValueError(f"params holds {len(self.params)} parameters, the state {len(self.update_counts)}")
         active = [i for i, param in enumerate(self.params) if param.grad is not None]
         table, new = self._table, list[Member]()
-        if table is None or not table.holds(active, self.params, self._rule, self.buffers):
+        if table is None or not table.is_up_to_date(active, self.params, self._rule, self.buffers):
             new = gather(active, self.params, self._rule, self.buffers, self._engine)
             table = Table(new, self._rule)
         batches = [part.batch(self.params, self.buffers) for part in table.parts]
         for batch in batches:
             batch.engine.prepare(batch.spec)
-        take_step(_State(self, new), batches, [self._rule])
+        take_step(_StepState(self, new), batches, [self._rule])
         self._table = table
         self.step_count += 1
 
@@ -125,7 +125,7 @@ class RuleOptimizer(Optimizer, ABC):
         """
         found = []
         for i, param in enumerate(self.params):
-            engine, reason = engine_for(self._engine, type(self._rule), [param.data], f"parameter {i}")
+            engine, reason = choose_array_engine(self._engine, type(self._rule), [param.data], f"parameter {i}")
             found.append((f"parameter {i}", engine.name, reason))
         return found
 
@@ -146,7 +146,7 @@ class RuleOptimizer(Optimizer, ABC):
             "step_count": self.step_count,
             "update_counts": list(self.update_counts),
             "scalars": {name: list(values) for name, values in self.scalars.items()},
-            "buffers": {name: checkpoint.copies(held) for name, held in self.buffers.items()},
+            "buffers": {name: checkpoint.copy_buffers(held) for name, held in self.buffers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -156,11 +156,15 @@ class RuleOptimizer(Optimizer, ABC):
             KeyError: a part is missing; nothing was changed.
             ValueError: other parameters, another shape, or a setting out of its bounds; nothing was changed.
         """
-        rule = checked(type(self._rule), state["settings"])
+        rule = build_rule(type(self._rule), state["settings"])
         step_count = int(state["step_count"])
-        update_counts = checkpoint.counts(state["update_counts"], len(self.params))
-        scalars = {name: checkpoint.numbers(state["scalars"][name], len(self.params), name) for name in self.scalars}
-        buffers = {name: checkpoint.restored(held, self.params, rule, name) for name, held in state["buffers"].items()}
+        update_counts = checkpoint.check_counts(state["update_counts"], len(self.params))
+        scalars = {
+            name: checkpoint.check_scalars(state["scalars"][name], len(self.params), name) for name in self.scalars
+        }
+        buffers = {
+            name: checkpoint.restore_buffers(held, self.params, rule, name) for name, held in state["buffers"].items()
+        }
         self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
         self.scalars, self.buffers = scalars, buffers
 
@@ -174,7 +178,7 @@ class RuleOptimizer(Optimizer, ABC):
 
 
 @final
-class _State(StepTable):
+class _StepState(StepTable):
     """An optimizer's state for the length of one step.
 
     Args:
@@ -197,7 +201,7 @@ class _State(StepTable):
             for name, slot in member.slots.items():
                 self._optimizer.buffers_of(name)[member.index] = slot
 
-    def changing(self) -> AbstractContextManager[None]:
+    def open_for_update(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def update(self, batch: ArrayBatch) -> None:
@@ -234,4 +238,4 @@ class _Setting:
         return self if optimizer is None else getattr(optimizer._rule, self.name)
 
     def __set__(self, optimizer: RuleOptimizer, value: Any) -> None:
-        optimizer._rule = changed(optimizer._rule, self.name, value)
+        optimizer._rule = replace_setting(optimizer._rule, self.name, value)
