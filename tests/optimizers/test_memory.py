@@ -12,6 +12,7 @@ import torch
 
 import gradstep
 from gradstep.optimizers import memory, memory_native
+from gradstep.optimizers.arguments import build_rule
 from gradstep.optimizers.step.memory import Layouts, find_overlaps
 from gradstep.optimizers.step.memory_native import NativeLayouts
 from tests.training import leaked, normal
@@ -47,7 +48,7 @@ def test_the_loop_is_in_use_where_it_was_tested():
 @native
 def test_rows_tell_apart_what_differs_and_nothing_else():
     tensors = [form() for form in FORMS.values()]
-    rows = memory_native.read(tensors)
+    rows = memory_native.read_layouts(tensors)
     for row, t in zip(rows.tolist(), tensors, strict=True):
         assert row[memory_native.POINTER] == t.data_ptr()
         assert row[memory_native.NUMEL] == t.numel()
@@ -267,7 +268,10 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses():
     p.grad = torch.ones(1000)
     optimizer = gradstep.SGD([p], lr=1.0)
     optimizer.step()
-    batches = optimizer._batches([optimizer._build_rule(g) for g in optimizer.param_groups])[1]
+    groups, state = optimizer.param_groups, optimizer.state
+    batches = optimizer._table.batches(
+        [build_rule(gradstep.rules.SGD, g) for g in groups], groups, state, state_seen=True
+    )
     gradient = weakref.ref(p.grad)
     p.grad = None
     assert gradient() is not None
@@ -298,4 +302,4 @@ def test_the_garbage_collector_is_left_as_it_was(on):
 def test_axes_of_one_element_count():
     x = torch.zeros(())
     shapes = [x, x[None], x[None, None], x[None, None, None], torch.zeros(0), torch.zeros(0, 1), torch.zeros(1, 0)]
-    assert len(set(memory_native.read(shapes)[:, memory_native.GEOMETRY].tolist())) == len(shapes)
+    assert len(set(memory_native.read_layouts(shapes)[:, memory_native.GEOMETRY].tolist())) == len(shapes)

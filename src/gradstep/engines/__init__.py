@@ -1,1 +1,1 @@
-"""Who executes a rule: NumPy (the reference), torch operations, ``torch.compile``, or the fused CPU kernel."""
+"""The engines that execute a rule: NumPy (the reference), torch operations, ``torch.compile``, the fused CPU kernel."""

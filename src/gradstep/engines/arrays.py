@@ -1,7 +1,7 @@
-"""What the engines of whole arrays share: reading and writing values of every codec, with NumPy or torch.
+"""The update of whole arrays with every codec, for NumPy or torch.
 
-Blocks and noise go by an element's place in memory. An array of any order of axes is brought into that order by
-turning its axes, which copies nothing.
+Blocks and noise follow the order of elements in memory. An array with another order of axes is brought into that order
+by permuting its axes, which copies nothing.
 """
 
 from __future__ import annotations
@@ -22,62 +22,67 @@ from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
 from gradstep.storage.noise import halves, mixed, placed
 
 
-def build_tally(found: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
-    """What was collected of single parameters, counted for their owners."""
+def build_tally(rows: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
+    """Add up the statistics of single parameters for their owners.
+
+    Args:
+        rows: (len(STATISTICS),) for each updated parameter, by its position in the batch.
+        owners: (n,) as in :class:`~gradstep.engines.base.Batch`.
+    """
     table = empty_table(count_rows(owners))
-    if found:
-        add_rows(table, owners[list(found)], np.array(list(found.values())))
+    if rows:
+        add_rows(table, owners[list(rows)], np.array(list(rows.values())))
     return Tally.of(table)
 
 
 class Arrays(ABC):
-    """The few things that NumPy and torch do differently."""
+    """The operations that NumPy and torch spell differently, and the update that is built from them."""
 
     @abstractmethod
     def strides(self, a: Array) -> Sequence[int]:
-        """By axis."""
+        """Return the stride of each axis."""
 
     @abstractmethod
     def permute(self, a: Array, axes: Sequence[int]) -> Array:
-        """The axes in another order."""
+        """Return a view with the axes in another order."""
 
     @abstractmethod
     def number_elements(self, like: Array, start: int = 0) -> Array:
-        """0, 1, 2, … as flat int32, one for each element of ``like``; or from another start on."""
+        """Return (n,) int32 ``start``, ``start + 1``, …, one for each element of ``like``."""
 
     @abstractmethod
     def repeat(self, a: Array, times: int) -> Array:
-        """Every element of a flat array so many times in a row."""
+        """Return (n · times,) with each element of a flat array (n,) repeated ``times`` times in a row."""
 
     @abstractmethod
     def chunk_maxima(self, a: Array, every: int) -> Array:
-        """The largest of every so many elements of a flat array of non-negative int32."""
+        """Return (⌈n / every⌉,) the maximum of each ``every`` elements of a flat array (n,) of non-negative int32."""
 
     @abstractmethod
     def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
-        """Numbers as float32 or float64."""
+        """Return the numbers as float32 or float64."""
 
     @abstractmethod
     def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
-        """Put codes into their places; a code may share memory with a place."""
+        """Write each code into its place; a code may share memory with a place."""
 
     # -- values ---------------------------------------------------------------------------------------------------
 
     def update(
         self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array], *, watched: bool, start: int = 0
     ) -> list[float]:
-        """One step of one parameter, in place.
+        """Update one parameter and its slots in place.
 
         Args:
-            spec: what to compute.
+            spec: the update to compute.
             c: the coefficients, by name.
-            key: of the parameter's noise at this step.
+            key: the key of the parameter's noise at this step.
             columns: the array of every field.
             watched: whether to collect statistics.
-            start: which element of the parameter the first one is.
+            start: the number of the first element within the parameter, if these are a part of it.
 
         Returns:
-            The statistics, if they are collected.
+            (len(STATISTICS),) the statistics, or an empty list.
         """
         places = spec.split_by_codec(columns)
         g, p, *slots = (
@@ -98,11 +103,12 @@ class Arrays(ABC):
                     random[stream] = mixed(placed(self.number_elements(fields[0], start), low), high, stream)
                 noise = self._unflatten(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
-        found = self._statistics(spec, g, p, new) if watched else []
+        statistics = self._statistics(spec, g, p, new) if watched else []
         self.write(columns[1:], codes)
-        return found
+        return statistics
 
     def _statistics(self, spec: UpdateSpec, g: Array, p: Array, new: Sequence[Array]) -> list[float]:
+        """Return (len(STATISTICS),) of the gradient, the old parameter, and the new parameter and slots."""
         double = np.float64
         stored = spec.parameter.kept(new[0])
         second = dict(zip(spec.slots, new[1:], strict=True)).get(spec.second)
@@ -116,7 +122,7 @@ class Arrays(ABC):
         ]
 
     def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
-        """What is stored in these arrays."""
+        """Decode the value that is stored in these arrays, one per field of the codec; in the shape of the first."""
         numbers = [f.element.decode(a) for f, a in zip(codec.fields, fields, strict=True)]
         if isinstance(codec, Elementwise):
             return codec.join(*numbers)
@@ -124,13 +130,13 @@ class Arrays(ABC):
         return codec.join(numbers[0], self._expand_scales(numbers[1], fields[0]))
 
     def codes(self, codec: Codec, x: Array, noise: Array, like: Array) -> list[Array]:
-        """A value as it is stored, by field; nothing is written.
+        """Encode a value: return one array per field of the codec, without writing.
 
         Args:
-            codec: how to store it.
+            codec: the codec.
             x: the value.
-            noise: int32, uniform on 0 … 2²⁰ − 1, for each element, if the codec takes any.
-            like: an array in whose order of memory blocks are cut.
+            noise: int32 in the shape of ``x``, uniform on 0 … 2²⁰ − 1, if the codec is noisy.
+            like: an array of the same shape; blocks are cut in its order in memory.
         """
         if isinstance(codec, Elementwise):
             return list(codec.split(self.cast(x, codec.arithmetic), noise))
@@ -143,20 +149,20 @@ class Arrays(ABC):
     # -- order of memory --------------------------------------------------------------------------------------------
 
     def _order(self, a: Array) -> list[int]:
-        """The axes from the slowest to the fastest in memory."""
+        """Return the axes from the slowest to the fastest in memory."""
         strides = self.strides(a)
         return sorted(range(len(strides)), key=lambda axis: (-strides[axis], axis))
 
     def _flatten(self, a: Array, like: Array) -> Array:
-        """The elements in the order in which ``like`` has them in memory."""
+        """Return (n,) the elements of ``a`` in the order in which ``like``, of the same shape, has them in memory."""
         return self.permute(a, self._order(like)).reshape(-1)
 
     def _unflatten(self, a: Array, like: Array) -> Array:
-        """A flat array in the shape and order of memory of another."""
+        """Return a flat array (n,) in the shape and memory order of ``like``; the inverse of :meth:`_flatten`."""
         order = self._order(like)
         back = sorted(range(len(order)), key=order.__getitem__)
         return self.permute(a.reshape([like.shape[axis] for axis in order]), back)
 
     def _expand_scales(self, scale: Array, like: Array) -> Array:
-        """The scale of its block for each element."""
+        """Return, in the shape of ``like``, the scale of each element's block; ``scale`` has one number per block."""
         return self._unflatten(self.repeat(scale, BLOCK)[: len(self.number_elements(like))], like)

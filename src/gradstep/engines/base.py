@@ -1,4 +1,4 @@
-"""What an engine is asked to do, and what it may ask of the one who asks."""
+"""The interface of engines: the update that they compute, and the batch of parameters that they receive."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ T = TypeVar("T")
 Int64s = NDArray[np.int64]
 
 Pieces = Int64s
-"""(pieces, 3) part of the work of a batch: the position of a parameter, its first element, and where it stops."""
+"""(pieces, 3) parts of parameters: the parameter's position in the batch, the first element, one after the last."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class UpdateSpec:
-    """What is computed on which storage: all that decides the code of an update.
+    """The rule and the storage of an update: everything that determines its code.
 
-    Made by :meth:`of`, which returns the same object for the same contents: engines keep kernels by it.
+    :meth:`of` makes one, and returns the same object for the same contents, so that engines can cache kernels by it.
 
     Attributes:
         rule: the rule class.
         slots: the names of its slots.
         coefficients: the names of its coefficients, in the order of their row. The last is always ``"gradient"``, the
             factor that unscales, clips and (for maximize) negates the gradient.
-        gradient, parameter: how these are stored.
-        state: how each slot is stored.
+        gradient, parameter: their codecs.
+        state: the codec of each slot.
         second: the name of the first slot that is never negative, or empty.
     """
 
@@ -52,7 +52,7 @@ class UpdateSpec:
     def of(
         rule: Rule, slots: Sequence[Slot], gradient: Elementwise, parameter: Elementwise, state: Sequence[Codec]
     ) -> UpdateSpec:
-        """The spec of a rule with these settings, on such storage."""
+        """Return the spec of a rule and the codecs of gradient, parameter and slots."""
         names = tuple(slot.name for slot in slots)
         coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
         second = next((slot.name for slot in slots if not slot.signed), "")
@@ -60,12 +60,12 @@ class UpdateSpec:
 
     @cached_property
     def arithmetic(self) -> type[np.floating[Any]]:
-        """What the rule computes in: float64 for float64 parameters, float32 for all others."""
+        """The type that the rule computes in: float64 for float64 parameters, float32 for all others."""
         return self.parameter.arithmetic
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
-        """How gradient, parameter and slots are stored, in this order."""
+        """The codecs of gradient, parameter and slots, in this order."""
         return (self.gradient, self.parameter, *self.state)
 
     @property
@@ -74,13 +74,13 @@ class UpdateSpec:
         return tuple(field for codec in self.codecs for field in codec.fields)
 
     def split_by_codec(self, columns: Sequence[T]) -> list[Sequence[T]]:
-        """One thing per field, as one sequence per codec."""
-        left = iter(columns)
-        return [[next(left) for _ in codec.fields] for codec in self.codecs]
+        """Split a sequence with one item per field into one sequence per codec."""
+        items = iter(columns)
+        return [[next(items) for _ in codec.fields] for codec in self.codecs]
 
     @cached_property
     def noise(self) -> dict[int, int]:
-        """Which stream of random numbers each noisy codec takes, by its position in :attr:`codecs`."""
+        """The stream of random numbers of each noisy codec, by its position in :attr:`codecs`."""
         return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
 
 
@@ -95,17 +95,17 @@ class Batch(ABC):
     """Parameters that share one :class:`UpdateSpec`, with their gradients and slots, for one step.
 
     Attributes:
-        spec: what to compute.
-        table: (n, fields + 3) for each parameter the addresses at which its fields begin, each dense and in the same
-            order of elements, and then under LENGTH its elements, under ROW its row of coefficients and under KEY that
-            of its noise (see :mod:`gradstep.storage.noise`).
+        spec: the update to compute.
+        table: (n, fields + 3) one row per parameter: the address of the first element of each field (all dense, in the
+            same order of elements), then in column LENGTH its number of elements, in ROW its row of coefficients, and
+            in KEY the key of its noise (see :mod:`gradstep.storage.noise`).
         coefficients: (rows, names) in float64.
-        threads: how many threads may work.
-        pieces: what to update of it; None for everything.
-        starts: (n,) where these are parts of parameters, the first element of each: their noise goes by it.
-        owners: (n,) which row of the statistics each parameter counts for, from 0 on and ascending; None if there are
-            to be no statistics.
-        tally: the statistics of the last update, if there are.
+        threads: the largest number of threads to use.
+        pieces: the parts of parameters to update; None for everything.
+        starts: (n,) if the batch holds parts of parameters, the first element of each, which determines its noise.
+        owners: (n,) the row of statistics that each parameter counts for, ascending from 0; None for no statistics.
+        owners_key: the owners as bytes, like :attr:`lengths_key`; None for no statistics.
+        tally: the statistics of the last update, if it collected any.
     """
 
     spec: UpdateSpec
@@ -117,7 +117,6 @@ class Batch(ABC):
     owners: Int64s | None = None
     tally: Tally
     owners_key: bytes | None = None
-    """The owners as a key, like :attr:`sizes`, if there are any."""
 
     @property
     def lengths(self) -> Int64s:
@@ -126,21 +125,21 @@ class Batch(ABC):
 
     @cached_property
     def lengths_key(self) -> bytes:
-        """The lengths as a key by which an engine may remember how it divides the work."""
+        """The lengths as bytes, the key by which an engine caches its division of the work."""
         return self.lengths.tobytes()
 
     @property
     def rows(self) -> Int64s:
-        """(n,) the row of coefficients of each parameter."""
+        """(n,) each parameter's row of coefficients."""
         return self.table[:, ROW]
 
     @property
     def keys(self) -> Int64s:
-        """(n,) the key of each one's noise."""
+        """(n,) each parameter's key of noise."""
         return self.table[:, KEY]
 
     def iterate_parameters(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """The position and the entries of every parameter that is to be updated, for engines that take it whole."""
+        """Yield (position, its entry of each column) of every parameter to update, for engines without ``parts``."""
         every = range(len(self.table)) if self.pieces is None else map(int, self.pieces[:, 0])
         return ((k, tuple(column[k] for column in columns)) for k in every)
 
@@ -151,20 +150,20 @@ class Batch(ABC):
 
     @abstractmethod
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
-        """The same as NumPy arrays of the stored types, sharing memory."""
+        """Return :attr:`columns` as NumPy arrays of the stored types, sharing memory."""
 
 
 @final
 @dataclass(frozen=True)
 class Traits:
-    """What an engine needs to know of a parameter to say whether it can serve it.
+    """The properties of a parameter by which an engine accepts or refuses it.
 
     Attributes:
         dtype: name of the element type (``"float32"``).
         device: type of the device (``"cpu"``).
         dense: its memory has no gaps and no overlaps.
-        plain: it is a tensor or array itself, no subclass with a mind of its own.
-        noisy: something of it is rounded at random.
+        plain: it is a plain tensor or array, not a subclass that computes differently.
+        noisy: the parameter or a slot is rounded at random.
     """
 
     dtype: str
@@ -175,12 +174,12 @@ class Traits:
 
 
 class Engine(ABC):
-    """Who executes a rule.
+    """The executor of a rule.
 
     Attributes:
-        name: what users call it.
+        name: the name that users give.
         parts: whether it can update a part of a parameter (in multiples of 16,384 elements).
-        by_address: whether a batch's table is all that it reads.
+        by_address: whether it reads only a batch's table, never its arrays.
     """
 
     name: ClassVar[str]
@@ -189,10 +188,10 @@ class Engine(ABC):
 
     @abstractmethod
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
-        """Why this engine cannot serve such a parameter, in words that fit after "because"; None if it can."""
+        """Return why this engine cannot update such a parameter, in words that fit after "because"; None if it can."""
 
     def prepare(self, spec: UpdateSpec) -> None:
-        """Do what may fail before anything is changed."""
+        """Do everything that may fail, such as compiling, before a step changes anything."""
         del spec
 
     @abstractmethod
@@ -201,18 +200,18 @@ class Engine(ABC):
 
     @abstractmethod
     def sum_squares(self, batch: Batch) -> float:
-        """The sum of the squares of all gradients of the batch, in float64; not finite if one of them is not."""
+        """Return the sum of the squares of all gradients of the batch, in float64; not finite if a gradient is not."""
 
 
 def check_engine(name: str, engines: Mapping[str, Engine]) -> None:
     """Refuse an engine that does not exist.
 
     Args:
-        name: ``"auto"``, or an engine's.
-        engines: those that exist, by name.
+        name: ``"auto"``, or the name of an engine.
+        engines: all engines by name.
 
     Raises:
-        ValueError: naming those that do.
+        ValueError: no engine has this name.
     """
     if name != "auto" and name not in engines:
         raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(engines)})")
@@ -221,18 +220,18 @@ def check_engine(name: str, engines: Mapping[str, Engine]) -> None:
 def choose_engine(
     name: str, engines: Mapping[str, Engine], rule: type[Rule], traits: Traits, label: str, kind: str
 ) -> tuple[Engine, str]:
-    """The engine for one parameter, with the reason.
+    """Return the engine for one parameter, and the reason.
 
     Args:
-        name: what the user asks for: ``"auto"`` or an engine's name.
-        engines: those that there are, the fastest first; the last but one or the last serves everything.
+        name: the user's choice: ``"auto"`` or an engine's name.
+        engines: all engines by name, the fastest first; the last or the last but one accepts everything.
         rule: the rule class.
-        traits: of the parameter.
-        label: what to call the parameter in an error.
-        kind: what it is, for the reason: ``"tensor on the CPU"``.
+        traits: the parameter's.
+        label: the parameter's name in an error.
+        kind: a description for the reason: ``"tensor on the CPU"``.
 
     Raises:
-        ValueError: the engine that was asked for cannot serve this parameter.
+        ValueError: the chosen engine cannot update this parameter.
     """
     if name == "auto":
         refused: list[str] = []

@@ -1,4 +1,4 @@
-"""The eager rule under ``torch.compile``: for devices whose kernels torch can generate."""
+"""The eager engine under ``torch.compile``, for devices that torch can generate kernels for."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Compiled(Engine):
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
         if batch.owners is not None:
-            _EAGER.update(batch)  # the same lines, which can be looked at
+            _EAGER.update(batch)  # the same code, not compiled, can collect statistics
             return
         step = _compiled(batch.spec)
         for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():
                 row = batch.rows[k]
-                # Tensors, not Python numbers: a number would be a constant of the code and compile it anew each step.
+                # Tensors, not Python numbers: torch would compile a number in as a constant, anew at each step.
                 kind = torch.float64 if batch.spec.arithmetic is np.float64 else torch.float32
                 numbers = torch.from_numpy(batch.coefficients[row]).to(columns[1].device, kind)
                 step(numbers, *(_flatten(t) for t in columns))
@@ -56,6 +56,7 @@ class Compiled(Engine):
 
 
 def _flatten(tensor: Tensor) -> Tensor:
+    """Return a view (n,) of a dense tensor, in memory order; complex numbers as pairs of real ones."""
     tensor = real(tensor)
     return tensor.as_strided((tensor.numel(),), (1,))
 

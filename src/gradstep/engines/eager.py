@@ -1,4 +1,4 @@
-"""The rule in plain torch operations: any device, any dtype, any strides."""
+"""The eager engine: the rule in plain torch operations, for any device, dtype and strides."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gradstep.rules.ops import Array
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of real numbers (as torch.optim sees it); any other as it is."""
+    """Return a complex tensor as pairs of real numbers (as torch.optim does); any other tensor unchanged."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 @final
 class TorchArrays(Arrays):
-    """torch's tensors."""
+    """The operations of :class:`Arrays` on torch tensors."""
 
     def strides(self, a: Array) -> Sequence[int]:
         return a.stride()  # type: ignore[no-any-return]
@@ -54,7 +54,7 @@ ARRAYS = TorchArrays()
 
 @final
 class Eager(Engine):
-    """Plain torch operations, parameter by parameter; needs temporaries of a parameter's size."""
+    """Updates one parameter after the other with torch operations; needs temporaries of a parameter's size."""
 
     name = "eager"
     parts = False
@@ -68,14 +68,14 @@ class Eager(Engine):
         rows = [
             SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
         ]
-        found = {}
+        statistics = {}
         for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
                 start = 0 if batch.starts is None else int(batch.starts[k])
-                found[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
+                statistics[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
         if batch.owners is not None:
-            batch.tally = build_tally(found, batch.owners)
+            batch.tally = build_tally(statistics, batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         return sum_squares(batch.columns[0])
@@ -83,6 +83,6 @@ class Eager(Engine):
 
 @torch.no_grad()
 def sum_squares(gradients: Sequence[Tensor]) -> float:
-    """The sum of the squares of all elements, in float64."""
+    """Return the sum of the squares of all elements, in float64."""
     norms = [torch.linalg.vector_norm(real(g).to(torch.float64)) for g in gradients if g.numel()]
     return float(torch.stack([n.to("cpu") for n in norms]).square().sum()) if norms else 0.0

@@ -1,4 +1,4 @@
-"""The reference: NumPy, one tensor after the other, as the rule is written. Slow, and the oracle of the others."""
+"""The reference engine: the rule in NumPy, one tensor after the other. Slow; other engines are tested against it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradstep.storage.elements import ELEMENTS
 
 @final
 class NumPyArrays(Arrays):
-    """NumPy's arrays."""
+    """The operations of :class:`Arrays` on NumPy arrays."""
 
     def strides(self, a: Array) -> Sequence[int]:
         return a.strides  # type: ignore[no-any-return]
@@ -47,7 +47,7 @@ _ARRAYS = NumPyArrays()
 
 @final
 class Reference(Engine):
-    """NumPy, in the parameter's arithmetic: float64 parameters make it the float64 oracle."""
+    """Updates with NumPy in the parameter's arithmetic, so float64 parameters give the float64 reference."""
 
     name = "reference"
     parts = False
@@ -67,15 +67,15 @@ class Reference(Engine):
             SimpleNamespace(**dict(zip(spec.coefficients, row.astype(spec.arithmetic), strict=True)))
             for row in batch.coefficients
         ]
-        found = {}
-        # Overflow and 0/0 are what the numbers say; the kernel does not warn of them either.
+        statistics = {}
+        # No warnings of overflow and 0/0: the fused kernel does not warn either.
         with np.errstate(all="ignore"):
             for k, columns in batch.iterate_parameters(batch.arrays()):
                 if columns[0].size:
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
-                    found[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
+                    statistics[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
         if batch.owners is not None:
-            batch.tally = build_tally(found, batch.owners)
+            batch.tally = build_tally(statistics, batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.fields[0].element

@@ -1,4 +1,4 @@
-"""Statistics of a step: sums over each parameter or group, collected in the pass that updates it."""
+"""Statistics of a step: sums over each parameter or group, collected in the pass that updates the parameters."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ Int64s = NDArray[np.int64]
 STATISTICS = ("grad_square", "param_square", "update_square", "unmoved", "second_min", "second_max")
 """The columns that an engine collects, for each owner of parameters:
 
-- the sum of squares of the gradient as the rule saw it (unscaled and clipped), of the parameters after the step, and
-  of the difference that the step made to what is stored;
-- how many elements with a gradient that is not 0 are stored as before;
-- the smallest and the largest value of the first slot that is never negative; NaN if there is none.
+- the sum of squares of the gradient as the rule receives it (unscaled and clipped), of the parameters after the step,
+  and of the change of the stored parameters;
+- how many elements have a gradient that is not 0 and are stored unchanged;
+- the smallest and the largest value of the first slot that is never negative; NaN without such a slot.
 
-Each sum is exact to 2e-6 of itself (a norm, its root, to 1e-6), whatever the size of the numbers: one that is not
-finite is that of numbers that are not, and 0 is that of zeros; only the squares of float64 numbers can leave the range
-of float64.
+Each sum has a relative error below 2e-6 (a norm, its root, below 1e-6), whatever the size of the numbers. A sum is
+infinite or NaN only if a number is, and 0 only if all numbers are; only the squares of float64 numbers can leave the
+range of float64.
 """
 
 SUMS = 4
-"""How many of them are sums; the others are a minimum and a maximum."""
+"""The first columns, which are sums; the last two are a minimum and a maximum."""
 
 EMPTY_ROW = (0.0,) * SUMS + (math.nan,) * (len(STATISTICS) - SUMS)
 """The row of a parameter or group of which nothing was updated."""
 
 
 def empty_table(rows: int) -> Float64s:
-    """(rows, len(STATISTICS)) before anything is counted."""
+    """Return (rows, len(STATISTICS)) empty rows."""
     return np.tile(EMPTY_ROW, (rows, 1))
 
 
-def add_rows(table: Float64s, owners: Int64s, found: Float64s) -> None:
-    """Add each row of ``found`` to the row of its owner in ``table``; of the last two columns keep the extremes.
+def add_rows(table: Float64s, owners: Int64s, rows: Float64s) -> None:
+    """Add each row to the row of its owner in ``table``; the last two columns take the minimum and the maximum.
 
     Args:
-        table: (rows, len(STATISTICS)) changed in place.
-        owners: (n,) the row of ``table`` that each row of ``found`` counts for.
-        found: (n, len(STATISTICS)).
+        table: (owners, len(STATISTICS)) changed in place.
+        owners: (n,) the row of ``table`` that each row counts for.
+        rows: (n, len(STATISTICS)).
     """
     with np.errstate(over="ignore"):
-        np.add.at(table[:, :SUMS], owners, found[:, :SUMS])
-    np.fmin.at(table[:, SUMS], owners, found[:, SUMS])
-    np.fmax.at(table[:, SUMS + 1], owners, found[:, SUMS + 1])
+        np.add.at(table[:, :SUMS], owners, rows[:, :SUMS])
+    np.fmin.at(table[:, SUMS], owners, rows[:, SUMS])
+    np.fmax.at(table[:, SUMS + 1], owners, rows[:, SUMS + 1])
 
 
 def count_rows(owners: Int64s) -> int:
-    """How many rows there are for these owners, which are numbered from 0 on and ascending."""
+    """Return the number of distinct owners; they are ascending numbers from 0 on."""
     return int(owners[-1]) + 1 if len(owners) else 0
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """The statistics of an update as an engine leaves them.
+    """The statistics of an update that an engine collected.
 
     Attributes:
         table: (owners, len(STATISTICS)).
-        finite: whether all gradients are.
+        finite: whether all gradients are finite.
     """
 
     table: Float64s
@@ -74,7 +74,7 @@ class Tally:
 
     @staticmethod
     def of(table: Float64s) -> Tally:
-        """Of such a table."""
+        """Return the tally of a table; ``finite`` follows from its sums of squared gradients."""
         return Tally(table, bool(np.isfinite(table[:, 0]).all()))
 
 
@@ -86,36 +86,36 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 _FINENESS = {None: 0, "groups": 1, "parameters": 2}
 
 
-def finest_detail(wanted: Sequence[Detail | None]) -> Detail | None:
-    """The coarsest detail that satisfies all who want statistics; None if nobody wants any.
+def finest_detail(details: Sequence[Detail | None]) -> Detail | None:
+    """Return the finest of the requested details, which serves all requests; None if all are None.
 
     Raises:
-        ValueError: something else is wanted.
+        ValueError: a request is not a detail.
 
     >>> finest_detail(["groups", None, "parameters"])
     'parameters'
     """
     try:
-        return max(wanted, key=_FINENESS.__getitem__)
+        return max(details, key=_FINENESS.__getitem__)
     except (KeyError, TypeError) as error:
-        given = next(detail for detail in wanted if detail not in (None, *DETAILS))
+        wrong = next(detail for detail in details if detail not in (None, *DETAILS))
         raise ValueError(
-            f"statistics can be had of {' or of '.join(map(repr, DETAILS))}, or None, but not of {given!r}"
+            f"statistics can be had of {' or of '.join(map(repr, DETAILS))}, or None, but not of {wrong!r}"
         ) from error
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class RowLabels:
-    """Labels of the rows of statistics: parameters or groups. It holds neither a parameter nor a gradient.
+    """Labels of the rows of statistics: parameters or groups. They hold no reference to a parameter or gradient.
 
     Attributes:
         names: of the parameters or groups.
         index: (n,) the number of each among all of the optimizer, ascending.
         groups: (n,) the number of the group of each.
-        elements: (n,) how many elements each has.
+        elements: (n,) the number of elements of each.
         owners: (parameters,) the row that each parameter counts for.
-        key: the owners as bytes, by which they can be looked up.
+        key: the owners as bytes, a key for caches.
     """
 
     names: Sequence[str]
@@ -127,12 +127,12 @@ class RowLabels:
 
     @staticmethod
     def of(detail: Detail, names: Sequence[str], members: Int64s, groups: Int64s, elements: Int64s) -> RowLabels:
-        """Labels for these parameters, or for their groups.
+        """Return labels of these parameters, or of their groups.
 
         Args:
-            detail: which of the two.
+            detail: whether parameters or groups.
             names: of the parameters.
-            members, groups, elements: (parameters,) their numbers, their groups' numbers, and their elements.
+            members, groups, elements: (parameters,) their numbers, their groups' numbers, their numbers of elements.
         """
         if detail == "parameters":
             every = np.arange(len(members))
@@ -154,12 +154,13 @@ class BatchStatistics(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What one step updated, in the order of ``param_groups``; every array has one entry for each parameter or group.
+    """Statistics of all that one step updated: arrays with one entry per parameter or group, as in ``param_groups``.
 
     Args:
-        batches: one of each batch of the step, at least one.
-        detail: what has an entry of its own, ``"parameters"`` or ``"groups"``; a group is what of it was updated.
-        clip: what clipping multiplied the gradients by.
+        batches: the statistics of each batch of the step, at least one.
+        detail: whether each of the ``"parameters"`` or each of the ``"groups"`` has an entry; the entry of a group
+            counts only the parameters that were updated.
+        clip: the factor that clipping multiplied the gradients by.
     """
 
     batches: Sequence[BatchStatistics]
@@ -168,30 +169,30 @@ class Statistics:
 
     @property
     def finite(self) -> bool:
-        """Whether all gradients are."""
+        """Whether all gradients are finite."""
         return all(batch.tally.finite for batch in self.batches)
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """What they are called."""
+        """The names of the parameters or groups."""
         names = list(chain.from_iterable([batch.labels.names for batch in self.batches]))
         return names if self._order is None else [names[i] for i in self._order.first.tolist()]
 
     @cached_property
     def index(self) -> Int64s:
-        """Which one each is; parameters are counted over all groups."""
+        """(n,) the number of each parameter or group; parameters are counted over all groups."""
         return self.batches[0].labels.index if self._order is None else self._order.every
 
     @cached_property
     def groups(self) -> Int64s:
-        """The number of each one's group."""
+        """(n,) the number of each entry's group."""
         if self._order is None:
             return self.batches[0].labels.groups
         return np.concatenate([batch.labels.groups for batch in self.batches])[self._order.first]
 
     @cached_property
     def elements(self) -> Int64s:
-        """How many it has."""
+        """(n,) the number of elements of each entry."""
         if self._order is None:
             return self.batches[0].labels.elements
         elements = np.zeros_like(self.index)
@@ -200,7 +201,7 @@ class Statistics:
 
     @cached_property
     def table(self) -> Float64s:
-        """(n, 6) all that follows, a column for each."""
+        """(n, 6) the columns :data:`STATISTICS`, each of which is also a property."""
         if self._order is None:
             table = self.batches[0].tally.table
         else:
@@ -213,37 +214,37 @@ class Statistics:
 
     @property
     def grad_square(self) -> Float64s:
-        """Sum of squares of its gradient, unscaled and before clipping."""
+        """(n,) sum of squares of the gradient, unscaled and before clipping."""
         return self.table[:, 0]
 
     @property
     def param_square(self) -> Float64s:
-        """Of the parameter after the step."""
+        """(n,) sum of squares of the parameter after the step."""
         return self.table[:, 1]
 
     @property
     def update_square(self) -> Float64s:
-        """Of what the step changed in it, as stored."""
+        """(n,) sum of squares of the change of the stored parameter."""
         return self.table[:, 2]
 
     @property
     def unmoved(self) -> Float64s:
-        """How many elements with a gradient that is not 0 are stored as before: rounding lost their update."""
+        """(n,) how many elements have a gradient that is not 0 and are stored unchanged: rounding lost their update."""
         return self.table[:, 3]
 
     @property
     def second_min(self) -> Float64s:
-        """Smallest value of the first slot that is never negative (Adam's second moment); NaN if there is none."""
+        """(n,) smallest value of the first slot that is never negative (Adam's second moment); NaN without one."""
         return self.table[:, 4]
 
     @property
     def second_max(self) -> Float64s:
-        """Its largest value."""
+        """(n,) largest value of the first slot that is never negative; NaN without one."""
         return self.table[:, 5]
 
     @cached_property
     def _order(self) -> _Order | None:
-        """Of several batches; a group may have a part in each."""
+        """The merge of several batches, in each of which a group may have a part; None for one batch."""
         if len(self.batches) == 1:
             return None
         every = np.concatenate([batch.labels.index for batch in self.batches])
@@ -251,12 +252,12 @@ class Statistics:
 
 
 class _Order(NamedTuple):
-    """The entries of all batches, one after the other, in their right order.
+    """How the concatenated entries of all batches are merged and sorted.
 
     Attributes:
         every: (n,) the number of each parameter or group, ascending.
-        first: (n,) where its first entry stands.
-        place: for every entry, whose it is.
+        first: (n,) the position of its first entry.
+        place: (entries,) for every entry, the position of its parameter or group in ``every``.
     """
 
     every: Int64s
@@ -267,4 +268,4 @@ class _Order(NamedTuple):
 _NONE = np.empty(0, np.int64)
 
 NO_STATISTICS = BatchStatistics(RowLabels.of("parameters", [], _NONE, _NONE, _NONE), Tally.of(empty_table(0)))
-"""Of a step that updated nothing."""
+"""The statistics of a step that updated nothing."""

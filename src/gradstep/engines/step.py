@@ -1,7 +1,7 @@
 """One optimizer step: coefficients, norm, finiteness, clipping, the update, statistics.
 
-Optimizers for torch and for NumPy both take their steps here. A front brings the parameters that have a gradient, as
-batches, and the table that they are of; neither torch nor NumPy's front is known here.
+Optimizers for torch and for NumPy both take their steps here. A front passes the parameters that have a gradient, as
+batches, and their table; this module imports neither torch nor a front.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gradstep.storage.codecs import Nearest
 from gradstep.storage.elements import Half
 from gradstep.storage.noise import keys
 
-try:  # what signal calls, without the making of enums, which costs 50 microseconds a step
+try:  # the functions that signal calls; signal also makes enums, which costs 50 microseconds a step
     import _signal  # type: ignore[import-not-found]
 except ImportError:
     _signal = signal
@@ -36,15 +36,15 @@ except ImportError:
 @final
 @dataclass(frozen=True)
 class StepReport:
-    """What the last ``step()`` did.
+    """The report of one ``step()``.
 
     Attributes:
-        stepped: False when the step was skipped and nothing was changed.
-        grad_norm: the global 2-norm of the unscaled gradients, if clipping or unscaling asked for it.
-        clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
+        stepped: False if the step was skipped and nothing was changed.
+        grad_norm: the global 2-norm of the unscaled gradients, if the step clipped or unscaled; else None.
+        clip: the factor that clipping multiplied the gradients by; 1 if no clipping was needed.
         reason: why the step was skipped, else empty.
-        statistics: of all that was updated, if :attr:`Optimizer.watch` or an observer asked for them.
-        rules: of every group, with the settings that the step used; empty if it was skipped.
+        statistics: of all updated parameters, if :attr:`Optimizer.watch` or an observer requested them.
+        rules: one per group, with the settings that the step used; empty if it was skipped.
     """
 
     stepped: bool
@@ -59,10 +59,10 @@ class StepBatch(Batch, ABC):
     """Parameters that one engine updates in one step, all with one :class:`~gradstep.engines.base.UpdateSpec`.
 
     Attributes:
-        engine: updates them.
+        engine: the engine that updates them.
         members: (n,) their numbers among all parameters of the optimizer.
-        group: the number of the group of all of them; None if there are several.
-        labels: of the rows of statistics, if some are collected.
+        group: the number of their group; None if they are in several groups.
+        labels: row labels of the statistics, if some are collected.
     """
 
     engine: Engine
@@ -77,29 +77,29 @@ class StepBatch(Batch, ABC):
 
     @abstractmethod
     def watch(self, detail: Detail) -> None:
-        """Have statistics collected: set :attr:`labels` and ``owners``."""
+        """Switch the collection of statistics on: set :attr:`labels` and ``owners``."""
 
     @abstractmethod
     def find_nonfinite(self) -> Iterator[int]:
-        """Positions in the batch of the parameters whose gradient is not finite, ascending."""
+        """Yield the positions in the batch of the parameters whose gradient is not finite, ascending."""
 
     @abstractmethod
     def largest_gradient(self) -> float:
-        """The largest magnitude of all gradients, which are finite; 0 of no elements."""
+        """Return the largest magnitude of all gradients, which must be finite; 0 without elements."""
 
     @abstractmethod
     def sum_squares(self, divisor: float) -> float:
-        """The sum of the squares of all gradients after they are divided by a number, in float64."""
+        """Return Σ (g / divisor)² over all gradients, in float64."""
 
 
 class StepTable(ABC):
     """All parameters of an optimizer that have state.
 
     Attributes:
-        groups: (parameters,) the number of the group of each.
-        numbers: (parameters, 1 + scalars) how many updates each has had, then the scalars of its rule.
+        groups: (parameters,) the number of each parameter's group.
+        numbers: (parameters, 1 + scalars) the number of updates of each parameter, then its rule's scalars.
         scalar_names: names of the columns of ``numbers``.
-        seed: of the noise of rounding.
+        seed: the seed of the rounding noise.
     """
 
     groups: Int64s
@@ -109,23 +109,23 @@ class StepTable(ABC):
 
     @abstractmethod
     def install(self) -> None:
-        """Make state that is new the optimizer's: called when nothing can fail any more."""
+        """Add new state to the optimizer's state; called when nothing can fail any more."""
 
     @abstractmethod
     def open_for_update(self) -> AbstractContextManager[None]:
-        """The context in which all batches of a step are updated."""
+        """Return the context in which all batches of a step are updated."""
 
     @abstractmethod
     def update(self, batch: Any) -> None:
-        """Have the batch's engine update parameters and slots."""
+        """Update parameters and slots with the batch's engine."""
 
     @abstractmethod
     def commit(self, batch: Any, numbers: NDArray[np.floating[Any]]) -> None:
-        """Write the numbers after the update: (n, 1 + scalars), or (1, 1 + scalars) if all have the same."""
+        """Write the numbers after the update: (n, 1 + scalars), or (1, 1 + scalars) if all are equal."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Called inside of :meth:`open_for_update` after all batches."""
+        """Called after all batches, inside :meth:`open_for_update`."""
 
 
 def take_step(
@@ -141,16 +141,16 @@ def take_step(
     """Update the parameters of all batches.
 
     Args:
-        table: what the batches are of.
+        table: the table of all parameters with state.
         batches: the parameters that have a gradient.
         rules: one per group.
-        scale: what the gradients were multiplied by, > 0.
+        scale: the factor that the gradients were multiplied by, > 0.
         max_grad_norm: clip to this global 2-norm of the unscaled gradients, > 0.
-        check: skip the step if a gradient is not finite; with ``max_grad_norm`` always.
-        detail: what has a row of statistics; None collects none.
+        check: skip the step if a gradient is not finite; ``max_grad_norm`` implies it.
+        detail: collect statistics of every parameter or every group; None collects none.
 
     Returns:
-        What was done; nothing is changed by a step that is skipped.
+        The report; a step that is skipped changes nothing.
     """
     numbers = [_set_coefficients(batch, table, rules) for batch in batches]
     norm, clip = None, 1.0
@@ -161,13 +161,13 @@ def take_step(
             return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
         if max_grad_norm is not None:
             clip = clip_factor(norm, max_grad_norm)
-    rounded = [b for b, new in zip(batches, numbers, strict=True) if _may_lose_updates(b, int(new[0, 0]))]
-    if rounded and detail is not None:
+    counting = [b for b, new in zip(batches, numbers, strict=True) if _counts_lost_updates(b, int(new[0, 0]))]
+    if counting and detail is not None:
         detail = "parameters"
     for batch in batches:
         if clip != scale:
             batch.coefficients[:, -1] *= clip / scale
-        if detail is not None or batch in rounded:
+        if detail is not None or batch in counting:
             batch.watch(detail or "parameters")
     table.install()
     with table.open_for_update():
@@ -175,39 +175,40 @@ def take_step(
             table.update(batch)
             table.commit(batch, new)
         table.finish()
-    _warn_of_lost_updates(rounded)
+    _warn_of_lost_updates(counting)
     statistics = None
     if detail is not None:
-        collected = [BatchStatistics(batch.labels, batch.tally) for batch in batches] or [NO_STATISTICS]
-        statistics = Statistics(collected, detail, clip)
+        parts = [BatchStatistics(batch.labels, batch.tally) for batch in batches] or [NO_STATISTICS]
+        statistics = Statistics(parts, detail, clip)
     return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=statistics, rules=rules)
 
 
 def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule]) -> NDArray[np.floating[Any]]:
-    """Give a batch its coefficients, rows of coefficients, and keys of noise.
+    """Set the batch's coefficients, and each parameter's row of coefficients and key of noise.
 
     Returns:
-        (n, 1 + scalars) the table's numbers of its parameters after the step; (1, 1 + scalars) if all have the same.
+        (n, 1 + scalars) the table's numbers of its parameters after the step; (1, 1 + scalars) if all are equal.
     """
     old = table.numbers[batch.members]
-    rows: Any = 0
+    row_of: Any = 0
     if batch.group is not None and (len(old) == 1 or old.tobytes() == old[:1].tobytes() * len(old)):
-        ages = [[batch.group, *old[0].tolist()]]  # all are at the same step
+        distinct = [[batch.group, *old[0].tolist()]]  # all are at the same step
     else:
-        found, rows = np.unique(np.column_stack((table.groups[batch.members], old)), axis=0, return_inverse=True)
-        ages, rows = found.tolist(), rows.reshape(-1)
+        each = np.column_stack((table.groups[batch.members], old))
+        unique, row_of = np.unique(each, axis=0, return_inverse=True)
+        distinct, row_of = unique.tolist(), row_of.reshape(-1)
     names, coefficients, after = batch.spec.coefficients[:-1], [], []
-    for group, last, *others in ages:
+    for group, last, *others in distinct:
         rule, step = rules[int(group)], int(last) + 1
         scalars = dict(zip(table.scalar_names[1:], others, strict=True))
         row = rule.coefficients(step, **scalars)
         coefficients.append([*[row[name] for name in names], -1.0 if rule.maximize else 1.0])
         after.append([step, *[row[name] for name in scalars]])
     batch.coefficients = np.array(coefficients, dtype=np.float64)
-    batch.table[:, ROW] = rows
+    batch.table[:, ROW] = row_of
     new = np.array(after, dtype=old.dtype)
     if len(after) > 1:
-        new = new[rows]
+        new = new[row_of]
     if batch.spec.noise:
         steps = np.broadcast_to(new[:, 0].astype(np.int64), len(old))
         batch.table[:, KEY] = keys(table.seed, batch.members, steps)
@@ -218,10 +219,10 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
 
 
 def measure_norm(batches: Sequence[StepBatch]) -> float:
-    """The global 2-norm of the gradients as they are; not finite if one of them is not."""
+    """Return the global 2-norm of the gradients, before unscaling; not finite if a gradient is not."""
     squares = sum(batch.engine.sum_squares(batch) for batch in batches)
     if math.isinf(squares) and not any(True for batch in batches for _ in batch.find_nonfinite()):
-        # Only float64 can be finite and overflow when squared.
+        # Finite gradients whose squares overflow float64: only float64 gradients can be so large.
         return norm_by_largest(
             max(batch.largest_gradient() for batch in batches),
             lambda largest: sum(batch.sum_squares(largest) for batch in batches),
@@ -230,11 +231,11 @@ def measure_norm(batches: Sequence[StepBatch]) -> float:
 
 
 def norm_by_largest(largest: float, sum_squares: Callable[[float], float]) -> float:
-    """A 2-norm whose squares float64 cannot hold, by way of numbers that are divided by the largest of them.
+    """Return the 2-norm of numbers whose squares overflow float64: divide them by the largest before squaring.
 
     Args:
         largest: the largest magnitude of the numbers, finite.
-        sum_squares: returns the sum of their squares after all are divided by its argument.
+        sum_squares: returns the sum of their squares after they are divided by its argument.
 
     >>> norm_by_largest(4e200, lambda divisor: sum((x / divisor) ** 2 for x in (3e200, 4e200)))
     5e+200
@@ -243,7 +244,7 @@ def norm_by_largest(largest: float, sum_squares: Callable[[float], float]) -> fl
 
 
 def clip_factor(norm: float, max_grad_norm: float) -> float:
-    """The factor that clips gradients of this global norm; with the 1e-6 of torch's ``clip_grad_norm_``.
+    """Return the factor that clips gradients of this global norm; with the 1e-6 of torch's ``clip_grad_norm_``.
 
     >>> clip_factor(50.0, 5.0), clip_factor(3.0, 5.0)
     (0.099999998, 1.0)
@@ -252,30 +253,30 @@ def clip_factor(norm: float, max_grad_norm: float) -> float:
 
 
 def _first_nonfinite(batches: Sequence[StepBatch]) -> str:
-    """The name of the first parameter, in the order of the groups, whose gradient is not finite."""
+    """Return the name of the first parameter, in the order of the groups, whose gradient is not finite."""
     return min((batch.members[k], batch.names[k]) for batch in batches for k in batch.find_nonfinite())[1]
 
 
 # -- updates that rounding loses --------------------------------------------------------------------------------------
 #
-# A bfloat16 weight has 8 places: an update under 0.2% to 0.4% of it, rounded to nearest, leaves it where it is, this
-# step and every step after.
+# A bfloat16 weight has 8 significant bits: rounded to nearest, an update smaller than 0.2% to 0.4% of the weight leaves
+# it unchanged, at this step and every later one.
 
 COUNTED_STEPS = frozenset({10, 100, 1_000, 10_000})
-"""The steps after which lost updates are counted: when the moments have settled, and seldom."""
+"""The steps at which lost updates are counted: few, and after the moments have settled."""
 
 LOST_SHARE = 0.5
-"""The share of elements that lost their update from which on there is a warning."""
+"""A step warns if it loses the updates of more than this share of the elements."""
 
 
-def _may_lose_updates(batch: StepBatch, step: int) -> bool:
-    """Whether to count the updates that this step loses in these parameters."""
+def _counts_lost_updates(batch: StepBatch, step: int) -> bool:
+    """Return whether this step counts the updates that rounding loses in these parameters."""
     codec = batch.spec.parameter
     return step in COUNTED_STEPS and isinstance(codec, Nearest) and isinstance(codec.element, Half)
 
 
 def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:
-    """Warn if most elements of one of these batches, which were watched, have lost their update."""
+    """Warn for each batch, which must have per-parameter statistics, in which most elements lost their update."""
     for batch in batches:
         elements = int(batch.lengths.sum())
         unmoved = batch.tally.table[:, 3]
@@ -299,12 +300,12 @@ _NAMES = """
     SIGWINCH SIGIO
 """
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES.split() if hasattr(signal, name))
-"""The signals whose handlers people write: all that a process can outlive, but for those of real time."""
+"""The signals that are deferred: all that a process can survive, except real-time signals."""
 
 
 @final
 class _DeferredSignals:
-    """Handles signals in place of their handlers: keeps them until it is opened, then passes them on."""
+    """A signal handler that replaces other handlers: it stores signals until ``is_open``, then passes them on."""
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
@@ -320,7 +321,7 @@ class _DeferredSignals:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Have the handlers of signals, Ctrl-C's among them, wait until the block is done; only the main thread runs any.
+    """Defer the handlers of signals, Ctrl-C's too, until the block ends; does nothing outside the main thread.
 
     >>> import os
     >>> try:
@@ -339,13 +340,13 @@ def defer_signals() -> Iterator[None]:
     try:
         for number in _SIGNALS:
             handler = _signal.getsignal(number)
-            waits_already = isinstance(handler, _DeferredSignals) and not handler.is_open  # for a block around this one
-            if callable(handler) and not waits_already:
+            is_deferred = isinstance(handler, _DeferredSignals) and not handler.is_open  # by a block around this one
+            if callable(handler) and not is_deferred:
                 waiting.handlers[number] = handler
                 _signal.signal(number, waiting)
         yield
     finally:
-        # From here on signals pass through, so that one that raises in the middle leaves no handler behind that waits.
+        # Signals pass through from here on: if a handler raises in the middle, no other handler stays deferred.
         waiting.is_open = True
         for number, handler in waiting.handlers.items():
             _signal.signal(number, handler)
@@ -354,16 +355,19 @@ def defer_signals() -> Iterator[None]:
 
 
 class Observer(ABC):
-    """Is told before and after every step, inside torch's hooks, which are for changing a step and cost more."""
+    """An object that is called before and after every step, inside torch's hooks.
+
+    Hooks may change a step and cost more.
+    """
 
     @abstractmethod
     def before(self, *, closure: bool) -> Detail | None:
-        """A step begins: the gradients are there, unless a closure is to compute them.
+        """Called when a step begins; gradients are present, unless ``closure`` says that a closure computes them.
 
         Returns:
-            Whose statistics it wants of this step, as in :attr:`Optimizer.watch`.
+            The statistics that the step must collect, as in :attr:`Optimizer.watch`.
         """
 
     @abstractmethod
     def after(self, report: StepReport) -> None:
-        """It has ended; not called if it raised."""
+        """Called when a step has ended without an exception."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradstep.engines.base import check_engine
@@ -32,7 +30,7 @@ from gradstep.optimizers.arguments import (
 )
 from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport
-from gradstep.optimizers.hooks import call_with_hooks
+from gradstep.optimizers.hooks import call_with_hooks, has_hooks
 from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import (
     ENGINES,
@@ -44,8 +42,7 @@ from gradstep.optimizers.state.storage import (
     mark_embeddings,
 )
 from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
-from gradstep.optimizers.step.batch import TorchBatch
-from gradstep.optimizers.step.build import build_table
+from gradstep.optimizers.step.build import find_batches
 from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
@@ -60,30 +57,28 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 
 
 class Optimizer(torch.optim.Optimizer):
-    """What every gradstep optimizer for PyTorch shares; made from a rule by :func:`gradstep.optimizer`.
+    """The base class of all gradstep optimizers for PyTorch; :func:`gradstep.optimizer` makes one from a rule.
 
-    State, ``param_groups`` and ``state_dict`` are torch's own, key by key. The engine is a property of the optimizer
-    and is not kept in checkpoints.
+    State, ``param_groups`` and ``state_dict`` have torch's keys. Checkpoints do not contain the engine.
     """
 
     preset: ClassVar[Mapping[str, Any]] = {}
-    """What this class has instead of the defaults in :data:`OWN`."""
+    """Defaults of this class that replace those in :data:`OWN`."""
 
     grad_scale: float | Tensor = 1.0
-    """Set by ``torch.amp.GradScaler`` for the length of one step: what the gradients were multiplied by."""
+    """The factor that gradients were multiplied by; ``torch.amp.GradScaler`` sets it during one step."""
 
     found_inf: float | Tensor = 0.0
-    """Set by ``torch.amp.GradScaler`` for the length of one step: not 0 if a gradient is not finite."""
+    """Not 0 if a gradient is not finite; ``torch.amp.GradScaler`` sets it during one step."""
 
     _step_supports_amp_scaling: ClassVar[bool] = True
 
     watch: Detail | None
-    """Whose statistics steps collect, in the pass that updates: those of all ``"parameters"``, those of all
-    ``"groups"``, or nobody's (None, as at first). They are in ``last_step.statistics``; there may be more detail than
-    was asked for."""
+    """What steps collect statistics of, in the pass that updates: every one of the ``"parameters"``, every one of the
+    ``"groups"``, or nothing (None, the default). ``last_step.statistics`` has them, perhaps in finer detail."""
 
     last_step: StepReport | None
-    """What the last ``step()`` did; None before the first."""
+    """Report of the last ``step()``; None before the first."""
 
     _rule: ClassVar[type[Rule]]
     _engine: str
@@ -95,25 +90,25 @@ class Optimizer(torch.optim.Optimizer):
     _table: Table | None
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
-        # On the instance and not on the class: a wrapper that takes over the class (Lightning's) looks for what it has
-        # not itself in the optimizer inside, and would find the class's defaults first.
+        # Attributes of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing
+        # attributes in the optimizer inside. It would find class defaults first.
         self = super().__new__(cls)
         self.watch = self.last_step = self._paged = self._observers = self._table = None
         self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
         return self
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
-        given, own = split_arguments(type(self).__name__, self.rule(), positional, named)
+        settings, own = split_arguments(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"], ENGINES)
         pages = Pages.of(own["paged"], own["page_budget"])
-        self.rule()(**given)  # refuse bad settings before anything exists
+        self.rule()(**settings)  # refuse bad settings before anything exists
         self._engine = own["engine"]
         seed = torch.initial_seed() if own["seed"] is None else own["seed"]
         self._storage = Storage(own["state"], own["rounding"], seed)
         if own["model"] is not None:
             params = mark_embeddings(params, own["model"])
-        defaults = {s.name: given.get(s.name, s.default) for s in settings_of(self.rule())}
+        defaults = {s.name: settings.get(s.name, s.default) for s in settings_of(self.rule())}
         super().__init__(params, drop_defaults_beyond_torch(self.rule(), defaults))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
@@ -121,12 +116,12 @@ class Optimizer(torch.optim.Optimizer):
             from gradstep.optimizers.paged.select import choose_placement
 
             self._paged = choose_placement(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
-            saved = self._paged.saved_seed()  # state that is resumed goes on with the noise that it was rounded with
-            self._storage = replace(self._storage, seed=seed if saved is None else saved)
+            saved_seed = self._paged.saved_seed()  # resumed state goes on with its own rounding noise
+            self._storage = replace(self._storage, seed=seed if saved_seed is None else saved_seed)
             self._paged.seed = self._storage.seed
 
     def preflight(self) -> Preflight:
-        """Room and speed of the folder that state is paged to: how long a step takes when it comes from the disk.
+        """Measure the folder that state is paged to: free space, and the time of a step that reads from the disk.
 
         Raises:
             ValueError: the state is not paged.
@@ -137,7 +132,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @classmethod
     def rule(cls) -> type[Rule]:
-        """The mathematics of this optimizer."""
+        """Return the rule, which is the mathematics of this optimizer."""
         return cls._rule
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -146,11 +141,11 @@ class Optimizer(torch.optim.Optimizer):
     def state(self) -> defaultdict[Tensor, dict[str, Any]]:  # a plain attribute in torch
         """The state of every parameter, as in torch: slots and scalars by name.
 
-        Who has read this, or :meth:`state_dict`, may change it at any time, so from then on every step looks whether it
-        has been changed. As long as nobody has, a step need not look, which a small tensor's step is a third faster by.
+        A caller that has read this or :meth:`state_dict` may change the state at any time, so every later step checks
+        it for changes. Before the first read no check is needed, which makes a small tensor's step a third faster.
         """
         self._state_seen = True
-        if "state" not in self.__dict__:  # a wrapper that took over our class and keeps the optimizer inside
+        if "state" not in self.__dict__:  # self is a wrapper that took over our class; it keeps the optimizer inside
             raise AttributeError(f"{type(self).__name__} has no state yet")
         return cast("defaultdict[Tensor, dict[str, Any]]", self.__dict__["state"])
 
@@ -164,31 +159,24 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- settings -----------------------------------------------------------------------------------------------
 
-    def _build_rule(self, group: Mapping[str, Any]) -> Rule:
-        return build_rule(self._rule, group)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own; torch's method, with more refused.
+        """Add a group of parameters with its own settings, as in torch, with more checks.
 
         Raises:
-            ValueError: a setting out of its bounds, or a parameter that is there already.
-            TypeError: something that is not a tensor of floating-point or complex numbers.
+            ValueError: a setting is out of its bounds, or a parameter is in the optimizer already.
+            TypeError: a parameter is not a tensor of floating-point or complex numbers.
         """
         if isinstance(param_group, dict):
             param_group = drop_execution(param_group)
-            rule = self._build_rule({**self.defaults, **param_group})
+            rule = build_rule(self._rule, {**self.defaults, **param_group})
             param_group["params"] = params = check_params(param_group["params"])
             self._storage.check(rule, param_group)
-            choices = Choices(self._engine, self._storage, rule, param_group)
-            for index, p in enumerate(params):
-                name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
-                if isinstance(tensor, Tensor):
-                    choices.of(tensor, name)
+            Choices(self._engine, self._storage, rule, param_group).check(params)
         super().add_param_group(param_group)
         self.param_groups[-1] = drop_defaults_beyond_torch(self.rule(), self.param_groups[-1])
 
     def engines(self) -> list[tuple[str, str, str]]:
-        """What executes each parameter: (parameter, engine, why), in the order of ``param_groups``.
+        """Return the engine that updates each parameter: (parameter, engine, reason), in the order of ``param_groups``.
 
         >>> import torch, gradstep
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
@@ -197,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
         return [(name, choice.engine.name, choice.reason) for name, _, choice in self._choices()]
 
     def state_summary(self) -> Summary:
-        """What is stored how, why, and in how many bytes, parameter by parameter; ``print`` shows a table.
+        """Return how each parameter's state is stored, why, and its bytes; ``print`` shows a table.
 
         >>> import torch, gradstep
         >>> model = torch.nn.Linear(100, 100)
@@ -212,10 +200,10 @@ class Optimizer(torch.optim.Optimizer):
         return summarize(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
 
     def _choices(self) -> Iterator[tuple[str, Tensor, Choice]]:
-        """Every parameter with its name, what executes it and how it is stored, in the order of ``param_groups``."""
+        """Yield (name, parameter, its engine and storage), in the order of ``param_groups``."""
         check_lists(self.param_groups)
         for index, group in enumerate(self.param_groups):
-            choices = Choices(self._engine, self._storage, self._build_rule(group), group)
+            choices = Choices(self._engine, self._storage, build_rule(self._rule, group), group)
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
                 yield name, p, choices.of(p, name)
 
@@ -246,20 +234,20 @@ class Optimizer(torch.optim.Optimizer):
         """Update every parameter that has a gradient.
 
         With ``max_grad_norm`` or ``grad_scale`` the gradients are also unscaled, checked to be finite and clipped, in
-        two passes over memory and without writing to ``p.grad``. If one is not finite, the step is skipped, nothing
-        changes, and :attr:`last_step` says so.
+        two passes over memory and without writing to ``p.grad``. If a gradient is not finite, the step is skipped:
+        nothing changes, and :attr:`last_step` gives the reason.
 
         Args:
             closure: computes the loss again, with gradients enabled.
             max_grad_norm: clip to this global 2-norm of the unscaled gradients, as ``clip_grad_norm_`` does.
-            grad_scale: what the loss was multiplied by.
+            grad_scale: the factor that the loss was multiplied by.
 
         Returns:
-            What the closure returned, else None.
+            The closure's result, or None without a closure.
 
         Raises:
-            RuntimeError: a gradient that does not fit its parameter; nothing was changed.
-            ValueError: a setting out of its bounds (a schedule may have moved it); nothing was changed.
+            RuntimeError: a gradient does not fit its parameter; nothing was changed.
+            ValueError: a setting is out of its bounds (a schedule may have moved it); nothing was changed.
 
         >>> import torch, gradstep
         >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -269,59 +257,50 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer.last_step.grad_norm, optimizer.last_step.clip
         (50.0, 0.099999998)
         """
-        if torch.compiler.is_compiling():  # there is nothing here for a compiler to trace: it takes the step as it is
+        if torch.compiler.is_compiling():  # a compiler has nothing to trace here: it calls the step uncompiled
             return _step_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
-        if not _has_hooks(self):
+        if not has_hooks(self):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
-        given = {name: value for name, value in named.items() if value is not None}  # what hooks are shown
-        arguments = (self, *(() if closure is None else (closure,)))
-        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-            return _profiled_step(*arguments, **given)
-        return call_with_hooks(Optimizer._step, *arguments, **given)
+        named = {name: value for name, value in named.items() if value is not None}  # hooks see given arguments only
+        return call_with_hooks(Optimizer._step, self, *(() if closure is None else (closure,)), **named)
 
-    step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, at a fifth of what a small step costs
+    step.hooked = True  # type: ignore[attr-defined]  # torch's own wrapper would cost a fifth of a small step's time
 
     def register_observer(self, observer: Observer) -> RemovableHandle:
-        """Tell an observer of every step from now on, until the handle's ``remove()``; copies are not observed."""
-        if self._observers is None:
-            self._observers = OrderedDict()
+        """Call an observer at every later step, until the handle's ``remove()``; copies are not observed."""
+        self._observers = OrderedDict() if self._observers is None else self._observers
         handle = RemovableHandle(self._observers)
         self._observers[handle.id] = observer
         return handle
 
-    def _step(
-        self,
-        closure: Callable[[], Any] | None = None,
-        *,
-        max_grad_norm: float | None = None,
-        grad_scale: float | Tensor | None = None,
-    ) -> Any:
+    def _step(self, closure: Any = None, *, max_grad_norm: float | None = None, grad_scale: Any = None) -> Any:
         observers = () if self._observers is None else tuple(self._observers.values())
-        wanted = [self.watch, *[observer.before(closure=closure is not None) for observer in observers]]
-        detail = None if wanted == [None] else finest_detail(wanted)
+        details = [self.watch, *[observer.before(closure=closure is not None) for observer in observers]]
+        detail = None if details == [None] else finest_detail(details)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         scale = 1.0 if grad_scale is None else check_positive("grad_scale", grad_scale)
-        if max_grad_norm is not None:
-            max_grad_norm = check_positive("max_grad_norm", max_grad_norm)
+        norm = None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm)
         with self._lock, defer_signals():
             if float(self.found_inf) > 0:
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:
                 check_lists(self.param_groups)
-                rules = [self._build_rule(group) for group in self.param_groups]
+                rules = [build_rule(self._rule, group) for group in self.param_groups]
                 if self.grad_scale != 1.0:
                     scale *= check_positive("grad_scale", self.grad_scale)
-                table, batches = self._batches(rules)
+                state, seen = self.__dict__["state"], self._state_seen
+                wishes = (self._engine, self._storage, self._paged)
+                table, batches = find_batches(self._table, *wishes, rules, self.param_groups, state, state_seen=seen)
                 report = take_step(
                     table,
                     batches,
                     rules,
                     scale=scale,
-                    max_grad_norm=max_grad_norm,
+                    max_grad_norm=max_norm,
                     check=grad_scale is not None,
                     detail=detail,
                 )
@@ -332,34 +311,11 @@ class Optimizer(torch.optim.Optimizer):
             observer.after(report)
         return loss
 
-    def _batches(self, rules: Sequence[Rule]) -> tuple[Table, list[TorchBatch]]:
-        """Return this step's batches and their table; build the table anew if parameters or state have changed."""
-        flat = list(chain.from_iterable([group["params"] for group in self.param_groups]))
-        state = self.__dict__["state"]
-        now = (rules, self.param_groups, flat, state)
-        if self._table is not None:
-            found = self._table.batches(*now, state_seen=self._state_seen)
-            if found is not None:
-                return self._table, found
-        with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in that mode
-            table = build_table(
-                engine=self._engine,
-                storage=self._storage,
-                paged=self._paged,
-                rules=rules,
-                groups=self.param_groups,
-                state=state,
-            )
-        found = table.batches(*now, state_seen=self._state_seen)
-        if found is None:
-            raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
-        return table, found
-
     @property
     def _lock(self) -> threading.RLock:
-        """Held while state changes, so that steps of several threads follow each other.
+        """The lock that is held while state changes, so that steps of several threads follow each other.
 
-        A forked process has a lock of its own: nobody there would release one that its parent held.
+        A forked process has its own lock, since no thread there would release a lock that its parent held.
         """
         process = os.getpid()
         return self._locks.get(process) or self._locks.setdefault(process, threading.RLock())
@@ -367,12 +323,12 @@ class Optimizer(torch.optim.Optimizer):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's class of the same name writes it, and what it is of under ``"gradstep"``.
+        """Return the state as torch's class of the same name does, with rule and storage added under ``"gradstep"``.
 
-        Of float32 state, that class can load it.
+        That class can load it if the state is float32.
         """
         inside = innermost(self)
-        if inside is not self:  # called on what a trainer put around the optimizer
+        if inside is not self:  # self is a trainer's wrapper around the optimizer
             return inside.state_dict()
         check_lists(self.param_groups)
         return {
@@ -387,13 +343,13 @@ class Optimizer(torch.optim.Optimizer):
         """Load a state written by this class or by torch's class of the same name.
 
         Parameters are matched by name where both sides have names, else in order; see ``docs/checkpoints.md``. State
-        is stored as this optimizer stores it where that loses nothing (torch casts it to the parameter's type), what
-        the checkpoint says about how torch should execute is left out, and the seed of the noise is taken over.
+        is converted to this optimizer's storage where that loses nothing (torch casts it to the parameter's type).
+        The seed of the rounding noise is loaded too; torch's execution settings are ignored.
 
         Args:
             state_dict: the state.
-            strict: False loads what matches by name and shape, and leaves out the rest: of a model that has other
-                layers, or another head. Both sides need names, unless their groups have as many parameters each.
+            strict: False loads what matches by name and shape and leaves out the rest, for example from a model with
+                other layers or another head. Both sides need names, unless their groups have as many parameters each.
 
         Returns:
             With ``strict=False``, what was loaded and what was left out, and why.
@@ -401,29 +357,30 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             KeyError: a part of the checkpoint is missing; nothing was changed.
             ValueError: another rule, other groups or parameters, or a setting out of its bounds; nothing was changed.
-            RuntimeError: state that does not fit its parameter or would be rounded; nothing was changed.
+            RuntimeError: state does not fit its parameter or would be rounded; nothing was changed.
         """
         inside = innermost(self)
-        if inside is not self:  # called on what a trainer put around the optimizer
-            report: LoadReport | None = inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
-            return report
+        if inside is not self:  # self is a trainer's wrapper around the optimizer
+            return cast(
+                "LoadReport | None", inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
+            )
         check_lists(self.param_groups)
         state_dict = copy(state_dict)
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = before(self, state_dict) or state_dict
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
         on_host = self._paged is not None and self._paged.on_host
-        found = prepare_load(
+        new = prepare_load(
             self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host, strict=strict
         )
         with self._lock, defer_signals():
-            self.__setstate__({"state": found.state, "param_groups": found.groups})
-            self._storage = found.storage
+            self.__setstate__({"state": new.state, "param_groups": new.groups})
+            self._storage = new.storage
             if self._paged is not None:
-                self._paged.seed = found.storage.seed
+                self._paged.seed = new.storage.seed
             self._state_seen = False
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
-        return None if strict else found.report
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+        return None if strict else new.report
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -438,27 +395,13 @@ class Optimizer(torch.optim.Optimizer):
         self._state_seen = True
 
     def __getstate__(self) -> dict[str, Any]:
-        self._state_seen = True  # copy.copy shares it
-        known = {name: self.__dict__[name] for name in ("defaults", "state", "param_groups")}
+        self._state_seen = True  # copy.copy shares the state
         # A copy must not write to the same files: its state is paged to a folder of its own.
         pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
-        return {**known, "_engine": self._engine, "_storage": self._storage, "_pages": pages}
-
-
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether torch has something to do around a step: a hook to call, or a profiler to name it to."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    )
+        names = ("defaults", "state", "param_groups", "_engine", "_storage")
+        return {**{name: self.__dict__[name] for name in names}, "_pages": pages}
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]
 def _step_uncompiled(optimizer: Optimizer, closure: Callable[[], Any] | None, **named: Any) -> Any:
     return optimizer.step(closure, **named)
-
-
-_profiled_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)

@@ -1,4 +1,4 @@
-"""Optimizers inside what trainers put around them."""
+"""Optimizers inside the wrappers that trainers put around them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 @runtime_checkable
 class Wrapper(Protocol):
-    """What a trainer puts around an optimizer, as Lightning and Accelerate do."""
+    """A trainer's wrapper around an optimizer, as Lightning and Accelerate have one."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The one that steps, which knows of the updates that are made, and of no others."""
+        """The optimizer inside, whose step count has the updates that are made and no others."""
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself, without what trainers put around it.
+    """Return the optimizer inside all wrappers of trainers.
 
-    What was made as an optimizer in its own right, and so has hooks of its own, is one: Lookahead moves weights too.
+    An object with hooks of its own was made as an optimizer and is returned itself: Lookahead moves weights too.
     """
     while "_optimizer_step_pre_hooks" not in vars(optimizer) and isinstance(optimizer, Wrapper):
         optimizer = optimizer.optimizer

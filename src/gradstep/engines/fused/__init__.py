@@ -1,4 +1,4 @@
-"""The fused CPU kernel: a rule's own lines, traced into LLVM, in one parallel pass over all tensors."""
+"""The fused CPU engine: a rule's own lines, traced into an LLVM kernel, in one parallel pass over all tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
 from gradstep.engines.fused.access import CompiledKernel, patterns
-from gradstep.engines.fused.job import PER_TENSOR, divide_pieces, divide_tensors, launch
-from gradstep.engines.fused.results import ROW_WIDTH, allocate_results
+from gradstep.engines.fused.job import PER_TENSOR, ROW_WIDTH, allocate_results, divide_pieces, divide_tensors, launch
 from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Elementwise
@@ -21,7 +20,7 @@ from gradstep.storage.elements import ELEMENTS, Element
 
 @final
 class Fused(Engine):
-    """One kernel call per element types: read, update and write every tensor once, without temporaries.
+    """One kernel call for all parameters of one spec: it reads, updates and writes each once, without temporaries.
 
     LLVM is imported and the kernel compiled at the first step (about a tenth of a second).
     """
@@ -63,10 +62,10 @@ class Fused(Engine):
         count = count_rows(owners)
         try:
             results = work.result_buffers.pop()
-        except IndexError:  # each is somebody else's now, who steps at the same time, or there was none yet
+        except IndexError:  # the first launch, or threads that step at the same time use all buffers
             results = allocate_results(len(work.runs))
         totals = np.empty((count + 1, ROW_WIDTH))
-        if not work.elements:  # and nobody to add nothing up
+        if not work.elements:  # no kernel runs and writes them
             totals[:, : len(STATISTICS)] = EMPTY_ROW
         launch(kernel, batch.table, work, batch.threads, coefficients, results, totals)
         work.result_buffers.append(results)
@@ -81,7 +80,7 @@ class Fused(Engine):
 
 
 _kernels: dict[Hashable, CompiledKernel] = {}
-"""Every kernel that was compiled. Two threads may compile the same one at once; the first is used by both."""
+"""All compiled kernels. Two threads may compile the same one at once; both then use the first."""
 
 
 def _update_kernel(spec: UpdateSpec, watched: bool = False) -> CompiledKernel:
@@ -94,16 +93,16 @@ def _squares_kernel(gradient: Element, columns: int) -> CompiledKernel:
     )
 
 
-# LLVM is slow to import and not needed by other engines: these import it when they are first called.
+# The following functions import LLVM when they are called: it is slow to import, and other engines do not need it.
 
 
 def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
     from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_update
 
-    # Statistics are added up in the order of one stream, and blocks are visited one after the other.
-    one = watched or not all(isinstance(codec, Elementwise) for codec in spec.codecs)
-    choices = patterns((1,)) if one else patterns()
+    # One stream: statistics must be added up in one order, and blocks are visited one after the other.
+    one_stream = watched or not all(isinstance(codec, Elementwise) for codec in spec.codecs)
+    choices = patterns((1,)) if one_stream else patterns()
     return CompiledKernel(compile_module(build_update(spec, watched=watched)), _title(spec, watched), choices)
 
 
@@ -123,7 +122,7 @@ def _converts_float16() -> bool:
 
 
 def _title(spec: UpdateSpec, watched: bool) -> str:
-    """What a kernel does, in a report."""
+    """Return a kernel's title in reports."""
     state = ", ".join(f"{slot} {codec.name}" for slot, codec in zip(spec.slots, spec.state, strict=True))
     words = f"{spec.rule.__name__} of {spec.parameter.name}"
     return words + f" ({state})" * bool(state) + ", watched" * watched

@@ -1,17 +1,17 @@
-"""How a kernel reads memory: patterns that give the same bits, and the choice of the fastest by measuring.
+"""Memory access patterns of a kernel, all with the same result bits, and the choice of the fastest by measuring.
 
-A large update waits for memory, and which pattern of access keeps memory busy differs between processors: reading
-from two places in turns and prefetching was 10% faster on one, 6 to 15% and at times 100% slower on another. So no
-constant decides. The first large launches of a kernel take every pattern in turns and are timed; the fastest is kept
-for the rest of the process, separately for each kernel, number of threads and size of work (by powers of 2): nothing
-is assumed of caches, and optimizers of different sizes do not disturb each other's choice. The default is the plainest
-pattern, and stays where no other is clearly faster.
+A large update waits for memory, and the pattern that keeps memory busy differs between processors: reading from two
+places in turns and prefetching was 10% faster on one, 6 to 15% and at times 100% slower on another. So no constant
+decides. The first large launches of a kernel take every pattern in turns and are timed. The fastest is used for the
+rest of the process, separately for each kernel, number of threads and size of work (by powers of 2), so that nothing is
+assumed about caches and optimizers of different sizes do not affect each other. The default is the plainest pattern; it
+stays unless another is clearly faster.
 
-The choice is made once. What it depends on (the processor's own prefetching, the latency of its memory) stays the same
-while a process lives, and measuring again would take slower patterns again.
+The choice is made once. The processor's own prefetching and the latency of its memory do not change while a process
+lives, and measuring again would use slower patterns again.
 
-Nothing here needs a lock: threads that launch at the same time only append to lists, and a forked child goes on with a
-copy of what was measured.
+No lock is needed: threads that launch at the same time only append to lists, and a forked child continues with a copy
+of the measurements.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ VARIABLE = "GRADSTEP_ACCESS"
 """The environment variable that sets one pattern for all kernels: ``"STREAMS,PREFETCH"``."""
 
 STREAMS = (1, 2, 4)
-"""Numbers of streams that a kernel may read."""
+"""Possible numbers of streams that a kernel reads."""
 
 PREFETCH = (160, 0)
-"""Distances of prefetching that are tried, in elements; the default first. 320 was as fast as 160."""
+"""Prefetch distances to try, in elements; the default first. 320 was as fast as 160."""
 
-FARTHEST = 4_096
-"""The longest distance that may be set, in elements."""
+MAX_PREFETCH = 4_096
+"""The longest prefetch distance that may be set, in elements."""
 
 LARGE = 1 << 20
-"""Elements of a launch from which on it is measured: it takes a good part of a millisecond, the measuring less than one
-microsecond. Smaller ones take the default."""
+"""The least elements of a launch that is measured: it takes a good part of a millisecond, measuring it less than one
+microsecond. Smaller launches use the default."""
 
 ROUNDS = 7
-"""How often each pattern is measured."""
+"""The number of measurements of each pattern."""
 
 MARGIN = 0.98
 """Another pattern replaces the default if it takes at most this share of the default's time."""
@@ -48,11 +48,11 @@ MARGIN = 0.98
 @final
 @dataclass(frozen=True)
 class AccessPattern:
-    """How the elements of a tensor are visited.
+    """The order in which a kernel reads the elements of a tensor.
 
     Attributes:
         streams: the number of places, equally far apart, that are read in turns.
-        prefetch: how many elements ahead of the one in hand the cache lines are prefetched; 0 for no prefetching.
+        prefetch: the distance of prefetching, in elements ahead of the present one; 0 for no prefetching.
     """
 
     streams: int
@@ -64,27 +64,27 @@ class AccessPattern:
 
 
 def patterns(streams: Sequence[int] = STREAMS) -> tuple[AccessPattern, ...]:
-    """The patterns that a kernel offers, its default first; only the nearest one if the user has set a pattern.
+    """Return the patterns of a kernel, the default first; only the nearest one if the user has set a pattern.
 
     Args:
         streams: the numbers of streams that the kernel can read, ascending from 1.
 
     Raises:
-        ValueError: if the environment variable is set, but to no pattern.
+        ValueError: the environment variable is set, but not to a pattern.
     """
-    fixed = pattern_from(os.environ.get(VARIABLE, ""))
+    fixed = parse_pattern(os.environ.get(VARIABLE, ""))
     if fixed is None:
         return tuple(AccessPattern(count, ahead) for ahead in PREFETCH for count in streams)
     return (AccessPattern(min(fixed.streams, max(streams)), fixed.prefetch),)
 
 
-def pattern_from(text: str) -> AccessPattern | None:
-    """The pattern that the environment variable names; None if it is empty.
+def parse_pattern(text: str) -> AccessPattern | None:
+    """Return the pattern that the environment variable names; None if it is empty.
 
     Raises:
-        ValueError: if it names none.
+        ValueError: the text is not a pattern.
 
-    >>> pattern_from("2,160")
+    >>> parse_pattern("2,160")
     AccessPattern(streams=2, prefetch=160)
     """
     if not text.strip():
@@ -93,8 +93,8 @@ def pattern_from(text: str) -> AccessPattern | None:
         streams, prefetch = map(int, text.split(","))
     except ValueError:
         streams = prefetch = -1
-    if streams not in STREAMS or not 0 <= prefetch <= FARTHEST:
-        allowed = f"STREAMS one of {', '.join(map(str, STREAMS))}, PREFETCH from 0 to {FARTHEST} elements"
+    if streams not in STREAMS or not 0 <= prefetch <= MAX_PREFETCH:
+        allowed = f"STREAMS one of {', '.join(map(str, STREAMS))}, PREFETCH from 0 to {MAX_PREFETCH} elements"
         raise ValueError(
             f'Invalid {VARIABLE}: "{text}"; it must be "STREAMS,PREFETCH" ({allowed}), for example "1,160"; '
             f"unset it to have the fastest pattern chosen by measuring"
@@ -108,9 +108,9 @@ class CompiledKernel:
     """A kernel in machine code.
 
     Attributes:
-        address: of its function.
-        title: what it does, for reports.
-        patterns: the access patterns that it can take, with the same result; the default first.
+        address: the address of its function.
+        title: its title in reports.
+        patterns: the access patterns that it offers, with the same result; the default first.
     """
 
     address: int
@@ -121,14 +121,14 @@ class CompiledKernel:
 @final
 @dataclass(eq=False)
 class Selection:
-    """The measurements of one kernel's patterns at one size of work, and what they led to.
+    """The measurements of one kernel's patterns at one size of work, and the pattern chosen by them.
 
     Attributes:
         kernel: the kernel.
-        threads: how many threads run it.
+        threads: the number of threads that run it.
         size: its launches have at least ``2**(size - 1)`` elements, and less than ``2**size``.
-        times: seconds an element of every launch that was measured.
-        chosen: the pattern that is taken from now on; None while they are measured.
+        times: seconds per element of every measured launch, by pattern.
+        chosen: the pattern for all further launches; None while patterns are measured.
     """
 
     kernel: CompiledKernel
@@ -139,7 +139,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         self.times = {pattern: [] for pattern in self.kernel.patterns}
-        # In another order in each round, or optimizers that take turns would be measured with one pattern each.
+        # A new order in each round; in a fixed order, optimizers that take turns would always get the same pattern.
         shuffle = random.Random(0).shuffle
         self._rounds = [list(self.kernel.patterns) for _ in range(ROUNDS)]
         for patterns_of_round in self._rounds:
@@ -147,16 +147,16 @@ class Selection:
         self._cold = True
 
     def next(self) -> AccessPattern:
-        """The pattern for the next launch."""
+        """Return the pattern for the next launch."""
         if self.chosen is not None:
             return self.chosen
         least = min(map(len, self.times.values()))
-        left = (pattern for pattern in self._rounds[min(least, ROUNDS - 1)] if len(self.times[pattern]) == least)
-        return next(left, self.kernel.patterns[0])
+        due = (pattern for pattern in self._rounds[min(least, ROUNDS - 1)] if len(self.times[pattern]) == least)
+        return next(due, self.kernel.patterns[0])
 
     def add(self, pattern: AccessPattern, seconds: float, elements: int) -> None:
-        """Take a launch into account; choose when all patterns have been measured often enough."""
-        if self._cold:  # fresh state's pages are mapped during the first launch
+        """Record a launch; choose a pattern once all have been measured ``ROUNDS`` times."""
+        if self._cold:  # not measured: the first launch maps the pages of new state
             self._cold = False
             return
         self.times[pattern].append(seconds / elements)
@@ -164,13 +164,13 @@ class Selection:
             self.chosen = self.fastest()
 
     def fastest(self) -> AccessPattern:
-        """The pattern with the shortest time; the default if no other is clearly faster."""
+        """Return the pattern with the shortest time; the default if no other is clearly faster."""
         default = self.kernel.patterns[0]
         best = min(self.times, key=self.time)
         return best if self.time(best) < MARGIN * self.time(default) else default
 
     def time(self, pattern: AccessPattern) -> float:
-        """A pattern's time: the second shortest, for other programs only lengthen times, and one may be luck."""
+        """Return a pattern's second shortest time: other programs only lengthen times, and the shortest may be luck."""
         return sorted(self.times[pattern])[:2][-1]
 
     @property
@@ -191,7 +191,7 @@ _selections: dict[tuple[int, int, int], Selection] = {}
 
 
 def selection_for(kernel: CompiledKernel, elements: int, threads: int) -> Selection | None:
-    """The selection that a launch belongs to; None if there is nothing to select or the launch is small."""
+    """Return the selection for a launch; None if the launch is small, or its kernel has only one pattern."""
     if elements < LARGE or len(kernel.patterns) == 1:
         return None
     key = (kernel.address, threads, elements.bit_length())
@@ -199,14 +199,14 @@ def selection_for(kernel: CompiledKernel, elements: int, threads: int) -> Select
 
 
 def access_report() -> list[Selection]:
-    """How this process's kernels read memory: each selection, printable, with the times that led to it.
+    """Return this process's selections of memory access patterns, printable, with the measured times.
 
-    Empty before the first large step (2**20 elements), or where the environment variable ``GRADSTEP_ACCESS`` sets the
+    Empty before the first large step (2**20 elements), or if the environment variable ``GRADSTEP_ACCESS`` sets the
     pattern.
     """
     return list(_selections.values())
 
 
 def measuring() -> bool:
-    """Whether any selection is still open: the next large steps may take slower patterns."""
+    """Return whether a selection is still open, so that the next large steps may use slower patterns."""
     return any(selection.chosen is None for selection in access_report())

@@ -1,7 +1,6 @@
-"""From LLVM IR to a function in memory.
+"""Compile LLVM IR to a function in memory.
 
-Compiling a kernel takes a few hundredths of a second, so nothing is kept on disk: there is no cache to corrupt, to
-share or to trust.
+Compiling a kernel takes a few hundredths of a second, so nothing is cached on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _engines: list[Any] = []  # the machine code lives as long as its engine
 
 
 def _target_machine() -> Any:
-    """A new one each time: an engine owns the machine it was made with."""
+    """Return a new target machine: each LLVM engine owns the one that it was made with."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
@@ -26,12 +25,12 @@ def _target_machine() -> Any:
 
 
 def optimize(module: ir.Module | str) -> Any:
-    """The module (or its text) parsed, checked and optimized."""
+    """Parse, check and optimize a module or its text."""
     machine = _target_machine()
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=1)
-    # Kernels are written in vectors; vectorizing the loop over what is left would double the time to compile.
+    # Kernels are written in vectors; vectorizing the loop over the remaining elements would double the compile time.
     tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
     passes = llvm.create_pass_builder(machine, tuning)
     passes.getModulePassManager().run(parsed, passes)
@@ -39,7 +38,7 @@ def optimize(module: ir.Module | str) -> Any:
 
 
 def compile_module(module: ir.Module | str) -> int:
-    """The address of the module's function ``task``, as machine code for this processor."""
+    """Compile a module for this processor; return the address of its function ``task``."""
     with _lock:
         optimized = optimize(module)
         engine = llvm.create_mcjit_compiler(optimized, _target_machine())
@@ -49,6 +48,6 @@ def compile_module(module: ir.Module | str) -> int:
 
 
 def converts_float16() -> bool:
-    """Whether this processor converts half precision itself; without it LLVM would call a function nobody has."""
+    """Return whether this processor converts half precision; else LLVM would call a function that does not exist."""
     features = llvm.get_host_cpu_features()
     return bool(features.get("f16c") or not llvm.get_default_triple().startswith(("x86", "i686", "amd64")))

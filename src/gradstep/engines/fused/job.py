@@ -1,14 +1,14 @@
-"""What a kernel is given to do: tables of chunks, runs, pieces and tensors, and the threads that run it.
+"""The job of a kernel: tables of chunks, runs, pieces and tensors, and the threads that run it.
 
-A chunk is what a thread takes at a time: a piece of a large tensor, or several small tensors. Pieces of it that follow
-each other and have one owner are a run, of which one result is kept. The job is an array of int64: how many chunks were
-claimed and how many are done; how many chunks there are, how many runs, and of how many owners; the access pattern;
-then the addresses of the tables (`PER_CHUNK`, `PER_RUN`, `PER_PIECE`; the tensor table has an address per column, then
-`PER_TENSOR`), of the coefficients, of the results per run, and of what they come to per owner.
+A chunk is the work that a thread takes at a time: a piece of a large tensor, or several small tensors. Consecutive
+pieces of a chunk with one owner are a run, which has one row of results. The job is an array of int64: the numbers of
+claimed and of finished chunks; the numbers of chunks, of runs and of owners; the access pattern; then the addresses of
+the tables (`PER_CHUNK`, `PER_RUN`, `PER_PIECE`; the tensor table has an address per column, then `PER_TENSOR`), of the
+coefficients, of the results per run, and of the totals per owner.
 
-Where torch has loaded an OpenMP runtime, its own team of threads does the work: they are awake from the backward
-pass, and a second team would compete with them for the cores (measured: 10 to 15% of a step). Elsewhere, and in a
-forked child (where entering OpenMP again can hang), Python threads do.
+If torch has loaded an OpenMP runtime, its threads do the work: they are awake from the backward pass, and a second set
+of threads would compete with them for the cores (measured: 10 to 15% of a step). Otherwise, and in a forked child
+(where entering OpenMP again can hang), Python threads do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gradstep.engines.base import Int64s, Pieces
 from gradstep.engines.fused.access import CompiledKernel, selection_for
 
 Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-"""A compiled kernel; ctypes lets go of Python's lock while it runs."""
+"""A compiled kernel; ctypes releases Python's lock while it runs."""
 
 _forked = False
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -50,7 +50,7 @@ if sys.platform != "win32":
 
 @cache
 def _openmp() -> Callable[..., Any] | None:
-    """``GOMP_parallel`` of the OpenMP runtime that torch has loaded (libgomp; Intel's and LLVM's offer it too)."""
+    """Return ``GOMP_parallel`` of the OpenMP runtime that torch has loaded (libgomp, or Intel's or LLVM's)."""
     if "torch" not in sys.modules or sys.platform == "win32":
         return None
     try:
@@ -63,7 +63,7 @@ def _openmp() -> Callable[..., Any] | None:
 
 
 def count_processors() -> int:
-    """The processors that this process may use, by its affinity and its control group's limit."""
+    """Return the number of processors that this process may use, by its affinity and its control group's limit."""
     if sys.platform == "linux":
         count = len(os.sched_getaffinity(0))
         try:
@@ -94,48 +94,52 @@ def run(address: int, job: int, threads: int) -> None:
 
 
 CHUNK = 16_384
-"""Elements in a chunk, where there is little work: a few microseconds."""
+"""Elements of a chunk when there is little work: a few microseconds."""
 
 MAX_CHUNK = 65_536
-"""Where there is much. To begin a chunk costs time, the memory's above all: 4% of a step for four times as many."""
+"""Elements of a chunk when there is much work. Beginning a chunk costs time, mostly the memory's: four times as many
+chunks cost 4% of a step."""
 
 MIN_CHUNKS = 128
-"""Chunks that there shall be if they are larger than the smallest, for many threads to share."""
+"""Chunks grow beyond ``CHUNK`` only if at least so many remain, for many threads to share."""
 
 PIECE_COST = 256
-"""Elements that could be updated in the time that it takes to begin a piece."""
+"""The time to begin a piece, in elements that could be updated meanwhile."""
+
+ROW_WIDTH = 8
+"""Numbers in a row of results: one cache line, since other threads write the rows before and after it."""
 
 COUNTS = ("claimed", "done", "chunk_count", "run_count", "owner_count", "streams", "prefetch")
 FIELDS = (*COUNTS, "chunks", "runs", "pieces", "tensors", "coefficients", "results", "totals")
 """The fields of a job, in their order."""
 
 PER_CHUNK = ("first", "stop")
-"""What the chunk table says of a chunk: its first run and the one after its last."""
+"""Columns of the chunk table: a chunk's first run and the one after its last."""
 
 PER_RUN = ("first", "stop", "owner")
-"""What the run table says of a run: its first piece and the one after its last, and whose they are."""
+"""Columns of the run table: a run's first piece and the one after its last, and the owner of its statistics."""
 
 PER_PIECE = ("tensor", "start", "stop")
-"""What the piece table says of a piece: its tensor, its first element and the one after its last."""
+"""Columns of the piece table: a piece's tensor, its first element and the one after its last."""
 
 PER_TENSOR = ("length", "row", "key")
-"""What the tensor table says of a tensor after its addresses: its elements, its row of coefficients, its noise."""
+"""Columns of the tensor table after the addresses: number of elements, row of coefficients, key of noise."""
 
-_PER_THREAD = 32_768  # elements worth waking another thread for; each piece counts as PIECE_COST more
+_PER_THREAD = 32_768  # elements for which another thread is worth waking; each piece counts as PIECE_COST more
 
 
 @final
 @dataclass(frozen=True)
 class Work:
-    """What there is to do.
+    """The work of a launch, divided into chunks.
 
     Attributes:
         chunks: (chunks, PER_CHUNK).
         runs: (runs, PER_RUN).
         pieces: (pieces, PER_PIECE).
-        elements: of all of them together.
-        result_buffers: memory for what is found of every run, for whoever takes it; there are as many as there were threads
-            in need of one at once.
+        elements: the elements of all pieces.
+        result_buffers: unused buffers, each (runs, ROW_WIDTH), for the results of a launch; there are as many as
+            launches ran at the same time.
     """
 
     chunks: Int64s
@@ -146,7 +150,7 @@ class Work:
 
     @cached_property
     def addresses(self) -> tuple[int, int, int]:
-        """Of the tables."""
+        """The addresses of the three tables."""
         return address_of(self.chunks), address_of(self.runs), address_of(self.pieces)
 
 
@@ -159,16 +163,16 @@ def launch(
     results: NDArray[np.float64] | None = None,
     totals: NDArray[np.float64] | None = None,
 ) -> None:
-    """Run the kernel over chunks, and wait until it is done.
+    """Run the kernel over all chunks, and wait until it is done.
 
     Args:
         kernel: the compiled kernel.
         tensors: (n, columns + 3) the tensor table.
         work: the chunks.
-        threads: how many may work; fewer do when there is little to do.
-        coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if it takes any.
-        results: where the kernel puts what it finds per run, if it finds anything; C-contiguous.
-        totals: (owners + 1, …) where it puts what they come to, if it adds them up; C-contiguous.
+        threads: the largest number of threads; fewer run when there is little to do.
+        coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if the kernel takes any.
+        results: (runs, …) the kernel writes its results here, if it has any; C-contiguous.
+        totals: (owners + 1, …) the kernel writes the sums of the results here, if it adds them up; C-contiguous.
     """
     if work.elements == 0:
         return
@@ -189,25 +193,33 @@ def launch(
 
 
 def address_of(numbers: NDArray[Any]) -> int:
-    """Where an array that owns its memory begins: NumPy's own way takes three times as long."""
+    """Return the address of an array that owns its memory; NumPy's own way takes three times as long."""
     return ctypes.addressof(ctypes.c_char.from_buffer(cast("bytearray", numbers)))
 
 
-@lru_cache(maxsize=32)  # the same at every step of an optimizer
-def divide_tensors(sizes: bytes, owners: bytes | None = None) -> Work:
-    """All elements of tensors of these lengths, given as int64; ``owners`` as in :func:`divide_pieces`."""
-    lengths = np.frombuffer(sizes, dtype=np.int64)
+def allocate_results(rows: int) -> NDArray[np.float64]:
+    """Return (rows, ROW_WIDTH) uninitialized numbers, with each row in its own cache line."""
+    buffer = np.empty((rows + 1) * ROW_WIDTH)
+    first = -address_of(buffer) // buffer.itemsize % ROW_WIDTH
+    return buffer[first : first + rows * ROW_WIDTH].reshape(-1, ROW_WIDTH)
+
+
+@lru_cache(maxsize=32)  # an optimizer's arguments are the same at every step
+def divide_tensors(lengths_key: bytes, owners: bytes | None = None) -> Work:
+    """Divide whole tensors into chunks; (n,) int64 lengths, and owners as in :func:`divide_pieces`, are bytes."""
+    lengths = np.frombuffer(lengths_key, dtype=np.int64)
     whole = np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths))
     return divide_pieces(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
 
 
 def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
-    """The elements of these pieces, in chunks whose size depends on nothing but how many they are: sums over them are
-    the same for any number of threads.
+    """Divide pieces into chunks.
+
+    The size of the chunks depends only on the number of elements, so sums are the same for any number of threads.
 
     Args:
-        pieces: what there is to do.
-        owners: whose each tensor is; None if that does not matter.
+        pieces: (pieces, 3) the parts of tensors to update.
+        owners: (n,) the row of statistics that each tensor counts for; None without statistics.
     """
     tensor, start, stop = pieces.T
     elements = int((stop - start).sum())
@@ -229,6 +241,6 @@ def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
 
 
 def _bounds(opens: NDArray[np.bool_]) -> Int64s:
-    """First and one after the last, of each row of things of which it is known whether they begin another row."""
+    """Return (ranges, 2) the first index of each range and the one after its last; ``opens`` (n,) marks the first."""
     first = np.flatnonzero(opens)
     return np.column_stack((first, np.append(first, len(opens))[1:]))

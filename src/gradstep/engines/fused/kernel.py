@@ -1,4 +1,4 @@
-"""The kernels: one pass over every chunk of every tensor, with a rule's own lines as its body."""
+"""The kernels of update and norm: one pass over all chunks; the update's body is a rule's own lines."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from gradstep.storage.elements import Element
 from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
 
 ACCUMULATORS = max(STREAMS)
-"""Sums that the squares of a piece are added up in: one for each stream, if there are as many as possible. Where fewer
-are read, each of these adds to several sums, one after the other: the result does not depend on their number."""
+"""Accumulators for the squares of a piece: one for each stream, if there are as many as possible. With fewer streams,
+each stream adds to several accumulators, one after the other, so the result does not depend on the number of streams.
+"""
 
 
 def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
-    """The kernel that updates parameters and slots in place.
+    """Build the kernel that updates parameters and slots in place.
 
     Args:
-        spec: what to compute.
+        spec: the update to compute.
         watched: whether to collect statistics, per run, in ``results``.
     """
     kernel = Kernel(columns=len(spec.fields))
@@ -45,13 +46,13 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
 
 
 def build_squares(gradient: Element, columns: int) -> ir.Module:
-    """The kernel that sums the squares of the first column in float64, one partial sum per run.
+    """Build the kernel that sums the squares of the first column in float64, one partial sum per run.
 
     A float32 squared cannot overflow in float64, so the sum is finite exactly if every element is.
 
     Args:
-        gradient: what the column holds.
-        columns: how many there are.
+        gradient: the element type of the first column.
+        columns: the number of columns.
     """
     kernel = Kernel(columns)
     b = kernel.builder
@@ -92,16 +93,21 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
 
 @final
 class _Slots:
-    """What a rule sees as its :class:`State`; what it computes for a slot at last is replaced by what was kept of it.
+    """The :class:`State` that a rule receives; it replaces the last value that the rule assigns to a slot.
 
     Only the last assignment is replaced: a rule may assign a slot twice and use both values.
+
+    Args:
+        slots: the slots before the step.
+        replacements: the values to use in place of assigned ones, by slot.
+        total: how often the rule assigns each slot in all.
 
     Attributes:
         assigned: how often each slot was assigned so far.
     """
 
-    def __init__(self, slots: Mapping[str, Value], kept: Mapping[str, Value], assigned: Mapping[str, int]) -> None:
-        self.__dict__.update(slots, _replacements=kept, _total_assigned=assigned, assigned=Counter())
+    def __init__(self, slots: Mapping[str, Value], replacements: Mapping[str, Value], total: Mapping[str, int]) -> None:
+        self.__dict__.update(slots, _replacements=replacements, _total_assigned=total, assigned=Counter())
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.assigned[name] += 1
@@ -123,9 +129,9 @@ class _Update:
 
     Values that are stored element by element are read, updated and written in one pass. Slots that are stored in blocks
     need two passes over each block, because codes are relative to the block's largest new value. The first pass
-    computes the new values of these slots, keeps them on the stack and finds the largest. The second pass encodes the
-    kept values and runs the rule's lines again, with the kept values in place of what they assign, for the parameter:
-    its square roots and divisions, which processors wait for, run beside the integer arithmetic of the codes.
+    computes the new values of these slots, stores them on the stack and finds the largest. The second pass encodes
+    these values and runs the rule again, with them in place of the slots that it assigns, to get the new parameter: so
+    its slow square roots and divisions run beside the integer arithmetic of the codes.
     """
 
     def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: Piece, watch: Watch | None) -> None:
@@ -139,6 +145,7 @@ class _Update:
         self.addresses = spec.split_by_codec(piece.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
         self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
+        # Two (BLOCK,) buffers on the stack for each slot in blocks.
         self.new_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
         self.finite_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
 
@@ -151,7 +158,7 @@ class _Update:
         elif self.watch is None:
             itemsizes = [field.element.itemsize for field in self.spec.fields]
             kernel.every_vector_in_streams(piece.start, piece.stop, self._update_vector, itemsizes)
-        else:  # sums are added up, in this order
+        else:  # in one stream: statistics are added up in this order
             self.watch.every_vector(piece.start, piece.stop, self._update_vector)
 
     def _update_vector(self, i: ir.Value, lanes: int) -> None:
@@ -169,11 +176,13 @@ class _Update:
         self._encode_block(start, stop, old, new)
 
     def _compute_block(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
-        """Compute and keep the new values of a block, and write its scales; return its old scales and the new."""
+        """Store the new values of a block on the stack, and write its scales; return its old and its new scales."""
         kernel, b = self.kernel, self.builder
         number = b.sdiv(start, integer(BLOCK))
-        where = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
-        old = {j: self._read(j, 1, where[j], 1) for j in self.blocks}
+        scale_at = {
+            j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()
+        }
+        old = {j: self._read(j, 1, scale_at[j], 1) for j in self.blocks}
         peaks = {(j, lanes): kernel.allocate_zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
 
         def keep(i: ir.Value, lanes: int) -> None:
@@ -191,11 +200,11 @@ class _Update:
                 min=kernel.get(peaks[j, 1], np.int32, 1)
             )
             scales[j], element = codec.scale(peak), codec.fields[1].element
-            kernel.write(where[j], element, element.encode(scales[j]))
+            kernel.write(scale_at[j], element, element.encode(scales[j]))
         return old, scales
 
     def _encode_block(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
-        """Encode the kept values of a block, and write its parameters."""
+        """Write the codes of a block's new values, and its parameters."""
         kernel, b = self.kernel, self.builder
         sources = {j: self._choose_source(j, scales[j]) for j in self.blocks}
         place = kernel.allocate_zero(np.int32, LANES)
@@ -203,7 +212,7 @@ class _Update:
 
         def encode(i: ir.Value, lanes: int) -> None:
             values = self._read_values(i, lanes, old)  # before their codes are overwritten
-            kept = {self.spec.slots[j - 2]: self._load_numbers(self.new_values[j], i, lanes) for j in self.blocks}
+            new = {self.spec.slots[j - 2]: self._load_numbers(self.new_values[j], i, lanes) for j in self.blocks}
             if lanes == 1:
                 here = self._place(i, lanes)
             else:
@@ -214,13 +223,13 @@ class _Update:
                 x = codec.bare(self._load_numbers(sources[j], i, lanes))
                 code = codec.split(x, self._broadcast(scales[j], lanes), noise)
                 kernel.write(self._element_addresses(j, i)[0], codec.fields[0].element, code)
-            self._write_values(i, lanes, values, self._apply_rule(values, kept, lanes))
+            self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
 
         every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
         every_vector(start, stop, encode)
 
     def _choose_source(self, j: int, scale: Value) -> ir.Value:
-        """Where the values to encode are: as they were kept or, rarely, as :meth:`Blocks.steady` makes them."""
+        """Return the address of the values to encode: the new ones or, rarely, those that ``codec.steady`` makes."""
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
         not_finite = (scale == NOT_FINITE).ir
         with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
@@ -231,7 +240,7 @@ class _Update:
         return b.select(not_finite, self.finite_values[j], self.new_values[j])
 
     def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
-        """Gradient, parameter and slots, in the arithmetic of the rule."""
+        """Read gradient, parameter and slots, in the rule's arithmetic; the gradient times its coefficient."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
             if isinstance(codec, Blocks):
@@ -245,16 +254,16 @@ class _Update:
         values[0] = values[0] * self._coefficients(lanes).gradient
         return values
 
-    def _apply_rule(self, values: Sequence[Value], kept: Mapping[str, Value], lanes: int) -> list[Value]:
-        """The new parameter and slots; in place of what the rule computes for a slot, what was ``kept`` of it."""
+    def _apply_rule(self, values: Sequence[Value], replacements: Mapping[str, Value], lanes: int) -> list[Value]:
+        """Return the new parameter and slots; a slot in ``replacements`` has that value, not the rule's."""
         g, p, *slots = values
-        state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), kept, self.assigned)
+        state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), replacements, self.assigned)
         new = self.spec.rule.update(p, g, cast(State, state), self._coefficients(lanes))
-        self.assigned = state.assigned  # the same in every pass: no rule depends on data
+        self.assigned = state.assigned  # the same in every pass: no rule branches on data
         return [new, *(getattr(state, name) for name in self.spec.slots)]
 
     def _write_values(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
-        """Write what is stored element by element, after it was shown to the watch."""
+        """Write all values that are stored element by element, and pass the vector to the watch."""
         g, p = values[:2]
         if self.watch is not None:
             self.watch.add_vector(g, p, new, lanes)
@@ -269,7 +278,7 @@ class _Update:
                     self.kernel.write(address, f.element, code)
 
     def _prefetch(self, i: ir.Value, lanes: int) -> None:
-        """Have the memory fetched that is read some time later."""
+        """Prefetch the memory that a later vector reads."""
         if lanes > 1:
             ahead = self.builder.add(i, self.kernel.job["prefetch"])
             for address in chain.from_iterable(self._element_addresses(j, ahead) for j in range(len(self.spec.codecs))):
@@ -279,10 +288,10 @@ class _Update:
         named = zip(self.spec.coefficients, self.coefficients, strict=True)
         return SimpleNamespace(**{name: Value(self.builder, splat(self.builder, c, lanes)) for name, c in named})
 
-    # -- where things are -----------------------------------------------------------------------------------------
+    # -- addresses ------------------------------------------------------------------------------------------------
 
     def _element_addresses(self, j: int, i: ir.Value) -> list[ir.Value]:
-        """The addresses of element ``i`` in the fields of codec ``j`` that have one number for each."""
+        """Return the addresses of element ``i`` in the fields of codec ``j`` that have one number per element."""
         fields = self.spec.codecs[j].fields
         return [
             self.kernel.element(base, i, f.element)
@@ -291,18 +300,18 @@ class _Update:
         ]
 
     def _read(self, j: int, k: int, address: ir.Value, lanes: int) -> Value:
-        """The numbers of field ``k`` of codec ``j``."""
+        """Read and decode numbers of field ``k`` of codec ``j``."""
         element = self.spec.codecs[j].fields[k].element
         number: Value = element.decode(self.kernel.read(address, element, lanes))
         return number
 
     def _place_in(self, block: ir.Value, i: ir.Value) -> ir.Value:
-        """The address of element ``i`` in room for a block."""
+        """Return the address of element ``i`` in a (BLOCK,) buffer."""
         place = self.builder.and_(i, integer(BLOCK - 1))
         return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
 
     def _load_numbers(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
-        """The numbers from element ``i`` on in room for a block."""
+        """Load the numbers from element ``i`` on from a (BLOCK,) buffer."""
         loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
         return Value(self.builder, loaded)
 
@@ -312,20 +321,20 @@ class _Update:
     # -- noise ----------------------------------------------------------------------------------------------------
 
     def _noise(self, j: int, i: ir.Value, lanes: int, random: dict[int, Value]) -> Value:
-        """That of codec ``j`` for a vector; ``random`` keeps the streams that were made already."""
+        """Return codec ``j``'s noise for a vector; ``random`` caches the streams of this vector."""
         stream = self.spec.noise[j]
         if stream not in random:
             random[stream] = mixed(self._place(i, lanes), self._key(32, lanes), stream)
         return random[stream]
 
     def _place(self, i: ir.Value, lanes: int) -> Value:
-        """The place of every lane in the noise."""
+        """Return the position of every lane in the noise."""
         element = ramp(self.builder, self.builder.trunc(i, ir.IntType(32)), lanes)
         place: Value = placed(element, self._key(0, lanes))
         return place
 
     def _key(self, first: int, lanes: int) -> Value:
-        """The half of the key that begins at this bit."""
+        """Return the 32 bits of the key that begin at this bit, in every lane."""
         b = self.builder
         half = b.trunc(b.lshr(self.piece.key, integer(first)), ir.IntType(32))
         return Value(b, splat(b, half, lanes))

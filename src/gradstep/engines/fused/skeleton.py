@@ -1,8 +1,8 @@
-"""What every kernel shares: claim a chunk, look its tensor up, loop over its vectors.
+"""The skeleton of all kernels: claim a chunk, look its tensors up, loop over their vectors.
 
-A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job. Each
-takes the next chunk from a shared counter until none is left, so a late or slow thread delays nobody.
-What a job is, `job.py` says.
+A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job
+(`job.py`). Each thread takes the next chunk from a shared counter until none is left, so that no thread waits for a
+late or slow one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
 
 MIN_STREAM_BYTES = 6_144
-"""Bytes that a stream reads at least, averaged over the arrays: starting a shorter one costs more than it saves."""
+"""Minimum bytes per read stream, averaged over the arrays: starting a shorter stream costs more than it saves."""
 
 STREAM_GAP = 256
-"""Elements: streams are an odd number of them apart. Where the addresses of a read and of a recent write agree in the
-last 12 bits, a processor may take the one for the other and wait; so streams are not whole pages apart.
+"""Streams are an odd multiple of this number of elements apart, never whole pages: if the addresses of a read and a
+recent write agree in the last 12 bits, a processor may confuse them and wait.
 """
 
 I64 = ir.IntType(64)
@@ -36,14 +36,14 @@ _POINTER = ir.PointerType()
 
 
 def integer(number: int) -> ir.Constant:
-    """An int64 of the kernel."""
+    """Return an int64 constant."""
     return ir.Constant(I64, number)
 
 
 @final
 @dataclass(frozen=True)
 class PieceRun:
-    """Pieces that follow each other and have one owner: its number, its first piece and the one after its last."""
+    """Consecutive pieces with one owner: the run's number, its first piece and the one after its last."""
 
     index: ir.Value
     first: ir.Value
@@ -53,7 +53,7 @@ class PieceRun:
 @final
 @dataclass(frozen=True)
 class Piece:
-    """Which elements of a tensor, and what the tensor table says of it."""
+    """Elements ``start`` to ``stop`` of a tensor, with the tensor's addresses, row of coefficients and key of noise."""
 
     start: ir.Value
     stop: ir.Value
@@ -64,7 +64,7 @@ class Piece:
 
 @final
 class Kernel:
-    """The skeleton that every kernel shares: claim a chunk, look its tensor up, loop over its vectors."""
+    """A kernel being built, with the loops over chunks, runs, pieces and vectors."""
 
     def __init__(self, columns: int) -> None:
         self.module = ir.Module("gradstep")
@@ -75,40 +75,40 @@ class Kernel:
             name: self.builder.gep(self.function.args[0], [integer(j)], source_etype=I64)
             for j, name in enumerate(FIELDS)
         }
-        for name in FIELDS[2:]:  # threads count in the first two
+        for name in FIELDS[2:]:  # threads change the first two
             self.job[name] = self.builder.load(self.job[name], typ=I64 if name in COUNTS else _POINTER)
-        self._entry = self.builder.block  # the function's first: its end is where room on the stack is made
+        self._entry = self.builder.block  # the function's first block: stack memory is allocated at its end
 
     def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-        """``base[index]`` of an array of ``kind``."""
+        """Load ``base[index]`` from an array of ``kind``."""
         return self.builder.load(self.builder.gep(base, [index], source_etype=kind), typ=kind)
 
     def row(self, table: str, index: ir.Value, width: int) -> list[ir.Value]:
-        """A row of a table of the job that has so many int64 in each."""
+        """Load a row of one of the job's int64 tables, which has ``width`` columns."""
         first = self.builder.mul(index, integer(width))
         return [self.load(self.job[table], self.builder.add(first, integer(j)), I64) for j in range(width)]
 
     def element(self, base: ir.Value, index: ir.Value, element: Element) -> ir.Value:
-        """The address of one stored element."""
+        """Return the address of one stored element."""
         return self.builder.gep(base, [index], source_etype=llvm_type(element.stored))
 
     def read(self, address: ir.Value, element: Element, lanes: int) -> Value:
-        """Stored elements, still encoded."""
+        """Load stored elements, still encoded."""
         kind = llvm_type(element.stored, lanes)
         return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
 
     def value(self, codec: Elementwise, bases: Sequence[ir.Value], i: ir.Value, lanes: int) -> Value:
-        """The values from element ``i`` on, of which a field is stored from each of ``bases`` on."""
+        """Read and join the values from element ``i`` on; ``bases`` has the address of each field's first element."""
         fields = ((self.element(base, i, f.element), f.element) for base, f in zip(bases, codec.fields, strict=True))
         value: Value = codec.join(*(element.decode(self.read(at, element, lanes)) for at, element in fields))
         return value
 
     def write(self, address: ir.Value, element: Element, code: Value) -> None:
-        """Store what is encoded."""
+        """Store encoded elements."""
         self.builder.store(code.ir, address, align=element.itemsize)
 
     def prefetch(self, address: ir.Value, *, to_write: bool = False) -> None:
-        """Have the line of the cache at an address fetched; it need not be anybody's."""
+        """Prefetch the cache line at an address, which need not be valid."""
         word, name = ir.IntType(32), "llvm.prefetch.p0"
         kind = ir.FunctionType(ir.VoidType(), [_POINTER, word, word, word])
         function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
@@ -116,30 +116,30 @@ class Kernel:
         self.builder.call(function, [address, ir.Constant(word, int(to_write)), near, data])
 
     def allocate(self, dtype: Any, count: int) -> ir.Value:
-        """The address of room for ``count`` numbers on the stack, aligned for vectors."""
+        """Allocate ``count`` numbers on the stack, aligned for vectors; return their address."""
         with self.builder.goto_block(self._entry):
             array = self.builder.alloca(ir.ArrayType(llvm_type(dtype), count))
         array.align = 64
-        array.type = _POINTER  # llvmlite still gives it a typed one
+        array.type = _POINTER  # llvmlite still gives it a typed pointer
         return array
 
     def allocate_zero(self, dtype: Any, lanes: int) -> ir.Value:
-        """Room for one value, which is 0 from here on."""
+        """Allocate one value on the stack and set it to 0 here; return its address."""
         with self.builder.goto_block(self._entry):
             place = self.builder.alloca(llvm_type(dtype, lanes))
         self.builder.store(ir.Constant(llvm_type(dtype, lanes), None), place)
         return place
 
     def get(self, place: ir.Value, dtype: Any, lanes: int) -> Value:
-        """What is in such a place."""
+        """Load the value at such an address."""
         return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
 
     @contextmanager
     def every_run(self, then: Callable[[], None] | None = None) -> Iterator[PieceRun]:
-        """Claim chunks until none is left, and go through their runs; the body stands inside the ``with``.
+        """Claim chunks until none is left, and loop over their runs; the ``with`` block builds the loop's body.
 
         Args:
-            then: builds what is done once, when all chunks are done, by the thread that is the last to leave.
+            then: builds code that the last thread to finish runs once, after all chunks.
         """
         b = self.builder
         mine = self.allocate_zero(np.int64, 1)
@@ -168,7 +168,7 @@ class Kernel:
 
     @contextmanager
     def every_piece(self, run: PieceRun) -> Iterator[Piece]:
-        """Go through the pieces of a run; the body stands inside the ``with``."""
+        """Loop over the pieces of a run; the ``with`` block builds the loop's body."""
         with self.loop(run.first, run.stop, 1) as k:
             tensor, start, stop = self.row("pieces", k, len(PER_PIECE))
             entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
@@ -177,12 +177,12 @@ class Kernel:
             yield Piece(start, stop, addresses, row, key)
 
     def end_of_whole_steps(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
-        """Where the last whole step from start that fits before stop ends; a step is a power of 2."""
+        """Return the end of the last whole step from ``start`` that ends by ``stop``; ``step`` is a power of 2."""
         b = self.builder
         return b.add(start, b.and_(b.sub(stop, start), integer(-step)))
 
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
-        """Run ``body(first_element, lanes)`` from start to stop: whole vectors, then what is left one by one."""
+        """Build ``body(first_element, lanes)`` for all elements: whole vectors, then the rest one by one."""
         middle = self.end_of_whole_steps(start, stop, LANES)
         with self.loop(start, middle, LANES) as i:
             body(i, LANES)
@@ -192,13 +192,13 @@ class Kernel:
     def every_vector_in_streams(
         self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None], itemsizes: Sequence[int]
     ) -> None:
-        """Like :meth:`every_vector`, but reading as many streams in turns as the job says.
+        """Like :meth:`every_vector`, but read in turns from as many streams as the job says.
 
-        The order of the elements depends on their number: ``body`` must not add anything up.
+        The order of elements depends on the number of streams, so ``body`` must not add anything up.
 
         Args:
-            start, stop, body: as there.
-            itemsizes: bytes of an element of every array that it reads.
+            start, stop, body: as in :meth:`every_vector`.
+            itemsizes: bytes per element of every array that ``body`` reads.
         """
         b, streams = self.builder, self.job["streams"]
         middle = self.end_of_whole_steps(start, stop, LANES)
@@ -225,12 +225,12 @@ class Kernel:
     def stream_length(
         self, start: ir.Value, stop: ir.Value, streams: int | ir.Value, itemsizes: Sequence[int]
     ) -> ir.Value:
-        """How many elements each stream reads; 0 if there are too few for so many streams, or only one is asked for.
+        """Return the number of elements per stream; 0 for one stream, or if there are too few elements.
 
         Args:
             start, stop: the first element, and the one after the last.
-            streams: how many there are.
-            itemsizes: bytes of an element of every array that is read.
+            streams: the number of streams.
+            itemsizes: bytes per element of every array that is read.
         """
         b = self.builder
         count = integer(streams) if isinstance(streams, int) else streams
@@ -242,7 +242,7 @@ class Kernel:
 
     @contextmanager
     def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> Iterator[ir.Value]:
-        """Count from start to stop; the body stands inside the ``with``."""
+        """Count from ``start`` to ``stop``; the ``with`` block builds the loop's body."""
         b = self.builder
         before = b.block
         head, inside, after = (self.function.append_basic_block(n) for n in ("head", "inside", "after"))

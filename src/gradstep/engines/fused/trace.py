@@ -1,8 +1,8 @@
-"""Values that record: a rule's own Python lines, run once on these, become instructions of the fused kernel.
+"""Traced values: a rule's own Python lines, run once on them, become instructions of the fused kernel.
 
-A :class:`Value` stands for one element or for a vector of elements. It offers what NumPy arrays offer to rules and
-codecs (arithmetic, comparison, ``sqrt``, ``astype``, ``view``), and each use appends one LLVM instruction. No flag
-allows LLVM to contract or reorder them, so the kernel computes what NumPy computes, bit for bit.
+A :class:`Value` stands for one element or for a vector of elements. It has the operations of NumPy arrays that rules
+and codecs use (arithmetic, comparison, ``sqrt``, ``astype``, ``view``), and each use appends one LLVM instruction. No
+flag allows LLVM to contract or reorder them, so the kernel computes the same bits as NumPy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INDEX = ir.IntType(32)
 
 
 def llvm_type(dtype: Any, lanes: int = 1) -> ir.Type:
-    """The LLVM type of ``lanes`` elements of a NumPy type; of one, a scalar."""
+    """Return the LLVM type of ``lanes`` elements of a NumPy type: a vector, or a scalar for one lane."""
     scalar = _SCALARS[dtype]
     return scalar if lanes == 1 else ir.VectorType(scalar, lanes)
 
@@ -43,7 +43,7 @@ def _constant(kind: ir.Type, number: float) -> ir.Constant:
 
 
 def splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
-    """The same number in every lane."""
+    """Return a vector with the scalar in every lane."""
     if lanes == 1:
         return scalar
     kind = ir.VectorType(scalar.type, lanes)
@@ -53,7 +53,7 @@ def splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
 
 
 def intrinsic(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Value:
-    """A call of LLVM's ``name`` at the type of its arguments (``llvm.sqrt`` → ``llvm.sqrt.v16f32``)."""
+    """Call LLVM's intrinsic ``name`` for the type of its arguments (``llvm.sqrt`` → ``llvm.sqrt.v16f32``)."""
     kind = arguments[0].type
     suffix = _scalar(kind).intrinsic_name
     if isinstance(kind, ir.VectorType):
@@ -66,7 +66,7 @@ def intrinsic(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Valu
 
 
 def ramp(builder: ir.IRBuilder, first: ir.Value, lanes: int) -> Value:
-    """``first``, ``first + 1``, … in the lanes."""
+    """Return a vector with ``first``, ``first + 1``, … in the lanes."""
     if lanes == 1:
         return Value(builder, first)
     steps = ir.Constant(ir.VectorType(first.type, lanes), list(range(lanes)))
@@ -74,19 +74,19 @@ def ramp(builder: ir.IRBuilder, first: ir.Value, lanes: int) -> Value:
 
 
 def lanes_of(vector: Value) -> list[Value]:
-    """Every lane on its own."""
+    """Return each lane as a scalar."""
     b = vector.builder
     return [Value(b, b.extract_element(vector.ir, ir.Constant(_INDEX, i))) for i in range(vector.ir.type.count)]
 
 
 def sum_lanes(vector: Value) -> Value:
-    """The sum of the lanes, from the first to the last."""
+    """Return the sum of the lanes, added from the first to the last."""
     first, *others = lanes_of(vector)
     return sum(others, start=first)
 
 
 def fold_lanes(vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
-    """The lanes combined by halves, until there is one; their number is a power of 2."""
+    """Combine the lanes by halves until one is left; their number is a power of 2."""
     count = vector.ir.type.count
     if count == 2:
         return combine(*lanes_of(vector))
@@ -97,7 +97,7 @@ def fold_lanes(vector: Value, combine: Callable[[Value, Value], Value]) -> Value
 
 
 def max_lane(vector: Value) -> Value:
-    """The largest of the int32 in the lanes."""
+    """Return the largest of the int32 in the lanes."""
     kind = vector.ir.type
     name = f"llvm.vector.reduce.smax.v{kind.count}i32"
     module = vector.builder.module
@@ -250,8 +250,8 @@ class Value:
         return self._new(self.builder.select(self.ir, _constant(y.ir.type, x), y.ir))
 
     def astype(self, dtype: Any) -> Value:
-        """The numbers converted: between float widths (rounding to nearest), integer widths (truncating, and filling
-        with zeros), from int32 to float32, or back (towards zero; what does not fit becomes anything).
+        """Convert between float widths (rounding to nearest), between integer widths (truncating, or extending with
+        zeros), from int32 to float32, or back (towards zero; the result is undefined if the number does not fit).
         """
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         goal = llvm_type(dtype, lanes)
@@ -267,7 +267,7 @@ class Value:
         return self if new == old else self._new(convert(self.ir, goal))
 
     def view(self, dtype: Any) -> Value:
-        """The same bits read as another type of the same width."""
+        """Reinterpret the bits as another type of the same width."""
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         return self._new(self.builder.bitcast(self.ir, llvm_type(dtype, lanes)))
 

@@ -1,11 +1,11 @@
 """The statistics of a run, collected by the kernel that updates it.
 
-An update needs all registers for itself. So it only leaves what statistics are made of on the stack, for a block of 448
-elements, and a loop of its own adds the block up from there, in the fastest cache.
+The update needs all registers. So it only stores the numbers for the statistics on the stack, for a tile of 448
+elements; a separate loop then adds the tile up, from the fastest cache.
 
-Sums of squares of float32 numbers are added up in float32 within a block, and blocks in float64. A square leaves the
-range of float32 long before its number does: where the sum of a block says that this may have happened, the block is
-added up once more, in float64.
+Squares of float32 numbers are added up in float32 within a tile, and tiles in float64. A square leaves the range of
+float32 long before its number does: if the sum of a tile shows that this may have happened, the tile is added up again
+in float64.
 """
 
 from __future__ import annotations
@@ -19,47 +19,46 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.job import PER_RUN
-from gradstep.engines.fused.results import ROW_WIDTH
+from gradstep.engines.fused.job import PER_RUN, ROW_WIDTH
 from gradstep.engines.fused.skeleton import LANES, Kernel, PieceRun, integer
 from gradstep.engines.fused.trace import Value, fold_lanes, intrinsic, lanes_of, llvm_type, max_lane
 from gradstep.engines.statistics import EMPTY_ROW, SUMS
 
 SQUARES = 3
-"""How many of the statistics are sums of squares; they come first."""
+"""The first columns of the statistics, which are sums of squares."""
 
 TILE = 448
 """Elements whose squares are added up in float32: 28 in each lane. With two sums across lanes and the rounding of a
-difference, which counts twice in its square, that is 32 times 2⁻²⁴: a sum errs by 1.9e-6 of itself at most."""
+difference, which counts twice in its square, the relative error of a sum is at most 32 times 2⁻²⁴, or 1.9e-6."""
 
 HALF = LANES // 2
-"""Lanes of counts and bounds, which no order changes: half as many registers, so that none is kept in memory."""
+"""Lanes for counts and bounds, whose order does not matter: half as many, so that all stay in registers."""
 
 MIN_EXACT_SUM = 1e-28
-"""A sum of squares in float32 that is less may lack some: single ones that are too small for float32, which a
-processor may take to be 0 under 2⁻¹²⁶, are together less than 6e-36 in a block."""
+"""The least float32 sum of squares that is exact enough. A smaller sum may lack squares that are too small for float32
+(a processor may replace those under 2⁻¹²⁶ by 0); in a tile these are together less than 6e-36."""
 
 
 _MAGNITUDE_BITS = 0x7FFFFFFF
-"""The bits of a float32 but for its sign."""
+"""All bits of a float32 except its sign."""
 
 
 @final
 class Watch:
-    """Accumulators beside an update. Of most there are two, for vectors and for what is left over."""
+    """Accumulators of statistics beside an update; most exist twice, for vectors and for single elements."""
 
     def __init__(self, kernel: Kernel, spec: UpdateSpec, run: PieceRun) -> None:
         self.kernel, self.spec = kernel, spec
         b, kind = kernel.builder, spec.arithmetic
         row = b.mul(run.index, integer(ROW_WIDTH))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
-        kernel.prefetch(self.results, to_write=True)  # the end of a run waits for all that was written
+        kernel.prefetch(self.results, to_write=True)  # the end of a run waits until its writes are done
         self.totals = [kernel.allocate_zero(np.float64, 1) for _ in range(SQUARES)]
         self.partial_sums = kernel.allocate_zero(np.float64, LANES)  # as _partial_sums() leaves them
-        # The gradient, the parameter as it is stored, the parameter before, and the second moment if there is one.
+        # Columns of the tile: gradient, stored new parameter, old parameter and, if there is one, the second moment.
         self.tile = [kernel.allocate(kind, TILE) for _ in range(4 if spec.second else 3)]
-        self.count = kernel.allocate_zero(np.int64, 1)  # of the elements in the block
-        # Exact to 2²⁴, in float32 it takes an instruction less than in int32.
+        self.count = kernel.allocate_zero(np.int64, 1)  # elements in the tile
+        # In float32, which is exact up to 2²⁴, counting takes one instruction less than in int32.
         self.unmoved = {lanes: kernel.allocate_zero(np.float32, lanes) for lanes in (HALF, 1)}
         self.bounds = {
             (least, lanes): kernel.allocate_zero(kind, lanes) for least in (True, False) for lanes in (HALF, 1)
@@ -68,7 +67,7 @@ class Watch:
             self._store(place, self._constant(kind, np.inf if least else -np.inf, lanes))
 
     def add_vector(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
-        """Take a vector into account."""
+        """Add a vector (or one element) of gradient, old parameter, and new parameter and slots to the statistics."""
         numbers = [g, self.spec.parameter.kept(new[0]), p]
         if self.spec.second:
             numbers.append(new[1 + self.spec.slots.index(self.spec.second)])
@@ -82,7 +81,7 @@ class Watch:
         self._store(self.count, count + lanes)
 
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
-        """Like :meth:`Kernel.every_vector`, for a body that calls :meth:`add_vector`: block by block."""
+        """Like :meth:`Kernel.every_vector`, tile by tile, for a body that calls :meth:`add_vector`."""
         kernel, b = self.kernel, self.kernel.builder
         middle = kernel.end_of_whole_steps(start, stop, LANES)
         with kernel.loop(b.sub(start, self._tile_count().ir), middle, TILE) as block:
@@ -97,7 +96,7 @@ class Watch:
             body(i, 1)
 
     def _add_up_tile(self) -> None:
-        """Add up the block, and begin another."""
+        """Add the tile to the statistics, and begin a new tile."""
         kernel, kind, b = self.kernel, self.spec.arithmetic, self.kernel.builder
         count = self._tile_count()
         sums = [kernel.allocate_zero(kind, LANES) for _ in range(SQUARES)]
@@ -109,49 +108,48 @@ class Watch:
             for half in zip(*map(_halves, numbers)):
                 self._compare(half, HALF)
         self._store(self.count, Value(b, integer(0)))
-        found = _partial_sums(*(kernel.get(place, kind, LANES) for place in sums))
+        new = _partial_sums(*(kernel.get(place, kind, LANES) for place in sums))
         if kind is not np.float32:
-            self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + found)
+            self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + new)
             return
         mask = ir.IntType(LANES)  # a bit for each sum: whether it is right
         right = kernel.allocate_zero(np.uint16, 1)
-        b.store(b.bitcast(((found >= MIN_EXACT_SUM) & (found < np.inf)).ir, mask), right)
+        b.store(b.bitcast(((new >= MIN_EXACT_SUM) & (new < np.inf)).ir, mask), right)
         full = ir.Constant(mask, 2**LANES - 1)
         with b.if_then(b.icmp_unsigned("!=", b.load(right, typ=mask), full), likely=False):
             b.store(b.or_(b.load(right, typ=mask), self._find_zero_sums(count)), right)
         every = b.icmp_unsigned("==", b.load(right, typ=mask), full)
         with b.if_else(every, likely=True) as (good, doubtful):
             with good:
-                self._store(
-                    self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + found.astype(np.float64)
-                )
+                wide = new.astype(np.float64)
+                self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + wide)
             with doubtful:
                 exact = [kernel.allocate_zero(np.float64, LANES) for _ in range(SQUARES)]
                 with kernel.loop(integer(0), count.ir, LANES) as i:
                     self._add_exactly(self._numbers(i), LANES, exact)
-                for total, wide in zip(self.totals, exact, strict=True):
-                    self._add(total, fold_lanes(kernel.get(wide, np.float64, LANES), operator.add))
+                for total, place in zip(self.totals, exact, strict=True):
+                    self._add(total, fold_lanes(kernel.get(place, np.float64, LANES), operator.add))
 
     def _find_zero_sums(self, count: Value) -> ir.Value:
-        """Which lanes of :func:`_partial_sums` are sums of nothing but zeros, as bits, in the first ``count`` elements."""
+        """Return as bits which lanes of :func:`_partial_sums` add only zeros, in the first ``count`` elements."""
         kernel, b = self.kernel, self.kernel.builder
-        some = [kernel.allocate_zero(np.int32, LANES) for _ in range(SQUARES)]
+        magnitudes = [kernel.allocate_zero(np.int32, LANES) for _ in range(SQUARES)]
         with kernel.loop(integer(0), count.ir, LANES) as i:
             g, stored, p = self._numbers(i)[:3]
-            for place, x in zip(some, (g, stored, stored - p), strict=True):
+            for place, x in zip(magnitudes, (g, stored, stored - p), strict=True):
                 self._store(place, kernel.get(place, np.int32, LANES) | (x.view(np.int32) & _MAGNITUDE_BITS))
         mask = ir.IntType(LANES)
         result = ir.Constant(mask, 0)
-        for place, lanes in zip(some, (0x000F, 0x00F0, 0xFF00), strict=True):
+        for place, lanes in zip(magnitudes, (0x000F, 0x00F0, 0xFF00), strict=True):
             only = max_lane(kernel.get(place, np.int32, LANES)) == 0
             result = b.or_(result, b.select(only.ir, ir.Constant(mask, lanes), ir.Constant(mask, 0)))
         return result
 
     def _compare(self, numbers: Sequence[Value], lanes: int) -> None:
-        """Count the parameters that their gradient did not move, and find the bounds of the second moment."""
+        """Count the elements that the step did not move, and update the bounds of the second moment."""
         g, stored, p, *second = numbers
         get, kind = self.kernel.get, self.spec.arithmetic
-        # No two conditions are joined: for AVX2 LLVM would narrow each to 16 bits, and widen what they come to.
+        # Conditions are not combined: for AVX2 LLVM would narrow each to 16 bits, and widen the result.
         before = p.where(g != 0.0, np.nan)
         so_far = get(self.unmoved[lanes], np.float32, lanes)
         self._store(self.unmoved[lanes], so_far + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
@@ -179,7 +177,7 @@ class Watch:
             wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (HALF, 1))
             further = partial(_min_or_max, least=least)
             ends.append(further(fold_lanes(wide, further), single))
-        # Without a second moment, and where all of it is NaN, the ends are still what they were at first.
+        # Without a second moment, or if all of it is NaN, the bounds still have their initial values.
         results += [end.where(ends[0] <= ends[1], np.nan) for end in ends]
         for j, x in enumerate(results):
             place = b.gep(self.results, [integer(j)], source_etype=llvm_type(np.float64))
@@ -200,7 +198,7 @@ class Watch:
             self._add(total, x * x, lanes)
 
     def _numbers(self, i: ir.Value) -> list[Value]:
-        """The vectors from element ``i`` of the block on."""
+        """Load a vector of each of the tile's columns, from its element ``i`` on."""
         b, kind = self.kernel.builder, llvm_type(self.spec.arithmetic, LANES)
         return [Value(b, b.load(self._place_in(room, i), typ=kind, align=64)) for room in self.tile]
 
@@ -213,7 +211,7 @@ class Watch:
 
 
 def write_totals(kernel: Kernel) -> None:
-    """Write the rows of all owners, and that of all together: in the order of the runs, whoever did them."""
+    """Write the totals of each owner, and of all together, added in the order of runs, whichever thread ran them."""
     b, kind = kernel.builder, llvm_type(np.float64, ROW_WIDTH)
     results, totals, owners = (kernel.job[name] for name in ("results", "totals", "owner_count"))
     with kernel.loop(integer(0), b.add(owners, integer(1)), 1) as i:
@@ -223,32 +221,32 @@ def write_totals(kernel: Kernel) -> None:
         for i in (kernel.row("runs", k, len(PER_RUN))[-1], owners):
             place = b.gep(totals, [i], source_etype=kind)
             old = b.load(place, typ=kind, align=8)
-            found = b.fadd(old, new)
+            total = b.fadd(old, new)
             for lane, further in ((SUMS, "llvm.minnum"), (SUMS + 1, "llvm.maxnum")):  # a number, beside NaN
                 lanes = [ROW_WIDTH + k if k == lane else k for k in range(ROW_WIDTH)]
                 which = ir.Constant(llvm_type(np.int32, ROW_WIDTH), lanes)
-                found = b.shuffle_vector(found, intrinsic(b, further, old, new), which)
-            b.store(found, place, align=8)
+                total = b.shuffle_vector(total, intrinsic(b, further, old, new), which)
+            b.store(total, place, align=8)
 
 
 def _halves(x: Value) -> list[Value]:
-    """The lower lanes and the upper ones."""
+    """Split a vector into its lower and its upper lanes."""
     ends = (ir.Constant(llvm_type(np.int32, HALF), list(range(first, first + HALF))) for first in (0, HALF))
     return [Value(x.builder, x.builder.shuffle_vector(x.ir, x.ir, end)) for end in ends]
 
 
 def _plus_square(total: Value, x: Value) -> Value:
-    """In one instruction where the processor has it."""
+    """Return ``total + x · x``, in one instruction if the processor has one."""
     return Value(x.builder, intrinsic(x.builder, "llvm.fmuladd", x.ir, x.ir, total.ir))
 
 
 def _partial_sums(x: Value, y: Value, z: Value) -> Value:
-    """Sums of the lanes in one vector: four that together are that of ``x``, four for ``y``, and for ``z`` twice."""
+    """Return one vector of partial sums: 4 lanes add up to the sum of ``x``, 4 to that of ``y``, 8 to twice ``z``'s."""
     return _by_pairs(_by_pairs(x, y, LANES // 2), _by_pairs(z, z, LANES // 2), LANES // 4)
 
 
 def _by_pairs(x: Value, y: Value, width: int) -> Value:
-    """Lanes of ``x``, then ``y``, in groups of this width: the first of each two added to the second."""
+    """Cut the lanes of ``x``, then ``y``, into groups of this width; return the sums of neighbouring groups."""
     b, both = x.builder, np.arange(2 * LANES).reshape(-1, 2, width)
     one, other = (
         Value(b, b.shuffle_vector(x.ir, y.ir, ir.Constant(llvm_type(np.int32, LANES), both[:, k].ravel().tolist())))
@@ -258,5 +256,5 @@ def _by_pairs(x: Value, y: Value, width: int) -> Value:
 
 
 def _min_or_max(x: Value, y: Value, *, least: bool) -> Value:
-    """The smaller or the larger; ``y`` if ``x`` is NaN."""
+    """Return the smaller or the larger of both; ``y`` if ``x`` is NaN."""
     return x.where(x < y if least else x > y, y)

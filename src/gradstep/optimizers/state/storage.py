@@ -304,16 +304,27 @@ class Choices:
         self._embeddings = Embeddings(group)
         self._decided: dict[Any, Choice] = {}
 
+    def check(self, params: Iterable[Any]) -> None:
+        """Refuse parameters (tensors, or pairs of name and tensor) that the user's engine or storage cannot serve.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
+        for index, p in enumerate(params):
+            name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
+            if isinstance(tensor, Tensor):
+                self.of(tensor, name)
+
     def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
-        """Decide one parameter.
+        """Return the engine and storage of one parameter.
 
         Args:
             p: the parameter.
-            name: what to call it in an error.
-            addressable: whether it is, if that is known.
+            name: its name in an error.
+            addressable: the result of :func:`is_addressable`, if the caller has it.
 
         Raises:
-            ValueError: the engine or the storage wished for cannot serve it.
+            ValueError: the user's engine or storage cannot serve it.
         """
         if not (is_addressable(p) if addressable is None else addressable):
             return self._decide(p, name)

@@ -1,1 +1,1 @@
-"""How a step gets at its parameters: tables of their memory, and what must hold of gradients and state."""
+"""The memory that a step reads and writes: tables of addresses, and the checks of gradients and state before a step."""

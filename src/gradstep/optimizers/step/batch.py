@@ -26,14 +26,15 @@ class Part:
     """Parameters that one engine updates with one spec.
 
     Attributes:
-        engine: who executes.
-        spec: what is computed.
-        members: (n,) positions in the table, and ``groups`` the number of each one's group.
-        params, names: the parameters, and what they are called.
-        fields: the keys of every further field of memory: the parameters' own, then the slots'.
-        slots: the tensors of each field.
+        engine: the engine that updates them.
+        spec: the computation and the storage.
+        members: (n,) the position of each parameter in the table.
+        groups: (n,) the number of each parameter's group.
+        params, names: the parameters, and their names.
+        fields: the state's key of every array of state: arrays that rounding keeps, then the slots'.
+        slots: for each field, the tensors of all parameters.
         dtype: the gradients' type.
-        plain: whether the parameters are plain tensors, whose memory can be compared with what it was.
+        plain: whether the parameters are plain tensors, whose memory layout can be compared with the last step's.
     """
 
     engine: Engine
@@ -48,12 +49,12 @@ class Part:
     plain: bool
 
     def __post_init__(self) -> None:
-        """Read the layouts now: whatever changes later is compared with them."""
+        """Read the layouts now; later layouts are compared with them."""
         self.table  # noqa: B018  # fills the caches
 
     @cached_property
     def layouts(self) -> Sequence[Layouts | NativeLayouts]:
-        """The layouts of the parameters, then of each field; of tensor subclasses nothing is known."""
+        """The layouts of the parameters, then of each field; empty for tensor subclasses."""
         if not self.plain:
             return []
         kind = NativeLayouts if self.engine.by_address and is_native() else Layouts
@@ -61,7 +62,7 @@ class Part:
 
     @cached_property
     def _storages(self) -> list[torch.UntypedStorage]:
-        """The state's memory, which lives as long as its addresses even if somebody gives a slot other memory."""
+        """The state's storages, held so that its addresses stay valid even if a slot is given other memory."""
         return [t.untyped_storage() for t in chain(*self.slots)] if self.plain else []
 
     @cached_property
@@ -71,21 +72,21 @@ class Part:
 
     @cached_property
     def table(self) -> Int64s:
-        """(n, fields + 3) as engines take it; the first column, where the gradients are, is filled in at each step."""
+        """(n, fields + 3) as engines take it; each step writes the gradients' addresses into the first column."""
         self._storages  # noqa: B018
-        nothing = np.zeros(len(self.params), np.int64)
-        addresses = [layouts.pointers for layouts in self.layouts] or [nothing] * (1 + len(self.slots))
-        return np.column_stack((nothing, *addresses, [p.numel() for p in self.params], nothing, nothing))
+        zeros = np.zeros(len(self.params), np.int64)
+        addresses = [layouts.pointers for layouts in self.layouts] or [zeros] * (1 + len(self.slots))
+        return np.column_stack((zeros, *addresses, [p.numel() for p in self.params], zeros, zeros))
 
     @cached_property
     def labels(self) -> dict[Detail, RowLabels]:
-        """Labels of the rows of statistics: all members, or their groups."""
-        known = (self.names, self.members, self.groups, self.table[:, LENGTH].copy())
-        return {detail: RowLabels.of(detail, *known) for detail in DETAILS}
+        """Row labels of statistics, for parameters and for groups."""
+        columns = (self.names, self.members, self.groups, self.table[:, LENGTH].copy())
+        return {detail: RowLabels.of(detail, *columns) for detail in DETAILS}
 
     @cached_property
     def lengths_key(self) -> bytes:
-        """The lengths, as in :attr:`Batch.sizes <gradstep.engines.base.Batch.sizes>`."""
+        """The lengths, as in :attr:`gradstep.engines.base.Batch.lengths_key`."""
         return self.table[:, LENGTH].tobytes()
 
     @cached_property
@@ -94,39 +95,39 @@ class Part:
 
     @cached_property
     def versioned(self) -> list[Tensor]:
-        """The parameters that have a version to raise; those made in inference mode have none."""
+        """The parameters that have a version counter; those made in inference mode have none."""
         return [p for p in self.params if not p.is_inference()]
 
     @property
     def has_memory(self) -> bool:
-        """Whether the state is in plain tensors whose elements have addresses."""
+        """Whether all state is in plain tensors whose elements have addresses."""
         missing = (self.table[:, 1:LENGTH] == 0) & (self.table[:, LENGTH:ROW] != 0)
         return PLAIN.issuperset(map(type, chain(*self.slots))) and not missing.any()
 
     def params_moved(self) -> bool:
-        """Return whether a parameter is no longer where, or what, it was when this was made."""
+        """Return whether a parameter's memory, type, shape or device has changed since this part was made."""
         if self.plain:
             return not self.layouts[0].still_hold(self.params)
         return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
     def slots_moved(self) -> bool:
-        """Return whether the memory of a slot is no longer what the table says."""
+        """Return whether the memory of a slot has changed since this part was made."""
         return not all(layouts.still_hold(slot) for layouts, slot in zip(self.layouts[1:], self.slots))
 
     def batch(self) -> TorchBatch | None:
         """Return the parameters that have a gradient now; None if a gradient has another type than before.
 
         Raises:
-            RuntimeError: a gradient that does not fit its parameter.
+            RuntimeError: a gradient does not fit its parameter.
         """
-        given = [p.grad for p in self.params]
-        gradients = cast("list[Tensor]", given)  # a None among them differs from any tensor
+        present = [p.grad for p in self.params]
+        gradients = cast("list[Tensor]", present)  # a None among them differs from any tensor
         pointers = self.layouts[0].pointers_of_likes(gradients, self.dtype) if self.plain else None
-        owners: Sequence[int] = range(len(given))
+        owners: Sequence[int] = range(len(present))
         active: list[int] | None = None
-        if pointers is None:  # one is unlike its parameter, or there is none
-            owners = [k for k, g in enumerate(given) if g is not None]
-            if len(owners) < len(given):
+        if pointers is None:  # a gradient is missing, or is laid out unlike its parameter
+            owners = [k for k, g in enumerate(present) if g is not None]
+            if len(owners) < len(present):
                 active, gradients = owners, [gradients[k] for k in owners]
                 if self.plain:
                     pointers = self.layouts[0].select(active).pointers_of_likes(gradients, self.dtype)
@@ -151,9 +152,9 @@ class TorchBatch(StepBatch):
     """Parameters of one part that have a gradient in this step.
 
     Args:
-        part: what they are of.
-        gradients: of the parameters, in their layouts of memory; kept, so that nobody frees them meanwhile.
-        active: which of the part they are; None for all.
+        part: the part that the parameters belong to.
+        gradients: their gradients, in the parameters' memory layouts; held, so that they are not freed meanwhile.
+        active: (n,) the parameters' positions in the part; None for all.
     """
 
     def __init__(self, part: Part, gradients: list[Tensor], active: Int64s | None) -> None:
@@ -206,19 +207,19 @@ class TorchBatch(StepBatch):
         """Update the parameters, piece by piece.
 
         Args:
-            walk: the pieces whose state is in memory together, one after the other; None stands for everything.
+            walk: in turn, the pieces whose state is in memory together; None stands for everything.
         """
-        found = []
+        tallies = []
         for self.pieces in walk:
             self.part.engine.update(self)
             if self.owners is not None:
-                found.append(self.tally)
-        # A backward pass over values that are no more shall notice it, as after any write by torch.
+                tallies.append(self.tally)
+        # As after any write by torch: a backward pass that needs the overwritten values then raises an error.
         versioned = self.part.versioned
         if self.active is not None:
             versioned = [p for p in self.params if not p.is_inference()]
         torch.autograd.graph.increment_version(versioned)
-        if len(found) > 1:
-            every = np.stack([tally.table for tally in found])
+        if len(tallies) > 1:
+            every = np.stack([tally.table for tally in tallies])
             least, most = np.fmin.reduce(every[..., SUMS]), np.fmax.reduce(every[..., SUMS + 1])
             self.tally = Tally.of(np.column_stack((every[..., :SUMS].sum(0), least, most)))

@@ -1,4 +1,4 @@
-"""Building the table of an optimizer: everything that can fail before a step changes anything."""
+"""Find a step's batches and build their table: everything that can fail, before a step changes anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
-from gradstep.optimizers.step.batch import Part
+from gradstep.optimizers.step.batch import Part, TorchBatch
 from gradstep.optimizers.step.memory import (
     conform_gradient,
     extent,
@@ -29,12 +29,15 @@ from gradstep.optimizers.step.memory import (
 from gradstep.optimizers.step.table import Table, pause_garbage_collection
 from gradstep.rules import Rule
 
-if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
+if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from gradstep.optimizers.paged.placement import Placement
 
 
 class _PartKey(NamedTuple):
-    """What the parameters of a part have in common; ``alone`` is the number of one that shares memory, else −1."""
+    """What the parameters of one part have in common.
+
+    ``alone`` is the position of a parameter that shares memory with another one and needs a part for itself, else −1.
+    """
 
     engine: Engine
     spec: UpdateSpec
@@ -44,9 +47,46 @@ class _PartKey(NamedTuple):
     alone: int
 
 
+def find_batches(
+    table: Table | None,
+    engine: str,
+    storage: Storage,
+    paged: Placement | None,
+    rules: Sequence[Rule],
+    groups: Sequence[dict[str, Any]],
+    state: defaultdict[Tensor, dict[str, Any]],
+    *,
+    state_seen: bool,
+) -> tuple[Table, list[TorchBatch]]:
+    """Return a step's batches with their table: the last step's table, or a new one if it is out of date.
+
+    Args:
+        table: the table of the last step.
+        engine, storage: the user's choices.
+        paged: the placement of paged state; None for state in memory.
+        rules: one per group.
+        groups, state: the optimizer's; ``state`` is not changed.
+        state_seen: whether the state must be checked for changes.
+
+    Raises:
+        RuntimeError: a gradient, or state that was loaded or changed by hand, does not fit its parameter.
+        TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
+        ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
+    """
+    if table is not None:
+        batches = table.batches(rules, groups, state, state_seen=state_seen)
+        if batches is not None:
+            return table, batches
+    with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
+        table = build_table(engine, storage, paged, rules, groups, state)
+    batches = table.batches(rules, groups, state, state_seen=state_seen)
+    if batches is None:
+        raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
+    return table, batches
+
+
 @pause_garbage_collection()
 def build_table(
-    *,
     engine: str,
     storage: Storage,
     paged: Placement | None,
@@ -54,19 +94,10 @@ def build_table(
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
 ) -> Table:
-    """Find or create the state of every parameter that has some or has a gradient; ``state`` is not changed yet.
+    """Find or create the state of every parameter that has state or a gradient; arguments as in :func:`find_batches`.
 
-    Args:
-        engine, storage: the user's wishes.
-        paged: where state is kept outside of memory.
-        rules: one per group.
-        groups, state: the optimizer's.
-
-    Raises:
-        RuntimeError: a gradient, or state that was loaded or changed by hand, that does not fit.
-        TypeError: what stands among the parameters is no tensor, or what stands for state no dictionary.
-        ValueError: an engine that cannot serve a parameter, one that is there twice, or a step count that cannot be
-            one.
+    Returns:
+        The table; ``state`` gets the new entries only in :meth:`Table.install`.
     """
     names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
     flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
@@ -81,7 +112,7 @@ def build_table(
     choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
     kinds: dict[int, _PartKey] = {}
     stored: dict[int, ParameterStorage] = {}
-    known: dict[Any, tuple[Choice, _PartKey]] = {}  # a choice is kept, so that no other gets its id
+    key_of: dict[Any, tuple[Choice, _PartKey]] = {}  # holds each choice, so that no other choice gets its id
     for i in stateful:
         p, g, group = flat[i], gradients[i], group_of[i]
         plain = is_addressable(p)
@@ -96,10 +127,10 @@ def build_table(
         if i in old:
             check_entry(p, stored[i], rules[group], old[i], names[i])
         alike = (id(choice), dtype, plain)
-        if alike not in known:
+        if alike not in key_of:
             spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
-            known[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1)
-        kinds[i] = known[alike][1]
+            key_of[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1)
+        kinds[i] = key_of[alike][1]
     for i in _find_shared_memory(kinds, flat):
         kinds[i] = kinds[i]._replace(alone=i)
     members: defaultdict[_PartKey, list[int]] = defaultdict(list)
@@ -110,8 +141,8 @@ def build_table(
     if paged is None:
         entries = [complete_state(flat[i], stored[i], old.get(i, {}), names[i]) for i in stateful]
     else:
-        wanted = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
-        entries = paged.complete_state(wanted, tuple(starts))
+        present = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
+        entries = paged.complete_state(present, tuple(starts))
     entry_of = dict(zip(stateful, entries, strict=True))
     parts = [
         Part(
@@ -153,10 +184,12 @@ def build_table(
 
 
 def _check_state_apart(parts: Sequence[Part]) -> None:
-    """Refuse state that was loaded or changed by hand if an array shares memory with another, or with a parameter.
+    """Refuse state in which an array shares memory with another array or with a parameter.
+
+    Only state that was loaded or changed by hand can be so.
 
     Raises:
-        RuntimeError: naming them.
+        RuntimeError: naming the arrays.
     """
     arrays = [
         (f"{key} of {part.names[k]}", t)
@@ -175,11 +208,11 @@ def _check_state_apart(parts: Sequence[Part]) -> None:
 
 
 def _find_shared_memory(kinds: Mapping[int, _PartKey], flat: Sequence[Tensor]) -> list[int]:
-    """The positions of parameters that share memory with another: these are updated one after the other."""
-    mine = [i for i, kind in kinds.items() if kind.plain and flat[i].numel()]
-    starts = np.array([flat[i].data_ptr() for i in mine], dtype=np.int64)
-    lengths = np.array([extent(flat[i]) for i in mine], dtype=np.int64)
-    return [mine[k] for k in find_overlaps(starts, starts + lengths)]
+    """Return the positions of parameters that share memory with another: they must be updated one after the other."""
+    plain = [i for i, kind in kinds.items() if kind.plain and flat[i].numel()]
+    starts = np.array([flat[i].data_ptr() for i in plain], dtype=np.int64)
+    lengths = np.array([extent(flat[i]) for i in plain], dtype=np.int64)
+    return [plain[k] for k in find_overlaps(starts, starts + lengths)]
 
 
 def _is_empty(entry: Any) -> bool:
@@ -187,7 +220,7 @@ def _is_empty(entry: Any) -> bool:
 
 
 def _check_parameters(flat: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse what somebody has put into ``param_groups`` by hand if it is no tensor or is there already.
+    """Refuse objects in ``param_groups`` that are not tensors, and parameters that occur twice.
 
     Raises:
         TypeError, ValueError: as the constructor does.
@@ -212,13 +245,13 @@ _COMMON_DTYPES = frozenset(
 
 @torch.no_grad()
 def _rehearse(part: Part) -> None:
-    """Try the update of each parameter of a part on copies, if they are tensor subclasses or of an uncommon type.
+    """Try the update of each parameter on copies, if the parameters are tensor subclasses or of an uncommon type.
 
-    What such a tensor cannot do shows only when it is done. In the middle of a step that would leave some parameters
-    updated and others not, so it is tried before the first step of a table, one parameter at a time.
+    Such a tensor may refuse an operation. In the middle of a step that would leave some parameters updated and others
+    not, so each parameter is tried alone before the first step of a table.
 
     Raises:
-        RuntimeError: an operation that a parameter, its gradient or its state refuses; nothing was changed.
+        RuntimeError: a parameter, its gradient or its state refuses an operation; nothing was changed.
     """
     if part.plain and {p.dtype for p in part.params} <= _COMMON_DTYPES:
         return
@@ -227,7 +260,7 @@ def _rehearse(part: Part) -> None:
             continue
         gradient = conform_gradient(p, p.grad, part.names[k])
         try:
-            p.detach().copy_(p.detach())  # whether it can be written to at all
+            p.detach().copy_(p.detach())  # raises if it cannot be written to
             columns = [gradient, p.detach().clone(), *(slot[k].detach().clone() for slot in part.slots)]
             part.engine.update(_TrialBatch(part, [[t] for t in columns]))
         except Exception as error:  # a subclass may raise anything
@@ -239,7 +272,7 @@ def _rehearse(part: Part) -> None:
 
 @final
 class _TrialBatch(Batch):
-    """One parameter and its state, as copies, at a first step of length 0."""
+    """Copies of one parameter, its gradient and its state, at a first step of length 0."""
 
     def __init__(self, part: Part, columns: Sequence[Sequence[Tensor]]) -> None:
         self.spec = part.spec

@@ -1,9 +1,9 @@
-"""Where tensors lie in memory, and how; read anew before every step.
+"""The memory layout of tensors, read anew before every step.
 
-A kernel reads and writes addresses, so it must know that they still hold: a parameter's data may have been moved,
-resized or cast since the last step (``model.half()``, pruning, ``p.data = ...``), and gradients are new at every step.
-Only public methods of tensors are asked: each costs some 50 ns, and together they cost about a microsecond for a
-parameter with its gradient. Property by property for all tensors, the loops and comparisons run in C.
+A kernel reads and writes addresses, so they must be valid: a parameter's data may have been moved, resized or cast
+since the last step (``model.half()``, pruning, ``p.data = ...``), and gradients are new at every step. Only public
+methods of tensors are used: each costs some 50 ns, all together about a microsecond for a parameter with its gradient.
+Each property is read for all tensors at once, so that loops and comparisons run in C.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PLAIN: frozenset[type] = frozenset({Tensor, torch.nn.Parameter})
-"""The types whose elements are in their own memory; a subclass may keep them elsewhere or give them another meaning."""
+"""Types with their elements in their own memory; a subclass may keep them elsewhere or give them another meaning."""
 
 
 @final
 @dataclass(frozen=True)
 class Layouts:
-    """The memory of several tensors: a list for each property, with one entry for each tensor.
+    """The memory layouts of several tensors: one list for each property, with one entry for each tensor.
 
     Attributes:
-        pointers: address of the first element; 0 if there is no memory.
+        pointers: address of the first element; 0 without memory.
         shapes, strides: in elements.
         dtypes, devices: torch's.
     """
@@ -44,7 +44,7 @@ class Layouts:
         """Read the layouts of strided tensors.
 
         Raises:
-            RuntimeError: a tensor has no memory of its own (it is sparse, or a wrapper of :mod:`torch.func`).
+            RuntimeError: a tensor has no memory (it is sparse, or a wrapper of :mod:`torch.func`).
         """
         return Layouts(
             list(map(Tensor.data_ptr, tensors)),
@@ -55,7 +55,7 @@ class Layouts:
         )
 
     def still_hold(self, tensors: list[Tensor]) -> bool:
-        """Return whether the tensors still lie where they were when these layouts were read, and hold those numbers."""
+        """Return whether the tensors have these layouts, and their memory holds their numbers unchanged."""
         return (
             list(map(Tensor.data_ptr, tensors)) == self.pointers
             and [t.shape for t in tensors] == self.shapes
@@ -66,13 +66,13 @@ class Layouts:
         )
 
     def pointers_of_likes(self, tensors: list[Tensor], dtype: torch.dtype) -> list[int] | None:
-        """The addresses of plain tensors that have these shapes, strides and devices; None if one differs.
+        """Return the addresses of plain tensors with these shapes, strides and devices; None if a tensor differs.
 
-        None also if one has no memory, or is negated or conjugated lazily, so that its memory holds other numbers.
+        Also None if a tensor has no memory, or is negated or conjugated lazily, so that its memory holds other numbers.
 
         Args:
-            tensors: as many as there are layouts; what else is in the list (None, say) differs from them.
-            dtype: what all of them must have.
+            tensors: one for each layout; an object that is no tensor (None, say) differs from every layout.
+            dtype: the type that all of them must have.
         """
         if not PLAIN.issuperset(map(type, tensors)):
             return None
@@ -86,7 +86,7 @@ class Layouts:
                 and not _hold_other_numbers(tensors)
                 and self._have_room(tensors, dtype.itemsize)
             )
-        except RuntimeError:  # no memory of its own
+        except RuntimeError:  # a tensor has no memory
             return None
         if not alike or (0 in pointers and any(map(lacks_memory, tensors))):
             return None
@@ -109,7 +109,7 @@ class Layouts:
         return strides == self.strides or all(map(same_places, self.shapes, self.strides, strides))
 
     def select(self, positions: Sequence[int]) -> Layouts:
-        """The layouts at these positions."""
+        """Return the layouts at these positions."""
         return Layouts(
             [self.pointers[i] for i in positions],
             [self.shapes[i] for i in positions],
@@ -120,7 +120,7 @@ class Layouts:
 
 
 def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
-    """Return whether two strides put the elements of a shape at the same places; of an axis of 1 they may be anything.
+    """Return whether two strides put the elements of a shape at the same places; an axis of length 1 does not count.
 
     >>> same_places((1, 3), (3, 1), (1, 1)), same_places((2, 3), (3, 1), (1, 2))
     (True, False)
@@ -129,15 +129,15 @@ def same_places(shape: Sequence[int], strides: Sequence[int], others: Sequence[i
 
 
 def _hold_other_numbers(tensors: Sequence[Tensor]) -> bool:
-    """Return whether the memory of one holds other numbers than it stands for: it is negated or conjugated lazily."""
+    """Return whether a tensor is negated or conjugated lazily, so that its memory holds other numbers than its own."""
     return any(map(Tensor.is_neg, tensors)) or any(map(Tensor.is_conj, tensors))
 
 
 def lacks_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor has elements but no memory that an address could name.
+    """Return whether a tensor has elements, but no memory for them at an address.
 
-    So have zeros that torch computes with symbolically, wrappers of :mod:`torch.func`, and a tensor whose storage was
-    resized to nothing (sharded training does so) or to less than its elements take.
+    Examples: torch's symbolic zeros, wrappers of :mod:`torch.func`, and a tensor whose storage was resized to nothing
+    (sharded training does so) or to less than its elements need.
 
     >>> lacks_memory(torch.zeros(3)), lacks_memory(torch.zeros(3).to_sparse()), lacks_memory(torch.zeros(0))
     (False, True, False)
@@ -147,14 +147,14 @@ def lacks_memory(tensor: Tensor) -> bool:
         if storage.data_ptr() == 0:
             return tensor.numel() > 0
         return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
-    except (RuntimeError, NotImplementedError):  # so says torch of what has no storage
+    except (RuntimeError, NotImplementedError):  # torch raises these if there is no storage
         return True
 
 
 def is_freed(tensor: Tensor) -> bool:
-    """Return whether a tensor's storage is gone, or is smaller than its elements: to read them would crash.
+    """Return whether a tensor's storage was freed or is smaller than its elements, so that reading them would crash.
 
-    Subclasses that keep their elements elsewhere (they have a ``__torch_dispatch__``) are not looked at.
+    False for subclasses that keep their elements elsewhere (those with a ``__torch_dispatch__``).
 
     >>> x = torch.zeros(3)
     >>> _ = x.untyped_storage().resize_(0)
@@ -162,7 +162,7 @@ def is_freed(tensor: Tensor) -> bool:
     (True, False)
     """
     if (
-        type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__  # it computes in a way of its own
+        type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__
         or tensor.layout != torch.strided
         or tensor.device.type == "meta"
         or not tensor.numel()
@@ -178,12 +178,12 @@ def is_freed(tensor: Tensor) -> bool:
 
 
 def is_symbolic_zero(tensor: Tensor) -> bool:
-    """Return whether a tensor stands for zeros that are nowhere in memory; nothing public of torch tells."""
+    """Return whether a tensor is one of torch's symbolic zeros, which have no memory; torch has no public test."""
     return tensor._is_zerotensor()
 
 
 def is_addressable(tensor: Tensor) -> bool:
-    """Return whether a kernel can be given the address of a tensor's elements: they are in memory, as they are.
+    """Return whether a kernel can read a tensor's elements at their address: they are in memory, unchanged.
 
     >>> is_addressable(torch.zeros(3)), is_addressable(torch.zeros(3, dtype=torch.complex64).conj())
     (True, False)
@@ -208,10 +208,10 @@ def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def find_overlaps(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
-    """Return the positions, ascending, of the ranges of addresses that share some with another.
+    """Return the positions, ascending, of the ranges of addresses that overlap another range.
 
     Args:
-        starts, stops: (n,) the first address of each, and the one after its last.
+        starts, stops: (n,) the first address of each range, and the one after its last.
 
     >>> find_overlaps(np.array([100, 40, 90, 300, 45]), np.array([108, 48, 106, 308, 46]))
     [0, 1, 2, 4]
@@ -220,17 +220,17 @@ def find_overlaps(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[i
     first, last = starts[order], np.maximum.accumulate(stops[order])
     with_one_before = np.append(False, first[1:] < last[:-1])[: len(order)]
     with_one_after = np.append(with_one_before[1:], False)[: len(order)]
-    # A long range may share addresses with several that follow it: it is marked by the first of them.
+    # A long range may overlap several ranges that follow it: the first of them marks it.
     return sorted(order[with_one_before | with_one_after].tolist())
 
 
 def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
-    """Return the gradient in the parameter's own layout of memory: itself if it has it, else a copy.
+    """Return the gradient in the parameter's memory layout: the gradient itself if it has that layout, else a copy.
 
     Raises:
         RuntimeError: the gradient is sparse, or its shape, device or kind of number is not the parameter's; or it is a
-            tensor subclass whose numbers torch cannot copy into a plain tensor; or the parameter is an expanded tensor,
-            which cannot be written to.
+            tensor subclass that torch cannot copy into a plain tensor; or the parameter is an expanded tensor, which
+            cannot be written to.
     """
     if (
         type(g) in PLAIN
@@ -241,7 +241,7 @@ def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
         and 0 not in g.stride()
         and is_addressable(g)
     ):
-        return g  # the usual case, for a quarter of the time
+        return g  # the usual case, in a quarter of the time
     if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
         raise RuntimeError(f"several elements of {label} share memory (it was expanded): make it a tensor by clone()")
     if g.layout != torch.strided:
@@ -260,13 +260,13 @@ def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
             f"the gradient of {label} has no memory for its {g.numel():,} elements: so there is nothing to read"
         )
     if type(p) not in PLAIN or lacks_memory(p):
-        return g  # torch computes with it, in whatever way it does with such a parameter
+        return g  # a torch engine updates such a parameter, and takes any gradient that torch takes
     if is_addressable(g) and same_places(p.shape, p.stride(), g.stride()):
         return g
     try:
         with torch.no_grad():
             copy = torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format)
-            copy.copy_(g)  # what this returns may be a subclass, as the gradient is
+            copy.copy_(g)  # not "copy = ...": the result may be a subclass, as the gradient is
     except Exception as error:  # a subclass may raise anything
         raise RuntimeError(
             f"the gradient of {label} is a {type(g).__name__}, whose numbers cannot be copied into a tensor: {error}"
@@ -280,13 +280,13 @@ def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
-    """The memory of a tensor as NumPy sees it, bfloat16 as 16 bits.
+    """Return a NumPy array that shares the memory of a tensor; bfloat16 as uint16.
 
     Raises:
-        TypeError: the tensor is on a device, whose memory NumPy does not reach.
+        TypeError: the tensor is on a device, whose memory NumPy cannot read.
     """
     tensor = tensor.detach()
-    if tensor.numel() == 0:  # it may have no memory at all
+    if tensor.numel() == 0:  # it may have no memory
         tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)

@@ -1,11 +1,11 @@
-"""The layouts of many tensors, read by a small compiled loop through torch's stable C interface.
+"""The memory layouts of many tensors, read by a small compiled loop through torch's stable C interface.
 
-Asked one property and one tensor at a time, Python needs about a microsecond for a parameter with its gradient, longer
-than the update of a small tensor takes. torch's ``aoti_torch_get_*`` functions answer in nanoseconds. They are the C
+Python reads one property of one tensor at a time and needs about a microsecond for a parameter with its gradient,
+longer than the update of a small tensor. torch's ``aoti_torch_get_*`` functions take nanoseconds. They are the C
 interface that torch keeps stable for compiled models; a handle is the address of a cell that holds a tensor's
-``_cdata``. The loop gets that, a tensor's type and its ``is_neg()`` through Python's own C interface. It is used by
-the fused engine only, and only with the versions of torch that it was tested with. ``GRADSTEP_NATIVE=0`` in the
-environment switches it off; :class:`gradstep.optimizers.step.memory.Layouts`, which asks from Python, takes its place.
+``_cdata``. The loop gets ``_cdata``, the tensor's type and its ``is_neg()`` through Python's own C interface. Only the
+fused engine uses it, and only with the versions of torch that it was tested with. ``GRADSTEP_NATIVE=0`` in the
+environment switches it off; :class:`gradstep.optimizers.step.memory.Layouts`, in Python, takes its place.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
 
 POINTER, DTYPE, NUMEL, GEOMETRY, DEVICE = COLUMNS = range(5)
-"""The columns of :func:`read`. POINTER is 0 if a tensor's storage does not reach as far as its elements. GEOMETRY is a
-hash of shape and strides (of an axis of length 1 the stride does not count); DTYPE and DEVICE are torch's numbers. What
-a kernel cannot read as it lies in memory has DTYPE −1: a tensor without strides (a sparse one), a subclass, or what is
-negated lazily."""
+"""The columns of :func:`read_layouts`. POINTER is 0 if a tensor's storage is smaller than its elements. GEOMETRY is a
+hash of shape and strides (the stride of an axis of length 1 does not count). DTYPE and DEVICE are torch's numbers.
+DTYPE is −1 if a kernel cannot read the tensor's memory directly: the tensor is sparse, a subclass, or negated
+lazily."""
 
 _READ, _COMPARE = -3, -2
-"""What the loop does if it is not given the number of a dtype."""
+"""Values of the loop's argument ``dtype`` that are no dtype: read all rows, or compare with them."""
 
 _FIELDS = (
     *("data_ptr", "numel", "dtype", "device_type", "layout", "dim", "sizes", "strides"),
@@ -55,11 +55,11 @@ def is_native() -> bool:
     return _loop() is not None
 
 
-def read(tensors: list[Tensor]) -> Int64s:
-    """Read (n, 5) the layout of each tensor.
+def read_layouts(tensors: list[Tensor]) -> Int64s:
+    """Return (n, 5) the layout of each tensor.
 
     >>> x = torch.zeros(2, 3)
-    >>> rows = read([x, x.t(), x[:0]])
+    >>> rows = read_layouts([x, x.t(), x[:0]])
     >>> rows[:, NUMEL].tolist(), bool(rows[0, POINTER] == x.data_ptr()), bool(rows[0, GEOMETRY] == rows[1, GEOMETRY])
     ([6, 6, 0], True, False)
     """
@@ -71,10 +71,10 @@ def read(tensors: list[Tensor]) -> Int64s:
 @final
 @dataclass(frozen=True)
 class NativeLayouts:
-    """The memory of several tensors of real numbers, as :class:`gradstep.optimizers.step.memory.Layouts` has it.
+    """The memory layouts of several real tensors, with :class:`gradstep.optimizers.step.memory.Layouts`' methods.
 
     Attributes:
-        rows: (n, 5) from :func:`read`.
+        rows: (n, 5) from :func:`read_layouts`.
     """
 
     rows: Int64s
@@ -82,11 +82,11 @@ class NativeLayouts:
     @staticmethod
     def of(tensors: Sequence[Tensor]) -> NativeLayouts:
         """Read the layouts of plain tensors."""
-        return NativeLayouts(read(list(tensors)))
+        return NativeLayouts(read_layouts(list(tensors)))
 
     @property
     def pointers(self) -> Int64s:
-        """(n,) address of the first element of each; 0 if there is no memory."""
+        """(n,) address of the first element of each; 0 without memory."""
         return self.rows[:, POINTER]
 
     @cached_property
@@ -98,42 +98,45 @@ class NativeLayouts:
         return self.rows.ctypes.data, self._gradient_pointers.ctypes.data
 
     def still_hold(self, tensors: list[Tensor]) -> bool:
-        """As of :class:`gradstep.optimizers.step.memory.Layouts`."""
+        """As :meth:`Layouts.still_hold <gradstep.optimizers.step.memory.Layouts.still_hold>`."""
         return len(tensors) == len(self.rows) and _run(tensors, self._addresses[0], _COMPARE, 0)
 
     def pointers_of_likes(self, tensors: list[Tensor], dtype: torch.dtype) -> Int64s | None:
-        """As of :class:`gradstep.optimizers.step.memory.Layouts`; the next call writes to the same array."""
-        rows, found = self._addresses
-        if not _run(tensors, rows, _number_of(dtype), found):
+        """As :class:`Layouts <gradstep.optimizers.step.memory.Layouts>` does; the next call overwrites the result."""
+        rows, pointers = self._addresses
+        if not _run(tensors, rows, _number_of(dtype), pointers):
             return None
         if not self._gradient_pointers.all() and any(map(lacks_memory, tensors)):
             return None
         return self._gradient_pointers
 
     def select(self, positions: Sequence[int]) -> NativeLayouts:
-        """The layouts at these positions."""
+        """Return the layouts at these positions."""
         return NativeLayouts(self.rows[positions])
 
 
 @cache
 def _number_of(dtype: torch.dtype) -> int:
-    return int(read([torch.empty(0, dtype=dtype, device="cpu")])[0, DTYPE])
+    return int(read_layouts([torch.empty(0, dtype=dtype, device="cpu")])[0, DTYPE])
 
 
-def _run(tensors: list[Tensor], rows: int, dtype: int, found: int) -> bool:
-    """Run the loop; return whether it came to the end, as it does not where a tensor differs."""
+def _run(tensors: list[Tensor], rows: int, dtype: int, pointers: int) -> bool:
+    """Run the loop; return whether it reached the end. It stops at the first tensor that differs from its row."""
     loop = _loop()
     assert loop is not None
-    return loop(len(tensors), tensors, rows, dtype, found) == len(tensors)
+    return loop(len(tensors), tensors, rows, dtype, pointers) == len(tensors)
 
 
 @cache
 def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
-    """``int64 task(int64 count, list tensors, int64 rows[][5], int64 dtype, int64 *found)``; None where Python asks.
+    """Compile ``int64 task(int64 count, list tensors, int64 rows[][5], int64 dtype, int64 *pointers)``, if possible.
 
-    With dtype _READ it writes the rows. Else it returns the position of the first tensor that differs from its row:
-    with _COMPARE in anything; with the number of a dtype in that or in the last columns, and writes each POINTER to
-    ``found``.
+    With dtype _READ the task writes the rows. Otherwise it returns the position of the first tensor that differs from
+    its row. With _COMPARE every column counts. With the number of a dtype, that dtype and the last three columns
+    count, and each POINTER is written to ``pointers``.
+
+    Returns:
+        The task; None if the loop is switched off or torch is another version, so that Python must read layouts.
     """
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if os.environ.get("GRADSTEP_NATIVE") == "0" or release not in TESTED:
@@ -158,14 +161,14 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
 
 
 def _write_llvm(addresses: dict[str, int], objects: dict[str, int]) -> str:
-    """The loop as LLVM's text."""
+    """Return the loop as LLVM IR, with the addresses of the functions and objects that it uses."""
     at = {name: f"inttoptr (i64 {address} to ptr)" for name, address in {**addresses, **objects}.items()}
-    ask = {field: f"call i32 {at[field]}(ptr %cell, ptr" for field in _FIELDS}
+    get = {field: f"call i32 {at[field]}(ptr %cell, ptr" for field in _FIELDS}
     call = {name: f"call {'void' if name == 'Py_DecRef' else 'ptr'} {at[name]}" for name in _CALLS}
     mix = "{0}x = xor i64 {1}, {2}\n{0}m = mul i64 {0}x, {3}\n{0}s = lshr i64 {0}m, 29\n{0} = xor i64 {0}m, {0}s"
     row = "\n".join(f"  %{name} = getelementptr i64, ptr %row, i64 {k}" for name, k in _ROW.items())
     return f"""
-define internal void @ask(ptr %list, i64 %i, ptr %row) {{
+define internal void @read_layout(ptr %list, i64 %i, ptr %row) {{
 entry:
   %cell = alloca ptr
   %long = alloca i64
@@ -181,7 +184,7 @@ entry:
   %plain = or i1 %is0, %is1
   br i1 %plain, label %sign, label %done
 sign:
-  ; It lets go of Python's lock: so what is known of the memory comes after it.
+  ; This call releases Python's lock, so the memory is read after it.
   %neg = {call["PyObject_CallOneArg"]}(ptr {at["is_neg"]}, ptr %tensor)
   {call["Py_DecRef"]}(ptr %neg)
   %cdata = {call["PyObject_GetAttr"]}(ptr %tensor, ptr {at["cdata"]})
@@ -193,33 +196,33 @@ sign:
   %usual = and i1 %positive, %exists
   br i1 %usual, label %kind, label %done
 kind:
-  {ask["layout"]} %int)
+  {get["layout"]} %int)
   %layout = load i32, ptr %int
   %strided = icmp eq i32 %layout, 0
-  br i1 %strided, label %ask, label %done
-ask:
-  {ask["data_ptr"]} %pointer)
-  {ask["numel"]} %numel)
-  {ask["dtype"]} %int)
+  br i1 %strided, label %fields, label %done
+fields:
+  {get["data_ptr"]} %pointer)
+  {get["numel"]} %numel)
+  {get["dtype"]} %int)
   %dtype32 = load i32, ptr %int
   %dtype64 = sext i32 %dtype32 to i64
   store i64 %dtype64, ptr %dtype
-  {ask["device_type"]} %int)
+  {get["device_type"]} %int)
   %device32 = load i32, ptr %int
   %device64 = sext i32 %device32 to i64
   store i64 %device64, ptr %device
-  {ask["dim"]} %long)
+  {get["dim"]} %long)
   %dim = load i64, ptr %long
   %start = xor i64 %dim, {_MIX}
-  {ask["sizes"]} %address)
+  {get["sizes"]} %address)
   %sizes = load ptr, ptr %address
-  {ask["strides"]} %address)
+  {get["strides"]} %address)
   %strides = load ptr, ptr %address
   br label %axes
 axes:
-  %axis = phi i64 [0, %ask], [%axis1, %mix]
-  %seed = phi i64 [%start, %ask], [%mixed, %mix]
-  %reach = phi i64 [1, %ask], [%reach1, %mix]
+  %axis = phi i64 [0, %fields], [%axis1, %mix]
+  %seed = phi i64 [%start, %fields], [%mixed, %mix]
+  %reach = phi i64 [1, %fields], [%reach1, %mix]
   %within = icmp slt i64 %axis, %dim
   br i1 %within, label %mix, label %mixed_all
 mix:
@@ -239,16 +242,16 @@ mix:
 mixed_all:
   store i64 %seed, ptr %geometry
   store i64 0, ptr %long
-  {ask["storage_size"]} %long)
+  {get["storage_size"]} %long)
   %bytes = load i64, ptr %long
-  {ask["storage_offset"]} %long)
+  {get["storage_offset"]} %long)
   %offset = load i64, ptr %long
   %itemsize = call i64 {at["element_size"]}(i32 %dtype32)
   %last = add i64 %offset, %reach
   %needed = mul i64 %last, %itemsize
   %short = icmp slt i64 %bytes, %needed
-  br i1 %short, label %lacking, label %done
-lacking:
+  br i1 %short, label %too_short, label %done
+too_short:
   store i64 0, ptr %pointer
   br label %done
 done:
@@ -260,7 +263,7 @@ done:
 _ROW = {"pointer": POINTER, "dtype": DTYPE, "numel": NUMEL, "geometry": GEOMETRY, "device": DEVICE}
 
 _EACH = f"""
-define i64 @task(i64 %count, ptr %list, ptr %rows, i64 %dtype, ptr %found) {{
+define i64 @task(i64 %count, ptr %list, ptr %rows, i64 %dtype, ptr %pointers) {{
 entry:
   %now = alloca [5 x i64]
   %reads = icmp eq i64 %dtype, {_READ}
@@ -273,7 +276,7 @@ next:
 one:
   %row = getelementptr [5 x i64], ptr %rows, i64 %i
   %target = select i1 %reads, ptr %row, ptr %now
-  call void @ask(ptr %list, i64 %i, ptr %target)
+  call void @read_layout(ptr %list, i64 %i, ptr %target)
   %is = load <5 x i64>, ptr %target, align 8
   %was = load <5 x i64>, ptr %row, align 8
   %equal = icmp eq <5 x i64> %is, %was
@@ -286,11 +289,11 @@ all:
 likes:
   br i1 %reads, label %alike, label %like
 like:
-  %last = shufflevector <5 x i1> %equal, <5 x i1> poison, <3 x i32> <i32 {NUMEL}, i32 {GEOMETRY}, i32 {DEVICE}>
-  %fits = call i1 @llvm.vector.reduce.and.v3i1(<3 x i1> %last)
+  %layout = shufflevector <5 x i1> %equal, <5 x i1> poison, <3 x i32> <i32 {NUMEL}, i32 {GEOMETRY}, i32 {DEVICE}>
+  %fits = call i1 @llvm.vector.reduce.and.v3i1(<3 x i1> %layout)
   %typed = icmp eq i64 %isdtype, %dtype
   %good = and i1 %fits, %typed
-  %place = getelementptr i64, ptr %found, i64 %i
+  %place = getelementptr i64, ptr %pointers, i64 %i
   br i1 %good, label %write, label %end
 write:
   store i64 %pointer, ptr %place

@@ -1,8 +1,8 @@
-"""The parameters and state of an optimizer as tables of addresses, which engines use at once.
+"""The parameters and state of an optimizer as tables of memory addresses, which engines read.
 
-Everything here is derived from ``param_groups`` and ``state``, which stay the only truth: before each step
-:meth:`Table.batches` compares, and a table that is out of date (a parameter was replaced, a state loaded, data moved or
-resized) is built anew. The comparison is a few C-level maps over all parameters, about a microsecond each.
+A table is a cache: ``param_groups`` and ``state`` hold the facts. Before each step :meth:`Table.batches` compares them
+with the table, which is built anew if a parameter was replaced, a state loaded, or data moved or resized. The
+comparison is a few C-level maps over all parameters, about a microsecond each.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from gradstep.optimizers.step.memory import Layouts
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 from gradstep.rules import Rule
 
-if TYPE_CHECKING:  # a fifth of the time to import gradstep, for those who page state
+if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from gradstep.optimizers.paged.placement import Placement
 
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Switch Python's garbage collector off, and on again if it was on.
+    """Switch Python's garbage collector off, and on again afterwards if it was on.
 
-    It would look time and again through many objects that are made here and stay: a third of the time that they take.
+    A table makes many objects that stay. The collector would look through them again and again, which takes a third of
+    the time to make them.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -52,14 +53,15 @@ class Table(StepTable):
 
     Args:
         parts: the parameters that have state, by engine and spec.
-        flat: the parameters of all groups; ``sizes`` says how many each group has.
+        flat: the parameters of all groups.
+        sizes: the number of parameters of each group.
         rules: one per group, with the settings of the first step.
         stateful: positions in ``flat`` of the parameters that have state.
-        entries: state of each of these.
+        entries: the state of each of these.
         starts: names of the numbers kept once per parameter, with their values before the first step.
         state: the optimizer's, changed by :meth:`install`.
-        paged: where state is kept outside of memory.
-        seed: of the noise of rounding.
+        paged: the placement of paged state; None for state in memory.
+        seed: the seed of the rounding noise.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Table(StepTable):
             rows = [[float(entry.get(name, start)) for name, start in starts.items()] for entry in entries]
             self.numbers[stateful] = rows
         self._rows = [] if paged is None else paged.scalar_rows(flat)
-        # Each number has a storage of its own, so that a copy or a file of it holds no other parameter's.
+        # Each number has its own storage, so that a copy of it, or a file, does not contain other parameters' numbers.
         self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i in stateful for k in range(len(starts))]
         native = any(part.engine.by_address for part in parts) and is_native()
         self._cell_layouts = (NativeLayouts if native else Layouts).of(self._cells)
@@ -99,18 +101,18 @@ class Table(StepTable):
                 self._install()
 
     def _install(self) -> None:
-        """Put the state into the optimizer's, before the first step that changes it."""
+        """Put the new entries into the optimizer's state, before the first step that changes them."""
         state, cells, moved = self._state, iter(self._cells), set[int]()
-        for i, entry in zip(self._stateful, self._new_entries, strict=True):
-            held = state.setdefault(self.flat[i], {})
-            held.update(entry)
+        for i, new_entry in zip(self._stateful, self._new_entries, strict=True):
+            entry = state.setdefault(self.flat[i], {})
+            entry.update(new_entry)
             for name in self.scalar_names:
-                cell, old = next(cells), held.get(name)
-                if _is_number(old) and id(old) not in moved:  # somebody else may hold it: a state dict, say
+                cell, old = next(cells), entry.get(name)
+                if _is_number(old) and id(old) not in moved:  # a state dict, say, may hold the same tensor
                     moved.add(id(old))
                     old.data = cell
                 else:
-                    held[name] = cell
+                    entry[name] = cell
         self._new_entries = []
         self.entries = [state[self.flat[i]] for i in self._stateful]
         self._cells = [entry[name] for entry in self.entries for name in self.scalar_names]
@@ -121,7 +123,6 @@ class Table(StepTable):
         self,
         rules: Sequence[Rule],
         groups: Sequence[dict[str, Any]],
-        flat: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
         *,
         state_seen: bool,
@@ -129,12 +130,13 @@ class Table(StepTable):
         """Return the batches of this step; None if this table is out of date and must be built anew.
 
         Args:
-            rules, groups, flat, state: as they are now; ``flat`` are the parameters of all groups.
-            state_seen: whether anybody but the optimizer has had the state in hand; what nobody has seen is as it was.
+            rules, groups, state: the optimizer's present ones.
+            state_seen: whether the state must be checked, because code outside the optimizer could have changed it.
 
         Raises:
-            RuntimeError: a gradient that does not fit.
+            RuntimeError: a gradient does not fit its parameter.
         """
+        flat = list(chain.from_iterable([group["params"] for group in groups]))
         if not (
             _same(flat, self.flat)
             and self.sizes == [len(g["params"]) for g in groups]
@@ -164,7 +166,7 @@ class Table(StepTable):
         )
 
     def _scalars_hold(self) -> bool:
-        """Return whether the numbers kept once per parameter are as the table made them, and can be such numbers."""
+        """Return whether step counts and scalars are still in the table's memory, and have valid values."""
         steps = self.numbers[:, 0]
         return (
             self._cell_layouts.still_hold(self._cells)
@@ -197,7 +199,7 @@ class Table(StepTable):
 
 
 def _is_number(value: Any) -> TypeGuard[Tensor]:
-    """Whether it is a tensor that can be given the place of a number as its data."""
+    """Return whether it is a float32 scalar tensor whose ``data`` can be set to a cell of the table."""
     return (
         type(value) is Tensor
         and value.dtype is torch.float32
@@ -208,7 +210,7 @@ def _is_number(value: Any) -> TypeGuard[Tensor]:
 
 
 def _same(objects: Sequence[Any], others: Sequence[Any]) -> bool:
-    """The very same objects in the same order."""
+    """Return whether both hold the same objects in the same order."""
     return len(objects) == len(others) and all(map(is_, objects, others))
 
 
