@@ -32,25 +32,17 @@ from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, 
 from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.hooks import call_with_hooks, has_hooks
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.state.storage import (
-    ENGINES,
-    Choice,
-    Choices,
-    Embeddings,
-    ParameterStorage,
-    Storage,
-    mark_embeddings,
-)
+from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
 from gradstep.optimizers.step.build import find_batches
 from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
 
-if TYPE_CHECKING:  # pages are a fifth of the time to import gradstep, for those who page state
+if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from typing_extensions import Self
 
-    from gradstep.optimizers.paged.placement import Placement
+    from gradstep.optimizers.paged.placement import NewParameter, Placement
     from gradstep.storage.pages import Preflight
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -207,7 +199,7 @@ class Optimizer(torch.optim.Optimizer):
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
                 yield name, p, choices.of(p, name)
 
-    def _parameters(self) -> list[tuple[str, Tensor, ParameterStorage]]:
+    def _parameters(self) -> list[NewParameter]:
         return [(name, p, choice.stored) for name, p, choice in self._choices()]
 
     # -- the step -----------------------------------------------------------------------------------------------
@@ -296,13 +288,7 @@ class Optimizer(torch.optim.Optimizer):
                 wishes = (self._engine, self._storage, self._paged)
                 table, batches = find_batches(self._table, *wishes, rules, self.param_groups, state, state_seen=seen)
                 report = take_step(
-                    table,
-                    batches,
-                    rules,
-                    scale=scale,
-                    max_grad_norm=max_norm,
-                    check=grad_scale is not None,
-                    detail=detail,
+                    table, batches, rules, scale=scale, max_grad_norm=norm, check=grad_scale is not None, detail=detail
                 )
                 if report.stepped:
                     self._table = table
