@@ -18,7 +18,7 @@ from gradstep.variants import VARIANTS, parse_name, rename_settings
 
 
 def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) -> type[Optimizer]:
-    """A ``torch.optim.Optimizer`` class from a rule, with every engine and storage.
+    """Make a ``torch.optim.Optimizer`` class from a rule, with every engine and storage.
 
     Args:
         rule: a final subclass of :class:`gradstep.Rule`, decorated with ``@dataclass(frozen=True)``.
@@ -30,7 +30,7 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
         ``foreach``, ``capturable`` and ``differentiable``: see :data:`gradstep.optimizers.arguments.TORCH_EXECUTION`.
 
     Raises:
-        TypeError: not a finished rule.
+        TypeError: ``rule`` is not a class of this kind, or lacks a method.
 
     >>> import torch, gradstep
     >>> AdamW = gradstep.optimizer(gradstep.rules.AdamW)
@@ -53,25 +53,26 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
 
 @cache
 def _class(rule: type[Rule], state: str, paged: bool) -> type[Optimizer]:
-    """One class for each of these, however they were given: ``isinstance`` and pickles go by it."""
+    """Return the one class for these arguments, cached, since ``isinstance`` and pickles need the same class."""
     preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
     name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)
-    body = {"_rule": rule, "preset": preset, "__doc__": rule.__doc__, "__reduce_ex__": _reduced}
-    made = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
-    made.__module__ = __name__
-    made.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
-    return made
+    body = {"_rule": rule, "preset": preset, "__doc__": rule.__doc__, "__reduce_ex__": _reduce}
+    new = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
+    new.__module__ = __name__
+    new.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
+    return new
 
 
-def _reduced(self: Optimizer, protocol: Any) -> Any:
-    """How an optimizer is pickled and copied."""
-    if "_rule" not in vars(type(self)):  # of a class that somebody derived, which is found by its name
+def _reduce(self: Optimizer, protocol: Any) -> Any:
+    """Return what pickle and copy need to make the optimizer again."""
+    if "_rule" not in vars(type(self)):  # a user's subclass, which pickle finds by its name
         return object.__reduce_ex__(self, protocol)
-    # Made by a function, the class has no name to be found by; its rule has.
+    # Pickle cannot find this class by name, since a function made it; it can find the rule.
     return _blank, (self.rule(), dict(self.preset)), self.__getstate__()
 
 
 def _blank(rule: type[Rule], preset: dict[str, Any]) -> Optimizer:
+    """Return an optimizer without contents, for unpickling; pickles contain this function's name."""
     kind = optimizer(rule, **preset)
     return kind.__new__(kind)
 
@@ -93,19 +94,19 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {name.lower(): optimizer(rule) for n
 
 
 def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
-    """An optimizer by the name that people know, such as those of Hugging Face's ``TrainingArguments(optim=...)``.
+    """Make an optimizer by its name, such as the names of Hugging Face's ``TrainingArguments(optim=...)``.
 
     Args:
-        name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that only say
-            whose implementation it was are understood and change nothing: ``adamw_torch``, ``adamw_torch_fused``,
-            ``adamw_bnb_8bit``, ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``.
-        params: as of every optimizer.
-        settings: of the optimizer, by name; also by those of ``TrainingArguments``: ``learning_rate``,
+        name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that name an
+            implementation are accepted and change nothing: ``adamw_torch``, ``adamw_torch_fused``, ``adamw_bnb_8bit``,
+            ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``.
+        params: the parameters, as for every optimizer.
+        settings: the optimizer's settings, also under the names of ``TrainingArguments``: ``learning_rate``,
             ``adam_beta1``, ``adam_beta2`` (the other keeps its default) and ``adam_epsilon``.
 
     Raises:
-        ValueError: a name that means nothing here, with those that are near it.
-        TypeError: a setting that the optimizer has not, or that is given under two names.
+        ValueError: an unknown name; the message has the names nearest to it.
+        TypeError: the optimizer does not have a setting, or a setting is given under two names.
 
     >>> import torch, gradstep
     >>> model = torch.nn.Linear(100, 100)

@@ -1,4 +1,4 @@
-"""What a constructor was given, and the rule that a group's settings make."""
+"""The arguments of an optimizer's constructor, and the rule with a group's settings."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ OWN: Mapping[str, Any] = {
     "page_budget": None,
     "model": None,
 }
-"""The settings of every optimizer that are not mathematics, with their defaults:
+"""The settings of every optimizer that do not belong to its rule, with their defaults:
 
-- ``engine``: who executes: ``"auto"``, ``"fused"``, ``"eager"``, ``"compiled"`` or ``"reference"``;
-- ``state``: how slots are stored: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
+- ``engine``: the engine: ``"auto"``, ``"fused"``, ``"eager"``, ``"compiled"`` or ``"reference"``;
+- ``state``: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
 - ``rounding``: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``;
-- ``seed``: of the noise of rounding at random; None stands for torch's own seed, which is not advanced;
-- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files; True, for parameters on a GPU, in
-  the host's memory;
-- ``model``: the module whose parameters are optimized, by which its embeddings are known: their state stays float32;
-  :func:`gradstep.param_groups` knows them too, and without either they are guessed from names;
+- ``seed``: the seed of the noise for rounding at random; None takes torch's own seed, which is not advanced;
+- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files; for parameters on a GPU, True
+  keeps it in the host's memory;
+- ``model``: the module whose parameters are optimized, to find its embeddings: their state stays float32.
+  :func:`gradstep.param_groups` finds them too; without either they are guessed from names;
 - ``page_budget``: bytes of paged state that may be in memory, or on the GPU (``"512MB"``).
 """
 
@@ -40,23 +40,23 @@ TORCH_EXECUTION: Mapping[str, bool | None] = {
     "capturable": False,
     "differentiable": False,
 }
-"""torch.optim's settings of how it executes, with their defaults. Every class takes them, so that a call written for
-torch works; ``engine=`` decides instead, and the numbers do not depend on it:
+"""torch.optim's execution settings, with their defaults. Every class accepts them, so that a call written for torch
+works; ``engine=`` decides instead, and the numbers do not depend on it:
 
-- ``fused``, ``foreach``: nothing changes: ``engine="auto"`` takes the fastest engine that fits each parameter;
-- ``capturable=True``: warned of once in a process, since a CUDA graph cannot replay a step;
-- ``differentiable=True``: refused, since a step is not recorded by autograd.
+- ``fused``, ``foreach``: no effect: ``engine="auto"`` takes the fastest engine that can update each parameter;
+- ``capturable=True``: one warning per process, since a CUDA graph cannot replay a step;
+- ``differentiable=True``: refused, since autograd does not record a step.
 """
 
 
 _BETAS_ALIKE = {RULES["Adam"], RULES["AdamW"]}
-"""The rules of which torch refuses one beta as a number and the other as a tensor."""
+"""The rules for which torch refuses one beta as a number and the other as a tensor."""
 
 
 def split_arguments(
     kind: str, rule: type[Rule], positional: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rule's settings that were given, and the optimizer's own.
+    """Split a constructor's arguments into the rule's settings and those in :data:`OWN`.
 
     Args:
         kind: the name of the optimizer class.
@@ -64,39 +64,39 @@ def split_arguments(
         positional, named: the arguments after ``params``.
 
     Raises:
-        TypeError: a setting that there is not, or that was given twice.
-        ValueError, RuntimeError: a way to execute that there is not, here or in torch; for Adam and AdamW, as in
-            torch, one beta as a number and the other as a tensor.
+        TypeError: a setting does not exist, or was given twice.
+        ValueError, RuntimeError: an execution setting of torch that is refused here or in torch; for Adam and AdamW, as
+            in torch, one beta as a number and the other as a tensor.
     """
     settings = settings_of(rule)
     places = [s.name for s in settings if not s.kw_only]
     if len(positional) > len(places):
         raise TypeError(f"{kind} takes at most {len(places)} settings by position, got {len(positional)}")
-    given = dict(zip(places, positional, strict=False))
+    values = dict(zip(places, positional, strict=False))
     names = {s.name for s in settings}
     for name, value in named.items():
         if name in OWN or name in TORCH_EXECUTION:
             continue
-        if name in given:
+        if name in values:
             raise TypeError(f"{kind} got multiple values for argument {name!r}")
         if name not in names:
             raise TypeError(
                 f"{kind} has no setting {name!r} (it has {', '.join(s.name for s in settings)}; {', '.join(OWN)})"
             )
-        given[name] = value
+        values[name] = value
     check_execution(named)
-    betas = given.get("betas")
+    betas = values.get("betas")
     if rule in _BETAS_ALIKE and isinstance(betas, (tuple, list)) and len({isinstance(b, Tensor) for b in betas}) > 1:
         raise ValueError("betas must be either both floats or both Tensors")
-    return given, {name: value for name, value in named.items() if name in OWN}
+    return values, {name: value for name, value in named.items() if name in OWN}
 
 
 _warned: set[str] = set()
-"""What this process has been warned of."""
+"""The settings that this process has warned about."""
 
 
 def check_execution(named: Mapping[str, Any]) -> None:
-    """Look at torch's settings of how to execute, of a constructor or of a group.
+    """Check torch's execution settings in the arguments of a constructor or in a group.
 
     Raises:
         ValueError: ``differentiable=True``.
@@ -120,7 +120,7 @@ def check_execution(named: Mapping[str, Any]) -> None:
 
 
 def drop_execution(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without torch's settings of how to execute, which have been checked.
+    """Check torch's execution settings, and return the group without them.
 
     Raises:
         ValueError, RuntimeError: see :func:`check_execution`.
@@ -130,10 +130,10 @@ def drop_execution(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
-    """The rule with a group's settings, checked.
+    """Return the rule with a group's settings, which are checked.
 
     Raises:
-        ValueError, TypeError: a setting out of its bounds, or of the wrong kind, or not the one that makes the rule.
+        ValueError, TypeError: a setting is out of its bounds, of the wrong type, or differs from ``Rule.fixed``.
     """
     check_fixed(rule, group)
     if rule.beyond_torch:
@@ -146,10 +146,10 @@ def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
 
 
 def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
-    """Refuse a group with a setting that would make another optimizer of this one, as ``Rule.fixed`` says.
+    """Refuse a group with another value for a setting in ``Rule.fixed``, which would make it another optimizer.
 
     Raises:
-        ValueError: it has one.
+        ValueError: naming the setting.
 
     >>> from gradstep.rules import AdamW
     >>> check_fixed(AdamW, {"decoupled_weight_decay": False})
@@ -163,15 +163,15 @@ def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
 
 @cache
 def defaults_beyond_torch(rule: type[Rule]) -> Mapping[str, Any]:
-    """The settings that torch's class does not have, with their defaults: what a group without them stands for."""
+    """Return the settings that torch's class does not have, with their defaults; a group may omit them."""
     return {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
 
 
 def drop_defaults_beyond_torch(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without those of these settings that have their default.
+    """Return a group without the settings that torch does not have, where they have their default.
 
     Groups then have torch's keys. Distributed checkpoints read every key of a group from the file that they load, and
-    neither torch nor an earlier version has written these.
+    files of torch or of an earlier version do not have these settings.
     """
     defaults = defaults_beyond_torch(rule)
     return {key: value for key, value in group.items() if key not in defaults or value != defaults[key]}
@@ -182,7 +182,7 @@ def _setting_names(rule: type[Rule]) -> tuple[str, ...]:
     return tuple(s.name for s in settings_of(rule))
 
 
-# A tensor may change in place, and a list or a wrong kind of setting has no hash: these are looked at every time.
+# Other values are checked every time: a tensor may change in place, and a list may have no hash.
 _CACHEABLE_TYPES = {float, int, bool, tuple, type(None)}
 
 
@@ -197,11 +197,11 @@ def _holds_tensor(values: tuple[Any, ...]) -> bool:
 
 
 def check_positive(name: str, value: float | Tensor) -> float:
-    """A number that is finite and greater than 0, or an error that names it.
+    """Return a number as a float if it is finite and greater than 0.
 
     Raises:
-        TypeError: no number.
-        ValueError: one that is not finite, or not above 0.
+        TypeError: the value is not a number.
+        ValueError: the number is not finite, or not above 0.
     """
     try:
         number = float(value)
@@ -213,10 +213,10 @@ def check_positive(name: str, value: float | Tensor) -> float:
 
 
 def check_lists(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse groups whose parameters are in no list, or nothing like one.
+    """Refuse groups whose parameters are not in a list or another sized collection.
 
     Raises:
-        TypeError: an iterator, which is empty after it was read once; a tensor, of which the rows would be taken; a
+        TypeError: an iterator, which is empty after one reading; a tensor, whose rows would count as parameters; a
             set, which has no order.
 
     >>> import torch
@@ -233,23 +233,23 @@ def check_lists(groups: Sequence[Mapping[str, Any]]) -> None:
 
 
 def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
-    """What to call the parameters of a group: their own names, where it was given them."""
-    count = len(group["params"])  # who appends parameters or removes some by hand may not know of their names
-    named = list(group.get("param_names") or ())[:count]
-    return [*named, *(f"parameter {j} of group {index}" for j in range(len(named), count))]
+    """Return names for the parameters of a group: their own if the group has them, else by position."""
+    count = len(group["params"])  # code that adds or removes parameters by hand may leave param_names unchanged
+    own = list(group.get("param_names") or ())[:count]
+    return [*own, *(f"parameter {j} of group {index}" for j in range(len(own), count))]
 
 
 def check_params(params: Any) -> list[Any]:
-    """The parameters of a new group, tensors or pairs with names, as a list.
+    """Return the parameters of a new group, tensors or pairs of name and tensor, as a list.
 
     Raises:
-        TypeError: a set, which has no order; a tensor whose numbers are neither floating-point nor complex.
-        ValueError: a parameter that is there twice.
+        TypeError: a set, which has no order; a tensor of numbers that are neither floating-point nor complex.
+        ValueError: a parameter occurs twice.
     """
     if isinstance(params, set):
         raise TypeError("optimizer parameters need to be in an order, and a set has none: pass a list")
-    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
-    tensors = [p[1] if isinstance(p, tuple) else p for p in listed]
+    members: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    tensors = [p[1] if isinstance(p, tuple) else p for p in members]
     for index, p in enumerate(tensors):
         if isinstance(p, Tensor) and not (p.is_floating_point() or p.is_complex()):
             raise TypeError(
@@ -257,4 +257,4 @@ def check_params(params: Any) -> list[Any]:
             )
     if len({id(p) for p in tensors}) < len(tensors):
         raise ValueError("a parameter group contains the same parameter more than once")
-    return listed
+    return members

@@ -1,1 +1,1 @@
-"""State dictionaries: loaded, matched to parameters, converted."""
+"""Load state dictionaries, match them to parameters, and convert them."""

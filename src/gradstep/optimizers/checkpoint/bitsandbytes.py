@@ -1,8 +1,8 @@
 """bitsandbytes' layout of optimizer state, read and written without bitsandbytes.
 
-A parameter's slots are ``state1`` and ``state2``: float32, or uint8 codes in blocks of 256 elements with the largest
-magnitude of each in ``absmax1`` and the 256 numbers that codes stand for, in units of it, in ``qmap1``. ``step`` is a
-whole number. Newer versions keep the arrays in a dictionary of their own, one level down.
+A parameter's slots are ``state1`` and ``state2``: float32, or uint8 codes in blocks of 256 elements. ``absmax1`` has the
+largest magnitude of each block, and ``qmap1`` the 256 numbers that the codes stand for, in units of that magnitude.
+``step`` is a whole number. Newer versions keep the arrays in a nested dictionary.
 
 Source: Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, sections 2.1 and 3; read and
 written against bitsandbytes 0.50.2.
@@ -30,27 +30,27 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "RMSprop": ("square_avg",),
     "Adagrad": ("sum",),
 }
-"""What ``state1`` and ``state2`` are, for each rule that both have."""
+"""The slots in ``state1`` and ``state2``, for each rule that bitsandbytes has too."""
 
 _BETAS = {"SGD": ("momentum", "dampening"), "RMSprop": ("alpha", "momentum"), "Adagrad": ()}
-"""The settings that stand in ``betas``, where they are no betas."""
+"""The settings that bitsandbytes writes into ``betas``, for rules without betas."""
 
 _FOREIGN = ("betas", "eps", "alpha", "t_alpha", "t_beta3")
-"""Settings that bitsandbytes writes for optimizers that have none such."""
+"""Settings that bitsandbytes also writes for optimizers that do not have them."""
 
 _BLOCK = 256
 
 
 def is_layout(entry: Mapping[str, Any]) -> bool:
-    """Whether the state of a parameter is in bitsandbytes' layout."""
+    """Return whether the state of a parameter is in bitsandbytes' layout."""
     return "state1" in entry or NESTED in entry
 
 
 def slot_names(rule: type[Rule]) -> tuple[str, ...]:
-    """The slots of a rule in bitsandbytes' order.
+    """Return the slots of a rule in bitsandbytes' order.
 
     Raises:
-        ValueError: it has no such optimizer.
+        ValueError: bitsandbytes has no such optimizer.
     """
     if rule.__name__ not in SLOTS:
         raise ValueError(f"bitsandbytes has no layout for {rule.__name__} that is known here (but {', '.join(SLOTS)})")
@@ -58,7 +58,7 @@ def slot_names(rule: type[Rule]) -> tuple[str, ...]:
 
 
 def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The state of one parameter under torch's names, in float32; and by slot, how it is stored."""
+    """Return the state of one parameter under torch's names, in float32, and the storage of each slot."""
     flat = {**entry, **entry.get(NESTED, {})}
     slots: dict[str, Any] = {}
     stored: dict[str, str] = {}
@@ -77,22 +77,22 @@ def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def read_group(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's settings under torch's names."""
+    """Return a group's settings under torch's names."""
     own = {s.name for s in settings_of(rule)}
     result = {key: value for key, value in group.items() if key in own or key not in _FOREIGN}
     result |= dict(zip(_BETAS.get(rule.__name__, ()), group["betas"], strict=False))
     if rule.__name__ == "RMSprop":
-        result["momentum"] = 0.0  # bitsandbytes takes one and does not use it
+        result["momentum"] = 0.0  # bitsandbytes accepts a momentum and does not use it
     if rule.__name__ == "Adam":
         result["decoupled_weight_decay"] = True  # its Adam is AdamW
     return result
 
 
 def write_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> dict[str, Any]:
-    """The state of one parameter, from float32 slots under torch's names.
+    """Return the state of one parameter in bitsandbytes' layout, from float32 slots under torch's names.
 
     Raises:
-        ValueError: a slot that bitsandbytes has no room for.
+        ValueError: bitsandbytes does not have a slot.
     """
     names = slot_names(rule)
     arrays = {key: value for key, value in entry.items() if isinstance(value, Tensor) and key != "step"}
@@ -112,10 +112,10 @@ def write_entry(rule: type[Rule], entry: Mapping[str, Any], *, bits: int) -> dic
 
 
 def write_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group with bitsandbytes' settings.
+    """Return a group with bitsandbytes' settings.
 
     Raises:
-        ValueError: a setting that it has not.
+        ValueError: bitsandbytes does not have a setting.
     """
     kind = type(rule)
     values = {s.name: getattr(rule, s.name) for s in settings_of(kind)}
@@ -141,15 +141,24 @@ def write_group(rule: Rule, group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode(codes: Tensor, absmax: Tensor, table: Tensor) -> Tensor:
-    """Codes in blocks of 256, as float32 in the codes' shape."""
+    """Decode codes in blocks of 256 to float32, in the codes' shape.
+
+    Args:
+        codes: (…,) uint8.
+        absmax: (blocks,) the scale of each block.
+        table: (256,) the numbers of the codes.
+    """
     return (table.to(codes.device)[codes.reshape(-1).long()] * _expand_absmax(absmax, codes)).reshape(codes.shape)
 
 
 def encode(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """The codes of the nearest numbers in a table, and the scale of each block of 256, in which its peak is exact.
+    """Encode values by the nearest numbers of a table (256,), with a scale for each block of 256.
 
-    A deviation: bitsandbytes takes the largest magnitude itself. The table ends at 1 and at −0.993, so that a
-    negative peak would be rounded at every conversion.
+    A deviation: the scale makes the block's peak exact; bitsandbytes takes the largest magnitude itself. Its table ends
+    at 1 and at −0.993, so a negative peak would be rounded at every conversion.
+
+    Returns:
+        The codes in the values' shape, and the scales (blocks,).
     """
     flat, table = value.reshape(-1), table.to(value.device)
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % _BLOCK)).reshape(-1, _BLOCK)
@@ -163,15 +172,16 @@ def encode(value: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expand_absmax(absmax: Tensor, like: Tensor) -> Tensor:
+    """Return (like.numel(),) the scale of each element's block, from (blocks,)."""
     return absmax.to(like.device).repeat_interleave(_BLOCK)[: like.numel()]
 
 
 @cache
 def dynamic_map(*, signed: bool) -> Tensor:
-    """(256,) the numbers of the "dynamic" 8-bit type, in ascending order, in units of the block's largest.
+    """Return (256,) the numbers of the "dynamic" 8-bit type, ascending, in units of the block's largest.
 
-    Decade by decade from 10⁻⁶ up to 1, twice as many numbers in each as in the one below: the middles of equal parts
-    of [0.1, 1] of the decade. With them zero and one (arXiv:2110.02861, section 3.1).
+    Each decade from 10⁻⁶ up to 1 has twice as many numbers as the one below: the middles of equal parts of [0.1, 1] of
+    the decade. Zero and one are added (arXiv:2110.02861, section 3.1).
 
     >>> dynamic_map(signed=False)[[0, 1, 128, 255]].tolist()
     [0.0, 3.25e-07, 0.11055, 1.0]

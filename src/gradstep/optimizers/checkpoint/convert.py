@@ -1,4 +1,4 @@
-"""Convert a state dictionary from one way of storing state to another, and report what that loses."""
+"""Convert a state dictionary from one storage to another, and report what that loses."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import STATES
 
 FAR = 0.1
-"""A relative error above this is counted."""
+"""Relative errors above this are counted in :attr:`Change.far`."""
 
 
 @final
 @dataclass(frozen=True)
 class Change:
-    """One slot, over all parameters in which it was stored, and is, in the same way.
+    """The change of one slot, over all parameters with the same storage of it before and after.
 
     Attributes:
-        slot: its name.
-        before, after: how it was stored, and is; after is ``"nothing"`` if it was dropped.
-        parameters: in how many parameters.
+        slot: the name of the slot.
+        before, after: its storage; ``after`` is ``"nothing"`` if the slot was dropped.
+        parameters: the number of these parameters.
         error: the largest relative error of one number, |new − old| / |old|.
         far: the share of the numbers other than 0 that are off by more than 10%: those that are small beside the
             largest of their block.
@@ -55,7 +55,7 @@ class Change:
 
     @property
     def lossless(self) -> bool:
-        """Whether every number is what it was."""
+        """Whether every number is unchanged."""
         return self.error == 0
 
     def __str__(self) -> str:
@@ -70,11 +70,11 @@ class Change:
 @final
 @dataclass(frozen=True)
 class Conversion:
-    """A converted state dictionary, and what that did to it.
+    """A converted state dictionary, and the changes of its slots.
 
     Attributes:
-        state_dict: to be loaded.
-        changes: slot by slot.
+        state_dict: the converted state dictionary, ready to be loaded.
+        changes: the changes, slot by slot.
     """
 
     state_dict: dict[str, Any]
@@ -82,12 +82,12 @@ class Conversion:
 
     @property
     def lossless(self) -> bool:
-        """Whether every number is what it was."""
+        """Whether every number is unchanged."""
         return all(change.lossless for change in self.changes)
 
     @property
     def losses(self) -> tuple[Change, ...]:
-        """The slots that are not what they were."""
+        """The changes that are not lossless."""
         return tuple(change for change in self.changes if not change.lossless)
 
     def __str__(self) -> str:
@@ -97,13 +97,13 @@ class Conversion:
 @final
 @dataclass(frozen=True)
 class SlotComparison:
-    """One slot of one parameter.
+    """The change of one slot of one parameter.
 
     Attributes:
         slot, before, after: as in :class:`Change`.
         error: the largest relative error.
-        far: how many numbers are far off.
-        count: how many are not 0.
+        far: the number of relative errors above :data:`FAR`.
+        count: the number of old values other than 0.
     """
 
     slot: str
@@ -115,8 +115,8 @@ class SlotComparison:
 
 
 def compare_slot(slot: str, before: str, after: str, old: Tensor, new: Tensor | None) -> SlotComparison:
-    """Compare a slot before and after; None for one that was dropped."""
-    old = old.bfloat16() if old.dtype.itemsize == 1 else old  # of float8, torch has no arithmetic
+    """Compare a slot's values before and after, of the same shape; ``new`` is None if the slot was dropped."""
+    old = old.bfloat16() if old.dtype.itemsize == 1 else old  # torch has no arithmetic for float8
     count = int(torch.count_nonzero(old))
     if new is None:
         return SlotComparison(slot, before, after, float(count > 0), count, count)
@@ -128,10 +128,10 @@ def compare_slot(slot: str, before: str, after: str, old: Tensor, new: Tensor | 
     return SlotComparison(slot, before, after, largest, int((error > FAR).sum()), count)
 
 
-def summarize_changes(found: Iterable[SlotComparison]) -> tuple[Change, ...]:
-    """Slot by slot, in the order in which they came."""
+def summarize_changes(comparisons: Iterable[SlotComparison]) -> tuple[Change, ...]:
+    """Merge comparisons with the same slot and storage into one change each, in the order of their first."""
     by_kind: dict[tuple[str, str, str], list[SlotComparison]] = {}
-    for one in found:
+    for one in comparisons:
         by_kind.setdefault((one.slot, one.before, one.after), []).append(one)
     return tuple(_changes(by_kind))
 
@@ -149,10 +149,10 @@ BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
 def find_rule(
     state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, declared: str | type[Rule] | None
 ) -> type[Rule]:
-    """What the state is of.
+    """Return the rule of a state dictionary: the declared one, else that of its header, else that of ``to``.
 
     Raises:
-        ValueError: nobody says, or the optimizer is of another rule.
+        ValueError: the rule is in none of these, is unknown, or is not the rule of the optimizer ``to``.
     """
     if isinstance(declared, type):
         kind, name = declared, declared.__name__
@@ -163,10 +163,10 @@ def find_rule(
         if name is None:
             raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
         own = {to.rule().__name__: to.rule()} if isinstance(to, Optimizer) else {}
-        found = {**RULES, **own}.get(name)
-        if found is None:
+        rules = {**RULES, **own}
+        if name not in rules:
             raise ValueError(f"no rule is called {name!r} (there are {', '.join(RULES)}): give rule=, its class")
-        kind = found
+        kind = rules[name]
     if isinstance(to, Optimizer) and kind is not to.rule():
         raise ValueError(
             f"the state dict is of {name}, and the optimizer is {to.rule().__name__}; to take averages over that have "
@@ -176,13 +176,13 @@ def find_rule(
 
 
 def _plain_class(optimizer: torch.optim.Optimizer) -> str:
-    """The name of an optimizer's rule: bitsandbytes' ``PagedAdamW8bit`` is an AdamW."""
+    """Return the rule's name from an optimizer's class name: bitsandbytes' ``PagedAdamW8bit`` is an AdamW."""
     name = type(optimizer).__name__.removeprefix("Paged")
     return name.removesuffix("32bit").removesuffix("8bit")
 
 
 def find_layout(to: str | torch.optim.Optimizer) -> str:
-    """The name of what is to be written.
+    """Return the name of the layout to write, from a name or from the optimizer that shall load it.
 
     Raises:
         ValueError: there is no such layout.
@@ -202,23 +202,23 @@ def find_layout(to: str | torch.optim.Optimizer) -> str:
 def convert_state(
     state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, *, rule: str | type[Rule] | None = None
 ) -> Conversion:
-    """Store the state in a checkpoint in another way, and say what that loses.
+    """Convert the state in a checkpoint to another storage, and report what that loses.
 
     Reads the state dictionaries of gradstep, of torch.optim and of bitsandbytes, and changes none. Values are rounded
-    to nearest. What :meth:`load_state_dict` does by itself, because it loses nothing, need not be converted.
+    to nearest. Lossless conversions are not needed: :meth:`load_state_dict` makes them by itself.
 
     Args:
-        state_dict: an optimizer's.
-        to: an optimizer, of gradstep, torch or bitsandbytes, that shall load it; or ``"float32"``, ``"bfloat16"`` or
+        state_dict: the state dictionary of an optimizer.
+        to: the optimizer, of gradstep, torch or bitsandbytes, that shall load it; or ``"float32"``, ``"bfloat16"`` or
             ``"8bit"`` (gradstep's: embeddings by name, norms, biases and small tensors stay float32), ``"torch"``,
-            ``"bitsandbytes"`` or ``"bitsandbytes-8bit"``. An optimizer knows more than the checkpoint: types and
-            memory order of its parameters, names, and groups with a choice of their own.
-        rule: what the checkpoint is of, where neither it nor ``to`` says so (``"AdamW"``, or a class of one's own);
-            it goes before what the checkpoint says, so that Adam's moments can be declared to be AdamW's.
+            ``"bitsandbytes"`` or ``"bitsandbytes-8bit"``. An optimizer is better than a name: it has the types and
+            memory order of its parameters, their names, and groups with their own precision.
+        rule: the checkpoint's rule (``"AdamW"``, or a user's class), if neither the checkpoint nor ``to`` has it. It
+            replaces the checkpoint's own, so that Adam's moments can be declared to be AdamW's.
 
     Raises:
-        ValueError: the rule is not known, is another than the optimizer's, or has no counterpart there.
-        RuntimeError: state that does not belong to the rule or the parameters.
+        ValueError: the rule is unknown, is not the optimizer's, or does not exist in the target.
+        RuntimeError: the state does not belong to the rule or the parameters.
 
     Example:
         >>> import torch, gradstep
@@ -249,7 +249,7 @@ def convert_state(
     state: dict[Any, Any] = {}
     changes: list[SlotComparison] = []
     wrong: list[str] = []
-    kinds: list[Fault] = []
+    errors: list[Fault] = []
     for key, entry in state_dict["state"].items():
         if key not in owners or entry is None or entry == {}:
             state[key] = deepcopy(entry)
@@ -257,17 +257,17 @@ def convert_state(
         old, before = _read_entry(kind, entry)
         owner = owners[key]
         p = _make_stand_in(kind, old) if owner.p is None else owner.p
-        checked = build_saved_rule(kind, owner.group)
-        stored = storage.of(checked, owner.group, p, owner.name, embeddings=owner.embeddings)
-        unfit = misfits(p, stored, checked, old, strict=header.get("rule") != kind.__name__)
-        kinds += unfit
+        group_rule = build_saved_rule(kind, owner.group)
+        stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
+        unfit = misfits(p, stored, group_rule, old, strict=header.get("rule") != kind.__name__)
+        errors += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
             new = convert_entry(p, stored, deepcopy(old), owner.name)
             state[key] = bitsandbytes.write_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
             changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
     if wrong:
-        raise choose_error(kinds)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
+        raise choose_error(errors)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
     result = {"state": state, "param_groups": groups}
     if layout in BITS:
         result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
@@ -291,13 +291,13 @@ def _check_torch_settings(kind: type[Rule], groups: Sequence[Mapping[str, Any]])
 @final
 @dataclass(frozen=True)
 class _Owner:
-    """Whose state an entry is.
+    """The parameter that an entry of state belongs to.
 
     Attributes:
-        group: its group, as the result has it.
-        name: what it is called.
-        p: the parameter; None if there is only the checkpoint.
-        embeddings: of its group; None if there is only the checkpoint.
+        group: the parameter's group in the result.
+        name: the parameter's name.
+        p: the parameter; None without an optimizer.
+        embeddings: the embeddings of its group; None without an optimizer.
     """
 
     group: Mapping[str, Any]
@@ -309,10 +309,10 @@ class _Owner:
 def _find_owners(
     kind: type[Rule], groups: list[dict[str, Any]], to: str | torch.optim.Optimizer
 ) -> Iterator[tuple[Any, _Owner]]:
-    """The owner of each key of the checkpoint's state."""
+    """Yield (key of the checkpoint's state, its owner)."""
     if isinstance(to, Optimizer):
-        found = match(to.param_groups, groups)
-        for index, (own, keys, source) in enumerate(zip(to.param_groups, found.keys, found.sources, strict=True)):
+        matched = match(to.param_groups, groups)
+        for index, (own, keys, source) in enumerate(zip(to.param_groups, matched.keys, matched.sources, strict=True)):
             group = merge_group(kind, to.defaults, own, source)
             embeddings = Embeddings(group)
             for key, name, p in zip(keys, parameter_names(group, index), group["params"], strict=True):
@@ -324,25 +324,24 @@ def _find_owners(
 
 
 def _read_group(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:
-    """A group's settings under torch's names; the choice of how to store it is left out, since that is what changes."""
+    """Return a group's settings under torch's names, without ``"state"``, the precision that is converted."""
     foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
-    found = bitsandbytes.read_group(kind, group) if foreign else group
-    fixed = {key: value for key, value in kind.fixed.items() if key in found}  # its averages have been declared ours
-    return {key: deepcopy(value) for key, value in found.items() if key != "state"} | fixed
+    settings = bitsandbytes.read_group(kind, group) if foreign else group
+    fixed = {
+        key: value for key, value in kind.fixed.items() if key in settings
+    }  # the state is declared to be ``kind``'s
+    return {key: deepcopy(value) for key, value in settings.items() if key != "state"} | fixed
 
 
 def _read_entry(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The state of a parameter under torch's names; and by key, how it is stored."""
+    """Return the state of a parameter under torch's names, and the name of each tensor's storage, by key."""
     if bitsandbytes.is_layout(entry):
         return bitsandbytes.read_entry(kind, entry)
     return dict(entry), {key: storage_name(value) for key, value in entry.items() if isinstance(value, Tensor)}
 
 
 def _make_stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
-    """A tensor with the shape, the memory order and the precision of the parameter that an entry was of.
-
-    Its memory is never touched.
-    """
+    """Return a tensor with the shape, memory order and precision of an entry's parameter; its memory is not used."""
     skipped = {"step", *kind.scalars}
     arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in skipped and not k.endswith("_scale")]
     shape = torch.broadcast_shapes(*(a.shape for a in arrays))
@@ -358,7 +357,7 @@ def _compare_slots(
     new: Mapping[str, Any],
     after: Mapping[str, str],
 ) -> Iterator[SlotComparison]:
-    """What became of every slot."""
+    """Yield the comparison of every slot; ``before`` and ``after`` name the storage by key."""
     for slot in stored.slots:
         if slot.name in before:
             values = (decode_slot(e[slot.name], e.get(scale_of(slot)), signed=slot.signed) for e in (old, new))

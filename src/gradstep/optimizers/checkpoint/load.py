@@ -1,4 +1,4 @@
-"""State dictionaries, interchangeable with torch.optim's in both directions."""
+"""Write and load state dictionaries that torch.optim can read and write."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from gradstep.rules import RULES, Rule, settings_of
 from gradstep.rules.settings import shared_settings_of
 
 FORMAT = 1
-"""Of the entry that :func:`make_header` makes."""
+"""The version of the header that :func:`make_header` makes."""
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
 OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings"})
-"""What of a group stays the optimizer's own: its parameters, what is known of them, and how their state is stored."""
+"""The keys of a group that are not loaded: its parameters, their names and marks, and the precision of their state."""
 
 
 def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
-    """What a state dictionary says of itself under ``"gradstep"``: plain numbers and words.
+    """Return the header of a state dictionary, its entry ``"gradstep"``: plain numbers and strings.
 
     >>> from gradstep.rules import AdamW
     >>> sorted(make_header(AdamW, Storage()))
@@ -56,15 +56,15 @@ def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
 
 
 def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
-    """The state dictionary with entries of its own, and codes named apart.
+    """Return torch's state dictionary with copied dictionaries, and with 8-bit codes under names of their own.
 
-    The tensors in it stay the optimizer's, as in torch, and so does what somebody else has put into the state. Groups
-    say what makes the rule what it is (AdamW's ``decoupled_weight_decay``): else torch.optim.Adam would take it for
-    Adam's. They leave out what torch does not know, where it has its default.
+    The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
+    rule's fixed settings (AdamW's ``decoupled_weight_decay``), without which torch.optim.Adam would load the state as
+    Adam's. They omit settings that torch does not have, if these have their defaults.
 
     Args:
         state_dict: as torch writes it.
-        rule: the optimizer's.
+        rule: the optimizer's rule.
     """
     state = rename_codes(state_dict["state"], parameter_keys(state_dict["param_groups"]))
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
@@ -74,12 +74,12 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> di
 @final
 @dataclass(frozen=True)
 class PreparedLoad:
-    """A checkpoint as an optimizer's own.
+    """A checkpoint, converted for an optimizer that has not changed yet.
 
     Attributes:
-        groups: its ``param_groups``.
-        state: its ``state``.
-        storage: as before, with the checkpoint's seed: rounding at random then goes on with the same noise.
+        groups: the new ``param_groups``.
+        state: the new ``state``.
+        storage: the optimizer's storage with the checkpoint's seed, so that rounding continues with the same noise.
         report: which parameters' state was loaded, and why the rest was not.
     """
 
@@ -99,22 +99,22 @@ def prepare_load(
     on_host: bool = False,
     strict: bool = True,
 ) -> PreparedLoad:
-    """The groups and the state of a checkpoint, as an optimizer's own; neither is changed.
+    """Match a checkpoint to an optimizer, check it, and convert its groups and state; neither of both is changed.
 
     Args:
         rule: the optimizer's rule.
-        defaults: its settings where the checkpoint says nothing.
-        storage: how it stores state.
-        groups: its ``param_groups``.
+        defaults: the optimizer's defaults, for settings that the checkpoint does not have.
+        storage: the optimizer's storage.
+        groups: the optimizer's ``param_groups``.
         state_dict: the checkpoint.
         on_host: leave state on the CPU, wherever the parameters are.
-        strict: whether everything must match and fit; else what does not is left out, and reported.
+        strict: whether everything must match and fit; if not, the rest is left out, and reported.
 
     Raises:
         KeyError: no ``"state"`` or ``"param_groups"``, or a group without ``"params"``.
-        ValueError: of another rule, other groups or parameters, or a number out of its bounds.
-        TypeError: what should be a dictionary, a list, a tensor or a number is something else.
-        RuntimeError: state that does not fit its parameter, or would be rounded; all of it is listed.
+        ValueError: another rule, other groups or parameters, or a number out of its bounds.
+        TypeError: a part of the checkpoint is not the dictionary, list, tensor or number that it must be.
+        RuntimeError: state does not fit its parameter, or would be rounded; the message lists all of it.
     """
     check_form(state_dict)
     header = _read_header(rule, state_dict)
@@ -130,16 +130,16 @@ def prepare_load(
                 f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
             ) from error
     state_dict = {**state_dict, "state": restore_code_names(state_dict["state"], parameter_keys(saved))}
-    found = match(groups, saved, strict=strict)
-    new = [merge_group(rule, defaults, *pair) for pair in zip(groups, found.sources, strict=True)]
+    matched = match(groups, saved, strict=strict)
+    new = [merge_group(rule, defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
 
-    kinds: list[Fault] = []
+    errors: list[Fault] = []
     wrong, lossy, fitting = [], [], {}
     regular = set()
-    left_out = dict.fromkeys(found.unexpected, "in the checkpoint only")
-    for index, (group, keys) in enumerate(zip(new, found.keys, strict=True)):
-        checked = build_saved_rule(rule, group)
-        choices = Choices("auto", storage, checked, group)
+    left_out = dict.fromkeys(matched.unexpected, "in the checkpoint only")
+    for index, (group, keys) in enumerate(zip(new, matched.keys, strict=True)):
+        group_rule = build_saved_rule(rule, group)
+        choices = Choices("auto", storage, group_rule, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
             stored = choices.of(p, name).stored
             if key is ABSENT:
@@ -148,22 +148,22 @@ def prepare_load(
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
-            if type(entry) is dict and is_regular(p, stored, checked, entry):  # the usual case, for a fifth of the time
+            if type(entry) is dict and is_regular(
+                p, stored, group_rule, entry
+            ):  # the usual case, in a fifth of the time
                 fitting[key] = p, stored, name
                 regular.add(key)
                 continue
-            unfit = misfits(p, stored, checked, entry, strict=header is None)
-            if (
-                unfit and not strict and choose_error(unfit) is RuntimeError
-            ):  # a number out of its bounds is a damaged one
+            unfit = misfits(p, stored, group_rule, entry, strict=header is None)
+            if unfit and not strict and choose_error(unfit) is RuntimeError:  # other errors mean a damaged checkpoint
                 left_out[name] = "; ".join(fault.line for fault in unfit)
                 continue
-            kinds += unfit
+            errors += unfit
             wrong += [f"{name}: {fault.line}" for fault in unfit]
             lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
             fitting[key] = p, stored, name
     if wrong:
-        kind = choose_error(kinds)
+        kind = choose_error(errors)
         remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
         raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}{remedy}")
     if lossy:
@@ -173,8 +173,8 @@ def prepare_load(
             "what that loses"
         )
 
-    owned = parameter_keys(saved)
-    state: defaultdict[Any, Any] = defaultdict(dict)  # torch's own kind: wrappers index what is not there yet
+    of_parameters = parameter_keys(saved)
+    state: defaultdict[Any, Any] = defaultdict(dict)  # as in torch: wrappers index entries that do not exist yet
     for key, entry in state_dict["state"].items():
         if key in fitting:
             p, stored, name = fitting[key]
@@ -182,18 +182,19 @@ def prepare_load(
                 state[p] = {name: value.detach().clone() for name, value in entry.items()}
                 continue
             state[p] = _copy_entry(p.detach().to("cpu") if on_host else p, stored, entry, name)
-        elif key not in owned:
-            state[key] = entry  # no parameter's: torch carries it, the object itself
-    seeded = storage if header is None else replace(storage, seed=header.get("seed", storage.seed))
-    return PreparedLoad(new, state, seeded, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
+        elif key not in of_parameters:
+            state[key] = entry  # of no parameter: the same object, as in torch
+    if header is not None:
+        storage = replace(storage, seed=header.get("seed", storage.seed))
+    return PreparedLoad(new, state, storage, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
 
 
 def check_form(state_dict: Mapping[str, Any]) -> None:
-    """Refuse what is not even built as a checkpoint is.
+    """Refuse a state dictionary without the form of a checkpoint.
 
     Raises:
         KeyError: a part is missing.
-        TypeError: a part is something else than it must be.
+        TypeError: a part has the wrong type.
     """
     for part in ("param_groups", "state"):
         if part not in state_dict:
@@ -216,10 +217,10 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
 
 
 def _read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the checkpoint says of itself; None if it is torch's.
+    """Return the checkpoint's header; None if torch wrote the checkpoint.
 
     Raises:
-        ValueError: of a later format, or of another rule, or not what gradstep writes.
+        ValueError: the header is of a later format, of another rule, or invalid.
     """
     header: Any = state_dict.get("gradstep")
     if header is None:
@@ -251,7 +252,7 @@ def _read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str
 def merge_group(
     rule: type[Rule], defaults: Mapping[str, Any], own: Mapping[str, Any], source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """A group with the settings of the checkpoint's."""
+    """Return the optimizer's group ``own`` with the settings of the checkpoint's group ``source``."""
     if source is None:
         return dict(own)
     group = {
@@ -259,34 +260,34 @@ def merge_group(
     }
     group = deepcopy(group) | {key: own[key] for key in OWN_GROUP_KEYS & own.keys()}
     for setting in shared_settings_of(rule):
-        group.setdefault(setting.name, defaults[setting.name])  # written before the setting existed
+        group.setdefault(setting.name, defaults[setting.name])  # a checkpoint older than the setting
     return drop_defaults_beyond_torch(rule, group)
 
 
 def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
-    """The rule with the settings of a group; a setting that it does not say has its default.
+    """Return the rule with the settings of a group; settings that the group does not have get their defaults.
 
     Raises:
-        ValueError, TypeError: a setting out of its bounds.
+        ValueError, TypeError: a setting is out of its bounds.
     """
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
 
 
 def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A copy of an entry that fits, stored as the optimizer stores it."""
+    """Return a copy of an entry, converted to the optimizer's storage."""
     arrays = {*ROUNDING_FIELDS, *(key for slot in stored.slots for key in (slot.name, scale_of(slot)))}
-    copied = {key: _copy_value(value, p.device if key in arrays else None) for key, value in entry.items()}
-    return convert_entry(p, stored, copied, name)
+    copy = {key: _copy_value(value, p.device if key in arrays else None) for key, value in entry.items()}
+    return convert_entry(p, stored, copy, name)
 
 
 def convert_entry(p: Tensor, stored: ParameterStorage, entry: dict[str, Any], name: str) -> dict[str, Any]:
-    """An entry stored as the optimizer stores it, without the arrays of another way to store it."""
+    """Convert an entry to the optimizer's storage, and drop arrays that only another storage has."""
     stale = {*ROUNDING_FIELDS, *map(scale_of, stored.slots)} - stored.fields.keys()
     return {key: value for key, value in complete_state(p, stored, entry, name).items() if key not in stale}
 
 
 def _copy_value(value: Any, device: torch.device | None) -> Any:
-    """A copy: of what belongs to the parameter's elements on their device, of a number as float32 on the CPU."""
+    """Return a copy of a value: on ``device`` if that is given; else a scalar tensor as float32 on the CPU."""
     if not isinstance(value, Tensor):
         return deepcopy(value)
     if device is not None:

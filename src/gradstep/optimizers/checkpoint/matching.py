@@ -1,4 +1,4 @@
-"""Which entry of a checkpoint belongs to which parameter, and whether it fits."""
+"""Match the entries of a checkpoint to an optimizer's parameters, and check that they fit."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from gradstep.rules import Rule
 
 
 def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
-    """What is missing, unexpected, or does not fit the parameter, whatever way it is stored.
+    """Return the faults of a checkpoint's entry: missing, unexpected or unfit values, in whatever precision.
 
-    Beside what :func:`gradstep.optimizers.state.check.faults` finds, an entry with *some* of its slots does not fit.
-    Without any it does, if a setting has them: they begin when they are first needed (as when SGD is given a momentum).
+    Beside the faults of :func:`gradstep.optimizers.state.check.faults`, an entry with only *some* of its slots does not
+    fit. An entry with none of them fits if a setting switches them on: they are created when they are first needed (as
+    when SGD is given a momentum).
 
     Args:
         p: the parameter.
-        stored: how the optimizer stores it.
-        rule: the optimizer's, with the settings of the group.
-        entry: its state in the checkpoint.
-        strict: whether keys that the rule does not know are refused, and not somebody's own.
+        stored: the optimizer's codecs of parameter and slots.
+        rule: the optimizer's rule, with the settings of the group.
+        entry: the state of the parameter in the checkpoint.
+        strict: whether keys that the rule does not have are refused; otherwise other code may own them.
     """
-    found = []
+    errors = []
     if isinstance(entry, Mapping):
-        held = {key for key, value in entry.items() if value is not None}
-        known = {"step", *rule.scalars, *ROUNDING_FIELDS, *(key for s in stored.slots for key in (s.name, scale_of(s)))}
-        unexpected = [key for key in entry if key in held - known] if strict else []
-        if unexpected or any(slot.name in held for slot in stored.slots):
-            found += [missing_fault(slot.name) for slot in stored.slots if slot.name not in held]
-        found += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
-    return list(dict.fromkeys([*found, *faults(p, stored, rule, entry)]))
+        present = {key for key, value in entry.items() if value is not None}
+        slot_keys = (key for slot in stored.slots for key in (slot.name, scale_of(slot)))
+        expected = {"step", *rule.scalars, *ROUNDING_FIELDS, *slot_keys}
+        unexpected = [key for key in entry if key in present - expected] if strict else []
+        if unexpected or any(slot.name in present for slot in stored.slots):
+            errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
+        errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
+    return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
 
 
 CODES, SCALE = "_codes", "_scale"
 
 
 def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """The state of all parameters, with codes under names of their own.
+    """Return the state with 8-bit codes under names of their own.
 
     Args:
         state: the entries.
-        keys: which of them are parameters'; the others, which somebody else has put there, stay as they are.
+        keys: the keys of parameters; entries under other keys, which other code owns, are unchanged.
 
     >>> codes = torch.zeros(2, dtype=torch.uint8)
     >>> sorted(rename_codes({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
@@ -57,12 +59,12 @@ def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, A
 
 
 def restore_code_names(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """The inverse of :func:`rename_codes`; what has no codes stays as it is."""
+    """Undo :func:`rename_codes`; entries without codes are unchanged."""
     return _rename_keys(state, keys, _slot_name)
 
 
 def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:
-    """The keys under which a checkpoint holds the state of parameters."""
+    """Return the keys of parameters in a checkpoint's state."""
     return frozenset(chain.from_iterable(group["params"] for group in groups))
 
 
@@ -99,11 +101,11 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 @final
 @dataclass(frozen=True)
 class Match:
-    """What each group of the optimizer finds in the checkpoint.
+    """The correspondence between an optimizer's groups and a checkpoint.
 
     Attributes:
-        keys: the checkpoint's key of each parameter, by group; :data:`ABSENT` where there is none.
-        sources: the checkpoint's group whose settings a group takes; None if it keeps its own.
+        keys: the checkpoint's key of each parameter, by group; :data:`ABSENT` if the checkpoint does not have it.
+        sources: for each group, the checkpoint's group with its settings; None if the group keeps its own.
         unexpected: names in the checkpoint that the optimizer does not have.
     """
 
@@ -113,26 +115,26 @@ class Match:
 
 
 ABSENT = object()
-"""The key of a parameter that a checkpoint does not hold."""
+"""The key of a parameter that a checkpoint does not have."""
 
 
 def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = True) -> Match:
     """Match the groups of an optimizer with those of a checkpoint.
 
-    If every group on both sides has ``param_names``, each parameter takes the state of the parameter of its name, in
-    whatever order and group the checkpoint has it. A group takes the settings of the checkpoint's group that holds
-    the same names; where there is none (they were grouped otherwise), it keeps its own. What DistributedDataParallel,
-    ``torch.compile`` and the like put into names does not count.
+    If every group on both sides has ``param_names``, parameters are matched by name, whatever their order and group in
+    the checkpoint. A group takes the settings of the checkpoint's group with the same names; without such a group it
+    keeps its own settings. Prefixes that DistributedDataParallel, ``torch.compile`` and other wrappers add to names are
+    ignored.
 
-    Without names, or where a name occurs twice, the order counts, as in torch.optim.
+    Without names, or if a name occurs twice, parameters are matched by order, as in torch.optim.
 
     Args:
-        groups: the optimizer's.
-        saved: the checkpoint's.
-        strict: whether other names on one side than on the other are refused.
+        groups: the optimizer's groups.
+        saved: the checkpoint's groups.
+        strict: whether names that only one side has are refused.
 
     Raises:
-        ValueError: the groups, or the names, are others.
+        ValueError: the groups or the names differ.
     """
     names, saved_names = _names(groups), _names(saved)
     if names is None or saved_names is None:
@@ -150,9 +152,9 @@ def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = Tru
             remedies.append("if they are only called otherwise, delete 'param_names' in its groups to go by order")
         last = "; ".join(remedies) or "Make the optimizer of the model that was saved, or begin with fresh state"
         raise ValueError(f"the loaded state dict is of other parameters:\n{listed(lines)}\n{last}")
-    by_content = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
-    matched = [[keys.get(name, ABSENT) for name in n] for n in names]
-    return Match(matched, [by_content.get(frozenset(n)) for n in names], unexpected)
+    by_names = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
+    keys_by_group = [[keys.get(name, ABSENT) for name in n] for n in names]
+    return Match(keys_by_group, [by_names.get(frozenset(n)) for n in names], unexpected)
 
 
 _BY_NAME = (
@@ -177,18 +179,18 @@ def _match_by_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
 
 
 def _names(groups: Sequence[Group]) -> list[list[str]] | None:
-    """The names of every group's parameters; None if there are none, or no strings, or one occurs twice."""
-    given = [g.get("param_names", ()) for g in groups]
-    if not all(isinstance(names, Sequence) and all(isinstance(name, str) for name in names) for names in given):
+    """Return the names of every group's parameters; None if some have no name or no string, or a name occurs twice."""
+    names_by_group = [g.get("param_names", ()) for g in groups]
+    if not all(isinstance(names, Sequence) and all(isinstance(n, str) for n in names) for names in names_by_group):
         return None
-    found = [[plain_name(name) for name in names] for names in given]
-    flat = list(chain(*found))
-    complete = [len(n) for n in found] == [len(g["params"]) for g in groups]
-    return found if complete and len(set(flat)) == len(flat) else None
+    names_by_group = [[plain_name(name) for name in names] for names in names_by_group]
+    flat = list(chain(*names_by_group))
+    complete = [len(n) for n in names_by_group] == [len(g["params"]) for g in groups]
+    return names_by_group if complete and len(set(flat)) == len(flat) else None
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers of a model add to it.
+    """Return a parameter's name without the prefixes that wrappers of a model add.
 
     >>> plain_name("_orig_mod.module.layers.0.weight")
     'layers.0.weight'
@@ -197,7 +199,7 @@ def plain_name(name: str) -> str:
 
 
 def listed(lines: Iterable[str], most: int = 12) -> str:
-    """Lines of a message, indented, and not too many of them.
+    """Return the first lines of a list, indented for a message, with the number of the lines left out.
 
     >>> print(listed(["one", "two", "three"], most=2))
       one
@@ -219,14 +221,13 @@ _SHOWN = 8
 @final
 @dataclass(frozen=True)
 class LoadReport:
-    """What ``load_state_dict(..., strict=False)`` and ``load_checkpoint(..., strict=False)`` loaded, and what not.
+    """The report of ``load_state_dict(..., strict=False)`` and ``load_checkpoint(..., strict=False)``.
 
     Attributes:
-        loaded: the names of what was loaded.
-        left_out: why the rest was not, by name: what the checkpoint lacks, what it holds besides, and what has the
-            right name and does not fit. Whatever the checkpoint lacks stays as it was; the state of such a parameter
-            begins at its next step.
-        extra: what was saved beside the parts of the run; of ``load_checkpoint`` only.
+        loaded: the names of everything that was loaded.
+        left_out: why the rest was left out, by name: the checkpoint lacks it, only the checkpoint has it, or it does
+            not fit. What the checkpoint lacks is unchanged; the state of such a parameter begins at its next step.
+        extra: the extra values of ``save_checkpoint``; of ``load_checkpoint`` only.
 
     >>> print(LoadReport(("0.weight",), {"1.weight": "not in the checkpoint"}))
     loaded 1: 0.weight
@@ -239,7 +240,7 @@ class LoadReport:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, part: str) -> LoadReport:
-        """The same with the name of a part of the run before every name."""
+        """Return the report with the name of a part of the run before every name."""
         names = tuple(f"{part} {name}" for name in self.loaded)
         return LoadReport(names, {f"{part} {name}": why for name, why in self.left_out.items()}, self.extra)
 

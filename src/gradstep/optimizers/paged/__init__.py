@@ -1,1 +1,1 @@
-"""State outside of the memory in which it is computed: in files, or in the host's memory for a GPU."""
+"""State outside the memory in which it is updated: in files, or in the host's memory for a GPU."""

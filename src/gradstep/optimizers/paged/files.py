@@ -1,4 +1,4 @@
-"""Paged state in memory-mapped files, of which a step has a few windows in memory at a time.
+"""Paged state in memory-mapped files; a step has a few windows of them in memory at a time.
 
 See :mod:`gradstep.storage.pages` for files and windows.
 """
@@ -42,8 +42,8 @@ from gradstep.storage.pages import (
 from gradstep.storage.pages.header import read_head
 
 SCALARS = "scalars"  # the array of step counts in each file
-SEED = "seed"  # one number: of the noise that the state was rounded with
-_MAX_CACHED = 64  # sets of parameters whose windows are remembered
+SEED = "seed"  # an array of one number: the seed of the rounding noise
+_MAX_CACHED = 64  # sets of parameters with cached windows
 
 
 @final
@@ -78,23 +78,29 @@ class StateFile:
         self._pagers: dict[Any, Pager] = {}
 
     def serves(self, p: Tensor) -> bool:
-        """Whether the state of this parameter is here, and fits it still."""
+        """Return whether this file has the parameter's state, for its present shape, type and strides."""
         return self._facts.get(id(p)) == (p.shape, p.dtype, p.stride())
 
     def position(self, p: Tensor) -> int:
-        """The number of a parameter in the file."""
+        """Return the number of a parameter in the file."""
         return self._position[id(p)]
 
     def pager(self, params: Sequence[Tensor], budget: int, *, whole: bool) -> Pager:
-        """Walks through the state of these parameters.
+        """Return the pager that walks through the state of these parameters.
 
-        The windows are those of all parameters of the file: a step that takes them kind by kind keeps to one budget.
+        Its windows are planned for all parameters of the file, so that batches of different parameters share one
+        budget.
+
+        Args:
+            params: the parameters to update.
+            budget: bytes that may be in memory.
+            whole: whether a parameter must not be divided among windows.
         """
-        mine = frozenset(self._position[id(p)] for p in params)
-        key = (mine, budget, whole)
+        positions = frozenset(self._position[id(p)] for p in params)
+        key = (positions, budget, whole)
         if key not in self._pagers:
             windows = [
-                replace(window, pieces=tuple(piece for piece in window.pieces if piece.item in mine))
+                replace(window, pieces=tuple(piece for piece in window.pieces if piece.item in positions))
                 for window in self._plan(budget, whole)
             ]
             if len(self._pagers) > _MAX_CACHED:
@@ -111,7 +117,7 @@ class StateFile:
 
 
 def read_seed(path: Path) -> int | None:
-    """The seed that a file of an earlier run holds; None if there is no such file, or none with a seed."""
+    """Return the seed in a file of an earlier run; None without such a file, or without a seed in it."""
     try:
         layout, _ = read_head(path)
     except (FileNotFoundError, PageFileError):
@@ -124,7 +130,7 @@ def read_seed(path: Path) -> int | None:
 
 
 def _group_by_kind(parameters: Sequence[NewParameter]) -> list[NewParameter]:
-    """Parameters that are stored in the same way beside each other, as a step takes them; the fewest bytes first."""
+    """Sort parameters so that those with the same storage are neighbours; the kind with the fewest elements first."""
     kinds: defaultdict[Any, list[NewParameter]] = defaultdict(list)
     for name, p, stored in parameters:
         kinds[p.dtype, tuple(stored.fields.items())].append((name, p, stored))
@@ -134,7 +140,7 @@ def _group_by_kind(parameters: Sequence[NewParameter]) -> list[NewParameter]:
 
 @final
 class FilePlacement(Placement):
-    """The page files of one optimizer."""
+    """State in the page files of one optimizer, for parameters on the CPU."""
 
     on_host = False
 
@@ -159,12 +165,12 @@ class FilePlacement(Placement):
         return preflight(self.folder, nbytes)
 
     def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
-        """The state, as in :meth:`Placement.complete_state`, in files.
+        """Return the state as :meth:`Placement.complete_state` does, in files.
 
         Raises:
-            OSError: the disk has no room.
-            FileExistsError: there are files of an earlier run, and ``resume`` was not asked for.
-            PageFileError: such files do not fit, or are not whole.
+            OSError: the disk has not enough room.
+            FileExistsError: there are files of an earlier run, and ``resume`` is False.
+            PageFileError: such files do not fit, or are incomplete.
         """
         self._check_process()
         new = [(name, p, stored) for name, p, stored, _ in parameters if self._file_of(p) is None]
@@ -181,14 +187,14 @@ class FilePlacement(Placement):
         for name, p, stored, old in parameters:
             file = self._file_of(p)
             assert file is not None
-            pages, known = file.tensors[id(p)], dict(old)
-            if file.opened and "step" not in known:
-                known.update(pages, **dict(zip(scalars, map(float, file.scalars[file.position(p)]), strict=True)))
-            if "step" not in known and not file.used:  # a new file is full of zeros
+            pages, present = file.tensors[id(p)], dict(old)
+            if file.opened and "step" not in present:
+                present.update(pages, **dict(zip(scalars, map(float, file.scalars[file.position(p)]), strict=True)))
+            if "step" not in present and not file.used:  # a new file is full of zeros
                 for slot, codec in zip(stored.slots, stored.codecs, strict=True):
-                    if slot.name not in known and slot.fill == 0:
-                        known.update({key: pages[key] for key in keys_of(slot, codec)}, step=0.0)
-            entry = complete_state(p, stored, known, name)
+                    if slot.name not in present and slot.fill == 0:
+                        present.update({key: pages[key] for key in keys_of(slot, codec)}, step=0.0)
+            entry = complete_state(p, stored, present, name)
             changed = changed or any(entry[key] is not pages[key] for key in pages)
             entries.append((pages, entry))
         if changed:
@@ -204,10 +210,10 @@ class FilePlacement(Placement):
 
     @contextmanager
     def open_for_update(self, *, anew: bool = False) -> Iterator[None]:
-        """What changes pages stands in this ``with``; if it is broken off, the files are not taken for whole.
+        """Return the context in which pages may change; if it is interrupted, the files count as incomplete.
 
         Raises:
-            RuntimeError: in a forked process, which shares the pages with the one that made them.
+            RuntimeError: in a forked process, which shares the pages with the process that made them.
         """
         self._check_process()
         for file in self._files:
@@ -230,15 +236,15 @@ class FilePlacement(Placement):
         return [np.array([place[id(p)] for p in file.params if id(p) in place]) for file in self._files]
 
     def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
-        for file, taken in zip(self._files, rows, strict=True):
-            if len(taken) == len(file.scalars):
-                file.scalars[...] = scalars[taken]
+        for file, positions in zip(self._files, rows, strict=True):
+            if len(positions) == len(file.scalars):
+                file.scalars[...] = scalars[positions]
 
     def update(self, batch: TorchBatch) -> None:
         batch.run(self._windows(batch))
 
     def _windows(self, batch: TorchBatch) -> Iterator[Pieces | None]:
-        """The work of a batch in windows; None means all of it at once."""
+        """Yield the pieces of a batch window by window; None for the whole batch at once."""
         total = sum(file.pages.layout.file_bytes for file in self._files)
         if total <= self.pages.budget:
             yield None
@@ -257,6 +263,6 @@ class FilePlacement(Placement):
 
 
 def _remove(folder: Path, process: int) -> None:
-    """Remove a temporary folder, at the end of the process that made it and of no other."""
+    """Remove a temporary folder, but only in the process that made it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""State of parameters on a GPU, in the host's memory: at each step it goes to the device and back, window by window.
+"""State of parameters on a GPU in the host's memory: each step copies it to the device and back, window by window.
 
-The memory, its windows and the order of copies are in :mod:`gradstep.optimizers.paged.host_memory`; here they are put
-together with the parameters of a step.
+The memory, its windows and the order of copies are in :mod:`gradstep.optimizers.paged.host_memory`; here they are used
+for the parameters of a step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gradstep.storage.sizes import show_bytes
 
 @final
 class HostPlacement(Placement):
-    """State in the host's memory, pinned, for parameters on one device."""
+    """State in the host's pinned memory, for parameters on one device."""
 
     on_host = True
 
@@ -68,18 +68,18 @@ class HostPlacement(Placement):
         for name, p, stored, old in parameters:
             arena = self._arena_of(p)
             assert arena is not None
-            mine, known = arena.tensors[id(p)], dict(old)
-            places.append((arena, mine))
-            if all(known.get(key) is place for key, place in mine.items()):
-                entries.append(known)
+            arrays, present = arena.tensors[id(p)], dict(old)
+            places.append((arena, arrays))
+            if all(present.get(key) is place for key, place in arrays.items()):
+                entries.append(present)
                 continue
-            if "step" not in known and arena.blank:  # it is full of zeros
+            if "step" not in present and arena.blank:  # the arena is full of zeros
                 for slot, codec in zip(stored.slots, stored.codecs, strict=True):
-                    if slot.name not in known and slot.fill == 0:
-                        known.update({key: mine[key] for key in keys_of(slot, codec)}, step=0.0)
-            entries.append(complete_state(p.detach().to("cpu"), stored, known, name))
-        for entry, (arena, mine) in zip(entries, places, strict=True):
-            for key, place in mine.items():
+                    if slot.name not in present and slot.fill == 0:
+                        present.update({key: arrays[key] for key in keys_of(slot, codec)}, step=0.0)
+            entries.append(complete_state(p.detach().to("cpu"), stored, present, name))
+        for entry, (arena, arrays) in zip(entries, places, strict=True):
+            for key, place in arrays.items():
                 if entry[key] is not place:
                     entry[key] = place.copy_(entry[key])
                     arena.blank = False
@@ -96,40 +96,41 @@ class HostPlacement(Placement):
 
     def update(self, batch: TorchBatch) -> None:
         gradients, params = batch.columns[:2]
-        windows: list[tuple[Arena, list[int], HostWindow]] = []
+        work: list[tuple[Arena, list[int], HostWindow]] = []
         for arena in self._arenas:
-            mine = [k for k, p in enumerate(params) if arena.serves(p)]
-            if mine:
-                cargoes = arena.cargoes([params[k] for k in mine], self.pages.budget)
-                windows += [(arena, mine, cargo) for cargo in cargoes]
+            members = [k for k, p in enumerate(params) if arena.serves(p)]
+            if members:
+                windows = arena.windows([params[k] for k in members], self.pages.budget)
+                work += [(arena, members, window) for window in windows]
                 arena.blank = False
-        largest = max((cargo.nbytes for _, _, cargo in windows), default=0)
-        buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(windows)))]
+        largest = max((window.nbytes for _, _, window in work), default=0)
+        buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(work)))]
         owners = batch.owners
         table = empty_table(0 if owners is None else count_rows(owners))
 
-        def job(arena: Arena, mine: Sequence[int], cargo: HostWindow) -> WindowJob:
-            pieces = np.array([(mine[piece.item], piece.start, piece.stop) for piece in cargo.pieces], dtype=np.int64)
+        def make_job(arena: Arena, members: Sequence[int], window: HostWindow) -> WindowJob:
+            positions = [(members[piece.item], piece.start, piece.stop) for piece in window.pieces]
+            pieces = np.array(positions, dtype=np.int64)
 
             def update(buffer: int) -> None:
                 entries = []
-                for (k, *piece), places in zip(pieces.tolist(), cargo.places, strict=True):
+                for (k, *piece), places in zip(pieces.tolist(), window.places, strict=True):
                     own = [gradients[k], params[k].detach()]
                     if is_dense(params[k]):
                         own = [_slice_in_memory_order(t, *piece) for t in own]
                     entries.append(own + arena.fields(params[k], places, buffers[buffer]))
-                window = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
-                batch.part.engine.update(window)
+                part = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
+                batch.part.engine.update(part)
                 if owners is not None:
-                    add_rows(table, owners[pieces[:, 0]], window.tally.table)
+                    add_rows(table, owners[pieces[:, 0]], part.tally.table)
 
             return WindowJob(
-                fetch=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=False),
+                fetch=lambda buffer: window.copy(arena.memory, buffers[buffer], back=False),
                 update=update,
-                store=lambda buffer: cargo.copy(arena.memory, buffers[buffer], back=True),
+                store=lambda buffer: window.copy(arena.memory, buffers[buffer], back=True),
             )
 
-        relay(self._device, [job(*window) for window in windows])
+        relay(self._device, [make_job(*item) for item in work])
         torch.autograd.graph.increment_version(params)
         batch.tally = Tally.of(table)
 
@@ -139,7 +140,7 @@ class HostPlacement(Placement):
 
 @final
 class _WindowBatch(Batch):
-    """The pieces of one window, on the device: the parameters' own memory, and the state in a buffer."""
+    """The pieces of one window on the device: views of the parameters' own memory, and their state in a buffer."""
 
     def __init__(self, batch: TorchBatch, pieces: Int64s, columns: Sequence[Sequence[Tensor]]) -> None:
         numbers, starts, stops = pieces.T
@@ -161,5 +162,5 @@ class _WindowBatch(Batch):
 
 
 def _slice_in_memory_order(tensor: Tensor, start: int, stop: int) -> Tensor:
-    """Elements of a dense tensor, in their order in memory."""
+    """Return (stop − start,) elements of a dense tensor, in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,))[start:stop]

@@ -1,4 +1,4 @@
-"""The host's memory that holds the state of parameters on a device, and the streams that copy it there and back."""
+"""The host's memory for state of parameters on a device, and the streams that copy it to the device and back."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, pa
 from gradstep.storage.pages.layout import round_up
 
 BUFFERS = 3
-"""Windows on the device at a time: one arrives, one is computed, one leaves."""
+"""Buffers on the device: one window arrives, one is computed, one leaves."""
 
 _PORTABLE = 1  # cudaHostRegisterPortable: for every GPU of the process
 
 
 class Stream(ABC):
-    """Work that a device does in order. What is in different streams runs at the same time, in any order."""
+    """A queue of work that a device does in order; several streams run at the same time."""
 
     @abstractmethod
     def do(self, work: Callable[[], None]) -> None:
-        """Add work; need not wait for it."""
+        """Add work to the stream; it may be done later."""
 
     @abstractmethod
     def record(self) -> Any:
-        """An event: that all that has been added so far is done."""
+        """Return the event that all work added so far is done."""
 
     @abstractmethod
     def wait(self, event: Any) -> None:
-        """What is added from now on begins after the event, of whichever stream."""
+        """Delay all work that is added from now on until the event, of any stream."""
 
 
 class Device(ABC):
-    """Where a step is computed.
+    """The device that a step is computed on.
 
     Attributes:
-        incoming, outgoing: what copies to the device, and from it.
+        incoming, outgoing: the streams that copy to the device, and from it.
     """
 
     incoming: Stream
@@ -52,30 +52,30 @@ class Device(ABC):
     @property
     @abstractmethod
     def computing(self) -> Stream:
-        """What computes: the caller's own stream, which may be another at each step."""
+        """The stream that computes: the caller's own, which may be another at each step."""
 
     @abstractmethod
     def pin(self, memory: Tensor) -> None:
-        """Make the host's memory such that copies need not wait, until the tensor is gone."""
+        """Pin the host's memory for as long as the tensor exists, so that copies do not block."""
 
     @abstractmethod
     def buffer(self, nbytes: int) -> Tensor:
-        """Memory of the device, of whatever contents."""
+        """Return (nbytes,) uninitialized uint8 on the device."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Wait until everything is done."""
+        """Wait until all work is done."""
 
 
 @final
 @dataclass(frozen=True)
 class WindowJob:
-    """What is done with one window; each is called with the number of the buffer that the window is in.
+    """The work on one window; each function takes the number of the window's buffer.
 
     Attributes:
-        fetch: copies its state to the buffer.
-        update: computes.
-        store: copies its state back.
+        fetch: copies the window's state to the buffer.
+        update: updates the parameters and the state in the buffer.
+        store: copies the state back.
     """
 
     fetch: Callable[[int], None]
@@ -84,32 +84,32 @@ class WindowJob:
 
 
 def relay(device: Device, jobs: Sequence[WindowJob]) -> None:
-    """Do the jobs one after the other, while the state of the next one arrives and that of the one before leaves.
+    """Do the jobs one after the other, while the next window is copied to the device and the last one back.
 
-    Window k is in buffer k mod 3. It is computed when it has arrived, leaves when it is computed, and its buffer is
-    used again when it has left. All is done on return, also if that is by an exception.
+    Window k is in buffer k mod 3. It is updated after it has arrived, leaves after it is updated, and its buffer is
+    used again after it has left. All work is done on return, also after an exception.
     """
-    left: list[Any] = []
-    arrived: list[Any] = []
+    departures: list[Any] = []
+    arrivals: list[Any] = []
 
     def fetch(k: int) -> None:
         if k < len(jobs):
             if k >= BUFFERS:
-                device.incoming.wait(left[k - BUFFERS])
+                device.incoming.wait(departures[k - BUFFERS])
             device.incoming.do(lambda: jobs[k].fetch(k % BUFFERS))
-            arrived.append(device.incoming.record())
+            arrivals.append(device.incoming.record())
 
     def compute(k: int) -> None:
-        device.computing.wait(arrived[k])
+        device.computing.wait(arrivals[k])
         device.computing.do(lambda: jobs[k].update(k % BUFFERS))
 
     def store(k: int) -> None:
         device.outgoing.wait(device.computing.record())
         device.outgoing.do(lambda: jobs[k].store(k % BUFFERS))
-        left.append(device.outgoing.record())
+        departures.append(device.outgoing.record())
 
     try:
-        # The buffers may be memory that earlier computation has given up and not yet come to.
+        # The buffers' memory may have been freed by earlier computation that has not run yet: wait for it.
         device.incoming.wait(device.computing.record())
         fetch(0)
         for k in range(len(jobs)):
@@ -122,7 +122,7 @@ def relay(device: Device, jobs: Sequence[WindowJob]) -> None:
 
 @final
 class ImmediateStream(Stream):
-    """Does everything at once, which is one of the orders that are allowed."""
+    """A stream that does all work at once, which is one of the allowed orders."""
 
     def do(self, work: Callable[[], None]) -> None:
         work()
@@ -136,7 +136,7 @@ class ImmediateStream(Stream):
 
 @final
 class Host(Device):
-    """The CPU as its own device, one thing after the other: what the others are to agree with, bit for bit."""
+    """The CPU as its own device, without overlap: the reference that other devices must match bit for bit."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -176,7 +176,7 @@ class CudaStream(Stream):
 
 @final
 class Cuda(Device):
-    """A GPU. It has not been run: there was none where this was written. What needs no GPU to be wrong is tested."""
+    """A GPU. This class was written without a GPU and has not been run; tests cover what needs no GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -188,7 +188,7 @@ class Cuda(Device):
         return CudaStream(torch.cuda.current_stream(self._device))
 
     def pin(self, memory: Tensor) -> None:
-        # torch's own pinned memory comes in powers of two: up to twice what was asked for.
+        # torch would round pinned memory up to a power of two, up to twice the bytes.
         with torch.cuda.device(self._device):
             runtime: Any = torch.cuda.cudart()
             torch.cuda.check_error(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, _PORTABLE))
@@ -198,7 +198,7 @@ class Cuda(Device):
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
     def finish(self) -> None:
-        # The last copy to leave comes after everything; unless an error came in between.
+        # All three: after an error the last outgoing copy may not wait for the other work.
         for stream in (self._in, self._out, torch.cuda.current_stream(self._device)):
             stream.synchronize()
 
@@ -208,21 +208,21 @@ DEVICES: dict[str, Callable[[torch.device], Device]] = {"cuda": Cuda}
 
 
 WINDOW = 64 << 20
-"""Bytes of a window, at most: copies of some megabytes are as fast as any, and before the first nothing is computed."""
+"""The most bytes of a window: copies of some megabytes have full speed, and the first copy delays all computing."""
 
-_LINE = 64  # what arrays begin at a multiple of
-_MAX_CACHED = 64  # sets of parameters whose windows are remembered
+_LINE = 64  # arrays begin at multiples of so many bytes
+_MAX_CACHED = 64  # sets of parameters with cached windows
 
 
 @final
 @dataclass(frozen=True)
 class HostWindow:
-    """What of an arena is on the device together.
+    """The part of an arena that is on the device at the same time.
 
     Attributes:
-        pieces: the elements of parameters, by their numbers in the walk.
-        places: for each piece, where the bytes of each of its fields are in a buffer.
-        spans: the bytes to copy: where in the arena they begin and stop, and where in a buffer.
+        pieces: the pieces of parameters; ``item`` is the parameter's position in :meth:`Arena.windows`' ``params``.
+        places: for each piece, the bytes of each of its fields in a buffer.
+        spans: the bytes to copy: (begin in the arena, end in the arena, begin in the buffer).
     """
 
     pieces: tuple[Piece, ...]
@@ -231,10 +231,10 @@ class HostWindow:
 
     @classmethod
     def of(cls, layout: Layout, items: Sequence[Item], pieces: Sequence[Piece]) -> HostWindow:
-        """The window of these pieces; bytes of neighbours are copied together."""
+        """Return the window of these pieces; bytes of neighbours are copied together."""
         spans: list[tuple[int, int, int]] = []
         places: list[tuple[slice, ...]] = []
-        filled = 0
+        size_so_far = 0
         for piece in pieces:
             fields = []
             for column in items[piece.item].columns:
@@ -242,25 +242,25 @@ class HostWindow:
                 part = column.part(piece.start, piece.stop)
                 base = layout.ranges[column.name][0]
                 begin, end = base + part.start * size, base + part.stop * size
-                # Between arrays there are fewer bytes than a line; between parts of them, bytes of other pieces.
+                # A gap shorter than a line lies between whole arrays; a longer one holds bytes of other pieces.
                 if spans and 0 <= begin - spans[-1][1] < _LINE:
                     spans[-1] = (spans[-1][0], end, spans[-1][2])
                 else:
-                    spans.append((begin, end, round_up(filled, _LINE)))
+                    spans.append((begin, end, round_up(size_so_far, _LINE)))
                 place = spans[-1][2] + begin - spans[-1][0]
-                filled = place + end - begin
-                fields.append(slice(place, filled))
+                size_so_far = place + end - begin
+                fields.append(slice(place, size_so_far))
             places.append(tuple(fields))
         return cls(tuple(pieces), tuple(places), tuple(spans))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a buffer that holds it."""
+        """Bytes of a buffer that can hold the window."""
         begin, end, place = self.spans[-1]
         return place + end - begin
 
     def copy(self, host: Tensor, buffer: Tensor, *, back: bool) -> None:
-        """Copy it from the host's memory to the buffer, or back, without waiting."""
+        """Copy the window from the host's memory to the buffer, or back, without waiting."""
         for begin, end, place in self.spans:
             there, here = host[begin:end], buffer[place : place + end - begin]
             (there if back else here).copy_(here if back else there, non_blocking=True)
@@ -268,10 +268,10 @@ class HostWindow:
 
 @final
 class Arena:
-    """A stretch of the host's memory and the parameters whose state it holds, laid out as a page file is."""
+    """The host's memory for the state of some parameters, with the layout of a page file."""
 
     def __init__(self, parameters: Sequence[NewParameter], device: Device) -> None:
-        self._params = [p for _, p, _ in parameters]  # kept, so that their ids stay theirs
+        self._params = [p for _, p, _ in parameters]  # held, so that their ids stay unique
         self._facts = {id(p): (p.shape, p.dtype, p.stride(), p.device) for p in self._params}
         self._columns = {
             id(p): {key: (f"{k}: {key}", field) for key, field in stored.fields.items()}
@@ -296,11 +296,11 @@ class Arena:
         return self.memory.numpy()[begin:end].view(self._layout.by_name[name].dtype)
 
     def serves(self, p: Tensor) -> bool:
-        """Whether the state of this parameter is here, and fits it still."""
+        """Return whether this arena has the parameter's state, for its present shape, type, strides and device."""
         return self._facts.get(id(p)) == (p.shape, p.dtype, p.stride(), p.device)
 
     def windows(self, params: Sequence[Tensor], budget: int) -> list[HostWindow]:
-        """The state of these parameters, in windows of which three are within the budget."""
+        """Return windows with the state of these parameters; three windows together are within the budget in bytes."""
         key = (budget, *map(id, params))
         if key not in self._windows:
             items = [
@@ -320,9 +320,9 @@ class Arena:
         return self._windows[key]
 
     def fields(self, p: Tensor, places: Sequence[slice], buffer: Tensor) -> list[Tensor]:
-        """The state of a piece of a parameter that is in a buffer."""
-        found = []
+        """Return the fields of a piece of a parameter as tensors in a buffer: flat if the parameter is dense."""
+        tensors = []
         for place, host in zip(places, self.tensors[id(p)].values(), strict=True):
             part = buffer[place].view(host.dtype)
-            found.append(part if is_dense(p) else part.as_strided(host.shape, host.stride()))
-        return found
+            tensors.append(part if is_dense(p) else part.as_strided(host.shape, host.stride()))
+        return tensors

@@ -1,4 +1,4 @@
-"""What a user's ``paged=`` and ``page_budget=`` mean."""
+"""The user's settings ``paged=`` and ``page_budget=``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ BUDGET = "512MB"
 @final
 @dataclass(frozen=True)
 class Pages:
-    """Where state is paged to.
+    """The folder and the memory budget of paged state.
 
     Attributes:
-        folder: of the files; None for a temporary one, removed with the optimizer.
+        folder: the folder of the files; None for a temporary one that is removed with the optimizer.
         budget: bytes of state that may be in memory.
-        resume: go on with the files that an earlier run has left there, instead of refusing to overwrite them.
+        resume: continue with the files of an earlier run in the folder; otherwise they are never overwritten, and an
+            error is raised.
     """
 
     folder: Path | None = None
@@ -34,10 +35,10 @@ class Pages:
 
     @classmethod
     def of(cls, paged: bool | str | Path | Pages, budget: str | int | None) -> Pages | None:
-        """What a user's ``paged=`` and ``page_budget=`` mean; None for resident state.
+        """Return the settings that ``paged=`` and ``page_budget=`` give; None for state in memory.
 
         Raises:
-            TypeError, ValueError: settings that mean nothing.
+            TypeError, ValueError: invalid settings.
         """
         if isinstance(paged, Pages):
             if budget is not None:

@@ -1,4 +1,4 @@
-"""Where paged state is kept, and how a step gets at it."""
+"""The interface of placements: where paged state is stored, and how a step updates it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
 
 NewParameter = tuple[str, Tensor, ParameterStorage]
-"""Name, parameter, and how it is stored."""
+"""A parameter's name, the parameter, and its codecs."""
 
 ParameterState = tuple[str, Tensor, ParameterStorage, dict[str, Any]]
-"""Name, parameter, how it is stored, and the state that there is."""
+"""A parameter's name, the parameter, its codecs, and its state so far."""
 
 
 class Placement(ABC):
-    """State outside of the memory in which it is computed.
+    """State that is stored outside the memory in which it is updated.
 
     Attributes:
-        pages: what was asked for.
-        on_host: whether it is on the CPU although the parameters are not.
-        seed: of the noise that state is rounded with, kept beside the state where that outlives the process.
+        pages: the user's settings.
+        on_host: whether the state is on the CPU although the parameters are not.
+        seed: the seed of the rounding noise, saved beside the state if that outlives the process.
     """
 
     pages: Pages
@@ -40,35 +40,35 @@ class Placement(ABC):
 
     @abstractmethod
     def check_room(self, nbytes: int) -> None:
-        """Refuse what there is no room for, before training.
+        """Check before training that there is room for so many bytes of state.
 
         Raises:
-            OSError, MemoryError: the room is too little.
+            OSError, MemoryError: there is not enough room.
         """
 
     @abstractmethod
     def saved_seed(self) -> int | None:
-        """The seed of the noise of an earlier run that is resumed; None if there is none."""
+        """Return the seed of an earlier run that is resumed; None without such a run."""
 
     @abstractmethod
     def preflight(self, nbytes: int) -> Preflight:
-        """Whether there is room for so many bytes, and how long a step takes if they have to come from the disk."""
+        """Return whether there is room for so many bytes, and the time of a step that reads them from the disk."""
 
     @abstractmethod
     def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
-        """The state of parameters with every array in its place; parameters that have none yet get places.
+        """Return the state of each parameter with every array in the placement's memory, allocated if necessary.
 
         Args:
-            parameters: whose state.
+            parameters: the parameters with their state so far.
             scalars: the names of the numbers kept once per parameter.
 
         Raises:
-            OSError, MemoryError: there is no room.
+            OSError, MemoryError: there is not enough room.
         """
 
     @abstractmethod
     def open_for_update(self) -> AbstractContextManager[None]:
-        """What changes state stands in this ``with``, which is inside :func:`~gradstep.engines.step.defer_signals`."""
+        """Return the context in which state may change; enter it inside :func:`~gradstep.engines.step.defer_signals`."""
 
     @abstractmethod
     def update(self, batch: TorchBatch) -> None:
@@ -76,20 +76,24 @@ class Placement(ABC):
 
     @abstractmethod
     def scalar_rows(self, params: Sequence[Tensor]) -> list[NDArray[np.int64]]:
-        """For each of the places where scalars are kept, where its parameters stand among these."""
+        """Return for each file the positions of its parameters in ``params``, as rows of :meth:`save_scalars`."""
 
     @abstractmethod
     def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
-        """Write the scalars of all parameters beside their state, where that outlives the process.
+        """Write the scalars of all parameters beside their state, if that outlives the process.
 
         Args:
-            scalars: of every parameter.
-            rows: which of them go where, from :meth:`rows`.
+            scalars: (parameters, scalars) of every parameter.
+            rows: the rows for each file, from :meth:`scalar_rows`.
         """
 
 
 def shaped(array: NDArray[Any], field: Field, p: Tensor) -> Tensor:
-    """A flat array as a tensor in the parameter's layout of memory; one number for many elements stays flat."""
+    """Return a flat array as a tensor in the parameter's shape and strides; a field with one number per block is flat.
+
+    Args:
+        array: (field.length(p.numel()),).
+    """
     flat = torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
     flat = flat.view(getattr(torch, field.element.name))
     return flat if field.per > 1 else flat.as_strided(p.shape, torch.empty_like(p, device="meta").stride())

@@ -1,29 +1,23 @@
-"""Which placement serves ``paged=``: files for parameters on the CPU, the host's memory for those on a GPU."""
+"""Choose the placement for ``paged=``: files for parameters on the CPU, the host's memory for those on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from gradstep.optimizers.paged.files import FilePlacement
 from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
 from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.paged.placement import Placement
-from gradstep.optimizers.state.storage import ParameterStorage
+from gradstep.optimizers.paged.placement import NewParameter, Placement
 from gradstep.rules import Rule
 
-Parameters = Sequence[tuple[str, Tensor, ParameterStorage]]
-"""Name, parameter, and how it is stored."""
 
-
-def choose_placement(pages: Pages, rule: type[Rule], parameters: Parameters, nbytes: int) -> Placement:
-    """The placement for these parameters, which has room for so many bytes of state.
+def choose_placement(pages: Pages, rule: type[Rule], parameters: Sequence[NewParameter], nbytes: int) -> Placement:
+    """Return a placement for these parameters with room for so many bytes of state.
 
     Raises:
         ValueError: the rule or a parameter has no state that could be paged.
-        OSError, MemoryError: there is no room.
+        OSError, MemoryError: there is not enough room.
     """
     if not rule.elementwise:
         raise ValueError(f"paged= is for state of the parameters' size, and {rule.__name__} keeps a row and a column")
@@ -32,16 +26,16 @@ def choose_placement(pages: Pages, rule: type[Rule], parameters: Parameters, nby
             raise ValueError(f"paged= is for real parameters, and {name} is complex")
         if not stored.slots:
             raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
-    found = make_placement(pages, parameters)
-    found.check_room(nbytes)
-    return found
+    placement = make_placement(pages, parameters)
+    placement.check_room(nbytes)
+    return placement
 
 
-def make_placement(pages: Pages, parameters: Parameters) -> Placement:
-    """The placement for parameters on this device.
+def make_placement(pages: Pages, parameters: Sequence[NewParameter]) -> Placement:
+    """Return a placement for the device of these parameters.
 
     Raises:
-        ValueError: they are on several devices, or on one whose state cannot be paged.
+        ValueError: they are on several devices, or on a device whose state cannot be paged.
     """
     devices = {p.device: name for name, p, _ in parameters}
     if len(devices) > 1:

@@ -1,1 +1,1 @@
-"""The state of each parameter: how it is stored, created, checked and summed up."""
+"""The state of each parameter: its storage, creation, checks and summary."""

@@ -1,4 +1,4 @@
-"""Arrays of state: created for a parameter, or taken from a state that was loaded."""
+"""Arrays of state: create them for a parameter, or convert those of a loaded state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALFWAY = 1 << BITS - 1
 
 
 def slot_dtype(p: Tensor) -> torch.dtype:
-    """The type that the values of a slot have: float32 for half precision, else the parameter's own.
+    """Return the type of a slot's values: float32 for half precision, else the parameter's own.
 
     A deviation from torch.optim, which keeps bfloat16 moments for a bfloat16 parameter, where 0.999 rounds to 1.
     """
@@ -30,17 +30,23 @@ def slot_dtype(p: Tensor) -> torch.dtype:
 
 
 def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], name: str) -> dict[str, Any]:
-    """The old state with every missing array created and every other brought into the parameter's layout.
+    """Return the old state with every missing array created and every other array in the parameter's layout.
+
+    Args:
+        p: the parameter.
+        stored: the codecs of parameter and slots.
+        old: the state so far, perhaps empty.
+        name: the parameter's name in an error.
 
     Raises:
-        RuntimeError: an array of another shape than the parameter needs.
-        TypeError: something that is no tensor.
+        RuntimeError: an array has another shape than the parameter needs.
+        TypeError: an entry of a slot is not a tensor.
     """
     if not old and stored.zeros is not None and not p.is_complex():
         return _zeros(p, stored.zeros)
     entry = dict(old)
     if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
-        entry["step"] = 1.0  # torch's SGD does not count: a buffer that exists has had its first step
+        entry["step"] = 1.0  # torch's SGD does not count steps, but a buffer exists only after the first
     for field in stored.parameter.fields[1:]:
         entry[field.suffix] = _rounding_array(p, field, entry.get(field.suffix), name)
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
@@ -49,7 +55,7 @@ def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], nam
 
 
 def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """The arrays of one slot."""
+    """Return the arrays of one slot by key: new ones, or those of ``entry``, converted if necessary."""
     value, scale = entry.get(slot.name), entry.get(f"{slot.name}_scale")
     if value is not None and not isinstance(value, Tensor):
         raise TypeError(f"{slot.name} of {name} must be a tensor of shape {tuple(p.shape)}, but is {value!r}")
@@ -71,25 +77,25 @@ def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], nam
     assert isinstance(codec, Elementwise)
     dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
     same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
-    if same and not coded and not value.is_inference():  # what inference mode has made is not written to outside it
+    if same and not coded and not value.is_inference():  # torch refuses to write to tensors made in inference mode
         return {slot.name: value}
     return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(value, scale, signed=slot.signed))}
 
 
 def _writable(value: Tensor) -> Tensor:
-    """What inference mode has made is not written to outside it."""
+    """Return the tensor, or a copy if it was made in inference mode, since torch refuses to write to such tensors."""
     return value.clone() if value.is_inference() else value
 
 
 def _layout_template(p: Tensor, slot: Slot) -> Tensor:
-    """A tensor without memory that is laid out as a slot's values are."""
+    """Return a meta tensor with the shape, strides and type of a slot's values."""
     if slot.collapsed is None:
         return torch.empty_like(p, dtype=slot_dtype(p), device="meta", memory_format=torch.preserve_format)
     return torch.empty(slot.shape(tuple(p.shape)), dtype=slot_dtype(p), device="meta")
 
 
 def _rounding_array(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
-    """What is kept beside a parameter: its master copy, or what rounding left over (nothing, to begin with)."""
+    """Return an array that rounding keeps for a parameter: its master copy, or the rounding error (at first 0)."""
     dtype = getattr(torch, field.element.name)
     if old is None:
         starts_as_copy = field.element.itemsize > p.element_size()
@@ -102,16 +108,16 @@ def _rounding_array(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
 
 
 def _initial_values(p: Tensor, slot: Slot) -> Tensor:
-    """A slot's values before the first step, in the parameter's layout of memory."""
+    """Return a slot's values before the first step, in the parameter's memory layout."""
     if slot.collapsed is None:
-        # A complex number is a pair of real ones, and each starts with the same.
+        # A complex number is a pair of real numbers, and both start with the fill value.
         fill = complex(slot.fill, slot.fill) if p.is_complex() else slot.fill
         return torch.full_like(p, fill, dtype=slot_dtype(p), memory_format=torch.preserve_format)
     return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=slot_dtype(p), device=p.device)
 
 
 def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
-    """Arrays of zeros: bytes of 0 are that for every codec, and need not be computed."""
+    """Return arrays of zeros: bytes of 0 decode to 0 with every codec, so nothing needs to be encoded."""
     return {
         key: torch.zeros_like(p, dtype=getattr(torch, field.element.name))
         if field.per == 1
@@ -121,7 +127,7 @@ def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
 
 
 def _encode_slot(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
-    """The arrays of a slot, rounded to nearest."""
+    """Return the arrays of a slot by key, encoded with rounding to nearest; ``value`` has the slot's shape."""
     if value.is_complex():
         return {slot.name: value}
     noise = torch.full_like(value, HALFWAY, dtype=torch.int32) if codec.noisy else None
@@ -137,7 +143,7 @@ def _copy_in_layout(array: Tensor, like: Tensor, field: Field) -> Tensor:
 
 
 def decode_slot(value: Tensor, scale: Tensor | None, *, signed: bool) -> Tensor:
-    """What a slot holds, as floating-point numbers, however it is stored."""
+    """Return a slot's values as floating-point numbers; ``scale`` has one number per block if ``value`` is codes."""
     if scale is None or value.dtype != torch.uint8:
         return value
     return ARRAYS.value(Blocks(signed), [value, scale.to(value.device)])  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Check the state of a parameter, whoever wrote it, before a step computes with it or a kernel takes its address."""
+"""Check the state of a parameter before a step computes with it or a kernel takes its address."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ ROUNDING_FIELDS = {
 
 
 _PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
-"""Types with two numbers to an element, which torch does not convert."""
+"""Types with two numbers in each element, which torch does not convert."""
 
 
 class Fault(NamedTuple):
-    """What is wrong with an entry of state.
+    """A fault in an entry of state.
 
     Attributes:
-        error: the type of exception that says so.
-        line: the key, what was given, what is allowed, and what to do.
+        error: the type of exception to raise.
+        line: the message: the key, what was given, what is allowed, and what to do.
     """
 
     error: type[Exception]
@@ -48,22 +48,22 @@ class Fault(NamedTuple):
 def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[str, Any], name: str) -> None:
     """Refuse the state of a parameter if it does not fit the parameter or the rule.
 
-    A slot that a setting has switched on since may be missing, and is created. An array of another floating-point type
-    or order of memory is converted: a model that is converted in mid-run takes its state along.
+    A slot may be missing if a setting has switched it on since; it will be created. An array may have another
+    floating-point type or memory order; it will be converted. So a model can be converted in mid-run with its state.
 
-    An entry that passes and has every array in the parameter's type and order of memory is safe for a kernel.
+    An entry that passes, with every array in the parameter's type and memory order, is safe for a kernel.
 
     Args:
         p: the parameter.
-        stored: how the optimizer stores it.
+        stored: the codecs of parameter and slots.
         rule: the rule with the settings of the parameter's group.
         entry: its state.
-        name: what to call it in an error.
+        name: the parameter's name in an error.
 
     Raises:
-        TypeError: a value that is no tensor or no number.
-        ValueError: a number out of its bounds.
-        RuntimeError: a tensor that does not fit.
+        TypeError: a value is not a tensor or not a number.
+        ValueError: a number is out of its bounds.
+        RuntimeError: a tensor does not fit.
 
     >>> from gradstep.optimizers.state.storage import Storage
     >>> from gradstep.rules import AdamW
@@ -75,7 +75,7 @@ def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[
     """
     if type(entry) is dict and is_regular(p, stored, rule, entry):
         return
-    if not isinstance(entry, dict):  # other mappings cannot be written to, or not as fast
+    if not isinstance(entry, dict):  # other mappings cannot be written to, or are slower
         fault = not_a_dictionary(entry)
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
     for fault in faults(p, stored, rule, entry):
@@ -83,7 +83,7 @@ def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[
 
 
 def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str, Any]) -> bool:
-    """Return whether an entry is just as the optimizer makes it, no array missing and nothing else beside them."""
+    """Return whether an entry is exactly as the optimizer makes it: no array missing, and no other keys."""
     if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
         return False
     if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in PLAIN:
@@ -120,13 +120,13 @@ _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float1
 
 
 def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
-    """Everything that does not fit in an entry, however its slots are stored.
+    """Yield all faults of an entry, in whatever precision its slots are stored.
 
     Args:
         p: the parameter.
-        stored: how the optimizer stores it.
+        stored: the codecs of parameter and slots.
         rule: the rule with the settings of the parameter's group.
-        entry: its state. ``None`` stands for a slot that is not there yet.
+        entry: its state; ``None`` stands for a slot that does not exist yet.
     """
     if not isinstance(entry, Mapping):
         yield not_a_dictionary(entry)
@@ -146,25 +146,25 @@ def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Itera
 
 
 def not_a_dictionary(entry: Any) -> Fault:
-    """The fault of an entry that is something else."""
+    """Return the fault of an entry that is not a dictionary."""
     return Fault(TypeError, f"it is {_show_value(entry)}, but must be a dictionary of arrays and numbers")
 
 
 def missing_fault(key: str) -> Fault:
-    """The fault of an entry without one of its arrays."""
+    """Return the fault of an entry that lacks one of its arrays."""
     return Fault(RuntimeError, f"{key} is missing; put it back, or delete the parameter's whole state to begin anew")
 
 
 def _default_slots(rule: Rule, ndim: int) -> set[str]:
-    """The slots that no setting has to switch on, so that they are there from the first step."""
-    usual = {field.name: field.default for field in fields(rule) if field.default is not MISSING}
-    return {slot.name for slot in replace(rule, **usual).slots(ndim)}
+    """Return the slots that the rule has with default settings, and so from the first step on."""
+    defaults = {field.name: field.default for field in fields(rule) if field.default is not MISSING}
+    return {slot.name for slot in replace(rule, **defaults).slots(ndim)}
 
 
 def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[str]:
-    """What of an entry that fits could not be stored as the optimizer does without being rounded.
+    """Yield a message for each array of an entry that the optimizer's storage would round or drop.
 
-    A slot of zeros can be stored in any way.
+    A slot of zeros can be stored in any precision.
     """
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
         value = entry.get(slot.name)
@@ -204,31 +204,31 @@ def _number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any
 
 
 def _is_indifferent_to_steps(rule: Rule) -> bool:
-    """Whether only the first step differs from the others, so that it need not be counted (as torch's SGD does not)."""
+    """Return whether all steps after the first are alike, so that no step count is needed (torch's SGD has none)."""
     return not rule.scalars and rule.coefficients(2) == rule.coefficients(3)
 
 
 def _step_fault(value: Any) -> Fault | None:
-    found = _one_number(value)
+    step = _one_number(value)
     allowed = f"must be a whole number from 0 to {MOST_STEPS:,}, the number of steps taken"
-    if found is None:
+    if step is None:
         return Fault(TypeError, f"step is {_show_value(value)}, but {allowed}")
-    if not (0 <= found <= MOST_STEPS and found == int(found)):
-        return Fault(ValueError, f"step is {found:g}, but {allowed}")
+    if not (0 <= step <= MOST_STEPS and step == int(step)):
+        return Fault(ValueError, f"step is {step:g}, but {allowed}")
     return None
 
 
 def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
-    found = _one_number(value)
-    if found is None:
+    number = _one_number(value)
+    if number is None:
         return Fault(TypeError, f"{key} is {_show_value(value)}, but must be a number (before the first step {start})")
-    if not math.isfinite(found):
-        return Fault(ValueError, f"{key} is {found}, but must be finite (before the first step {start})")
+    if not math.isfinite(number):
+        return Fault(ValueError, f"{key} is {number}, but must be finite (before the first step {start})")
     return None
 
 
 def _one_number(value: Any) -> float | None:
-    """A real number, or a tensor that holds one, as a float; None for anything else."""
+    """Return a real number, or a tensor that holds one, as a float; None for anything else."""
     if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
         return None
     if isinstance(value, Tensor) and (
@@ -242,7 +242,7 @@ def _one_number(value: Any) -> float | None:
 
 
 def _has_no_numbers(value: Tensor) -> bool:
-    """Whether the numbers of a plain tensor are not in memory as they are: it is sparse, freed, on meta, of a mode."""
+    """Return whether a plain tensor's numbers are not in memory: it is sparse, freed, on meta, or made under a mode."""
     return type(value) in PLAIN and lacks_memory(value)
 
 
@@ -271,7 +271,7 @@ def _slot_faults(p: Tensor, slot: Slot, value: Any, scale: Any) -> Iterator[Faul
 
 
 def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
-    """What is wrong with one array; its memory is not read."""
+    """Yield the fault of one array, which must have this shape; its memory is not read."""
     if not isinstance(value, Tensor):
         yield Fault(TypeError, f"{key} is {_show_value(value)}, but must be a tensor of shape {shape}")
         return
@@ -299,7 +299,7 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
 
 
 def _can_hold(codec: Codec, value: Tensor, p: Tensor) -> bool:
-    """Whether a codec has room for every number of a slot as it is stored."""
+    """Return whether a codec can store every number of a slot's present array without rounding."""
     coded = value.dtype == torch.uint8
     if isinstance(codec, Blocks):
         return coded and same_order(value, torch.empty_like(p, device="meta"))
@@ -309,20 +309,20 @@ def _can_hold(codec: Codec, value: Tensor, p: Tensor) -> bool:
 
 
 def _is_wide_enough(target: torch.dtype, source: torch.dtype) -> bool:
-    """Whether every number of one type is one of the other."""
+    """Return whether ``target`` has every number of ``source``."""
     if source.itemsize == 1 and source != target:
-        # A code of the state and a float8 have at most 3 places of mantissa and an exponent of float32's range.
+        # An 8-bit code of the state and a float8 have at most 3 bits of mantissa, and an exponent of float32's range.
         source = torch.bfloat16
     return source == target or torch.promote_types(source, target) == target
 
 
 def _dtype_of(name: str) -> torch.dtype:
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape have their elements in the same order in memory, where blocks are cut.
+    """Return whether two tensors of one shape have the same memory order of elements, in which blocks are cut.
 
     >>> a = torch.zeros(2, 3)
     >>> same_order(a, torch.ones(2, 3)), same_order(a, torch.ones(3, 2).t())
@@ -337,7 +337,7 @@ def _target_name(codec: Codec, value: Tensor, p: Tensor) -> str:
 
 
 def storage_name(value: Tensor) -> str:
-    """How the numbers of a slot are stored, as users call it.
+    """Return the name that users give to the precision of an array of state.
 
     >>> storage_name(torch.zeros(1)), storage_name(torch.zeros(1, dtype=torch.uint8))
     ('float32', '8bit')
@@ -346,12 +346,12 @@ def storage_name(value: Tensor) -> str:
 
 
 def scale_of(slot: Slot) -> str:
-    """The key of the scales of a slot in 8 bits."""
+    """Return the key of the scales of a slot in 8 bits."""
     return f"{slot.name}_scale"
 
 
 def _show_value(value: Any) -> str:
-    """A value as an error shows it, in one line and without a tensor's numbers."""
+    """Return a value in one line for an error, without a tensor's numbers."""
     if isinstance(value, Tensor):
         kind = f"{value.dtype}" if value.layout == torch.strided else f"{value.layout} {value.dtype}"
         memory = " without memory" if value.layout == torch.strided and _has_no_numbers(value) else ""
@@ -360,6 +360,6 @@ def _show_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def choose_error(found: Sequence[Fault]) -> type[Exception]:
-    """The type of exception for several faults: of the tensors before that of the numbers."""
-    return next(kind for kind in (RuntimeError, ValueError, TypeError) if any(fault.error is kind for fault in found))
+def choose_error(errors: Sequence[Fault]) -> type[Exception]:
+    """Return the type of exception for several faults: faults of tensors go before faults of numbers."""
+    return next(kind for kind in (RuntimeError, ValueError, TypeError) if any(fault.error is kind for fault in errors))

@@ -1,4 +1,4 @@
-"""How each parameter and its state are stored, and which engine updates it: the user's choice, applied to each."""
+"""The storage of each parameter and its state, and the engine that updates it, by the user's choices."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from gradstep.storage.policy import (
 
 
 def element_of(dtype: torch.dtype) -> Element:
-    """How numbers of a torch type are stored; a complex number is a pair of real ones."""
+    """Return the stored element for numbers of a torch type; a complex number is a pair of real numbers."""
     name = str(dtype.to_real()).removeprefix("torch.")
     return ELEMENTS.get(name) or Native(name)
 
 
 def keys_of(slot: Slot, codec: Codec) -> list[str]:
-    """The keys in the state under which the fields of a slot are kept."""
+    """Return the keys in the state of a slot's fields."""
     return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
 
 
 @final
 @dataclass(frozen=True)
 class ParameterStorage:
-    """How one parameter and its state are stored.
+    """The codecs of one parameter and its slots.
 
     Attributes:
         parameter: the parameter's own codec.
         slots: its slots.
         codecs: the codec of each slot.
-        reason: why.
+        reason: why the slots have these codecs.
     """
 
     parameter: Elementwise
@@ -60,7 +60,7 @@ class ParameterStorage:
 
     @cached_property
     def fields(self) -> dict[str, Field]:
-        """Every array of the state by its key: what belongs to the parameter itself, then the slots'."""
+        """Every array of the state by its key: those that rounding keeps, then the slots'."""
         own = {field.suffix: field for field in self.parameter.fields[1:]}
         return own | {
             key: field
@@ -70,27 +70,30 @@ class ParameterStorage:
 
     @cached_property
     def zeros(self) -> dict[str, Field] | None:
-        """The same, if before the first step all of them are zeros in the parameter's shape or in blocks."""
+        """The fields, if before the first step all are zeros, in the parameter's shape or in blocks; else None."""
         plain = all(slot.fill == 0 and slot.collapsed is None for slot in self.slots)
         return self.fields if plain and len(self.parameter.fields) == 1 else None
 
     @property
     def noisy(self) -> bool:
-        """Whether anything is rounded at random."""
+        """Whether the parameter or a slot is rounded at random."""
         return self.parameter.noisy or any(codec.noisy for codec in self.codecs)
 
     def spec(self, rule: Rule, gradient: torch.dtype) -> UpdateSpec:
-        """What is computed for a gradient of this type."""
+        """Return the spec of the update for a gradient of this type."""
         return UpdateSpec.of(rule, self.slots, Nearest(element_of(gradient)), self.parameter, self.codecs)
 
 
 @final
 class Embeddings:
-    """Which parameters of a group are embeddings: by their modules where these are known, else by their names.
+    """The embeddings among a group's parameters: as marked in the group if it has marks, else guessed from names.
 
     Args:
-        group: of the optimizer; ``"embeddings"`` says it of each of its ``"params"``, in their order, as
-            :func:`gradstep.param_groups` and an optimizer's ``model=`` write it there.
+        group: a parameter group. :func:`gradstep.param_groups` and an optimizer's ``model=`` write ``"embeddings"``
+            into it: for each of its ``"params"``, in order, whether it is an embedding.
+
+    Attributes:
+        are_marked: whether the group has these marks.
     """
 
     def __init__(self, group: Mapping[str, Any]) -> None:
@@ -107,43 +110,43 @@ class Embeddings:
 
 
 def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
-    """Parameter groups that say of each parameter whether an embedding of the model holds it.
+    """Return parameter groups that mark which parameters belong to an embedding of the model.
 
     Args:
-        params: what an optimizer takes: tensors, pairs with names, or groups.
+        params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
         model: a ``torch.nn.Module``.
 
     Raises:
-        TypeError: no module.
-        ValueError: it has none of the parameters.
+        TypeError: ``model`` is not a module.
+        ValueError: the model has none of the parameters.
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
     embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
     own = {id(p) for p in model.parameters()}
-    given = list(params)
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    marked, found = [], False
+    items = list(params)
+    groups = items if items and isinstance(items[0], dict) else [{"params": items}]
+    marked_groups, has_any = [], False
     for group in groups:
         members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
-        found = found or not own.isdisjoint(ids)
-        marked.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
-    if not found:
+        has_any = has_any or not own.isdisjoint(ids)
+        marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
+    if not has_any:
         raise ValueError("model has none of the parameters that are optimized: give the module that they are of")
-    return marked
+    return marked_groups
 
 
 @final
 @dataclass(frozen=True)
 class Storage:
-    """What the user asked for.
+    """The user's choice of storage.
 
     Attributes:
-        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` goes before, and is meant
-            for embeddings too.
+        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it, and applies to
+            embeddings too.
         rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
-        seed: of the noise that values are rounded with.
+        seed: the seed of the rounding noise.
     """
 
     state: str = "float32"
@@ -158,10 +161,10 @@ class Storage:
             raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
 
     def check(self, rule: Rule, group: Mapping[str, Any]) -> None:
-        """Refuse a precision for state that there is not.
+        """Refuse a precision of state that a group's rule cannot use.
 
         Raises:
-            ValueError: with these settings the rule keeps nothing of its parameters' size.
+            ValueError: an unknown precision, or the rule keeps no state of its parameters' size.
         """
         state = group.get("state", self.state)
         check_state(state)
@@ -175,7 +178,7 @@ class Storage:
         """Refuse a rounding that no parameter can use.
 
         Raises:
-            ValueError: none of the parameters is of bfloat16 or float16.
+            ValueError: no parameter is of bfloat16 or float16.
         """
         if self.rounding != "nearest" and not any(p.dtype in (torch.bfloat16, torch.float16) for p in params):
             raise ValueError(
@@ -186,17 +189,17 @@ class Storage:
     def of(
         self, rule: Rule, group: Mapping[str, Any], p: Tensor, name: str, *, embeddings: Embeddings | None = None
     ) -> ParameterStorage:
-        """How one parameter of a group is stored.
+        """Return the codecs of one parameter of a group.
 
         Args:
-            rule: with the settings of the group.
+            rule: the rule with the settings of the group.
             group: the group.
             p: the parameter, or one like it.
-            name: what it is called.
-            embeddings: which parameters of the group are embeddings; None goes by the name.
+            name: its name.
+            embeddings: the embeddings of the group; None guesses from the name.
 
         Raises:
-            ValueError: its state cannot be stored as asked for.
+            ValueError: its state cannot be stored in the chosen precision.
         """
         known = embeddings is not None and embeddings.are_marked
         embedding = is_embedding(name) if embeddings is None else embeddings.holds(p, name)
@@ -218,10 +221,10 @@ class Storage:
                     f"state={state!r} is for float32, bfloat16 and float16 parameters, and {name} is {p.dtype}; "
                     'give its group "state": "float32"'
                 )
-            meant = "state" in group  # who names it for a group means it
-            kept = stays_float32(p.numel(), p.dim(), embedding=embedding and not meant, known=known)
-            if kept is not None:
-                state, reason = "float32", kept
+            explicit = "state" in group  # a group's own choice applies to embeddings too
+            exception = stays_float32(p.numel(), p.dim(), embedding=embedding and not explicit, known=known)
+            if exception is not None:
+                state, reason = "float32", exception
         codecs = tuple(
             slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
             for slot in slots
@@ -244,7 +247,7 @@ ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, each once, in whatever order of axes.
+    """Return whether the elements fill one stretch of memory, each once, in any order of axes.
 
     >>> import torch
     >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
@@ -264,11 +267,11 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def traits(p: Tensor, *, noisy: bool) -> Traits:
-    """What an engine needs to know of a parameter.
+    """Return the traits of a parameter by which an engine accepts or refuses it.
 
     Args:
         p: the parameter.
-        noisy: whether something of it is rounded at random.
+        noisy: whether the parameter or a slot is rounded at random.
     """
     plain = is_addressable(p)
     return Traits(
@@ -281,7 +284,7 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
 
 
 class Choice(NamedTuple):
-    """What executes one parameter, why, and how it is stored."""
+    """The engine of one parameter, the reason for it, and the parameter's codecs."""
 
     engine: Engine
     reason: str
@@ -290,12 +293,12 @@ class Choice(NamedTuple):
 
 @final
 class Choices:
-    """What executes the parameters of a group, and how they are stored; parameters that are alike are decided once.
+    """The engines and codecs of a group's parameters; parameters that are alike share one decision.
 
     Args:
-        engine: the user's wish, ``"auto"`` or a name.
-        storage: the user's wish.
-        rule: with the settings of the group.
+        engine: the user's choice, ``"auto"`` or a name.
+        storage: the user's choice.
+        rule: the rule with the settings of the group.
         group: the group.
     """
 
@@ -337,6 +340,6 @@ class Choices:
     def _decide(self, p: Tensor, name: str) -> Choice:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         label = f"{name} of shape {tuple(p.shape)}"
-        known = traits(p, noisy=stored.noisy)
-        engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), known, label, "tensor on the CPU")
+        own = traits(p, noisy=stored.noisy)
+        engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), own, label, "tensor on the CPU")
         return Choice(engine, reason, stored)

@@ -1,4 +1,4 @@
-"""What an optimizer keeps, parameter by parameter, for people to read."""
+"""The summary of an optimizer's state, parameter by parameter, for people to read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from gradstep.rules import Rule
 @final
 @dataclass(frozen=True)
 class SummaryRow:
-    """One parameter.
+    """The storage of one parameter and its state.
 
     Attributes:
-        name: what it is called.
-        shape: its own.
-        parameter: how it is stored itself.
-        state: how each slot is stored.
-        reason: why.
-        nbytes: of the state once it exists: all slots with their scales, what rounding keeps, and the step count.
+        name: the parameter's name.
+        shape: its shape.
+        parameter: its own codec.
+        state: the codec of each slot.
+        reason: why the slots have these codecs.
+        nbytes: bytes of the state once it exists: all slots with their scales, the arrays that rounding keeps, and the
+            step count.
     """
 
     name: str
@@ -37,11 +38,11 @@ class SummaryRow:
 @final
 @dataclass(frozen=True)
 class Summary:
-    """All parameters of an optimizer.
+    """The storage of all parameters of an optimizer; ``print`` shows a table.
 
     Attributes:
         rows: one per parameter.
-        note: what to know about the reasons; may be empty.
+        note: a remark about the reasons; may be empty.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -72,7 +73,7 @@ GUESSED = "Embeddings are guessed from names here; model=..., or the groups of g
 
 
 def summarize(parameters: Iterable[tuple[str, Tensor, ParameterStorage, type[Rule]]], note: str = "") -> Summary:
-    """The summary of these parameters."""
+    """Return the summary of parameters: (name, parameter, its codecs, its rule)."""
     return Summary(tuple(_summarize_parameter(*parameter) for parameter in parameters), note)
 
 
