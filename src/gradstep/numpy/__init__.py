@@ -1,6 +1,6 @@
-"""Optimizers for NumPy, and a small tensor with gradients to train on: no torch needed.
+"""Optimizers for NumPy, and a small tensor with gradients, without torch.
 
-The same rules and the same fused kernel as the PyTorch front, over plain arrays. The interface is that of a
+They use the same rules and the same fused kernel as the PyTorch front, on plain arrays. The interface is that of a
 teaching framework: parameters are objects with ``data`` and ``grad``.
 
 >>> import numpy as np
@@ -20,13 +20,13 @@ teaching framework: parameters are objects with ``data`` and ``grad``.
 >>> loss.item() < 0.1
 True
 
-A gradient of one's own does as well:
+Gradients may also be computed by hand:
 
 >>> w = np.array([5.0, -3.0])
 >>> p = gn.Parameter(w)  # shares the array
 >>> optimizer = gn.SGD([p], lr=0.1, momentum=0.9)
 >>> for step in range(200):
-...     p.grad = 2 * w  # of the sum of squares
+...     p.grad = 2 * w  # the gradient of the sum of squares
 ...     optimizer.step()
 >>> bool(abs(w).max() < 1e-3)
 True
@@ -49,7 +49,7 @@ from gradstep.rules import RULES
 
 
 def __getattr__(name: str) -> Any:
-    """The optimizers of the other rules, made when they are first used."""
+    """Return the optimizer class of another rule, made at its first use."""
     if name in RULES:
         return optimizer(RULES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What every optimizer over NumPy arrays shares, and what it takes for a parameter."""
+"""The base of all optimizers over NumPy arrays, and the parameters that they accept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = NDArray[np.floating[Any]]
 
 @runtime_checkable
 class HasGradient(Protocol):
-    """A parameter: anything with ``data``, an array, and ``grad``, which is None, an array, or something with ``data``.
+    """A parameter: an object with an array ``data``, and ``grad``: None, an array, or an object with ``data``.
 
-    :class:`gradstep.numpy.Tensor` is one, so are :class:`Parameter` and the tensors of teaching frameworks.
+    Examples are :class:`gradstep.numpy.Tensor`, :class:`Parameter` and the tensors of teaching frameworks.
     """
 
     data: Any
@@ -27,7 +27,7 @@ class HasGradient(Protocol):
 @final
 @dataclass(eq=False)
 class Parameter:
-    """A plain array with a place for its gradient; the array is shared, not copied.
+    """A plain array with its gradient; the array is shared, not copied.
 
     Args:
         data: float32 or float64, any shape; steps change it in place.
@@ -47,17 +47,17 @@ class Parameter:
 
 
 def array_of(value: Any) -> NDArray[Any]:
-    """The array itself, or the one that an object holds as ``data``."""
+    """Return the array itself, or an object's ``data`` as an array."""
     plain = isinstance(value, (np.ndarray, np.generic, int, float, list, tuple))
     return np.asarray(value if plain else value.data)
 
 
 class RecordedTensor:
-    """A tensor whose operations are recorded: ``backward()`` gives a gradient only to one made with ``requires_grad``.
+    """A tensor that records its operations: ``backward()`` gives a gradient only to those made with ``requires_grad``.
 
     Attributes:
-        requires_grad: whether it, or something that it was computed from, gets a gradient.
-        edges: what it was computed from; empty for one that was made by hand.
+        requires_grad: whether the tensor, or one that it was computed from, gets a gradient.
+        edges: the tensors that it was computed from; empty for a tensor made by hand.
     """
 
     __slots__ = ()
@@ -68,31 +68,31 @@ class RecordedTensor:
 def choose_params(
     params: Iterable[HasGradient] | None, parameters: Iterable[HasGradient] | None
 ) -> Iterable[HasGradient]:
-    """The parameters, under whichever of the two names they were given.
+    """Return the parameters, which were given under one of two names.
 
     Raises:
-        TypeError: under both, or under none.
+        TypeError: both names were given, or neither.
     """
     if params is not None and parameters is not None:
         raise TypeError("params and parameters are the same argument: give one of them")
-    found = parameters if params is None else params
-    if found is None:
+    chosen = parameters if params is None else params
+    if chosen is None:
         raise TypeError("the parameters are missing: give a list of them as params")
-    return found
+    return chosen
 
 
 class Optimizer:
-    """The base of all: it owns the list of parameters, counts the steps and clears the gradients.
+    """The base of all optimizers: it holds the list of parameters, counts the steps and clears the gradients.
 
-    As in the teaching framework it may be made itself, and a learner's own optimizer is a subclass that writes
-    :meth:`step`. Nothing is asked of ``requires_grad``, and a gradient that is there already stays.
+    As in the teaching framework, the class itself can be instantiated, and a learner's own optimizer is a subclass with
+    its own :meth:`step`. Other objects' ``requires_grad`` is not checked, and existing gradients stay.
 
     Args:
-        params: objects with ``data`` and ``grad``, in an order; the list is copied. None at all is allowed.
-        parameters: the same under the name that the framework's earlier edition has for it.
+        params: objects with ``data`` and ``grad``, in an order; the list is copied, and may be empty.
+        parameters: another name for ``params``, of the framework's earlier edition.
 
     Raises:
-        TypeError: something else, such as a plain array; or both names, or neither.
+        TypeError: a parameter is another object, such as a plain array; or both names were given, or neither.
         ValueError: the same parameter twice, or a :class:`gradstep.numpy.Tensor` that never gets a gradient.
 
     Example:
@@ -112,7 +112,7 @@ class Optimizer:
     """The parameters, in the order given."""
 
     step_count: int
-    """How often :meth:`step` was called."""
+    """The number of calls of :meth:`step`."""
 
     def __init__(
         self, params: Iterable[HasGradient] | None = None, *, parameters: Iterable[HasGradient] | None = None
@@ -129,17 +129,18 @@ class Optimizer:
         """Update the parameters that have a gradient.
 
         Raises:
-            NotImplementedError: here, since each optimizer has a rule of its own.
+            NotImplementedError: always in this base class; each optimizer has its own rule.
         """
         raise NotImplementedError(f"{type(self).__name__} must write step(): the base has no rule to update by")
 
 
 def _check_params(params: Iterable[HasGradient]) -> list[HasGradient]:
+    """Return the parameters as a list, each with a ``grad``; refuse unfit ones and duplicates."""
     if isinstance(params, (np.ndarray, HasGradient)):
         raise TypeError(f"params must be a list of parameters, not one {type(params).__name__}: write [parameter]")
-    found = list(params)
+    members = list(params)
     places: dict[tuple[str, int], int] = {}
-    for i, param in enumerate(found):
+    for i, param in enumerate(members):
         if isinstance(param, (np.ndarray, np.generic)):
             raise TypeError(
                 f"parameter {i} is a plain array without a place for its gradient: wrap it in gradstep.numpy.Parameter"
@@ -147,18 +148,18 @@ def _check_params(params: Iterable[HasGradient]) -> list[HasGradient]:
         if isinstance(param, RecordedTensor):
             _check_gets_gradient(param, i)
         data = _read_data(param, i)
-        # Two parameters that begin at the same place share memory; an array of no elements has none to share.
+        # Two parameters that begin at the same address share memory, unless they have no elements.
         for key in [("object", id(param)), *([("memory", data.ctypes.data)] if data.size else [])]:
             if key in places:
                 raise ValueError(
                     f"Optimizer parameters must not contain duplicates: parameters {places[key]} and {i} are the same"
                 )
             places[key] = i
-    for param in found:
-        # A tensor of the teaching framework may be without the attribute until its first backward pass.
+    for param in members:
+        # A tensor of the teaching framework may lack the attribute until its first backward pass.
         if not isinstance(param, HasGradient):
             param.grad = None
-    return found
+    return members
 
 
 def _check_gets_gradient(param: RecordedTensor, i: int) -> None:

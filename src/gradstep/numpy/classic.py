@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW with the teaching framework's interface, to the letter."""
+"""SGD, Adam and AdamW with exactly the teaching framework's interface."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from gradstep.rules.settings import nonnegative
 class SGD(RuleOptimizer, rule=rules.SGD):
     """Gradient descent with momentum: ``v ← μ v + (g + λ p)``, ``p ← p − lr · v``; v starts at 0.
 
-    The mathematics is that of :class:`gradstep.rules.SGD`; the signature, its order and its defaults are the
-    teaching framework's, and what it does not have comes by name only.
+    The mathematics is that of :class:`gradstep.rules.SGD`. The signature, its order and its defaults are the
+    teaching framework's; further settings can be given by name only.
 
     Args:
         params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
         lr: learning rate; finite, at least 0.
-        momentum: μ; finite, at least 0; 0 keeps no buffers, and from 1 on there is a warning, since v never fades.
+        momentum: μ; finite, at least 0; 0 keeps no buffers, and 1 or more gives a warning, since v never fades.
         weight_decay: λ, added to the gradient; finite, at least 0.
         dampening, nesterov, maximize: as in :class:`gradstep.rules.SGD`.
         parameters: another name for ``params``, of the framework's earlier edition.
@@ -88,29 +88,29 @@ class SGD(RuleOptimizer, rule=rules.SGD):
         return self.buffers_of("momentum_buffer")
 
     @momentum_buffers.setter
-    def momentum_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["momentum_buffer"] = checkpoint.restore_buffers(held, self.params, self.rule, "momentum_buffer")
+    def momentum_buffers(self, buffers: Sequence[Any]) -> None:
+        self.buffers["momentum_buffer"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "momentum_buffer")
 
     def has_momentum(self) -> bool:
-        """Whether there are buffers to keep."""
+        """Return whether the optimizer keeps momentum buffers."""
         return self.momentum > 0
 
     def get_momentum_state(self) -> Buffers | None:
-        """Copies of the buffers, one per parameter; None without momentum."""
+        """Return copies of the buffers, one per parameter; None without momentum."""
         return checkpoint.copy_buffers(self.momentum_buffers) if self.has_momentum() else None
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
-        """Put copies of these buffers in place of the present ones; None, or no momentum, changes nothing.
+        """Replace the buffers by copies of these; does nothing for None, or without momentum.
 
         Raises:
-            ValueError: another number of buffers, or one of another shape; nothing was changed.
+            ValueError: the number of buffers, or the shape of a buffer, is wrong; nothing was changed.
         """
         if state is not None and self.has_momentum():
             self.momentum_buffers = state
 
 
 class _Moments(RuleOptimizer, ABC):
-    """What Adam and AdamW share: two moments under the teaching framework's names."""
+    """The base of Adam and AdamW: two moments under the teaching framework's names."""
 
     lr: float
     betas: tuple[float, float]
@@ -144,8 +144,8 @@ class _Moments(RuleOptimizer, ABC):
         return self.buffers_of("exp_avg")
 
     @m_buffers.setter
-    def m_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["exp_avg"] = checkpoint.restore_buffers(held, self.params, self.rule, "exp_avg")
+    def m_buffers(self, buffers: Sequence[Any]) -> None:
+        self.buffers["exp_avg"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "exp_avg")
 
     @property
     def v_buffers(self) -> Buffers:
@@ -153,26 +153,27 @@ class _Moments(RuleOptimizer, ABC):
         return self.buffers_of("exp_avg_sq")
 
     @v_buffers.setter
-    def v_buffers(self, held: Sequence[Any]) -> None:
-        self.buffers["exp_avg_sq"] = checkpoint.restore_buffers(held, self.params, self.rule, "exp_avg_sq")
+    def v_buffers(self, buffers: Sequence[Any]) -> None:
+        self.buffers["exp_avg_sq"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "exp_avg_sq")
 
     def has_momentum(self) -> bool:
-        """Whether there are buffers to keep: always."""
+        """Return whether the optimizer keeps momentum buffers: always True."""
         return True
 
     def get_momentum_state(self) -> list[tuple[Any, Any]]:
-        """Copies of the moments, a pair (m, v) per parameter; (None, None) before its first step.
+        """Return copies of the moments, a pair (m, v) per parameter; (None, None) before its first step.
 
-        The moments alone: their ages are ``update_counts``, without which the bias correction starts anew. Keep both,
-        or take :meth:`state_dict`, which has everything.
+        The result lacks ``update_counts``, without which the bias correction starts anew. Save both, or use
+        :meth:`state_dict`, which has everything.
         """
         return list(zip(checkpoint.copy_buffers(self.m_buffers), checkpoint.copy_buffers(self.v_buffers)))
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
-        """Put copies of these moments in place of the present ones; None changes nothing.
+        """Replace the moments by copies of these; None changes nothing.
 
         Raises:
-            ValueError: another number of pairs, half a pair, or an array of another shape; nothing was changed.
+            ValueError: the number of pairs is wrong, a pair is incomplete, or an array has another shape; nothing was
+                changed.
         """
         if state is None:
             return
@@ -249,9 +250,9 @@ class Adam(_Moments, rule=rules.Adam):
 @final
 @dataclass(frozen=True)
 class _DecayAfter(AdamRule):
-    """AdamW that decays the weight after the update, as the teaching framework's earlier edition does.
+    """AdamW that decays the weight after the update, as in the teaching framework's earlier edition.
 
-    (p − u)(1 − ηλ) is (1 − ηλ) p − (1 − ηλ) u: the step of AdamW with another length.
+    (p − u)(1 − ηλ) = (1 − ηλ) p − (1 − ηλ) u, which is AdamW with another step size.
     """
 
     weight_decay: float = nonnegative(1e-2)
@@ -261,8 +262,8 @@ class _DecayAfter(AdamRule):
         return True
 
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
-        found = super().coefficients(step, **scalars)
-        return {**found, "step_size": found["step_size"] * found["keep"]}
+        c = super().coefficients(step, **scalars)
+        return {**c, "step_size": c["step_size"] * c["keep"]}
 
 
 @final

@@ -1,4 +1,4 @@
-"""Gradients made shorter before a step."""
+"""Clip gradients to a largest norm before a step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gradstep.numpy.base import Floats, HasGradient, array_of
 def clip_grad_norm(parameters: Iterable[HasGradient], max_norm: float = 1.0) -> float:
     """Scale all gradients by one factor, so that their global 2-norm is at most ``max_norm``.
 
-    The norm and the scaling are computed in float64 and without overflow, so that gradients of 1e38 (whose squares no
-    float32 holds) are clipped like any other. A gradient that has to be scaled is replaced by a new array of its type;
-    the array itself may be in somebody's hands. A norm that is not finite leaves every gradient as it is, since no
-    factor would make sense of it: look at what is returned before taking the step.
+    The norm and the scaling are computed in float64 and without overflow, so that gradients of 1e38 (with squares
+    beyond float32) are clipped like any other. A scaled gradient is a new array of the same type; the old array is not
+    changed, since other code may use it. If the norm is not finite, all gradients are unchanged: check the returned
+    norm before taking the step.
 
     Args:
-        parameters: objects with ``grad``; those without a gradient are left out.
+        parameters: objects with ``grad``; those without a gradient are ignored.
         max_norm: at least 0; infinite to measure only.
 
     Returns:
@@ -55,7 +55,7 @@ def clip_grad_norm(parameters: Iterable[HasGradient], max_norm: float = 1.0) -> 
 
 
 def _norm(g: Floats) -> float:
-    # einsum converts to float64 in small pieces; the squares of any float32 fit, of a float64 they may not.
+    # einsum converts to float64 in small pieces. Squares of float32 cannot overflow float64; squares of float64 can.
     flat = g.reshape(-1)
     with np.errstate(over="ignore"):
         norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))
@@ -73,5 +73,5 @@ def _norm(g: Floats) -> float:
 
 
 def _scale(g: Floats, factor: float) -> Floats:
-    # In float64, where the factor is exact: in float32 that of a norm of 1e40 would be subnormal.
+    # In float64: in float32 the factor for a norm of 1e40 would be subnormal and inexact.
     return np.multiply(g, factor, out=np.empty_like(g), dtype=np.float64, casting="same_kind")

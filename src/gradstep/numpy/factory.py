@@ -1,4 +1,4 @@
-"""Any rule as an optimizer over NumPy arrays."""
+"""Make an optimizer over NumPy arrays from any rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLASSIC: dict[type[Rule], type[RuleOptimizer]] = {kind.rule_class: kind for kin
 
 @cache
 def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
-    """An optimizer class over NumPy arrays from a rule, built in or of one's own.
+    """Return an optimizer class over NumPy arrays for a rule, built in or a user's own.
 
     Args:
         rule: a finished subclass of :class:`gradstep.Rule`, decorated with ``@dataclass(frozen=True)``.
@@ -25,7 +25,7 @@ def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
         A class that takes ``(params, ...the rule's settings, engine="auto")``.
 
     Raises:
-        TypeError: not a finished rule.
+        TypeError: ``rule`` is not a class of this kind, or lacks a method.
 
     >>> import numpy as np
     >>> from gradstep import rules
@@ -43,8 +43,8 @@ def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
         raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
     if rule in _CLASSIC:
         return _CLASSIC[rule]
-    made = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
-    made.__doc__ = rule.__doc__
-    made.__module__ = "gradstep.numpy"  # where the built-in ones are found by their name, also when unpickled
-    made.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type
-    return made
+    new = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
+    new.__doc__ = rule.__doc__
+    new.__module__ = "gradstep.numpy"  # pickle finds the classes of built-in rules there by their names
+    new.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type
+    return new

@@ -1,4 +1,4 @@
-"""The layers of a small network."""
+"""Layers of a small network: linear, ReLU, sequential."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gradstep.numpy.tensor import Tensor
 
 
 class Layer(ABC):
-    """Something with parameters that makes a tensor from a tensor; write :meth:`forward`."""
+    """The base of all layers: a function from tensor to tensor, with parameters; subclasses write :meth:`forward`."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """The output for a batch of inputs."""
+        """Return the output for a batch of inputs."""
 
     def parameters(self) -> list[Tensor]:
-        """What there is to learn, in an order; nothing unless a layer says so."""
+        """Return the parameters in an order; empty unless a layer overrides it."""
         return []
 
     def __call__(self, x: ArrayLike | Tensor) -> Tensor:
@@ -28,14 +28,14 @@ class Layer(ABC):
 
 @final
 class Linear(Layer):
-    """``y = x W + b``.
+    """A linear layer, ``y = x W + b``.
 
     Args:
         in_features: length of the last axis of the input.
         out_features: length of the last axis of the output.
-        bias: whether there is a b.
-        rng: where the initial weights come from; give one to have the same ones again.
-        dtype: float32 or float64; the input should be of the same.
+        bias: whether the layer has b.
+        rng: the generator of the initial weights; give one for reproducible weights.
+        dtype: float32 or float64; the input should have the same.
 
     Attributes:
         weight: W, (in_features, out_features); normal with variance 1 / in_features, so that outputs vary as much as
@@ -43,7 +43,7 @@ class Linear(Layer):
         bias: b, (out_features,), 0 at first; or None.
 
     Raises:
-        ValueError: a number of features below 1.
+        ValueError: the number of features is below 1.
 
     >>> layer = Linear(3, 2, rng=np.random.default_rng(0))
     >>> layer(np.ones((5, 3))).shape, [p.shape for p in layer.parameters()]
@@ -76,7 +76,7 @@ class Linear(Layer):
 
 @final
 class ReLU(Layer):
-    """The larger of x and 0, element by element.
+    """The rectified linear unit, max(x, 0), element by element.
 
     >>> ReLU()([-1.0, 2.0]).data
     array([0., 2.], dtype=float32)
@@ -88,7 +88,7 @@ class ReLU(Layer):
 
 @final
 class Sequential(Layer):
-    """One layer after the other.
+    """Layers applied one after the other.
 
     Args:
         layers: the layers, or one list of them.

@@ -1,4 +1,4 @@
-"""What a network is trained to make small."""
+"""Losses: mean squared error and cross-entropy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gradstep.numpy.tensor import Tensor
 
 
 class Loss(ABC):
-    """One number from predictions and targets; write :meth:`forward`."""
+    """The base of all losses: one number from predictions and targets; subclasses write :meth:`forward`."""
 
     @abstractmethod
     def forward(self, predictions: Tensor, targets: ArrayLike | Tensor) -> Tensor:
-        """The loss, a tensor of one number."""
+        """Return the loss, a tensor of one number."""
 
     def __call__(self, predictions: Tensor, targets: ArrayLike | Tensor) -> Tensor:
         return self.forward(predictions, targets)
@@ -28,7 +28,7 @@ class MSELoss(Loss):
     """The mean of the squared differences over all elements.
 
     Raises:
-        ValueError: predictions and targets of different shapes. Broadcasting (n, 1) against (n,) would compare
+        ValueError: predictions and targets have different shapes. Broadcasting (n, 1) against (n,) would compare
             every prediction with every target.
 
     >>> MSELoss()(Tensor([1.0, 2.0]), [1.0, 4.0]).item()
@@ -45,12 +45,12 @@ class MSELoss(Loss):
 
 @final
 class CrossEntropyLoss(Loss):
-    """The mean of −log(the probability given to the right class), from logits; no exponential overflows.
+    """The mean of −log(probability of the right class), from logits; no exponential overflows.
 
     Predictions are logits of shape (n, classes); targets are class numbers of shape (n,).
 
     Raises:
-        ValueError: other shapes, or a target that is no whole number from 0 to classes − 1.
+        ValueError: other shapes, or a target is not a whole number from 0 to classes − 1.
 
     >>> loss = CrossEntropyLoss()
     >>> loss(Tensor([[0.0, 0.0]]), [1]).item()  # log 2
@@ -67,6 +67,7 @@ class CrossEntropyLoss(Loss):
 
 
 def _check_classes(targets: NDArray[np.generic], n: int, classes: int) -> NDArray[np.int64]:
+    """Return the class numbers (n,) as int64, if they are whole numbers from 0 to ``classes`` − 1."""
     if targets.shape != (n,):
         raise ValueError(f"targets must be class numbers of shape ({n},), but have {targets.shape}")
     chosen = targets.astype(np.int64)

@@ -1,4 +1,4 @@
-"""An optimizer over NumPy arrays whose mathematics is a rule of :mod:`gradstep.rules`."""
+"""The base of optimizers over NumPy arrays that are made from a rule of :mod:`gradstep.rules`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RESERVED = frozenset(("params", "parameters", "step_count", "update_counts", "b
 
 
 class RuleOptimizer(Optimizer, ABC):
-    """What the optimizers made from rules share.
+    """The base of optimizers that are made from rules.
 
-    Every setting of the rule is an attribute that may be assigned between steps, and is checked when it is. The
-    state is in plain sight and may be assigned too.
+    Every setting of the rule is an attribute that may be assigned between steps, and is checked then. The state is in
+    public attributes that may be assigned too.
 
     Args:
         params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
@@ -34,9 +34,9 @@ class RuleOptimizer(Optimizer, ABC):
         engine: ``"auto"`` (the fused kernel wherever it can), ``"fused"`` or ``"reference"`` (plain NumPy).
 
     Attributes:
-        update_counts: how many updates each parameter has had; one without gradient does not age.
+        update_counts: the number of updates of each parameter; a parameter without gradient gets no update.
         buffers: the slots by name, each a list with one array per parameter, None before its first step.
-        scalars: what the rule keeps once per parameter beside its age (NAdam's ``mu_product``), by name.
+        scalars: the rule's numbers per parameter (NAdam's ``mu_product``) by name, each a list.
 
     Raises:
         ValueError: a setting out of its bounds, a parameter twice, an unknown engine; nothing was changed.
@@ -44,7 +44,7 @@ class RuleOptimizer(Optimizer, ABC):
     """
 
     rule_class: ClassVar[type[Rule]]
-    """The mathematics."""
+    """The rule, which is the mathematics of this optimizer."""
 
     def __init_subclass__(cls, rule: type[Rule] | None = None) -> None:
         super().__init_subclass__()
@@ -89,8 +89,8 @@ class RuleOptimizer(Optimizer, ABC):
         """Update every parameter that has a gradient, in place; gradients are only read.
 
         Raises:
-            ValueError: an array of another shape, or one that cannot be written to; nothing was changed.
-            TypeError: an array that does not hold real numbers; nothing was changed.
+            ValueError: an array has another shape, or cannot be written to; nothing was changed.
+            TypeError: an array does not hold real numbers; nothing was changed.
         """
         if len(self.params) != len(self.update_counts):
             raise ValueError(f"params holds {len(self.params)} parameters, the state {len(self.update_counts)}")
@@ -107,13 +107,13 @@ class RuleOptimizer(Optimizer, ABC):
         self.step_count += 1
 
     def buffers_of(self, slot: str) -> Buffers:
-        """One slot of every parameter: the list itself, not a copy."""
+        """Return one slot of every parameter: the list itself, not a copy."""
         if slot not in self.buffers:
             self.buffers[slot] = [None] * len(self.params)
         return self.buffers[slot]
 
     def engines(self) -> list[tuple[str, str, str]]:
-        """Who updates each parameter, and why: ``(parameter, engine, reason)``.
+        """Return the engine that updates each parameter: (parameter, engine, reason).
 
         >>> import numpy as np
         >>> from gradstep.numpy import Parameter, SGD
@@ -123,14 +123,14 @@ class RuleOptimizer(Optimizer, ABC):
         parameter 0 | fused | a dense float32 array
         parameter 1 | reference | not fused because its memory has gaps or overlaps
         """
-        found = []
+        rows = []
         for i, param in enumerate(self.params):
             engine, reason = choose_array_engine(self._engine, type(self._rule), [param.data], f"parameter {i}")
-            found.append((f"parameter {i}", engine.name, reason))
-        return found
+            rows.append((f"parameter {i}", engine.name, reason))
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on as if it had not stopped: settings, counts, scalars, and copies of the buffers.
+        """Return everything that a run needs to continue: settings, counts, scalars, and copies of the buffers.
 
         >>> import numpy as np
         >>> from gradstep.numpy import Parameter, SGD
@@ -150,7 +150,7 @@ class RuleOptimizer(Optimizer, ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` wrote; assign ``lr`` afterwards to go on with another.
+        """Load the result of :meth:`state_dict`, with the settings; assign ``lr`` afterwards to change it.
 
         Raises:
             KeyError: a part is missing; nothing was changed.
@@ -169,9 +169,9 @@ class RuleOptimizer(Optimizer, ABC):
         self.scalars, self.buffers = scalars, buffers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_table": None}  # a copy's arrays lie elsewhere
+        return {**vars(self), "_table": None}  # a copy's arrays have other addresses
 
-    if TYPE_CHECKING:  # the settings, which only the rule knows
+    if TYPE_CHECKING:  # the rule's settings
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
@@ -179,11 +179,11 @@ class RuleOptimizer(Optimizer, ABC):
 
 @final
 class _StepState(StepTable):
-    """An optimizer's state for the length of one step.
+    """An optimizer's state during one step.
 
     Args:
-        optimizer: its numbers of updates, scalars and buffers are written to.
-        new: the parameters whose slots are new, or have been replaced.
+        optimizer: the optimizer; its update counts, scalars and buffers are written to.
+        new: the parameters with new or replaced slots.
     """
 
     seed = 0
@@ -218,7 +218,7 @@ class _StepState(StepTable):
 
 
 def _scatter(values: list[Any], places: Sequence[int], new: Sequence[Any]) -> None:
-    """Write a value at each of the places, or one at all."""
+    """Write the new values at the places, one for each; if there is only one value, write it at all places."""
     if len(new) == 1:
         for i in places:
             values[i] = new[0]

@@ -1,4 +1,4 @@
-"""The learning rate by the epoch."""
+"""A cosine schedule of the learning rate by epochs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradstep.schedules import Schedule, cosine
 @final
 @dataclass
 class CosineSchedule:
-    """From ``max_lr`` down to ``min_lr`` along half a cosine, as the teaching framework calls it.
+    """The teaching framework's schedule: from ``max_lr`` down to ``min_lr`` along half a cosine.
 
         lr = min_lr + (max_lr − min_lr) · (1 + cos(π · epoch / total_epochs)) / 2
 
@@ -20,7 +20,7 @@ class CosineSchedule:
 
     Args:
         max_lr: the learning rate at epoch 0; finite, at least ``min_lr``.
-        min_lr: that at ``total_epochs`` and ever after; finite, at least 0.
+        min_lr: the learning rate from ``total_epochs`` on; finite, at least 0.
         total_epochs: a whole number, at least 0.
 
     Raises:
@@ -43,7 +43,7 @@ class CosineSchedule:
         self._schedule()
 
     def get_lr(self, epoch: int) -> float:
-        """The learning rate of one epoch, counted from 0.
+        """Return the learning rate of an epoch, counted from 0.
 
         Raises:
             ValueError: an epoch before 0.
@@ -51,5 +51,5 @@ class CosineSchedule:
         return self._schedule()(epoch)
 
     def _schedule(self) -> Schedule:
-        # Anew each time: the teaching framework's trainer assigns to the attributes when it loads a checkpoint.
+        # Not cached: the teaching framework's trainer assigns to the attributes when it loads a checkpoint.
         return cosine(self.max_lr, updates=self.total_epochs, floor=self.min_lr)

@@ -1,4 +1,4 @@
-"""The settings of a rule, refused in the teaching framework's words."""
+"""Check the settings of a rule, with the teaching framework's error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONNEGATIVE = ("lr", "momentum", "weight_decay", "eps")
 
 @cache
 def signature_of(rule: type[Rule]) -> inspect.Signature:
-    """The arguments of an optimizer of this rule: ``params``, the settings in the rule's order, and its own by name.
+    """Return the arguments of an optimizer of this rule: ``params``, the rule's settings, ``parameters``, ``engine``.
 
     >>> from gradstep.rules import Lion
     >>> list(signature_of(Lion).parameters)
@@ -35,11 +35,11 @@ def signature_of(rule: type[Rule]) -> inspect.Signature:
 
 
 def build_rule(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
-    """The rule with these settings, and the defaults of the others.
+    """Return the rule with these settings, and defaults for the others.
 
     Raises:
-        ValueError: a setting out of its bounds, in the teaching framework's words where it has the setting.
-        TypeError: a setting of the wrong kind.
+        ValueError: a setting is out of its bounds; the message is the teaching framework's if that has the setting.
+        TypeError: a setting has the wrong type.
 
     >>> from gradstep.rules import Adam
     >>> build_rule(Adam, {"lr": float("nan")})
@@ -51,7 +51,7 @@ def build_rule(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
 
 
 def replace_setting(rule: Rule, name: str, value: Any) -> Rule:
-    """The rule with one other value; raises as :func:`build_rule`."""
+    """Return the rule with one setting replaced; raises as :func:`build_rule`."""
     _check(type(rule), {name: value})
     return replace(rule, **{name: value})
 
@@ -79,6 +79,7 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
 
 
 def _message(setting: Field[Any], value: Any) -> str:
+    """Return the teaching framework's message for a value out of its bounds; empty if it lacks the setting."""
     if setting.name == "betas":
         return f"betas must contain two finite values in [0, 1), but is {value!r}"
     if setting.name in _NONNEGATIVE and isinstance(setting.default, float):

@@ -1,8 +1,8 @@
-"""The arrays of an optimizer's parameters, checked and sorted by the engine that updates them.
+"""The arrays of an optimizer's parameters, checked and grouped by the engine that updates them.
 
-A table is made at the first step and kept while it is up to date. Everything in it follows from the parameters, the
-state and the rule. An array may be replaced, reshaped or moved between two steps, so the address and layout of each are
-read anew at every step, and compared. A table holds no array: what its owner lets go of is freed.
+A table is made at the first step and used while it is up to date. It is derived from the parameters, the state and the
+rule. An array may be replaced, reshaped or moved between two steps, so the address and layout of each are read at every
+step, and compared. A table holds no reference to an array, so that arrays can be freed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Buffers = list[Any]
 
 _threads = cache(count_processors)
 
-# -- where arrays lie -------------------------------------------------------------------------------------------------
+# -- layouts of arrays ------------------------------------------------------------------------------------------------
 
 ArrayLayout: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], "np.dtype[Any]", int]
 """Address, shape, strides, type of elements, and NumPy's flags (in order, aligned, writeable) of an array."""
 
 SHARED_LAYOUT = slice(1, 4)
-"""The part of the facts that another array in the same layout shares."""
+"""The part of a layout that a gradient must share with its parameter: shape, strides, type of elements."""
 
 
 def read_layout(array: NDArray[Any]) -> ArrayLayout:
-    """What there is to know of an array before its elements are touched.
+    """Return the layout of an array.
 
     >>> x = np.zeros((2, 3), dtype=np.float32)
     >>> read_layout(x)[0] == x.ctypes.data, read_layout(x)[SHARED_LAYOUT]
@@ -56,11 +56,11 @@ def read_layout(array: NDArray[Any]) -> ArrayLayout:
 
 
 def address(array: NDArray[Any]) -> int:
-    """Where the first element of an array lies.
+    """Return the address of the first element of an array.
 
-    It is asked of the array each time, since ``resize`` moves the memory of the same array. The buffer protocol answers
-    in 0.26 µs, ``array.ctypes.data`` in 1 µs (a step of a small array takes 2); but it gives a buffer to write to only
-    of arrays that are in C order, writeable and not empty.
+    It is read each time, since ``resize`` moves the memory of an array. The buffer protocol takes 0.26 µs and
+    ``array.ctypes.data`` 1 µs (a step of a small array takes 2), but the protocol works only for arrays that are in C
+    order, writeable and not empty.
 
     >>> x = np.zeros((2, 3))
     >>> [address(a) == a.ctypes.data for a in (x, x.T, x[:, 1:], x[:0], np.zeros(()))]
@@ -72,12 +72,12 @@ def address(array: NDArray[Any]) -> int:
         return array.ctypes.data
 
 
-# Typed by hand: before Python 3.12 type checkers do not know that an array is a buffer.
+# Annotated, since before Python 3.12 type checkers do not know that an array is a buffer.
 _byte_at: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 
 
 def is_dense(arrays: Sequence[Floats]) -> bool:
-    """Whether all fill one stretch of memory in the same order of axes, so that an element is found by its number.
+    """Return whether all arrays are dense and in the same order of axes, so that elements correspond by number.
 
     >>> x = np.zeros((2, 3))
     >>> is_dense([x, x]), is_dense([x.T, x.T]), is_dense([x, np.asfortranarray(x)]), is_dense([x[:, :2]])
@@ -89,16 +89,16 @@ def is_dense(arrays: Sequence[Floats]) -> bool:
 
 
 def choose_array_engine(name: str, rule: type[Rule], arrays: Sequence[Floats], label: str) -> tuple[Engine, str]:
-    """The engine for a parameter, with the reason.
+    """Return the engine for a parameter, and the reason.
 
     Args:
-        name: ``"auto"``, or an engine's.
+        name: the user's choice: ``"auto"`` or an engine's name.
         rule: the rule class.
         arrays: the parameter, then its slots.
-        label: what to call it in an error.
+        label: the parameter's name in an error.
 
     Raises:
-        ValueError: the engine that was asked for cannot serve it.
+        ValueError: the chosen engine cannot update this parameter.
     """
     traits = Traits(dtype=arrays[0].dtype.name, device="cpu", dense=is_dense(arrays), plain=True)
     return choose_engine(name, ENGINES, rule, traits, label, "array")
@@ -110,13 +110,13 @@ def choose_array_engine(name: str, rule: type[Rule], arrays: Sequence[Floats], l
 @final
 @dataclass(frozen=True)
 class Member:
-    """One parameter that is to be updated.
+    """One parameter to update, with its state.
 
     Attributes:
-        index: its place in the list of parameters.
+        index: its position in the list of parameters.
         param: its array.
-        slots: its state by name; new where there was none.
-        engine, spec: who updates it, and what is computed.
+        slots: its state by name; new arrays if there was none.
+        engine, spec: the engine that updates it, and the update.
     """
 
     index: int
@@ -127,29 +127,29 @@ class Member:
 
 
 def gather(
-    active: Iterable[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], wish: str
+    active: Iterable[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], engine_name: str
 ) -> list[Member]:
-    """Some of the parameters, with their state.
+    """Check the parameters to update and their state, and create missing state; ``buffers`` is not changed.
 
     Args:
-        active: the places of those that are to be updated.
+        active: the positions of the parameters to update.
         params: all parameters.
-        rule: what is computed.
+        rule: the rule with its settings.
         buffers: the state so far.
-        wish: the engine asked for.
+        engine_name: the user's choice of engine.
 
     Raises:
-        ValueError: an array of another shape, one that cannot be written to, or an engine that cannot serve one.
-        TypeError: an array that does not hold the right kind of numbers.
+        ValueError: an array has another shape or cannot be written to, or the engine cannot update a parameter.
+        TypeError: an array does not hold the right kind of numbers.
     """
     members = []
     for i in active:
         label = f"parameter {i}"
         data = check_writable(params[i].data, label)
         slots = rule.slots(data.ndim)
-        held = [buffers[slot.name][i] if slot.name in buffers else None for slot in slots]
-        arrays = [_slot_array(slot, array, data, label) for slot, array in zip(slots, held, strict=True)]
-        engine, _ = choose_array_engine(wish, type(rule), [data, *arrays], label)
+        present = [buffers[slot.name][i] if slot.name in buffers else None for slot in slots]
+        arrays = [_slot_array(slot, array, data, label) for slot, array in zip(slots, present, strict=True)]
+        engine, _ = choose_array_engine(engine_name, type(rule), [data, *arrays], label)
         plain = Nearest(ELEMENTS[data.dtype.name])
         spec = UpdateSpec.of(rule, slots, plain, plain, [plain] * len(slots))
         members.append(Member(i, data, {slot.name: a for slot, a in zip(slots, arrays, strict=True)}, engine, spec))
@@ -157,20 +157,26 @@ def gather(
 
 
 def check_writable(data: Any, label: str) -> Floats:
-    """The parameter's array, if it can be updated in place."""
+    """Return the parameter's array if it can be updated in place.
+
+    Raises:
+        TypeError: it is not an array of float32 or float64.
+        ValueError: it is read-only.
+    """
     if not isinstance(data, np.ndarray):
         raise TypeError(f"the data of {label} must be a NumPy array, but is {type(data).__name__}")
     if data.dtype not in (np.float32, np.float64):
         raise TypeError(f"{label} must be of float32 or float64, but is of {data.dtype}")
     if not data.flags.writeable:
         raise ValueError(f"{label} cannot be updated: its array is read-only")
-    return np.asarray(data)  # no subclass with a product of its own
+    return np.asarray(data)  # not a subclass, which may redefine arithmetic
 
 
-def _slot_array(slot: Slot, held: Floats | None, data: Floats, label: str) -> Floats:
+def _slot_array(slot: Slot, present: Floats | None, data: Floats, label: str) -> Floats:
+    """Return the array of a slot for a parameter ``data``: the present one, converted if necessary, or a new one."""
     shape = slot.shape(data.shape)
-    if held is not None:
-        array = fit_array(held, data, shape, f"{slot.name} of {label}")
+    if present is not None:
+        array = fit_array(present, data, shape, f"{slot.name} of {label}")
         return array if array.flags.writeable else array.copy("K")
     if slot.collapsed is None:
         return np.full_like(data, slot.fill)
@@ -178,22 +184,22 @@ def _slot_array(slot: Slot, held: Floats | None, data: Floats, label: str) -> Fl
 
 
 def fit_array(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> Floats:
-    """The array, or a copy in the parameter's type of elements and order of axes if it differs in them.
+    """Return the array, or a converted copy if its type or order of axes is not that of the parameter ``data``.
 
     Raises:
         ValueError: it is not an array of this shape.
-        TypeError: it holds no real numbers.
+        TypeError: it does not hold real numbers.
     """
     if not isinstance(array, np.ndarray) or array.shape != shape:
-        found = f"shape {array.shape}" if isinstance(array, np.ndarray) else f"the type {type(array).__name__}"
-        raise ValueError(f"{label} must be an array of shape {shape}, but has {found}")
+        actual = f"shape {array.shape}" if isinstance(array, np.ndarray) else f"the type {type(array).__name__}"
+        raise ValueError(f"{label} must be an array of shape {shape}, but has {actual}")
     same_order = array.strides == data.strides or shape != data.shape
     if array.dtype == data.dtype and same_order and array.flags.aligned:
         return array
     if not np.can_cast(array.dtype, data.dtype, "same_kind"):
         raise TypeError(f"{label} must hold real numbers, but is of {array.dtype}")
     copy = np.empty_like(data, shape=shape)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite there
+    with np.errstate(over="ignore"):  # a float64 beyond the range of float32 becomes infinite
         copy[...] = array
     return copy
 
@@ -201,7 +207,7 @@ def fit_array(array: Any, data: Floats, shape: tuple[int, ...], label: str) -> F
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 _NUMBERS = 3
-"""What a table holds of a parameter beside addresses: its elements, its row of coefficients, the key of its noise."""
+"""Columns of a table after the addresses: number of elements, row of coefficients, key of noise."""
 
 
 @final
@@ -210,12 +216,12 @@ class Part:
     """Parameters that one engine updates with one spec.
 
     Attributes:
-        engine, spec: who updates them, and what is computed.
-        places: their places in the list of parameters; ``members`` is the same as an array.
-        known: the facts of their arrays: of every parameter, then of every array of the first slot, and so on.
-        table: what the engine is told of them (see :class:`gradstep.engines.base.Batch`); the gradients' addresses and
-            the rows are those of the last step.
-        sizes: the lengths, as in :attr:`gradstep.engines.base.Batch.sizes`.
+        engine, spec: the engine that updates them, and the update.
+        places: (n,) their positions in the list of parameters; ``members`` is the same as an array.
+        layouts: the layouts of their arrays: of every parameter, then of every array of the first slot, and so on.
+        table: the table for the engine (see :class:`gradstep.engines.base.Batch`); the gradients' addresses and the
+            rows are those of the last step.
+        lengths_key: the lengths, as in :attr:`gradstep.engines.base.Batch.lengths_key`.
     """
 
     engine: Engine
@@ -228,34 +234,34 @@ class Part:
 
     @staticmethod
     def of(engine: Engine, spec: UpdateSpec, members: Sequence[Member]) -> Part:
-        """These members, whose engine and spec these are."""
+        """Return the part of these members, which have this engine and spec."""
         columns = [[m.param for m in members], *([m.slots[name] for m in members] for name in spec.slots)]
-        known = [read_layout(a) for column in columns for a in column]
+        layouts = [read_layout(a) for column in columns for a in column]
         table = np.zeros((len(members), 1 + len(columns) + _NUMBERS), dtype=np.int64)
-        table[:, 1:-_NUMBERS] = np.reshape([at for at, *_ in known], (len(columns), len(members))).T
+        table[:, 1:-_NUMBERS] = np.reshape([at for at, *_ in layouts], (len(columns), len(members))).T
         table[:, LENGTH] = [m.param.size for m in members]
         places = [m.index for m in members]
-        return Part(engine, spec, places, np.array(places, dtype=np.int64), known, table, table[:, LENGTH].tobytes())
+        return Part(engine, spec, places, np.array(places, dtype=np.int64), layouts, table, table[:, LENGTH].tobytes())
 
     def columns(self, params: Sequence[HasGradient], buffers: Mapping[str, Buffers]) -> list[list[Any]]:
-        """The parameters, and each slot; None for a slot that is not there."""
+        """Return the parameters' arrays, and those of each slot, with None for a missing array."""
         slots = [buffers.get(name) for name in self.spec.slots]
         return [
             [params[i].data for i in self.places],
-            *([None if held is None else held[i] for i in self.places] for held in slots),
+            *([None if arrays is None else arrays[i] for i in self.places] for arrays in slots),
         ]
 
     def batch(self, params: Sequence[HasGradient], buffers: Mapping[str, Buffers]) -> ArrayBatch:
-        """What there is to update in this step.
+        """Return the batch of this step.
 
         Raises:
-            ValueError: a gradient of another shape.
-            TypeError: one that holds no real numbers.
+            ValueError: a gradient has another shape.
+            TypeError: a gradient does not hold real numbers.
         """
         gradients = []
         for i, own in zip(self.places, self.layouts):
-            given = params[i].grad
-            g = given if type(given) is np.ndarray else array_of(given)
+            grad = params[i].grad
+            g = grad if type(grad) is np.ndarray else array_of(grad)
             if not g.flags.aligned or (g.shape, g.strides, g.dtype) != own[SHARED_LAYOUT]:
                 data = params[i].data
                 g = fit_array(g, data, data.shape, f"the gradient of parameter {i}")
@@ -266,15 +272,15 @@ class Part:
 
 @final
 class ArrayBatch(StepBatch):
-    """The parameters of a part for the length of one step.
+    """The parameters of a part during one step.
 
     Args:
-        part: what they are of.
-        gradients: in the layouts of the parameters.
-        params, buffers: the optimizer's; slots that are new are in ``buffers`` before the engine asks for them.
+        part: their part.
+        gradients: their gradients, in the parameters' layouts.
+        params, buffers: the optimizer's; new slots are added to ``buffers`` before the engine reads them.
 
     Attributes:
-        places: the parameters' places in the list of all.
+        places: the parameters' positions in the list of all.
     """
 
     group = 0
@@ -298,7 +304,7 @@ class ArrayBatch(StepBatch):
     @property
     def columns(self) -> Sequence[Sequence[Floats]]:
         params, *slots = self._part.columns(self._params, self._buffers)
-        return [self._gradients, list(map(np.asarray, params)), *slots]  # no subclass with a product of its own
+        return [self._gradients, list(map(np.asarray, params)), *slots]  # asarray as in check_writable
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return self.columns
@@ -320,25 +326,25 @@ class ArrayBatch(StepBatch):
 
 @final
 class Table:
-    """The parameters that have a gradient.
+    """The parameters that have a gradient, grouped into parts.
 
     Args:
-        members: those parameters.
-        rule: what is computed.
+        members: these parameters.
+        rule: the rule with its settings.
     """
 
     def __init__(self, members: Sequence[Member], rule: Rule) -> None:
-        sorted_: defaultdict[tuple[Engine, UpdateSpec], list[Member]] = defaultdict(list)
+        by_part: defaultdict[tuple[Engine, UpdateSpec], list[Member]] = defaultdict(list)
         for member in members:
-            sorted_[member.engine, member.spec].append(member)
+            by_part[member.engine, member.spec].append(member)
         self.active = [m.index for m in members]
         self.rule = rule
-        self.parts = [Part.of(engine, spec, found) for (engine, spec), found in sorted_.items()]
+        self.parts = [Part.of(engine, spec, group) for (engine, spec), group in by_part.items()]
 
     def is_up_to_date(
         self, active: Sequence[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers]
     ) -> bool:
-        """Whether it is up to date for the parameters ``active``."""
+        """Return whether the table is up to date for the parameters at the positions ``active``."""
         return (
             active == self.active
             and (rule is self.rule or _structure(rule) == _structure(self.rule))

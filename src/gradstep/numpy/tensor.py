@@ -1,7 +1,7 @@
-"""A tensor that remembers how it was made, and hands gradients back to what it was made from.
+"""A tensor with reverse-mode automatic differentiation.
 
-Every operation notes, for each tensor that it was given, how a gradient of its result becomes a gradient of that
-tensor (a *pullback*: the transposed Jacobian applied to the gradient). :meth:`Tensor.backward` walks these notes from
+Every operation records, for each tensor that it takes, a *pullback*: the function from a gradient of the result to a
+gradient of that tensor (the transposed Jacobian times the gradient). :meth:`Tensor.backward` calls the pullbacks from
 the last tensor to the first.
 """
 
@@ -18,22 +18,22 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from gradstep.numpy.base import Floats, RecordedTensor, array_of
 
 Pullback = Callable[[Floats], Any]
-"""From the gradient of a result to the gradient of one thing it was made from; may still have broadcast axes."""
+"""A function from the gradient of a result to the gradient of one of its sources; may still have broadcast axes."""
 
 Edge: TypeAlias = "tuple[Tensor, Pullback]"
-"""What a tensor was made from, and the way back to it."""
+"""A source of a result, and the pullback to it."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
 def recording() -> bool:
-    """Whether tensors remember how they are made."""
+    """Return whether operations are recorded."""
     return _recording.get()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Compute without remembering: results need no gradient and keep nothing alive.
+    """Do not record operations: results require no gradient and hold no reference to their sources.
 
     >>> from gradstep.numpy import Tensor
     >>> w = Tensor([1.0], requires_grad=True)
@@ -49,15 +49,15 @@ def no_grad() -> Iterator[None]:
 
 
 def propagate(last: Tensor, gradient: Floats) -> None:
-    """Add to the ``grad`` of every tensor without edges what this gradient of ``last`` comes to there.
+    """Backpropagate a gradient of ``last``, in its shape: add to the ``grad`` of every tensor without edges.
 
-    A tensor is looked at when all that was made from it has been: by then its gradient is complete.
+    A tensor is visited after all tensors that were made from it, when its gradient is complete.
     """
     pending: dict[int, Floats] = {id(last): gradient}
     for tensor in _latest_first(last):
         g = pending.pop(id(tensor))
         if not tensor.edges:
-            # A copy: it may be a view of another's gradient, and ``p.grad *= 0.5`` must not reach that.
+            # A copy: g may be a view of another tensor's gradient, which ``p.grad *= 0.5`` must not change.
             tensor.grad = np.array(g if tensor.grad is None else array_of(tensor.grad) + g, dtype=tensor.dtype)
         for source, pullback in tensor.edges:
             part = _sum_to_shape(np.asarray(pullback(g), dtype=source.dtype), source.shape)
@@ -65,7 +65,7 @@ def propagate(last: Tensor, gradient: Floats) -> None:
 
 
 def _latest_first(last: Tensor) -> list[Tensor]:
-    """Every tensor before those that it was made from. Not recursive: a graph may be deeper than Python's stack."""
+    """Return all tensors of the graph, each before its sources; not recursive: graphs may exceed Python's stack."""
     order, seen, path = [], {id(last)}, [(last, iter(last.edges))]
     while path:
         tensor, edges = path[-1]
@@ -81,12 +81,12 @@ def _latest_first(last: Tensor) -> list[Tensor]:
 
 
 def _sum_to_shape(g: Floats, shape: tuple[int, ...]) -> Floats:
-    """A gradient over the axes that broadcasting added or stretched: their sum, since each was the same number."""
+    """Sum a gradient over the axes that broadcasting from ``shape`` added or stretched, which repeat one number."""
     if g.shape == shape:
         return g
-    added = g.ndim - len(shape)
-    stretched = tuple(added + i for i, n in enumerate(shape) if n == 1)
-    return np.asarray(g.sum(axis=(*range(added), *stretched))).reshape(shape)
+    extra = g.ndim - len(shape)
+    stretched = tuple(extra + i for i, n in enumerate(shape) if n == 1)
+    return np.asarray(g.sum(axis=(*range(extra), *stretched))).reshape(shape)
 
 
 Axis = int | tuple[int, ...] | None
@@ -96,19 +96,19 @@ Axis = int | tuple[int, ...] | None
 class Tensor(RecordedTensor):
     """An array with a gradient.
 
-    ``+ - * / @ **`` and the methods below work on tensors, arrays and numbers, and broadcast as NumPy does. A graph is
-    in one type of elements: a number or an array takes that of the tensor it meets.
+    ``+ - * / @ **`` and the methods below work on tensors, arrays and numbers, and broadcast as NumPy does. A graph has
+    one type of elements: numbers and arrays are converted to the type of the tensor that they are combined with.
 
     Args:
         data: numbers, nested lists, an array or a tensor; always copied.
-        requires_grad: whether :meth:`backward` shall leave a gradient in ``grad``.
+        requires_grad: whether :meth:`backward` adds a gradient to ``grad``.
         dtype: float32 or float64.
 
     Attributes:
         data: the array.
         grad: the gradient, an array of the same shape and type; None before the first :meth:`backward`, and again
             after ``optimizer.zero_grad()``. Further calls add to it.
-        edges: the tensors it was made from that require a gradient, each with its pullback.
+        edges: the tensors that it was made from and that require a gradient, each with its pullback.
 
     Raises:
         TypeError: another dtype.
@@ -121,7 +121,7 @@ class Tensor(RecordedTensor):
     """
 
     __slots__ = ("__weakref__", "data", "edges", "grad", "requires_grad")
-    __array_ufunc__ = None  # so that array * tensor comes to Tensor.__rmul__
+    __array_ufunc__ = None  # so that array * tensor calls Tensor.__rmul__
 
     data: Floats
     grad: Any
@@ -159,11 +159,11 @@ class Tensor(RecordedTensor):
         return self.data.dtype
 
     def item(self) -> float:
-        """The one number that it holds."""
+        """Return the one number that the tensor holds."""
         return float(self.data.item())
 
     def detach(self) -> Tensor:
-        """The same array without its history."""
+        """Return a tensor with the same array and without edges."""
         return _record(self.data)
 
     def __len__(self) -> int:
@@ -202,7 +202,7 @@ class Tensor(RecordedTensor):
         return _record(-self.data, (self, lambda g: -g))
 
     def __pow__(self, exponent: float) -> Tensor:
-        """To the power of a number."""
+        """Return the tensor to the power of a number."""
         x = self.data
         # The derivative of x⁰ is 0 at x = 0 too, where 0 · x⁻¹ is not.
         slope = exponent * x ** (exponent - 1) if exponent else np.zeros_like(x)
@@ -219,12 +219,12 @@ class Tensor(RecordedTensor):
 
     def __matmul__(self, other: ArrayLike | Tensor) -> Tensor:
         b = self._other(other)
-        if self.ndim == 1 or b.ndim == 1:  # as NumPy: a row, a column, and their axis left out again
+        if self.ndim == 1 or b.ndim == 1:  # as NumPy: a vector becomes a row or a column, and its axis is dropped again
             row = self.reshape(1, -1) if self.ndim == 1 else self
             column = b.reshape(-1, 1) if b.ndim == 1 else b
             product = row @ column
-            kept = [n for n, one in zip(product.shape[-2:], (self.ndim == 1, b.ndim == 1)) if not one]
-            return product.reshape(*product.shape[:-2], *kept)
+            axes = [n for n, is_vector in zip(product.shape[-2:], (self.ndim == 1, b.ndim == 1)) if not is_vector]
+            return product.reshape(*product.shape[:-2], *axes)
         x, y = self.data, b.data
         return _record(x @ y, (self, lambda g: g @ y.swapaxes(-1, -2)), (b, lambda g: x.swapaxes(-1, -2) @ g))
 
@@ -234,34 +234,34 @@ class Tensor(RecordedTensor):
     # -- functions, element by element --------------------------------------------------------------------------
 
     def exp(self) -> Tensor:
-        """The exponential, e to the power of every element."""
+        """Return the exponential of every element."""
         y = np.exp(self.data)
         return _record(y, (self, lambda g: g * y))
 
     def log(self) -> Tensor:
-        """The natural logarithm."""
+        """Return the natural logarithm of every element."""
         x = self.data
         return _record(np.log(x), (self, lambda g: g / x))
 
     def tanh(self) -> Tensor:
-        """The hyperbolic tangent."""
+        """Return the hyperbolic tangent of every element."""
         y = np.tanh(self.data)
         return _record(y, (self, lambda g: g * (1 - y * y)))
 
     def sigmoid(self) -> Tensor:
-        """1 / (1 + e⁻ˣ), by the tangent, which does not overflow."""
+        """Return 1 / (1 + e⁻ˣ) of every element, computed by tanh, which does not overflow."""
         y = 0.5 * (1 + np.tanh(0.5 * self.data))
         return _record(y, (self, lambda g: g * y * (1 - y)))
 
     def relu(self) -> Tensor:
-        """The larger of x and 0; its slope at 0 is 0."""
+        """Return max(x, 0) of every element; its derivative at 0 is 0."""
         positive = self.data > 0
         return _record(np.maximum(self.data, 0), (self, lambda g: g * positive))
 
     # -- sums and shapes ----------------------------------------------------------------------------------------
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The sum along one axis, several, or all of them."""
+        """Return the sum along one axis, several, or all of them."""
         shape = self.shape
 
         def pullback(g: Floats) -> Floats:
@@ -270,30 +270,30 @@ class Tensor(RecordedTensor):
         return _record(self.data.sum(axis, keepdims=keepdims), (self, pullback))
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The mean along one axis, several, or all of them."""
+        """Return the mean along one axis, several, or all of them."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
     def log_softmax(self, axis: int = -1) -> Tensor:
-        """The logarithm of the softmax, x − log Σ eˣ along an axis; no exponential overflows."""
-        with np.errstate(over="ignore"):  # a probability of 0 where two logits are further apart than numbers go
+        """Return the logarithm of the softmax, x − log Σ eˣ along an axis; no exponential overflows."""
+        with np.errstate(over="ignore"):  # logits may differ by more than the largest number: a probability of 0
             shifted = self.data - self.data.max(axis, keepdims=True)
         y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
         return _record(y, (self, lambda g: g - np.exp(y) * g.sum(axis, keepdims=True)))
 
     def reshape(self, *shape: int) -> Tensor:
-        """The same elements in another shape."""
+        """Return the same elements in another shape."""
         before = self.shape
         return _record(self.data.reshape(shape), (self, lambda g: g.reshape(before)))
 
     def transpose(self, *axes: int) -> Tensor:
-        """The axes in another order; reversed if none is given."""
+        """Return the tensor with its axes in another order; reversed if no order is given."""
         order = axes or tuple(reversed(range(self.ndim)))
         return _record(self.data.transpose(order), (self, lambda g: g.transpose(np.argsort(order))))
 
     @property
     def T(self) -> Tensor:
-        """The axes in reverse order."""
+        """The tensor with its axes in reverse order."""
         return self.transpose()
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -301,7 +301,7 @@ class Tensor(RecordedTensor):
 
         def pullback(g: Floats) -> Floats:
             whole = np.zeros(shape, dtype=g.dtype)
-            np.add.at(whole, index, g)  # an element that was taken twice gets both
+            np.add.at(whole, index, g)  # an element that the index selects twice gets both gradients
             return whole
 
         return _record(self.data[index], (self, pullback))
@@ -312,15 +312,16 @@ class Tensor(RecordedTensor):
     # -- gradients ----------------------------------------------------------------------------------------------
 
     def backward(self, gradient: ArrayLike | None = None) -> None:
-        """Add the gradient of this tensor with respect to every tensor it was made from to their ``grad``.
+        """Backpropagate: add to ``grad`` of every tensor that this one was made from the gradient with respect to it.
 
-        Only those made by hand with ``requires_grad`` keep a gradient, not the results in between.
+        Only tensors made by hand with ``requires_grad`` get a gradient, not intermediate results.
 
         Args:
-            gradient: of whatever is to be differentiated, with respect to this tensor, in its shape; 1 for one number.
+            gradient: the gradient of the function to differentiate with respect to this tensor, in its shape; default 1
+                for a tensor of one number.
 
         Raises:
-            RuntimeError: nothing that it was made from requires a gradient.
+            RuntimeError: no tensor that this one was made from requires a gradient.
             ValueError: no gradient was given for more than one number, or one of another shape.
         """
         if not self.requires_grad:
@@ -334,7 +335,7 @@ class Tensor(RecordedTensor):
 
 
 def _record(data: Any, *edges: Edge) -> Tensor:
-    """What an operation gives; it remembers those of its sources that require a gradient."""
+    """Return the result of an operation, with edges to those sources that require a gradient."""
     result = Tensor.__new__(Tensor)
     result.data = np.asarray(data)
     result.grad = None

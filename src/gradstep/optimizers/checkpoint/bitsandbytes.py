@@ -1,7 +1,7 @@
 """bitsandbytes' layout of optimizer state, read and written without bitsandbytes.
 
-A parameter's slots are ``state1`` and ``state2``: float32, or uint8 codes in blocks of 256 elements. ``absmax1`` has the
-largest magnitude of each block, and ``qmap1`` the 256 numbers that the codes stand for, in units of that magnitude.
+A parameter's slots are ``state1`` and ``state2``: float32, or uint8 codes in blocks of 256 elements. ``absmax1`` has
+the largest magnitude of each block, and ``qmap1`` the 256 numbers that codes stand for, in units of that magnitude.
 ``step`` is a whole number. Newer versions keep the arrays in a nested dictionary.
 
 Source: Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, sections 2.1 and 3; read and

@@ -327,9 +327,7 @@ def _read_group(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, 
     """Return a group's settings under torch's names, without ``"state"``, the precision that is converted."""
     foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
     settings = bitsandbytes.read_group(kind, group) if foreign else group
-    fixed = {
-        key: value for key, value in kind.fixed.items() if key in settings
-    }  # the state is declared to be ``kind``'s
+    fixed = {key: value for key, value in kind.fixed.items() if key in settings}  # the state counts as ``kind``'s
     return {key: deepcopy(value) for key, value in settings.items() if key != "state"} | fixed
 
 

@@ -148,9 +148,7 @@ def prepare_load(
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
-            if type(entry) is dict and is_regular(
-                p, stored, group_rule, entry
-            ):  # the usual case, in a fifth of the time
+            if type(entry) is dict and is_regular(p, stored, group_rule, entry):  # usual, in a fifth of the time
                 fitting[key] = p, stored, name
                 regular.add(key)
                 continue

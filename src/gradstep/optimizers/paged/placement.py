@@ -68,7 +68,7 @@ class Placement(ABC):
 
     @abstractmethod
     def open_for_update(self) -> AbstractContextManager[None]:
-        """Return the context in which state may change; enter it inside :func:`~gradstep.engines.step.defer_signals`."""
+        """Return the context in which state may change, entered inside :func:`~gradstep.engines.step.defer_signals`."""
 
     @abstractmethod
     def update(self, batch: TorchBatch) -> None:
