@@ -182,7 +182,7 @@ def test_the_address_is_numpys_own(shape, dtype):
     frozen = x.copy()
     frozen.flags.writeable = False
     for array in (x, x.T, x[..., ::-1] if shape else x, np.zeros((3, *shape), dtype)[1, ...], frozen):
-        assert table.address(array) == array.ctypes.data == table.facts(array)[0]
+        assert table.address(array) == array.ctypes.data == table.read_layout(array)[0]
 
 
 def test_the_memory_of_the_same_array_moves():

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.optimizers.checkpoint.bitsandbytes import decoded as from_codes
-from gradstep.optimizers.checkpoint.bitsandbytes import dynamic_map, encoded
+from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, encode
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
 from tests.optimizers.user_rules import AdaBelief
 from tests.registry import subjects
@@ -279,9 +278,9 @@ def test_every_code_is_the_nearest(seed, count, spread, signed):
     value = normal(count, seed=seed) * 10 ** (spread * normal(count, seed=seed + 1))
     value = value if signed else value.abs()
     table = dynamic_map(signed=signed)
-    codes, absmax = encoded(value, table)
+    codes, absmax = encode(value, table)
     scale = absmax.repeat_interleave(256)[:count]
-    got = from_codes(codes, absmax, table)
+    got = decode(codes, absmax, table)
     best = (table[:, None] * scale - value).abs().amin(0)
     assert ((got - value).abs() <= best * (1 + 1e-5) + 1e-6 * scale).all()
     peaks = [got[i : i + 256].abs().max() / value[i : i + 256].abs().max() for i in range(0, count, 256)]
@@ -289,8 +288,8 @@ def test_every_code_is_the_nearest(seed, count, spread, signed):
 
 
 def test_a_block_of_zeros():
-    codes, absmax = encoded(torch.zeros(300), dynamic_map(signed=True))
-    assert not from_codes(codes, absmax, dynamic_map(signed=True)).any()
+    codes, absmax = encode(torch.zeros(300), dynamic_map(signed=True))
+    assert not decode(codes, absmax, dynamic_map(signed=True)).any()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.optimizers import memory, memory_native
 from gradstep.optimizers.arguments import build_rule
+from gradstep.optimizers.step import memory, memory_native
 from gradstep.optimizers.step.memory import Layouts, find_overlaps
 from gradstep.optimizers.step.memory_native import NativeLayouts
 from tests.training import leaked, normal
@@ -268,10 +268,10 @@ def test_gradients_live_as_long_as_the_batch_that_has_their_addresses():
     p.grad = torch.ones(1000)
     optimizer = gradstep.SGD([p], lr=1.0)
     optimizer.step()
-    groups, state = optimizer.param_groups, optimizer.state
-    batches = optimizer._table.batches(
-        [build_rule(gradstep.rules.SGD, g) for g in groups], groups, state, state_seen=True
-    )
+    groups, table = optimizer.param_groups, optimizer._table
+    assert table is not None
+    rules = [build_rule(gradstep.rules.SGD, group) for group in groups]
+    batches = table.batches(rules, groups, optimizer.state, state_seen=True)
     gradient = weakref.ref(p.grad)
     p.grad = None
     assert gradient() is not None
