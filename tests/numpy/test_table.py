@@ -117,7 +117,7 @@ def test_what_is_kept_changes_no_bit(meanwhile, monkeypatch):
     ends = []
     for kept in (True, False):
         if not kept:
-            monkeypatch.setattr(Table, "holds", lambda *_: False)
+            monkeypatch.setattr(Table, "is_up_to_date", lambda *_: False)
         params = [gn.Parameter(normal(shape, i)) for i, shape in enumerate(((4, 3), (5,), (4, 3)))]
         optimizer = gn.AdamW(params, lr=0.1)
         for step in range(6):

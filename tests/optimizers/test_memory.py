@@ -188,7 +188,7 @@ def test_a_gradient_that_is_short_of_memory(engine, count):
 @pytest.mark.parametrize("kind", WAYS)
 def test_some_of_them(kind):
     tensors = [normal(3), normal(4), normal(5)]
-    layouts = kind.of(tensors).taken([0, 2])
+    layouts = kind.of(tensors).select([0, 2])
     assert layouts.still_hold([tensors[0], tensors[2]])
     assert not layouts.still_hold([tensors[0], tensors[1]])
 
