@@ -196,7 +196,7 @@ def test_some_of_them(kind):
 def test_the_loop_can_be_switched_off():
     code = (
         "import torch, gradstep\n"
-        "from gradstep.optimizers import memory_native\n"
+        "from gradstep.optimizers.step import memory_native\n"
         "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)\n"
         "gradstep.SGD([p], lr=0.5).step()\n"
         "print(memory_native.is_native(), p.tolist())"
