@@ -31,7 +31,7 @@ import gradstep
 from gradstep.lab.machine import describe
 from gradstep.lab.task import Task, seed_random
 from gradstep.lab.tasks import TASKS
-from gradstep.training.lr_suggest import RECOMMENDED, WAYS
+from gradstep.training.lr_suggest import METHODS, RECOMMENDED
 
 RESULTS = Path(__file__).parent / "results" / "lr_find.jsonl"
 STEPS = {"digits": 300, "text": 200}
@@ -122,7 +122,7 @@ def jobs(book: Book, names: list[str], seeds: range, steps: dict[str, int]) -> I
             if "finder" in names:
                 record = book.ensure("find", lambda t=task, s=seed: find(t, s), task=task.name, seed=seed)  # type: ignore[misc]
                 yield f"{task.name}, seed {seed}: sweeps"
-                for name in WAYS:
+                for name in METHODS:
                     if name in record["suggestions"]:
                         ensure_training(task, seed, record["suggestions"][name][0])
                     yield f"{task.name}, seed {seed}: {name}"
@@ -167,7 +167,7 @@ def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
             "| --- | --- | ---: | ---: | ---: | ---: |",
         ]
         rows: list[tuple[str, list[float] | None]] = [(f"one for all: {best:.2g}", [best] * len(seeds))]
-        for name in WAYS:
+        for name in METHODS:
             suggestions = [finds[seed]["suggestions"].get(name) for seed in seeds]
             mark = " (recommended)" if name == RECOMMENDED else ""
             rows.append((name + mark, [one[0] for one in suggestions] if all(suggestions) else None))
@@ -212,7 +212,7 @@ def main() -> None:
         total = (
             len(seeds)
             * len(STEPS)
-            * ((1 + len(WAYS)) * ("finder" in arguments.jobs) + len(GRID) * ("grid" in arguments.jobs))
+            * ((1 + len(METHODS)) * ("finder" in arguments.jobs) + len(GRID) * ("grid" in arguments.jobs))
         )
         shown = TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*shown) as progress:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.training.random_state import random_state, restore
+from gradstep.training.random_state import random_state, restore_random_state
 from tests.training_room.test_saved import everything, made, same, train
 
 SECTOR = 512
@@ -87,7 +87,7 @@ def load_all(damage: Callable[[bytes, int], Iterator[bytes]], count: int) -> dic
         outcome["right"] += 1
         for name, part in run.items():
             part.load_state_dict(before[name])
-        restore(places)
+        restore_random_state(places)
     return outcome
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import gradstep
-from gradstep.training.lr_suggest import WAYS, refusal, refusal_of, suggestions, valley
+from gradstep.training.lr_suggest import METHODS, refusal, suggestions, sweep_refusal, valley
 
 LRS = np.geomspace(1e-7, 10, 101)
 
@@ -195,14 +195,14 @@ def test_the_range_is_that_of_the_sweeps():
 
 def test_it_refuses_with_the_reason():
     decades = np.log10(LRS)
-    assert refusal_of(curve((decades + 2) ** 2)) == ""
-    assert "flat" in refusal_of(curve(np.full(101, 2.3)))
-    assert "without having fallen" in refusal_of(curve(1 + np.exp(decades + 7), explosion=1.0))
-    assert "too few" in refusal_of(curve([3.0, 2.0, 1.0], stopped="the loss is not finite"))
-    assert "still falling" in refusal_of(curve(-decades))
-    assert "still falling" in refusal_of(curve(-np.exp(decades))), "ever faster"
+    assert sweep_refusal(curve((decades + 2) ** 2)) == ""
+    assert "flat" in sweep_refusal(curve(np.full(101, 2.3)))
+    assert "without having fallen" in sweep_refusal(curve(1 + np.exp(decades + 7), explosion=1.0))
+    assert "too few" in sweep_refusal(curve([3.0, 2.0, 1.0], stopped="the loss is not finite"))
+    assert "still falling" in sweep_refusal(curve(-decades))
+    assert "still falling" in sweep_refusal(curve(-np.exp(decades))), "ever faster"
     slowing = curve(-np.tanh(decades + 1.5) - 0.02 * decades)  # steepest at lr 0.03, and lowest at the end
-    assert refusal_of(slowing) == ""
+    assert sweep_refusal(slowing) == ""
     found = suggestions([slowing])
     assert found["steepest"].lr == pytest.approx(10**-1.5, rel=0.1)
     assert "a tenth of the minimum" not in found, "where the minimum is, nobody has seen"
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_before_any_update_is_not_the_learning_rate_s(
 def test_noise_alone_is_no_fall_and_no_explosion():
     rng = np.random.default_rng(0)
     noisy = [curve(rng.normal(size=101)) for _ in range(200)]
-    assert sum(not refusal_of(sweep) for sweep in noisy) == 0
+    assert sum(not sweep_refusal(sweep) for sweep in noisy) == 0
     assert sum(sweep.exploding for sweep in noisy) == 0
 
 
@@ -295,12 +295,12 @@ def test_text_and_picture_show_every_curve_and_suggestion():
     found = gradstep.LrFound(sweeps, 0)
     text = str(found)
     assert text.startswith(f"learning rate {found.recommended}")
-    assert all(name in text for name in WAYS)
+    assert all(name in text for name in METHODS)
     chart = found.plot()
     assert chart.x_log
     assert [line.name for line in chart.lines if len(line.x) == 101] == ["loss"] * 3 + ["smoothed"] * 3
     drawn = chart.file()
-    assert all(f"{name}: " in drawn for name in WAYS)
+    assert all(f"{name}: " in drawn for name in METHODS)
     refused = gradstep.LrFound((curve(np.full(101, 2.3)),), 0).plot()
     assert "flat" in refused.title
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.training.random_state import random_state, restore
+from gradstep.training.random_state import random_state, restore_random_state
 from tests.training import assert_same, normal, snapshot, unchanged
 
 ROOT = Path(__file__).parents[2]
@@ -429,7 +429,7 @@ def test_random_generators_go_on():
         return torch.rand(3).tolist(), np.random.standard_normal(), random.gauss(0, 1)  # noqa: NPY002
 
     first = draw()
-    restore(half)
+    restore_random_state(half)
     assert draw() == first
-    restore(state)
+    restore_random_state(state)
     assert draw() != first

@@ -1,1 +1,1 @@
-"""What a training loop needs around the optimizer: parameter groups, schedules, the update window."""
+"""The parts of a training loop around the optimizer: parameter groups, schedules, the stepper, checkpoints."""

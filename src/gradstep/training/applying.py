@@ -1,4 +1,4 @@
-"""Unscale, check, clip and step: fused where the optimizer is ours, torch's classic sequence where it is not."""
+"""Unscale, check, clip and step: inside a gradstep optimizer's step, or by torch operations for other optimizers."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.wrapped import innermost
 
 Optimizers: TypeAlias = Sequence[torch.optim.Optimizer]
-"""The optimizers that share one window, none of whose parameters is in two of them."""
+"""The optimizers that share one window; no parameter is in two of them."""
 
 
 @torch.no_grad()
 def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None) -> StepReport:
-    """Divide the gradients, and unless one is not finite, clip them and step every optimizer.
+    """Divide the gradients; if all of them are finite, clip them and step every optimizer.
 
-    A single gradstep optimizer does all of it in two passes over memory and leaves ``p.grad`` as it was. Else the
-    gradients are read once for the norm over all optimizers, and those of torch's optimizers are written to only if
-    there is something to divide by or to clip.
+    A single gradstep optimizer does all of it in two passes over memory and leaves ``p.grad`` unchanged. Otherwise the
+    gradients are read once for the norm over all optimizers, and gradients of torch's optimizers are written to only
+    if they have to be divided or clipped.
 
     Args:
-        optimizers: any of torch's kind; one norm is taken over all their gradients.
+        optimizers: instances of ``torch.optim.Optimizer``; one norm is taken over all their gradients.
         divisor: what the gradients are divided by, > 0.
         max_grad_norm: clip to this global 2-norm of the divided gradients.
 
     Returns:
-        What happened, with its ``grad_norm``.
+        The report of the step, with its ``grad_norm``.
 
     Raises:
-        RuntimeError: there is no gradient at all.
+        RuntimeError: no parameter has a gradient.
     """
-    found = gradients(optimizers)
-    if not found:
+    grads = list_gradients(optimizers)
+    if not grads:
         raise RuntimeError(
             "no parameter of the optimizer has a gradient at the window's end: the loss must depend on the "
             "optimizer's parameters, and they must require gradients"
         )
     if len(optimizers) == 1 and isinstance(optimizers[0], Optimizer):
         optimizers[0].step(max_grad_norm=max_grad_norm, grad_scale=divisor)
-        inner = innermost(optimizers[0])  # Lightning's wrapper takes over our class, but the report is the inner one's
+        inner = innermost(optimizers[0])  # Lightning's wrapper has our class, but the inner optimizer has the report
         assert isinstance(inner, Optimizer)
         report = inner.last_step
         assert report is not None
         return report
-    norm = _norm(found) / divisor
+    norm = _compute_norm(grads) / divisor
     if not math.isfinite(norm):
         return StepReport(stepped=False, grad_norm=norm)
     clip = 1.0 if max_grad_norm is None else clip_factor(norm, max_grad_norm)
@@ -59,23 +59,23 @@ def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None
         if isinstance(optimizer, Optimizer):
             optimizer.step(grad_scale=divisor / clip)
             continue
-        if clip != divisor and (own := gradients([optimizer])):
-            torch._foreach_mul_(own, clip / divisor)
+        if clip != divisor and (own_grads := list_gradients([optimizer])):
+            torch._foreach_mul_(own_grads, clip / divisor)
         optimizer.step()
     return StepReport(stepped=True, grad_norm=norm, clip=clip)
 
 
-def parameters(optimizers: Optimizers) -> list[Tensor]:
-    """All parameters, optimizer by optimizer and group by group."""
+def list_parameters(optimizers: Optimizers) -> list[Tensor]:
+    """Return all parameters, optimizer by optimizer and group by group."""
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
 
-def checked_parameters(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-    """All parameters of the optimizers, which are known to be of the kind that a stepper can step.
+def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+    """Check that a stepper can step these optimizers, and return all their parameters.
 
     Raises:
-        TypeError: no optimizer, or one that needs a closure.
-        ValueError: none at all, or a parameter in two of them.
+        TypeError: not an optimizer, or one that needs a closure.
+        ValueError: an empty list, or a parameter in two optimizers.
     """
     if not optimizers:
         raise ValueError("the list of optimizers is empty: give at least one")
@@ -89,53 +89,56 @@ def checked_parameters(model: nn.Module, optimizers: Sequence[torch.optim.Optimi
                 f"{kind.__name__}.step needs a closure that computes the loss again, as often as it likes, and a "
                 "window is computed once: call optimizer.step(closure) in a loop of your own"
             )
-    params = parameters(optimizers)
+    params = list_parameters(optimizers)
     if len(optimizers) > 1 and len(set(params)) < len(params):
         twice = next(p for k, p in enumerate(params) if p in set(params[:k]))
-        raise ValueError(f"{names_of(model, optimizers)[twice]} is in two optimizers, and would be updated by both")
+        raise ValueError(
+            f"{name_parameters(model, optimizers)[twice]} is in two optimizers, and would be updated by both"
+        )
     return params
 
 
-def gradients(optimizers: Optimizers) -> list[Tensor]:
-    """The gradients that there are, in the same order; of a sparse one, the numbers that it stores."""
-    return [_values(p) for p in parameters(optimizers) if p.grad is not None]
+def list_gradients(optimizers: Optimizers) -> list[Tensor]:
+    """Return the gradients that are not None, in the order of the parameters; for a sparse one, its stored values."""
+    return [_gradient_values(p) for p in list_parameters(optimizers) if p.grad is not None]
 
 
 @torch.no_grad()
 def gradient_norms(optimizers: Optimizers) -> Tensor:
-    """The 2-norm of the gradient of every parameter, 0 where there is none; shape (number of parameters,)."""
-    params = parameters(optimizers)
+    """Return the 2-norm of every parameter's gradient, 0 where it is None; shape (number of parameters,)."""
+    params = list_parameters(optimizers)
     present = [k for k, p in enumerate(params) if p.grad is not None]
     norms = torch.zeros(len(params), device=params[0].device)
     if present:
-        found = torch._foreach_norm([_values(params[k]) for k in present])
-        norms[present] = torch.stack([n.to(norms) for n in found])
+        present_norms = torch._foreach_norm([_gradient_values(params[k]) for k in present])
+        norms[present] = torch.stack([n.to(norms) for n in present_norms])
     return norms
 
 
 def find_cleared(model: nn.Module, optimizers: Optimizers, before: Tensor | None) -> list[str]:
-    """The names of the parameters whose gradient was not zero and is zero, or gone.
+    """Return the names of the parameters that had a nonzero gradient and now have a gradient of zero or None.
 
-    It does not matter whether ``zero_grad`` of the optimizer or of the model did it, nor whether it set gradients to
-    None or to zero. Any other change is the user's own affair.
+    This finds ``zero_grad`` of the optimizer and of the model, with and without ``set_to_none``. Other changes to
+    gradients are allowed.
 
     Args:
-        model: gives the names.
-        optimizers: whose parameters.
-        before: what :func:`gradient_norms` found earlier; None if there was nothing to clear.
+        model: the model that gives the names.
+        optimizers: the optimizers of the window.
+        before: an earlier result of :func:`gradient_norms`, shape (number of parameters,); None if there were no
+            gradients yet.
     """
     if before is None:
         return []
-    gone = (before != 0) & (gradient_norms(optimizers) == 0)
-    if not bool(gone.any()):
+    is_cleared = (before != 0) & (gradient_norms(optimizers) == 0)
+    if not bool(is_cleared.any()):
         return []
-    names = names_of(model, optimizers)
-    return [names[p] for p, lost in zip(parameters(optimizers), gone.tolist(), strict=True) if lost]
+    names = name_parameters(model, optimizers)
+    return [names[p] for p, lost in zip(list_parameters(optimizers), is_cleared.tolist(), strict=True) if lost]
 
 
-def names_of(model: nn.Module, optimizers: Optimizers) -> dict[Tensor, str]:
-    """The name of every parameter that is trained, in the model's order, then in the optimizers'."""
-    trained = set(parameters(optimizers))
+def name_parameters(model: nn.Module, optimizers: Optimizers) -> dict[Tensor, str]:
+    """Return the name of every trained parameter: the model's in its order, then those only the optimizers hold."""
+    trained = set(list_parameters(optimizers))
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p in trained}
     for optimizer in optimizers:
         for index, group in enumerate(optimizer.param_groups):
@@ -144,13 +147,14 @@ def names_of(model: nn.Module, optimizers: Optimizers) -> dict[Tensor, str]:
     return names
 
 
-def first_not_finite(model: nn.Module, optimizers: Optimizers) -> str:
-    """The name of the first parameter whose gradient is not finite, in the model's order; then the optimizers'."""
-    named = names_of(model, optimizers).items()
-    return next(name for p, name in named if p.grad is not None and not bool(_values(p).isfinite().all()))
+def find_first_nonfinite(model: nn.Module, optimizers: Optimizers) -> str:
+    """Return the name of the first parameter with a non-finite gradient, in the order of :func:`name_parameters`."""
+    names = name_parameters(model, optimizers).items()
+    return next(name for p, name in names if p.grad is not None and not bool(_gradient_values(p).isfinite().all()))
 
 
-def _values(p: Tensor) -> Tensor:
+def _gradient_values(p: Tensor) -> Tensor:
+    """Return the gradient in the shape of p; for a sparse gradient, its stored values after coalescing."""
     assert p.grad is not None
     if not p.grad.is_sparse:
         return p.grad
@@ -158,10 +162,11 @@ def _values(p: Tensor) -> Tensor:
     return p.grad._values()
 
 
-def _norm(tensors: list[Tensor]) -> float:
+def _compute_norm(tensors: list[Tensor]) -> float:
+    """Return the global 2-norm of tensors of any shapes."""
     norms = torch._foreach_norm(tensors)
     norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
-    if math.isinf(norm) and all(bool(g.isfinite().all()) for g in tensors):  # the squares left the range
+    if math.isinf(norm) and all(bool(g.isfinite().all()) for g in tensors):  # the squares overflowed
         largest = max(float(g.abs().max()) for g in tensors if g.numel())
         return norm_by_largest(largest, lambda by: sum(float((g / by).abs().square().sum()) for g in tensors))
     return norm

@@ -1,4 +1,4 @@
-"""A whole training run in one file: saved so that a crash leaves the old file, loaded all or nothing."""
+"""Save a whole training run to one file, safely against crashes, and load it all or nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import gradstep
 from gradstep.optimizers.checkpoint.matching import LoadReport, listed, plain_name
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
-from gradstep.training.loading import load
-from gradstep.training.random_state import random_state, restore
+from gradstep.training.loading import load_part
+from gradstep.training.random_state import random_state, restore_random_state
 from gradstep.training.stepper import Stepper
 
 FORMAT = 1
-"""Of the file."""
+"""Version of the file format."""
 
 File: TypeAlias = str | os.PathLike[str] | IO[bytes]
 """A path, or an open binary file."""
@@ -41,24 +41,23 @@ def save_checkpoint(
 ) -> None:
     """Write the state of a training run to one file, which ``torch.load(weights_only=True)`` can read.
 
-    The file is written under another name, forced to the disk, read back, and only then takes its name: whatever
-    happens meanwhile, what stands at ``path`` is the old file or the new one, whole. What a process that was killed
-    while saving has left beside it is removed. Every array is stored with its checksum, which
-    :func:`load_checkpoint` compares. The random generators of torch, NumPy (the global one) and Python are saved too;
-    those of one's own (a ``DataLoader``'s) go into ``extra``.
+    The file is written under a temporary name, forced to the disk and read back, and only then renamed: after a crash
+    at any moment, ``path`` is the whole old file or the whole new one. A temporary file that a killed process left
+    there is removed. Every array is stored with its checksum, which :func:`load_checkpoint` compares. The global
+    random generators of torch, NumPy and Python are saved too; save other generators (a ``DataLoader``'s) in ``extra``.
 
-    Of several processes let one save.
+    With several processes, call it in one of them only.
 
     Args:
-        path: where to, in a folder that exists; or a binary file object, such as ``io.BytesIO()``, which is written
-            to at its place once all is known to be good; until then the checkpoint is in memory.
-        model, optimizer, schedule, scaler: what has a ``state_dict()``.
-        stepper: a :class:`gradstep.Stepper`, which stands for its model, optimizer, schedule and scaler.
-        extra: anything of tensors, numbers, text, lists and dictionaries, by name: ``epoch=3``.
+        path: the file to write, in a folder that exists; or a binary file object, such as ``io.BytesIO()``, which is
+            written to at its position after all checks; until then the checkpoint is in memory.
+        model, optimizer, schedule, scaler: objects with a ``state_dict()``.
+        stepper: a :class:`gradstep.Stepper`; it includes its model, optimizer, schedule and scaler.
+        extra: further tensors, numbers, text, lists and dictionaries, by name: ``epoch=3``.
 
     Raises:
-        ValueError: a stepper, and beside it what it stands for.
-        TypeError: something that only a program could read back; the old file stays.
+        ValueError: a stepper together with a part that it includes.
+        TypeError: an object that cannot be read back without running code; the old file stays.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
         RuntimeError: a stepper in the middle of a window.
 
@@ -71,7 +70,7 @@ def save_checkpoint(
         >>> gradstep.load_checkpoint(path, model=model, optimizer=optimizer)
         {'epoch': 3}
     """
-    parts = _parts(model, optimizer, schedule, scaler, stepper)
+    parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
     content = {
         "gradstep": {"format": FORMAT, "version": gradstep.__version__, "kind": "checkpoint"},
         **{name: part.state_dict() for name, part in parts.items()},
@@ -79,7 +78,7 @@ def save_checkpoint(
         "extra": extra,
     }
     if isinstance(path, (str, os.PathLike)):
-        with atomic_write(path, nbytes=_bytes_of(content)) as file:
+        with atomic_write(path, nbytes=_count_bytes(content)) as file:
             _write(content, file)
         return
     memory = io.BytesIO()
@@ -122,84 +121,79 @@ def load_checkpoint(
     rng: bool = True,
     strict: bool = True,
 ) -> dict[str, Any] | LoadReport:
-    """Go on where :func:`save_checkpoint` was called, bit for bit.
+    """Load what :func:`save_checkpoint` saved; training then continues bit for bit.
 
-    All of it is checked before anything is changed, first the checksum of everything in the file; and if a part
-    refuses its state all the same, the others are put back. What the file holds and was not asked for is left alone,
-    so that a model can be loaded without its optimizer.
+    Everything is checked before anything is changed, beginning with the checksums of the file. If a part still refuses
+    its state, the parts loaded before it are put back. Only the parts that you pass are loaded, so that a model can be
+    loaded without its optimizer.
 
     Args:
-        path: the file, or a binary file object that can be read and seeked, at the place where the checkpoint begins.
-        model, optimizer, schedule, scaler, stepper: as for saving, made as they were then.
+        path: the file, or a readable and seekable binary file object, positioned where the checkpoint begins.
+        model, optimizer, schedule, scaler, stepper: as for saving, constructed as they were then.
         rng: whether to set the random generators as well.
-        strict: False loads of the model and of gradstep's optimizers what matches by name and shape, and leaves out
-            the rest: for a model with other layers, or another head. The other parts are loaded as always.
+        strict: False loads the entries of the model and of gradstep's optimizers that match by name and shape, and
+            leaves out the rest: for a model with other layers, or another head. Other parts are loaded as always.
 
     Returns:
-        What was given as ``extra``; with ``strict=False`` a :class:`gradstep.LoadReport` of what was loaded, of what
-        was left out and why, and with ``extra``.
+        The ``extra`` that was saved; with ``strict=False`` a :class:`gradstep.LoadReport` that lists what was loaded,
+        what was left out and why, and has ``extra``.
 
     Raises:
-        FileNotFoundError: there is no file.
-        ValueError: damaged, no checkpoint of this kind, or of a later format.
-        KeyError: the file does not hold what was asked for.
-        RuntimeError: the model's parameters, or the optimizer's state, are others; they are listed.
+        FileNotFoundError: there is no such file.
+        ValueError: a damaged file, no checkpoint of gradstep, or a later format.
+        KeyError: the file lacks a part that was passed.
+        RuntimeError: the model's parameters or the optimizer's state do not match; the message lists them.
     """
-    parts = _parts(model, optimizer, schedule, scaler, stepper)
-    content = _content(path)
+    parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
+    content = _read_checkpoint(path)
     if missing := [name for name in parts if name not in content]:
-        held = [name for name in content if name not in ("gradstep", "random", "extra")]
-        raise KeyError(f"{_name(path)} holds no {', '.join(missing)} (it holds {', '.join(held) or 'none'})")
-    own = parts.pop("model", None)
-    weights, left_out = ({}, {}) if own is None else _weights(own, content["model"], strict=strict)
+        present = [name for name in content if name not in ("gradstep", "random", "extra")]
+        raise KeyError(f"{_name(path)} holds no {', '.join(missing)} (it holds {', '.join(present) or 'none'})")
+    target = parts.pop("model", None)
+    weights, left_out = ({}, {}) if target is None else _match_weights(target, content["model"], strict=strict)
     report = LoadReport(tuple(weights), left_out).of("model")
-    small = {name: part.state_dict() for name, part in parts.items() if name in ("schedule", "scaler")}
-    for name, state in small.items():
-        _same_kind(name, state, content[name])
-    if stepper is not None:
-        for name in ("schedule", "scaler"):
-            _same_kind(name, stepper.state_dict()[name], content["stepper"].get(name))
+    for name in ("schedule", "scaler"):
+        if name in parts:
+            _check_same_kind(name, parts[name].state_dict(), content[name])
+        elif stepper is not None:
+            _check_same_kind(name, stepper.state_dict()[name], content["stepper"].get(name))
     with ExitStack() as undo:
         for name in sorted(parts, key=("optimizer", "stepper", "schedule", "scaler").index):
             if stepper is None:
-                part = load(parts[name], content[name], undo, strict=strict)
+                part = load_part(parts[name], content[name], undo, strict=strict)
             else:
                 undo.callback(stepper.load_state_dict, stepper.state_dict())
                 part = stepper.load_state_dict(content[name], strict) or LoadReport()
             report += part.of("optimizer")
         if rng:
-            undo.callback(restore, random_state())
-            restore(content["random"])
-        if own is not None:
-            own.load_state_dict(weights, strict=strict)
+            undo.callback(restore_random_state, random_state())
+            restore_random_state(content["random"])
+        if target is not None:
+            target.load_state_dict(weights, strict=strict)
         undo.pop_all()
     extra = dict(content["extra"])
     return extra if strict else report + LoadReport(extra=extra)
 
 
 def _write(content: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write a checkpoint to an empty file, and read it back.
-
-    Raises:
-        TypeError: something that only a program could read back.
-    """
-    with _checksums():
+    """Write a checkpoint to an empty file; raise TypeError if it cannot be read back without running code."""
+    with _enable_checksums():
         torch.save(content, file)
     file.flush()
     file.seek(0)
     try:
-        torch.load(file, weights_only=True, map_location="meta")  # of the numbers themselves nothing is kept
+        torch.load(file, weights_only=True, map_location="meta")  # "meta" keeps no numbers in memory
     except pickle.UnpicklingError as error:
-        named = {name: value for name, value in content.items() if name != "extra"} | content["extra"]
+        entries = {name: value for name, value in content.items() if name != "extra"} | content["extra"]
         raise TypeError(
             "a checkpoint holds tensors, numbers, text, lists and dictionaries, so that reading it runs no "
-            f"program; {', '.join(name for name in named if not _is_plain(named[name]))} holds something else"
+            f"program; {', '.join(name for name in entries if not _is_plain(entries[name]))} holds something else"
         ) from error
 
 
 @contextmanager
-def _checksums() -> Iterator[None]:
-    """Have torch store the CRC-32 of every array, whatever was set; it is torch's default."""
+def _enable_checksums() -> Iterator[None]:
+    """Make torch store the CRC-32 of every array (its default), even if the user has turned it off."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(True)
     try:
@@ -208,42 +202,38 @@ def _checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def _bytes_of(content: Any) -> int:
-    """Bytes of all tensors, each memory once: a checkpoint takes at least these."""
+def _count_bytes(content: Any) -> int:
+    """Return the bytes of all tensors, shared storage counted once: the least size of the checkpoint."""
     sizes: dict[int, int] = {}
 
-    def look(value: Any) -> None:
+    def add(value: Any) -> None:
         if isinstance(value, torch.Tensor) and value.layout == torch.strided:
             sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, Mapping):
             for one in value.values():
-                look(one)
+                add(one)
         elif isinstance(value, (list, tuple)):
             for one in value:
-                look(one)
+                add(one)
 
-    look(content)
+    add(content)
     return sum(sizes.values())
 
 
-def _parts(
+def _collect_parts(
     model: nn.Module | None,
     optimizer: torch.optim.Optimizer | None,
     schedule: Driver | None,
     scaler: torch.amp.GradScaler | None,
     stepper: Stepper | None,
 ) -> dict[str, Any]:
-    """What has a state, by name.
-
-    Raises:
-        ValueError: a stepper, and beside it what it stands for.
-    """
-    own = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    given = {name: part for name, part in own.items() if part is not None}
+    """Return the given objects by name; raise ValueError for a stepper together with a part that it includes."""
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
     if stepper is None:
-        return given
-    if doubled := given.keys() - {"model"}:
-        raise ValueError(f"the stepper stands for its {', '.join(sorted(doubled))} too: give one of them")
+        return parts
+    if duplicates := parts.keys() - {"model"}:
+        raise ValueError(f"the stepper stands for its {', '.join(sorted(duplicates))} too: give one of them")
     return {"model": stepper.model if model is None else model, "stepper": stepper}
 
 
@@ -251,42 +241,35 @@ def _name(path: File) -> str:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else "the file object"
 
 
-def _content(path: File) -> dict[str, Any]:
-    """The file's content.
-
-    Raises:
-        ValueError: not one that :func:`save_checkpoint` wrote, or not as it wrote it.
-    """
+def _read_checkpoint(path: File) -> dict[str, Any]:
+    """Read a file of :func:`save_checkpoint`; raise ValueError if it is not one, damaged, or of a later format."""
     if isinstance(path, (str, os.PathLike)):
         with Path(path).open("rb") as file:
-            content = _read(file, os.fspath(path))
+            content = _read_torch_file(file, os.fspath(path))
     else:
-        content = _read(path, _name(path))
-    said = content.get("gradstep") if isinstance(content, dict) else None
-    if not isinstance(said, dict) or said.get("kind") != "checkpoint":
+        content = _read_torch_file(path, _name(path))
+    label = content.get("gradstep") if isinstance(content, dict) else None
+    if not isinstance(label, dict) or label.get("kind") != "checkpoint":
         raise ValueError(f"{_name(path)} was not written by gradstep.save_checkpoint: torch.load reads it")
-    if said["format"] > FORMAT:
+    if label["format"] > FORMAT:
         raise ValueError(
-            f"{_name(path)} was written by gradstep {said['version']} in format {said['format']}, and gradstep "
+            f"{_name(path)} was written by gradstep {label['version']} in format {label['format']}, and gradstep "
             f"{gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
         )
     return dict(content)
 
 
-def _read(file: IO[bytes], name: str) -> Any:
-    """Read a file that torch has saved, once the checksum of everything in it is known to be right.
+def _read_torch_file(file: IO[bytes], name: str) -> Any:
+    """Load a file written by ``torch.save``, or raise ValueError if it is damaged.
 
-    torch itself compares none: it loads other numbers than were saved without a word.
-
-    Raises:
-        ValueError: it is damaged, or something else.
+    All checksums are compared first: ``torch.load`` compares none, and loads damaged numbers without an error.
     """
     start = file.tell()
     if not file.read(1):
         where = "empty" if start == 0 else "at its end: call its seek(0) before"
         raise ValueError(f"{name} is damaged, or no checkpoint: it is {where}")
     file.seek(start)
-    if start:  # torch counts places from a file's beginning
+    if start:  # torch counts positions from a file's beginning
         file = io.BytesIO(file.read())
     try:
         with zipfile.ZipFile(file) as archive:
@@ -294,7 +277,7 @@ def _read(file: IO[bytes], name: str) -> Any:
         if broken is None:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile and torch read whatever they are given, and fail in as many ways
+    except Exception as error:  # zipfile and torch raise many types of errors for damaged files
         raise ValueError(f"{name} is damaged, or no checkpoint: {str(error).partition('. ')[0]}") from error
     raise ValueError(
         f"{name} is damaged: {broken} in it has another checksum than when it was saved; nothing was loaded. Take an "
@@ -302,11 +285,15 @@ def _read(file: IO[bytes], name: str) -> Any:
     )
 
 
-def _weights(model: nn.Module, saved: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """A model's saved state under the names that it has now, which wrappers may have changed; and what does not fit.
+def _match_weights(
+    model: nn.Module, saved: Mapping[str, Any], *, strict: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the saved entries that fit the model, under its present names, and for each other entry the reason.
+
+    Wrappers such as DistributedDataParallel may have changed the names.
 
     Raises:
-        RuntimeError: others than the model's, or of another shape.
+        RuntimeError: ``strict``, and an entry is missing, unexpected or of another shape.
     """
     own = model.state_dict()
     if own.keys() != saved.keys():
@@ -331,18 +318,14 @@ def _weights(model: nn.Module, saved: Mapping[str, Any], *, strict: bool) -> tup
     return fitting, left_out | reshaped
 
 
-def _same_kind(name: str, own: Mapping[str, Any] | None, saved: Any) -> None:
-    """Refuse the state of another kind of schedule or scaler, which would fail, or not, in the middle of loading.
-
-    Raises:
-        KeyError: it does not hold what this one needs.
-    """
+def _check_same_kind(name: str, own: Mapping[str, Any] | None, saved: Any) -> None:
+    """Raise KeyError if the saved state lacks keys of this schedule or scaler, before anything is loaded."""
     if own is not None and isinstance(saved, Mapping) and (missing := own.keys() - saved.keys()):
         raise KeyError(f"the {name} in the checkpoint is of another kind: it has no {', '.join(sorted(missing))}")
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value can be read back without running a program."""
+    """Return whether a value can be read back without running code."""
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)

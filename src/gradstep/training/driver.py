@@ -1,4 +1,4 @@
-"""What advances the schedule: any LRScheduler, or a pure schedule made into one."""
+"""Turn what a user passes as ``schedule`` into objects that are stepped once per update."""
 
 from __future__ import annotations
 
@@ -24,61 +24,62 @@ from gradstep.training.scheduler import Scheduler
 
 @runtime_checkable
 class Driver(Protocol):
-    """Moves the settings of an optimizer from update to update, as torch's LRSchedulers and their wrappers do."""
+    """An object that sets an optimizer's settings for each update, as torch's LRSchedulers and their wrappers do."""
 
     def step(self) -> None:
-        """Go to the next update."""
+        """Set the values of the next update."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """Return the state for a checkpoint."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go there."""
+        """Load a state of :meth:`state_dict`."""
 
 
 Schedules: TypeAlias = Schedule | Driver | Sequence[Schedule | Driver | None] | None
-"""What a stepper takes: one schedule, or one or None for each of its optimizers."""
+"""The argument ``schedule`` of a stepper: one schedule, or one or None for each of its optimizers."""
 
 
-def drivers_of(given: Schedules, optimizers: Sequence[torch.optim.Optimizer], update: int) -> tuple[Driver | None, ...]:
-    """What advances the schedule of each optimizer.
+def make_drivers(
+    schedule: Schedules, optimizers: Sequence[torch.optim.Optimizer], update: int
+) -> tuple[Driver | None, ...]:
+    """Make the driver of each optimizer; None where it has no schedule.
 
     Args:
-        given: one pure schedule, which all optimizers share; one scheduler, for a single optimizer; or a list.
-        optimizers: whose settings are driven.
-        update: the number of the update that comes next, at which a pure schedule goes on.
+        schedule: one pure schedule, which all optimizers share; one scheduler, for a single optimizer; or a list.
+        optimizers: the optimizers to drive.
+        update: the number of the next update, at which a pure schedule continues.
 
     Raises:
         TypeError: neither a schedule nor a scheduler; or one that needs a metric.
-        ValueError: a scheduler of another optimizer, one schedule for groups whose learning rates differ, or not as
+        ValueError: a scheduler of another optimizer, one schedule for groups with different learning rates, or not as
             many schedules as optimizers.
     """
-    if given is None or isinstance(given, Schedule):
-        if isinstance(given, Schedule):
+    if schedule is None or isinstance(schedule, Schedule):
+        if isinstance(schedule, Schedule):
             _check_equal_rates([group for optimizer in optimizers for group in optimizer.param_groups])
-        each: Sequence[Any] = [given] * len(optimizers)
-    elif isinstance(given, (list, tuple)):
-        each = given
+        each: Sequence[Any] = [schedule] * len(optimizers)
+    elif isinstance(schedule, (list, tuple)):
+        each = schedule
     elif len(optimizers) == 1:
-        each = [given]
+        each = [schedule]
     else:
         raise ValueError(
-            f"schedule is one {type(given).__name__}, and there are {len(optimizers)} optimizers: give a list with a "
-            "schedule, or None, for each of them"
+            f"schedule is one {type(schedule).__name__}, and there are {len(optimizers)} optimizers: give a list with "
+            "a schedule, or None, for each of them"
         )
     if len(each) != len(optimizers):
         raise ValueError(f"schedule has {len(each)} entries, and there are {len(optimizers)} optimizers: give one each")
-    return tuple(_driver_of(one, optimizer, update) for one, optimizer in zip(each, optimizers, strict=True))
+    return tuple(_make_driver(one, optimizer, update) for one, optimizer in zip(each, optimizers, strict=True))
 
 
-def _driver_of(schedule: Any, optimizer: torch.optim.Optimizer, update: int) -> Driver | None:
-    """A schedule as an object that can be advanced and saved."""
+def _make_driver(schedule: Any, optimizer: torch.optim.Optimizer, update: int) -> Driver | None:
     if isinstance(schedule, Schedule):
         _check_equal_rates(optimizer.param_groups)
-        made = Scheduler(optimizer, lr=schedule)
+        scheduler = Scheduler(optimizer, lr=schedule)
         if update:
-            made.load_state_dict({"last_epoch": update})
-        return made
+            scheduler.load_state_dict({"last_epoch": update})
+        return scheduler
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError("ReduceLROnPlateau needs a metric, which an update does not have: step it yourself")
     if isinstance(schedule, LRScheduler) and innermost(schedule.optimizer) is not innermost(optimizer):
@@ -101,22 +102,22 @@ def _check_equal_rates(groups: Sequence[Mapping[str, Any]]) -> None:
 
 
 _MULTIPLY = (StepLR, MultiStepLR, ExponentialLR, ConstantLR, LinearLR, PolynomialLR)
-"""Schedulers of torch that multiply the learning rate that each group has, whenever it was added."""
+"""Schedulers of torch that multiply each group's present learning rate, so that added groups need nothing."""
 
 
 def cover_new_groups(driver: Driver | None) -> None:
-    """Let a schedule drive groups that were added after it was made.
+    """Let a schedule also drive the groups that were added after the schedule was made.
 
     Raises:
-        ValueError: it cannot, and would fail after the weights have moved.
+        ValueError: the schedule cannot; its next ``step()`` would fail after the weights have been updated.
     """
     if isinstance(driver, Scheduler):
         driver.cover_new_groups()
     elif isinstance(driver, LRScheduler) and not isinstance(driver, _MULTIPLY):
-        made_for, groups = len(driver.base_lrs), len(driver.optimizer.param_groups)
-        if made_for != groups:
+        covered, groups = len(driver.base_lrs), len(driver.optimizer.param_groups)
+        if covered != groups:
             raise ValueError(
                 f"the optimizer has {groups} parameter groups, and its {type(driver).__name__} was made for "
-                f"{made_for}, which torch does not extend: replace it (stepper.schedule = ..., with "
+                f"{covered}, which torch does not extend: replace it (stepper.schedule = ..., with "
                 "one of gradstep.schedules or a scheduler made for all groups)"
             )

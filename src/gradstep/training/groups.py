@@ -1,4 +1,4 @@
-"""Parameter groups: which parameter gets which decay and learning rate, and why."""
+"""Parameter groups: assign each parameter its weight decay and learning rate, with the reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any, Literal, final
 
 from torch import nn
 
-from gradstep.training.parameters import POLICIES, Named, Verdict, depths, levels_of, parameters_of
+from gradstep.training.parameters import (
+    POLICIES,
+    Decision,
+    NamedParameter,
+    count_levels_above,
+    levels_of,
+    name_model_parameters,
+)
 
 EXPLICIT = "explicit"
-"""The policy that assigns nothing: every parameter must be matched by an override."""
+"""The policy that assigns nothing: an override must match every parameter."""
 
 Settings = Mapping[str, Any]
 
@@ -28,7 +35,7 @@ def param_groups(
     layer_decay: float | None = None,
     overrides: Mapping[str, Settings] | None = None,
 ) -> ParamGroups:
-    """The parameters of a model in named groups, for any ``torch.optim.Optimizer``, with the reason for each.
+    """Sort a model's parameters into named groups for any ``torch.optim.Optimizer``, with a reason for each parameter.
 
     ==========================  =========================================================================
     policy                      decays
@@ -36,35 +43,35 @@ def param_groups(
     ``"no_decay_norm_bias"``    all but norms (by type and by name), biases, and tensors of < 2 dimensions
     ``"ndim>=2"``               tensors of two or more dimensions, whatever they are
     ``"all"``                   everything
-    ``"explicit"``              nothing is assigned: every parameter must be matched by an override
+    ``"explicit"``              nothing is assigned: an override must match every parameter
     ==========================  =========================================================================
 
-    A parameter with several names (tied weights) is counted once, under its first name. Parameters that do not
-    require a gradient are left out, and the table says so.
+    A parameter with several names (tied weights) counts once, under its first name. Parameters that do not
+    require a gradient are in no group; the table marks them as frozen.
 
     With ``layer_decay`` d, a parameter below k levels gets ``lr · dᵏ``. The levels are the embeddings, then each
     numbered layer in the model's order, then the head; see :func:`gradstep.training.parameters.levels_of`.
 
     Args:
-        model: whose parameters.
-        weight_decay: of those that decay, ≥ 0; the others get 0.
-        policy: one of the table's.
-        embeddings: ``"no_decay"`` takes the weights of embeddings out of decay under every policy.
+        model: the model to train.
+        weight_decay: the decay of parameters that decay, ≥ 0; the others get 0.
+        policy: a name from the table.
+        embeddings: ``"no_decay"`` excludes the weights of embeddings from decay under every policy.
         lr: the learning rate of every group, > 0; None leaves it to the optimizer. ``layer_decay`` needs it.
         layer_decay: the factor from each level to the one below, in (0, 1].
-        overrides: settings by pattern of names (``*`` and ``?`` as in file names, over the full name). They go before
+        overrides: settings by pattern (``*`` and ``?`` as in file names) of the full parameter name. They override
             the policy: ``{"head.*": {"lr": 1e-3}, "*.logit_scale": {"weight_decay": 0.0}}``. ``"name"`` names the
-            group, else the pattern does.
+            group; its default is the pattern.
 
     Returns:
-        A list of groups, each with ``params``, ``param_names``, ``embeddings`` (whether an embedding holds the
-        parameter, also one that a head is tied to), ``name``, ``weight_decay`` and whatever else was set.
+        A list of groups, each with ``params``, ``param_names``, ``embeddings`` (for each parameter, whether an
+        embedding holds it, tied or not), ``name``, ``weight_decay`` and the other settings.
         ``print(groups.table())`` shows name, shape, group, decay, lr and reason of every parameter. The names stay in
         the optimizer's ``param_groups`` and so in its checkpoints.
 
     Raises:
         ValueError: a setting out of its bounds, an unknown policy, a pattern that matches nothing, a parameter that
-            two patterns match or that none assigns; the message names them all.
+            two patterns match, or that none matches under ``"explicit"``; the message names them all.
 
     Example:
         >>> import torch, gradstep
@@ -86,48 +93,53 @@ def param_groups(
     """
     _check(weight_decay, policy, embeddings, lr, layer_decay)
     overrides = overrides or {}
-    params = parameters_of(model)
+    params = name_model_parameters(model)
     trained = [p for p in params if p.tensor.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter that requires a gradient: nothing can be trained")
-    chosen = _match_overrides(trained, params, overrides)
-    if policy == EXPLICIT and len(chosen) < len(trained):
-        missing = ", ".join(p.name for p in trained if p not in chosen)
+    patterns = _match_overrides(trained, params, overrides)
+    if policy == EXPLICIT and len(patterns) < len(trained):
+        missing = ", ".join(p.name for p in trained if p not in patterns)
         raise ValueError(f"policy 'explicit': no pattern of overrides matches {missing}")
     levels = dict(zip(params, levels_of(params), strict=True)) if layer_decay is not None else {}
-    above = depths(list(levels.values()))
+    levels_above = count_levels_above(list(levels.values()))
 
     groups: dict[str, dict[str, Any]] = {}
     rows = []
     for p in params:
         if not p.tensor.requires_grad:
-            rows.append(Row(p.names, tuple(p.tensor.shape), None, None, None, "frozen: requires no gradient"))
+            rows.append(ParameterRow(p.names, tuple(p.tensor.shape), None, None, None, "frozen: requires no gradient"))
             continue
-        decays, reason = _decision(p, policy, embeddings)
+        decays, reason = _decide(p, policy, embeddings)
         settings: dict[str, Any] = {"weight_decay": weight_decay if decays else 0.0}
         if lr is not None:
-            settings["lr"] = lr * layer_decay ** above[levels[p]] if layer_decay is not None else lr
+            settings["lr"] = lr * layer_decay ** levels_above[levels[p]] if layer_decay is not None else lr
         parts = [levels[p]] if levels else []
-        if p in chosen:
-            own = dict(overrides[chosen[p]])
-            parts.insert(0, str(own.pop("name", chosen[p])))
-            reason = f"override {chosen[p]!r}" + ("" if "weight_decay" in own or policy == EXPLICIT else f", {reason}")
+        if p in patterns:
+            pattern = patterns[p]
+            own = dict(overrides[pattern])
+            parts.insert(0, str(own.pop("name", pattern)))
+            reason = f"override {pattern!r}" + ("" if "weight_decay" in own or policy == EXPLICIT else f", {reason}")
             settings.update(own)
         name = "/".join([*parts, "decay" if settings["weight_decay"] else "no_decay"])
-        _join(groups, name, settings, p)
-        rows.append(Row(p.names, tuple(p.tensor.shape), name, settings["weight_decay"], settings.get("lr"), reason))
+        _add_to_group(groups, name, settings, p)
+        rows.append(
+            ParameterRow(p.names, tuple(p.tensor.shape), name, settings["weight_decay"], settings.get("lr"), reason)
+        )
     return ParamGroups(groups.values(), rows)
 
 
-def _decision(p: Named, policy: str, embeddings: str) -> Verdict:
+def _decide(p: NamedParameter, policy: str, embeddings: str) -> Decision:
     if p.in_embedding and embeddings == "no_decay":
         return False, "an embedding"
     return POLICIES[policy](p) if policy in POLICIES else (True, "")
 
 
-def _match_overrides(trained: list[Named], params: list[Named], overrides: Mapping[str, Settings]) -> dict[Named, str]:
-    """The one pattern that each parameter is matched by, if it is."""
-    found: dict[Named, list[str]] = {}
+def _match_overrides(
+    trained: list[NamedParameter], params: list[NamedParameter], overrides: Mapping[str, Settings]
+) -> dict[NamedParameter, str]:
+    """Return the one pattern that matches each parameter; parameters without a match are left out."""
+    patterns: dict[NamedParameter, list[str]] = {}
     for pattern, settings in overrides.items():
         if "params" in settings:
             raise ValueError(f"overrides[{pattern!r}] gives 'params', which the pattern itself says")
@@ -137,14 +149,16 @@ def _match_overrides(trained: list[Named], params: list[Named], overrides: Mappi
             what = "matches frozen parameters only" if frozen else "matches no parameter"
             raise ValueError(f"overrides: {pattern!r} {what} (the first of the model is {params[0].name!r})")
         for p in hits:
-            found.setdefault(p, []).append(pattern)
-    doubly = [f"{p.name} by {' and '.join(map(repr, hits))}" for p, hits in found.items() if len(hits) > 1]
-    if doubly:
-        raise ValueError("overrides: matched more than once: " + "; ".join(doubly))
-    return {p: hits[0] for p, hits in found.items()}
+            patterns.setdefault(p, []).append(pattern)
+    ambiguous = [
+        f"{p.name} by {' and '.join(map(repr, matches))}" for p, matches in patterns.items() if len(matches) > 1
+    ]
+    if ambiguous:
+        raise ValueError("overrides: matched more than once: " + "; ".join(ambiguous))
+    return {p: matches[0] for p, matches in patterns.items()}
 
 
-def _join(groups: dict[str, dict[str, Any]], name: str, settings: dict[str, Any], p: Named) -> None:
+def _add_to_group(groups: dict[str, dict[str, Any]], name: str, settings: dict[str, Any], p: NamedParameter) -> None:
     group = groups.setdefault(name, {"params": [], "param_names": [], "embeddings": [], "name": name, **settings})
     if {key: group[key] for key in group.keys() - {"params", "param_names", "embeddings", "name"}} != settings:
         raise ValueError(f"overrides: two patterns call their group {name!r} and give it different settings")
@@ -156,9 +170,9 @@ def _join(groups: dict[str, dict[str, Any]], name: str, settings: dict[str, Any]
 def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None) -> None:
     if not (weight_decay >= 0 and math.isfinite(weight_decay)):
         raise ValueError(f"Invalid weight_decay: {weight_decay} (must be finite and at least 0)")
-    known = [*POLICIES, EXPLICIT]
-    if policy not in known:
-        raise ValueError(f"Invalid policy: {policy!r} (choose from {', '.join(map(repr, known))})")
+    policies = [*POLICIES, EXPLICIT]
+    if policy not in policies:
+        raise ValueError(f"Invalid policy: {policy!r} (choose from {', '.join(map(repr, policies))})")
     if embeddings not in ("decay", "no_decay"):
         raise ValueError(f"Invalid embeddings: {embeddings!r} (choose 'decay' or 'no_decay')")
     if lr is not None and not (lr > 0 and math.isfinite(lr)):
@@ -176,15 +190,15 @@ _NONE = "–"
 
 @final
 @dataclass(frozen=True)
-class Row:
-    """What was decided about one parameter.
+class ParameterRow:
+    """The group and settings of one parameter: a row of :meth:`ParamGroups.table`.
 
     Attributes:
         names: its names; more than one if it is tied.
         shape: its shape.
         group: the name of its group; None if it is in none.
         weight_decay: its decay; None if it is in no group.
-        lr: its learning rate; None if the optimizer's own counts.
+        lr: its learning rate; None if the optimizer's default applies.
         reason: why it decays or not.
     """
 
@@ -196,7 +210,7 @@ class Row:
     reason: str
 
     def cells(self) -> tuple[str, ...]:
-        """As text, in the order of the table's columns."""
+        """Return the row as text, in the order of the table's columns."""
         tied = f"; tied: {', '.join(self.names[1:])}" if len(self.names) > 1 else ""
         decay, lr = (_NONE if value is None else f"{value:.4g}" for value in (self.weight_decay, self.lr))
         shape = " × ".join(map(str, self.shape)) or "scalar"
@@ -208,15 +222,15 @@ class ParamGroups(list[dict[str, Any]]):
     """Groups that any ``torch.optim.Optimizer`` takes as ``params``, made by :func:`gradstep.param_groups`.
 
     Attributes:
-        rows: what was decided about every parameter of the model, in its order, frozen ones included.
+        rows: one for every parameter of the model, in the model's order, frozen parameters included.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], rows: Sequence[Row]) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], rows: Sequence[ParameterRow]) -> None:
         super().__init__(groups)
         self.rows = tuple(rows)
 
     def table(self) -> str:
-        """Every parameter with its shape, group, decay, learning rate and the reason, as plain text."""
+        """Return every parameter's shape, group, decay, learning rate and reason as plain text."""
         lines = [_TITLES, *(row.cells() for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = (map(str.ljust, line, widths) for line in lines)

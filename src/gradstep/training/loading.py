@@ -1,4 +1,4 @@
-"""Loading a part of a training run so that it can be undone."""
+"""Load one part of a training run so that the loading can be undone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.wrapped import innermost
 
 
-def load(part: Any, state: Any, undo: ExitStack, *, strict: bool) -> LoadReport:
-    """Load the state of a part, and put what undoes it on a stack.
+def load_part(part: Any, state: Any, undo: ExitStack, *, strict: bool) -> LoadReport:
+    """Load the state of an optimizer, schedule or scaler, and push a callback that restores the old state.
 
     Args:
-        part: an optimizer, a schedule or a scaler.
-        state: its own, from a checkpoint.
-        undo: closed by an error, it puts back what was loaded before.
-        strict: False loads of gradstep's optimizers what matches; the others load all or nothing.
+        part: the optimizer, schedule or scaler.
+        state: its state from a checkpoint.
+        undo: the stack for the callback; closing it undoes the loading.
+        strict: False loads only the matching entries of a gradstep optimizer; other parts load all or nothing.
 
     Returns:
-        What was loaded of one of gradstep's optimizers, and left out, with ``strict=False``; else an empty report.
+        What a gradstep optimizer loaded and left out, with ``strict=False``; otherwise an empty report.
     """
     if isinstance(part, torch.optim.Optimizer):
-        # Its tensors are not copied: those that it has are not written to by loading, which puts others in their place.
+        # Its tensors need no copy: loading replaces them and does not write to them.
         part = innermost(part)
         before = part.state_dict()
     else:

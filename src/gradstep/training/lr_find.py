@@ -1,4 +1,4 @@
-"""The learning-rate finder: sweeps that leave the model bit for bit as it was, what they suggest, and their picture."""
+"""The learning-rate finder: sweeps that leave the model unchanged bit for bit, their suggestions, and their plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from gradstep.training.lr_suggest import RECOMMENDED, WAYS, LrSuggestion, refusal, suggestions
+from gradstep.training.lr_suggest import METHODS, RECOMMENDED, LrSuggestion, refusal, suggestions
 from gradstep.training.lr_sweep import LossFn, LrSweep, sweep
 from gradstep.training.random_state import seed_random
 from gradstep.training.replay import Data, Replay
@@ -36,45 +36,46 @@ def lr_find(
 ) -> LrFound:
     """Try learning rates from low to high in a short run, and suggest one.
 
-    Update i of a sweep is made with the learning rate start · (end / start)^(i / (updates − 1)), and the loss after
-    it is noted. The updates are those of the stepper: accumulated, clipped and in its precision, without its schedule.
-    All parameter groups are multiplied by the same factor, so that layer-wise learning rates keep their ratios; what
-    is reported is the learning rate of the group with the highest. A sweep ends early when a loss or gradient is not
-    finite, or, after 20 updates, when two of three losses lie above the lowest by 1.5 times what the smoothed loss had
-    fallen, and by 18 times its noise (not by a multiple of the best loss, which depends on where zero is and stops
-    healthy runs near it).
+    Update i of a sweep uses the learning rate start · (end / start)^(i / (updates − 1)), and the loss after it is
+    recorded. The updates are the stepper's: accumulated, clipped and in its precision, without its schedule. All
+    parameter groups are multiplied by the same factor, so that layer-wise learning rates keep their ratios; the
+    reported learning rate is that of the group with the highest. A sweep ends early when a loss or gradient is not
+    finite, or, after 20 updates, when two of three losses lie above the lowest by 1.5 times the fall of the smoothed
+    loss, and by 18 times its noise (not by a multiple of the best loss, which would stop healthy runs with a loss near
+    zero).
 
     Afterwards, also after an exception or Ctrl-C, everything is bit for bit what it was: weights, buffers, gradients,
     ``requires_grad`` and ``training`` flags, the optimizer's groups and state, schedule, loss scale, the global random
-    numbers of torch, NumPy and Python, and the place of the data. What a module keeps as a plain attribute, outside
-    parameters and buffers, is not seen. For this, weights, buffers and optimizer state are held twice meanwhile
-    (``found.snapshot_bytes``): for AdamW in float32, 4 bytes a parameter before the first update and 12 later; with
-    gradstep's optimizers, a third copy of the state for the moment of putting it back.
+    generators of torch, NumPy and Python, and the position in the data. Plain attributes of a module, outside
+    parameters and buffers, are not restored. During the search a second copy of weights, buffers and optimizer state
+    is in memory (``found.snapshot_bytes``): for AdamW in float32, 4 bytes a parameter before the first update and 12
+    later; gradstep's optimizers briefly need a third copy of the state while it is restored.
 
     Args:
-        stepper: of the model and the optimizer. Not in the middle of a window. The model is used in the mode it is in;
-            call ``model.train()`` before.
-        loss_fn: ``loss_fn(model, batch)`` gives the loss, one number, the mean over the batch's items; or
-            ``(loss, weight)`` with how many items that is, as :meth:`Stepper.backward` takes them.
-        data: micro-batches, ``accumulate`` of them per update; begun anew when they end. A ``DataLoader``; a list or
-            another thing that can be iterated again; a function that makes batches from a seed; or data with
-            ``state_dict()`` and ``load_state_dict()``. A mere iterator cannot be put back, and is refused.
+        stepper: the stepper of the model and the optimizer, not in the middle of a window. The model's mode is not
+            changed; call ``model.train()`` before.
+        loss_fn: ``loss_fn(model, batch)`` returns the loss, one number, the mean over the batch's items; or
+            ``(loss, weight)`` with the number of items, as :meth:`Stepper.backward` takes them.
+        data: micro-batches, ``accumulate`` of them per update; started again at their end. A ``DataLoader``; a list or
+            another object that can be iterated again; a function that makes batches from a seed; or an object with
+            ``state_dict()`` and ``load_state_dict()``. A plain iterator is refused, since its position cannot be
+            restored.
         start: the lowest learning rate, > 0.
         end: the highest, > start.
-        updates: points in between, ≥ 10.
-        sweeps: how many, ≥ 1. Each starts from the same weights and state, with random numbers of its own, and with
-            its own order of the data, if that is drawn from them or from its seed. The spread of what they suggest is
-            the range.
-        seed: of the first sweep; the next have the numbers after it.
+        updates: number of learning rates, ≥ 10.
+        sweeps: number of sweeps, ≥ 1. Each starts from the same weights and state, with random numbers of its own, and
+            with its own order of the data, if that depends on them or on its seed. The spread of their suggestions is
+            the reported range.
+        seed: the seed of the first sweep; the later sweeps use the numbers after it.
         on_update: called after each update with the number of the sweep, the number of the update, its learning rate
             and the loss after it.
 
     Returns:
-        The curves, the suggestions, and ``found.lr``, or a reason why there is none.
+        The curves, the suggestions, and ``found.lr``, or the reason why there is none.
 
     Raises:
         ValueError: an argument out of its bounds; no learning rate above 0; no data.
-        TypeError: no stepper, or data that cannot be put back.
+        TypeError: not a stepper, or data that cannot be restored.
         RuntimeError: the stepper is in the middle of a window.
 
     Example:
@@ -108,33 +109,29 @@ def lr_find(
             "to throw it away"
         )
     source, lrs = Replay(data), np.geomspace(start, end, int(updates))
-    found: list[LrSweep] = []
+    curves: list[LrSweep] = []
     snapshot = Snapshot(stepper.model, *stepper.optimizers)
-    with ExitStack() as afterwards:
-        afterwards.callback(snapshot.close)  # last, since putting back the data may draw random numbers
-        afterwards.callback(source.restore)
+    with ExitStack() as cleanup:
+        cleanup.callback(snapshot.close)  # runs last, since restoring the data may draw random numbers
+        cleanup.callback(source.restore)
         for number in range(int(sweeps)):
             source.restore()
             snapshot.restore()
             seed_random(seed + number)
-            tell = partial(on_update, number) if on_update is not None else _say_nothing
+            report = partial(on_update, number) if on_update is not None else lambda *_: None
             with closing(source.batches(seed + number)) as batches:
-                found.append(sweep(stepper, loss_fn, batches, lrs, seed + number, tell))
-    return LrFound(tuple(found), snapshot.nbytes)
-
-
-def _say_nothing(update: int, lr: float, loss: float) -> None:
-    """For those who do not ask."""
+                curves.append(sweep(stepper, loss_fn, batches, lrs, seed + number, report))
+    return LrFound(tuple(curves), snapshot.nbytes)
 
 
 @final
 @dataclass(frozen=True)
 class LrFound:
-    """The sweeps of :func:`gradstep.lr_find`, and what they suggest. ``print`` shows it, :meth:`plot` draws it.
+    """The result of :func:`gradstep.lr_find`: the sweeps and their suggestions; ``print`` or :meth:`plot` it.
 
     Attributes:
         sweeps: every sweep with its curve.
-        snapshot_bytes: what it took to keep the weights, buffers and state of the optimizer, in bytes.
+        snapshot_bytes: bytes of the copies of weights, buffers and optimizer state.
     """
 
     sweeps: tuple[LrSweep, ...]
@@ -142,7 +139,7 @@ class LrFound:
 
     @property
     def suggestions(self) -> Mapping[str, LrSuggestion]:
-        """By name: "steepest", "valley", "a tenth of the minimum", "a tenth of the explosion", where there is one."""
+        """The suggestions by name, of "steepest", "valley", "a tenth of the minimum" and "a tenth of the explosion"."""
         return suggestions(self.sweeps)
 
     @property
@@ -172,18 +169,16 @@ class LrFound:
         return self.recommended.lr
 
     def plot(self) -> LineChart:
-        """Every curve, the suggestions, and the range of the recommended one, as a picture; its ``save`` writes an SVG
-        file or an HTML page.
-        """
-        return _plot(self)
+        """Draw every curve and the suggestions with their ranges; its ``save`` writes an SVG file or an HTML page."""
+        return _draw_chart(self)
 
     def __str__(self) -> str:
-        reason, found = self.refusal, self.suggestions
+        reason, by_name = self.refusal, self.suggestions
         lines = [f"no learning rate is recommended: {reason}" if reason else f"learning rate {self.recommended}"]
-        width = max(map(len, WAYS))
-        for name in WAYS:
+        width = max(map(len, METHODS))
+        for name in METHODS:
             mark = "  recommended" if not reason and name == RECOMMENDED else ""
-            lines.append(f"  {name:{width}}  {found.get(name, '–')}{mark}")
+            lines.append(f"  {name:{width}}  {by_name.get(name, '–')}{mark}")
         for one in self.sweeps:
             reach = f"{len(one.lrs)} updates" + (f" up to lr {one.lrs[-1]:.2g}" if len(one.lrs) else "")
             lines.append(f"  sweep {one.seed}: {reach}{': ' if one.stopped else ''}{one.stopped}")
@@ -198,31 +193,31 @@ _COLOURS = {
 }
 
 
-def _plot(found: LrFound) -> LineChart:
-    """Draw every sweep, raw and smoothed, and below them each suggestion with its spread."""
+def _draw_chart(result: LrFound) -> LineChart:
+    """Draw every sweep, raw and smoothed, and below them each suggestion with its range."""
     from gradstep.report import Line, LineChart
     from gradstep.report.scales import Scale
 
-    drawn = [sweep for sweep in found.sweeps if len(sweep.lrs)]
-    lines = [Line("loss", s.lrs.tolist(), s.losses.tolist(), "pale", thickness=1.0) for s in drawn]
-    lines += [Line("smoothed", s.lrs.tolist(), s.smoothed.tolist(), "blue") for s in drawn]
-    low = min((float(sweep.losses.min()) for sweep in drawn), default=0.0)
-    high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in drawn), default=1.0)
+    sweeps = [sweep for sweep in result.sweeps if len(sweep.lrs)]
+    lines = [Line("loss", s.lrs.tolist(), s.losses.tolist(), "pale", thickness=1.0) for s in sweeps]
+    lines += [Line("smoothed", s.lrs.tolist(), s.smoothed.tolist(), "blue") for s in sweeps]
+    low = min((float(sweep.losses.min()) for sweep in sweeps), default=0.0)
+    high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in sweeps), default=1.0)
     height = high - low or 1.0
-    for place, (name, suggestion) in enumerate(found.suggestions.items(), start=1):
-        level = low - 0.06 * place * height  # below all curves
+    for number, (name, suggestion) in enumerate(result.suggestions.items(), start=1):
+        level = low - 0.06 * number * height  # below all curves
         label, colour = f"{name}: {suggestion}", _COLOURS[name]
-        thick = 4.0 if name == RECOMMENDED and not found.refusal else 2.0
-        lines.append(Line(label, [suggestion.low, suggestion.high], [level, level], colour, thickness=thick))
+        thickness = 4.0 if name == RECOMMENDED and not result.refusal else 2.0
+        lines.append(Line(label, [suggestion.low, suggestion.high], [level, level], colour, thickness=thickness))
         lines.append(Line(label, [suggestion.lr], [level], colour, points=True))
     return LineChart(
-        found.refusal or f"Learning rate {found.recommended}",
+        result.refusal or f"Learning rate {result.recommended}",
         "learning rate",
         "loss after the update",
         lines,
         x_log=True,
-        y=Scale(low - 0.3 * height, high + 0.25 * height),  # an explosion goes out of the picture
-        marks=[] if found.refusal else [(found.recommended.lr, "")],
+        y=Scale(low - 0.3 * height, high + 0.25 * height),  # cuts off an explosion
+        marks=[] if result.refusal else [(result.recommended.lr, "")],
         tall=330.0,
         beside=False,
     )

@@ -1,4 +1,4 @@
-"""What a curve of losses over learning rates suggests, by the names that people know, or why it suggests nothing."""
+"""Suggest learning rates from a curve of losses by well-known methods, or say why a curve suggests none."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ import numpy as np
 from gradstep.training.lr_sweep import FALL, LEAST, WIDTH, LrSweep
 
 RECOMMENDED = "steepest"
-"""The suggestion that trained best in benchmarks/results/lr_find.md."""
+"""The method that trained best in benchmarks/results/lr_find.md."""
 
 AGREEMENT = 10.0
-"""Sweeps that differ by a larger factor do not agree."""
+"""Sweeps agree if their suggestions differ by at most this factor."""
 
-STILL = 0.8
-"""A loss still falls at the end if its slope there is so large a share of the steepest.
+END_SLOPE = 0.8
+"""The loss is still falling at the end if its slope there is at least this share of the steepest slope.
 
-It is taken two thirds of a decade before the end: nearer, smoothing looks to one side. With Adafactor on digits the
-share is 0.4 to 0.7 at lr 2, and the steepest point, at 0.3, trains best.
+The slope is taken two thirds of a decade before the end: nearer to it, smoothing uses one side only. With Adafactor on
+digits the share is 0.4 to 0.7 at lr 2, and the steepest point, at 0.3, trains best.
 """
 
 UNTRAINED = "raise end=, or look for parameters that are not trained"
 
 
 def steepest(sweep: LrSweep) -> float:
-    """Where the smoothed loss falls fastest over the *logarithm* of the learning rate, before its lowest point.
+    """Return the learning rate at the steepest fall of the smoothed loss, before its lowest point.
 
-    Over the learning rate itself the slope at small rates is divided by small differences, and always wins.
+    The slope is taken over the *logarithm* of the learning rate: over the learning rate itself, slopes at small rates
+    are divided by small differences and are always the steepest.
     """
     slopes = np.gradient(sweep.smoothed, np.log(sweep.lrs))
     return float(sweep.lrs[np.argmin(slopes[: sweep.lowest + 1])])
 
 
 def valley(sweep: LrSweep) -> float:
-    """The middle, on a logarithmic scale, of the longest decreasing subsequence of the smoothed losses (fastai's).
+    """Return the middle, on a logarithmic scale, of the longest decreasing subsequence of the smoothed losses (fastai).
 
-    On a sweep that begins far below any useful rate, most of the valley is the long, hardly sloping way into it: this
-    is the most cautious of the suggestions.
+    In a sweep that begins far below any useful rate, most of that subsequence is the long, nearly flat beginning: this
+    is the most cautious suggestion.
     """
     losses = sweep.smoothed
     length, begin = [1] * len(losses), list(range(len(losses)))
@@ -55,16 +56,16 @@ def valley(sweep: LrSweep) -> float:
 
 
 def tenth_of_minimum(sweep: LrSweep) -> float | None:
-    """A tenth of the learning rate at which the smoothed loss is lowest; None if that is the end of the sweep."""
+    """Return a tenth of the learning rate with the lowest smoothed loss; None if that is the end of the sweep."""
     return None if sweep.lowest == len(sweep.lrs) - 1 else float(sweep.lrs[sweep.lowest] / 10)
 
 
 def tenth_of_explosion(sweep: LrSweep) -> float | None:
-    """A tenth of the learning rate at which the loss exploded; None if it did not."""
+    """Return a tenth of the learning rate at which the loss exploded; None if it did not."""
     return None if sweep.explosion is None else sweep.explosion / 10
 
 
-WAYS: Mapping[str, Callable[[LrSweep], float | None]] = MappingProxyType(
+METHODS: Mapping[str, Callable[[LrSweep], float | None]] = MappingProxyType(
     {
         "steepest": steepest,
         "valley": valley,
@@ -77,11 +78,11 @@ WAYS: Mapping[str, Callable[[LrSweep], float | None]] = MappingProxyType(
 @final
 @dataclass(frozen=True)
 class LrSuggestion:
-    """A learning rate by one name, as all sweeps see it.
+    """The learning rate that one method suggests, over all sweeps.
 
     Attributes:
         name: one of "steepest", "valley", "a tenth of the minimum", "a tenth of the explosion".
-        values: what each sweep that suggests anything suggests.
+        values: the suggestion of each sweep, without the sweeps that suggest none.
 
     >>> suggestion = LrSuggestion("steepest", (1e-3, 4e-3, 2e-3))
     >>> suggestion.low, suggestion.lr, suggestion.high
@@ -101,12 +102,12 @@ class LrSuggestion:
 
     @property
     def low(self) -> float:
-        """The lowest."""
+        """The lowest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The highest."""
+        """The highest value."""
         return max(self.values)
 
     def __str__(self) -> str:
@@ -115,15 +116,15 @@ class LrSuggestion:
 
 
 def suggestions(sweeps: Sequence[LrSweep]) -> dict[str, LrSuggestion]:
-    """What the sweeps suggest, by name; a way that finds nothing is left out."""
-    sound = [sweep for sweep in sweeps if not refusal_of(sweep)]
-    found = {name: [way(sweep) for sweep in sound] for name, way in WAYS.items()}
-    told = {name: tuple(v for v in values if v is not None) for name, values in found.items()}
-    return {name: LrSuggestion(name, values) for name, values in told.items() if values}
+    """Return the suggestions of the sweeps by method; a method without a value is left out."""
+    usable = [sweep for sweep in sweeps if not sweep_refusal(sweep)]
+    results = {name: [method(sweep) for sweep in usable] for name, method in METHODS.items()}
+    values = {name: tuple(v for v in result if v is not None) for name, result in results.items()}
+    return {name: LrSuggestion(name, each) for name, each in values.items() if each}
 
 
-def refusal_of(sweep: LrSweep) -> str:
-    """Why a sweep suggests nothing, and what to change; empty if it does."""
+def sweep_refusal(sweep: LrSweep) -> str:
+    """Return why a sweep suggests nothing and what to change; empty if it suggests something."""
     count = len(sweep.lrs)
     if not count and sweep.stopped:
         return f"{sweep.stopped}: no learning rate is the cause; look at the data and at the model's weights"
@@ -131,44 +132,43 @@ def refusal_of(sweep: LrSweep) -> str:
         ended = f": {sweep.stopped}; lower start=" if sweep.stopped else "; raise updates="
         return f"there are {count} points, too few (at least {LEAST}){ended}"
     if sweep.fall <= FALL * sweep.noise:
-        return _why_no_fall(sweep)
-    if _still_falling(sweep):
+        return _explain_no_fall(sweep)
+    if _is_still_falling(sweep):
         return f"the loss is still falling at the end, at lr {sweep.lrs[-1]:.2g}: raise end="
     return ""
 
 
-def _why_no_fall(sweep: LrSweep) -> str:
-    """What hides the fall: a start that is too high, noise, or nothing that is trained."""
-    said = f"the smoothed loss falls by {sweep.fall:.2g}, and noise alone moves it by {sweep.noise:.2g}"
-    first = sweep.smoothed[sweep.lrs <= 10 * sweep.lrs[0]]  # a decade: below it, lower rates were tried already
+def _explain_no_fall(sweep: LrSweep) -> str:
+    """Return why the loss does not fall: a start that is too high, noise, or parameters that are not trained."""
+    sizes = f"the smoothed loss falls by {sweep.fall:.2g}, and noise alone moves it by {sweep.noise:.2g}"
+    first = sweep.smoothed[sweep.lrs <= 10 * sweep.lrs[0]]  # the first decade: a later climb has lower rates before it
     climbs = first.max() - sweep.smoothed.min() > FALL * sweep.noise
     if sweep.explosion is not None and climbs:
-        return f"the loss climbs without having fallen ({said}): lower start="
+        return f"the loss climbs without having fallen ({sizes}): lower start="
     if sweep.noisy and sweep.fall > 0:
         times = max(2, math.ceil((FALL * sweep.noise / sweep.fall) ** 2))
-        hidden = (
-            f"if the loss falls, noise hides it ({said}): average over at least {times} times as many examples an "
+        advice = (
+            f"if the loss falls, noise hides it ({sizes}): average over at least {times} times as many examples an "
             "update (the stepper's accumulate=, or larger batches)"
         )
-        return hidden if sweep.explosion is not None else f"{hidden}; if it stays flat, {UNTRAINED}"
-    return f"the loss is flat ({said}): {UNTRAINED}"
+        return advice if sweep.explosion is not None else f"{advice}; if it stays flat, {UNTRAINED}"
+    return f"the loss is flat ({sizes}): {UNTRAINED}"
 
 
-def _still_falling(sweep: LrSweep) -> bool:
-    """Whether the steepest slope may lie beyond the end: the loss falls about as fast there as anywhere."""
+def _is_still_falling(sweep: LrSweep) -> bool:
+    """Return whether the steepest slope may lie beyond the end: the slope there is about as steep as anywhere."""
     if sweep.lowest < len(sweep.lrs) - 1:
         return False
     slopes = np.gradient(sweep.smoothed, np.log(sweep.lrs))
     end = int(np.searchsorted(sweep.lrs, sweep.lrs[-1] / 10 ** (2 * WIDTH)))
-    return bool(np.argmin(slopes) >= end or slopes[end] <= STILL * slopes.min())
+    return bool(np.argmin(slopes) >= end or slopes[end] <= END_SLOPE * slopes.min())
 
 
 def refusal(sweeps: Sequence[LrSweep]) -> str:
-    """Why all sweeps together recommend nothing; empty if they do."""
-    reasons = [refusal_of(sweep) for sweep in sweeps]
-    refused = [reason for reason in reasons if reason]
-    if 2 * len(refused) >= len(reasons):
-        return refused[0] if len(reasons) == 1 else f"{len(refused)} of {len(reasons)} sweeps say nothing; {refused[0]}"
+    """Return why all sweeps together recommend nothing; empty if they recommend something."""
+    reasons = [reason for sweep in sweeps if (reason := sweep_refusal(sweep))]
+    if 2 * len(reasons) >= len(sweeps):
+        return reasons[0] if len(sweeps) == 1 else f"{len(reasons)} of {len(sweeps)} sweeps say nothing; {reasons[0]}"
     best = suggestions(sweeps)[RECOMMENDED]
     if best.high > AGREEMENT * best.low:
         return (

@@ -1,4 +1,4 @@
-"""One sweep of the learning rate, and the curve that it leaves."""
+"""Run one sweep of the learning rate, and smooth its curve of losses."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from gradstep.training.outcome import UpdateOutcome
 from gradstep.training.stepper import Stepper
 
 LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, float | Tensor]"]
-"""The loss of a model on a batch, a mean; or that and how many items the mean is over."""
+"""Computes the mean loss of a model on a batch; or returns it with the number of items in the mean."""
 
 WIDTH = 1 / 3
-"""Standard deviation of the kernel that smooths, in decades of the learning rate."""
+"""Standard deviation of the smoothing kernel, in decades of the learning rate."""
 
 FALL = 6.0
-"""A fall counts if it is so many times the noise that smoothing leaves."""
+"""A fall of the smoothed loss counts if it exceeds the noise left in it by this factor."""
 
 CLIMB = 1.5
-"""A loss has exploded when it has climbed so many times as far as it had fallen before, and above ``NOISE``."""
+"""A loss has exploded when it has climbed by more than this factor times its fall, and by more than ``NOISE``."""
 
 NOISE = 18.0
-"""Times the noise, in the same way; five standard deviations of a single loss in a hundred updates of eight decades."""
+"""The least climb of an explosion in units of the noise left after smoothing: five standard deviations of a single
+loss in a hundred updates of eight decades."""
 
 LAST = 3
-"""Losses of which most must be that high; a single one may be a bad batch."""
+"""An explosion shows in most of this many last losses; a single high loss may be a bad batch."""
 
 LEAST = 10
-"""Updates before which a curve says nothing."""
+"""Least number of updates for a suggestion."""
 
 
 @final
@@ -44,11 +45,11 @@ class LrSweep:
     """The loss while the learning rate grows geometrically.
 
     Attributes:
-        seed: what the sweep's random numbers, and the order of its data, started from.
-        lrs: learning rates of the updates that were made, shape (n,), ascending; of the group with the highest.
-        losses: the loss *after* each of these updates, on the micro-batches of the next one, shape (n,).
-        stopped: why the sweep ended early; empty if it went through.
-        explosion: the learning rate at which the loss had exploded, or ceased to be finite; None if it did not.
+        seed: the seed of the sweep's random numbers and of the order of its data.
+        lrs: learning rates of the updates, shape (n,), ascending; of the group with the highest.
+        losses: the loss *after* each update, on the micro-batches of the next one, shape (n,).
+        stopped: why the sweep ended early; empty if it was completed.
+        explosion: the learning rate at which the loss exploded or became non-finite; None if it did not.
 
     >>> lrs = np.geomspace(1e-5, 1, 101)
     >>> sweep = LrSweep(seed=0, lrs=lrs, losses=2 - np.exp(-np.log10(lrs / 1e-2) ** 2))  # a dip at 0.01
@@ -66,21 +67,24 @@ class LrSweep:
     def smoothed(self) -> NDArray[np.float64]:
         """The losses, smoothed without lag: shape (n,).
 
-        Each is the mean of its neighbours on both sides, weighted by a Gaussian over the logarithm of the learning
-        rate, a third of a decade wide; the weights add up to 1 at the ends as well. The usual exponential average looks
-        back only, and moves the curve to higher learning rates: its minimum by a factor of three on the lab's tasks.
+        Each value is the mean of the losses on both sides, weighted by a Gaussian over the logarithm of the learning
+        rate, a third of a decade wide; the weights add up to 1 at the ends as well. The usual exponential average uses
+        earlier losses only, and moves the curve to higher learning rates: its minimum by a factor of three on the lab's
+        tasks.
 
-        Before that, losses that are further above the first ones than the lowest is below them are taken to be that
-        far: otherwise an explosion, which knows no bounds, would hide the fall beside it.
+        Losses are first cut off at as far above the first losses as the lowest loss lies below them: otherwise an
+        explosion, which has no bound, would hide the fall.
         """
-        means: NDArray[np.float64] = self._kernel() @ self._clip_losses()
+        means: NDArray[np.float64] = self._kernel() @ self._cut_losses()
         return means
 
-    def _clip_losses(self) -> NDArray[np.float64]:
-        bounded: NDArray[np.float64] = np.minimum(self.losses, 2 * np.median(self.losses[:LEAST]) - self.losses.min())
-        return bounded
+    def _cut_losses(self) -> NDArray[np.float64]:
+        """Return the losses with explosions cut off, shape (n,)."""
+        cut: NDArray[np.float64] = np.minimum(self.losses, 2 * np.median(self.losses[:LEAST]) - self.losses.min())
+        return cut
 
     def _kernel(self) -> NDArray[np.float64]:
+        """Return the smoothing weights, shape (n, n); each row adds up to 1."""
         decades = np.log10(self.lrs)
         weights = np.exp(-0.5 * ((decades[:, None] - decades) / WIDTH) ** 2)
         kernel: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
@@ -88,41 +92,40 @@ class LrSweep:
 
     @property
     def lowest(self) -> int:
-        """Where the smoothed loss is lowest, before an explosion: an index of ``lrs``."""
+        """The index in ``lrs`` of the lowest smoothed loss."""
         return int(np.argmin(self.smoothed))
 
     @property
     def fall(self) -> float:
-        """How far the smoothed loss falls from the highest point on the way to its lowest."""
+        """The fall of the smoothed loss from its highest point before the lowest to the lowest."""
         smoothed = self.smoothed[: self.lowest + 1]
         return float(smoothed.max() - smoothed[-1])
 
     @cached_property
     def noise(self) -> float:
-        """Standard deviation that the noise of single losses has left in the smoothed ones.
+        """Standard deviation of the noise that is left in the smoothed losses.
 
-        The noise of single losses is told by the median of their second differences, which neither a slope nor a few
-        outliers move. It is never less than what float32 can tell apart.
+        The noise of single losses is estimated from the median of their second differences, which neither a slope nor a
+        few outliers change. The result is at least the resolution of float32.
         """
         if len(self.losses) < 3:
             return 0.0
-        bounded = self._clip_losses()
-        single = np.median(np.abs(np.diff(bounded, 2))) / (math.sqrt(6) * 0.6745)
-        left = np.sqrt((self._kernel() ** 2).sum(axis=1)).max()
-        return float(max(single * left, self._resolution()))
+        single = np.median(np.abs(np.diff(self._cut_losses(), 2))) / (math.sqrt(6) * 0.6745)
+        share = np.sqrt((self._kernel() ** 2).sum(axis=1)).max()
+        return float(max(single * share, self._resolution()))
 
     @property
     def noisy(self) -> bool:
-        """Whether the losses scatter, and not only by what float32 can tell apart."""
+        """Whether the losses scatter by more than the resolution of float32."""
         return self.noise > self._resolution()
 
     def _resolution(self) -> float:
-        return float(np.finfo(np.float32).eps * np.abs(self._clip_losses()).max()) if len(self.losses) else 0.0
+        return float(np.finfo(np.float32).eps * np.abs(self._cut_losses()).max()) if len(self.losses) else 0.0
 
     @property
     def exploding(self) -> bool:
-        """Whether most of the last losses are far above where they began, and not by noise."""
-        if len(self.lrs) < 2 * LEAST:  # nothing is lost by waiting, and the noise is not known well before
+        """Whether most of the last losses are far above the lowest, by more than ``CLIMB`` and ``NOISE`` allow."""
+        if len(self.lrs) < 2 * LEAST:  # before that, the estimate of the noise is poor
             return False
         climbed = np.median(self.losses[-LAST:]) - self.smoothed.min()
         return bool(climbed > max(CLIMB * self.fall, NOISE * self.noise))
@@ -136,26 +139,26 @@ def sweep(
     seed: int,
     on_update: Callable[[int, float, float], object],
 ) -> LrSweep:
-    """Update once with each learning rate, and stop when the loss explodes.
+    """Make one update with each learning rate, and stop when the loss explodes.
 
     Args:
-        stepper: how an update is made. Its own window, schedule, loss scale and count stay as they are; model and
-            optimizer do not.
-        loss_fn: the loss of a micro-batch.
+        stepper: makes the updates. Its window, schedule, loss scale and count stay unchanged; its model and optimizer
+            do not.
+        loss_fn: computes the loss of a micro-batch.
         batches: micro-batches without end.
-        lrs: ascending.
-        seed: to remember.
-        on_update: is told the number of the update, its learning rate and the loss after it.
+        lrs: learning rates, shape (n,), ascending.
+        seed: stored in the result.
+        on_update: called with the number of the update, its learning rate and the loss after it.
 
     Raises:
         ValueError: no group has a learning rate above 0.
     """
     trial = stepper.rehearsal()
-    set_lr = _Rates(stepper.optimizers)
+    set_lr = _LrSetter(stepper.optimizers)
     losses: list[float] = []
-    for index in range(len(lrs) + 1):  # the last update only tells the loss after the one before
+    for index in range(len(lrs) + 1):  # the extra update gives the loss after the last learning rate
         set_lr(float(lrs[min(index, len(lrs) - 1)]))
-        outcome = _update(trial, loss_fn, batches)
+        outcome = _make_update(trial, loss_fn, batches)
         if index:
             losses.append(outcome.loss)
             on_update(index - 1, float(lrs[index - 1]), outcome.loss)
@@ -172,8 +175,8 @@ def sweep(
     return LrSweep(seed, lrs, np.array(losses))
 
 
-def _update(trial: Stepper, loss_fn: LossFn, batches: Iterator[Any]) -> UpdateOutcome:
-    """One update that was made; in fp16, after as many as the loss scale needs to find its size."""
+def _make_update(trial: Stepper, loss_fn: LossFn, batches: Iterator[Any]) -> UpdateOutcome:
+    """Make one update; in fp16, try again until the loss scale has become small enough."""
     while True:
         outcome: UpdateOutcome | None = None
         while outcome is None:
@@ -185,10 +188,10 @@ def _update(trial: Stepper, loss_fn: LossFn, batches: Iterator[Any]) -> UpdateOu
 
 
 @final
-class _Rates:
-    """Sets the learning rates of all groups by one factor: what they are to each other stays.
+class _LrSetter:
+    """Sets the learning rates of all groups and keeps their ratios.
 
-    They are to each other what the groups' ``initial_lr`` say, where a schedule has noted it there, else their ``lr``.
+    The ratios are those of the groups' ``initial_lr``, where a schedule has stored it, else of their ``lr``.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -199,11 +202,11 @@ class _Rates:
                 f"the learning rates of the optimizer's groups are {rates}: a sweep multiplies all of them by one "
                 "factor, so give at least one group a learning rate above 0"
             )
-        self._shares = [rate / max(rates) for rate in rates]
+        self._ratios = [rate / max(rates) for rate in rates]
 
     def __call__(self, lr: float) -> None:
-        for group, share in zip(self._groups, self._shares):
+        for group, ratio in zip(self._groups, self._ratios):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr * share)
+                group["lr"].fill_(lr * ratio)
             else:
-                group["lr"] = lr * share
+                group["lr"] = lr * ratio

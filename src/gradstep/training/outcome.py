@@ -1,4 +1,4 @@
-"""The outcome of one update, and the error that ends a run of skipped ones."""
+"""The outcome of one update, and the error message after many skipped updates in a row."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import nn
 @final
 @dataclass(frozen=True)
 class UpdateOutcome:
-    """What :class:`gradstep.Stepper` did at the end of a window.
+    """The outcome of one update by :class:`gradstep.Stepper`.
 
     Attributes:
-        stepped: False when the update was skipped: weights, optimizer state and schedule are as they were.
-        update: the number of this update, 0 for the first; a skipped update's number is tried again.
-        micro_batches: how many the window held.
+        stepped: False when the update was skipped: weights, optimizer state and schedule are unchanged.
+        update: the number of this update, 0 for the first; after a skipped update the same number is tried again.
+        micro_batches: number of micro-batches in the window.
         weight: their total weight; under DDP, the mean over the processes.
         loss: the weighted mean of their losses; under DDP, of all processes.
-        lr: the learning rate of the first group, as this update used it.
+        lr: the learning rate of the first group in this update.
         grad_norm: the global 2-norm of the gradient of ``loss``, before clipping, without any scale.
-        clip: the factor that clipping multiplied the gradients by; 1 when none was needed.
-        loss_scale: what fp16 multiplied the loss by in this window; 1 in other precisions.
+        clip: the factor that clipping multiplied the gradients by; 1 without clipping.
+        loss_scale: the loss scale of fp16 in this window; 1 in other precisions.
         reason: why the update was skipped, else empty.
         parameter: the first parameter, in the model's order, whose gradient was not finite; None if it stepped.
 
@@ -55,33 +55,33 @@ class UpdateOutcome:
 
 
 MOST_SKIPPED = 30
-"""Skipped updates in a row after which training stops.
+"""Number of skipped updates in a row after which training stops.
 
 fp16 begins with a loss scale of 65,536 and halves it at each skip: after 30 it is 2⁻¹⁴, the smallest normal number of
-fp16, and gradients that overflow still do not overflow because of the scale. In the other precisions 30 bad batches in
-a row are no chance either.
+fp16, and the scale can no longer be the cause of an overflow. In other precisions 30 bad batches in a row are no
+accident either.
 """
 
 
 FP16_MAX = 65_504
 
 
-def why_all_are_skipped(model: nn.Module, last: UpdateOutcome, precision: str) -> str:
-    """Write the message of the error that ends training after too many skipped updates in a row.
+def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: str) -> str:
+    """Return the error message after ``MOST_SKIPPED`` skipped updates in a row.
 
     Args:
-        model: what is trained.
-        last: the last of the skipped updates.
-        precision: of the forward pass.
+        model: the model that is trained.
+        last: the outcome of the last update.
+        precision: the precision of the forward pass.
     """
-    begun = f"the last {MOST_SKIPPED} updates were all skipped, because {last.reason}"
+    symptom = f"the last {MOST_SKIPPED} updates were all skipped, because {last.reason}"
     if precision == "fp16":
-        begun += f", down to a loss scale of {last.loss_scale:.2g}"
-    broken = next((name for name, value in _values(model) if not bool(value.isfinite().all())), None)
-    if broken is not None:
+        symptom += f", down to a loss scale of {last.loss_scale:.2g}"
+    nonfinite = next((name for name, value in _float_tensors(model) if not bool(value.isfinite().all())), None)
+    if nonfinite is not None:
         return (
-            f"{begun}. {broken} of the model is not finite itself, so no later batch can be: go back to a checkpoint "
-            "from before that, and clip (max_grad_norm=) or lower the learning rate"
+            f"{symptom}. {nonfinite} of the model is not finite itself, so no later batch can be: go back to a "
+            "checkpoint from before that, and clip (max_grad_norm=) or lower the learning rate"
         )
     half = precision == "fp16"
     remedy = f"numbers beyond {FP16_MAX:,}, the largest of fp16: take precision='bf16' or 'float32'"
@@ -91,14 +91,14 @@ def why_all_are_skipped(model: nn.Module, last: UpdateOutcome, precision: str) -
             f"no loss scale helps against an overflow in the forward pass. Look for {remedy}, or compute what grows "
             "(logits, attention scores, squares) in float32"
         )
-        return f"{begun}. The loss itself is {last.loss:g}: {overflow if half else look}"
+        return f"{symptom}. The loss itself is {last.loss:g}: {overflow if half else look}"
     return (
-        f"{begun}. The loss is finite ({last.loss:.3g}) and its gradient is not: look for an infinite slope (sqrt, "
+        f"{symptom}. The loss is finite ({last.loss:.3g}) and its gradient is not: look for an infinite slope (sqrt, "
         f"norm or a division at 0){', or, in the backward pass, ' + remedy if half else ''}"
     )
 
 
-def _values(model: nn.Module) -> chain[tuple[str, torch.Tensor]]:
-    """Return the weights and buffers of floating-point or complex type, with their names."""
+def _float_tensors(model: nn.Module) -> chain[tuple[str, torch.Tensor]]:
+    """Return the floating-point and complex parameters and buffers, with their names."""
     every = chain(model.named_parameters(), model.named_buffers())
     return chain((name, value) for name, value in every if value.is_floating_point() or value.is_complex())

@@ -1,4 +1,4 @@
-"""Several processes that train one model: when gradients are exchanged, and what has to be exchanged besides."""
+"""Several processes that train one model: exchange gradients once per window, and average numbers over processes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 @runtime_checkable
 class DefersSync(Protocol):
-    """A model that can leave its gradients unexchanged for a while, as DistributedDataParallel does."""
+    """A model that can postpone the exchange of gradients, as DistributedDataParallel does."""
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Inside, forward and backward exchange nothing."""
+        """Return a context in which forward and backward exchange nothing."""
 
 
 @final
 class Peers:
-    """The processes that train this model with this one, itself included; of an ordinary model, this one alone.
+    """The processes that train this model together; for a model without DistributedDataParallel, this process alone.
 
     Args:
-        model: a DistributedDataParallel, or a module that holds one (as ``torch.compile`` makes it), or any other.
+        model: a DistributedDataParallel, a module that contains one (as ``torch.compile`` makes it), or another module.
 
     Raises:
         NotImplementedError: a sharded model (FSDP).
@@ -34,14 +34,14 @@ class Peers:
         _refuse_shards(model)
         modules: list[Any] = list(model.modules())
         self._ddp = next((m for m in modules if isinstance(m, DistributedDataParallel)), None)
-        self._deferring = self._ddp or next((m for m in modules if isinstance(m, DefersSync)), None)
+        self._defers_sync = self._ddp or next((m for m in modules if isinstance(m, DefersSync)), None)
 
-    def syncing(self, *, last: bool) -> AbstractContextManager[Any]:
-        """What a micro-batch's forward and backward run in: gradients are exchanged in a window's last one only."""
-        return nullcontext() if self._deferring is None or last else self._deferring.no_sync()
+    def sync_context(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Return the context for a micro-batch's forward and backward: it exchanges gradients only in the last one."""
+        return nullcontext() if self._defers_sync is None or last else self._defers_sync.no_sync()
 
     def mean(self, *numbers: float) -> list[float]:
-        """The mean of each number over the processes."""
+        """Return the mean of each number over the processes."""
         if self._ddp is None:
             return list(numbers)
         summed = torch.tensor(numbers, dtype=torch.float64, device=next(self._ddp.parameters()).device)
@@ -50,10 +50,10 @@ class Peers:
 
     @torch.no_grad()
     def exchange_late(self) -> None:
-        """Average the gradients of a window that ended without anybody having known that it would.
+        """Average the gradients of a window that was ended after its last backward pass.
 
-        DistributedDataParallel does this during the last backward; here the last one has been. A parameter that has
-        a gradient in no process keeps none.
+        DistributedDataParallel averages during the last backward pass, but has to know beforehand that it is the last.
+        A parameter without a gradient in all processes keeps none.
         """
         if self._ddp is None:
             return
@@ -68,11 +68,7 @@ class Peers:
 
 
 def _refuse_shards(model: nn.Module) -> None:
-    """Raise if the model's parameters are spread over processes.
-
-    Raises:
-        NotImplementedError: FSDP; a norm would be that of one shard only.
-    """
+    """Raise NotImplementedError if the model is sharded (FSDP): the gradient norm would be that of one shard only."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # slow to import, and seldom needed

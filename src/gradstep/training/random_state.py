@@ -1,4 +1,4 @@
-"""The global random generators that training draws from: their state in a checkpoint and in memory, and their seed."""
+"""The global random generators that training uses: save and restore their state, and seed them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 def random_state() -> dict[str, Any]:
     """Return the state of torch's generators (CPU, every CUDA device), NumPy's global one and Python's, for a file.
 
-    It holds plain tensors and numbers only.
+    It consists of plain tensors and numbers only.
 
     >>> state = random_state()
     >>> first = random.random()
-    >>> restore(state)
+    >>> restore_random_state(state)
     >>> random.random() == first
     True
     """
-    name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one is meant)
+    name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (the global generator)
     if name != "MT19937":
         raise ValueError(f"NumPy's global generator is {name}, and only MT19937, its own, can be kept")
     return {
@@ -37,11 +37,8 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def restore(state: Mapping[str, Any]) -> None:
-    """Put the generators back to what :func:`random_state` returned.
-
-    Generators of CUDA devices that are not there are left out.
-    """
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to a state of :func:`random_state`, without those of CUDA devices that do not exist here."""
     numpy = state["numpy"]
     words = numpy["words"].numpy().astype(np.uint32)
     torch.set_rng_state(state["torch"])
@@ -52,13 +49,13 @@ def restore(state: Mapping[str, Any]) -> None:
 
 
 def generator_states() -> tuple[Any, ...]:
-    """Return the state of the same generators in their own types, for this process alone; of CUDA once it is in use."""
+    """Return the state of the same generators for use in this process; CUDA's only if CUDA is in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002  (the global one)
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002
 
 
 def set_generator_states(state: tuple[Any, ...]) -> None:
-    """Put the generators where :func:`generator_states` found them."""
+    """Set the generators to states of :func:`generator_states`."""
     python, numpy, cpu, cuda = state
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002
@@ -68,7 +65,7 @@ def set_generator_states(state: tuple[Any, ...]) -> None:
 
 
 def seed_random(seed: int) -> None:
-    """Start the same generators from a seed."""
+    """Seed the same generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)

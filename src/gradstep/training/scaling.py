@@ -1,4 +1,4 @@
-"""Precisions of the forward pass, and loss scaling for fp16, decided by torch's GradScaler."""
+"""Precisions of the forward pass, and loss scaling for fp16 by torch's GradScaler."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the forward pass computes in, by name."""
+"""The autocast type of the forward pass for each precision; None without autocast."""
 
 
 @final
 class LossScale:
-    """A ``torch.amp.GradScaler`` that is told of overflow instead of looking for it.
+    """A ``torch.amp.GradScaler`` that does not read the gradients again.
 
-    ``GradScaler.unscale_`` reads and writes every gradient once more, only to learn whether one is not finite. The
-    step knows that from the norm. So the scaler is shown a sentinel in their place: an optimizer of a single number,
-    whose gradient is infinite when the update was skipped. Growth and backoff remain the scaler's own.
+    ``GradScaler.unscale_`` reads and writes every gradient only to find out whether one is not finite. The step
+    already knows this from the norm. Therefore the scaler gets a sentinel instead: an optimizer with a single
+    parameter, whose gradient is infinite when the update was skipped. The scaler itself decides on growth and backoff.
 
     Args:
-        scaler: torch's.
-        device: where the loss is.
+        scaler: torch's scaler.
+        device: the device of the loss.
     """
 
     def __init__(self, scaler: torch.amp.GradScaler, device: torch.device) -> None:
@@ -35,30 +35,30 @@ class LossScale:
 
     @property
     def value(self) -> float:
-        """What the loss is multiplied by."""
+        """The factor that multiplies the loss."""
         return float(self.scaler.get_scale())
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss to call ``backward()`` on."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Return the scaled loss, a tensor of one element, for ``backward()``."""
         return self.scaler.scale(loss)
 
-    def settle(self, *, overflow: bool) -> None:
+    def update(self, *, overflow: bool) -> None:
         """Let the scaler grow or back off after an update."""
         self._watched.grad = torch.full_like(self._watched, math.inf if overflow else 0.0)
         self.scaler.unscale_(self._sentinel)
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's."""
+        """Return the scaler's state."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the scaler's."""
+        """Load the scaler's state."""
         self.scaler.load_state_dict(state)
 
 
-def fp16_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) -> LossScale:
-    """The loss scale of fp16 for these parameters, by a scaler of one's own or torch's with its defaults.
+def make_loss_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) -> LossScale:
+    """Make the loss scale of fp16 for parameters of any shapes; without a scaler, with torch's defaults.
 
     Raises:
         ValueError: weights in float16, whose gradients cannot be unscaled.
@@ -69,11 +69,7 @@ def fp16_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) ->
 
 
 def check_fp16_weights(params: Sequence[Tensor]) -> None:
-    """Refuse weights in float16, whose gradients cannot be unscaled.
-
-    Raises:
-        ValueError: there are some.
-    """
+    """Raise ValueError if a weight is float16: its gradients cannot be unscaled."""
     if any(p.dtype == torch.float16 for p in params):
         raise ValueError(
             "precision='fp16' needs weights in float32, and the optimizer has some in float16: leave the model in "

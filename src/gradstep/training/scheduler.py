@@ -1,4 +1,4 @@
-"""Drive settings of an optimizer's groups by pure schedules: :class:`gradstep.Scheduler`."""
+"""Drive settings of an optimizer's groups by schedules: :class:`gradstep.Scheduler`."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from gradstep.schedules import Schedule
 from gradstep.schedules.checks import count
 
 PerGroup: TypeAlias = Schedule | Sequence[Schedule | None] | Mapping[str, Schedule | None]
-"""One schedule for all groups, one for each in their order, or one for each by its ``"name"``; None leaves it alone."""
+"""One schedule for all groups, a sequence in their order, or a mapping by ``"name"``; None leaves a group unchanged."""
 
 
 @final
 @dataclass(frozen=True)
 class Drive:
-    """A setting of an optimizer and the schedules that drive it.
+    """A setting of an optimizer and its schedules.
 
     Attributes:
-        setting: its name in the groups.
+        setting: the name of the setting in the groups.
         relative: whether the schedules are factors of the initial value.
-        given: one schedule for all groups, those added later included; or one schedule or None for each group.
+        source: one schedule for all groups, those added later included; or one schedule or None for each group.
     """
 
     setting: str
     relative: bool
-    given: Schedule | tuple[Schedule | None, ...]
+    source: Schedule | tuple[Schedule | None, ...]
 
     def schedules(self, optimizer: Optimizer) -> tuple[Schedule | None, ...]:
-        """The schedule of every group; None where the setting is left alone.
+        """Return the schedule of every group; None where the setting stays unchanged.
 
         Raises:
-            ValueError: the groups are not as many as the schedules given one by one.
+            ValueError: there is one schedule per group, and the number of groups has changed.
         """
         count = len(optimizer.param_groups)
-        if isinstance(self.given, Schedule):
-            return (self.given,) * count
-        if count != len(self.given):
+        if isinstance(self.source, Schedule):
+            return (self.source,) * count
+        if count != len(self.source):
             raise ValueError(
                 f"the optimizer has {count} parameter groups, but {self.setting} has a schedule for each of "
-                f"{len(self.given)}: make a Scheduler with {count} of them and load the old one's state_dict(); a "
+                f"{len(self.source)}: make a Scheduler with {count} of them and load the old one's state_dict(); a "
                 "single schedule for all groups also takes groups that are added later"
             )
-        return self.given
+        return self.source
 
     def check(self, optimizer: Optimizer) -> None:
-        """Refuse a setting that a group does not have."""
+        """Raise ValueError if a driven group lacks the setting."""
         kinds = ("momentum", "betas") if self.setting == "momentum" else (self.setting,)
         for index, (group, schedule) in enumerate(zip(optimizer.param_groups, self.schedules(optimizer), strict=True)):
             if schedule is not None and not any(kind in group for kind in kinds):
                 raise ValueError(f"{type(optimizer).__name__} has no {' or '.join(kinds)} to drive (group {index})")
 
-    def check_joining(self, optimizer: Optimizer, first: int) -> None:
-        """Refuse a group that one schedule would give another learning rate than it was added with.
+    def check_new_groups(self, optimizer: Optimizer, first: int) -> None:
+        """Raise ValueError if one schedule for all groups would overwrite the learning rate of an added group.
 
         Args:
-            optimizer: whose groups.
+            optimizer: the optimizer that is driven.
             first: index of the first group that was added.
         """
-        if self.setting != "lr" or self.relative or not isinstance(self.given, Schedule):
+        if self.setting != "lr" or self.relative or not isinstance(self.source, Schedule):
             return
         groups = optimizer.param_groups
         usual = {float(optimizer.defaults["lr"])}
@@ -79,20 +79,20 @@ class Drive:
                 )
 
     def values(self, optimizer: Optimizer, update: int) -> list[float | None]:
-        """The value of every group at an update; None where it is left alone."""
+        """Return the value of every group at an update; None where it stays unchanged."""
         pairs = zip(optimizer.param_groups, self.schedules(optimizer), strict=True)
-        return [None if schedule is None else self._unit(group) * schedule(update) for group, schedule in pairs]
+        return [None if schedule is None else self._base(group) * schedule(update) for group, schedule in pairs]
 
     def set(self, optimizer: Optimizer, update: int) -> None:
-        """Give every group its value of an update."""
+        """Set every group's value for an update."""
         for group, value in zip(optimizer.param_groups, self.values(optimizer, update)):
             if value is not None:
                 _assign(group, self.setting, value)
 
     def mismatches(self, planned: int) -> list[str]:
-        """What to say of each schedule that does not end with the run."""
+        """Return a warning for each schedule with another length than the run."""
         messages = []
-        for schedule in (self.given,) if isinstance(self.given, Schedule) else self.given:
+        for schedule in (self.source,) if isinstance(self.source, Schedule) else self.source:
             if schedule is None or schedule.updates is None or schedule.updates == planned:
                 continue
             end = schedule.updates
@@ -105,45 +105,45 @@ class Drive:
             )
         return messages
 
-    def _unit(self, group: dict[str, Any]) -> float:
+    def _base(self, group: dict[str, Any]) -> float:
         if not self.relative:
             return 1.0
-        # Kept in the group, where torch keeps it too: so it comes back with the optimizer's checkpoint.
+        # Stored in the group, as torch does, so that it is part of the optimizer's checkpoint.
         return float(group.setdefault(f"initial_{self.setting}", copy_value(group[self.setting])))
 
 
-def per_group(name: str, given: PerGroup, optimizer: Optimizer) -> Schedule | tuple[Schedule | None, ...]:
-    """One schedule for all groups, or one schedule or None for each of them."""
+def resolve_groups(name: str, source: PerGroup, optimizer: Optimizer) -> Schedule | tuple[Schedule | None, ...]:
+    """Check an argument of :class:`Scheduler`, and return one schedule for all groups or a tuple in their order."""
     groups = optimizer.param_groups
-    if isinstance(given, Schedule):
-        return given
-    if isinstance(given, Mapping):
+    if isinstance(source, Schedule):
+        return source
+    if isinstance(source, Mapping):
         names = [group.get("name") for group in groups]
-        if set(given) != set(names):
+        if set(source) != set(names):
             raise ValueError(
-                f"{name}= is given for the groups {list(given)}, but the optimizer's are named {names}: name every "
+                f"{name}= is given for the groups {list(source)}, but the optimizer's are named {names}: name every "
                 "group, with None for one to leave as it is"
             )
-        chosen = [given[group["name"]] for group in groups]
-    elif isinstance(given, (list, tuple)):
-        chosen = list(given)
-        if len(chosen) != len(groups):
+        schedules = [source[group["name"]] for group in groups]
+    elif isinstance(source, (list, tuple)):
+        schedules = list(source)
+        if len(schedules) != len(groups):
             raise ValueError(
-                f"{name}= has {len(chosen)} schedules, but the optimizer has {len(groups)} parameter groups"
+                f"{name}= has {len(schedules)} schedules, but the optimizer has {len(groups)} parameter groups"
             )
     else:
-        raise TypeError(f"{name}= takes a schedule, a list or a dictionary of them, but got {given!r}{_REMEDY}")
-    for schedule in chosen:
+        raise TypeError(f"{name}= takes a schedule, a list or a dictionary of them, but got {source!r}{_REMEDY}")
+    for schedule in schedules:
         if not (schedule is None or isinstance(schedule, Schedule)):
             raise TypeError(f"{name}= takes schedules from gradstep.schedules, but got {schedule!r}{_REMEDY}")
-    return tuple(chosen)
+    return tuple(schedules)
 
 
 _REMEDY = " (a fixed value is gradstep.schedules.constant(value))"
 
 
 def _assign(group: dict[str, Any], setting: str, value: float) -> None:
-    """Set one setting of a group; a tensor is filled, since a compiled or captured step holds on to it."""
+    """Set one setting of a group; a tensor is filled in place, since a compiled or captured step refers to it."""
     if setting == "momentum" and "betas" in group:
         first, *others = group["betas"]
         if isinstance(first, Tensor):
@@ -157,7 +157,7 @@ def _assign(group: dict[str, Any], setting: str, value: float) -> None:
 
 
 def copy_value(value: float | Tensor) -> float | Tensor:
-    """Return a copy of a tensor, or the number itself."""
+    """Return the number, or a copy of the 0-d tensor."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
@@ -165,28 +165,28 @@ def copy_value(value: float | Tensor) -> float | Tensor:
 class Scheduler(LRScheduler):
     """Drives learning rate, momentum or weight decay of an optimizer by schedules, one value per update.
 
-    It is a ``torch.optim.lr_scheduler.LRScheduler``, and works with any optimizer of gradstep or torch. Constructing it
-    sets the values of update 0; every ``step()`` sets those of the next update, so call it once after each update that
-    was made, and not after one that was skipped. A setting that is a tensor is filled in place, as torch does it.
+    It is a ``torch.optim.lr_scheduler.LRScheduler``, and works with any optimizer of gradstep or torch. Its constructor
+    sets the values of update 0; every ``step()`` sets those of the next update: call it once after each update, but not
+    after a skipped one. A setting that is a tensor is filled in place, as torch does.
 
-    Resuming needs one integer. Construct the optimizer and the scheduler as before and load both, in any order: the
-    values are then those of the update that comes next, with no jump.
+    Its state is one integer. To resume, construct the optimizer and the scheduler as before and load both, in any
+    order: the next update then has its scheduled values, without a jump.
 
     Args:
-        optimizer: whose ``param_groups`` are driven.
+        optimizer: the optimizer with the ``param_groups`` to drive.
         lr: the learning rate itself. One schedule for all groups, those added later included; a list with one for
-            each group; or a dictionary by the ``"name"`` of the groups, naming every one. None in a list or
-            dictionary leaves a group as it is.
-        lr_factor: instead of ``lr``: what each group's initial learning rate is multiplied by, as in ``LambdaLR`` and
-            in transformers; keeps the ratios between groups.
+            each group; or a dictionary with the ``"name"`` of every group. None in a list or dictionary leaves a group
+            unchanged.
+        lr_factor: instead of ``lr``: the factor of each group's initial learning rate, as in ``LambdaLR`` and in
+            transformers; keeps the ratios between groups.
         momentum: ``momentum``, or the first of ``betas``.
         weight_decay: the weight decay itself.
-        weight_decay_factor: instead of ``weight_decay``: what each group's initial decay is multiplied by; a group
-            without decay stays without.
-        planned_updates: how many updates the run will make. A schedule of another length is then warned of.
+        weight_decay_factor: instead of ``weight_decay``: the factor of each group's initial decay; a group without
+            decay stays without.
+        planned_updates: how many updates the run will make; schedules of another length then give a warning.
 
     Raises:
-        TypeError: something that is not an optimizer, or not a schedule.
+        TypeError: not an optimizer, or not a schedule.
         ValueError: nothing to drive, both a value and a factor, a list or dictionary that does not match the groups,
             or a setting that the optimizer does not have. The optimizer is then unchanged.
 
@@ -221,7 +221,7 @@ class Scheduler(LRScheduler):
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"Scheduler drives a torch.optim.Optimizer, but got {type(optimizer).__name__}")
-        given = (
+        arguments = (
             ("lr", lr, False),
             ("lr_factor", lr_factor, True),
             ("momentum", momentum, False),
@@ -229,8 +229,8 @@ class Scheduler(LRScheduler):
             ("weight_decay_factor", weight_decay_factor, True),
         )
         self._drives = [
-            Drive(name.removesuffix("_factor"), relative, per_group(name, schedules, optimizer))
-            for name, schedules, relative in given
+            Drive(name.removesuffix("_factor"), relative, resolve_groups(name, schedules, optimizer))
+            for name, schedules, relative in arguments
             if schedules is not None
         ]
         settings = [drive.setting for drive in self._drives]
@@ -245,44 +245,42 @@ class Scheduler(LRScheduler):
             planned = count("planned_updates", planned_updates, least=1)
             for message in dict.fromkeys(m for drive in self._drives for m in drive.mismatches(planned)):
                 warnings.warn(message, stacklevel=2)
-        self._covered = len(optimizer.param_groups)
+        self._group_count = len(optimizer.param_groups)
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the values of the next update; ``epoch`` is torch's deprecated way to jump to one.
+        """Set the values of the next update; ``epoch`` is torch's deprecated way to jump to an update.
 
         Raises:
-            ValueError: a group was added that cannot follow; see :meth:`cover_new_groups`. Nothing was changed.
+            ValueError: a group was added that cannot be driven; see :meth:`cover_new_groups`. Nothing was changed.
         """
         self.cover_new_groups()
         super().step(epoch)
         self._set_all()
 
     def cover_new_groups(self) -> None:
-        """Give groups that were added since the values of the update that comes next.
+        """Set the values of the next update in groups that were added since the last step.
 
-        :class:`gradstep.Stepper` and :meth:`step` call it by themselves. In a loop of your own, call it after
-        ``optimizer.add_param_group``: the next update then uses the scheduled values already.
+        :class:`gradstep.Stepper` and :meth:`step` call it. In your own loop, call it after
+        ``optimizer.add_param_group``, so that the next update already uses the scheduled values.
 
         Raises:
             ValueError: schedules were given group by group, the group lacks a setting, or it was added with a
                 learning rate of its own, which one schedule would overwrite. Nothing was changed.
         """
         groups = self.optimizer.param_groups
-        if len(groups) == self._covered:
+        if len(groups) == self._group_count:
             return
         for drive in self._drives:
             drive.check(self.optimizer)
-            drive.check_joining(self.optimizer, self._covered)
+            drive.check_new_groups(self.optimizer, self._group_count)
         for group in groups:
             group.setdefault("initial_lr", copy_value(group["lr"]))
-        self.base_lrs = [copy_value(group["initial_lr"]) for group in groups]
-        self._set_all()
-        self._last_lr = [copy_value(group["lr"]) for group in groups]
-        self._covered = len(groups)
+        self._set_all_and_attributes()
+        self._group_count = len(groups)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rates of the update that comes next, one per group."""
+        """Return the learning rates of the next update, one per group."""
         lrs: list[float | Tensor] = [copy_value(group["lr"]) for group in self.optimizer.param_groups]
         for drive in self._drives:
             if drive.setting == "lr":
@@ -291,14 +289,14 @@ class Scheduler(LRScheduler):
         return lrs
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates done, under torch's name for it."""
+        """Return the number of updates made, under torch's name for it."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on after so many updates, and set the values of the next one.
+        """Set the number of updates made, and the values of the next update.
 
         Args:
-            state_dict: what :meth:`state_dict` gave; of torch's schedulers, ``last_epoch`` is read as well.
+            state_dict: a state of :meth:`state_dict`, or of a scheduler of torch, of which ``last_epoch`` is read.
 
         Raises:
             ValueError: there is no ``last_epoch``, or it is below 0.
@@ -310,17 +308,21 @@ class Scheduler(LRScheduler):
         update = count("last_epoch", state_dict["last_epoch"])
         self.cover_new_groups()
         self.last_epoch = update
-        self._step_count = self.last_epoch + 1  # torch's own count, by which it warns of a first step out of order
-        self._set_all()
-        self.base_lrs = [copy_value(group["initial_lr"]) for group in self.optimizer.param_groups]
-        self._last_lr = [copy_value(group["lr"]) for group in self.optimizer.param_groups]
+        self._step_count = self.last_epoch + 1  # torch's own count, which decides on its warning about call order
+        self._set_all_and_attributes()
 
     @property
     def lr_schedules(self) -> tuple[Schedule | None, ...]:
-        """What drives the learning rate of each group (itself, or its factor); None where nothing does."""
+        """The schedule of each group's learning rate, or of its factor; None where there is none."""
         every = [drive.schedules(self.optimizer) for drive in self._drives if drive.setting == "lr"]
         return every[0] if every else (None,) * len(self.optimizer.param_groups)
 
     def _set_all(self) -> None:
         for drive in self._drives:
             drive.set(self.optimizer, self.last_epoch)
+
+    def _set_all_and_attributes(self) -> None:
+        """Set the values of the next update, and torch's attributes for them; every group has ``initial_lr``."""
+        self._set_all()
+        self.base_lrs = [copy_value(group["initial_lr"]) for group in self.optimizer.param_groups]
+        self._last_lr = [copy_value(group["lr"]) for group in self.optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""Copies of a model, its optimizers and the random generators, from which a trial is undone bit for bit."""
+"""Copies of a model, its optimizers and random generators, to restore them bit for bit after a trial."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch import Tensor, nn
 
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.wrapped import innermost
-from gradstep.training.applying import parameters
+from gradstep.training.applying import list_parameters
 from gradstep.training.random_state import generator_states, set_generator_states
 
 
 @final
 class NestedCopy:
-    """A copy of nested dictionaries, lists and tensors as they are now.
+    """A copy of nested dictionaries, lists and tensors that can be restored.
 
-    They are put back *in place*: whoever holds a tensor, a parameter group or a state dictionary goes on holding it.
-    A tensor that is found in several places is copied once.
+    They are restored *in place*, so that references to a tensor, a parameter group or a state dictionary stay valid.
+    A tensor that occurs several times is copied once.
 
     Args:
-        things: what to keep. Numbers, text and the like are kept by their containers.
+        objects: the objects to copy. Numbers, text and the like are restored with their containers.
 
     >>> state = {"step": torch.tensor(3.0), "betas": [0.9, 0.999]}
-    >>> kept = NestedCopy(state)
+    >>> copy = NestedCopy(state)
     >>> _ = state["step"].add_(1), state["betas"].append(7), state.pop("betas")
-    >>> kept.restore()
-    >>> state, kept.nbytes
+    >>> copy.restore()
+    >>> state, copy.nbytes
     ({'step': tensor(3.), 'betas': [0.9, 0.999]}, 4)
     """
 
-    def __init__(self, *things: Any) -> None:
+    def __init__(self, *objects: Any) -> None:
         self._undo: dict[int, Callable[[], Any]] = {}
         self._copies: list[Tensor] = []
-        self._held = things  # an id says what it is only as long as the thing lives
-        for thing in things:
-            self._keep(thing)
+        self._objects = objects  # keeps them alive, since an id is unique only among living objects
+        for value in objects:
+            self._copy(value)
 
     @property
     def nbytes(self) -> int:
@@ -47,31 +47,31 @@ class NestedCopy:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back; as often as one likes."""
+        """Restore everything; may be called repeatedly."""
         for undo in self._undo.values():
             undo()
 
-    def _keep(self, thing: Any) -> None:
-        if id(thing) in self._undo:
+    def _copy(self, value: Any) -> None:
+        if id(value) in self._undo:
             return
-        if isinstance(thing, Tensor):
-            # Not clone(): that of a parameter is no parameter's, but that of a subclass may be anything.
-            copy = thing.detach().clone(memory_format=torch.preserve_format)
+        if isinstance(value, Tensor):
+            # detach() first: clone() of a subclass of Tensor may return anything.
+            copy = value.detach().clone(memory_format=torch.preserve_format)
             self._copies.append(copy)
-            self._undo[id(thing)] = lambda: thing.detach().copy_(copy)
-        elif isinstance(thing, MutableMapping):
-            items = dict(thing)
-            self._undo[id(thing)] = lambda: _refill(thing, items)
-            for value in items.values():
-                self._keep(value)
-        elif isinstance(thing, list):
-            values = list(thing)
-            self._undo[id(thing)] = lambda: thing.__setitem__(slice(None), values)
-            for value in values:
-                self._keep(value)
-        elif isinstance(thing, tuple):
-            for value in thing:
-                self._keep(value)
+            self._undo[id(value)] = lambda: value.detach().copy_(copy)
+        elif isinstance(value, MutableMapping):
+            items = dict(value)
+            self._undo[id(value)] = lambda: _refill(value, items)
+            for item in items.values():
+                self._copy(item)
+        elif isinstance(value, list):
+            elements = list(value)
+            self._undo[id(value)] = lambda: value.__setitem__(slice(None), elements)
+            for element in elements:
+                self._copy(element)
+        elif isinstance(value, tuple):
+            for element in value:
+                self._copy(element)
 
 
 def _refill(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> None:
@@ -81,28 +81,28 @@ def _refill(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> None:
 
 @final
 class Snapshot:
-    """A model, its optimizers and the random numbers of torch, NumPy and Python, as they are now.
+    """A copy of a model, its optimizers and the random generators of torch, NumPy and Python, to restore later.
 
-    Of the model: parameters, buffers (also those that a forward pass replaces), gradients, and the flags
-    ``requires_grad`` and ``training``. Of the optimizers: parameter groups and state. What either keeps elsewhere, as a
-    plain Python attribute, is not seen.
+    It covers the model's parameters, buffers (also those that a forward pass replaces), gradients, and the flags
+    ``requires_grad`` and ``training``, and the optimizers' parameter groups and state. Plain Python attributes of
+    either are not restored.
 
-    It holds one copy of the weights, the buffers and the optimizer's state. While it exists, there are no gradients.
+    It holds one copy of the weights, the buffers and the optimizers' state. Gradients are None until :meth:`close`.
 
     Args:
-        model: any module.
-        optimizers: any of torch's kind, of parameters in the model or elsewhere.
+        model: a module.
+        optimizers: instances of ``torch.optim.Optimizer``, with parameters of the model or others.
     """
 
     def __init__(self, model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
-        params = list(dict.fromkeys([*model.parameters(), *parameters(optimizers)]))
+        params = list(dict.fromkeys([*model.parameters(), *list_parameters(optimizers)]))
         modules = list(model.modules())
         self._flags = [(p, p.requires_grad) for p in params], [(m, m.training) for m in modules]
         inner = [innermost(optimizer) for optimizer in optimizers]
         self._optimizers = [
             _OptimizerCopy(one) if isinstance(one, Optimizer) else NestedCopy(one.state) for one in inner
         ]
-        # The only list of a module's buffers that still knows those that are None.
+        # Of a module's buffers, only _buffers lists those that are None.
         self._values = NestedCopy(params, [m._buffers for m in modules], [o.param_groups for o in inner])
         self._generators = generator_states()
         self._gradients = [(p, p.grad) for p in params]
@@ -115,7 +115,7 @@ class Snapshot:
         return self._values.nbytes + sum(optimizer.nbytes for optimizer in self._optimizers)
 
     def restore(self) -> None:
-        """Put everything back but the gradients; as often as one likes."""
+        """Restore everything but the gradients; may be called repeatedly."""
         for optimizer in self._optimizers:
             optimizer.restore()
         self._values.restore()
@@ -128,7 +128,7 @@ class Snapshot:
         set_generator_states(self._generators)
 
     def close(self) -> None:
-        """Put everything back, and the gradients."""
+        """Restore everything, including the gradients."""
         self.restore()
         for p, gradient in self._gradients:
             p.grad = gradient
@@ -136,9 +136,9 @@ class Snapshot:
 
 @final
 class _OptimizerCopy:
-    """The state of one of gradstep's optimizers, through its own ``state_dict``.
+    """A copy of a gradstep optimizer's state, taken through ``state_dict``.
 
-    Not through ``state``, which, once looked at, is looked at again in each step (see :class:`gradstep.Optimizer`).
+    After a read of ``state``, the optimizer would check it again in each step (see :class:`gradstep.Optimizer`).
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -154,5 +154,5 @@ class _OptimizerCopy:
     def restore(self) -> None:
         groups = self._optimizer.param_groups
         self._optimizer.load_state_dict(self._saved)
-        self._optimizer.param_groups = groups  # the very dictionaries; what they hold is put back with the weights
+        self._optimizer.param_groups = groups  # the same dictionaries as before; Snapshot restores their contents
         self._optimizer.last_step = self._last_step

@@ -1,4 +1,4 @@
-"""The micro-batches of one update, and the order in which things may happen to them."""
+"""The micro-batches of one update, and the permitted order of calls on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Forward(Enum):
 
 @final
 class Window:
-    """What has been accumulated so far. Every rule of order is checked here, before anything changes.
+    """The losses and weights accumulated so far; checks the order of calls before anything changes.
 
     Args:
         size: micro-batches in a full window.
@@ -31,20 +31,20 @@ class Window:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start a new window."""
         self._losses: list[Tensor] = []
         self._weights: list[float] = []
         self._forward = _Forward.NONE
         self._broken = False
-        self.ending = False  # whether the micro-batch in hand is the window's last
-        self.norms: Tensor | None = None  # of the gradients after the last micro-batch, parameter by parameter
+        self.ending = False  # whether the present micro-batch is the window's last
+        self.norms: Tensor | None = None  # gradient norms after the last micro-batch, shape (number of parameters,)
 
     def __len__(self) -> int:
         return len(self._losses)
 
     @property
     def open(self) -> bool:
-        """Whether there are gradients that no update has used."""
+        """Whether the window has gradients that no update has used."""
         return bool(self._losses) or self._broken
 
     @property
@@ -58,14 +58,14 @@ class Window:
         return math.fsum(w * float(loss) for w, loss in zip(self._weights, self._losses, strict=True))
 
     def add(self, loss: Tensor, weight: float) -> None:
-        """Count a micro-batch whose gradients have been added."""
+        """Add a micro-batch after its backward pass; the loss is a tensor of one element."""
         self._losses.append(loss.detach())
         self._weights.append(weight)
         self._forward = _Forward.NONE
 
     @contextmanager
     def forward(self, *, last: bool) -> Iterator[None]:
-        """The block that computes a micro-batch's loss; without gradients it does not count."""
+        """Return the context to compute a micro-batch's loss in; under ``no_grad`` it has no effect on the window."""
         self._check_whole()
         if self._forward is _Forward.RUNNING:
             raise RuntimeError("stepper.autocast() inside stepper.autocast(): one block per micro-batch")
@@ -78,16 +78,16 @@ class Window:
             self._forward = _Forward.DONE if finished and torch.is_grad_enabled() else _Forward.NONE
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Mark the window as broken if this block fails: its gradients are then in an unknown state."""
+    def changing_gradients(self) -> Iterator[None]:
+        """Return a context that marks the gradients as incomplete if its block fails."""
         self._broken = True
         yield
         self._broken = False
 
-    # -- what may come next --------------------------------------------------------------------------------------
+    # -- checks of the order -------------------------------------------------------------------------------------
 
     def check_backward(self, loss: Tensor, weight: float | Tensor) -> float:
-        """The weight as a number, if a backward pass may come now."""
+        """Return the weight as a number; raise if a backward pass may not come now, or loss or weight are invalid."""
         self._check_whole()
         if self._forward is _Forward.RUNNING:
             raise RuntimeError("stepper.backward() inside stepper.autocast(): leave the block first, then call it")
@@ -108,7 +108,7 @@ class Window:
         return number
 
     def refuse_cleared(self, names: Sequence[str]) -> NoReturn:
-        """Raise because the gradients of these parameters were cleared since the last micro-batch."""
+        """Raise the error for gradients that were cleared since the last micro-batch."""
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise RuntimeError(
             f"the gradients of {names[0]}{more} were cleared inside the window, after micro-batch {len(self)} of "
@@ -117,7 +117,7 @@ class Window:
         )
 
     def check_finish(self) -> None:
-        """Raise unless the window may end now."""
+        """Raise RuntimeError if a loss was computed and not used, or the gradients are incomplete."""
         self._check_whole()
         if self._forward is not _Forward.NONE:
             raise RuntimeError(
@@ -126,7 +126,7 @@ class Window:
             )
 
     def check_closed(self, verb: str) -> None:
-        """Raise if there are gradients that no update has used."""
+        """Raise RuntimeError if the window has gradients that no update has used."""
         if self.open:
             raise RuntimeError(
                 f"cannot {verb} in the middle of a window ({len(self)} of {self.size} micro-batches): call "
