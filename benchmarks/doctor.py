@@ -117,7 +117,7 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
 def margins(run: Any) -> dict[str, float]:
     """Return the quantities that the rules compare with their thresholds, by name; NaN where there is none."""
     from gradstep.monitor.doctor import Evidence
-    from gradstep.monitor.doctor.rules.gradients import matrices
+    from gradstep.monitor.doctor.rules.gradients import matrix_norms
     from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
 
     e = Evidence(run)
@@ -126,7 +126,9 @@ def margins(run: Any) -> dict[str, float]:
         "update over weights, 90th percentile": lambda: np.quantile(e.ratio.values, 0.9),
         "share of its gain that the loss gave back": lambda: relapse(e.loss).values.max(),
         "largest gradient norm (5 updates)": lambda: e.grad_norm.smooth(SHORT_WIDTH).values.max(),
-        "smallest matrix's gradient over the largest's": lambda: min(matrices(e).values()) / max(matrices(e).values()),
+        "smallest matrix's gradient over the largest's": lambda: (
+            min(matrix_norms(e).values()) / max(matrix_norms(e).values())
+        ),
         "weight norm at the end over the start": lambda: e.weight_norm.part(0.95, 1).median / e.weight_norm.values[0],
         "power of the weight norm's growth": lambda: (
             math.log(e.weight_norm.part(0.95, 1).median / e.weight_norm.part(0.5, 0.55).median) / math.log(2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.monitor.statistics import PIECE, Collected, FusedStatistics, Statistics, TorchStatistics
+from gradstep.monitor.statistics import PIECE, Collector, FusedCollector, StatisticsTable, TorchCollector
 
 SECOND = {
     "AdamW": lambda state: state["exp_avg_sq"],
@@ -29,29 +29,29 @@ def made(dtype=torch.float32, shapes=SHAPES, seed=0):
 
 def collector(optimizer):
     return (
-        FusedStatistics(optimizer, "parameters")
+        FusedCollector(optimizer, "parameters")
         if isinstance(optimizer, gradstep.Optimizer)
-        else TorchStatistics(optimizer)
+        else TorchCollector(optimizer)
     )
 
 
 class Named:
     """What was collected, by name."""
 
-    def __init__(self, found: Collected):
+    def __init__(self, found: StatisticsTable):
         self.index, self.groups, self.elements = found.index, found.groups, found.elements
         self.grad_square, self.weight_square, self.update_square, *others = found.table.T
         self.unmoved, self.second_min, self.second_max = others
-        self.non_finite = np.zeros(len(found.index)) if found.bad is None else found.bad
+        self.non_finite = np.zeros(len(found.index)) if found.non_finite is None else found.non_finite
 
 
 def stepped(optimizer: Any, **how: Any) -> Named:
-    statistics: Statistics = collector(optimizer)
+    statistics: Collector = collector(optimizer)
     wanted = statistics.before(closure=False)
     if wanted is not None:
         optimizer.watch = wanted
     optimizer.step(**how)
-    return Named(statistics.collect().collected())
+    return Named(statistics.collect().make_table())
 
 
 def exact(tensors):
@@ -107,11 +107,11 @@ def test_other_precisions(kind, dtype):
 @pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
 def test_every_engine_agrees_with_torch_operations(engine):
     optimizer = gradstep.AdamW(made(), lr=0.01, engine=engine)
-    ours, theirs = FusedStatistics(optimizer, "parameters"), TorchStatistics(optimizer)
+    ours, theirs = FusedCollector(optimizer, "parameters"), TorchCollector(optimizer)
     optimizer.watch = ours.before(closure=False)
     theirs.before(closure=False)
     optimizer.step()
-    a, b = (Named(statistics.collect().collected()) for statistics in (ours, theirs))
+    a, b = (Named(statistics.collect().make_table()) for statistics in (ours, theirs))
     for name in vars(a):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=2e-6, err_msg=name)
 
@@ -176,10 +176,10 @@ def test_gradients_that_the_step_computes_itself_are_seen():
         loss.backward()
         return loss
 
-    statistics = TorchStatistics(optimizer)
+    statistics = TorchCollector(optimizer)
     statistics.before(closure=True)
     optimizer.step(closure)
-    found = Named(statistics.collect().collected())
+    found = Named(statistics.collect().make_table())
     assert (found.grad_square.item(), found.update_square.item()) == (9.0, 2.25)
 
 

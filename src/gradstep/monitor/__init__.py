@@ -1,4 +1,4 @@
-"""Numbers of a training run: collected inside the step, recorded, shown. :class:`gradstep.Monitor` makes the record."""
+"""Record and show the numbers of a training run, collected inside the step by :class:`gradstep.Monitor`."""
 
 from gradstep.monitor.lines import read_run
 from gradstep.monitor.record import Group, Header, Numbers, Parameter, PerParameter, Run, Update

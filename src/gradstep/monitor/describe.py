@@ -14,44 +14,44 @@ from gradstep.monitor.record import Group, Header, Parameter
 from gradstep.optimizers.arguments import parameter_names
 
 
-def header_of(optimizer: Optimizer, model: nn.Module | None, **told: Any) -> Header:
-    """The header of a run.
+def make_header(optimizer: Optimizer, model: nn.Module | None, **fields: Any) -> Header:
+    """Make the header of a run.
 
     Args:
-        optimizer: what is monitored.
-        model: whose names and kinds of modules are used; parameters of it that the optimizer lacks are listed.
-        told: further fields of :class:`Header`.
+        optimizer: the optimizer to monitor.
+        model: gives names and module classes; its parameters that no group holds are listed as unregistered.
+        fields: further fields of :class:`Header`.
     """
-    places = {} if model is None else _places(model)
-    groups = [Group(_group_name(group, i), _plain(group)) for i, group in enumerate(optimizer.param_groups)]
-    known: set[Tensor] = set()
+    names = {} if model is None else _names_and_modules(model)
+    groups = [Group(_group_name(group, i), _json_settings(group)) for i, group in enumerate(optimizer.param_groups)]
+    registered: set[Tensor] = set()
     parameters = []
     for index, group in enumerate(optimizer.param_groups):
         for name, p in zip(parameter_names(group, index), group["params"], strict=True):
-            known.add(p)
-            parameters.append(_parameter(p, *places.get(p, (name, "")), index))
+            registered.add(p)
+            parameters.append(_describe_parameter(p, *names.get(p, (name, "")), index))
     return Header(
         optimizer=type(optimizer).__name__,
         package=type(optimizer).__module__.partition(".")[0],
         rule=optimizer.rule().__name__ if isinstance(optimizer, gradstep.Optimizer) else None,
         groups=tuple(groups),
         parameters=tuple(parameters),
-        unregistered=tuple(_parameter(p, *place, None) for p, place in places.items() if p not in known),
+        unregistered=tuple(_describe_parameter(p, *name, None) for p, name in names.items() if p not in registered),
         version=gradstep.__version__,
-        **told,
+        **fields,
     )
 
 
-def _places(model: nn.Module) -> dict[Tensor, tuple[str, str]]:
-    """The first name of every parameter, and the class of the module that holds it there."""
-    found: dict[Tensor, tuple[str, str]] = {}
+def _names_and_modules(model: nn.Module) -> dict[Tensor, tuple[str, str]]:
+    """Return the first name of every parameter, and the class of the module that holds it under this name."""
+    names: dict[Tensor, tuple[str, str]] = {}
     for prefix, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
-            found.setdefault(p, (f"{prefix}.{name}" if prefix else name, type(module).__name__))
-    return found
+            names.setdefault(p, (f"{prefix}.{name}" if prefix else name, type(module).__name__))
+    return names
 
 
-def _parameter(p: Tensor, name: str, module: str, group: int | None) -> Parameter:
+def _describe_parameter(p: Tensor, name: str, module: str, group: int | None) -> Parameter:
     shape = () if is_lazy(p) else tuple(p.shape)
     return Parameter(name, shape, str(p.dtype).removeprefix("torch."), group, p.requires_grad, module)
 
@@ -60,14 +60,14 @@ def _group_name(group: Mapping[str, Any], index: int) -> str:
     return str(group.get("name") or f"group {index}")
 
 
-def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a group as JSON has them; what JSON has no form for, in words."""
-    return {key: _value(value) for key, value in group.items() if key not in {"params", "param_names", "name"}}
+def _json_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a group as JSON values; a value of another type becomes text."""
+    return {key: _json_value(value) for key, value in group.items() if key not in {"params", "param_names", "name"}}
 
 
-def _value(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     if isinstance(value, (tuple, list)):
-        return [_value(one) for one in value]
+        return [_json_value(one) for one in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -1,9 +1,9 @@
-"""A record as JSON lines: one line for each header and each update, read back while the file still grows.
+"""Write a record as JSON lines, one for each header and each update, and read it back, even while the file grows.
 
-A line is strict JSON: a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; what has
-its default value is left out, and so is a column of zeros. Columns of single parameters are little-endian float32
-(``index``: int32) in base64: 2,000 tensors cost microseconds, where 16,000 decimal numbers cost more than the
-optimizer's step.
+A line is strict JSON: a number that is not finite is written as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. Fields
+with their default value and columns of zeros are left out. Columns of single parameters are little-endian float32
+(``index``: int32) in base64: for 2,000 tensors this takes microseconds, while writing 16,000 decimal numbers takes
+longer than the optimizer's step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gradstep.monitor.record import Group, Header, Numbers, Parameter, PerParameter, Run, Update
 
 FORMAT = 1
-"""Version of the format; stands first in every header line."""
+"""Version of the format, the first entry of every header line."""
 
 _KEY = "gradstep_monitor"
 
@@ -35,7 +35,7 @@ def encode(entry: Header | Update) -> str:
     text = _text(_plain(entry))
     if entry.parameters is None:
         return text
-    # Base64 needs no escaping: put in as it is, it does not go through the encoder letter by letter.
+    # Base64 needs no escaping, so it bypasses the JSON encoder, which would check every letter.
     columns = ((name, getattr(entry.parameters, name)) for name in _COLUMNS)
     packed = ",".join(
         f'"{name}":"{_encode(column)}"' for name, column in columns if name == "index" or column.tobytes().strip(b"\0")
@@ -44,26 +44,26 @@ def encode(entry: Header | Update) -> str:
 
 
 def decode(line: str) -> Header | Update:
-    """The entry that a line holds.
+    """Return the header or update in a line.
 
     Raises:
-        ValueError: not a line of such a record, or of a newer format.
+        ValueError: not a line of a monitor's record, or of a newer format.
     """
     try:
         plain = json.loads(line)
-        return _header(plain) if _KEY in plain else _update(plain)
+        return _decode_header(plain) if _KEY in plain else _decode_update(plain)
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a line of a monitor's record: {line[:80]!r}") from error
 
 
 @final
 class Reader:
-    """Reads a record, and later what has been added to it.
+    """Reads a record; each further :meth:`read` reads the lines added since.
 
-    A last line without an end is one that is being written, or was cut off by a crash: it is left for later.
+    A last line without a line break is still being written, or was cut off by a crash; it is not read yet.
 
     Args:
-        path: the file, or a folder that holds it as ``monitor.jsonl``.
+        path: the file, or a folder with a file ``monitor.jsonl``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -79,7 +79,7 @@ class Reader:
         self._updates: list[Update] = []
 
     def read(self) -> Run:
-        """All that is there by now.
+        """Return the whole record up to now.
 
         Raises:
             ValueError: not the record of a monitor; the message names the line.
@@ -109,20 +109,20 @@ class Reader:
         elif entry.parameters is not None and not _fits(entry.parameters, len(self._headers[-1].parameters)):
             raise ValueError("its columns do not fit the parameters of the header")
         elif not entry.groups and self._updates and self._updates[-1].update == entry.update:
-            self._updates[-1] = _add_note(self._updates[-1], entry)
+            self._updates[-1] = _merge_note(self._updates[-1], entry)
         else:
             self._updates.append(entry)
 
 
 FILE = "monitor.jsonl"
-"""What a record is called in the folder of its run."""
+"""Name of a record in the folder of its run."""
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     r"""Read a record from its file, finished or still growing.
 
     Args:
-        path: the file, or a folder that holds it as ``monitor.jsonl``.
+        path: the file, or a folder with a file ``monitor.jsonl``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,10 +153,10 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _plain(entry: Any) -> dict[str, Any]:
-    """The fields that do not have their default value, without the columns of single parameters."""
+    """Return the fields that differ from their defaults, without the columns of single parameters."""
     defaults = _DEFAULTS[type(entry)]
     result = {}
-    for name, value in vars(entry).items():  # in the order of the fields, which are all there is
+    for name, value in vars(entry).items():  # in the order of the fields
         default = defaults[name]
         if value is default or value == default or type(value) is PerParameter:
             continue
@@ -178,12 +178,12 @@ def _encode(column: NDArray[Any]) -> str:
     return base64.b64encode(column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
 
 
-def _default(of: Field[Any]) -> Any:
-    return of.default if of.default_factory is MISSING else of.default_factory()
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 _COLUMNS = tuple(f.name for f in fields(PerParameter))
-"""Of single parameters; ``index`` is the first."""
+"""Names of the columns of single parameters; the first is ``index``."""
 
 _DEFAULTS = {kind: {f.name: _default(f) for f in fields(kind)} for kind in (Header, Group, Parameter, Update, Numbers)}
 
@@ -191,22 +191,22 @@ _DEFAULTS = {kind: {f.name: _default(f) for f in fields(kind)} for kind in (Head
 # -- from JSON ----------------------------------------------------------------------------------------------------
 
 
-def _header(plain: dict[str, Any]) -> Header:
+def _decode_header(plain: dict[str, Any]) -> Header:
     version = plain.pop(_KEY)
     if version != FORMAT:
         raise ValueError(f"written in version {version} of the format, and this gradstep reads version {FORMAT}")
     plain["groups"] = tuple(Group(**one) for one in plain["groups"])
     for key in ("parameters", "unregistered"):
         if key in plain:
-            plain[key] = tuple(_parameter(one) for one in plain[key])
+            plain[key] = tuple(_decode_parameter(one) for one in plain[key])
     return Header(**plain)
 
 
-def _parameter(plain: dict[str, Any]) -> Parameter:
+def _decode_parameter(plain: dict[str, Any]) -> Parameter:
     shape = tuple(plain["shape"])
     if not all(type(size) is int and size >= 0 for size in shape):
         raise TypeError("a shape of whole numbers")
-    # Names are shown on terminals and pages: one from a foreign record holds no escape sequence.
+    # Names are printed on terminals, so escape sequences in a foreign record are removed.
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in plain["name"])
     return Parameter(**plain | {"shape": shape, "name": name})
 
@@ -218,28 +218,28 @@ def _fits(columns: PerParameter, count: int) -> bool:
     )
 
 
-def _update(plain: dict[str, Any]) -> Update:
+def _decode_update(plain: dict[str, Any]) -> Update:
     if "groups" in plain:
-        plain["groups"] = tuple(Numbers(**_numbers(one)) for one in plain["groups"])
-    extra = _numbers(plain.pop("extra", {}))
+        plain["groups"] = tuple(Numbers(**_decode_numbers(one)) for one in plain["groups"])
+    extra = _decode_numbers(plain.pop("extra", {}))
     if "parameters" in plain:
         columns = {key: base64.b64decode(text) for key, text in plain["parameters"].items()}
         index = np.frombuffer(columns.pop("index"), "<i4")
         numbers = {key: np.frombuffer(data, "<f4") for key, data in columns.items()}
-        nothing = np.zeros(len(index), "<f4")
-        plain["parameters"] = PerParameter(index, *(numbers.pop(name, nothing) for name in _COLUMNS[1:]), **numbers)
-    words = {key: plain.pop(key) for key in ("skipped", "culprit", "other_optimizer") if key in plain}
-    if type(plain["update"]) is not int or not all(isinstance(word, str | None) for word in words.values()):
+        zeros = np.zeros(len(index), "<f4")
+        plain["parameters"] = PerParameter(index, *(numbers.pop(name, zeros) for name in _COLUMNS[1:]), **numbers)
+    texts = {key: plain.pop(key) for key in ("skipped", "culprit", "other_optimizer") if key in plain}
+    if type(plain["update"]) is not int or not all(isinstance(text, str | None) for text in texts.values()):
         raise TypeError("an update's number and words")
-    return Update(**_numbers(plain), **words, extra=extra)
+    return Update(**_decode_numbers(plain), **texts, extra=extra)
 
 
-def _numbers(plain: dict[str, Any]) -> dict[str, Any]:
-    """Spelled numbers as numbers, and pairs of numbers as tuples."""
-    return {key: _number(value) for key, value in plain.items()}
+def _decode_numbers(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return text such as ``"NaN"`` as numbers, and pairs of numbers as tuples."""
+    return {key: _decode_number(value) for key, value in plain.items()}
 
 
-def _number(value: Any) -> Any:
+def _decode_number(value: Any) -> Any:
     if isinstance(value, str):
         return float(value)
     if isinstance(value, list):
@@ -250,7 +250,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _add_note(update: Update, note: Update) -> Update:
-    """An update with what was logged about it later."""
+def _merge_note(update: Update, note: Update) -> Update:
+    """Return an update with the values that were logged for it later."""
     loss = update.loss if note.loss is None else note.loss
     return replace(update, loss=loss, extra={**update.extra, **note.extra})

@@ -1,4 +1,4 @@
-"""What happens between two steps: whether gradients were cleared, and whether another optimizer stepped the weights."""
+"""Find out between two steps whether gradients were cleared and whether another optimizer stepped the same weights."""
 
 from __future__ import annotations
 
@@ -11,70 +11,70 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradstep.monitor.statistics import parameters
+from gradstep.monitor.statistics import list_parameters
 
 WATCHED = 2
-"""Parameters whose gradients are looked at: the smallest that have one that is not 0. Two, since one may die."""
+"""How many gradients are checked: the smallest that are not 0. Two, since one of them may become 0 for good."""
 
 
 @final
-class Loop:
+class LoopWatcher:
     """Watches the training loop around the steps of one optimizer.
 
-    A hook on a parameter runs before a backward pass adds its gradient to ``.grad``. If ``.grad`` still held numbers
-    in every backward pass since the last step, nobody has cleared it. Optimizers that run inside a step of the
-    optimizer that is watched, or around one, are parts of it or wrappers, and do not count as others.
+    A hook on a parameter runs before a backward pass adds its gradient to ``.grad``. If ``.grad`` was not zero in every
+    backward pass since the last step, the gradients were not cleared. Optimizers that step inside a step of the watched
+    optimizer, or around it, are its parts or wrappers and do not count as other optimizers.
 
     Args:
-        optimizer: what is watched. Hooks of all optimizers are global in torch: they hold this weakly.
+        optimizer: the optimizer to watch. torch's hooks for all optimizers are global; they refer to this weakly.
     """
 
     other: str = ""
-    """Class of an optimizer that has stepped some of the same parameters since the last step; empty if none has."""
+    """Class of another optimizer that has stepped some of the same parameters since the last step; empty if none."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = ref(optimizer)
         self._handles: list[Any] = []
-        self._open: set[int] = set()
+        self._running: set[int] = set()  # ids of the other optimizers that are inside a step
         self._shares: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
-        self._inside = False
-        self._cleared, self._left = False, list[Tensor]()
-        me = ref(self)
+        self._in_step = False
+        self._is_cleared, self._nonzero_counts = False, list[Tensor]()
+        watcher_ref = ref(self)
 
         def before(other: Optimizer, args: Any, kwargs: Any) -> None:
-            loop = me()
-            if loop is not None and not loop._inside and other is not loop._optimizer():
-                loop._open.add(id(other))
+            watcher = watcher_ref()
+            if watcher is not None and not watcher._in_step and other is not watcher._optimizer():
+                watcher._running.add(id(other))
 
         def after(other: Optimizer, args: Any, kwargs: Any) -> None:
-            loop = me()
-            if loop is not None and id(other) in loop._open:
-                loop._open.discard(id(other))
-                loop._note_step(other)
+            watcher = watcher_ref()
+            if watcher is not None and id(other) in watcher._running:
+                watcher._running.discard(id(other))
+                watcher._note_step(other)
 
         hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
         self._close_global = finalize(self, _remove, hooks)
         self._close_global.atexit = False
 
     def begin(self) -> None:
-        """A step of the watched optimizer begins: what surrounds it is a wrapper."""
-        self._inside = True
-        self._open.clear()
+        """Begin a step of the watched optimizer; optimizers already inside a step are its wrappers."""
+        self._in_step = True
+        self._running.clear()
         if not self._handles:
-            self._watch()
+            self._add_gradient_hooks()
 
     def end(self) -> None:
-        """The step has ended, made or skipped: the next interval begins."""
-        self._inside = False
-        self._cleared, self.other = False, ""
-        self._left.clear()
+        """End the step, made or skipped, and start to watch the next interval."""
+        self._in_step = False
+        self._is_cleared, self.other = False, ""
+        self._nonzero_counts.clear()
 
     @property
     def uncleared(self) -> bool | None:
         """Whether the last step's gradients stayed through every backward pass since; None if there was none."""
-        if self._cleared:
+        if self._is_cleared:
             return False
-        return any(bool(left) for left in self._left) if self._left else None
+        return any(bool(count) for count in self._nonzero_counts) if self._nonzero_counts else None
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -82,41 +82,41 @@ class Loop:
         _remove(self._handles)
         self._handles = []
 
-    def _watch(self) -> None:
+    def _add_gradient_hooks(self) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None
-        # Subclasses of Tensor (DTensor) are left alone: their operations may communicate.
-        plain = [p for p in parameters(optimizer) if type(p) in {Tensor, nn.Parameter} and p.requires_grad]
-        small = sorted((p for p in plain if _holds_numbers(p)), key=Tensor.numel)
-        for p in small:
+        # Without subclasses of Tensor (DTensor), whose operations may communicate with other processes.
+        plain = [p for p in list_parameters(optimizer) if type(p) in {Tensor, nn.Parameter} and p.requires_grad]
+        for p in sorted((p for p in plain if _has_gradient(p)), key=Tensor.numel):
             if len(self._handles) < WATCHED and bool(torch.count_nonzero(p.grad)):  # type: ignore[arg-type]
-                self._handles.append(p.register_hook(self._before_backward(ref(p))))
+                self._handles.append(p.register_hook(self._make_gradient_hook(ref(p))))
 
-    def _before_backward(self, parameter: ref[Tensor]) -> Callable[[Tensor], None]:
-        me = ref(self)
+    def _make_gradient_hook(self, parameter: ref[Tensor]) -> Callable[[Tensor], None]:
+        watcher_ref = ref(self)
 
-        def look(gradient: Tensor) -> None:
-            loop, p = me(), parameter()
-            if loop is None or p is None or loop._cleared:
+        def check_old_gradient(gradient: Tensor) -> None:
+            watcher, p = watcher_ref(), parameter()
+            if watcher is None or p is None or watcher._is_cleared:
                 return
-            if _holds_numbers(p):
-                loop._left.append(torch.count_nonzero(p.grad.detach()))  # type: ignore[union-attr]
+            if _has_gradient(p):
+                watcher._nonzero_counts.append(torch.count_nonzero(p.grad.detach()))  # type: ignore[union-attr]
             else:
-                loop._cleared = True
+                watcher._is_cleared = True
 
-        return look
+        return check_old_gradient
 
     def _note_step(self, other: Optimizer) -> None:
         shares = self._shares.get(other)
         optimizer = self._optimizer()
         if shares is None and optimizer is not None:
-            shares = not {id(p) for p in parameters(optimizer)}.isdisjoint(id(p) for p in parameters(other))
+            shares = not {id(p) for p in list_parameters(optimizer)}.isdisjoint(id(p) for p in list_parameters(other))
             self._shares[other] = shares
         if shares:
             self.other = type(other).__name__
 
 
-def _holds_numbers(p: Tensor) -> bool:
+def _has_gradient(p: Tensor) -> bool:
+    """Return whether a parameter has a dense gradient with at least one element."""
     return p.grad is not None and p.grad.layout is torch.strided and p.grad.numel() > 0
 
 

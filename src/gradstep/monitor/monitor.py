@@ -12,46 +12,54 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from gradstep.monitor.describe import header_of
+from gradstep.monitor.describe import make_header
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.record import Header, Update
 from gradstep.monitor.sinks.base import RESERVED, Sink
 from gradstep.monitor.sinks.files import JsonLines
-from gradstep.monitor.steps import Steps
-from gradstep.monitor.watched import LossScaler, Outcome, Scheduled, Window, length, lr_schedules, words
+from gradstep.monitor.steps import StepRecorder
+from gradstep.monitor.watched import (
+    HasLrSchedules,
+    LossScaler,
+    Outcome,
+    StepperLike,
+    describe_schedule,
+    lr_schedules,
+    schedule_length,
+)
 from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 
 
 @final
 class Monitor:
-    """Records what every update does, while it does it.
+    """Records the numbers of every update of an optimizer.
 
-    Attached to a gradstep optimizer it has the numbers collected in the very pass that updates; to any other
-    ``torch.optim.Optimizer``, by torch operations around the step (a copy of the weights, about six passes over them).
+    A gradstep optimizer collects the numbers in the same pass that updates the parameters; around any other
+    ``torch.optim.Optimizer``, torch operations collect them (a copy of the weights, about six passes over them).
     Use it as a context manager, or call :meth:`close` at the end.
 
-    What is recorded of an update is listed in :mod:`gradstep.monitor.record`. Sums are over the parameters that had a
-    gradient. A monitor never changes what is trained: weights, gradients and state stay bit for bit what they were.
+    :mod:`gradstep.monitor.record` lists the numbers. Sums are over the parameters that had a gradient. A monitor never
+    changes the training: weights, gradients and state stay the same bit for bit.
 
-    Records go to the sinks about once a second, as long as updates are made, and at once where an update was skipped
-    or something is not finite. What waits is written by :meth:`flush`, :meth:`state_dict` and :meth:`close`, and when
-    the optimizer is collected as garbage or the process ends; one that is killed loses that second.
+    Records are written to the sinks about once a second while updates are made, and immediately when an update was
+    skipped or a number is not finite. :meth:`flush`, :meth:`state_dict` and :meth:`close` write the waiting records, as
+    do the garbage collection of the optimizer and the end of the process; a killed process loses the last second.
 
     Args:
         target: a ``torch.optim.Optimizer``, also as Lightning or Accelerate wraps it, or a :class:`gradstep.Stepper`,
-            whose model, schedule, window and precision are then known.
-        every: record each so many updates, ≥ 1; those in between cost nothing. Skipped updates are always recorded.
-        per_parameter: record the norms of every single parameter as well.
-        sinks: where records go (see :mod:`gradstep.monitor.sinks`); by default ``JsonLines("runs/<name>")``.
-        model: gives parameters their names, and finds those that no group of the optimizer holds.
-        name: of the run, for the default sink; by default the optimizer's class and the time.
-        planned_updates: how long the run is to be, ≥ 1.
-        schedule: of the learning rate: one of :mod:`gradstep.schedules`, a :class:`gradstep.Scheduler`, or words.
+            which also gives its model, schedule, window and precision.
+        every: record every so many updates, ≥ 1; the others cost nothing. Skipped updates are always recorded.
+        per_parameter: also record the norms of every single parameter.
+        sinks: the destinations of records (see :mod:`gradstep.monitor.sinks`); by default ``JsonLines("runs/<name>")``.
+        model: gives the names of parameters, and shows which of them no group of the optimizer holds.
+        name: the name of the run for the default sink; by default the optimizer's class and the time.
+        planned_updates: the planned number of updates, ≥ 1.
+        schedule: the learning-rate schedule: one of :mod:`gradstep.schedules`, a :class:`gradstep.Scheduler`, or text.
         accumulate: micro-batches per update.
-        precision: of the forward pass.
-        scaler: the ``GradScaler`` of a loop without stepper, by which skipped updates are recognised.
-        fine_tuning: whether the model was trained before: the doctor then knows which settings are unusual.
+        precision: the precision of the forward pass.
+        scaler: the ``GradScaler`` of a loop without stepper, to recognise skipped updates.
+        fine_tuning: whether the model was trained before; the doctor then checks the settings for fine-tuning.
 
     Raises:
         TypeError: neither an optimizer nor a stepper.
@@ -79,7 +87,7 @@ class Monitor:
 
     def __init__(
         self,
-        target: torch.optim.Optimizer | Window,
+        target: torch.optim.Optimizer | StepperLike,
         *,
         every: int = 1,
         per_parameter: bool = False,
@@ -87,17 +95,17 @@ class Monitor:
         model: nn.Module | None = None,
         name: str | None = None,
         planned_updates: int | None = None,
-        schedule: Schedule | Scheduled | str | None = None,
+        schedule: Schedule | HasLrSchedules | str | None = None,
         accumulate: int | None = None,
         precision: str | None = None,
         scaler: LossScaler | None = None,
         fine_tuning: bool = False,
     ) -> None:
-        given: Any = schedule
+        driver: Any = schedule
         if isinstance(target, torch.optim.Optimizer):
             optimizer = target
-        elif isinstance(target, Window):
-            optimizer, model, given = target.optimizer, model or target.model, schedule or target.schedule
+        elif isinstance(target, StepperLike):
+            optimizer, model, driver = target.optimizer, model or target.model, schedule or target.schedule
             accumulate, precision = accumulate or target.accumulate, precision or target.precision
         else:
             raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
@@ -114,21 +122,21 @@ class Monitor:
         self._outbox = Outbox(sinks, single=per_parameter)
 
         def header(first_update: int) -> Header:
-            return header_of(
+            return make_header(
                 optimizer,
                 model,
                 first_update=first_update,
                 every=int(every),
                 planned_updates=planned_updates,
-                schedule=words(given),
-                schedule_updates=length(lr_schedules(given)),
+                schedule=describe_schedule(driver),
+                schedule_updates=schedule_length(lr_schedules(driver)),
                 accumulate=accumulate,
                 precision=precision,
                 fine_tuning=fine_tuning,
                 started=started.isoformat(timespec="seconds"),
             )
 
-        self._steps = Steps(
+        self._steps = StepRecorder(
             optimizer,
             self._outbox,
             header,
@@ -139,10 +147,8 @@ class Monitor:
 
     @property
     def updates(self) -> int:
-        """Updates made so far; skipped ones are not counted."""
+        """The number of updates made so far, without skipped ones."""
         return self._steps.updates
-
-    # -- what the user tells --------------------------------------------------------------------------------------
 
     def log(
         self,
@@ -152,22 +158,22 @@ class Monitor:
         grad_norm: float | Tensor | None = None,
         **extra: float | Tensor,
     ) -> None:
-        """Tell about the update just made, and write its record; without this, records lack the loss.
+        """Add the loss and other numbers to the record of the last update; without this, records lack the loss.
 
-        Call it after ``optimizer.step()``, and with a GradScaler after ``scaler.update()``. What is logged later about
-        the same update is added to its record.
+        Call it after ``optimizer.step()``, and with a GradScaler after ``scaler.update()``. Further calls after the
+        same update add to its record.
 
         Args:
-            outcome: what ``stepper.backward`` returned. None, as inside a window, does nothing, so that
-                ``monitor.log(stepper.backward(loss))`` can stand in every micro-batch.
-            loss: of this update; a tensor is read only if the update is recorded.
-            grad_norm: what ``torch.nn.utils.clip_grad_norm_`` returned, if gradients were clipped by it: all norms are
-                then recorded as they were before.
+            outcome: the result of ``stepper.backward``. None, as inside a window, does nothing, so that you can call
+                ``monitor.log(stepper.backward(loss))`` in every micro-batch.
+            loss: the loss of this update; a tensor is read only if the update is recorded.
+            grad_norm: the result of ``torch.nn.utils.clip_grad_norm_``, if it clipped the gradients: all norms are then
+                recorded as they were before clipping.
             extra: further numbers, by name.
 
         Raises:
             RuntimeError: before the first step, or after :meth:`close`.
-            ValueError: a name that the record has already.
+            ValueError: a name that the record already uses.
         """
         steps, outbox = self._steps, self._outbox
         if steps.closed:
@@ -176,7 +182,7 @@ class Monitor:
             raise ValueError(f"the record has {', '.join(sorted(clash))} already: log it under another name")
         if outcome is None:
             return
-        scale = steps.scale()
+        scale = steps.read_scale()
         if not isinstance(outcome, EllipsisType):
             reason = outcome.reason
         elif scale is not None and steps.loss_scale is not None and scale < steps.loss_scale:
@@ -184,7 +190,7 @@ class Monitor:
         else:
             reason = ""
         if reason and outbox.current is None:
-            steps.skip(reason)
+            steps.record_skip(reason)
         if steps.last is None:
             raise RuntimeError(
                 "log() tells about the update just made, and there was none: call it after optimizer.step(); if a "
@@ -193,27 +199,26 @@ class Monitor:
         current = outbox.current
         if current is not None:
             if not isinstance(outcome, EllipsisType):
-                current.tell(outcome)
+                current.add_outcome(outcome)
             if loss is not None:
-                current.loss = _number(loss)
+                current.loss = _to_float(loss)
             if grad_norm is not None:
-                current.grad_norm = _number(grad_norm)
+                current.grad_norm = _to_float(grad_norm)
             if extra:
-                current.extra = _numbers(extra)
+                current.extra = {name: _to_float(value) for name, value in extra.items()}
             outbox.put_current()
         elif extra or (steps.due and loss is not None):
-            known = None if loss is None else _number(loss)
-            outbox.put(Update(steps.last, time.time(), loss=known, extra=_numbers(extra)))
+            numbers = {name: _to_float(value) for name, value in extra.items()}
+            late_loss = None if loss is None else _to_float(loss)
+            outbox.put(Update(steps.last, time.time(), loss=late_loss, extra=numbers))
         steps.loss_scale = scale
 
-    # -- the end, and going on ------------------------------------------------------------------------------------
-
     def flush(self) -> None:
-        """Write what waits now, as before a long pause; the update just made still waits for its :meth:`log`."""
+        """Write the waiting records now; the record of the last update still waits for its :meth:`log`."""
         self._outbox.flush()
 
     def close(self) -> None:
-        """Write what is left, close the sinks, and let go of the optimizer. Once is enough; more does no harm."""
+        """Write all records, close the sinks, and remove the hooks from the optimizer; further calls do nothing."""
         if not self._steps.closed:
             self._steps.close()
             self._outbox.close()
@@ -227,33 +232,27 @@ class Monitor:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates made: keep it with the optimizer's state. What waits is written, so that a resume finds
-        the record of all that the checkpoint holds.
-        """
+        """Return the number of updates made, and write the waiting records; save it with the optimizer's state."""
         self.flush()
         return {"updates": self._steps.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting where :meth:`state_dict` was taken; a record at the same path is added to.
+        """Continue the count of :meth:`state_dict`; new records are appended to a record at the same path.
 
-        What the record holds of later updates, made after the checkpoint and lost, counts no more.
+        Records of updates after the checkpoint become void.
 
         Raises:
             KeyError: not the state of a monitor.
             RuntimeError: after the first step.
         """
-        if self._steps.announced:
+        if self._steps.has_header:
             raise RuntimeError("the monitor has recorded already: load its state before the first step")
         if "updates" not in state:
             raise KeyError("not the state_dict() of a Monitor: updates missing")
         self._steps.updates = int(state["updates"])
 
 
-def _number(value: float | Tensor) -> float:
-    if type(value) is float:  # after a step, when nothing is in the caches, to ask a Tensor's class takes microseconds
+def _to_float(value: float | Tensor) -> float:
+    if type(value) is float:  # isinstance(value, Tensor) takes microseconds after a step, with cold caches
         return value
     return float(value.detach() if isinstance(value, Tensor) else value)
-
-
-def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What is followed over a run, how it is written, and between which bounds it is usual."""
+"""The numbers shown of a run: their titles, how they are written, and their usual bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradstep.monitor.record import Numbers, Update
 from gradstep.report.words import seconds, short
 
 HEALTHY_GRADIENT = (0.1, 10.0)
-"""Gradient norms of a healthy run; a rule of thumb from fine-tuning, for a loss that is a mean."""
+"""Gradient norms of a healthy run: a rule of thumb from fine-tuning, for a loss that is a mean."""
 
 ALARMING_GRADIENT = 100.0
 """A gradient norm above this is alarming; the same rule of thumb."""
@@ -23,15 +23,15 @@ USUAL_RATIO = 1e-3
 @final
 @dataclass(frozen=True)
 class Metric:
-    """One number of every update.
+    """A number of every update that is shown.
 
     Attributes:
-        name: as in the record.
-        title: for people.
-        value: of a whole update.
-        of_group: of one group, where that is of interest; None where it is not.
-        log: whether it spans orders of magnitude.
-        text: a value, written for people.
+        name: the name in the record.
+        title: the title for readers.
+        value: returns the number of an update.
+        of_group: returns the number of one group; None for numbers that are not shown by group.
+        log: whether to use a logarithmic axis.
+        text: formats a value.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Metric:
 
 
 def share(value: float) -> str:
-    """A part of a whole.
+    """Format a share in percent.
 
     >>> share(0.0), share(0.12345)
     ('0 %', '12.3 %')
@@ -66,7 +66,7 @@ METRICS = (
 
 
 def reading(name: str, value: float) -> tuple[str, str]:
-    """What to say of a value, and how alarming it is: ``"good"``, ``"notable"``, ``"bad"`` or empty.
+    """Return a remark about a value and its level: ``"good"``, ``"notable"``, ``"bad"`` or empty.
 
     >>> reading("grad_norm", 250.0)
     ('alarming: over 100', 'bad')

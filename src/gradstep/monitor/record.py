@@ -1,7 +1,7 @@
-"""The record of a monitored run: what is trained and how, then numbers for every update; reading it needs no torch.
+"""The record of a monitored run: a header about model and optimizer, then the numbers of every update.
 
-:func:`gradstep.monitor.lines.read_run` reads a file into a :class:`Run`. Numbers that were not collected are None (in
-arrays: NaN); a number that is not finite is what it is.
+:func:`gradstep.monitor.lines.read_run` reads a file into a :class:`Run`, without torch. Numbers that were not collected
+are None (in arrays: NaN); numbers that are not finite are recorded unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 @final
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor that is trained, or could have been.
+    """One parameter of the optimizer or the model.
 
     Attributes:
-        name: the model's name for it where the model is known, else the optimizer's.
+        name: its name in the model if the model is known, otherwise in the optimizer.
         shape: its shape.
         dtype: ``"float32"``, ``"bfloat16"``, ...
         group: index of its group in :attr:`Header.groups`; None if no group of the optimizer holds it.
@@ -38,14 +38,14 @@ class Parameter:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of its elements."""
         return math.prod(self.shape)
 
 
 @final
 @dataclass(frozen=True)
 class Group:
-    """A parameter group: its name (``"group 0"`` if it was given none) and its settings at the start of the run."""
+    """A parameter group: its name (``"group 0"`` without one) and its settings at the start of the run."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -54,26 +54,26 @@ class Group:
 @final
 @dataclass(frozen=True)
 class Header:
-    """Who is trained and how: the first line of a record, and one more for every resume.
+    """The description of model and optimizer: the first line of a record, and one more line for every resume.
 
     Attributes:
         optimizer: class name, ``"AdamW"``.
-        package: where that class comes from, ``"torch"`` or ``"gradstep"``.
+        package: the package of that class, ``"torch"`` or ``"gradstep"``.
         rule: name of the gradstep rule, None for other optimizers.
         groups: the parameter groups.
         parameters: every parameter of the optimizer, group by group; per-parameter numbers refer to its index here.
         unregistered: parameters of the model that are in no group of the optimizer; empty if the model is unknown.
         every: statistics were collected at every so many updates.
-        planned_updates: length of the run, if it was told.
-        schedule: of the learning rate, in words; empty if there is none or it is unknown.
+        planned_updates: planned length of the run, if known.
+        schedule: the learning-rate schedule as text; empty if there is none or it is unknown.
         schedule_updates: length of the schedule; None if it has no end or is unknown.
-        accumulate: micro-batches per update, if it was told.
-        fine_tuning: whether a model is trained on that was trained before, if it was told.
-        precision: of the forward pass, if it was told: ``"float32"``, ``"bf16"``, ``"fp16"``.
+        accumulate: micro-batches per update, if known.
+        fine_tuning: whether the model was trained before; False if unknown.
+        precision: precision of the forward pass, if known: ``"float32"``, ``"bf16"``, ``"fp16"``.
         started: date and time, ISO 8601 with zone.
-        first_update: 0; after a resume, the number of the first update that follows. What the file holds of it and
-            of later ones from before is void.
-        version: of gradstep.
+        first_update: 0; after a resume, the number of the next update. Earlier records of this update and of later
+            ones are void.
+        version: version of gradstep.
     """
 
     optimizer: str
@@ -100,16 +100,16 @@ _Number = TypeVar("_Number", int, float)
 @final
 @dataclass(frozen=True)
 class Numbers:
-    """One parameter group in one update. All sums are over its parameters that had a gradient.
+    """The numbers of one parameter group in one update. All sums are over its parameters that had a gradient.
 
     Attributes:
-        lr, weight_decay, betas, momentum: as this update used them; None where the optimizer has no such setting.
-        elements: numbers in parameters that had a gradient; 0 if there were none, or the update was skipped.
+        lr, weight_decay, betas, momentum: the settings of this update; None where the optimizer has no such setting.
+        elements: elements of parameters that had a gradient; 0 if there were none, or the update was skipped.
         grad_norm: 2-norm of the gradient before clipping, without any loss scale.
         weight_norm: 2-norm of the weights after the update.
-        update_norm: 2-norm of what the update changed in the stored weights, decay and rounding included;
-            with stochastic rounding, the change on average.
-        unmoved: elements with a gradient that is not 0 whose stored weight did not change.
+        update_norm: 2-norm of the change of the stored weights, decay and rounding included;
+            with stochastic rounding, of the expected change.
+        unmoved: elements with a nonzero gradient and an unchanged stored weight.
         root_min, root_max: the smallest and the largest √v, v being the second moment; None if there is none.
         non_finite: elements whose gradient is not finite.
     """
@@ -129,22 +129,22 @@ class Numbers:
 
     @property
     def update_ratio(self) -> float | None:
-        """Norm of the update over norm of the weights: 1e-3 is a usual size."""
+        """Norm of the update over norm of the weights; 1e-3 is usual."""
         return _ratio(self.update_norm, self.weight_norm)
 
     @property
     def unmoved_share(self) -> float | None:
-        """Share of the elements that had a gradient and were not moved by it: what rounding swallowed."""
+        """Share of the elements that their gradient did not change, because of rounding."""
         return _ratio(self.unmoved, self.elements)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PerParameter:
-    """The numbers of :class:`Numbers` for single parameters, as columns of float32; NaN where there is none.
+    """The numbers of :class:`Numbers` for single parameters: columns of shape (n,); NaN where there is none.
 
     Attributes:
-        index: which entries of :attr:`Header.parameters` had a gradient in this update (int32); a row for each.
+        index: the entries of :attr:`Header.parameters` that had a gradient in this update, one for each row.
     """
 
     index: NDArray[np.int32]
@@ -163,21 +163,21 @@ class Update:
     """One update, made or skipped.
 
     Attributes:
-        update: its number, 0 for the first; a skipped update's number is tried again.
-        time: when it ended, seconds since 1970.
-        loss: as it was logged; None if it was not.
-        groups: a row of numbers for each of :attr:`Header.groups`.
+        update: its number, 0 for the first; after a skipped update the same number is tried again.
+        time: its end, in seconds since 1970.
+        loss: the logged loss; None without one.
+        groups: the numbers of each of :attr:`Header.groups`.
         clip: the factor that clipping multiplied the gradients by; None if unknown.
-        seconds: that ``optimizer.step()`` took.
-        loss_scale: what fp16 multiplied the loss by.
-        skipped: why nothing was changed, else empty.
-        culprit: the first parameter whose gradient was not finite, if that is known.
-        micro_batches: how many there were in this update, if known.
-        parameters: numbers of single parameters, if they were asked for.
-        uncleared: whether the gradients of the step before were still there in every backward pass since; None if
+        seconds: duration of ``optimizer.step()``.
+        loss_scale: the loss scale of fp16.
+        skipped: why the update was skipped, else empty.
+        culprit: the first parameter whose gradient was not finite, if known.
+        micro_batches: number of micro-batches, if known.
+        parameters: numbers of single parameters, if they were requested.
+        uncleared: whether the previous step's gradients were still present in every backward pass since; None if
             unknown.
-        other_optimizer: class of another optimizer that has stepped some of the same parameters since the step before.
-        extra: what else was logged, by name.
+        other_optimizer: class of another optimizer that has stepped some of the same parameters since the last step.
+        extra: further numbers that were logged, by name.
     """
 
     update: int
@@ -202,7 +202,7 @@ class Update:
 
     @property
     def elements(self) -> int:
-        """Numbers in parameters that had a gradient."""
+        """Elements of parameters that had a gradient."""
         return sum(group.elements for group in self.groups)
 
     @property
@@ -217,7 +217,7 @@ class Update:
 
     @property
     def update_norm(self) -> float | None:
-        """The global 2-norm of what changed."""
+        """The global 2-norm of the change of the weights."""
         return _root_of_squares(group.update_norm for group in self.groups)
 
     @property
@@ -227,7 +227,7 @@ class Update:
 
     @property
     def unmoved_share(self) -> float | None:
-        """Share of the elements that had a gradient and were not moved by it."""
+        """Share of the elements that their gradient did not change."""
         return _ratio(_sum(group.unmoved for group in self.groups), self.elements)
 
     @property
@@ -251,13 +251,13 @@ def _without_none(values: Iterable[_Number | None]) -> list[_Number]:
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    known = _without_none(values)
-    return sum(known) if known else None
+    numbers = _without_none(values)
+    return sum(numbers) if numbers else None
 
 
 def _root_of_squares(norms: Iterable[float | None]) -> float | None:
-    known = _without_none(norms)
-    return math.hypot(*known) if known else None
+    numbers = _without_none(norms)
+    return math.hypot(*numbers) if numbers else None
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
@@ -270,8 +270,8 @@ class Run:
     """A whole record.
 
     Attributes:
-        headers: of the start and of every resume; at least one.
-        updates: in order, made and skipped ones, without those that a resume made void.
+        headers: the headers of the start and of every resume; at least one.
+        updates: made and skipped updates in order, without those that a resume made void.
     """
 
     headers: tuple[Header, ...]

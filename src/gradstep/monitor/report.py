@@ -1,4 +1,4 @@
-"""The report of a run: one page with the doctor's verdict, the latest numbers, their course, and tables."""
+"""The report of a run: one HTML page with the doctor's findings, the latest numbers, charts and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradstep.report.words import UNKNOWN, short
 MOST_ROWS = 500
 MOST_MARKS = 200
 COLOURS = ("vermilion", "green", "pink", "amber", "sky", "wine", "olive", "indigo", "teal", "rose")
-"""Of the groups; all together are blue."""
+"""Colours of the groups; the line of all groups together is blue."""
 HINT = "Sums are over the parameters that had a gradient. The bands and lines are rules of thumb, not limits."
 LEVELS = {
     "grad_norm": (
@@ -29,18 +29,18 @@ LEVELS = {
     "update_ratio": (Level(USUAL_RATIO, f"usual: about {USUAL_RATIO:g}", "green"),),
 }
 ALWAYS = ("loss", "lr", "grad_norm")
-"""Metrics that are drawn even if they show a constant."""
+"""Metrics that are drawn even if they are constant."""
 
 
 def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
-    """Write the page of a run, with everything in it that it needs.
+    """Write the report of a run as one self-contained HTML page.
 
     Args:
         run: a record, finished or not.
-        path: the file, which ends in .html; folders are made, and a page that is there is replaced.
+        path: the file, which ends in .html; folders are made, and an existing page is replaced.
 
     Raises:
-        ValueError: another ending, as a record's; nothing was written.
+        ValueError: another ending, such as that of a record; nothing was written.
     """
     header = run.header
     target = Path(path)
@@ -51,12 +51,12 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
     text = page(
         f"{header.package}.{header.optimizer} on {elements:,} parameters",
         f"gradstep monitor · {header.started[:16].replace('T', ' ')}",
-        _verdict(run),
+        _diagnosis_section(run),
         _cards(run),
         tag("p", HINT, class_="quiet"),
         figures(charts(run)),
-        _groups(header),
-        _parameters(run),
+        _groups_section(header),
+        _parameters_section(run),
         _unregistered_section(header),
         _skipped_section(run),
     )
@@ -65,7 +65,7 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
 
 
 def charts(run: Run) -> list[LineChart]:
-    """Every chart that shows something: a constant has none, but those of loss, learning rate and gradient norm."""
+    """Return the charts of a run; constant metrics other than loss, learning rate and gradient norm have none."""
     metrics = {metric.name: metric for metric in METRICS}
     skipped = [update.update for update in run.updates if update.skipped][:MOST_MARKS]
     shown = [
@@ -99,15 +99,15 @@ def _chart(
     include: Sequence[float] = (),
     marks: Sequence[tuple[float, str]] = (),
 ) -> LineChart:
-    """A line for all groups together, and one for each of them if there are several.
+    """Draw a metric: a line for all groups together, and one for each group if there are several.
 
     Args:
-        run: of which.
-        metric: which number.
-        y_title: of the axis.
-        unit: what values are multiplied by.
-        suffix: the unit's name.
-        include: values that the axis reaches; two are bounds, within which every value is shown.
+        run: the record.
+        metric: the metric to draw.
+        y_title: title of the axis.
+        unit: factor of the values.
+        suffix: name of the unit.
+        include: values that the axis includes; with two, the axis also includes the largest value of the lines.
         marks: updates to mark.
     """
     of_group = metric.of_group
@@ -120,7 +120,7 @@ def _chart(
         lines += _line(run, metric.value, "all" if several else "", "blue", unit)
     levels = LEVELS.get(metric.name, ())
     values = [y for line in lines for y in line.y]
-    if include[1:]:  # of what is bounded nothing leaves the picture
+    if include[1:]:  # a bounded metric is shown completely
         include = [*include, max((y for y in values if y is not None and math.isfinite(y)), default=0.0)]
     reach = [*include, *(end for level in levels for end in (level.value, level.high) if end is not None)]
     return LineChart(
@@ -136,9 +136,9 @@ def _chart(
 
 def _range(run: Run, low: Metric, high: Metric) -> LineChart:
     lines = [*_line(run, low.value, "smallest", "sky"), *_line(run, high.value, "largest", "blue")]
-    # A logarithmic axis has no place for a smallest that is always 0.
-    drawn = [line for line in lines if any(y is not None and y > 0 for y in line.y)]
-    return LineChart("Range of √v", "update", "√v", drawn, y_log=True)
+    # A logarithmic axis cannot show a smallest value that is always 0.
+    lines = [line for line in lines if any(y is not None and y > 0 for y in line.y)]
+    return LineChart("Range of √v", "update", "√v", lines, y_log=True)
 
 
 def _one_rate(run: Run) -> bool:
@@ -169,14 +169,14 @@ def _not_finite(run: Run) -> list[tuple[float, str]]:
     return [(float(update), "not finite" * (not k)) for k, update in enumerate(odd)]
 
 
-def _verdict(run: Run) -> Markup:
-    """What the doctor says, the likeliest cause first."""
+def _diagnosis_section(run: Run) -> Markup:
+    """Return the doctor's findings, the likeliest cause first."""
     diagnosis = diagnose(run)
     rows: list[Markup] = []
     for finding in diagnosis.findings:
         cause = finding.cause
-        of = f", likely a consequence of: {', '.join(finding.because_of)}" if finding.because_of else ""
-        summary = tag("summary", tag("b", cause.title), " ", tag("span", cause.severity.value + of))
+        reason = f", likely a consequence of: {', '.join(finding.because_of)}" if finding.because_of else ""
+        summary = tag("summary", tag("b", cause.title), " ", tag("span", cause.severity.value + reason))
         facts = tag("ul", *(tag("li", str(fact)) for fact in finding.evidence))
         words = (tag("div", cause.reading, class_="quiet"), tag("div", cause.remedy))
         rows.append(tag("li", tag("details", summary, facts, *words, open=None if rows else "")))
@@ -188,8 +188,8 @@ def _verdict(run: Run) -> Markup:
 def _cards(run: Run) -> Markup:
     made = run.made
     planned = run.header.planned_updates
-    done = f"{made[-1].update + 1:,}" if made else "0"
-    entries = [(done, "updates" if planned is None else f"of {planned:,} updates", "")]
+    count = f"{made[-1].update + 1:,}" if made else "0"
+    entries = [(count, "updates" if planned is None else f"of {planned:,} updates", "")]
     for metric in METRICS:
         values = [value for update in made if (value := metric.value(update)) is not None]
         if values and metric.name not in {"root_min", "root_max", "clip"}:
@@ -198,13 +198,13 @@ def _cards(run: Run) -> Markup:
     return cards(entries)
 
 
-def _groups(header: Header) -> Markup:
+def _groups_section(header: Header) -> Markup:
     keys = list(dict.fromkeys(key for group in header.groups for key in group.settings))
     rows = []
     for index, group in enumerate(header.groups):
-        inside = [p for p in header.parameters if p.group == index]
-        size = f"{sum(p.elements for p in inside):,}"
-        rows.append([group.name, str(len(inside)), size, *(_setting(group.settings.get(key)) for key in keys)])
+        parameters = [p for p in header.parameters if p.group == index]
+        size = f"{sum(p.elements for p in parameters):,}"
+        rows.append([group.name, str(len(parameters)), size, *(_setting(group.settings.get(key)) for key in keys)])
     return section("Parameter groups, as the run began", table(["group", "tensors", "elements", *keys], rows))
 
 
@@ -212,7 +212,7 @@ def _setting(value: Any) -> str:
     return short(value) if isinstance(value, float) else UNKNOWN if value is None else str(value)
 
 
-def _parameters(run: Run) -> Markup:
+def _parameters_section(run: Run) -> Markup:
     last = next((update for update in reversed(run.made) if update.parameters is not None), None)
     if last is None or last.parameters is None:
         return Markup()

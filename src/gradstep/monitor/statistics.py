@@ -1,7 +1,7 @@
-"""Collect what a step did to each parameter: around any torch optimizer, or inside a gradstep optimizer.
+"""Collect statistics of a step for each parameter: around any torch optimizer, or inside a gradstep optimizer.
 
-Around a torch optimizer a step whose numbers are wanted costs a copy of the weights until it is over, and about six
-passes over memory beside its own. A gradstep optimizer needs neither: it collects in the pass that updates.
+Around a torch optimizer, a recorded step needs a copy of the weights while it runs, and about six further passes over
+memory. A gradstep optimizer needs neither: it collects in the pass that updates.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradstep.engines.statistics import SUMS, Detail
-from gradstep.engines.statistics import Statistics as StepStatistics
+from gradstep.engines.statistics import SUMS, Detail, Statistics
 from gradstep.optimizers import Optimizer as GradstepOptimizer
 
 Floats = NDArray[np.float64]
@@ -27,95 +26,95 @@ Floats = NDArray[np.float64]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Collected:
+class StatisticsTable:
     """The statistics of one step: a row for each parameter that had a gradient, or for each group of them.
 
     Attributes:
-        index: which parameter, counted over all groups, or which group; ascending.
-        groups: the number of each one's group.
-        elements: how many numbers it holds; of complex ones, both parts count.
-        table: (n, len(STATISTICS)) what :data:`gradstep.engines.statistics.STATISTICS` says, of the gradient as the
-            optimizer was given it, without any loss scale; Adamax's norm is squared.
-        bad: elements whose gradient is not finite; None if there is none.
+        index: (n,) the parameter, counted over all groups, or the group; ascending.
+        groups: (n,) the group of each row.
+        elements: (n,) the number of elements; real and imaginary parts count separately.
+        table: (n, len(STATISTICS)) the columns of :data:`gradstep.engines.statistics.STATISTICS`, for the gradient that
+            the optimizer received, without any loss scale; Adamax's norm is squared.
+        non_finite: (n,) elements with a gradient that is not finite; None if there is none.
     """
 
     index: NDArray[np.int64]
     groups: NDArray[np.int64]
     elements: NDArray[np.int64]
     table: Floats
-    bad: Floats | None
+    non_finite: Floats | None
 
 
-class Found(NamedTuple):
-    """The statistics of one step, read right after it and computed when its record is written.
+class CollectedStep(NamedTuple):
+    """The statistics of one step, read right after it; the table is computed when the record is written.
 
     Attributes:
-        finite: whether all gradients are.
-        collected: makes the numbers; it keeps neither the optimizer nor a gradient in memory.
+        finite: whether all gradients are finite.
+        make_table: computes the table; it refers neither to the optimizer nor to a gradient.
     """
 
     finite: bool
-    collected: Callable[[], Collected]
+    make_table: Callable[[], StatisticsTable]
 
 
-class Statistics(ABC):
-    """Collects the numbers of single steps: :meth:`before` a step that is wanted, :meth:`collect` after it."""
+class Collector(ABC):
+    """Collects the statistics of single steps: call :meth:`before` the step and :meth:`collect` after it."""
 
     @abstractmethod
     def before(self, *, closure: bool) -> Detail | None:
-        """Get ready for the step that follows.
+        """Prepare for the next step.
 
         Args:
             closure: whether the step computes the gradients itself.
 
         Returns:
-            What a gradstep optimizer shall collect in it.
+            The detail that a gradstep optimizer has to collect.
         """
 
     @abstractmethod
-    def collect(self) -> Found:
-        """What the step that was made did."""
+    def collect(self) -> CollectedStep:
+        """Return the statistics of the step just made."""
 
     @abstractmethod
     def drop(self) -> None:
-        """There was no step after all: forget what was prepared."""
+        """Discard the preparation, because no step was made."""
 
 
 NOT_SQUARED = "exp_inf"
-"""Of the slots that are never negative, the one that holds no square: Adamax's."""
+"""The slot of Adamax, the only second moment that is not a square."""
 
 
-def parameters(optimizer: Optimizer) -> list[Tensor]:
-    """All parameters, group by group."""
+def list_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Return all parameters, group by group."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def non_finite(grad_square: Floats, whose: Callable[[int], Iterable[Tensor]]) -> Floats:
-    """How many elements of the gradients are not finite.
+def count_non_finite(grad_square: Floats, parameters: Callable[[int], Iterable[Tensor]]) -> Floats:
+    """Count the non-finite elements of the gradients of each row; shape (n,).
 
     Args:
-        grad_square: (n,) their sums of squares; only where one is not finite is looked at gradients.
-        whose: the parameters of a row.
+        grad_square: (n,) the sums of squares of the gradients; only gradients with a non-finite sum are read.
+        parameters: returns the parameters of a row.
     """
-    result = np.zeros(len(grad_square))
+    counts = np.zeros(len(grad_square))
     for row in np.flatnonzero(~np.isfinite(grad_square)).tolist():
-        gradients = [p.grad for p in whose(row) if p.grad is not None]
-        result[row] = sum(int((~torch.isfinite(g.to_dense() if g.is_sparse else g)).sum()) for g in gradients)
-    return result
+        gradients = [p.grad for p in parameters(row) if p.grad is not None]
+        counts[row] = sum(int((~torch.isfinite(g.to_dense() if g.is_sparse else g)).sum()) for g in gradients)
+    return counts
 
 
 SECOND = ("exp_avg_sq", "square_avg", "sum", NOT_SQUARED, "variance", "row_var")
-"""What torch's optimizers call their first state that is never negative."""
+"""The names of the second moment in torch's optimizers."""
 
 PIECE = 2**13
-"""Elements whose squares are added up in float32: torch adds one by one, and is off by 0.1% after 25 million."""
+"""Elements per float32 sum of squares: torch adds them one by one, with an error of 0.1% after 25 million."""
 
 
 @final
-class TorchStatistics(Statistics):
-    """Statistics of any torch optimizer: copies the weights before the step and compares them afterwards.
+class TorchCollector(Collector):
+    """Collects from any torch optimizer: copies the weights before the step and compares them afterwards.
 
-    A gradient is read after the step, as the step left it: torch's optimizers leave it alone, or unscaled.
+    Gradients are read after the step: torch's optimizers do not change them, or only unscale them.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -124,19 +123,19 @@ class TorchStatistics(Statistics):
 
     @torch.no_grad()
     def before(self, *, closure: bool) -> None:
-        params = enumerate(parameters(self._optimizer))
-        self._old = {i: _real(p).clone() for i, p in params if closure or p.grad is not None}
+        params = enumerate(list_parameters(self._optimizer))
+        self._old = {i: _view_as_real(p).clone() for i, p in params if closure or p.grad is not None}
 
     @torch.no_grad()
-    def collect(self) -> Found:
-        params = parameters(self._optimizer)
-        found = [(i, params[i], old) for i, old in self._old.items() if params[i].grad is not None]
+    def collect(self) -> CollectedStep:
+        params = list_parameters(self._optimizer)
+        rows = [(i, params[i], old) for i, old in self._old.items() if params[i].grad is not None]
         self.drop()
-        index = np.array([i for i, _, _ in found], dtype=np.int64)
-        weights = [_real(p) for _, p, _ in found]
-        gradients = [_gradient(p) for _, p, _ in found]
-        changes = [_to_float32(new) - _to_float32(old) for new, (_, _, old) in zip(weights, found)]
-        second = [self._range_of_second(p) for _, p, _ in found]
+        index = np.array([i for i, _, _ in rows], dtype=np.int64)
+        weights = [_view_as_real(p) for _, p, _ in rows]
+        gradients = [_dense_gradient(p) for _, p, _ in rows]
+        changes = [_to_float32(new) - _to_float32(old) for new, (_, _, old) in zip(weights, rows)]
+        second = [self._range_of_second(p) for _, p, _ in rows]
         columns = (
             _sums_of_squares(gradients),
             _sums_of_squares(weights),
@@ -146,34 +145,36 @@ class TorchStatistics(Statistics):
             _fetch([high for _, high in second]),
         )
         finite = bool(np.isfinite(columns[0]).all())
-        bad = None if finite else non_finite(columns[0], lambda row: [params[index[row]]])
+        non_finite = None if finite else count_non_finite(columns[0], lambda row: [params[index[row]]])
         elements = np.array([p.numel() for p in weights], dtype=np.int64)
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
         groups = np.repeat(np.arange(len(sizes)), sizes)[index]
-        collected = Collected(index, groups, elements, np.column_stack(columns), bad)
-        return Found(finite, lambda: collected)
+        table = StatisticsTable(index, groups, elements, np.column_stack(columns), non_finite)
+        return CollectedStep(finite, lambda: table)
 
     def drop(self) -> None:
         self._old = {}
 
     def _range_of_second(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the smallest and the largest second moment as 0-d tensors; NaN without one."""
         state = self._optimizer.state.get(p, {})
         key = next((key for key in SECOND if isinstance(state.get(key), Tensor)), None)
         if key is None or not state[key].numel():
             nan = torch.full((), torch.nan, dtype=torch.float32, device=p.device)
             return nan, nan
-        low, high = _real(state[key]).aminmax()
+        low, high = _view_as_real(state[key]).aminmax()
         return (low**2, high**2) if key == NOT_SQUARED else (low, high)
 
 
-def _real(t: Tensor) -> Tensor:
+def _view_as_real(t: Tensor) -> Tensor:
+    """Return a view without gradient; a complex tensor of shape s as real numbers of shape (*s, 2)."""
     t = t.detach()
     return torch.view_as_real(t) if t.is_complex() else t
 
 
-def _gradient(p: Tensor) -> Tensor:
+def _dense_gradient(p: Tensor) -> Tensor:
     assert p.grad is not None
-    return _real(p.grad.to_dense() if p.grad.is_sparse else p.grad)
+    return _view_as_real(p.grad.to_dense() if p.grad.is_sparse else p.grad)
 
 
 def _to_float32(t: Tensor) -> Tensor:
@@ -199,12 +200,12 @@ def _fetch(scalars: Sequence[Tensor]) -> Floats:
 
 
 @final
-class FusedStatistics(Statistics):
-    """Statistics of a gradstep optimizer: its engine collects them in the pass that updates.
+class FusedCollector(Collector):
+    """Collects from a gradstep optimizer: its engine collects in the pass that updates.
 
     Args:
-        optimizer: is watched.
-        detail: what is wanted at least.
+        optimizer: the optimizer to watch.
+        detail: the least detail to collect.
     """
 
     def __init__(self, optimizer: GradstepOptimizer, detail: Detail) -> None:
@@ -215,29 +216,30 @@ class FusedStatistics(Statistics):
     def before(self, *, closure: bool) -> Detail:
         return self._detail
 
-    def collect(self) -> Found:
+    def collect(self) -> CollectedStep:
         report = self._optimizer.last_step
         assert report is not None
         step = report.statistics
         assert step is not None
         finite = step.finite
-        bad = None if finite else self._bad(step)  # while there are gradients
-        return Found(finite, partial(_collect_step, step, bad, self._linear))
+        non_finite = None if finite else self._count_non_finite(step)  # now, since gradients may be cleared later
+        return CollectedStep(finite, partial(_make_table, step, non_finite, self._linear))
 
     def drop(self) -> None:
         pass
 
-    def _bad(self, step: StepStatistics) -> Floats:
+    def _count_non_finite(self, step: Statistics) -> Floats:
         if step.detail == "groups":
-            every = [group["params"] for group in self._optimizer.param_groups]
+            params = [group["params"] for group in self._optimizer.param_groups]
         else:
-            every = [[p] for p in parameters(self._optimizer)]
-        return non_finite(step.grad_square, lambda row: every[step.index[row]])
+            params = [[p] for p in list_parameters(self._optimizer)]
+        return count_non_finite(step.grad_square, lambda row: params[step.index[row]])
 
 
-def _collect_step(step: StepStatistics, bad: Floats | None, linear: bool) -> Collected:
+def _make_table(step: Statistics, non_finite: Floats | None, linear: bool) -> StatisticsTable:
+    """Return the table of a step; ``non_finite`` has the shape (n,), ``linear`` squares Adamax's norm."""
     table = step.table
     if linear:
         table = table.copy()
         table[:, SUMS:] **= 2
-    return Collected(step.index, step.groups, step.elements, table, bad)
+    return StatisticsTable(step.index, step.groups, step.elements, table, non_finite)

@@ -1,4 +1,4 @@
-"""What a monitor does around each step of an optimizer."""
+"""Observe each step of an optimizer and queue its record."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import torch
 
 from gradstep.engines.statistics import Detail
 from gradstep.engines.step import Observer, StepReport
-from gradstep.monitor.loop import Loop
+from gradstep.monitor.loop import LoopWatcher
 from gradstep.monitor.outbox import Outbox
-from gradstep.monitor.pending import Pending, Settings, settings
+from gradstep.monitor.pending import Pending, Settings, group_settings
 from gradstep.monitor.record import Header
-from gradstep.monitor.statistics import FusedStatistics, Statistics, TorchStatistics
+from gradstep.monitor.statistics import Collector, FusedCollector, TorchCollector
 from gradstep.monitor.watched import LossScaler, skip_reason
 from gradstep.optimizers import Optimizer
 from gradstep.rules import Rule
 
 
 @final
-class Steps(Observer):
-    """Counts an optimizer's updates, and puts what those did that are to be recorded into the outbox.
+class StepRecorder(Observer):
+    """Counts an optimizer's updates, and puts the recorded ones into the outbox.
 
     Args:
-        optimizer: what is watched; until :meth:`close`, it keeps this alive.
-        outbox: is closed when this is collected as garbage.
-        header: makes one, given the number of the update that follows.
-        every: record each so many updates.
-        detail: what a gradstep optimizer shall collect; another one's parameters are looked at one by one.
+        optimizer: the optimizer to watch; it keeps this object alive until :meth:`close`.
+        outbox: the queue of records; it is closed when this object is garbage collected.
+        header: makes a header, given the number of the next update.
+        every: record every so many updates.
+        detail: the detail that a gradstep optimizer collects; other optimizers always give each parameter.
         scaler: the ``GradScaler`` of a loop without stepper.
     """
 
     updates: int = 0
-    """Updates made; the next one's number."""
+    """The number of updates made, which is the number of the next one."""
     last: int | None = None
-    """The number of the update made or skipped last; None before the first."""
+    """The number of the last update, made or skipped; None before the first."""
     due: bool = False
-    """Whether that one was to be recorded."""
-    _sizes: tuple[int, ...] | None = None
-    """Parameters in each group, as the sinks know them; None before the first step."""
+    """Whether the last update is one of those to record."""
+    _group_sizes: tuple[int, ...] | None = None
+    """The number of parameters in each group in the last header; None before the first step."""
     _begin: float = 0.0
 
     def __init__(
@@ -54,68 +54,68 @@ class Steps(Observer):
         detail: Detail,
         scaler: LossScaler | None,
     ) -> None:
-        self._optimizer, self._outbox, self._header = optimizer, outbox, header
+        self._optimizer, self._outbox, self._make_header = optimizer, outbox, header
         self._every, self._scaler = every, scaler
-        self.loss_scale = self.scale()
-        self._loop = Loop(optimizer)
-        self._statistics: Statistics
+        self.loss_scale = self.read_scale()
+        self._loop = LoopWatcher(optimizer)
+        self._collector: Collector
         if isinstance(optimizer, Optimizer):
-            self._statistics = FusedStatistics(optimizer, detail)
+            self._collector = FusedCollector(optimizer, detail)
             self._handles = [optimizer.register_observer(self)]
         else:
-            self._statistics = TorchStatistics(optimizer)
+            self._collector = TorchCollector(optimizer)
             self._handles = [
                 optimizer.register_step_pre_hook(self._before_torch),
                 optimizer.register_step_post_hook(self._after_torch),
             ]
-        finalize(self, outbox.close).atexit = False  # at the end of the process the outbox sees to it
+        finalize(self, outbox.close).atexit = False  # the outbox has its own function for the end of the process
 
     @property
     def closed(self) -> bool:
-        """Whether the optimizer has been let go of."""
+        """Whether the hooks have been removed from the optimizer."""
         return not self._handles
 
     @property
-    def announced(self) -> bool:
-        """Whether the sinks have been told who is trained."""
-        return self._sizes is not None
+    def has_header(self) -> bool:
+        """Whether the sinks have received a header."""
+        return self._group_sizes is not None
 
     def close(self) -> None:
-        """Let go of the optimizer."""
+        """Remove the hooks from the optimizer."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._statistics.drop()
+        self._collector.drop()
         self._loop.close()
 
-    def scale(self) -> float | None:
-        """The scaler's scale by now; None without one."""
+    def read_scale(self) -> float | None:
+        """Return the scaler's present scale; None without a scaler."""
         return None if self._scaler is None else self._scaler.get_scale()
 
-    def skip(self, reason: str, seconds: float | None = None) -> None:
-        """The update that would be next was skipped; ``seconds`` is what ``step()`` took, if it was called."""
-        self._announce()
-        self._statistics.drop()
+    def record_skip(self, reason: str, seconds: float | None = None) -> None:
+        """Queue a skipped update; ``seconds`` is the duration of ``step()``, if it was called."""
+        self._send_header()
+        self._collector.drop()
         self._loop.end()
-        self.last, known = self.updates, settings(self._optimizer)
-        self._outbox.current = Pending(self.last, known, seconds, loss_scale=self.loss_scale, skipped=reason)
+        self.last, settings = self.updates, group_settings(self._optimizer)
+        self._outbox.current = Pending(self.last, settings, seconds, loss_scale=self.loss_scale, skipped=reason)
 
     def before(self, *, closure: bool) -> Detail | None:
         self._outbox.put_current()
-        self._announce()
+        self._send_header()
         self._loop.begin()
-        self.loss_scale = self.scale()
+        self.loss_scale = self.read_scale()
         self.due = self.updates % self._every == 0
-        wanted = self._statistics.before(closure=closure) if self.due else None
+        detail = self._collector.before(closure=closure) if self.due else None
         self._begin = time.perf_counter()
-        return wanted
+        return detail
 
     def after(self, report: StepReport) -> None:
         seconds = time.perf_counter() - self._begin
         if report.stepped:
             self._record_update(seconds, report.rules, clip=report.clip)
         else:
-            self.skip(report.reason, seconds)
+            self.record_skip(report.reason, seconds)
 
     def _before_torch(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.before(closure=kwargs.get("closure", args[0] if args else None) is not None)
@@ -124,31 +124,29 @@ class Steps(Observer):
         seconds = time.perf_counter() - self._begin
         reason = skip_reason(optimizer)
         if reason:
-            self.skip(reason, seconds)
+            self.record_skip(reason, seconds)
         else:
-            self._record_update(seconds, settings(optimizer))
+            self._record_update(seconds, group_settings(optimizer))
 
-    def _record_update(self, seconds: float, known: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
+    def _record_update(self, seconds: float, settings: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
         self.last = self.updates
         if self.due:
-            found = self._statistics.collect()
-            loop = self._loop
             self._outbox.current = Pending(
                 self.last,
-                known,
+                settings,
                 seconds,
                 clip,
                 self.loss_scale,
-                found=found,
-                uncleared=loop.uncleared,
-                other_optimizer=loop.other,
+                collected=self._collector.collect(),
+                uncleared=self._loop.uncleared,
+                other_optimizer=self._loop.other,
             )
         self._loop.end()
         self.updates += 1
 
-    def _announce(self) -> None:
-        """Tell the sinks who is trained, if they do not know or if it has changed."""
+    def _send_header(self) -> None:
+        """Give the sinks a header before the first step, and again after the groups have changed."""
         sizes = tuple([len(group["params"]) for group in self._optimizer.param_groups])
-        if sizes != self._sizes:
-            self._outbox.open(self._header(self.updates))
-            self._sizes = sizes
+        if sizes != self._group_sizes:
+            self._outbox.open(self._make_header(self.updates))
+            self._group_sizes = sizes

@@ -1,4 +1,4 @@
-"""A run on a terminal: the latest numbers, their course so far, and what to say of them."""
+"""Show a run on a terminal: the latest numbers, their course so far, and remarks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDE = 120
-"""Columns that show everything."""
+"""Terminal columns from which all columns of the table are shown."""
 LONGEST = 40
-"""Letters of a line's course."""
+"""Most characters of a sparkline."""
 STYLES = {"good": "green", "notable": "yellow", "bad": "bold red", "": ""}
 
 
 def view(run: Run, width: int = WIDE) -> RenderableType:
-    """What a person sees of a run; a renderable of rich.
+    """Return the view of a run, a renderable of rich.
 
     Args:
         run: a record.
-        width: columns of the terminal; a narrow one does without the lowest and highest values.
+        width: columns of the terminal; below ``WIDE``, the lowest and highest values are left out.
     """
     from rich.console import Group
     from rich.table import Table
@@ -79,18 +79,18 @@ def _progress(run: Run) -> RenderableType:
     made = run.made
     if not made:
         return Text("no update yet")
-    done, planned = made[-1].update + 1, run.header.planned_updates
-    text = f"{done:,} updates" if planned is None else f"{done:,} of {planned:,} updates ({done / planned:.0%})"
+    count, planned = made[-1].update + 1, run.header.planned_updates
+    text = f"{count:,} updates" if planned is None else f"{count:,} of {planned:,} updates ({count / planned:.0%})"
     rate = pace(made)
     if rate:
         text += f", {rate:.3g} a second"
-        if planned is not None and planned > done:
-            text += f", {_duration((planned - done) / rate)} to go"
+        if planned is not None and planned > count:
+            text += f", {_duration((planned - count) / rate)} to go"
     return Text(text)
 
 
 def pace(made: Sequence[Update]) -> float | None:
-    """Updates a second, over the last hundred records; None if there are too few."""
+    """Return the updates per second over the last hundred records; None if there are too few."""
     first, last = made[-min(100, len(made))], made[-1]
     return (last.update - first.update) / (last.time - first.time) if last.time > first.time else None
 

@@ -1,4 +1,4 @@
-"""What a monitor is told by others: the outcome of a stepper's window, and the stepper itself."""
+"""The interfaces that a monitor uses: a stepper, its outcome, a scheduler and a loss scaler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradstep.schedules import Schedule
 
 
 class Outcome(Protocol):
-    """What became of an update: :class:`gradstep.UpdateOutcome`, or anything that tells the same."""
+    """The outcome of an update: :class:`gradstep.UpdateOutcome`, or an object with the same attributes."""
 
     @property
     def stepped(self) -> bool:
@@ -28,7 +28,7 @@ class Outcome(Protocol):
 
     @property
     def loss_scale(self) -> float:
-        """What the loss was multiplied by."""
+        """The factor that multiplied the loss."""
 
     @property
     def reason(self) -> str:
@@ -40,24 +40,24 @@ class Outcome(Protocol):
 
     @property
     def micro_batches(self) -> int:
-        """How many the window held."""
+        """Number of micro-batches in the window."""
 
 
 @runtime_checkable
-class Window(Protocol):
-    """What owns a window and steps an optimizer: :class:`gradstep.Stepper`."""
+class StepperLike(Protocol):
+    """An object that steps an optimizer at the end of each window: :class:`gradstep.Stepper`."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The model that is trained."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What is stepped."""
+        """The optimizer that is stepped."""
 
     @property
     def schedule(self) -> Any:
-        """What moves the learning rate."""
+        """The scheduler of the learning rate."""
 
     @property
     def accumulate(self) -> int:
@@ -65,53 +65,55 @@ class Window(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of the forward pass."""
+        """Precision of the forward pass."""
 
 
 @runtime_checkable
-class Scheduled(Protocol):
-    """What drives an optimizer by schedules: :class:`gradstep.Scheduler`."""
+class HasLrSchedules(Protocol):
+    """A scheduler made of pure schedules: :class:`gradstep.Scheduler`."""
 
     @property
     def lr_schedules(self) -> Sequence[Schedule | None]:
-        """Of the learning rate of each group."""
+        """The learning-rate schedule of each group."""
 
 
-def lr_schedules(given: Any) -> tuple[Schedule, ...]:
-    """The schedules of the learning rate that are known of a schedule, of what drives one, or of anything else."""
-    if isinstance(given, Schedule):
-        return (given,)
-    return tuple(filter(None, given.lr_schedules)) if isinstance(given, Scheduled) else ()
+def lr_schedules(driver: Any) -> tuple[Schedule, ...]:
+    """Return the learning-rate schedules of a schedule or scheduler; empty for other objects."""
+    if isinstance(driver, Schedule):
+        return (driver,)
+    return tuple(filter(None, driver.lr_schedules)) if isinstance(driver, HasLrSchedules) else ()
 
 
-def length(schedules: Sequence[Schedule]) -> int | None:
-    """When the last of them ends; None if one has no end, or if there are none.
+def schedule_length(schedules: Sequence[Schedule]) -> int | None:
+    """Return the update at which the last schedule ends; None if one has no end, or without schedules.
 
     >>> from gradstep.schedules import constant, cosine
-    >>> length([cosine(0.1, updates=100), cosine(0.1, updates=80)]), length([constant(0.1)]), length([])
-    (100, None, None)
+    >>> schedule_length([cosine(0.1, updates=100), cosine(0.1, updates=80)])
+    100
+    >>> schedule_length([constant(0.1)]), schedule_length([])
+    (None, None)
     """
     ends = [schedule.updates for schedule in schedules]
-    known = [end for end in ends if end is not None]
-    return max(known) if known and len(known) == len(ends) else None
+    finite = [end for end in ends if end is not None]
+    return max(finite, default=None) if len(finite) == len(ends) else None
 
 
-def words(given: Any) -> str:
-    """What is known of a schedule."""
-    if given is None or isinstance(given, str):
-        return given or ""
-    return "; ".join(dict.fromkeys(map(str, lr_schedules(given)))) or type(given).__name__
+def describe_schedule(driver: Any) -> str:
+    """Return the text of a schedule or scheduler, or the name of its class."""
+    if driver is None or isinstance(driver, str):
+        return driver or ""
+    return "; ".join(dict.fromkeys(map(str, lr_schedules(driver)))) or type(driver).__name__
 
 
 class LossScaler(Protocol):
-    """Of ``torch.amp.GradScaler``, what a monitor asks."""
+    """The part of ``torch.amp.GradScaler`` that a monitor uses."""
 
     def get_scale(self) -> float:
-        """What the loss is multiplied by."""
+        """Return the factor that multiplies the loss."""
 
 
 def skip_reason(optimizer: torch.optim.Optimizer) -> str:
-    """Why the step of a torch optimizer that was called changed nothing; empty if it did."""
-    # Set by GradScaler for the length of a step, for optimizers that look at it themselves (torch's fused ones).
-    found = vars(optimizer).get("found_inf")
-    return "a gradient is not finite (found by GradScaler)" if found is not None and float(found) > 0 else ""
+    """Return why a call of a torch optimizer's ``step()`` changed nothing; empty if it made an update."""
+    # GradScaler sets this during a step, for optimizers that skip the update themselves (torch's fused ones).
+    found_inf = vars(optimizer).get("found_inf")
+    return "a gradient is not finite (found by GradScaler)" if found_inf is not None and float(found_inf) > 0 else ""

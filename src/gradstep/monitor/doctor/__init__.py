@@ -1,4 +1,4 @@
-"""The doctor: reads the record of a run, and says in words why training is unhealthy."""
+"""The doctor: find out from the record of a run why training is unhealthy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["RULES", "Cause", "Diagnosis", "Evidence", "Fact", "Finding", "Readin
 
 
 def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
-    """Why a training run is unhealthy: causes, the likeliest first, each with its evidence and a remedy.
+    """Find the causes of unhealthy training, the likeliest first, each with its evidence and a remedy.
 
-    Reads what :class:`gradstep.Monitor` recorded, of a finished or a running training. Some causes show only in
+    It reads a record of :class:`gradstep.Monitor`, of a finished or a running training. Some causes show only in
     numbers of single parameters: give the monitor ``per_parameter=True``, the model, and ``planned_updates``.
 
     Args:
-        run: a record, its file, or the folder that holds it.
+        run: a record, its file, or the folder of the file.
 
     Returns:
         The findings, none if the run looks healthy, and a reading of every quantity.
@@ -42,6 +42,6 @@ def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
     """
     record = run if isinstance(run, Run) else read_run(run)
     evidence = Evidence(record)
-    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges reaches the end of float64
+    with np.errstate(over="ignore", invalid="ignore"):  # the numbers of a diverging run overflow float64
         findings = rank_findings(f for rule in RULES if (f := rule(evidence)) is not None)
         return Diagnosis(findings, readings(evidence, findings), len(record.updates))

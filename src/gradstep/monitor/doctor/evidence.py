@@ -16,11 +16,11 @@ from gradstep.monitor.record import Header, Parameter, Run, Update
 Floats = NDArray[np.float64]
 
 WIDTH = 9
-"""Updates in a running median: enough to drop a single bad batch, few enough to see a warmup. A choice."""
+"""Updates in a running median: enough to ignore a single bad batch, few enough to see a warmup. A choice."""
 
 ACTIVE = 0.1
-"""Share of the highest learning rate above which an update counts as one that should move weights: the foot of a
-warmup and the tail of a decay say nothing about the size of updates. A choice."""
+"""Share of the highest learning rate from which on an update's size is judged: the beginning of a warmup and the end of
+a decay have small updates anyway. A choice."""
 
 
 @final
@@ -29,8 +29,8 @@ class Series:
     """One number per update, without the updates where it was not collected.
 
     Attributes:
-        updates: numbers of the updates, ascending.
-        values: as many; not always finite.
+        updates: (n,) numbers of the updates, ascending.
+        values: (n,) their values, not always finite.
     """
 
     updates: NDArray[np.int64]
@@ -39,9 +39,9 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
-    def where(self, chosen: NDArray[np.bool_]) -> Series:
-        """Return the updates for which ``chosen``, (n,), is True."""
-        return Series(self.updates[chosen], self.values[chosen])
+    def where(self, mask: NDArray[np.bool_]) -> Series:
+        """Return the updates for which ``mask``, (n,), is True."""
+        return Series(self.updates[mask], self.values[mask])
 
     @property
     def finite(self) -> Series:
@@ -49,11 +49,11 @@ class Series:
         return self.where(np.isfinite(self.values))
 
     def smooth(self, width: int = WIDTH) -> Series:
-        """Medians over ``width`` updates, at the middle one; the numbers as they are where few were recorded."""
+        """Return running medians over ``width`` updates; with fewer records than updates, over fewer records."""
         if len(self) < 2:
             return self
-        apart = float(np.median(np.diff(self.updates)))
-        width = min(max(1, round(width / max(apart, 1.0))), len(self))
+        interval = float(np.median(np.diff(self.updates)))
+        width = min(max(1, round(width / max(interval, 1.0))), len(self))
         medians = np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=-1)
         start = (width - 1) // 2
         return Series(self.updates[start : start + len(medians)], medians)
@@ -65,7 +65,7 @@ class Series:
         return Series(self.updates[first:last], self.values[first:last])
 
     def during(self, first: int, last: int) -> Series:
-        """From update ``first`` to ``last``, both included."""
+        """Return the series from update ``first`` to ``last``, both included."""
         return self.where((self.updates >= first) & (self.updates <= last))
 
     @property
@@ -88,7 +88,7 @@ class Series:
 @final
 @dataclass(frozen=True)
 class Evidence:
-    """A record and the columns that rules look at."""
+    """A record and the columns that the rules read."""
 
     run: Run
 
@@ -109,8 +109,9 @@ class Evidence:
 
     # -- columns -------------------------------------------------------------------------------------------------
 
-    def _column(self, of: Callable[[Update], float | None], updates: Iterable[Update] | None = None) -> Series:
-        pairs = [(u.update, value) for u in (self.made if updates is None else updates) if (value := of(u)) is not None]
+    def _column(self, get: Callable[[Update], float | None], updates: Iterable[Update] | None = None) -> Series:
+        rows = self.made if updates is None else updates
+        pairs = [(u.update, value) for u in rows if (value := get(u)) is not None]
         return Series(
             np.array([u for u, _ in pairs], dtype=np.int64), np.array([v for _, v in pairs], dtype=np.float64)
         )
@@ -143,10 +144,10 @@ class Evidence:
 
     @cached_property
     def ratio(self) -> Series:
-        """Norm of the update over norm of the weights, where the learning rate is not far below its highest.
+        """Norm of the update over norm of the weights, in active updates (:attr:`active`).
 
-        Of the weights as they are or as they were at the start, whichever is larger: weights that a large decay has
-        eaten up make any update look large.
+        The norm of the weights is the present or the first one, whichever is larger: after a large decay has shrunk the
+        weights, any update looks large beside them.
         """
         start = self.weight_norm.values[0] if len(self.weight_norm) else 0.0
 
@@ -160,12 +161,12 @@ class Evidence:
 
     @cached_property
     def unmoved_share(self) -> Series:
-        """Share of the elements that their gradient did not move, in the same updates."""
+        """Share of the elements that their gradient did not change, in active updates (:attr:`active`)."""
         return self._column(lambda u: u.unmoved_share if u.update in self.active else None)
 
     @cached_property
     def loss_scale(self) -> Series:
-        """What fp16 multiplied the loss by, in made and in skipped updates; empty if nothing was ever scaled."""
+        """The loss scale of fp16, in made and skipped updates; empty if the loss was never scaled."""
         scale = self._column(lambda u: u.loss_scale, self.run.updates)
         return scale if np.any(scale.values != 1) else scale.where(scale.values != 1)
 
@@ -173,7 +174,7 @@ class Evidence:
 
     @cached_property
     def fall(self) -> float | None:
-        """The share of its first value that the loss has lost; None if there is too little to say."""
+        """The fall of the loss as a share of its first value; None if there are too few updates."""
         if len(self.loss) < 2 * WIDTH:
             return None
         first, last = self.loss.values[:WIDTH].mean(), self.loss.values[-WIDTH:].mean()
@@ -183,11 +184,11 @@ class Evidence:
 
     @cached_property
     def has_parameters(self) -> bool:
-        """Whether there are numbers of single parameters."""
+        """Whether the record has numbers of single parameters."""
         return any(u.parameters is not None for u in self.made)
 
     def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Floats]:
-        """A column: numbers of the updates (n), and (n, parameters) values, NaN where one had no gradient."""
+        """Return the numbers of the updates, (n,), and a column, (n, parameters), NaN without a gradient."""
         rows = [u for u in self.made if u.parameters is not None]
         table = np.full((len(rows), len(self.header.parameters)), np.nan)
         for row, u in zip(table, rows):
@@ -202,10 +203,10 @@ class Evidence:
         return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
 
     def decay_of(self, parameter: Parameter) -> float:
-        """The weight decay of a parameter's group at the start."""
+        """Return the weight decay of a parameter's group at the start; 0 without a group."""
         return 0.0 if parameter.group is None else self.decays[parameter.group]
 
     @property
     def rule(self) -> str:
-        """Name of the rule, in small letters: gradstep's, or the optimizer's class."""
+        """Name of the gradstep rule or else of the optimizer's class, in lower case."""
         return (self.header.rule or self.header.optimizer).lower()

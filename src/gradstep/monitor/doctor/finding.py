@@ -1,4 +1,4 @@
-"""What a rule of the doctor returns: a finding with its cause and evidence, and the words that rules share."""
+"""A finding of the doctor with its cause and evidence, and functions that rules use to write texts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, final
 
 @final
 class Severity(Enum):
-    """How bad a finding is, the worst first."""
+    """The severity of a finding, the worst first."""
 
     CRITICAL = "critical"
     """Part of the model does not learn, or nothing does."""
     WARNING = "warning"
     """The run learns less than it could."""
     HINT = "hint"
-    """A choice that is rarely meant; the run itself looks well."""
+    """A setting that is rarely intended; the run itself looks healthy."""
 
     @property
     def rank(self) -> int:
@@ -32,15 +32,13 @@ class Cause:
     """One thing that can be wrong with a training run.
 
     Attributes:
-        name: for programs, ``"lr_too_high"``.
-        title: for people.
+        name: the name for programs, ``"lr_too_high"``.
+        title: the title for readers.
         severity: how bad it is.
-        reading: what the numbers mean when this is wrong.
+        reading: what the numbers mean.
         remedy: what to do.
-        explains: names of causes that are mere consequences when this one is there too. Over all causes this has no
-            circle.
-        spoils: quantities (see :class:`Reading`) that are not as they should be when this is wrong, whatever their
-            numbers look like.
+        explains: names of causes that are consequences of this one when both are found. There are no circles.
+        spoils: quantities (see :class:`Reading`) that are unhealthy with this cause, even if their numbers look good.
     """
 
     name: str
@@ -58,10 +56,10 @@ class Fact:
     """One piece of evidence.
 
     Attributes:
-        text: what was seen, with its number and what would be usual.
-        value: that number.
-        limit: the bound that it crossed; None where it is a plain fact.
-        updates: the first and the last update of where it was seen; None where it holds for the whole run.
+        text: the observation, with its number and the usual one.
+        value: its number.
+        limit: the bound that the number crossed; None without a bound.
+        updates: the first and the last update of the observation; None if it holds for the whole run.
     """
 
     text: str
@@ -83,9 +81,9 @@ class Finding:
 
     Attributes:
         cause: what is wrong.
-        score: how strongly the record says so, from 0 to 1; it orders findings of one severity.
-        evidence: what points to it.
-        because_of: titles of findings that this one is likely a mere consequence of.
+        score: the strength of the evidence, from 0 to 1; it orders findings of one severity.
+        evidence: the facts.
+        because_of: titles of findings that this one is likely a consequence of.
     """
 
     cause: Cause
@@ -94,7 +92,7 @@ class Finding:
     because_of: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """Return the finding as plain values for JSON."""
         return {
             "cause": self.cause.name,
             "title": self.cause.title,
@@ -129,15 +127,15 @@ def grade(value: float, *, limit: float, certain: float) -> float:
 SHOWN = 4
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Join names by commas; of many only the first few.
 
-    >>> listed(["a", "b"]), listed("abcdefg")
+    >>> join_names(["a", "b"]), join_names("abcdefg")
     ('a, b', 'a, b, c, d and 3 more')
     """
-    known = list(names)
-    more = len(known) - SHOWN
-    return ", ".join(known[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    every = list(names)
+    more = len(every) - SHOWN
+    return ", ".join(every[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def part(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Readings: what learning rate, loss, gradient, weights and updates of a run say, in words."""
+"""Readings: the meaning of a run's learning rate, loss, gradient, weights and updates in words."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from gradstep.monitor.doctor.rules.gradients import ALARMING
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, LOW_RATIO, RELAPSE, relapse
 
 USUAL_NORM = (0.1, 10.0)
-"""Gradient norms that need no thought (common advice for fine-tuning; over 100 is alarming)."""
+"""Usual gradient norms (common advice for fine-tuning; over 100 is alarming)."""
 
 FLAT = 0.02
-"""A loss that lost less of its start than this is called flat. A choice."""
+"""A loss that fell by less than this share of its start is called flat. A choice."""
 
 GROWING = "growing, as weights do while much is learnt"
 
 GOOD = ("falling", "too few", "usual", "steady", "low", GROWING)
-"""How readings begin that find nothing wrong with their quantity."""
+"""The first words of readings that find nothing wrong."""
 
 JAGGED = 0.25
-"""The step from one loss to the next, as a median, over the loss's whole fall. A choice."""
+"""A loss is called jagged if its median step from one update to the next exceeds this share of its whole fall. A
+choice."""
 
 STEADY = 0.1
-"""Weight norms that changed by less than this share are called steady. A choice."""
+"""A weight norm that changed by less than this share is called steady. A choice."""
 
 
 @final
 @dataclass(frozen=True)
 class Reading:
-    """One quantity of a run.
+    """A quantity of a run and its meaning.
 
     Attributes:
-        quantity: what was measured.
-        first, last, median: its course in numbers.
-        meaning: what that says.
+        quantity: the name of the quantity.
+        first, last, median: its first, last and median value.
+        meaning: the meaning of these values.
     """
 
     quantity: str
@@ -52,13 +53,13 @@ class Reading:
 
 
 def readings(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Reading, ...]:
-    """A reading of every quantity that the record holds; where a finding spoils one, the reading refers to it."""
+    """Return a reading of every recorded quantity; it refers to a finding that spoils the quantity."""
     makers = (
-        ("learning rate", evidence.lr, _lr),
-        ("loss", evidence.loss, _loss),
-        ("gradient norm", evidence.grad_norm, _gradient),
-        ("weight norm", evidence.weight_norm, _weights),
-        ("update over weights", evidence.ratio, _ratio),
+        ("learning rate", evidence.lr, _read_lr),
+        ("loss", evidence.loss, _read_loss),
+        ("gradient norm", evidence.grad_norm, _read_gradient),
+        ("weight norm", evidence.weight_norm, _read_weights),
+        ("update over weights", evidence.ratio, _read_ratio),
     )
     return tuple(
         Reading(
@@ -66,9 +67,9 @@ def readings(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Reading, 
             float(series.values[0]),
             float(series.values[-1]),
             series.median,
-            _refer(of(series), [f.cause.title for f in findings if name in f.cause.spoils]),
+            _refer(read(series), [f.cause.title for f in findings if name in f.cause.spoils]),
         )
-        for name, series, of in makers
+        for name, series, read in makers
         if len(series)
     )
 
@@ -78,7 +79,7 @@ def _refer(meaning: str, titles: Sequence[str]) -> str:
     return f"see: {titles[0]}" if titles and meaning.startswith(GOOD) else meaning
 
 
-def _lr(lr: Series) -> str:
+def _read_lr(lr: Series) -> str:
     highest = lr.values.max()
     if lr.values.min() == highest:
         return "constant"
@@ -86,7 +87,7 @@ def _lr(lr: Series) -> str:
     return f"highest at update {at}, {highest:.3g}; hold it against the schedule that was meant"
 
 
-def _loss(loss: Series) -> str:
+def _read_loss(loss: Series) -> str:
     if len(loss) < 2 * WIDTH:
         return "too few updates to say"
     start, end = loss.part(0, 0.1).median, loss.part(0.9, 1).median
@@ -100,7 +101,7 @@ def _loss(loss: Series) -> str:
     return "falling"
 
 
-def _gradient(norm: Series) -> str:
+def _read_gradient(norm: Series) -> str:
     low, high = USUAL_NORM
     if norm.median > ALARMING:
         return f"alarming: over {ALARMING:g}"
@@ -111,7 +112,7 @@ def _gradient(norm: Series) -> str:
     return f"usual: {low:g} to {high:g}"
 
 
-def _weights(norm: Series) -> str:
+def _read_weights(norm: Series) -> str:
     first, last = float(norm.values[0]), float(norm.values[-1])
     change = last / first - 1 if first > 0 else math.inf
     if change > STEADY:
@@ -121,7 +122,7 @@ def _weights(norm: Series) -> str:
     return "steady"
 
 
-def _ratio(ratio: Series) -> str:
+def _read_ratio(ratio: Series) -> str:
     if ratio.median >= HIGH_RATIO:
         return "far too large: about 1e-3 is usual"
     if ratio.median <= LOW_RATIO:

@@ -13,12 +13,12 @@ from gradstep.monitor.doctor.readings import Reading
 @final
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`gradstep.diagnose` returns; ``str()`` is the report that a person reads.
+    """The result of :func:`gradstep.diagnose`; ``str()`` returns it as a report.
 
     Attributes:
-        findings: what is wrong, the likeliest cause first; consequences of others stand last.
-        readings: what each quantity looked like, and what that means.
-        updates: how many updates the record holds.
+        findings: what is wrong, the likeliest cause first and consequences of other findings last.
+        readings: the course of each quantity and its meaning.
+        updates: number of updates in the record.
     """
 
     findings: tuple[Finding, ...]
@@ -39,11 +39,11 @@ class Diagnosis:
     def headline(self) -> str:
         """The result in one line."""
         count = len(self.findings)
-        found = "nothing wrong found" if self.healthy else f"{count} finding{'s' if count > 1 else ''}"
-        return f"{self.updates:,} updates: {found}"
+        result = "nothing wrong found" if self.healthy else f"{count} finding{'s' if count > 1 else ''}"
+        return f"{self.updates:,} updates: {result}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """Return the diagnosis as plain values for JSON."""
         return {
             "healthy": self.healthy,
             "updates": self.updates,
@@ -62,9 +62,9 @@ class Diagnosis:
 
 def rank_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Order findings: causes before their consequences, then by severity, then by score."""
-    listed = tuple(findings)
-    explained = [
-        replace(finding, because_of=tuple(f.cause.title for f in listed if finding.cause.name in f.cause.explains))
-        for finding in listed
+    every = tuple(findings)
+    with_causes = [
+        replace(finding, because_of=tuple(f.cause.title for f in every if finding.cause.name in f.cause.explains))
+        for finding in every
     ]
-    return tuple(sorted(explained, key=lambda f: (bool(f.because_of), f.cause.severity.rank, -f.score)))
+    return tuple(sorted(with_causes, key=lambda f: (bool(f.because_of), f.cause.severity.rank, -f.score)))

@@ -1,4 +1,4 @@
-"""Where a monitor's numbers go."""
+"""Sinks: the destinations of a monitor's records."""
 
 from gradstep.monitor.sinks.base import Sink
 from gradstep.monitor.sinks.files import Html, JsonLines

@@ -1,4 +1,4 @@
-"""What every sink is: told who is trained, then every update as it comes."""
+"""The base class of sinks, and the scalars that sinks for experiment trackers log."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from gradstep.monitor.record import Header, Update
 
 
 class Sink(ABC):
-    """Where a monitor's numbers go. For one of your own, write the three abstract methods."""
+    """A destination of a monitor's records; a sink of your own implements the three abstract methods."""
 
     @abstractmethod
     def open(self, header: Header) -> None:
-        """A run begins, or goes on at ``header.first_update``; called before a step changes anything.
+        """Start a run, or continue it at ``header.first_update``; called before the first step changes anything.
 
-        Called again when the optimizer has been given another parameter group.
+        Called again when the optimizer has got another parameter group.
         """
 
     @abstractmethod
     def write(self, update: Update) -> None:
-        """An update; without ``groups``, only values that were logged about it later."""
+        """Write an update; one without ``groups`` only has values that were logged later for the previous one."""
 
     def flush(self) -> None:
-        """For now that was the last update: they come together, about once a second. Most sinks need not know."""
+        """Called after each batch of writes, about once a second; override it to flush buffers."""
         return
 
     @abstractmethod
     def close(self) -> None:
-        """The run has ended; called once, even if it never began."""
+        """End the run; called once, even if no run was started."""
 
 
 GLOBAL = (
@@ -48,11 +48,11 @@ GLOBAL = (
 OF_GROUP = ("lr", "weight_decay", "grad_norm", "weight_norm", "update_ratio")
 OF_PARAMETER = ("grad_norm", "weight_norm", "update_norm")
 RESERVED = {*Update.__dataclass_fields__, *GLOBAL, *OF_GROUP}
-"""Names that a record has already: nothing else can be logged under them."""
+"""Names in a record, which cannot be used to log other numbers."""
 
 
 def scalars(header: Header, update: Update) -> Iterator[tuple[str, float]]:
-    """What a logger of scalars gets: ``grad_norm``, ``lr``, ``lr/decay`` where there are groups, what was logged.
+    """Yield the numbers of an update by name: ``grad_norm``, ``lr`` (of several groups ``lr/decay``), logged numbers.
 
     >>> from gradstep.monitor.record import Group, Numbers
     >>> header = Header("SGD", "torch", None, (Group("all"),), ())
@@ -66,8 +66,8 @@ def scalars(header: Header, update: Update) -> Iterator[tuple[str, float]]:
     if update.skipped:
         yield "skipped", 1.0
     if len(update.groups) == 1:
-        own = update.groups[0]
-        yield from ((name, getattr(own, name)) for name in ("lr", "weight_decay") if getattr(own, name) is not None)
+        only = update.groups[0]
+        yield from ((name, getattr(only, name)) for name in ("lr", "weight_decay") if getattr(only, name) is not None)
     else:
         for group, numbers in zip(header.groups, update.groups):
             for name in OF_GROUP:
@@ -76,6 +76,6 @@ def scalars(header: Header, update: Update) -> Iterator[tuple[str, float]]:
     if update.parameters is not None:
         for name in OF_PARAMETER:
             column = getattr(update.parameters, name).tolist()
-            for place, value in zip(update.parameters.index.tolist(), column):
-                yield f"{name}/{header.parameters[place].name}", value
+            for index, value in zip(update.parameters.index.tolist(), column):
+                yield f"{name}/{header.parameters[index].name}", value
     yield from update.extra.items()

@@ -1,4 +1,4 @@
-"""Sinks that write a file: the record itself, one JSON object a line, and the report, an HTML page."""
+"""Sinks that write files: the record as JSON lines, and the report as an HTML page."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gradstep.monitor.sinks.base import Sink
 
 @final
 class JsonLines(Sink):
-    """One line of JSON for each update, handed to the system whole, about once a second those of that second.
+    """Writes one line of JSON for each update, about once a second all updates of that second.
 
-    A crash that Python survives to its end (an exception, Ctrl-C) loses none. A process that is killed loses those that
-    had not been handed over, of the last second at most; what was, stays, whatever happens to the process.
+    No line is lost after an exception or Ctrl-C. A killed process loses at most the lines of the last second, which it
+    had not yet passed to the operating system.
 
-    A run that is resumed (:meth:`gradstep.Monitor.load_state_dict`) goes on in its file; a new one does not overwrite.
+    A resumed run (:meth:`gradstep.Monitor.load_state_dict`) continues its file; a new run does not overwrite a file.
 
     Args:
-        path: the file; of a path without suffix, ``monitor.jsonl`` in that folder. Folders are made.
-        overwrite: begin anew where there is a record already.
+        path: the file; for a path without suffix, ``monitor.jsonl`` in that folder. Folders are made.
+        overwrite: replace an existing record.
 
     Raises:
         FileExistsError: there is a record already; raised before the run's first step.
@@ -42,7 +42,7 @@ class JsonLines(Sink):
     def _open_file(self, *, resumed: bool) -> BinaryIO:
         if self.path.exists() and self.path.stat().st_size:
             if resumed:
-                Reader(self.path).read()  # nothing is added to a file that is no record
+                Reader(self.path).read()  # raises if the file is not a record
                 return _cut_to_whole_lines(self.path.open("r+b", buffering=0))
             if not self._overwrite:
                 raise FileExistsError(
@@ -66,7 +66,7 @@ class JsonLines(Sink):
 
 
 def _cut_to_whole_lines(file: BinaryIO) -> BinaryIO:
-    """The file without a last line that a crash cut off, ready for what comes next."""
+    """Remove a last line that a crash cut off, and return the file positioned at its end."""
     file.seek(file.read().rfind(b"\n") + 1)
     file.truncate()
     return file
@@ -74,10 +74,10 @@ def _cut_to_whole_lines(file: BinaryIO) -> BinaryIO:
 
 @final
 class Html(Sink):
-    """One page with every chart in it, written when the monitor is closed; it needs no network to be looked at.
+    """Writes the report of the run as one HTML page when the monitor is closed; the page needs no network.
 
-    It holds what this process has seen; ``gradstep monitor RUN --html`` makes the page of a whole record, also of one
-    that still grows.
+    The page covers the updates of this process; ``gradstep monitor RUN --html`` makes the page of a whole record, also
+    while it grows.
 
     Args:
         path: the page; folders are made.
@@ -93,7 +93,7 @@ class Html(Sink):
 
     def write(self, update: Update) -> None:
         if self._updates and self._updates[-1].parameters is not None and update.parameters is not None:
-            self._updates[-1] = replace(self._updates[-1], parameters=None)  # only the last ones are shown
+            self._updates[-1] = replace(self._updates[-1], parameters=None)  # the page shows only the last update's
         if update.groups:
             self._updates.append(update)
 

@@ -1,4 +1,4 @@
-"""A run as it goes, on the terminal it runs in."""
+"""A sink that shows the run on the terminal while it goes on."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 MOST = 2_000
-"""Updates that are remembered for the picture; beyond that, every second one is forgotten."""
+"""Most updates in memory for the display; above this, every second update is removed."""
 
 
 @final
 class Terminal(Sink):
-    """A table that is drawn anew while the run goes on, where there is a terminal; in a log or a pipe, once at the end.
+    """Shows a table that is redrawn during the run; without a terminal, in a log or a pipe, once at the end.
 
     Args:
-        seconds: between two drawings, > 0.
-        console: of rich, where to draw; by default standard output.
+        seconds: time between two drawings, > 0.
+        console: the console of rich to draw on; by default standard output.
 
     Raises:
         ImportError: rich is not installed.
@@ -44,7 +44,7 @@ class Terminal(Sink):
         self._live: Live | None = None
         self._run: Run | None = None
         self._updates: list[Update] = []
-        self._drawn = 0.0
+        self._last_drawing = 0.0
 
     def open(self, header: Header) -> None:
         from rich.live import Live
@@ -61,7 +61,8 @@ class Terminal(Sink):
             del self._updates[1:-1:2]
 
     def flush(self) -> None:
-        if self._live is not None and self._console.is_terminal and time.monotonic() - self._drawn > self._seconds:
+        is_due = time.monotonic() - self._last_drawing > self._seconds
+        if self._live is not None and self._console.is_terminal and is_due:
             self._draw()
 
     def close(self) -> None:
@@ -76,4 +77,4 @@ class Terminal(Sink):
         assert self._live is not None
         assert self._run is not None
         self._live.update(view(replace(self._run, updates=tuple(self._updates)), self._console.width), refresh=True)
-        self._drawn = time.monotonic()
+        self._last_drawing = time.monotonic()

@@ -1,4 +1,4 @@
-"""Numbers for experiment trackers: TensorBoard, Weights & Biases, trackio."""
+"""Sinks for experiment trackers: TensorBoard, Weights & Biases, trackio."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @final
 class WandB(Sink):
-    """Scalars under ``monitor/`` in a run of Weights & Biases, against ``monitor/update``.
+    """Logs scalars under ``monitor/`` to a run of Weights & Biases, with ``monitor/update`` as the x-axis.
 
     Args:
         run: the run that your script has started; None starts one, and finishes it.
-        settings: for ``wandb.init``: ``project=``, ``mode="offline"``, ...
+        settings: arguments of ``wandb.init``: ``project=``, ``mode="offline"``, ...
 
     Raises:
         ImportError: wandb is not installed.
-        ValueError: both a run and settings for one.
+        ValueError: both a run and settings for a new one.
     """
 
     def __init__(self, run: Any = None, **settings: Any) -> None:
-        self._library = _imported("wandb", "Weights & Biases")
+        self._library = _import_module("wandb", "Weights & Biases")
         _check(run, settings, "wandb.init")
         self._given, self._settings = run, settings
         self._run = run
@@ -39,7 +39,7 @@ class WandB(Sink):
         self._header = header
         if self._run is None:
             self._run = self._library.init(**self._settings)
-        # A step of its own: the user's calls of log() count W&B's own step on.
+        # Not W&B's own step, which the user's calls of log() advance.
         self._run.define_metric("monitor/update")
         self._run.define_metric("monitor/*", step_metric="monitor/update")
         self._run.config.update({"gradstep": _config(header)}, allow_val_change=True)
@@ -57,19 +57,19 @@ class WandB(Sink):
 
 @final
 class Trackio(Sink):
-    """Scalars under ``monitor/`` in a project of trackio, which keeps them on this machine.
+    """Logs scalars under ``monitor/`` to a project of trackio, which stores them on this machine.
 
     Args:
         run: the run that your script has started; None starts one, and finishes it.
-        settings: for ``trackio.init``: ``project=`` is needed, ``name=``, ...
+        settings: arguments of ``trackio.init``: ``project=`` is required, ``name=``, ...
 
     Raises:
         ImportError: trackio is not installed.
-        ValueError: both a run and settings for one.
+        ValueError: both a run and settings for a new one.
     """
 
     def __init__(self, run: Any = None, **settings: Any) -> None:
-        self._library = _imported("trackio", "trackio")
+        self._library = _import_module("trackio", "trackio")
         _check(run, settings, "trackio.init")
         self._given, self._settings = run, settings
         self._run = run
@@ -91,7 +91,7 @@ class Trackio(Sink):
             self._run = None
 
 
-def _imported(module: str, name: str) -> Any:
+def _import_module(module: str, name: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
@@ -104,7 +104,7 @@ def _check(run: Any, settings: dict[str, Any], init: str) -> None:
 
 
 def _config(header: Header) -> dict[str, Any]:
-    """What a tracker shows of the run's settings: without the list of parameters, which may be long."""
+    """Return the run's settings for a tracker, without the list of parameters, which may be long."""
     return {
         "optimizer": f"{header.package}.{header.optimizer}",
         "groups": [asdict(group) for group in header.groups],
@@ -118,17 +118,17 @@ def _config(header: Header) -> dict[str, Any]:
 
 @final
 class TensorBoard(Sink):
-    """Scalars under ``monitor/``, for ``tensorboard --logdir FOLDER``.
+    """Writes scalars under ``monitor/``, for ``tensorboard --logdir FOLDER``.
 
     Args:
-        folder: where the event files are put.
+        folder: the folder of the event files.
 
     Raises:
         ImportError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        if find_spec("tensorboard") is None:  # what torch's writer needs: said here, not at the first step
+        if find_spec("tensorboard") is None:  # torch's writer needs it; raise here, not at the first step
             raise ImportError("TensorBoard is not installed: pip install tensorboard")
         self._folder = folder
         self._writer: SummaryWriter | None = None

@@ -1,6 +1,6 @@
-"""The rules of the doctor: one function for each cause of unhealthy training; it returns a finding, or None.
+"""The rules of the doctor: for each cause of unhealthy training, a function that returns a finding or None.
 
-A new rule is a function in the file of its subject, and an entry in ``RULES``.
+To add a rule, write a function in the file of its subject, and add it to ``RULES``.
 """
 
 from collections.abc import Callable
@@ -42,4 +42,4 @@ RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
     momentum_too_high,
     fine_tuning_settings,
 )
-"""Every rule; their order decides nothing."""
+"""All rules; their order has no effect."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, listed
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, join_names
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
 
 GRADIENTS_EXPLODING = Cause(
@@ -21,18 +21,18 @@ GRADIENTS_EXPLODING = Cause(
 )
 
 ALARMING = 100.0
-"""The norm as a median of 5 updates. Source: common advice for monitoring fine-tuning, healthy 0.1 to 10, over 100
-alarming. Measured in benchmarks/doctor.py: healthy runs stay below 10."""
+"""Limit of the norm, as a median of 5 updates. Source: common advice for monitoring fine-tuning, healthy 0.1 to 10,
+over 100 alarming. Measured in benchmarks/doctor.py: healthy runs stay below 10."""
 
 ALARMING_CERTAIN = 1e4
 
 
 LEAST_ROWS = 3
-"""Records over the limit: a single one, where not every update was recorded, may be one bad batch. A choice."""
+"""Least number of records over the limit: a single one may be one bad batch. A choice."""
 
 
 def gradients_exploding(evidence: Evidence) -> Finding | None:
-    """A gradient norm, before clipping, above 100 for several updates."""
+    """Find a gradient norm, before clipping, above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT_WIDTH)
     over = norm.where(norm.values >= ALARMING)
     if len(over) < LEAST_ROWS:
@@ -63,19 +63,19 @@ GRADIENTS_VANISHED = Cause(
 )
 
 VANISHED_NORM = 1e-5
-"""The global norm as a median: ten thousand times below the healthy 0.1 (see gradients_exploding). A choice."""
+"""Limit of the median global norm: ten thousand times below the healthy 0.1 (see gradients_exploding). A choice."""
 
 VANISHED_SHARE = 1e-4
-"""Median norm of one matrix over that of the largest. Glorot & Bengio, "Understanding the difficulty of training deep
-feedforward neural networks", 2010, figure 7, show how it falls with depth. Measured in benchmarks/doctor.py: 0.09 or
-more in healthy runs, 4e-7 and less in sick ones."""
+"""Limit of a matrix's median norm over that of the largest. Glorot & Bengio, "Understanding the difficulty of training
+deep feedforward neural networks", 2010, figure 7, show how it falls with depth. Measured in benchmarks/doctor.py: 0.09
+or more in healthy runs, 4e-7 and less in sick ones."""
 
 VANISHED_FALL = 0.3
-"""A loss that has lost more of its start is not stuck. A choice."""
+"""A loss that fell by more than this share of its start is not stuck. A choice."""
 
 
 def gradients_vanished(evidence: Evidence) -> Finding | None:
-    """A loss that is stuck, and gradients that are nearly zero: of whole matrices beside others, or all together."""
+    """Find a stuck loss with gradients near zero: of some matrices compared with others, or of all together."""
     norm = evidence.grad_norm
     if len(norm) < 2 * WIDTH or evidence.fall is None or evidence.fall > VANISHED_FALL:
         return None
@@ -85,12 +85,12 @@ def gradients_vanished(evidence: Evidence) -> Finding | None:
             Fact(f"the gradient norm is {norm.median:.1e} (usual: 0.1 to 10)", norm.median, VANISHED_NORM, norm.span)
         )
         score = grade(norm.median, limit=VANISHED_NORM, certain=VANISHED_NORM**2)
-    medians = matrices(evidence)
+    medians = matrix_norms(evidence)
     if medians and (largest := max(medians.values())) > 0:
-        lost = {name: value / largest for name, value in medians.items() if value < VANISHED_SHARE * largest}
-        if lost:
-            least = min(lost.values())
-            text = f"gradients of {listed(lost)} are {least:.1e} of the largest matrix's"
+        vanished = {name: value / largest for name, value in medians.items() if value < VANISHED_SHARE * largest}
+        if vanished:
+            least = min(vanished.values())
+            text = f"gradients of {join_names(vanished)} are {least:.1e} of the largest matrix's"
             facts.append(Fact(text, least, VANISHED_SHARE, norm.span))
             score = max(score, grade(least, limit=VANISHED_SHARE, certain=VANISHED_SHARE**2))
     if not facts:
@@ -99,8 +99,8 @@ def gradients_vanished(evidence: Evidence) -> Finding | None:
     return Finding(GRADIENTS_VANISHED, score, tuple(facts))
 
 
-def matrices(evidence: Evidence) -> dict[str, float]:
-    """The median gradient norm of every parameter of two or more dimensions that had one."""
+def matrix_norms(evidence: Evidence) -> dict[str, float]:
+    """Return the median gradient norm of every parameter with two or more dimensions and a gradient."""
     if not evidence.has_parameters:
         return {}
     _, norms = evidence.of_parameters("grad_norm")
@@ -122,28 +122,28 @@ SPIKE = Cause(
 )
 
 SPIKE_WINDOW = 20
-"""Updates whose medians a spike is held against. A choice."""
+"""Number of preceding updates for the medians that a spike is compared with. A choice."""
 
 SPIKE_RISE = 0.2
-"""By which the loss rises, in units of what it had gained (or a fifth of its start, if that is more)."""
+"""Least rise of the loss in a spike, as a share of its previous fall (or of a fifth of its start, if that is more)."""
 
 SPIKE_GRADIENT = 5.0
-"""Gradient norm over its median before, at the same update. Measured on the runs of benchmarks/doctor.py: where the
-loss of a healthy run rises like that by chance, up to 2.7; at broken batches 280 and more."""
+"""Least ratio of the gradient norm to its preceding median in a spike. Measured on the runs of benchmarks/doctor.py:
+where the loss of a healthy run rises like that by chance, up to 2.7; at broken batches 280 and more."""
 
 SPIKE_RATIO = 0.03
-"""Update over weights before the spike: above it the learning rate is the suspect (see lr_too_high)."""
+"""Update over weights before the spike, above which the learning rate is the likelier cause (see lr_too_high)."""
 
 SPIKE_LEAD = 5
-"""Updates before the spike in which the leading tensor is looked for. A choice."""
+"""Number of updates before the spike in which to search for the leading tensor. A choice."""
 
 
 def spike(evidence: Evidence) -> Finding | None:
-    """A loss and a gradient norm far above their recent medians, in a run that was healthy before."""
-    found = [at for at in _find_leaps(evidence) if _was_healthy(evidence, at)]
-    if not found:
+    """Find a loss and a gradient norm far above their recent medians, in a run that was healthy before."""
+    leaps = [at for at in _find_leaps(evidence) if _was_healthy(evidence, at)]
+    if not leaps:
         return None
-    at = found[0]
+    at = leaps[0]
     loss, norm = evidence.loss, evidence.grad_norm
     before, level = loss.during(at - SPIKE_WINDOW, at - 1).median, norm.during(at - SPIKE_WINDOW, at - 1).median
     rise, factor = loss.during(at, at).median, norm.during(at, at).median / level
@@ -152,52 +152,52 @@ def spike(evidence: Evidence) -> Finding | None:
         Fact(f"the gradient norm was {factor:.1f} times its recent median", factor, SPIKE_GRADIENT, (at, at)),
     ]
     facts += _find_leading_tensor(evidence, at)
-    if len(found) > 1:
-        facts.append(Fact(f"{len(found)} updates leapt like that", len(found), 0, (found[0], found[-1])))
+    if len(leaps) > 1:
+        facts.append(Fact(f"{len(leaps)} updates leapt like that", len(leaps), 0, (leaps[0], leaps[-1])))
     return Finding(SPIKE, min(1.0, 0.5 + 0.05 * factor), tuple(facts))
 
 
 def _find_leaps(evidence: Evidence) -> list[int]:
-    """Updates at which the loss and the gradient norm leap."""
+    """Return the updates at which both the loss and the gradient norm leap."""
     loss, norm = evidence.loss, evidence.grad_norm
-    known = dict(zip(norm.updates.tolist(), norm.values.tolist()))
-    found = []
+    norm_at = dict(zip(norm.updates.tolist(), norm.values.tolist()))
+    leaps = []
     for i in range(SPIKE_WINDOW, len(loss)):
         at, recent = int(loss.updates[i]), float(np.median(loss.values[i - SPIKE_WINDOW : i]))
         gained = max(loss.values[0] - recent, abs(loss.values[0]) / 5)
-        if loss.values[i] - recent < SPIKE_RISE * gained or at not in known:
+        if loss.values[i] - recent < SPIKE_RISE * gained or at not in norm_at:
             continue
         earlier = norm.during(int(loss.updates[i - SPIKE_WINDOW]), at - 1)
-        if len(earlier) and known[at] >= SPIKE_GRADIENT * earlier.median:
-            found.append(at)
-    return found
+        if len(earlier) and norm_at[at] >= SPIKE_GRADIENT * earlier.median:
+            leaps.append(at)
+    return leaps
 
 
 def _was_healthy(evidence: Evidence, at: int) -> bool:
-    """Whether the run was healthy before, and its updates are not large for good: then the learning rate leaps."""
+    """Return whether the run was healthy before, and its updates are not large elsewhere too (see lr_too_high)."""
     earlier = evidence.ratio.during(at - SPIKE_WINDOW, at - 1)
     if len(earlier) and earlier.median > SPIKE_RATIO:
         return False
     if evidence.grad_norm.during(at - SPIKE_WINDOW, at - 1).median >= ALARMING:
         return False
-    apart = evidence.ratio.where(
+    elsewhere = evidence.ratio.where(
         (evidence.ratio.updates < at - SPIKE_LEAD) | (evidence.ratio.updates > at + SPIKE_WINDOW)
     )
-    return not len(apart) or float(apart.smooth(SHORT_WIDTH).values.max()) < HIGH_RATIO
+    return not len(elsewhere) or float(elsewhere.smooth(SHORT_WIDTH).values.max()) < HIGH_RATIO
 
 
 def _find_leading_tensor(evidence: Evidence, at: int) -> list[Fact]:
-    """The tensor whose gradient leapt first, and by most among those that leapt with it."""
+    """Return a fact about the tensor whose gradient leapt first; if several leapt together, by the largest factor."""
     if not evidence.has_parameters:
         return []
     updates, norms = evidence.of_parameters("grad_norm")
     row = int(np.searchsorted(updates, at))
     if row < SPIKE_WINDOW or row == len(updates) or updates[row] != at:
         return []
-    calm = norms[max(0, row - SPIKE_WINDOW - SPIKE_LEAD) : row - SPIKE_LEAD]
-    known = np.isfinite(calm).any(axis=0)
+    before = norms[max(0, row - SPIKE_WINDOW - SPIKE_LEAD) : row - SPIKE_LEAD]
+    has_norm = np.isfinite(before).any(axis=0)
     usual = np.full(norms.shape[1], np.inf)
-    usual[known] = np.nanmedian(calm[:, known], axis=0)
+    usual[has_norm] = np.nanmedian(before[:, has_norm], axis=0)
     usual[usual == 0] = np.inf
     for r in range(row - SPIKE_LEAD, row + 1):
         factors = np.where(np.isfinite(norms[r]), norms[r], 0.0) / usual

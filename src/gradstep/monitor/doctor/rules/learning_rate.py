@@ -20,30 +20,30 @@ LR_TOO_HIGH = Cause(
 )
 
 HIGH_RATIO = 0.1
-"""Update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
+"""Limit of update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
 weights:updates"). Measured in benchmarks/doctor.py: healthy runs reach 0.04, sick ones 0.27 and more."""
 
 HIGH_RATIO_CERTAIN = 1.0
 
 RELAPSE = 0.5
-"""The share of what had been gained that the loss gave back. A choice: on its own it tells little (fine-tuning, with
-hardly anything to gain, reaches 0.54 in benchmarks/doctor.py), which is why large updates are asked for as well."""
+"""Limit of the relapse, the share of its gain that the loss gave back. A choice: alone it says little (fine-tuning,
+which gains little, reaches 0.54 in benchmarks/doctor.py), so the rule also requires large updates."""
 
 LEAST_GAIN = 0.2
-"""Of the first loss, as the least gain that a relapse is measured by, so that noise at the start is none. A choice."""
+"""Least divisor of a relapse, as a share of the first loss, so that early noise is no relapse. A choice."""
 
 HIGH_FALL = 0.05
-"""The share of its start that a loss has lost when something was learnt: with updates of that size and no gain, the
-network is dead. A choice."""
+"""Least fall of the loss, as a share of its start, of a network that learns: with large updates and less, the network
+is dead. A choice."""
 
 LEAST_GAIN_STEPS = 6.0
-"""The least gain in steps from one loss to the next (their median), for the same purpose. A choice."""
+"""The same least divisor in median steps from one loss to the next. A choice."""
 
 SHORT_WIDTH = 5
 
 
 def lr_too_high(evidence: Evidence) -> Finding | None:
-    """Very large updates, and a loss that rose far above its lowest value, or that is where it was at the end."""
+    """Find very large updates with a loss that rose far above its lowest value, or that has not fallen at the end."""
     ratio, loss = evidence.ratio.smooth(SHORT_WIDTH), evidence.loss
     if not len(ratio) or len(loss) < 3:
         return None
@@ -111,20 +111,21 @@ LR_TOO_LOW = Cause(
 )
 
 LOW_RATIO = 3e-5
-"""Update over weights that nine of ten updates stay below: a thirtieth of the usual 1e-3 (Karpathy, CS231n, "Ratio of
+"""Limit of update over weights for nine of ten updates: a thirtieth of the usual 1e-3 (Karpathy, CS231n, "Ratio of
 weights:updates"). Measured in benchmarks/doctor.py: fine-tuning at 2e-5 has 1.1e-4, sick runs 1.1e-5 and less."""
 
 LOW_RATIO_CERTAIN = 3e-7
 
 LOW_FALL = 0.1
-"""The share of its start that a loss has lost when it is not flat. A choice."""
+"""A loss that fell by more than this share of its start is not flat. A choice."""
 
 LEAST_GRADIENT = 1e-6
-"""A smaller gradient is the cause, not the learning rate, where the rule does not divide by it. A choice."""
+"""Below this gradient norm the gradient is the cause and not the learning rate, at least in rules that do not divide by
+the gradient. A choice."""
 
 
 def lr_too_low(evidence: Evidence) -> Finding | None:
-    """Very small updates, a gradient, and a loss that is nearly where it was."""
+    """Find very small updates with a gradient that is not small and a loss that hardly changed."""
     ratio = evidence.ratio
     if len(ratio) < 2 * WIDTH or evidence.fall is None or evidence.span is None:
         return None

@@ -30,20 +30,21 @@ GRADIENTS_NOT_CLEARED = Cause(
 
 
 NOT_CLEARED_SHARE = 0.5
-"""Of the updates: who clears once per epoch clears too seldom, who forgets it once does little harm. A choice."""
+"""Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
+little harm. A choice."""
 
 NOT_CLEARED_UPDATES = 3
 
 
 def gradients_not_cleared(evidence: Evidence) -> Finding | None:
-    """Gradients of a step that were still there in every backward pass before the next step: seen, not inferred."""
-    seen = [u for u in evidence.made if u.uncleared is not None]
-    left = [u.update for u in seen if u.uncleared]
-    if len(left) < NOT_CLEARED_UPDATES or len(left) < NOT_CLEARED_SHARE * len(seen):
+    """Find gradients that stayed through every backward pass until the next step; observed directly, not inferred."""
+    observed = [u for u in evidence.made if u.uncleared is not None]
+    uncleared = [u.update for u in observed if u.uncleared]
+    if len(uncleared) < NOT_CLEARED_UPDATES or len(uncleared) < NOT_CLEARED_SHARE * len(observed):
         return None
-    share = len(left) / len(seen)
-    text = f"in {len(left):,} of {len(seen):,} updates backward() added to the gradients of the step before"
-    facts = [Fact(text, share, NOT_CLEARED_SHARE, (left[0], left[-1]))]
+    share = len(uncleared) / len(observed)
+    text = f"in {len(uncleared):,} of {len(observed):,} updates backward() added to the gradients of the step before"
+    facts = [Fact(text, share, NOT_CLEARED_SHARE, (uncleared[0], uncleared[-1]))]
     norm = evidence.grad_norm
     if len(norm):
         at, largest = norm.highest
@@ -76,13 +77,13 @@ STEP_WITHOUT_GRADIENT = Cause(
 
 
 EMPTY_SHARE = 0.9
-"""Of the updates. A choice."""
+"""Least share of updates without a gradient. A choice."""
 
 EMPTY_UPDATES = 10
 
 
 def step_without_gradient(evidence: Evidence) -> Finding | None:
-    """No gradient, or one that is exactly zero, in nearly all updates; or none in the first, although it had a loss."""
+    """Find no gradient, or an exact zero, in nearly all updates, or a first update with a loss and no gradient."""
     made = evidence.made
     if len(made) < EMPTY_UPDATES:
         return None
@@ -115,13 +116,13 @@ STEPPED_TWICE = Cause(
 
 
 STEPPED_TWICE_SHARE = 0.5
-"""Of the updates: one optimizer that follows another, or takes over for a while, is meant. A choice."""
+"""Least share of updates with another optimizer: one that takes over for a part of the run is intended. A choice."""
 
 STEPPED_TWICE_UPDATES = 10
 
 
 def stepped_twice(evidence: Evidence) -> Finding | None:
-    """Another optimizer that holds some of the same parameters stepped between most updates."""
+    """Find another optimizer that stepped some of the same parameters between most updates."""
     others = [u for u in evidence.made if u.other_optimizer]
     if len(others) < STEPPED_TWICE_UPDATES or len(others) < STEPPED_TWICE_SHARE * len(evidence.made):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, listed
+from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, join_names
 
 NOT_REGISTERED = Cause(
     "not_registered",
@@ -19,14 +19,15 @@ NOT_REGISTERED = Cause(
 
 
 def not_registered(evidence: Evidence) -> Finding | None:
-    """Trainable parameters of the model that no group holds; needs no threshold."""
-    lost = [p for p in evidence.header.unregistered if p.requires_grad]
-    if not lost:
+    """Find trainable parameters of the model that no group holds; needs no threshold."""
+    missing = [p for p in evidence.header.unregistered if p.requires_grad]
+    if not missing:
         return None
-    elements = sum(p.elements for p in lost)
+    elements = sum(p.elements for p in missing)
     trained = sum(p.elements for p in evidence.header.parameters)
     share = elements / (elements + trained)
-    text = f"{listed(p.name for p in lost)}: {elements:,} numbers, {share:.0%} of the model, are in no parameter group"
+    names = join_names(p.name for p in missing)
+    text = f"{names}: {elements:,} numbers, {share:.0%} of the model, are in no parameter group"
     return Finding(NOT_REGISTERED, 1.0, (Fact(text, share),))
 
 
@@ -41,24 +42,22 @@ NO_GRADIENT = Cause(
 )
 
 NO_GRADIENT_UPDATES = 10
-"""Fewer say nothing about branches that are only sometimes taken. A choice."""
+"""Least number of updates: in fewer, a branch that is used only sometimes may be unused. A choice."""
 
 
 def no_gradient(evidence: Evidence) -> Finding | None:
-    """Registered, trainable parameters without a gradient in any of the updates; per group where that is all there
-    is.
-    """
+    """Find trainable parameters in the optimizer without a gradient in any update; by group without single numbers."""
     if len(evidence.made) < NO_GRADIENT_UPDATES or evidence.span is None:
         return None
     if evidence.has_parameters:
         seen = {int(i) for u in evidence.made if u.parameters is not None for i in u.parameters.index}
-        lost = [p for i, p in enumerate(evidence.header.parameters) if i not in seen and p.requires_grad]
-        if not lost:
+        unused = [p for i, p in enumerate(evidence.header.parameters) if i not in seen and p.requires_grad]
+        if not unused:
             return None
-        names, elements = listed(p.name for p in lost), sum(p.elements for p in lost)
+        names, elements = join_names(p.name for p in unused), sum(p.elements for p in unused)
     else:
-        wanted = sum(p.elements for p in evidence.header.parameters if p.requires_grad)
-        elements = wanted - max(u.elements for u in evidence.made)
+        trainable = sum(p.elements for p in evidence.header.parameters if p.requires_grad)
+        elements = trainable - max(u.elements for u in evidence.made)
         if elements <= 0 or not any(u.elements for u in evidence.made):
             return None
         names = "parameters (record them singly to see which)"
@@ -77,32 +76,32 @@ FROZEN_BUT_DECAYED = Cause(
 )
 
 FROZEN_SHARE = 0.9
-"""Of the updates in which the gradient is exactly zero: a dead unit or an unused row leaves a whole tensor alive. A
-choice."""
+"""Least share of updates with a gradient of exactly zero, in the whole tensor: dead units or unused rows do not count.
+A choice."""
 
 FROZEN_UPDATES = 10
 
 
 def frozen_but_decayed(evidence: Evidence) -> Finding | None:
-    """Tensors whose gradient is zero nearly always and whose norm has fallen, in groups with decay."""
+    """Find tensors in groups with decay that have nearly always a gradient of zero, and a norm that has fallen."""
     if not evidence.has_parameters:
         return None
     updates, gradients = evidence.of_parameters("grad_norm")
     _, weights = evidence.of_parameters("weight_norm")
     facts, names = [], []
     for column, parameter in enumerate(evidence.header.parameters):
-        there = ~np.isnan(gradients[:, column])
-        if there.sum() < FROZEN_UPDATES or evidence.decay_of(parameter) <= 0:
+        present = ~np.isnan(gradients[:, column])
+        if present.sum() < FROZEN_UPDATES or evidence.decay_of(parameter) <= 0:
             continue
-        gradient, weight = gradients[there, column], weights[there, column]
+        gradient, weight = gradients[present, column], weights[present, column]
         if np.mean(gradient == 0) < FROZEN_SHARE or not weight[-1] < weight[0]:
             continue
         names.append(parameter.name)
-        kept = float(weight[-1] / weight[0])
-        text = f"{parameter.name}: gradient 0 in {np.mean(gradient == 0):.0%} of the updates, norm down to {kept:.3%}"
-        facts.append(Fact(text, kept, 1.0, (int(updates[there][0]), int(updates[there][-1]))))
+        rest = float(weight[-1] / weight[0])
+        text = f"{parameter.name}: gradient 0 in {np.mean(gradient == 0):.0%} of the updates, norm down to {rest:.3%}"
+        facts.append(Fact(text, rest, 1.0, (int(updates[present][0]), int(updates[present][-1]))))
     if not facts:
         return None
     if len(facts) > 3:
-        facts = [Fact(f"gradient 0 and norm falling: {listed(names)}", float(len(names)), 0.0, evidence.span)]
+        facts = [Fact(f"gradient 0 and norm falling: {join_names(names)}", float(len(names)), 0.0, evidence.span)]
     return Finding(FROZEN_BUT_DECAYED, 1.0, tuple(facts))

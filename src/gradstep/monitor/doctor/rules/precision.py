@@ -20,9 +20,7 @@ NOT_FINITE = Cause(
 
 
 def not_finite(evidence: Evidence) -> Finding | None:
-    """Updates with a loss or a gradient that is not finite; in fp16, where skipping is how the scale is found, a loss
-    only.
-    """
+    """Find updates with a loss or gradient that is not finite; in fp16, where the scaler skips updates, a loss only."""
     fp16 = len(evidence.loss_scale) > 0
     facts = []
     losses = [u.update for u in evidence.run.updates if u.loss is not None and not math.isfinite(u.loss)]
@@ -52,17 +50,17 @@ LOST_TO_ROUNDING = Cause(
 HALF_PRECISION = frozenset({"bfloat16", "float16"})
 
 UNMOVED_SHARE = 0.5
-"""Of the elements that had a gradient and did not move, as the median over the run. Measured in benchmarks/doctor.py:
-healthy runs in float32 stay below 0.01."""
+"""Least median share of elements that had a gradient and did not change. Measured in benchmarks/doctor.py: healthy runs
+in float32 stay below 0.01."""
 
 UNMOVED_FALL = 0.25
-"""The share of its start that the loss has lost when the updates that are left suffice. It also keeps quiet about
-stochastic rounding by other libraries, under which most elements stay in any one update and move on average;
-gradstep's own counts as moved. Measured in benchmarks/doctor.py: 0.1 and less in sick runs."""
+"""A loss that fell by more than this share of its start learns from the remaining updates. This also excludes
+stochastic rounding by other libraries, with which most elements stay in a single update and change on average;
+gradstep's own counts as a change. Measured in benchmarks/doctor.py: 0.1 and less in sick runs."""
 
 
 def lost_to_rounding(evidence: Evidence) -> Finding | None:
-    """Half-precision weights of which most are not moved by their gradients, rounded to nearest."""
+    """Find half-precision weights that are rounded to nearest and mostly not changed by their gradients."""
     half = [p for p in evidence.header.parameters if p.dtype in HALF_PRECISION]
     if not half:
         return None
@@ -91,16 +89,16 @@ LOSS_SCALE_COLLAPSE = Cause(
 )
 
 LEAST_SCALE = 1.0
-"""Below it the scale makes gradients smaller, the contrary of its purpose (Micikevicius et al., arXiv:1710.03740,
-section 3.2). Trainers stop there or not far below."""
+"""Limit of the loss scale: below 1 it makes gradients smaller, against its purpose (Micikevicius et al.,
+arXiv:1710.03740, section 3.2). Trainers stop there or not far below."""
 
 SKIPS_IN_A_ROW = 10
-"""Skipped updates in a row: from torch's first scale of 65,536 ten halvings lead to 64, lower than a scale that is
-found usually is. A choice."""
+"""Least number of skipped updates in a row: from torch's first scale of 65,536 ten halvings lead to 64, which is lower
+than a usual scale. A choice."""
 
 
 def loss_scale_collapse(evidence: Evidence) -> Finding | None:
-    """A scale below 1, or many skipped updates in a row."""
+    """Find a loss scale below 1, or many skipped updates in a row."""
     scale = evidence.loss_scale
     if not len(scale):
         return None

@@ -1,4 +1,4 @@
-"""Rules about the learning-rate schedule: its length, and what a resume does to it."""
+"""Rules about the learning-rate schedule: its length, and jumps after a resume."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ SCHEDULE_ENDED_EARLY = Cause(
 )
 
 ENDED_LR = 1e-6
-"""Of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its last 3%: computed
-from the shapes."""
+"""Limit as a share of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its
+last 3%: computed from the shapes."""
 
 ENDED_ABOVE_ZERO_LR = 0.5
-"""A schedule with an end above 0 counts as ended early if it holds less than this share of its highest value. A
+"""A schedule with an end above 0 counts as ended early if its last value is at most this share of its highest. A
 choice."""
 
 ENDED_SHARE = 0.1
-"""Of the updates that come after the end. A choice: a tenth of the compute."""
+"""Least share of updates after the end. A choice: a tenth of the compute."""
 
 LEAST_UPDATES = 10
 
 
 def schedule_ended_early(evidence: Evidence) -> Finding | None:
-    """A last tenth or more at a learning rate of nothing, or past the end that the schedule is known to have."""
+    """Find a last tenth or more with a learning rate near 0, or at the last value of a schedule of known length."""
     lr, last = evidence.lr, len(evidence.lr) - 1
     if last + 1 < LEAST_UPDATES:
         return None
@@ -45,20 +45,20 @@ def schedule_ended_early(evidence: Evidence) -> Finding | None:
     length = evidence.header.schedule_updates
     if length is not None and lr.values[-1] <= ENDED_ABOVE_ZERO_LR * highest:
         limit = lr.values[-1]
-    rest = 0
-    while rest <= last and lr.values[last - rest] <= limit:
-        rest += 1
-    over = rest / len(lr)
-    if over < ENDED_SHARE or rest > last:
+    count = 0
+    while count <= last and lr.values[last - count] <= limit:
+        count += 1
+    share = count / len(lr)
+    if share < ENDED_SHARE or count > last:
         return None
-    tail = lr.where(lr.updates >= lr.updates[last - rest + 1])
-    text = f"the learning rate is {lr.values[-1]:.3g} in the last {over:.0%} of the updates; it was {highest:.3g}"
+    tail = lr.where(lr.updates >= lr.updates[last - count + 1])
+    text = f"the learning rate is {lr.values[-1]:.3g} in the last {share:.0%} of the updates; it was {highest:.3g}"
     facts = [Fact(text, float(lr.values[-1]), float(limit), tail.span)]
     if length is not None:
         facts.append(
             Fact(f"the schedule is {length:,} updates long, and there are {tail.span[1] + 1:,}", float(length))
         )
-    return Finding(SCHEDULE_ENDED_EARLY, min(1.0, 0.5 + over), tuple(facts))
+    return Finding(SCHEDULE_ENDED_EARLY, min(1.0, 0.5 + share), tuple(facts))
 
 
 SCHEDULE_TOO_LONG = Cause(
@@ -71,11 +71,12 @@ SCHEDULE_TOO_LONG = Cause(
 )
 
 TOO_LONG = 1.1
-"""Schedule over run. A tenth more leaves a cosine at 2% of its peak (computed), which costs next to nothing."""
+"""Limit of the schedule's length over the run's. With a tenth more, a cosine ends at 2% of its peak (computed), which
+costs next to nothing."""
 
 
 def schedule_too_long(evidence: Evidence) -> Finding | None:
-    """A schedule of known length that is longer than the planned run, and falls after its end."""
+    """Find a schedule of known length that is longer than the planned run."""
     length, planned = evidence.header.schedule_updates, evidence.header.planned_updates
     if length is None or planned is None or length <= TOO_LONG * planned:
         return None
@@ -105,22 +106,22 @@ LR_JUMPED = Cause(
 )
 
 JUMP = 0.2
-"""Of the highest learning rate so far: less costs little. A choice."""
+"""Least jump, as a share of the highest learning rate so far: less costs little. A choice."""
 
 SCHEDULE_CHANGE = 3.0
-"""Times what the learning rate changes by from one record to the next just before and after, which is the schedule's
-own doing: in a warmup or a fast decay that is much. A choice."""
+"""Least jump in units of the largest change between the records just before and after: the schedule itself changes by
+much in a warmup or a fast decay. A choice."""
 
 
 def lr_jumped(evidence: Evidence) -> Finding | None:
-    """A jump at a resume; downwards only if it rises again, as a step of a schedule would not.
+    """Find a jump at a resume; a jump downwards only if the learning rate rises again, unlike in a stepped schedule.
 
-    A jump of that size elsewhere in the record shows that the schedule has such steps: then nothing is said.
+    If the record has a jump of that size elsewhere, the schedule itself has such steps, and nothing is found.
     """
     lr, headers = evidence.lr.finite, evidence.run.headers
     facts: list[Fact] = []
     largest = 0.0
-    # A group that was added opens a header as well, and may have any learning rate.
+    # An added group also writes a header, and may have any learning rate.
     first = [b.first_update for a, b in pairwise(headers) if len(a.groups) == len(b.groups)]
     resumes = [at for at in np.searchsorted(lr.updates, first).tolist() if 0 < at < len(lr)]
     for at in resumes:
@@ -135,7 +136,7 @@ def lr_jumped(evidence: Evidence) -> Finding | None:
 
 
 def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:
-    """Whether the learning rate of record ``at`` does not follow from those before."""
+    """Return whether the learning rate jumps at the index ``at`` of ``values``, (n,)."""
     steps, size = np.diff(values), float(values[at] - values[at - 1])
     nearby = np.abs(steps[[j for j in (at - 2, at) if 0 <= j < len(steps)]])
     if abs(size) <= JUMP * values[:at].max() or abs(size) <= SCHEDULE_CHANGE * nearby.max(initial=0.0):
@@ -147,6 +148,6 @@ def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:
 
 
 def _repeats(values: Floats, at: int) -> bool:
-    """Whether the learning rates from ``at`` on are those from the start on."""
+    """Return whether the learning rates ``values``, (n,), from ``at`` on repeat those from the start on."""
     count = min(at, len(values) - at)
     return np.allclose(values[at : at + count], values[:count], rtol=1e-6, atol=0.0)

@@ -1,4 +1,4 @@
-"""Rules about settings that are rarely meant: momentum, betas, and those of fine-tuning."""
+"""Rules about settings that are rarely intended: momentum, betas, and those of fine-tuning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOMENTUM_LIMIT = 1.0
 
 
 def momentum_too_high(evidence: Evidence) -> Finding | None:
-    """A momentum, or a beta1, of 1 or more in any update."""
+    """Find a momentum, or a beta1, of 1 or more in any update."""
     used = {
         momentum: u.update
         for u in reversed(evidence.made)
@@ -69,14 +69,14 @@ LEAST_BETA2 = 0.9
 (Kingma & Ba, arXiv:1412.6980); 0.95 for language models (Brown et al., arXiv:2005.14165, appendix B)."""
 
 MOST_BETA2 = 0.9999
-"""An average over 10,000 updates: above it no recipe is known to us."""
+"""An average over 10,000 updates: we know no recipe above it."""
 
 MOST_BETA1 = 0.98
 """An average over 50 updates; one-cycle goes up to 0.95 (Smith, arXiv:1803.09820), Lion to 0.95 (arXiv:2302.06675)."""
 
 
 def unusual_betas(evidence: Evidence) -> Finding | None:
-    """Betas outside the published range, or a β₁ that is not below √β₂.
+    """Find betas outside the published range, or a β₁ that is not below √β₂.
 
     For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification
     On Update Rules", arXiv:2208.09632, theorem 3.1. Kingma & Ba ask for β₁² < √β₂ (theorem 4.1).
@@ -117,7 +117,7 @@ FINE_TUNING_BETA2 = 0.99
 
 
 def fine_tuning_settings(evidence: Evidence) -> Finding | None:
-    """A high learning rate or a short second average, in a run that says that it is a fine-tuning."""
+    """Find a high learning rate or a short average of squared gradients in a run marked as fine-tuning."""
     if not evidence.header.fine_tuning or evidence.rule not in ADAM:
         return None
     facts = []

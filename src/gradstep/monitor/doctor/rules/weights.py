@@ -19,23 +19,23 @@ WEIGHTS_GROWING = Cause(
 )
 
 GROWTH_POWER = 0.3
-"""The power of the number of updates by which the norm grows over the second half of the run. Without decay a random
-walk of equal steps has 1/2, and comes to rest with it: Kosson et al., "Rotational Equilibrium: How Weight Decay
-Balances Learning Across Neural Networks", arXiv:2305.17212, section 3. Measured in benchmarks/doctor.py: up to 0.17
-in healthy runs, 0.5 and more in sick ones."""
+"""Limit of p if the norm grows as the p-th power of the number of updates over the second half of the run. A random
+walk of equal steps has 1/2 without decay, and reaches an equilibrium with decay: Kosson et al., "Rotational
+Equilibrium: How Weight Decay Balances Learning Across Neural Networks", arXiv:2305.17212, section 3. Measured in
+benchmarks/doctor.py: up to 0.17 in healthy runs, 0.5 and more in sick ones."""
 
 GROWTH = 1.5
-"""The norm at the end over that at the start. A choice."""
+"""Least ratio of the norm at the end to the norm at the start. A choice."""
 
 GROWTH_FALL = 0.1
-"""The share of itself that the loss loses in the second half: if more, the growth is learning. A choice."""
+"""Limit of the loss's relative fall in the second half: with more, the growth is learning. A choice."""
 
 GROWTH_UPDATES = 100
-"""In short runs from scratch every weight still grows. A choice."""
+"""Least length of the run: in short runs from scratch every weight grows. A choice."""
 
 
 def weights_growing(evidence: Evidence) -> Finding | None:
-    """A norm that still grows like a power of the updates in the second half of the run, for no gain."""
+    """Find a norm that still grows as a power of the updates in the second half of the run, without a gain in loss."""
     norm, loss = evidence.weight_norm, evidence.loss
     if len(norm) < 2 * WIDTH or len(loss) < 2 * WIDTH or norm.span[1] + 1 < GROWTH_UPDATES or norm.values[0] <= 0:
         return None
@@ -71,25 +71,26 @@ WEIGHTS_SHRINKING = Cause(
 )
 
 SHRINKAGE = 0.7
-"""Norm at the end over norm at the start. Measured in benchmarks/doctor.py: healthy runs end at 1 or above, sick ones
-below 0.4."""
+"""Limit of the norm at the end over that at the start. Measured in benchmarks/doctor.py: healthy runs end at 1 or
+above, sick ones below 0.4."""
 
 SHRINKAGE_CERTAIN = 0.3
 
 
 def weights_shrinking(evidence: Evidence) -> Finding | None:
-    """A norm that has lost a third and more, in a run with decay."""
+    """Find a norm that has fallen by more than 30% in a run with decay."""
     norm = evidence.weight_norm
     decay = max((g.weight_decay or 0.0 for u in evidence.made for g in u.groups), default=0.0)
     if len(norm) < 2 * WIDTH or decay <= 0 or norm.values[0] <= 0:
         return None
-    kept = norm.part(0.95, 1.0).median / float(norm.values[0])
-    if kept >= SHRINKAGE:
+    end = norm.part(0.95, 1.0).median
+    rest = end / float(norm.values[0])
+    if rest >= SHRINKAGE:
         return None
     facts = [
         Fact(
-            f"the weight norm fell from {norm.values[0]:.3g} to {norm.part(0.95, 1.0).median:.3g}, {kept:.0%} of it",
-            kept,
+            f"the weight norm fell from {norm.values[0]:.3g} to {end:.3g}, {rest:.0%} of it",
+            rest,
             SHRINKAGE,
             norm.span,
         ),
@@ -98,7 +99,7 @@ def weights_shrinking(evidence: Evidence) -> Finding | None:
     if evidence.rule in {"adamw", "lion"}:
         alone = math.prod(1 - (g.lr or 0.0) * (g.weight_decay or 0.0) for u in evidence.made for g in u.groups[:1])
         facts.append(Fact(f"decay alone would have left {alone:.0%}", alone))
-    return Finding(WEIGHTS_SHRINKING, grade(kept, limit=SHRINKAGE, certain=SHRINKAGE_CERTAIN), tuple(facts))
+    return Finding(WEIGHTS_SHRINKING, grade(rest, limit=SHRINKAGE, certain=SHRINKAGE_CERTAIN), tuple(facts))
 
 
 COUPLED_DECAY = Cause(
@@ -118,7 +119,7 @@ Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711
 
 
 def coupled_decay(evidence: Evidence) -> Finding | None:
-    """An adaptive rule with a decay that is not decoupled."""
+    """Find an adaptive rule with a decay that is not decoupled."""
     if evidence.rule not in ADAPTIVE:
         return None
     coupled = [
@@ -145,11 +146,11 @@ NO_DECAY = Cause(
 )
 
 DECOUPLED = frozenset({"adamw"})
-"""Rules whose only difference from another one is their decay (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2)."""
+"""Rules that differ from another rule only by their decay (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2)."""
 
 
 def no_decay(evidence: Evidence) -> Finding | None:
-    """A rule that is taken for its decay, with a decay of 0 in every group."""
+    """Find a rule of ``DECOUPLED`` with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
     if evidence.rule not in DECOUPLED or any(decays) or any(evidence.decays):
         return None
