@@ -36,7 +36,7 @@ def listed(codec: Blocks, scale: int) -> Floats:
 
 
 def scale_of(codec: Blocks, x: Any) -> int:
-    return int(codec.scale(codec.magnitude(codec.bare(np.asarray(x, np.float32))).max()))
+    return int(codec.scale(codec.magnitude(codec.drop_sign(np.asarray(x, np.float32))).max()))
 
 
 def values(codec: Blocks, codes: Any, scale: Any) -> Floats:
@@ -48,7 +48,9 @@ def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
     """One block after its way through memory."""
     x = np.asarray(x, np.float32)
     scale = np.int32(scale_of(codec, x))
-    codes = codec.split(codec.steady(codec.bare(x), scale), scale, np.broadcast_to(np.int32(noise), x.shape))
+    codes = codec.split(
+        codec.cut_noise_bits(codec.drop_sign(x), scale), scale, np.broadcast_to(np.int32(noise), x.shape)
+    )
     assert codes.dtype == np.uint8
     return values(codec, codes, scale)
 
@@ -56,7 +58,7 @@ def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
 def over_all_noise(codec: Blocks, x: float, peak: float) -> Floats:
     """What ``x`` becomes in a block whose largest is ``peak``, for every noise there is."""
     scale = np.int32(scale_of(codec, [x, peak]))
-    every = codec.steady(np.full(len(EVERY_NOISE), x, np.float32), scale)
+    every = codec.cut_noise_bits(np.full(len(EVERY_NOISE), x, np.float32), scale)
     return values(codec, codec.split(every, scale, EVERY_NOISE), scale)
 
 

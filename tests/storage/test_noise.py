@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gradstep.storage.noise import BITS, PARAMETER, SLOTS, halves, keys, mixed, placed
+from gradstep.storage.noise import BITS, PARAMETER, SLOTS, draw_noise, keys, sequence_position, split_key
 
 N = 1 << 18
 ELEMENTS = np.arange(N, dtype=np.int32)
@@ -23,8 +23,8 @@ def wrap():
 
 
 def noise(key, stream=SLOTS, elements=ELEMENTS):
-    low, high = halves(key)
-    return mixed(placed(elements, low), high, stream)
+    low, high = split_key(key)
+    return draw_noise(sequence_position(elements, low), high, stream)
 
 
 def z_of_correlation(a, b):
@@ -64,14 +64,14 @@ def assert_unrelated(a, b, most=0.005):
 def test_by_hand():
     """Element 1 under the key 2 · 2³² + 3, worked out with Python's whole numbers."""
     x = 4 * 0x2C1B3C6D % 2**32
-    found = mixed(placed(np.array([1], np.int32), 3), 2, PARAMETER)
+    found = draw_noise(sequence_position(np.array([1], np.int32), 3), 2, PARAMETER)
     assert found.dtype == np.int32
     assert int(found[0]) == ((x ^ x >> 12 ^ 2) * 0x297A2D39 % 2**32) >> 12
 
 
 def test_halves_are_the_key():
     for key in KEYS:
-        low, high = halves(key)
+        low, high = split_key(key)
         assert (high << 32) + low % 2**32 == key
 
 
@@ -107,7 +107,7 @@ def test_one_element_over_its_steps():
     found = np.asarray(keys(0, np.full(len(steps), 5), steps))
     low, high = (found << 32 >> 32).astype(np.int32), (found >> 32).astype(np.int32)
     for stream in (PARAMETER, SLOTS):
-        one, other = (mixed(placed(np.int32(element), low), high, stream) for element in (1000, 1001))
+        one, other = (draw_noise(sequence_position(np.int32(element), low), high, stream) for element in (1000, 1001))
         assert abs(z_of_counts(one >> 12, 256)) < 5
         for lag in (1, 2, 10):
             assert_unrelated(one[lag:], one[:-lag])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.storage.pages import Column, Item, Layout, PageFile, Pager, Window, plan_windows, resident_bytes
+from gradstep.storage.pages import Column, Item, Layout, PageFile, Pager, PageWindow, plan_windows, resident_bytes
 from gradstep.storage.pages.layout import HUGE
 
 MB = 10**6
@@ -73,7 +73,7 @@ def test_by_hand():
     # 320,000 bytes; a budget of 400,000 holds them.
     (window,) = plan_windows(layout, items, budget=400_000)
     m, v = layout.ranges["0.m"], layout.ranges["0.v"]
-    assert window == Window(window.pieces, ((m[0], v[1]),), stays=True)
+    assert window == PageWindow(window.pieces, ((m[0], v[1]),), stays=True)
     # 480,000 bytes in windows of 16,384 elements of 8 bytes: 131,072 bytes. A budget of 300,000 has room for the one
     # that moves and for one that stays.
     layout, items = adamw([60_000])
@@ -119,7 +119,7 @@ def rss() -> int:
     return found
 
 
-def compute(file: PageFile, items, window: Window) -> None:
+def compute(file: PageFile, items, window: PageWindow) -> None:
     for piece in window.pieces:
         for column in items[piece.item].columns:
             file.array(column.name)[column.part(piece.start, piece.stop)] += piece.item + 1

@@ -19,7 +19,7 @@ from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
-from gradstep.storage.noise import halves, mixed, placed
+from gradstep.storage.noise import draw_noise, sequence_position, split_key
 
 
 def build_tally(rows: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
@@ -99,8 +99,10 @@ class Arrays(ABC):
             if j in spec.noise:
                 stream = spec.noise[j]
                 if stream not in random:
-                    low, high = halves(key)
-                    random[stream] = mixed(placed(self.number_elements(fields[0], start), low), high, stream)
+                    low, high = split_key(key)
+                    random[stream] = draw_noise(
+                        sequence_position(self.number_elements(fields[0], start), low), high, stream
+                    )
                 noise = self._unflatten(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
         statistics = self._statistics(spec, g, p, new) if watched else []
@@ -110,7 +112,7 @@ class Arrays(ABC):
     def _statistics(self, spec: UpdateSpec, g: Array, p: Array, new: Sequence[Array]) -> list[float]:
         """Return (len(STATISTICS),) of the gradient, the old parameter, and the new parameter and slots."""
         double = np.float64
-        stored = spec.parameter.kept(new[0])
+        stored = spec.parameter.expected_value(new[0])
         second = dict(zip(spec.slots, new[1:], strict=True)).get(spec.second)
         squares = (
             (self.cast(x, double) ** 2).sum() for x in (g, stored, self.cast(stored, double) - self.cast(p, double))
@@ -141,10 +143,10 @@ class Arrays(ABC):
         if isinstance(codec, Elementwise):
             return list(codec.split(self.cast(x, codec.arithmetic), noise))
         assert isinstance(codec, Blocks)
-        x = codec.bare(x)
+        x = codec.drop_sign(x)
         scale = codec.scale(self.chunk_maxima(self._flatten(codec.magnitude(x), like), BLOCK))
         wide = self._expand_scales(scale, like)
-        return [codec.split(codec.steady(x, wide), wide, noise), codec.fields[1].element.encode(scale)]
+        return [codec.split(codec.cut_noise_bits(x, wide), wide, noise), codec.fields[1].element.encode(scale)]
 
     # -- order of memory --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How and where a value is stored."""
+"""Store values: codecs for the form of a value, pages for its place."""
 
 from gradstep.storage.atomic import atomic_write
 

@@ -1,4 +1,4 @@
-"""A file that is either the old one or the new one, whole."""
+"""Write a file atomically: after a crash it is either the whole old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if sys.platform != "win32":
 def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[BinaryIO]:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
-    The bytes go to a temporary file in the same folder, are forced to the disk, and take the name in one step; then the
-    folder is forced to the disk as well. If the block raises, the temporary file is removed and the old file stays.
-    A process that is killed leaves its temporary file; the next write to the same name removes it. It knows that
-    nobody writes to it by its lock, which ends with the process (on Windows, which has none, nothing is removed).
+    The bytes are written to a temporary file in the same folder and forced to the disk; then the file is renamed in one
+    step, and the folder is forced to the disk. If the block raises, the temporary file is removed and the old file
+    stays. A killed process leaves its temporary file; the next write to the same name removes it, unless another
+    process still has it locked (Windows has no such locks, so nothing is removed there).
 
-    A file that is replaced passes its permissions on. A symbolic link is followed: the file it points to is replaced.
+    The new file gets the permissions of the old one. A symbolic link is followed: the file it points to is replaced.
 
     Args:
-        path: where the file shall stand; its folder must exist.
-        nbytes: how long it will be at least, if that is known: a disk without so much room is refused at once.
+        path: the file to write; its folder must exist.
+        nbytes: its least size, if known: a disk without that much room is refused at once.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -55,51 +55,51 @@ def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[B
     _remove_leftovers(target)
     free = shutil.disk_usage(target.parent).free
     if nbytes > free:
-        raise _no_space(target, nbytes)
-    temporary, file = _temporary(target)
+        raise _no_space_error(target, nbytes)
+    temporary, file = _open_temporary(target)
     try:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        if sys.platform == "win32":  # which renames no open file; elsewhere its lock is held until it has its name
+        if sys.platform == "win32":  # Windows renames no open file; elsewhere the lock is held until after the renaming
             file.close()
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o7777)
         temporary.replace(target)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # what is still in Python's buffer finds no space either
+        with contextlib.suppress(OSError):  # closing flushes Python's buffer, which fails again on a full disk
             file.close()
         temporary.unlink(missing_ok=True)
         if isinstance(error, Exception) and _is_no_space(error):
-            raise _no_space(target, nbytes) from error
+            raise _no_space_error(target, nbytes) from error
         raise
     file.close()
     sync_folder(target.parent)
 
 
-def _temporary(target: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside the target, locked while it is open, so that no other writer takes it for a leftover."""
+def _open_temporary(target: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file beside the target, locked while it is open, so that no other writer removes it as a leftover."""
     while True:
         path = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_SUFFIX}")
         file = path.open("x+b")
         try:
             _lock(file)
-        except BlockingIOError:  # another writer takes it for a leftover, and removes it
+        except BlockingIOError:  # another writer has just locked it to remove it as a leftover
             file.close()
             continue
         except OSError:
-            pass  # a file system without locks: nothing is locked, and nothing removed, there
+            pass  # a file system without locks: leftovers are not removed there
         if path.exists():
             return path, file
         file.close()
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files of the same target that no process writes to any more."""
+    """Remove temporary files of the same target that no process has locked."""
     if sys.platform == "win32":
         return
     for path in target.parent.glob(f"{glob.escape(_prefix(target))}{'[0-9a-f]' * 8}{_SUFFIX}"):
-        with contextlib.suppress(OSError), path.open("r+b") as file:  # somebody writes to it, or has removed it
+        with contextlib.suppress(OSError), path.open("r+b") as file:  # another process has locked or removed it
             _lock(file)
             path.unlink()
 
@@ -115,8 +115,8 @@ def _lock(file: BinaryIO) -> None:
     """Lock a file until it is closed.
 
     Raises:
-        BlockingIOError: somebody else has locked it.
-        OSError: the file system knows no locks.
+        BlockingIOError: another process has locked it.
+        OSError: the file system has no locks.
     """
     if sys.platform != "win32":
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,7 +126,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def _is_no_space(error: BaseException) -> bool:
-    """Whether an error comes from a full disk, also if what raised it (torch, in C++) has hidden that."""
+    """Return whether an error, or one that caused it (torch raises its own in C++), is a full disk."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.errno in _FULL:
@@ -135,7 +135,7 @@ def _is_no_space(error: BaseException) -> bool:
     return False
 
 
-def _no_space(target: Path, nbytes: int) -> OSError:
+def _no_space_error(target: Path, nbytes: int) -> OSError:
     free = shutil.disk_usage(target.parent).free
     needed = f"at least {show_bytes(nbytes)}, and {show_bytes(free)} are" if nbytes > free else "more than is"
     return OSError(
@@ -145,7 +145,7 @@ def _no_space(target: Path, nbytes: int) -> OSError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, where the system can (Windows cannot, and needs no such thing)."""
+    """Force the names in a folder to the disk (Windows has no call for this and needs none)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""The few words of integer arithmetic that codecs are written in, on NumPy arrays, torch tensors and traced values.
+"""Integer arithmetic for codecs, element by element on NumPy arrays, torch tensors and the kernel's traced values.
 
-All whole numbers are int32. ``>>`` fills with zeros in the kernel and with the sign elsewhere: shift numbers that are
-not negative, or mask what was shifted.
+All integers are int32, and arrays keep their shape. ``>>`` fills with zeros in the kernel and with the sign elsewhere:
+shift non-negative numbers only, or mask the result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NUMPY = (np.ndarray, np.generic)
 
 
 def is_tensor(x: Array) -> bool:
-    """Whether this is torch's, which converts its own types."""
+    """Return whether x is a torch tensor, which converts its types itself."""
     return type(x).__module__.startswith("torch")
 
 
@@ -25,45 +25,45 @@ def _types(x: Array) -> Any:
     return sys.modules["torch"] if is_tensor(x) else np
 
 
-def converted(x: Array, name: str) -> Array:
-    """The numbers as another type, by its name."""
+def cast(x: Array, name: str) -> Array:
+    """Convert numbers to another type, by its name."""
     kind = getattr(_types(x), name)
     return x.to(kind) if is_tensor(x) else x.astype(kind)
 
 
-def bits(x: Array) -> Array:
-    """The bits of float32 numbers, as int32.
+def to_bits(x: Array) -> Array:
+    """Return the bits of float32 numbers as int32.
 
-    >>> int(bits(np.array([1.0], np.float32))[0] >> 23)
+    >>> int(to_bits(np.array([1.0], np.float32))[0] >> 23)
     127
     """
     return x.view(_types(x).int32)
 
 
-def number(b: Array) -> Array:
-    """The float32 numbers that have these bits.
+def from_bits(b: Array) -> Array:
+    """Return the float32 numbers with these bits.
 
-    >>> float(number(np.array([127 << 23], np.int32))[0])
+    >>> float(from_bits(np.array([127 << 23], np.int32))[0])
     1.0
     """
     return b.view(_types(b).float32)
 
 
-def whole(x: Array) -> Array:
-    """The whole part of float32 numbers as int32; of a number that int32 cannot hold, anything: do not use it.
+def truncate(x: Array) -> Array:
+    """Return the integer part of float32 numbers as int32; for numbers outside int32 the result is undefined.
 
-    >>> int(whole(np.array([2.75], np.float32))[0])
+    >>> int(truncate(np.array([2.75], np.float32))[0])
     2
     """
     with np.errstate(invalid="ignore"):
-        return converted(x, "int32")
+        return cast(x, "int32")
 
 
 def at_least(b: Array, bound: Array) -> Array:
-    """The larger of two int32."""
+    """Return the larger of two int32."""
     return np.maximum(b, bound) if isinstance(b, _NUMPY) else b.clamp(min=bound)
 
 
 def at_most(b: Array, bound: int) -> Array:
-    """The smaller of two int32."""
+    """Return the smaller of two int32."""
     return np.minimum(b, bound) if isinstance(b, _NUMPY) else b.clamp(max=bound)

@@ -1,8 +1,9 @@
-"""How a value of state, or a parameter, is kept in memory: in which arrays, and how they become one number.
+"""Codecs: how values of state, or parameters, are stored in arrays, and how the arrays give the values back.
 
-A codec has one field or more. Each is an array of one element type; the codec joins their numbers to the number that
-the rule computes with, and splits a new one into their codes. Codecs are written once and run on NumPy arrays, torch
-tensors and the traced values of the fused kernel.
+A codec has one or more fields, each an array of one element type. It joins the numbers of its fields into the value
+that the rule computes with, and splits a new value into their codes. Codecs are written once and run on NumPy arrays,
+torch tensors and the traced values of the fused kernel. Unless a docstring says otherwise, all arrays of a method have
+the same shape.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.bits import at_least, at_most, bits, number, whole
+from gradstep.storage.bits import at_least, at_most, from_bits, to_bits, truncate
 from gradstep.storage.elements import BYTE, ELEMENTS, Element, Half
 from gradstep.storage.noise import BITS
 
@@ -25,8 +26,8 @@ class Field:
     """One array of a codec.
 
     Attributes:
-        element: its type.
-        suffix: what its key in the state adds to the slot's name.
+        element: its element type.
+        suffix: the addition to the slot's name in the field's key of the state.
         per: how many elements of the parameter share one of its numbers.
     """
 
@@ -35,16 +36,16 @@ class Field:
     per: int = 1
 
     def length(self, elements: int) -> int:
-        """How many numbers this field holds for so many elements."""
+        """Return how many numbers this field has for so many elements of the parameter."""
         return -(-elements // self.per)
 
 
 @dataclass(frozen=True)
 class Codec(ABC):
-    """How a value is stored.
+    """The way in which a value is stored.
 
     Attributes:
-        name: as users call it (``"8bit"``).
+        name: the name for users (``"8bit"``).
     """
 
     @property
@@ -54,20 +55,20 @@ class Codec(ABC):
     @property
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:
-        """The arrays; the first has the shape of the parameter."""
+        """The arrays of the codec; the first has the shape of the parameter."""
 
     @property
     @abstractmethod
     def noisy(self) -> bool:
-        """Whether rounding takes noise."""
+        """Whether rounding needs noise."""
 
     @property
     def arithmetic(self) -> type[np.floating[Any]]:
-        """What rules compute in."""
+        """The NumPy type that rules compute in."""
         return self.fields[0].element.arithmetic
 
     def nbytes(self, elements: int) -> int:
-        """Bytes for a parameter of so many elements.
+        """Return the bytes for a parameter of so many elements.
 
         >>> Blocks(signed=True).nbytes(512)
         514
@@ -76,29 +77,29 @@ class Codec(ABC):
 
 
 class Elementwise(Codec):
-    """A codec that looks at one element at a time."""
+    """A codec that stores every element separately."""
 
     @abstractmethod
     def join(self, *numbers: Array) -> Array:
-        """The stored value, from the number of each field."""
+        """Return the stored values from the numbers of each field."""
 
     @abstractmethod
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        """What each field stores of a new value.
+        """Return the codes of new values for each field.
 
         Args:
-            x: the value.
+            x: the values.
             noise: int32, uniform on 0 … 2²⁰ − 1, if the codec is :attr:`noisy`.
         """
 
     @abstractmethod
-    def kept(self, x: Array) -> Array:
-        """What is there of a new value at the next step; of one that is rounded at random, what is on average."""
+    def expected_value(self, x: Array) -> Array:
+        """Return the values after storing and reading; with stochastic rounding, their mean."""
 
 
 @dataclass(frozen=True)
 class Single(Elementwise):
-    """One array, whose elements are the values."""
+    """One array with the values as its elements."""
 
     element: Element
 
@@ -126,7 +127,7 @@ class Nearest(Single):
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (self.element.encode(x),)
 
-    def kept(self, x: Array) -> Array:
+    def expected_value(self, x: Array) -> Array:
         return self.element.nearest(x)
 
 
@@ -135,8 +136,8 @@ class Nearest(Single):
 class Stochastic(Single):
     """Sixteen bits, rounded at random to one of two neighbours, so that the mean of many roundings is exact.
 
-    Small changes are then made sometimes instead of never: an average with β = 0.999 moves by 0.1% a step, and
-    bfloat16 holds no change under 0.4%.
+    Small changes are then sometimes stored instead of never: an average with β = 0.999 changes by 0.1% a step, and
+    bfloat16 cannot store a change under 0.4%.
 
     Source: Gupta et al., "Deep Learning with Limited Numerical Precision", arXiv:1502.02551, section 3.
     """
@@ -150,17 +151,17 @@ class Stochastic(Single):
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return (self.element.at_random(x, noise),)
 
-    def kept(self, x: Array) -> Array:
+    def expected_value(self, x: Array) -> Array:
         return x
 
 
 @final
 @dataclass(frozen=True)
 class Kahan(Elementwise):
-    """Sixteen bits, and what rounding to them left over in sixteen more: their sum is the value.
+    """Sixteen bits and the rounding error in sixteen more bits: their sum is the value.
 
-    This keeps what Kahan summation keeps (Zamirai et al., "Revisiting BFloat16 Training", arXiv:2010.06192, Algorithm
-    3), and nothing is lost in between: the sum, of 16 or 17 places for bfloat16, is what is updated.
+    The stored error is that of Kahan summation (Zamirai et al., "Revisiting BFloat16 Training", arXiv:2010.06192,
+    Algorithm 3). The update acts on the sum, which has 16 or 17 places for bfloat16.
     """
 
     element: Half
@@ -178,15 +179,15 @@ class Kahan(Elementwise):
         return False
 
     def join(self, *numbers: Array) -> Array:
-        kept, rest = numbers
-        return kept + rest
+        rounded, rest = numbers
+        return rounded + rest
 
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         code = self.element.encode(x)
         rest = x - self.element.decode(code)
-        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # beside an infinity there is no rest
+        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # of an infinity, rest is NaN
 
-    def kept(self, x: Array) -> Array:
+    def expected_value(self, x: Array) -> Array:
         return x
 
 
@@ -195,8 +196,7 @@ class Kahan(Elementwise):
 class Master(Elementwise):
     """Sixteen bits for the model, and a float32 master copy that is updated (Micikevicius et al., arXiv:1710.03740).
 
-    A parameter that somebody else has changed since is no longer its master's rounded value: it then starts anew from
-    what it is.
+    If other code has changed the parameter, so that it is no longer the rounded master, the parameter's value is used.
     """
 
     element: Half
@@ -220,14 +220,14 @@ class Master(Elementwise):
     def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
         return self.element.encode(x), x
 
-    def kept(self, x: Array) -> Array:
+    def expected_value(self, x: Array) -> Array:
         return x
 
 
-_PLACES = BITS  # of the 23 places of a float32's mantissa; 3 are kept, and the noise is as long as what is dropped
+_PLACES = BITS  # of the 23 places of a float32's mantissa, 3 are stored; the noise has as many bits as are dropped
 _NAN = 0x7FC00000
 _SIZE = 0x7FFFFFFF
-_SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the places of a signed code
+_SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the bits of a signed code
 
 BLOCK = 256
 """Elements that share one scale."""
@@ -239,21 +239,22 @@ NOT_FINITE = 0xFF
 @final
 @dataclass(frozen=True)
 class Blocks(Codec):
-    """Eight bits: small floating-point numbers whose exponents count down from their block's largest.
+    """Eight bits: small floating-point numbers with exponents relative to the largest exponent of their block.
 
-    A block of 256 keeps one byte, the biased exponent of its largest value (as the E8M0 scale of the OCP Microscaling
-    formats, v1.0, section 5.4). A code keeps how far below that its own exponent lies, and three places of mantissa:
+    A block of 256 has a scale of one byte, the biased exponent of its largest value (as the E8M0 scale of the OCP
+    Microscaling formats, v1.0, section 5.4). A code holds the difference of its exponent to the scale, and three places
+    of mantissa:
 
     - non-negative values 5 + 3 bits: 32 octaves below the largest;
     - signed values 1 + 4 + 3 bits: 16 octaves.
 
-    A scale that is a power of two leaves the codes of a block where they are when the largest value changes: only then
-    does rounding at random add noise once per *change* of a value, and not once per step. Zero is code 0. A value under
-    the smallest code becomes that code or zero at random if it is signed; a non-negative one (a second moment, which
+    Because the scale is a power of two, the stored values of a block do not change when the largest value changes:
+    rounding at random then adds noise once per *change* of a value, and not once per step. Zero is code 0. A signed
+    value below the smallest code becomes that code or zero at random; a non-negative value (a second moment, which
     updates are divided by) never becomes zero.
 
-    Infinity and NaN stay what they are; in a block that holds one of them, or a number above 1.875 · 2¹²⁷, values are
-    cut off to the next code and not rounded at random. The smallest code is never under 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
+    Infinity and NaN are stored as such; in a block with one of them, or with a number above 1.875 · 2¹²⁷, values are
+    truncated to a code and not rounded at random. The smallest code is at least 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
     signed: bool
@@ -272,64 +273,65 @@ class Blocks(Codec):
 
     @property
     def _octaves(self) -> int:
-        """How far the smallest exponent is below the largest."""
+        """The difference of the largest and the smallest exponent."""
         return 15 if self.signed else 31
 
     def _base(self, scale: Array) -> Array:
-        """The bits of the power of two below the smallest code."""
-        # The mask changes nothing; it keeps LLVM from splitting every sum with this one into two.
+        """Return the bits of the power of two below the smallest code, in the shape of the scale."""
+        # The mask changes nothing; it stops LLVM from splitting every sum with this one into two.
         return (scale - self._octaves) << _PLACES + 3 & 0xFF << _PLACES + 3
 
-    def bare(self, x: Array) -> Array:
-        """What is encoded of a value: a non-negative one without a sign, which a NaN may have."""
-        return x if self.signed else number(bits(x) & _SIZE)
+    def drop_sign(self, x: Array) -> Array:
+        """Clear the sign of non-negative values, which a NaN may have; return signed values unchanged."""
+        return x if self.signed else from_bits(to_bits(x) & _SIZE)
 
-    def steady(self, x: Array, scale: Array) -> Array:
-        """The same values, but in a block that holds infinity or NaN cut off to what noise does not change.
+    def cut_noise_bits(self, x: Array, scale: Array) -> Array:
+        """In a block with infinity or NaN, clear the bits that noise acts on, so that noise does not change the codes.
 
-        A NaN becomes that with one place set: CUDA's has all of them, and noise would make it one code too large.
+        A NaN becomes the one with a single bit of mantissa: CUDA's has all bits, and noise would make its code one too
+        large.
         """
-        cut = where(x == x, number(bits(x) & -(1 << _PLACES)), np.nan)
+        cut = where(x == x, from_bits(to_bits(x) & -(1 << _PLACES)), np.nan)
         return where(scale == NOT_FINITE, cut, x)
 
     def magnitude(self, x: Array) -> Array:
-        """The bits of every |x|, which are in the order of the numbers; of :meth:`bare` values."""
-        return bits(x) & _SIZE if self.signed else bits(x)
+        """Return the bits of |x|, which have the order of the numbers; x is a result of :meth:`drop_sign`."""
+        return to_bits(x) & _SIZE if self.signed else to_bits(x)
 
     def scale(self, peak: Array) -> Array:
-        """The scale of a block: the biased exponent of its largest value after rounding up.
+        """Return the scale of each block: the biased exponent of its largest value after rounding up.
 
         Args:
-            peak: the largest :meth:`magnitude` of the block.
+            peak: the largest :meth:`magnitude` of each block, int32.
         """
         rounded = at_most(peak, _NAN) + ((1 << _PLACES) - 1)
-        # Not so low that a code or a threshold of rounding would be subnormal, which processors are slow with, or that
-        # the inverse of the smallest code would overflow.
+        # High enough that no code or rounding threshold is subnormal, which is slow on processors, and that the inverse
+        # of the smallest code does not overflow.
         return at_least(rounded >> _PLACES + 3, self._octaves + (19 if self.signed else 1))
 
     def join(self, code: Array, scale: Array) -> Array:
-        """The stored values, from their codes and their block's scale (int32)."""
+        """Return the stored values from their codes and the scale of their block, int32 of the same shape."""
         base = self._base(scale)
-        # Zero is found in the sum: LLVM would compare codes with 0 as bytes, and then widen the result (AVX2: 20%).
+        # The sum is compared, not the code: LLVM would compare codes with 0 as bytes, and widen the result (AVX2: 20%).
         if not self.signed:
             bits_ = (code << _PLACES) + base
-            return number(where(bits_ > base, bits_, 0))
-        signed = ((code ^ 0x80) - 0x80) << _PLACES & _SIGN_AND_CODE  # with the sign where an int32 has it
-        return number(where((signed & _SIZE) + base > base, signed + base, signed))
+            return from_bits(where(bits_ > base, bits_, 0))
+        signed = ((code ^ 0x80) - 0x80) << _PLACES & _SIGN_AND_CODE  # moves the sign to bit 31
+        return from_bits(where((signed & _SIZE) + base > base, signed + base, signed))
 
     def split(self, x: Array, scale: Array, noise: Array) -> Array:
-        """The codes of new values, for their block's scale.
+        """Return the codes of new values.
 
         Args:
-            x: the values, :meth:`bare` and :meth:`steady`.
-            scale: of their blocks, from :meth:`scale`.
+            x: the values, after :meth:`drop_sign` and :meth:`cut_noise_bits`.
+            scale: the scale of each value's block, from :meth:`scale`.
             noise: int32, uniform on 0 … 2²⁰ − 1.
         """
         size, base = self.magnitude(x), self._base(scale)
         smallest = base + (1 << _PLACES)
         if not self.signed:
             return BYTE.encode(where(size != 0, (at_least(size, smallest) - base + noise) >> _PLACES, 0))
-        # Under the smallest code: that code as often as the value is long in comparison, else zero.
-        small = whole(number(size) * (2.0**_PLACES / number(smallest)))
+        # A value below the smallest code becomes that code with a probability of their ratio, else zero.
+        small = truncate(from_bits(size) * (2.0**_PLACES / from_bits(smallest)))
         code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
-        return BYTE.encode(code | (bits(x) >> 24) & 0x80)
+        return BYTE.encode(code | (to_bits(x) >> 24) & 0x80)

@@ -1,8 +1,8 @@
-"""How one number is stored: the decoding and encoding of each element type, written once.
+"""Element types: how one number is decoded and encoded, written once for each type.
 
-An element turns stored numbers into numbers of the arithmetic (float32, or float64 for float64) and back. It runs on
-NumPy arrays and on the traced values of the fused kernel alike, so both agree bit for bit; torch converts its tensors
-itself.
+An element type converts stored numbers to numbers of the arithmetic (float32, or float64 for float64) and back. The
+same code runs on NumPy arrays and on the traced values of the fused kernel, so both agree bit for bit; torch converts
+its tensors itself. Arrays keep their shape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.bits import bits, converted, is_tensor, number
+from gradstep.storage.bits import cast, from_bits, is_tensor, to_bits
 
 
 class Element(ABC):
@@ -22,7 +22,7 @@ class Element(ABC):
 
     Attributes:
         name: torch's name of the type.
-        stored: the NumPy type that its memory is read as.
+        stored: the NumPy type of its memory.
         arithmetic: the NumPy type that rules compute in.
     """
 
@@ -39,15 +39,15 @@ class Element(ABC):
         return np.dtype(self.stored).itemsize
 
     def decode(self, code: Array) -> Array:
-        """The stored numbers in the arithmetic; exact."""
-        return converted(code, self.arithmetic.__name__) if is_tensor(code) else self._decode(code)
+        """Return the stored numbers in the arithmetic; exact."""
+        return cast(code, self.arithmetic.__name__) if is_tensor(code) else self._decode(code)
 
     def encode(self, x: Array) -> Array:
-        """The nearest stored numbers, ties to even; NaN stays NaN."""
-        return converted(x, self.name) if is_tensor(x) else self._encode(x)
+        """Return the nearest numbers as they are stored, ties to even; NaN stays NaN."""
+        return cast(x, self.name) if is_tensor(x) else self._encode(x)
 
     def nearest(self, x: Array) -> Array:
-        """The nearest numbers that can be stored, still in the arithmetic."""
+        """Return the nearest numbers that can be stored, in the arithmetic."""
         return self.decode(self.encode(x))
 
     @abstractmethod
@@ -58,15 +58,15 @@ class Element(ABC):
 
 
 class Half(Element):
-    """An element of 16 bits, which rounding at random can keep unbiased."""
+    """An element of 16 bits, which can be rounded at random without bias."""
 
     @abstractmethod
     def at_random(self, x: Array, noise: Array) -> Array:
-        """One of the two neighbours as it is stored, each as likely as it is near.
+        """Round at random to one of the two neighbours, the more likely the nearer it is, and return it as stored.
 
         Args:
-            x: float32 numbers; what can be stored stays, and so does NaN.
-            noise: as many int32, uniform on 0 … 2²⁰ − 1.
+            x: float32 numbers; numbers that can be stored, and NaN, do not change.
+            noise: int32 of the same shape, uniform on 0 … 2²⁰ − 1.
         """
 
 
@@ -114,19 +114,19 @@ class Float16(Half):
             return x.astype(np.float16)
 
     def at_random(self, x: Array, noise: Array) -> Array:
-        # Normal numbers keep 10 of 23 places. Subnormal ones are multiples of 2⁻²⁴, the last place of a float32 near
-        # 0.75: adding that rounds to them, and the noise decides where to. It has 13 bits here too: with more, its sum
-        # with a number just under 2⁻¹⁴ would have to be rounded, to a tie.
+        # Normal numbers have 10 of 23 places. Subnormal numbers are multiples of 2⁻²⁴, the last place of a float32 near
+        # 0.75: adding 0.75 rounds to them, and the noise decides on the direction. It has 13 bits here too: with more,
+        # its sum with a number just under 2⁻¹⁴ would itself be rounded, to a tie.
         random = noise >> 7
-        normal = number((bits(x) + random) & -0x2000)
-        shift = (converted(random, "float32") - 4095.5) * 2.0**-37
+        normal = from_bits((to_bits(x) + random) & -0x2000)
+        shift = (cast(random, "float32") - 4095.5) * 2.0**-37
         subnormal = (x + shift + 0.75) - 0.75
         return self.encode(where(x == x, where(abs(x) < 2.0**-14, subnormal, normal), x))
 
 
 @final
 class BFloat16(Half):
-    """The upper half of a float32, in integer operations: the processor's own conversion flushes subnormals to 0."""
+    """The upper half of a float32, converted by integer operations: the processor's conversion sets subnormals to 0."""
 
     name = "bfloat16"
     stored = np.uint16
@@ -136,21 +136,19 @@ class BFloat16(Half):
 
     def _encode(self, x: Array) -> Array:
         b = x.view(np.uint32)
-        # Half of the last kept place, less one bit unless that place is odd: to nearest, ties to even.
+        # Add half of the last stored place, less one bit unless that place is odd: to nearest, ties to even.
         rounded = (b + (((b >> 16) & 1) + 0x7FFF)) >> 16
         quiet = (b >> 16) | 0x40
         return where(x == x, rounded, quiet).astype(np.uint16)
 
     def at_random(self, x: Array, noise: Array) -> Array:
-        upper = where(x == x, bits(x) + (noise >> 4), bits(x) | 0x400000) >> 16
-        return (
-            converted(upper, "int16").view(sys.modules["torch"].bfloat16) if is_tensor(x) else upper.astype(np.uint16)
-        )
+        upper = where(x == x, to_bits(x) + (noise >> 4), to_bits(x) | 0x400000) >> 16
+        return cast(upper, "int16").view(sys.modules["torch"].bfloat16) if is_tensor(x) else upper.astype(np.uint16)
 
 
 @final
 class Byte(Element):
-    """Eight bits without a meaning of their own: codes and scales, as int32 in the arithmetic."""
+    """Eight bits for codes and scales; int32 in the arithmetic."""
 
     name = "uint8"
     stored = np.uint8
@@ -162,12 +160,12 @@ class Byte(Element):
         return x.astype(np.uint8)
 
     def decode(self, code: Array) -> Array:
-        return converted(code, "int32")
+        return cast(code, "int32")
 
 
 @final
 class Native(Element):
-    """A type that only torch knows; it serves the eager engine."""
+    """A type that only torch can convert, for the eager engine."""
 
     stored = np.void
 
@@ -182,6 +180,6 @@ class Native(Element):
 
 
 ELEMENTS: dict[str, Element] = {e.name: e for e in (Float32(), Float64(), Float16(), BFloat16())}
-"""Every element type of numbers by its name."""
+"""The element types of numbers by name."""
 
 BYTE = Byte()

@@ -1,4 +1,4 @@
-"""Which codec a slot or a parameter gets: what the user asked for, and what stays float32 all the same."""
+"""Choose the codec of each slot and parameter: as the user requested, or float32 where fewer bits are not advisable."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gradstep.storage.codecs import Blocks, Codec, Elementwise, Kahan, Master, N
 from gradstep.storage.elements import ELEMENTS, Element, Half
 
 StateName = Literal["float32", "bfloat16", "8bit"]
-"""How slots of state can be stored."""
+"""The ways to store slots of state."""
 
 RoundingName = Literal["nearest", "stochastic", "kahan", "master"]
-"""What can be done about the bits that a bfloat16 or float16 parameter has no room for."""
+"""The ways to round the updates of a bfloat16 or float16 parameter."""
 
 STATES: tuple[str, ...] = get_args(StateName)
 ROUNDINGS: tuple[str, ...] = get_args(RoundingName)
 
 SMALL = 4_096
-"""Fewer elements than this stay float32: there is little to save."""
+"""Parameters with fewer elements than this keep float32 state: there is little to save."""
 
 
 _EMBEDDING = re.compile(r"Embedding(Bag)?$")
@@ -27,18 +27,18 @@ _WORDS = frozenset({"emb", "embed", "embeds", "embedding", "embeddings", "wte", 
 
 
 def is_embedding_class(kind: type) -> bool:
-    """Return whether a module class is an embedding: it, or a class it inherits from, is named ``…Embedding(Bag)``.
+    """Return whether a module class is an embedding: it, or a base class, is named ``…Embedding(Bag)``.
 
-    torch's ``Embedding`` and ``EmbeddingBag`` are, and so are what models bring along (``VocabParallelEmbedding``).
+    This covers torch's ``Embedding`` and ``EmbeddingBag``, and those of model libraries (``VocabParallelEmbedding``).
     """
     return any(_EMBEDDING.search(base.__name__) for base in kind.__mro__)
 
 
 def is_embedding(name: str) -> bool:
-    """Guess from a parameter's name alone whether it is an embedding: the weight of a module that is named as one.
+    """Guess from a parameter's name whether it is an embedding: the ``weight`` of a module with an embedding's name.
 
-    A name that only contains such a word does not count, and neither does a module further out. ``shared`` is what T5
-    and BART call theirs.
+    The module's name has to have such a word as a whole part between underscores; enclosing modules do not count.
+    ``shared`` is the name in T5 and BART.
 
     >>> [is_embedding(name) for name in ("model.embed_tokens.weight", "transformer.wte.weight", "shared.weight")]
     [True, True, True]
@@ -49,19 +49,19 @@ def is_embedding(name: str) -> bool:
     return last == "weight" and (holder == "shared" or not _WORDS.isdisjoint(holder.split("_")))
 
 
-def stays_float32(elements: int, ndim: int, *, embedding: bool, known: bool = False) -> str | None:
-    """Why the state of a parameter is not stored in fewer bits than float32; None if it is.
+def stays_float32(elements: int, ndim: int, *, embedding: bool, from_module: bool = False) -> str | None:
+    """Return why the state of a parameter is not stored in fewer bits than float32; None if it is.
 
     Args:
-        elements, ndim: of the logical parameter, however it is sharded.
+        elements, ndim: size and dimensions of the logical parameter, not of its shards.
         embedding: whether it is one: most of its rows get no gradient in most steps, and large ones when they do.
-        known: whether that is known of its module, or else guessed from its name.
+        from_module: whether ``embedding`` was decided from the module, and not guessed from the name.
 
     >>> stays_float32(10_000, 1, embedding=False)
     'a norm or a bias'
     """
     if embedding and ndim == 2:
-        return "an embedding" if known else "an embedding by its name"
+        return "an embedding" if from_module else "an embedding by its name"
     if ndim < 2:
         return "a norm or a bias"
     if elements < SMALL:
@@ -70,7 +70,7 @@ def stays_float32(elements: int, ndim: int, *, embedding: bool, known: bool = Fa
 
 
 def slot_codec(state: str, parameter: Element, *, signed: bool) -> Codec:
-    """How a slot is stored.
+    """Return the codec of a slot.
 
     Args:
         state: one of :data:`STATES`.
@@ -89,11 +89,11 @@ def slot_codec(state: str, parameter: Element, *, signed: bool) -> Codec:
 
 
 def parameter_codec(rounding: str, element: Element) -> Elementwise:
-    """How a parameter is rounded; float32 and float64 are what they are.
+    """Return the codec of a parameter; float32 and float64 are stored unchanged under every rounding.
 
     Args:
         rounding: one of :data:`ROUNDINGS`.
-        element: the parameter's type.
+        element: the parameter's element type.
     """
     if not isinstance(element, Half) or rounding == "nearest":
         return Nearest(element)

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them."""
+"""Read and write numbers of bytes with units."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _UNITS: dict[str, int] = {"": 1, "B": 1} | {
     for tail, base in (("B", 1000), ("iB", 1024))
 }
 _BY_LOWER = {unit.lower(): factor for unit, factor in _UNITS.items()}
-_WRITTEN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
 
 
 def parse_bytes(size: int | str) -> int:
-    """A number of bytes, from an integer or from text with a unit.
+    """Return a number of bytes from an integer or from text with a unit.
 
     Decimal units are powers of 1000 (MB = 10⁶) and binary units powers of 1024 (MiB = 2²⁰), as in IEC 80000-13; case
     does not matter, and a fraction of a byte is cut off.
@@ -23,8 +23,8 @@ def parse_bytes(size: int | str) -> int:
         size: an integer, in bytes and ≥ 0; or a number with B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB or PiB.
 
     Raises:
-        TypeError: for anything else than an integer or text.
-        ValueError: for a negative number, or text that is no size.
+        TypeError: neither an integer nor text.
+        ValueError: a negative number, or text that is not a size.
 
     Example:
         >>> parse_bytes("512MB"), parse_bytes("512 MiB"), parse_bytes("1.5gb"), parse_bytes(4096)
@@ -39,20 +39,20 @@ def parse_bytes(size: int | str) -> int:
         if size < 0:
             raise ValueError(f"Invalid size: {size}; a number of bytes is at least 0")
         return size
-    written = _WRITTEN.fullmatch(size)
-    factor = written and _BY_LOWER.get(written[2].lower())
-    if not written or not factor:
+    match = _SIZE.fullmatch(size)
+    factor = match and _BY_LOWER.get(match[2].lower())
+    if not match or not factor:
         raise ValueError(
             f"Invalid size: {size!r}; give bytes as an integer, or a number with a unit, such as "
             '"512MB" (10⁶ bytes each) or "2GiB" (2³⁰ bytes each)'
         )
-    whole, _, fraction = written[1].replace("_", "").partition(".")
+    whole, _, fraction = match[1].replace("_", "").partition(".")
     scale: int = 10 ** len(fraction)
     return (int(whole or 0) * scale + int(fraction or 0)) * factor // scale
 
 
 def show_bytes(size: int) -> str:
-    """A number of bytes for people, in decimal units: what `parse_bytes` reads back, to three figures.
+    """Return a number of bytes as text in decimal units, to three figures; `parse_bytes` reads it back.
 
     Example:
         >>> show_bytes(512_000_000), show_bytes(1_234_567), show_bytes(64)

@@ -20,7 +20,7 @@ from gradstep.engines.fused.watch import Watch, write_totals
 from gradstep.rules import State
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
 from gradstep.storage.elements import Element
-from gradstep.storage.noise import SLOTS, STRIDE, mixed, placed
+from gradstep.storage.noise import SLOTS, STRIDE, draw_noise, sequence_position
 
 ACCUMULATORS = max(STREAMS)
 """Accumulators for the squares of a piece: one for each stream, if there are as many as possible. With fewer streams,
@@ -190,7 +190,7 @@ class _Update:
             new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
             for j, codec in self.blocks.items():
                 b.store(new[j - 1].ir, self._place_in(self.new_values[j], i), align=4)
-                size, peak = codec.magnitude(codec.bare(new[j - 1])), peaks[j, lanes]
+                size, peak = codec.magnitude(codec.drop_sign(new[j - 1])), peaks[j, lanes]
                 b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
 
         kernel.every_vector(start, stop, keep)
@@ -218,9 +218,9 @@ class _Update:
             else:
                 here = kernel.get(place, np.int32, lanes)
                 b.store((here + lanes * STRIDE % 2**32).ir, place)
-            noise = mixed(here, self._key(32, lanes), SLOTS)
+            noise = draw_noise(here, self._key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
-                x = codec.bare(self._load_numbers(sources[j], i, lanes))
+                x = codec.drop_sign(self._load_numbers(sources[j], i, lanes))
                 code = codec.split(x, self._broadcast(scales[j], lanes), noise)
                 kernel.write(self._element_addresses(j, i)[0], codec.fields[0].element, code)
             self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
@@ -229,12 +229,12 @@ class _Update:
         every_vector(start, stop, encode)
 
     def _choose_source(self, j: int, scale: Value) -> ir.Value:
-        """Return the address of the values to encode: the new ones or, rarely, those that ``codec.steady`` makes."""
+        """Return the address of the values to encode: the new ones or, rarely, results of ``codec.cut_noise_bits``."""
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
         not_finite = (scale == NOT_FINITE).ir
         with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
-            x = codec.steady(
-                codec.bare(self._load_numbers(self.new_values[j], i, LANES)), self._broadcast(scale, LANES)
+            x = codec.cut_noise_bits(
+                codec.drop_sign(self._load_numbers(self.new_values[j], i, LANES)), self._broadcast(scale, LANES)
             )
             b.store(x.ir, self._place_in(self.finite_values[j], i), align=4)
         return b.select(not_finite, self.finite_values[j], self.new_values[j])
@@ -324,13 +324,13 @@ class _Update:
         """Return codec ``j``'s noise for a vector; ``random`` caches the streams of this vector."""
         stream = self.spec.noise[j]
         if stream not in random:
-            random[stream] = mixed(self._place(i, lanes), self._key(32, lanes), stream)
+            random[stream] = draw_noise(self._place(i, lanes), self._key(32, lanes), stream)
         return random[stream]
 
     def _place(self, i: ir.Value, lanes: int) -> Value:
         """Return the position of every lane in the noise."""
         element = ramp(self.builder, self.builder.trunc(i, ir.IntType(32)), lanes)
-        place: Value = placed(element, self._key(0, lanes))
+        place: Value = sequence_position(element, self._key(0, lanes))
         return place
 
     def _key(self, first: int, lanes: int) -> Value:

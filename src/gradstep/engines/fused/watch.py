@@ -68,7 +68,7 @@ class Watch:
 
     def add_vector(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
         """Add a vector (or one element) of gradient, old parameter, and new parameter and slots to the statistics."""
-        numbers = [g, self.spec.parameter.kept(new[0]), p]
+        numbers = [g, self.spec.parameter.expected_value(new[0]), p]
         if self.spec.second:
             numbers.append(new[1 + self.spec.slots.index(self.spec.second)])
         if lanes == 1:

@@ -33,8 +33,8 @@ from gradstep.storage.pages import (
     PageFile,
     PageFileError,
     Pager,
+    PageWindow,
     Preflight,
-    Window,
     check_room,
     plan_windows,
     preflight,
@@ -108,7 +108,7 @@ class StateFile:
             self._pagers[key] = Pager(self.pages, [window for window in windows if window.pieces])
         return self._pagers[key]
 
-    def _plan(self, budget: int, whole: bool) -> tuple[Window, ...]:
+    def _plan(self, budget: int, whole: bool) -> tuple[PageWindow, ...]:
         items = [
             Item(p.numel(), tuple(Column(a, field.per) for a, field in self._columns[id(p)].values()), whole=whole)
             for p in self.params

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradstep.optimizers.paged.placement import NewParameter, shaped
 from gradstep.optimizers.state.storage import is_dense
-from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, parted
+from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, split_work
 from gradstep.storage.pages.layout import round_up
 
 BUFFERS = 3
@@ -311,7 +311,7 @@ class Arena:
                 )
                 for p in params
             ]
-            parts = parted(self._layout, items, min(WINDOW, budget // BUFFERS))
+            parts = split_work(self._layout, items, min(WINDOW, budget // BUFFERS))
             windows = [HostWindow.of(self._layout, items, part) for part in parts]
             check_budget(budget, BUFFERS * max((window.nbytes for window in windows), default=0))
             if len(self._windows) > _MAX_CACHED:

@@ -222,7 +222,7 @@ class Storage:
                     'give its group "state": "float32"'
                 )
             explicit = "state" in group  # a group's own choice applies to embeddings too
-            exception = stays_float32(p.numel(), p.dim(), embedding=embedding and not explicit, known=known)
+            exception = stays_float32(p.numel(), p.dim(), embedding=embedding and not explicit, from_module=known)
             if exception is not None:
                 state, reason = "float32", exception
         codecs = tuple(

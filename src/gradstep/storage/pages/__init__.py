@@ -1,7 +1,7 @@
-"""State in files: arrays mapped from the disk, of which a step has a few windows in memory at a time.
+"""State in files: arrays mapped from the disk, with a few windows of them in memory at a time during a step.
 
-`PageFile` keeps the arrays and knows whether they are whole; `plan_windows` parts a step's work to fit a budget;
-`Pager` walks through it; `preflight` says beforehand whether a folder has the room, and how fast it is.
+`PageFile` stores the arrays and checks that they are whole; `plan_windows` splits a step's work to fit a budget;
+`Pager` walks through the windows; `preflight` checks the room in a folder beforehand, and measures its speed.
 """
 
 from gradstep.storage.pages.allocate import check_room
@@ -11,7 +11,7 @@ from gradstep.storage.pages.layout import Layout
 from gradstep.storage.pages.memory import resident_bytes
 from gradstep.storage.pages.pager import Pager
 from gradstep.storage.pages.preflight import Preflight, preflight
-from gradstep.storage.pages.windows import Column, Item, Piece, Window, check_budget, parted, plan_windows
+from gradstep.storage.pages.windows import Column, Item, PageWindow, Piece, check_budget, plan_windows, split_work
 
 __all__ = [
     "Column",
@@ -19,14 +19,14 @@ __all__ = [
     "Layout",
     "PageFile",
     "PageFileError",
+    "PageWindow",
     "Pager",
     "Piece",
     "Preflight",
-    "Window",
     "check_budget",
     "check_room",
-    "parted",
     "plan_windows",
     "preflight",
     "resident_bytes",
+    "split_work",
 ]

@@ -12,37 +12,37 @@ from gradstep.storage.sizes import show_bytes
 
 
 def allocate(fileno: int, size: int, path: Path) -> None:
-    """Give an empty file `size` bytes of zeros that lie on the disk.
+    """Fill an empty file with `size` bytes of zeros that are allocated on the disk.
 
-    A file with holes would be made in no time, and a full disk then be found by a write to mapped memory, which ends
-    the process (SIGBUS). The room is reserved first, so that too little of it is found at once; then zeros are written
-    in blocks of 2 MiB, which file systems that can (ext4 from Linux 6.16, XFS) keep in memory as such blocks: each
-    is then mapped at once and not in 512 pages, and walking through the file takes a third of the time.
+    A file with holes would be made at once, but a write to its mapped memory on a full disk ends the process (SIGBUS).
+    The room is reserved first, so that a full disk is an error here; then zeros are written in blocks of 2 MiB, which
+    some file systems (ext4 from Linux 6.16, XFS) keep in memory as such blocks: each is then mapped at once and not in
+    512 pages, and walking through the file takes a third of the time.
 
     Raises:
-        OSError: with ENOSPC, saying what was needed and what is free.
+        OSError: with ENOSPC; the message has the bytes needed and free.
     """
     check_room(path.parent, size)
     try:
         _reserve(fileno, size)
         zeros = memoryview(bytes(min(size, HUGE)))
         for begin in range(0, size, HUGE):
-            left = zeros[: size - begin]
-            while left:
-                left = left[os.write(fileno, left) :]
+            unwritten = zeros[: size - begin]
+            while unwritten:
+                unwritten = unwritten[os.write(fileno, unwritten) :]
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # a quota, or another program that was faster
+        if error.errno == errno.ENOSPC:  # a quota, or another program has used the room since the check
             raise OSError(errno.ENOSPC, f"no room for the {show_bytes(size)} of paged state", str(path)) from error
         raise
     os.lseek(fileno, 0, os.SEEK_SET)
 
 
 def check_room(folder: str | os.PathLike[str], nbytes: int) -> int:
-    """Bytes free in a folder, for whoever is not root.
+    """Return the bytes free in a folder for users other than root.
 
     Raises:
         OSError: with ENOSPC if they are fewer than `nbytes`; the message has both numbers.
-        FileNotFoundError, NotADirectoryError: if there is no such folder.
+        FileNotFoundError, NotADirectoryError: there is no such folder.
     """
     if not Path(folder).is_dir():
         missing = not Path(folder).exists()
@@ -56,12 +56,12 @@ def check_room(folder: str | os.PathLike[str], nbytes: int) -> int:
 
 
 def _reserve(fileno: int, size: int) -> None:
-    """Reserve the room where the system has a call for it; elsewhere writing finds out."""
+    """Reserve the room where the system has a call for it; elsewhere a full disk is an error of the later writes."""
     if os.name == "posix" and size:
         try:
             os.posix_fallocate(fileno, 0, size)
         except AttributeError:  # macOS
             return
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # what a file system says that has no such call
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # the errors of a file system without the call
                 raise

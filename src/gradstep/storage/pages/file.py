@@ -1,4 +1,4 @@
-"""Many named arrays in one memory-mapped file: made whole or not at all, and refused when they are not whole."""
+"""Many named arrays in one memory-mapped file, which is created as a whole, and refused if its contents are not."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gradstep.storage.pages.header import (
     Contents,
     Mark,
     PageFileError,
-    describe,
+    describe_file,
     encode_head,
-    mark_now,
+    make_mark,
     read_head,
 )
 from gradstep.storage.pages.layout import PAGE, Layout
@@ -34,25 +34,25 @@ from gradstep.storage.pages.memory import Residency
 Array = npt.NDArray[Any]
 
 Fill = Callable[[str, Array], None]
-"""Writes the values that an array begins with: `fill(name, array)`."""
+"""Writes the first values of an array: `fill(name, array)`."""
 
 
-def make(path: Path, layout: Layout, fill: Fill | None, step: int) -> None:
-    """Make a page file under another name, its header last, and give it its name. See `PageFile.create`."""
+def make_file(path: Path, layout: Layout, fill: Fill | None, step: int) -> None:
+    """Write a page file under a temporary name, its header last, and rename it. See `PageFile.create`."""
     new = path.with_name(path.name + ".new")
     new.touch()
     lock = FileLock(new)
     try:
         if path.exists():
-            raise FileExistsError(f"{path} exists already: {describe(path)}; reopen it, or remove it first")
+            raise FileExistsError(f"{path} exists already: {describe_file(path)}; reopen it, or remove it first")
         with new.open("r+b") as file:
-            file.truncate(0)  # what a killed process may have left
+            file.truncate(0)  # a killed process may have left contents
             allocate(file.fileno(), layout.file_bytes, new)
             if fill is not None:
-                _fill(file, layout, fill)
+                _write_first_values(file, layout, fill)
             file.write(encode_head(layout))
             file.seek(MARK)
-            file.write(mark_now("whole", step).encode())
+            file.write(make_mark("whole", step).encode())
         new.rename(path)
     except BaseException:
         new.unlink(missing_ok=True)
@@ -62,8 +62,8 @@ def make(path: Path, layout: Layout, fill: Fill | None, step: int) -> None:
     sync_folder(path.parent)
 
 
-def _fill(file: BinaryIO, layout: Layout, fill: Fill) -> None:
-    """Write the first values, keeping no more than one array in memory."""
+def _write_first_values(file: BinaryIO, layout: Layout, fill: Fill) -> None:
+    """Write the first values, with at most one array in memory."""
     contents = np.frombuffer(mmap.mmap(file.fileno(), layout.file_bytes), dtype=np.uint8)
     residency = Residency(contents, file.fileno())
     for entry in layout.entries:
@@ -73,23 +73,23 @@ def _fill(file: BinaryIO, layout: Layout, fill: Fill) -> None:
 
 
 Arrays = Iterable[tuple[str, DTypeLike, int]]
-"""(name, dtype, number of elements) of each array, in the order in which a step walks through them."""
+"""(name, dtype, number of elements) of each array, in the order of a step."""
 
 
 @final
 class PageFile:
-    """Arrays that live in a file and are used as if they were in memory; make one with `create` or `open`.
+    """Arrays in a file that are used as if they were in memory; make one with `create` or `open`.
 
-    A step that changes the arrays stands between `begin(step)` and `commit(step)`. What is certain then:
+    Call `begin(step)` before a step that changes the arrays, and `commit(step)` after it. This guarantees:
 
-    - A process that is killed in mid-step leaves a file that `open` refuses; killed between steps, one that opens.
-    - If the whole machine goes down, `open` takes the file only if it still is exactly what `flush` last forced to the
-      disk. (Short of that, what the disk got depends on chance, and the file is refused.)
+    - After a process was killed during a step, `open` refuses the file; if it was killed between steps, `open` works.
+    - After the whole machine went down, `open` accepts the file only if its contents are those of the last `flush`.
+      (Otherwise only a part of the changes may be on the disk, and the file is refused.)
 
     Attributes:
-        path: where the file stands.
-        layout: what it holds.
-        residency: makes ranges of it come and go in memory.
+        path: the path of the file.
+        layout: the layout of its arrays.
+        residency: maps ranges of the file into memory and releases them.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -105,7 +105,7 @@ class PageFile:
     """
 
     def __init__(self, path: Path, layout: Layout, mark: Mark, lock: FileLock) -> None:
-        """What `create` and `open` call once the file is known to be good."""
+        """Map a file that has been checked; use `create` or `open` instead."""
         self.path = path
         self.layout = layout
         self._mark = mark
@@ -120,33 +120,33 @@ class PageFile:
     def create(
         cls, path: str | os.PathLike[str], arrays: Arrays, *, fill: Fill | None = None, step: int = 0
     ) -> PageFile:
-        """Make the file, with every byte of it on the disk's account, and open it.
+        """Make the file, with all its room allocated on the disk, and open it.
 
-        It is made under the name `path` + ".new" and takes its own when it is whole; nothing of it is left on failure.
+        It is made under the name `path` + ".new" and renamed when it is whole; on failure it is removed.
 
         Args:
-            path: where it shall stand; the folder must exist.
-            arrays: what it shall hold.
-            fill: called as `fill(name, array)` for every array, to write the values it begins with; zeros otherwise.
-            step: the number of steps that its contents have made.
+            path: the path of the file; the folder must exist.
+            arrays: the arrays of the file.
+            fill: called as `fill(name, array)` for every array to write its first values; zeros without it.
+            step: the number of steps already made.
 
         Raises:
-            FileExistsError: if something stands there already; the message says what it is.
-            BlockingIOError: if another process is making it at this moment.
-            OSError: with ENOSPC if the disk has no room; found here, never in the midst of training.
+            FileExistsError: the path exists already; the message says what it is.
+            BlockingIOError: another process is making the file now.
+            OSError: with ENOSPC if the disk has no room; raised here and never during training.
         """
         path, layout = Path(path), Layout.of(arrays)
-        make(path, layout, fill, step)
+        make_file(path, layout, fill, step)
         return cls._open_locked(path, layout)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], arrays: Arrays) -> PageFile:
-        """Open a file that holds exactly these arrays, at the end of a step.
+        """Open a file with exactly these arrays, whose last step was completed.
 
         Raises:
-            FileNotFoundError: if there is none.
-            BlockingIOError: if it is open already, here or in another process.
-            PageFileError: if it is not that file, or is not whole; the message says what was expected and found.
+            FileNotFoundError: there is no such file.
+            BlockingIOError: the file is open already, here or in another process.
+            PageFileError: the file has other contents or is not whole; the message says what was expected and found.
         """
         return cls._open_locked(Path(path), Layout.of(arrays))
 
@@ -154,8 +154,8 @@ class PageFile:
     def _open_locked(cls, path: Path, layout: Layout) -> PageFile:
         lock = FileLock(path)
         try:
-            found, mark = read_head(path)
-            difference = layout.difference(found)
+            file_layout, mark = read_head(path)
+            difference = layout.difference(file_layout)
             if difference:
                 raise PageFileError(f"{path} is refused: it holds other arrays\n  " + "\n  ".join(difference))
             if mark is None or not mark.trusted:
@@ -167,64 +167,64 @@ class PageFile:
 
     @property
     def step(self) -> int:
-        """The number of the step that was made last, or is being made."""
+        """The number of the last step, or of the step that has begun."""
         return self._mark.step
 
     @property
     def stepping(self) -> bool:
-        """Whether a step has begun and not been committed."""
+        """Whether a step has begun and is not committed yet."""
         return self._mark.contents == "stepping"
 
     def array(self, name: str) -> Array:
-        """The array: a one-dimensional view of the file; writing to it writes the file."""
+        """Return an array as a one-dimensional view of the file; writing to it writes to the file."""
         begin, end = self.layout.ranges[name]
         return self._bytes[begin:end].view(self.layout.by_name[name].dtype)
 
     def begin(self, step: int, *, anew: bool = False) -> None:
-        """Say that the contents are about to change; until `commit`, the file does not open.
+        """Mark the contents as changing; `open` refuses the file until `commit`.
 
         Args:
             step: the number of the step.
-            anew: every value will be written, so an earlier step that was broken off does not matter.
+            anew: every value will be overwritten, so that an interrupted earlier step does not matter.
 
         Raises:
-            RuntimeError: if an earlier step was broken off: its contents are neither those before nor those after it.
+            RuntimeError: an earlier step was interrupted: the contents are a mixture of before and after it.
         """
         if self.stepping and not anew:
             raise RuntimeError(f"{self.path} is in {self._mark}; load a checkpoint to go on from")
         was_durable = self._mark.contents == "durable"
-        self._put("stepping", step)
-        if was_durable:  # the disk says "whole", and must stop saying so before it gets any of the new contents
+        self._write_mark("stepping", step)
+        if was_durable:  # the mark on the disk has to change before any of the new contents reach the disk
             self._mapping.flush(0, PAGE)
 
     def commit(self, step: int) -> None:
-        """Say that the step is made and the contents are whole again; costs no disk access.
+        """Mark the step as completed and the contents as whole; this does not access the disk.
 
         Raises:
-            RuntimeError: if no step, or another one, has begun.
+            RuntimeError: no step, or another one, has begun.
         """
         if not self.stepping or self._mark.step != step:
             raise RuntimeError(f"step {step} was not begun: {self.path} is at {self._mark}")
-        self._put("whole", step)
+        self._write_mark("whole", step)
 
     def flush(self) -> None:
-        """Force the contents to the disk, and then the mark that says so; the file now outlives a loss of power.
+        """Force the contents to the disk, and then a mark for it; the file then survives a loss of power.
 
         Raises:
-            RuntimeError: in mid-step.
+            RuntimeError: during a step.
         """
         if self.stepping:
             raise RuntimeError(f"{self.path} is in {self._mark}; flush it after commit()")
         if self._mark.contents != "durable":
             self._force()
-            self._put("durable", self.step)
+            self._write_mark("durable", self.step)
             self._force()
 
     def close(self, *, flush: bool = True) -> None:
-        """Unlock the file, after a flush if it is whole. Arrays taken from it stay valid, and must not be changed.
+        """Unlock the file, after a flush if it is whole. Its arrays stay valid, but must not be changed any more.
 
         Args:
-            flush: whether to force it to the disk first; not worth the time for a file that is to be removed.
+            flush: whether to force it to the disk first; pass False for a file that will be removed.
         """
         if not self._close.alive:
             return
@@ -241,8 +241,8 @@ class PageFile:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _put(self, contents: Contents, step: int) -> None:
-        self._mark = mark_now(contents, step)
+    def _write_mark(self, contents: Contents, step: int) -> None:
+        self._mark = make_mark(contents, step)
         self._mapping[MARK : MARK + SECTOR] = self._mark.encode()
 
     def _force(self) -> None:

@@ -1,8 +1,8 @@
-"""The first page of a page file: what it is, and whether its contents are whole.
+"""The header, the first page of a page file: it identifies the file, and its mark says whether the contents are whole.
 
-Lines of text, so that `head -3 FILE` shows them: the magic line; a JSON object (version, byte order, length, and the
-layout's checksum); the SHA-256 of the two. In the page's last sector, by itself, stands the mark: a JSON object and its
-CRC. A mark is shorter than a sector, so that a disk writes it whole or not at all.
+It begins with lines of text, which `head -3 FILE` shows: the magic line; a JSON object (version, byte order, length,
+and the layout's checksum); the SHA-256 of both. The page's last sector holds only the mark: a JSON object and its CRC.
+A mark is shorter than a sector, so that a disk writes it completely or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradstep.storage.sizes import show_bytes
 
 @final
 class PageFileError(ValueError):
-    """A file that is not the page file that was asked for: foreign, short, of another layout, or left in mid-step.
+    """Raised for a file that is not the expected page file: foreign, short, of another layout, or left during a step.
 
     The message says what was expected and what was found.
     """
@@ -33,7 +33,7 @@ MAGIC = b"gradstep page file\n"
 VERSION = 1
 SECTOR = 512
 MARK = PAGE - SECTOR
-"""Where the mark begins."""
+"""Offset of the mark in bytes."""
 
 Contents = Literal["stepping", "whole", "durable"]
 
@@ -41,14 +41,14 @@ Contents = Literal["stepping", "whole", "durable"]
 @final
 @dataclass(frozen=True)
 class Mark:
-    """What the contents are at this moment.
+    """The present status of the contents.
 
     Attributes:
-        contents: "stepping": a step is changing them; "whole": a step's end, in this system's memory; "durable": a
-            step's end, forced to the disk.
-        step: the number of the step that is being made, or was made last.
-        boot: which run of the operating system wrote the mark; empty where that is not known.
-        pid: the process that wrote it.
+        contents: "stepping": a step is changing them; "whole": those of a completed step, in this system's memory;
+            "durable": those of a completed step, forced to the disk.
+        step: the number of the step that has begun, or of the last one.
+        boot: the run of the operating system that wrote the mark; empty if unknown.
+        pid: the process that wrote the mark.
     """
 
     contents: Contents
@@ -57,21 +57,21 @@ class Mark:
     pid: int
 
     def encode(self) -> bytes:
-        """The mark's sector."""
+        """Return the sector of the mark."""
         text = json.dumps(vars(self)).encode("ascii")
         return (text + b" %08x\n" % zlib.crc32(text)).ljust(SECTOR, b"\0")
 
     @classmethod
     def decode(cls, sector: bytes) -> Mark | None:
-        """The mark of a sector; None if it is damaged."""
+        """Return the mark in a sector; None if it is damaged."""
         text, _, crc = sector.rstrip(b"\0\n").rpartition(b" ")
         return cls(**json.loads(text)) if text and crc == b"%08x" % zlib.crc32(text) else None
 
     @property
     def trusted(self) -> bool:
-        """Whether the contents are those of the end of a step.
+        """Whether the contents are those of a completed step.
 
-        A "whole" file was only in memory: that outlives the process, but not the operating system's run.
+        A "whole" file may be in memory only: it survives the process, but not a restart of the operating system.
         """
         return self.contents == "durable" or (self.contents == "whole" and self.boot != "" and self.boot == boot())
 
@@ -83,14 +83,14 @@ class Mark:
         return f"the end of step {self.step}"
 
 
-def mark_now(contents: Contents, step: int) -> Mark:
-    """The mark that this process writes at this moment."""
+def make_mark(contents: Contents, step: int) -> Mark:
+    """Return a mark written now by this process."""
     return Mark(contents, step, boot(), os.getpid())
 
 
 @cache
 def boot() -> str:
-    """This run of the operating system, which a process that is killed does not end; empty where it has no name."""
+    """Return an identifier of this run of the operating system; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -98,7 +98,7 @@ def boot() -> str:
 
 
 def encode_head(layout: Layout) -> bytes:
-    """The first page without its mark, and the layout's table after it."""
+    """Return the first page without its mark, followed by the layout's table."""
     head = {
         "version": VERSION,
         "byte_order": sys.byteorder,
@@ -112,23 +112,23 @@ def encode_head(layout: Layout) -> bytes:
 
 
 def read_head(path: Path) -> tuple[Layout, Mark | None]:
-    """The layout and the mark of a page file.
+    """Return the layout and the mark of a page file; the mark is None if it is damaged.
 
     Raises:
-        PageFileError: if the file is no page file of this version and byte order, or is not whole in length.
+        PageFileError: not a page file of this version and byte order, or not of the recorded length.
     """
     with path.open("rb") as file:
         page = file.read(PAGE)
         length = path.stat().st_size
         head = _check_head(path, page, length)
         table = file.read(head["table_bytes"])
-    found = hashlib.sha256(table).hexdigest()
-    if found != head["layout_sha256"]:
-        raise _refusal(path, f"its table of arrays is damaged: expected SHA-256 {head['layout_sha256']}, found {found}")
+    sha = hashlib.sha256(table).hexdigest()
+    if sha != head["layout_sha256"]:
+        raise _refusal(path, f"its table of arrays is damaged: expected SHA-256 {head['layout_sha256']}, found {sha}")
     return Layout.from_table(table), Mark.decode(page[MARK:])
 
 
-def describe(path: Path) -> str:
+def describe_file(path: Path) -> str:
     """Say what kind of file stands at a path, for a message."""
     try:
         layout, mark = read_head(path)

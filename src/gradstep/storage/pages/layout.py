@@ -1,4 +1,4 @@
-"""Which arrays a page file holds, and where each one lies."""
+"""The layout of a page file: its arrays and the position of each."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 PAGE = 4096
-"""The unit of mapping: what a processor can map or drop."""
+"""The unit of mapping in bytes: the least that a processor can map or release."""
 
 HUGE = 1 << 21
-"""What the processor maps at once where the file system keeps a file in memory in blocks this large."""
+"""Bytes that the processor maps at once where the file system keeps a file in memory in blocks of this size."""
 
 _SHOWN = 5
 
 
 def round_up(number: int, unit: int) -> int:
-    """The smallest multiple of `unit` that is ≥ `number`."""
+    """Return the smallest multiple of `unit` that is ≥ `number`."""
     return -(-number // unit) * unit
 
 
@@ -42,10 +42,10 @@ class Entry:
 
     @property
     def alignment(self) -> int:
-        """Bytes that its place is a multiple of: small arrays are packed, large ones can be mapped in large blocks.
+        """Alignment of its position in bytes: small arrays are packed, large ones can be mapped in large blocks.
 
         64 (a cache line) below 16 KiB, so that 10,000 tiny arrays do not take a page each; a page above; 2 MiB from
-        64 MiB on, where the bytes lost are at most 3%.
+        64 MiB on, where at most 3% of the bytes are lost.
         """
         if self.nbytes < 4 * PAGE:
             return 64
@@ -55,7 +55,7 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a page file, in their order, which is the order that a step walks through them.
+    """The arrays of a page file, in the order of a step.
 
     Example:
         >>> layout = Layout.of([("w.exp_avg", "float32", 1000), ("w.step", "int64", 1)])
@@ -67,10 +67,10 @@ class Layout:
 
     @classmethod
     def of(cls, arrays: Iterable[tuple[str, DTypeLike, int]]) -> Layout:
-        """The layout of (name, dtype, number of elements), each name once.
+        """Make the layout of (name, dtype, number of elements), each name once.
 
         Raises:
-            ValueError: for a name that comes twice, a negative number of elements, or elements that are objects.
+            ValueError: a name that comes twice, a negative number of elements, or elements that are objects.
         """
         entries = tuple(Entry(name, np.dtype(dtype), int(count)) for name, dtype, count in arrays)
         seen: set[str] = set()
@@ -86,7 +86,7 @@ class Layout:
 
     @classmethod
     def from_table(cls, table: bytes) -> Layout:
-        """The layout whose `table` this is."""
+        """Return the layout with this `table`."""
         return cls.of(json.loads(table))
 
     @cached_property
@@ -102,29 +102,29 @@ class Layout:
 
     @cached_property
     def by_name(self) -> dict[str, Entry]:
-        """Each array by its name."""
+        """The arrays by name."""
         return {entry.name: entry for entry in self.entries}
 
     @cached_property
     def ranges(self) -> dict[str, tuple[int, int]]:
-        """Where each array lies in the file: bytes [begin, end)."""
-        place = round_up(PAGE + len(self.table), PAGE)
+        """The range of each array in the file: bytes [begin, end)."""
+        end = round_up(PAGE + len(self.table), PAGE)
         ranges = {}
         for entry in self.entries:
-            begin = round_up(place, entry.alignment)
-            place = begin + entry.nbytes
-            ranges[entry.name] = (begin, place)
+            begin = round_up(end, entry.alignment)
+            end = begin + entry.nbytes
+            ranges[entry.name] = (begin, end)
         return ranges
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the whole file: whole pages, and whole large blocks from 2 MiB on."""
+        """Bytes of the file: whole pages, from 2 MiB on whole blocks of 2 MiB."""
         end = max((end for _, end in self.ranges.values()), default=PAGE + len(self.table))
         return round_up(end, PAGE if end < HUGE else HUGE)
 
-    def difference(self, found: Layout) -> list[str]:
-        """What `found` has otherwise than this expected layout, in lines to read; empty when they are the same."""
-        mine, theirs = self.by_name, found.by_name
+    def difference(self, other: Layout) -> list[str]:
+        """Return the differences of another layout from this one, the expected, as lines of text; empty if none."""
+        mine, theirs = self.by_name, other.by_name
         both = [name for name in mine if name in theirs]
         lines = [
             _list_names("missing", [name for name in mine if name not in theirs]),
@@ -147,17 +147,17 @@ class Layout:
             ),
         ]
         lines = [line for line in lines if line]
-        if not lines and self.entries != found.entries:
-            at = next(n for n, (a, b) in enumerate(zip(self.entries, found.entries)) if a != b)
+        if not lines and self.entries != other.entries:
+            at = next(n for n, (a, b) in enumerate(zip(self.entries, other.entries)) if a != b)
             lines = [
                 f"the same arrays in another order, from number {at} on: "
-                f"expected {self.entries[at].name}, found {found.entries[at].name}"
+                f"expected {self.entries[at].name}, found {other.entries[at].name}"
             ]
         return lines
 
 
 def _list_names(what: str, names: Sequence[str]) -> str:
-    """Return ``what: `` and the first few names; empty if there are none."""
+    """Return a heading with the first few names; empty if there are none."""
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
@@ -165,5 +165,5 @@ def _list_names(what: str, names: Sequence[str]) -> str:
 
 
 def _dtype_name(dtype: np.dtype[np.generic]) -> str:
-    """A dtype's name, with its byte order where that is not this machine's."""
+    """Return a dtype's name; it mentions a byte order other than this machine's."""
     return dtype.name if dtype.isnative else f"{dtype.name} of the other byte order"

@@ -1,4 +1,4 @@
-"""One optimizer at a time: an advisory lock on a file."""
+"""An advisory lock on a file, so that only one optimizer uses it at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import final
 if sys.platform != "win32":
     import fcntl
 
-_HELD: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_LOCKS: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 @final
 class FileLock:
-    """Holds a file for one owner, in this process or any other, until it is released or the process ends.
+    """Locks a file for one owner in any process, until it is released or the process ends.
 
-    The lock is `flock`'s. It has a file descriptor of its own, which forked children close: a DataLoader's worker that
+    The lock is `flock`'s. It has its own file descriptor, which forked children close: a DataLoader's worker that
     outlives its parent does not keep the file locked. Windows has no `flock`; nothing is locked there.
 
     Raises:
-        BlockingIOError: when another owner holds the file.
+        BlockingIOError: another owner has locked the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,25 +39,25 @@ class FileLock:
                     "in use by another optimizer; one at a time: close it, or give another folder",
                     str(path),
                 ) from None
-        _HELD.add(self)
+        _LOCKS.add(self)
 
     def release(self) -> None:
-        """Let others have the file."""
+        """Unlock the file."""
         if sys.platform != "win32" and self._close.alive:
             fcntl.flock(self._fileno, fcntl.LOCK_UN)
         self._close()
 
-    def forget(self) -> None:
+    def drop(self) -> None:
         """Drop the lock in a forked child; the parent process still holds it."""
         self._close()
 
 
-def _forget() -> None:
-    """In a forked child: the parent's locks are the parent's."""
-    for lock in list(_HELD):
+def _drop_locks() -> None:
+    """Drop all locks in a forked child, since they belong to the parent."""
+    for lock in list(_LOCKS):
         with contextlib.suppress(OSError):
-            lock.forget()
+            lock.drop()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_drop_locks)

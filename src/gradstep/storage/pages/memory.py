@@ -1,4 +1,4 @@
-"""Which bytes of a mapped file are in this process's memory: what the operating system is told about them."""
+"""Control which bytes of a mapped file are in this process's memory, by calls to the operating system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gradstep.storage.pages.layout import PAGE, round_up
 
-# linux/mman.h and linux/fs.h. Python's `mmap.madvise` knows not all of them, and keeps other threads waiting meanwhile.
+# From linux/mman.h and linux/fs.h. Python's `mmap.madvise` lacks some of them, and holds Python's lock during the call.
 _DONTNEED, _WILLNEED, _HUGEPAGE, _POPULATE_WRITE = 4, 3, 14, 23
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -24,9 +24,9 @@ Ranges = Iterable[tuple[int, int]]
 
 @final
 class Residency:
-    """Makes ranges of a mapped file come and go. Contents never change: what left is read again when it is touched.
+    """Maps ranges of a file into memory and releases them; contents stay, a released range is read again on access.
 
-    Only Linux is told anything; elsewhere the calls do nothing, and the operating system pages as it sees fit.
+    The calls act on Linux only; elsewhere they do nothing, and the operating system decides what stays in memory.
 
     Args:
         mapping: the whole file, mapped shared and writable.
@@ -34,34 +34,34 @@ class Residency:
     """
 
     def __init__(self, mapping: npt.NDArray[np.uint8], fileno: int) -> None:
-        self._mapping = mapping  # kept, so that the addresses stay mapped
+        self._mapping = mapping  # keeps the addresses mapped
         self._fileno = fileno
         self._length = round_up(mapping.nbytes, PAGE)
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-        # Where the file system can, read in blocks of 2 MiB, which are then mapped at once and not in 512 pages.
-        # Older kernels refuse; nothing is lost but speed.
+        # Where the file system supports it, read blocks of 2 MiB, which are mapped at once and not in 512 pages.
+        # Older kernels refuse, which only costs speed.
         self._advise(0, self._length, _HUGEPAGE)
 
     def read_ahead(self, ranges: Ranges) -> None:
-        """Have these ranges read from the disk, where they are not in the system's cache; does not wait for it."""
+        """Start to read these ranges from the disk, unless they are in the system's cache; does not wait."""
         for begin, end in ranges:
             self._advise(*self._pages(begin, end), _WILLNEED)
 
     def map(self, ranges: Ranges) -> None:
-        """Bring these ranges into this process's memory, to be written to; returns when they are there.
+        """Map these ranges into this process's memory for writing; returns when this is done.
 
-        One call for a window costs less than what it saves, a fault for each block when it is read and another when it
-        is written. Linux has the call since 5.14; before, and elsewhere, the faults do it.
+        One call for a window costs less than the page faults that it saves, one for each block when it is read and
+        another when it is written. Linux has the call since 5.14; otherwise page faults map the blocks.
         """
         for begin, end in ranges:
             self._advise(*self._pages(begin, end), _POPULATE_WRITE)
 
     def release(self, ranges: Ranges, *, write_back: bool = False) -> None:
-        """Take these ranges out of this process's memory; their pages stay in the system's cache, to be written.
+        """Release these ranges from this process's memory; their pages stay in the system's cache until written.
 
         Args:
-            ranges: what to release. What shares a page with it goes too, and comes back when it is touched.
-            write_back: also start writing them to the disk now, without waiting for it.
+            ranges: the ranges to release, with the rest of their pages, which is mapped again on access.
+            write_back: also start to write them to the disk, without waiting.
         """
         for begin, end in ranges:
             low, high = self._pages(begin, end)
@@ -70,11 +70,11 @@ class Residency:
                 self._write_back(low, high)
 
     def _pages(self, begin: int, end: int) -> tuple[int, int]:
-        """The whole pages that a range lies in."""
+        """Return the range of whole pages that contains a range."""
         return begin // PAGE * PAGE, min(round_up(end, PAGE), self._length)
 
     def _advise(self, begin: int, end: int, advice: int) -> None:
-        """Give the system advice. That it does not know some is no error: it concerns speed alone."""
+        """Give the system advice; errors are ignored, since advice concerns speed only."""
         if self._libc is not None and begin < end:
             address = ctypes.c_void_p(self._mapping.ctypes.data + begin)
             self._libc.madvise(address, ctypes.c_size_t(end - begin), ctypes.c_int(advice))
@@ -85,17 +85,21 @@ class Residency:
             self._libc.sync_file_range(self._fileno, offset, length, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
-def available_memory() -> int | None:
-    """Bytes that programs can still have without swapping; None where the system does not tell (not Linux)."""
+def available_memory(proc: Path = Path("/proc")) -> int | None:
+    """Return the bytes that programs can allocate without swapping; None if unknown (not Linux).
+
+    Args:
+        proc: the folder of the kernel's process files.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (proc / "meminfo").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def resident_bytes() -> int | None:
-    """Bytes of memory that this process has mapped now (RSS); None where the system does not tell (not Linux)."""
+    """Return the bytes of memory that this process has mapped (RSS); None if unknown (not Linux)."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -1,4 +1,4 @@
-"""Walks through the windows of a step: one is in memory while the next is read ahead and the one before written."""
+"""Walk through the windows of a step: one is in memory while the next is read ahead and the previous one is written."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import final
 from gradstep.storage.pages.file import PageFile
 from gradstep.storage.pages.layout import HUGE
 from gradstep.storage.pages.memory import available_memory
-from gradstep.storage.pages.windows import Window
+from gradstep.storage.pages.windows import PageWindow
 
 
 @final
 class Pager:
-    """Has each window's state in memory when its turn comes, and no more state than was planned for.
+    """Maps each window's state before its computation and releases it after, within the planned memory.
 
-    A window that stays is left alone. Of the others one is in memory at a time: when window k is computed, it is
-    released, and window k + 1 mapped. Reading from the disk and writing to it go on by themselves meanwhile.
+    Windows that stay are never released. Of the others one is in memory at a time: after the computation of window k,
+    it is released, and window k + 1 is mapped. Meanwhile the system reads from the disk and writes to it.
 
-    There is no thread for this. What it could do beside the computation, changing page tables and marking blocks as
-    changed, is work for a processor and not for a disk; where all processors compute, a thread more made a step twice
-    as long (`benchmarks/paged.py`, 2 cores).
+    There is no thread for this. It would change page tables and mark blocks as changed, which is work for a processor
+    and not for the disk; with all processors computing, a further thread made a step twice as long
+    (`benchmarks/paged.py`, 2 cores).
 
     Args:
-        file: the pages.
-        windows: what `plan_windows` made of the file's layout.
-        from_disk: whether the state has to come from the disk at each step, so that the next window should be on its
-            way to memory, and a released one on its way back, while one is computed. State that the system keeps in its
-            cache needs neither, and is written less often if the system decides when. By default this is so for a
-            file of more than half of the memory available.
+        file: the page file.
+        windows: the result of `plan_windows` for the file's layout.
+        from_disk: whether the state is read from the disk at each step: then, during a computation, the next window is
+            read ahead and the released one is written. State in the system's cache needs neither, and is written less
+            often if the system decides. By default True for a file larger than half of the available memory.
 
     Example:
         >>> from pathlib import Path
@@ -47,16 +46,16 @@ class Pager:
         True
     """
 
-    def __init__(self, file: PageFile, windows: Sequence[Window], *, from_disk: bool | None = None) -> None:
+    def __init__(self, file: PageFile, windows: Sequence[PageWindow], *, from_disk: bool | None = None) -> None:
         self._residency = file.residency
         self._windows = tuple(windows)
         self._blocks_to_release = _blocks_to_release(self._windows)
         self._from_disk = _is_scarce(file.layout.file_bytes) if from_disk is None else from_disk
 
-    def windows(self) -> Iterator[Window]:
-        """Every window once, in order. What was computed in one must be done when the next is asked for.
+    def windows(self) -> Iterator[PageWindow]:
+        """Yield every window once, in order; finish the computation of one before requesting the next.
 
-        Leaving early, by an exception or by closing the iterator, releases what is in memory.
+        If the loop ends early, by an exception or by closing the iterator, the window in memory is released.
         """
         for number, window in enumerate(self._windows):
             self._map(number)
@@ -80,31 +79,32 @@ class Pager:
             self._residency.release(self._blocks_to_release[number], write_back=self._from_disk)
 
 
-def _blocks_to_release(windows: Sequence[Window]) -> list[list[tuple[int, int]]]:
-    """What each window gives up: blocks of 2 MiB, as a part of one would be torn from its mapping, without those that
-    the next window is computing in.
+def _blocks_to_release(windows: Sequence[PageWindow]) -> list[list[tuple[int, int]]]:
+    """Return the byte ranges that each window releases: whole blocks of 2 MiB, without those of the next window.
+
+    Releasing a part of a block would break up its mapping.
     """
     blocks = [_blocks(window) for window in windows]
     return [_join_blocks(mine - following) for mine, following in zip(blocks, [*blocks[1:], set()])]
 
 
-def _blocks(window: Window) -> set[int]:
-    """The numbers of the blocks that a window lies in."""
+def _blocks(window: PageWindow) -> set[int]:
+    """Return the indices of the blocks of 2 MiB that a window touches."""
     return {block for begin, end in window.ranges for block in range(begin // HUGE, -(-end // HUGE))}
 
 
 def _join_blocks(blocks: set[int]) -> list[tuple[int, int]]:
     """Return the byte ranges of blocks; neighbouring blocks are joined."""
-    joined: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for block in sorted(blocks):
-        if joined and joined[-1][1] == block * HUGE:
-            joined[-1] = (joined[-1][0], (block + 1) * HUGE)
+        if ranges and ranges[-1][1] == block * HUGE:
+            ranges[-1] = (ranges[-1][0], (block + 1) * HUGE)
         else:
-            joined.append((block * HUGE, (block + 1) * HUGE))
-    return joined
+            ranges.append((block * HUGE, (block + 1) * HUGE))
+    return ranges
 
 
 def _is_scarce(size: int) -> bool:
-    """Whether so many bytes are more than half of the available memory."""
+    """Return whether so many bytes are more than half of the available memory."""
     available = available_memory()
     return available is not None and size > available // 2

@@ -1,4 +1,4 @@
-"""A step's work in windows, so that only a few of them need be in memory at a time."""
+"""Split a step's work into windows, of which only a few are in memory at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gradstep.storage.pages.layout import HUGE, PAGE, Layout, round_up
 from gradstep.storage.sizes import show_bytes
 
 GRANULE = 16_384
-"""Elements that are never parted, unless told otherwise: a chunk of the fused kernel, 64 blocks of 8-bit state."""
+"""Default of the elements that are never split: a chunk of the fused kernel, 64 blocks of 8-bit state."""
 
 _SHARE = 4
-"""A window takes this part of the budget; the rest holds state that stays. (Smaller windows let more of it stay, and
-are more in number, which costs more than that saves.)"""
+"""A window takes a quarter of the budget; the rest is for state that stays. (With smaller windows more state could
+stay, but their larger number costs more than that saves.)"""
 
 
 @final
@@ -31,7 +31,7 @@ class Column:
     per: int = 1
 
     def part(self, start: int, stop: int) -> slice:
-        """The array's elements that belong to elements [start, stop) of the parameter.
+        """Return the slice of the array for elements [start, stop) of the parameter.
 
         Example:
             >>> Column("scales", per=256).part(512, 1000)
@@ -43,12 +43,12 @@ class Column:
 @final
 @dataclass(frozen=True)
 class Item:
-    """A parameter's state.
+    """The state of a parameter.
 
     Attributes:
         elements: elements of the parameter.
         columns: its arrays in the page file.
-        whole: never part it (a rule that needs more than one element at a time, or arrays of another length).
+        whole: never split it (for a rule that needs more than one element at a time, or arrays of another length).
     """
 
     elements: int
@@ -59,7 +59,7 @@ class Item:
 @final
 @dataclass(frozen=True)
 class Piece:
-    """Elements [start, stop) of the parameter with this number among the items."""
+    """Elements [start, stop) of the parameter with the index ``item`` among the items."""
 
     item: int
     start: int
@@ -68,13 +68,13 @@ class Piece:
 
 @final
 @dataclass(frozen=True)
-class Window:
-    """Work whose state is in memory together.
+class PageWindow:
+    """A part of a step's work with its state in memory together.
 
     Attributes:
         pieces: the work, in order.
-        ranges: the bytes of the file that it reads and writes: [begin, end), in order, apart from each other.
-        stays: whether they are never released, as the budget has room for them.
+        ranges: the bytes of the file that the work reads and writes: [begin, end), ascending and disjoint.
+        stays: whether they are never released, because the budget has room for them.
     """
 
     pieces: tuple[Piece, ...]
@@ -87,22 +87,23 @@ class Window:
         return sum(end - begin for begin, end in self.ranges)
 
 
-def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule: int = GRANULE) -> tuple[Window, ...]:
-    """Part a step's work into windows such that the state in memory stays within a budget.
+def plan_windows(
+    layout: Layout, items: Sequence[Item], budget: int, *, granule: int = GRANULE
+) -> tuple[PageWindow, ...]:
+    """Split a step's work into windows so that the state in memory stays within a budget.
 
-    State that fits is one window that stays: nothing ever comes or goes. Otherwise a window takes a quarter of the
-    budget, one of them is in memory at a time, and the first ones stay for good with the rest of the budget. (A walk
-    that starts over each step finds nothing of what it kept most recently, as a cache would; it finds what it never
-    gave up.)
+    State that fits is a single window that stays in memory. Otherwise a window takes a quarter of the budget, one is in
+    memory at a time, and the first windows stay with the rest of the budget. (Each step walks through all state in the
+    same order, so the most recently used windows, which a cache would keep, are those needed last.)
 
     Args:
-        layout: the page file's.
+        layout: the layout of the page file.
         items: the work, in order; best in the layout's order, so that a window is one range.
         budget: bytes of state that may be in memory.
-        granule: elements that are parted nowhere; a multiple of every column's `per`.
+        granule: number of elements that are never split; a multiple of every column's `per`.
 
     Raises:
-        ValueError: if the smallest possible window exceeds the budget; the message says which would do.
+        ValueError: the smallest possible window exceeds the budget; the message has a sufficient budget.
 
     Example:
         >>> layout = Layout.of([("a", "float32", 1 << 20), ("b", "float32", 1 << 20)])
@@ -113,33 +114,33 @@ def plan_windows(layout: Layout, items: Sequence[Item], budget: int, *, granule:
         >>> len(windows), windows[0].nbytes, sum(window.stays for window in windows)
         (8, 1048576, 3)
     """
-    everything = _window(layout, items, [Piece(n, 0, item.elements) for n, item in enumerate(items)], stays=True)
+    everything = _make_window(layout, items, [Piece(n, 0, item.elements) for n, item in enumerate(items)], stays=True)
     if everything.nbytes <= budget:
         return (everything,)
-    parts = parted(layout, items, budget // _SHARE, granule=granule)
-    windows = [_window(layout, items, pieces, stays=False) for pieces in parts]
+    parts = split_work(layout, items, budget // _SHARE, granule=granule)
+    windows = [_make_window(layout, items, pieces, stays=False) for pieces in parts]
     largest = max(window.nbytes for window in windows)
     check_budget(budget, largest)
     return tuple(_mark_staying(windows, budget - largest))
 
 
-def parted(
+def split_work(
     layout: Layout, items: Sequence[Item], limit: int, *, granule: int = GRANULE
 ) -> tuple[tuple[Piece, ...], ...]:
-    """All work in parts whose state has at most `limit` bytes, as far as it can be parted.
+    """Split all work into parts with at most `limit` bytes of state, except for pieces that cannot be split further.
 
     Args:
         layout, items, granule: as in `plan_windows`.
-        limit: bytes of state of a part.
+        limit: most bytes of state of a part.
     """
-    return tuple(tuple(part) for part in _pack(_pieces(layout, items, limit, granule), limit))
+    return tuple(tuple(part) for part in _pack(_split_items(layout, items, limit, granule), limit))
 
 
 def check_budget(budget: int, smallest: int) -> None:
-    """Refuse a budget that does not hold the smallest windows that the work can be parted into.
+    """Refuse a budget below the smallest windows that the work can be split into.
 
     Raises:
-        ValueError: saying which budget would do.
+        ValueError: the budget is too small; the message has a sufficient one.
     """
     if smallest > budget:
         raise ValueError(
@@ -148,14 +149,14 @@ def check_budget(budget: int, smallest: int) -> None:
         )
 
 
-def _pieces(layout: Layout, items: Sequence[Item], limit: int, granule: int) -> Iterator[tuple[Piece, int]]:
-    """Every piece of work with its bytes, none above the limit that can be parted."""
+def _split_items(layout: Layout, items: Sequence[Item], limit: int, granule: int) -> Iterator[tuple[Piece, int]]:
+    """Yield every piece of work with its bytes; items above the limit are split where possible."""
     for number, item in enumerate(items):
-        nbytes = sum(end - begin for begin, end in _ranges(layout, item, 0, item.elements))
+        nbytes = sum(end - begin for begin, end in _byte_ranges(layout, item, 0, item.elements))
         length = max(item.elements, 1)
         if nbytes > limit and not item.whole:
             length = limit * item.elements // nbytes
-            # Where there is room, columns are parted where blocks of 2 MiB are.
+            # If the limit allows it, columns are split at the boundaries of blocks of 2 MiB.
             unit = round_up(_elements_per_block(layout, item), granule)
             length -= length % (unit if length >= unit else granule)
             length = max(length, granule)
@@ -165,7 +166,7 @@ def _pieces(layout: Layout, items: Sequence[Item], limit: int, granule: int) -> 
 
 
 def _elements_per_block(layout: Layout, item: Item) -> int:
-    """Elements whose state fills blocks of 2 MiB in every column that has one element for each."""
+    """Return the elements whose state fills whole blocks of 2 MiB in every column with one entry per element."""
     sizes = [layout.by_name[column.name].dtype.itemsize for column in item.columns if column.per == 1]
     return HUGE // min(sizes, default=1)
 
@@ -173,38 +174,38 @@ def _elements_per_block(layout: Layout, item: Item) -> int:
 def _pack(pieces: Iterable[tuple[Piece, int]], limit: int) -> Iterator[list[Piece]]:
     """Group neighbouring pieces into windows, each within the limit of bytes."""
     window: list[Piece] = []
-    filled = 0
+    window_bytes = 0
     for piece, nbytes in pieces:
-        if window and filled + nbytes > limit:
+        if window and window_bytes + nbytes > limit:
             yield window
-            window, filled = [], 0
+            window, window_bytes = [], 0
         window.append(piece)
-        filled += nbytes
+        window_bytes += nbytes
     if window:
         yield window
 
 
-def _mark_staying(windows: Iterable[Window], room: int) -> Iterator[Window]:
+def _mark_staying(windows: Iterable[PageWindow], room: int) -> Iterator[PageWindow]:
     """Mark the first windows to stay in memory, as many as there is room for."""
     for window in windows:
         room -= window.nbytes
-        yield Window(window.pieces, window.ranges, stays=room >= 0)
+        yield PageWindow(window.pieces, window.ranges, stays=room >= 0)
 
 
-def _window(layout: Layout, items: Sequence[Item], pieces: Sequence[Piece], *, stays: bool) -> Window:
-    """The window of these pieces, with ranges that touch made one."""
+def _make_window(layout: Layout, items: Sequence[Item], pieces: Sequence[Piece], *, stays: bool) -> PageWindow:
+    """Make the window of these pieces; ranges less than a page apart are merged."""
     merged: list[tuple[int, int]] = []
-    found = (_ranges(layout, items[piece.item], piece.start, piece.stop) for piece in pieces)
-    for begin, end in sorted(each for ranges in found for each in ranges):
+    parts = (_byte_ranges(layout, items[piece.item], piece.start, piece.stop) for piece in pieces)
+    for begin, end in sorted(each for ranges in parts for each in ranges):
         if merged and begin - merged[-1][1] < PAGE:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((begin, end))
-    return Window(tuple(pieces), tuple(merged), stays)
+    return PageWindow(tuple(pieces), tuple(merged), stays)
 
 
-def _ranges(layout: Layout, item: Item, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Bytes of the file that hold the state of elements [start, stop)."""
+def _byte_ranges(layout: Layout, item: Item, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of the file with the state of elements [start, stop)."""
     for column in item.columns:
         begin, end = layout.ranges[column.name]
         if not item.whole:
