@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.planner.parameters import Parameter
+from gradstep.planner.parameters import ParameterSpec
 from gradstep.planner.temporaries import temporaries
 from gradstep.rules import RULES, Rule
 
@@ -108,6 +108,6 @@ print(peak[0] - before)
 def test_temporaries(name, engine):
     asked = [sys.executable, "-c", WATCH, name, engine]
     seen = int(subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120).stdout)
-    p = Parameter("w", (SIDE, SIDE))
+    p = ParameterSpec("w", (SIDE, SIDE))
     predicted, _ = temporaries([p], RULES[name](), "float32", engine=engine, gpus=0)
     assert abs(seen - predicted) < p.nbytes

@@ -48,7 +48,7 @@ def plan(
 ) -> None:
     """What training a model keeps in memory, in every combination, and which to take."""
     from gradstep.planner import plans
-    from gradstep.planner.display import draw_chart, table
+    from gradstep.planner.display import draw_chart, draw_table
     from gradstep.report import check_file
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
@@ -74,7 +74,7 @@ def plan(
     if json:
         print(text.dumps(result.as_dict(), indent=2))
     else:
-        screen.print(table(result, shown), soft_wrap=True)
+        screen.print(draw_table(result, shown), soft_wrap=True)
     if chart is not None:
         draw_chart(result, shown).save(chart)
         if not json:
@@ -82,13 +82,13 @@ def plan(
 
 
 def _parse_rule(text: str) -> Rule:
-    from gradstep.planner.options import rule_of
+    from gradstep.planner.options import resolve_rule
 
     if not {":", ","} & set(text):
-        return rule_of(text)
+        return resolve_rule(text)
     from gradstep.lab.specs import parse_specs
 
     specs = parse_specs(text)
     if len(specs) > 1:
         raise ValueError(f"Plan one optimizer at a time, not {' and '.join(spec.name for spec in specs)}")
-    return rule_of(specs[0].name, **dict(specs[0].settings))
+    return resolve_rule(specs[0].name, **dict(specs[0].settings))

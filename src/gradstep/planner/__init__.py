@@ -1,4 +1,4 @@
-"""What a training run will keep in memory, known before it starts: :func:`plan` for one way, :func:`plans` for all."""
+"""Plan the memory of a training run before it starts: :func:`plan` for one combination, :func:`plans` for all."""
 
 from gradstep.planner.comparison import Plans, plans
 from gradstep.planner.planning import Plan, plan

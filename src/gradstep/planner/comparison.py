@@ -1,4 +1,4 @@
-"""Every combination against a budget, and the one to take."""
+"""Compare every combination of storages with a budget, and recommend one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import cache, cached_property
 from itertools import product
 from typing import Any, final
 
-from gradstep.planner.items import Item, items
-from gradstep.planner.machine import available_memory
-from gradstep.planner.options import OPTIONS, Choice, describe
+from gradstep.planner.items import MemoryItem, items
+from gradstep.planner.machine import usable_memory
+from gradstep.planner.options import OPTIONS, Choice, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan
-from gradstep.planner.request import PAGE_BUDGET, request_of
+from gradstep.planner.request import PAGE_BUDGET, make_request
 from gradstep.report.words import size
 from gradstep.rules import Rule
 
@@ -20,10 +20,10 @@ from gradstep.rules import Rule
 @final
 @dataclass(frozen=True)
 class Plans:
-    """All combinations, from the least deviation from plain float32 to the greatest; made by :func:`plans`.
+    """The plans of all combinations, from the least deviation from plain float32 to the greatest.
 
     Attributes:
-        plans: one for each.
+        plans: the plan of each combination.
         budget: bytes of the device; ``source`` says where the figure is from.
     """
 
@@ -33,41 +33,41 @@ class Plans:
 
     @cached_property
     def best(self) -> Plan | None:
-        """The least deviation that fits, or None if nothing does."""
+        """The plan with the least deviation that fits; None if nothing fits."""
         return next((plan for plan in self.plans if plan.fits), None)
 
     @cached_property
     def smallest(self) -> Plan:
-        """The one that needs least on the device, whether it fits or not."""
+        """The plan that needs the least memory on the device, whether it fits or not."""
         return min(self.plans, key=lambda plan: plan.device)
 
     @cached_property
     def brief(self) -> tuple[Plan, ...]:
-        """For every type of weights, rounding and state one: the least deviation that fits, or the smallest."""
-        found: dict[tuple[Any, ...], list[Plan]] = {}
+        """One plan for each type of weights, rounding and state: the least deviation that fits, or the smallest."""
+        groups: dict[tuple[Any, ...], list[Plan]] = {}
         for plan in self.plans:
-            found.setdefault((plan.choice.params, plan.choice.rounding, plan.choice.state), []).append(plan)
+            groups.setdefault((plan.choice.params, plan.choice.rounding, plan.choice.state), []).append(plan)
         return tuple(
             next((plan for plan in group if plan.fits), min(group, key=lambda plan: plan.device))
-            for group in found.values()
+            for group in groups.values()
         )
 
     @property
     def reason(self) -> str:
-        """Why :attr:`best` is recommended, or how much is missing."""
+        """The reason for recommending :attr:`best`; without one, how much the smallest plan needs."""
         plain, best, smallest = self.plans[0], self.best, self.smallest
         binary = plain.binary
-        there = f"{size(self.budget, binary=binary)} ({self.source})"
+        budget = f"{size(self.budget, binary=binary)} ({self.source})"
         each = " on each GPU" if plain.gpus > 1 else ""
         if best is None:
             return (
-                f"Nothing fits {there}: the smallest, {describe(smallest.choice)}, needs "
+                f"Nothing fits {budget}: the smallest, {describe_choice(smallest.choice)}, needs "
                 f"{size(smallest.device, binary=binary)}{each}."
             )
         left = size(self.budget - best.device, binary=binary)
-        given = any(row.name == "activations" for row in best.rows)
-        room = f"It leaves {left}" + ("." if given else " for activations, which are not counted.")
-        fit = f"{describe(best.choice)}, with {size(best.device, binary=binary)}{each} of {there}"
+        has_activations = any(row.name == "activations" for row in best.rows)
+        room = f"It leaves {left}" + ("." if has_activations else " for activations, which are not counted.")
+        fit = f"{describe_choice(best.choice)}, with {size(best.device, binary=binary)}{each} of {budget}"
         elsewhere = [
             f"{size(best.on(p), binary=binary)} {words}"
             for p, words in (("host", "in the host's memory"), ("disk", "on disk"))
@@ -78,11 +78,11 @@ class Plans:
             return f"The plainest fits: {fit}{more}. {room}"
         return (
             f"The least deviation from plain float32 that fits: {fit}{more}. {room} "
-            f"The plainest, {describe(plain.choice)}, needs {size(plain.device, binary=binary)}."
+            f"The plainest, {describe_choice(plain.choice)}, needs {size(plain.device, binary=binary)}."
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON takes it."""
+        """Return everything as values for JSON."""
         return {
             "budget": self.budget,
             "source": self.source,
@@ -104,21 +104,21 @@ def plans(
     gradients: str | None = None,
     **fixed: str | bool,
 ) -> Plans:
-    """Every combination of storages against a budget, the least deviation from plain float32 first.
+    """Compare every combination of storages with a budget, the least deviation from plain float32 first.
 
-    The order, from what weighs most: the type of the weights (float32, bfloat16); how they are rounded (with a master
-    copy, Kahan, stochastically, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits);
-    what is sharded. So GPUs that are there are used before anything is made less precise, 8-bit state is taken before
-    paging, which costs time at every step, and weights stay in float32 as long as anything else helps.
+    The order, most important first: the type of the weights (float32, bfloat16); their rounding (with a master copy,
+    Kahan, stochastic, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits); what is
+    sharded. So sharding over the GPUs comes before any loss of precision, 8-bit state comes before paging, which costs
+    time at every step, and weights stay in float32 as long as something else is sufficient.
 
     Args:
         model, optimizer, gpus, activations, page_budget, engine, gradients: as in :func:`plan`.
-        budget: what one GPU (or this machine) has, such as ``"24GB"``; None takes this machine's free memory.
-        fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharded``, to compare only what has it.
-            float16 weights, which need loss scaling, are compared only if they are asked for.
+        budget: memory of one GPU (or this machine), such as ``"24GB"``; None takes this machine's free memory.
+        fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharded``, to compare only combinations with
+            these values. float16 weights, which need loss scaling, are compared only if they are requested.
 
     Raises:
-        ValueError: as :func:`plan` does; no budget for GPUs; nothing that has all that is fixed.
+        ValueError: as in :func:`plan`; GPUs without a budget; no combination with the fixed values is possible.
 
     >>> plans("3B", budget="32GB").best.choice
     Choice(params='float32', rounding='nearest', paged=False, state='8bit', sharded='none', gradients=None)
@@ -126,23 +126,23 @@ def plans(
     unknown = fixed.keys() - OPTIONS.keys()
     if unknown:
         raise TypeError(f"plans() has no argument {min(unknown)!r} (what can be fixed is {', '.join(OPTIONS)})")
-    request = request_of(model, optimizer, gpus, budget, activations, page_budget, engine)
-    wanted: dict[str, Any] = {"params": "bfloat16", **fixed}  # of all weights those that refuse least
-    refusal = Choice(**wanted, gradients=gradients).refuse(request.model, request.rule, gpus)
+    request = make_request(model, optimizer, gpus, budget, activations, page_budget, engine)
+    least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
+    refusal = Choice(**least_refused, gradients=gradients).refuse(request.model, request.rule, gpus)
     if refusal is not None:
         raise ValueError(refusal)
     if budget is None:
         if gpus:
             raise ValueError("the memory of a GPU is not known here: give budget='24GB'")
-        request = replace(request, budget=available_memory())
+        request = replace(request, budget=usable_memory())
     source = "free on this machine" if budget is None else "as given"
-    offered = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
-    choices = [Choice(**dict(zip(offered, values)), gradients=gradients) for values in product(*offered.values())]
-    honoured = [choice for choice in choices if choice.refuse(request.model, request.rule, gpus) is None]
+    options = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
+    choices = [Choice(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
+    choices = [choice for choice in choices if choice.refuse(request.model, request.rule, gpus) is None]
 
-    @cache  # paging and sharding move things, but add nothing up anew
-    def whole(plain: Choice) -> tuple[Item, ...]:
+    @cache  # paging and sharding only move memory, so the sums are computed once without them
+    def sum_items(plain: Choice) -> tuple[MemoryItem, ...]:
         return tuple(items(request, plain))
 
-    found = [build_plan(request, c, whole(replace(c, paged=False, sharded="none"))) for c in honoured]
-    return Plans(tuple(found), request.budget or 0, source)
+    every = [build_plan(request, c, sum_items(replace(c, paged=False, sharded="none"))) for c in choices]
+    return Plans(tuple(every), request.budget or 0, source)

@@ -1,4 +1,4 @@
-"""Plans as a table on the terminal and as a chart; needs the extra ``lab``."""
+"""Show plans as a table on the terminal and as a chart; needs the extra ``lab``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradstep.planner.comparison import Plans
-from gradstep.planner.options import describe
+from gradstep.planner.options import describe_choice
 from gradstep.planner.planning import Plan
 from gradstep.planner.units import GB, GIB
 from gradstep.report import Bar, BarChart
@@ -20,8 +20,8 @@ TITLES = ("", "weights", "rounding", "state in", "paged", "sharded")
 FIGURES = ("weights", "gradients", "state", "extra", "total")
 
 
-def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
-    """Return the sum, the recommendation with its reason and code, then all combinations with that one marked."""
+def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
+    """Return the sum, the recommendation with its reason and code, and a table of combinations that marks it."""
     first = plans.plans[0]
     places = [p for p in ("host", "disk") if any(plan.on(p) for plan in shown)]
     grid = Table(box=None, pad_edge=False)
@@ -57,13 +57,13 @@ def table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
 
 
 def _head(plain: Plan) -> str:
-    """The sum that texts give, in the plainest combination."""
+    """Return the memory of weights, gradients and state in the plainest combination, which texts usually give."""
     parts = ", ".join(
         f"{kind} {size(plain.of(kind), binary=plain.binary)}" for kind in ("weights", "gradients", "state")
     )
     head = (
         f"{plain.model}: {plain.parameters:,} parameters with {plain.optimizer} keep "
-        f"{size(plain.kept, binary=plain.binary)} in {describe(plain.choice)} ({parts})"
+        f"{size(plain.kept, binary=plain.binary)} in {describe_choice(plain.choice)} ({parts})"
     )
     frozen = plain.parameters - plain.trainable
     if frozen:
@@ -81,7 +81,7 @@ def _where(plans: Plans) -> str:
 
 
 def figures(plan: Plan) -> tuple[int, ...]:
-    """Bytes on the device: weights, gradients, state, extra, total."""
+    """Return the bytes on the device: weights, gradients, state, extra, total."""
     here = {kind: sum(r.nbytes for r in plan.rows if r.kind == kind and r.place == "device") for kind in FIGURES[:-1]}
     return (*here.values(), plan.device)
 
@@ -112,7 +112,7 @@ NAMES = {"elsewhere": "state paged out"}
 
 
 def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
-    """One bar for each plan, with the budget as a line across them."""
+    """Draw a bar for each plan, and the budget as a line across them."""
     first = plans.plans[0]
     unit, name = (GIB, "GiB") if first.binary else (GB, "GB")
     bars = []

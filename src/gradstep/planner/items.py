@@ -1,4 +1,4 @@
-"""Everything a run keeps: added up over the whole model, then dealt out over devices and paged."""
+"""The memory of a run: summed over the whole model, then sharded over the devices and paged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.planner.options import SHARDINGS, Choice
-from gradstep.planner.parameters import Parameter
+from gradstep.planner.parameters import ParameterSpec
 from gradstep.planner.request import Request
 from gradstep.planner.state import SCALAR, rounding_copies, slot_bytes
 from gradstep.planner.temporaries import temporaries
@@ -19,59 +19,61 @@ GATHERED = "gathered block"
 
 @final
 @dataclass(frozen=True)
-class Item:
+class MemoryItem:
     """One kind of memory of the whole model.
 
     Attributes:
-        name: what is kept; a slot of state by its own name.
+        name: its name; for state the name of the slot.
         kind: ``"weights"``, ``"gradients"``, ``"state"`` or ``"extra"``.
-        nbytes: how much of it.
-        dealt: with which sharding it is dealt out over the GPUs; empty if it never is.
-        pageable: whether it leaves the device when state is paged.
-        note: what to know about the figure.
+        nbytes: its bytes.
+        sharding: the first sharding that divides it over the GPUs; empty if none does.
+        pageable: whether it is outside the device when state is paged.
+        note: a remark about the figure.
     """
 
     name: str
     kind: str
     nbytes: int
-    dealt: str = ""
+    sharding: str = ""
     pageable: bool = False
     note: str = ""
 
 
-def items(request: Request, choice: Choice) -> Iterator[Item]:
-    """Return what is kept, kind by kind, before paging and sharding."""
+def items(request: Request, choice: Choice) -> Iterator[MemoryItem]:
+    """Yield the memory of a run, kind by kind, before paging and sharding."""
     model, rule = request.model.cast(choice.params), request.rule
     trained = model.trainable
-    yield Item("weights", "weights", sum(p.nbytes for p in model.parameters), dealt="weights")
-    yield Item("gradients", "gradients", sum(p.cast(choice.gradients).nbytes for p in trained), dealt="gradients")
+    yield MemoryItem("weights", "weights", sum(p.nbytes for p in model.parameters), sharding="weights")
+    yield MemoryItem(
+        "gradients", "gradients", sum(p.cast(choice.gradients).nbytes for p in trained), sharding="gradients"
+    )
     for name, nbytes in _total(_slots(p, rule, choice.state) for p in trained).items():
         note = "of each block of 8-bit codes" if name == "scales" else ""
-        yield Item(name, "state", nbytes, dealt="state", pageable=True, note=note)
+        yield MemoryItem(name, "state", nbytes, sharding="state", pageable=True, note=note)
     for name in ("step", *type(rule).scalars):
-        yield Item(name, "state", SCALAR * len(trained))
+        yield MemoryItem(name, "state", SCALAR * len(trained))
     for name, nbytes in _total(rounding_copies(p, choice.rounding) for p in trained).items():
-        yield Item(name, "state", nbytes, dealt="state", pageable=True, note="of weights in half precision")
+        yield MemoryItem(name, "state", nbytes, sharding="state", pageable=True, note="of weights in half precision")
     large = [p for p in model.largest if p.trainable]
     needed, why = temporaries(large, rule, choice.state, engine=request.engine, gpus=request.gpus)
     if needed and model.counted:
         why += " that a model of this size is likely to have"
-    yield Item("temporaries", "extra", needed, dealt="weights", note=why)
+    yield MemoryItem("temporaries", "extra", needed, sharding="weights", note=why)
     block = _largest_block(model.largest)
-    yield Item(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
+    yield MemoryItem(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
     if request.activations is not None:
-        yield Item("activations", "extra", request.activations, note="as given")
+        yield MemoryItem("activations", "extra", request.activations, note="as given")
 
 
-def _slots(p: Parameter, rule: Rule, state: str) -> dict[str, int]:
-    """Bytes of each slot by its name, and of all scales together."""
-    found = {slot.name: slot_bytes(p, slot, state) for slot in rule.slots(len(p.shape))}
-    scales = sum(extra for _, extra in found.values())
-    return {name: values for name, (values, _) in found.items()} | ({"scales": scales} if scales else {})
+def _slots(p: ParameterSpec, rule: Rule, state: str) -> dict[str, int]:
+    """Return the bytes of each slot by name, and of all scales together."""
+    slots = {slot.name: slot_bytes(p, slot, state) for slot in rule.slots(len(p.shape))}
+    scales = sum(scale_bytes for _, scale_bytes in slots.values())
+    return {name: values for name, (values, _) in slots.items()} | ({"scales": scales} if scales else {})
 
 
 def _total(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The sums by name, with the scales at the end."""
+    """Return the sums by name, with the scales at the end."""
     sums: dict[str, int] = {}
     for part in parts:
         for name, nbytes in part.items():
@@ -79,8 +81,8 @@ def _total(parts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(sums.items(), key=lambda item: item[0] == "scales"))
 
 
-def _largest_block(parameters: Sequence[Parameter]) -> int:
-    """Bytes of the parameters whose names agree up to their first number ("model.layers.3"), at their largest."""
+def _largest_block(parameters: Sequence[ParameterSpec]) -> int:
+    """Return the bytes of the largest block: parameters whose names agree up to a number ("model.layers.3")."""
     blocks: Counter[str] = Counter()
     for p in parameters:
         parts = p.name.split(".")
@@ -91,15 +93,15 @@ def _largest_block(parameters: Sequence[Parameter]) -> int:
 
 @final
 @dataclass(frozen=True)
-class Row:
-    """One kind of memory.
+class MemoryRow:
+    """One kind of memory of a plan, in its place.
 
     Attributes:
-        name: what is kept; a slot of state by its own name.
+        name: its name; for state the name of the slot.
         kind: ``"weights"``, ``"gradients"``, ``"state"`` or ``"extra"``.
-        nbytes: how much of it, on each GPU where there are several.
+        nbytes: its bytes; with several GPUs, on each.
         place: ``"device"`` (the GPU; for a plan on the CPU the machine's memory), ``"host"`` or ``"disk"``.
-        note: what to know about the figure.
+        note: a remark about the figure.
     """
 
     name: str
@@ -109,24 +111,24 @@ class Row:
     note: str = ""
 
 
-def rows(request: Request, choice: Choice, whole: Sequence[Item]) -> Iterator[Row]:
-    """Return what is kept in which place.
+def rows(request: Request, choice: Choice, whole: Sequence[MemoryItem]) -> Iterator[MemoryRow]:
+    """Yield the memory of a combination in its places.
 
     Args:
-        request: what is asked about.
-        choice: how things are stored.
+        request: the arguments of the plan.
+        choice: the combination.
         whole: the :func:`items` of both.
     """
     stage = SHARDINGS.index(choice.sharded)
     outside = "host" if request.gpus else "disk"
-    paged = 0
+    paged_bytes = 0
     for item in whole:
         if item.name == GATHERED and choice.sharded != "weights":
             continue
-        dealt = bool(item.dealt) and SHARDINGS.index(item.dealt) <= stage
-        nbytes = -(-item.nbytes // request.gpus) if dealt else item.nbytes
-        leaves = choice.paged and item.pageable
-        paged += nbytes if leaves else 0
-        yield Row(item.name, item.kind, nbytes, outside if leaves else "device", item.note)
+        is_sharded = bool(item.sharding) and SHARDINGS.index(item.sharding) <= stage
+        nbytes = -(-item.nbytes // request.gpus) if is_sharded else item.nbytes
+        is_paged = choice.paged and item.pageable
+        paged_bytes += nbytes if is_paged else 0
+        yield MemoryRow(item.name, item.kind, nbytes, outside if is_paged else "device", item.note)
     if choice.paged:
-        yield Row("pages in memory", "extra", min(request.pages, paged))
+        yield MemoryRow("pages in memory", "extra", min(request.pages, paged_bytes))

@@ -1,48 +1,48 @@
-"""How much memory this process may still take: the machine's own, and what its control group allows."""
+"""The memory that this process can still allocate: the machine's, limited by its control groups."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradstep.storage.pages.memory import available_memory
+
 UNLIMITED = 2**62
 """Control groups (version 1) write a number above this where there is no limit."""
 
 
-def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that can be taken now without swapping, at most what the control group leaves.
+def usable_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that this process can allocate without swapping, within the limits of its control groups.
 
-    Linux only: ``MemAvailable``, and the limit of every control group above this process (version 1 and 2) less what is
-    used and cannot be reclaimed.
+    Linux only: ``MemAvailable``, and the limit of every control group above this process (version 1 and 2) minus its
+    memory in use that cannot be reclaimed.
 
     Args:
-        proc: where the kernel's process files are mounted.
-        groups: where control groups are mounted.
+        proc: the folder of the kernel's process files.
+        groups: the folder of the control groups.
 
     Raises:
-        ValueError: this system does not tell.
+        ValueError: the available memory of this system is unknown.
     """
-    try:
-        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        raise ValueError("this system does not tell how much memory is free: give budget='24GB'") from None
-    return max(0, min((free, *_room(proc, groups))))
+    free = available_memory(proc)
+    if free is None:
+        raise ValueError("this system does not tell how much memory is free: give budget='24GB'")
+    return max(0, min((free, *_group_rooms(proc, groups))))
 
 
-def _room(proc: Path, groups: Path) -> Iterator[int]:
-    """What each limited group leaves."""
-    for base, limit, used in _folders(proc, groups):
+def _group_rooms(proc: Path, groups: Path) -> Iterator[int]:
+    """Yield the bytes that each limited group has left."""
+    for base, limit_file, usage_file in _group_folders(proc, groups):
         for folder in (base, *base.parents):
             if folder == groups.parent:
                 break
-            allowed, taken = _number(folder / limit), _number(folder / used)
-            if allowed is not None and taken is not None and allowed < UNLIMITED:
-                yield allowed - taken + _reclaimable(folder / "memory.stat")
+            limit, usage = _read_number(folder / limit_file), _read_number(folder / usage_file)
+            if limit is not None and usage is not None and limit < UNLIMITED:
+                yield limit - usage + _reclaimable_bytes(folder / "memory.stat")
 
 
-def _folders(proc: Path, groups: Path) -> Iterator[tuple[Path, str, str]]:
-    """The groups of this process, with the names of the files that hold the limit and the use."""
+def _group_folders(proc: Path, groups: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield the groups of this process, with the names of the files of the limit and the usage."""
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -57,15 +57,15 @@ def _folders(proc: Path, groups: Path) -> Iterator[tuple[Path, str, str]]:
             yield groups / "memory" / inside, "memory.limit_in_bytes", "memory.usage_in_bytes"
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         return int(file.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # there is no such file, or it says "max"
+    except (OSError, ValueError):  # there is no such file, or its content is "max"
         return None
 
 
-def _reclaimable(file: Path) -> int:
-    """Cached files that have not been used lately: the kernel drops them when memory is wanted."""
+def _reclaimable_bytes(file: Path) -> int:
+    """Return the bytes of cached files not used lately, which the kernel drops when memory is needed."""
     try:
         entries = dict(line.split(maxsplit=1) for line in file.read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The model that a plan is for: a module, a count, a known name or a Hugging Face ``config.json``."""
+"""Get the parameters of a model from a module, a count, a well-known name or a Hugging Face ``config.json``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.parameters import Model, Module, Parameter, parameters_of
+from gradstep.planner.parameters import Model, Module, ParameterSpec, read_parameters
 from gradstep.planner.units import parse_count
 
 
 class Family(ABC):
-    """An architecture with its sizes."""
+    """A family of architectures, with the sizes of one model."""
 
     @abstractmethod
-    def parameters(self) -> Iterator[Parameter]:
-        """Every tensor once, under the names that Hugging Face's model has; tied ones under the first."""
+    def parameters(self) -> Iterator[ParameterSpec]:
+        """Yield every tensor once, under its name in Hugging Face's model; tied ones under the first name."""
 
 
 @final
@@ -32,10 +32,10 @@ class GPT2(Family):
     vocabulary: int = 50_257
     positions: int = 1_024
 
-    def parameters(self) -> Iterator[Parameter]:
+    def parameters(self) -> Iterator[ParameterSpec]:
         e = self.width
-        yield Parameter("transformer.wte.weight", (self.vocabulary, e))
-        yield Parameter("transformer.wpe.weight", (self.positions, e))
+        yield ParameterSpec("transformer.wte.weight", (self.vocabulary, e))
+        yield ParameterSpec("transformer.wpe.weight", (self.positions, e))
         for i in range(self.layers):
             block = f"transformer.h.{i}"
             yield from self._norm(f"{block}.ln_1")
@@ -46,13 +46,13 @@ class GPT2(Family):
             yield from self._linear(f"{block}.mlp.c_proj", 4 * e, e)
         yield from self._norm("transformer.ln_f")
 
-    def _norm(self, name: str) -> Iterator[Parameter]:
-        yield Parameter(f"{name}.weight", (self.width,))
-        yield Parameter(f"{name}.bias", (self.width,))
+    def _norm(self, name: str) -> Iterator[ParameterSpec]:
+        yield ParameterSpec(f"{name}.weight", (self.width,))
+        yield ParameterSpec(f"{name}.bias", (self.width,))
 
-    def _linear(self, name: str, inputs: int, outputs: int) -> Iterator[Parameter]:
-        yield Parameter(f"{name}.weight", (inputs, outputs))  # GPT-2's Conv1D: inputs first
-        yield Parameter(f"{name}.bias", (outputs,))
+    def _linear(self, name: str, inputs: int, outputs: int) -> Iterator[ParameterSpec]:
+        yield ParameterSpec(f"{name}.weight", (inputs, outputs))  # GPT-2's Conv1D: inputs first
+        yield ParameterSpec(f"{name}.bias", (outputs,))
 
 
 @final
@@ -69,9 +69,9 @@ class Llama(Family):
     groups: int = 8
     vocabulary: int = 128_256
 
-    def parameters(self) -> Iterator[Parameter]:
+    def parameters(self) -> Iterator[ParameterSpec]:
         e, queries, keys = self.width, self.heads * self.head_size, self.groups * self.head_size
-        yield Parameter("model.embed_tokens.weight", (self.vocabulary, e))
+        yield ParameterSpec("model.embed_tokens.weight", (self.vocabulary, e))
         shapes = {
             "self_attn.q_proj": (queries, e),
             "self_attn.k_proj": (keys, e),
@@ -84,10 +84,10 @@ class Llama(Family):
             "post_attention_layernorm": (e,),
         }
         for i in range(self.layers):
-            yield from (Parameter(f"model.layers.{i}.{name}.weight", shape) for name, shape in shapes.items())
-        yield Parameter("model.norm.weight", (e,))
+            yield from (ParameterSpec(f"model.layers.{i}.{name}.weight", shape) for name, shape in shapes.items())
+        yield ParameterSpec("model.norm.weight", (e,))
         if not self.tied:
-            yield Parameter("lm_head.weight", (self.vocabulary, e))
+            yield ParameterSpec("lm_head.weight", (self.vocabulary, e))
 
 
 MODELS: Mapping[str, Family] = {
@@ -100,17 +100,17 @@ MODELS: Mapping[str, Family] = {
     "llama-3-8b": Llama(4_096, 32, 14_336, heads=32, tied=False),
     "llama-3-70b": Llama(8_192, 80, 28_672, heads=64, tied=False),
 }
-"""Every model that is known by name."""
+"""The well-known models by name."""
 
 
-def parameters_by_name(name: str) -> tuple[Parameter, ...]:
-    """The parameters of a well-known model.
+def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
+    """Return the parameters of a well-known model.
 
     Args:
-        name: as in :data:`MODELS`, in upper or lower case, with or without the organisation before it.
+        name: a name in :data:`MODELS`, in upper or lower case, with or without the organisation before it.
 
     Raises:
-        ValueError: no such model, with what may have been meant.
+        ValueError: no such model; the message has similar names.
 
     >>> sum(p.numel for p in parameters_by_name("openai-community/gpt2"))
     124439808
@@ -130,7 +130,7 @@ FILE = "config.json"
 
 
 def is_config(text: str) -> bool:
-    """Whether a text names a ``config.json``, or a folder that holds one.
+    """Return whether a text is the path of a ``config.json``, or of a folder with one.
 
     >>> is_config("gpt2"), is_config("runs/config.json")
     (False, True)
@@ -138,17 +138,17 @@ def is_config(text: str) -> bool:
     return text.endswith(".json") or (Path(text) / FILE).is_file()
 
 
-def model_of_config(text: str) -> Model:
-    """The model that a configuration describes.
+def read_config(text: str) -> Model:
+    """Return the model of a configuration.
 
-    Where transformers is installed, its own class is built on the meta device, so that every architecture that it
-    knows is exact; without it, the families of GPT-2 and Llama (with Mistral) are computed here.
+    If transformers is installed, its class is built on the meta device, which is exact for every architecture in it;
+    otherwise the families of GPT-2 and Llama (with Mistral) are computed here.
 
     Args:
-        text: a ``config.json``, or a folder that holds one.
+        text: the path of a ``config.json``, or of a folder with one.
 
     Raises:
-        ValueError: there is no such file, it is no configuration, or its architecture is not known here.
+        ValueError: no such file, not a configuration, or an architecture that is not known here.
     """
     file = Path(text) / FILE if Path(text).is_dir() else Path(text)
     try:
@@ -163,7 +163,7 @@ def model_of_config(text: str) -> Model:
     return Model(name, _parameters_by_transformers(config) or _parameters_by_family(file, config))
 
 
-def _parameters_by_transformers(config: Mapping[str, Any]) -> tuple[Parameter, ...] | None:
+def _parameters_by_transformers(config: Mapping[str, Any]) -> tuple[ParameterSpec, ...] | None:
     try:
         import torch
         import transformers
@@ -173,35 +173,35 @@ def _parameters_by_transformers(config: Mapping[str, Any]) -> tuple[Parameter, .
     kinds = [getattr(transformers, name, None) for name in config.get("architectures") or ()]
     settings = {name: value for name, value in config.items() if name != "model_type"}
     try:
-        made = transformers.AutoConfig.for_model(config["model_type"], **settings)
+        full_config = transformers.AutoConfig.for_model(config["model_type"], **settings)
         with torch.device("meta"):
             kind = next((kind for kind in kinds if kind is not None), None)
-            module = any_model.from_config(made) if kind is None else kind(made)
-    except Exception as error:  # whatever a class of transformers raises for settings that it cannot use
+            module = any_model.from_config(full_config) if kind is None else kind(full_config)
+    except Exception as error:  # classes of transformers raise many types of errors for unsuitable settings
         raise ValueError(
             f"transformers cannot make a model of type {config['model_type']!r} of this configuration: {error}"
         ) from error
-    return tuple(parameters_of(module))
+    return tuple(read_parameters(module))
 
 
-def _parameters_by_family(file: Path, config: Mapping[str, Any]) -> tuple[Parameter, ...]:
-    made = FAMILIES.get(config["model_type"])
-    if made is None or config.get("attention_bias"):
+def _parameters_by_family(file: Path, config: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
+    make_family = FAMILIES.get(config["model_type"])
+    if make_family is None or config.get("attention_bias"):
         raise ValueError(
             f"The architecture {config['model_type']!r} of {file} is not known here without transformers: "
             "pip install transformers torch, or give the number of parameters, such as 3B"
         )
     try:
-        return tuple(made(config).parameters())
+        return tuple(make_family(config).parameters())
     except KeyError as error:
         raise ValueError(f"{file} does not say {error.args[0]!r}") from error
 
 
-def _gpt2(config: Mapping[str, Any]) -> Family:
+def _make_gpt2(config: Mapping[str, Any]) -> Family:
     return GPT2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"])
 
 
-def _llama(config: Mapping[str, Any]) -> Family:
+def _make_llama(config: Mapping[str, Any]) -> Family:
     heads = config["num_attention_heads"]
     return Llama(
         config["hidden_size"],
@@ -215,36 +215,40 @@ def _llama(config: Mapping[str, Any]) -> Family:
     )
 
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {"gpt2": _gpt2, "llama": _llama, "mistral": _llama}
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {
+    "gpt2": _make_gpt2,
+    "llama": _make_llama,
+    "mistral": _make_llama,
+}
 """The architectures that are computed without transformers."""
 
 
 def model_of(model: Module | str | float) -> Model:
-    """The model that is meant.
+    """Return the model that an argument of :func:`gradstep.plan` describes.
 
     Args:
         model: a ``torch.nn.Module`` (tied weights count once; one on the ``meta`` device needs no memory), a number
             of parameters (``3e9``, ``"3B"``), the name of a well-known model, or a Hugging Face ``config.json`` (or
-            the folder that holds it).
+            its folder).
 
     Raises:
-        TypeError: something else.
-        ValueError: a name that is not known, a count that is no whole number above 0, or a module without parameters.
+        TypeError: another type.
+        ValueError: an unknown name, a count that is not a whole number above 0, or a module without parameters.
 
     >>> [p.numel for p in model_of("3B").parameters]
     [3000000000]
     """
     if isinstance(model, Module):
-        found = tuple(parameters_of(model))
-        if not found:
+        parameters = tuple(read_parameters(model))
+        if not parameters:
             raise ValueError(f"{type(model).__name__} has no parameters")
-        return Model(type(model).__name__, found)
+        return Model(type(model).__name__, parameters)
     if isinstance(model, bool) or not isinstance(model, (str, int, float)):
         raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
     if isinstance(model, str) and is_config(model):
-        return model_of_config(model)
+        return read_config(model)
     if isinstance(model, str) and not model.strip()[:1].isdigit():
         return Model(model.strip(), parameters_by_name(model))
-    # Two axes, since it stands for matrices: what is kept apart for vectors does not concern it.
+    # Two axes, since it represents matrices; exceptions for vectors do not apply.
     count = parse_count(model)
-    return Model(model if isinstance(model, str) else f"{count:,}", (Parameter("all", (1, count)),), counted=True)
+    return Model(model if isinstance(model, str) else f"{count:,}", (ParameterSpec("all", (1, count)),), counted=True)

@@ -1,4 +1,4 @@
-"""What can be chosen, from plain float32 onwards, and which choices go together."""
+"""The options of a plan, from plain float32 on, and the combinations that are possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
 SHARDINGS = ("none", "state", "gradients", "weights")
-"""What is dealt out over the GPUs; each includes those before it (ZeRO stages 1, 2 and 3 of arXiv:1910.02054)."""
+"""What is sharded over the GPUs; each includes those before it (ZeRO stages 1, 2 and 3 of arXiv:1910.02054)."""
 
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "params": tuple(ITEMSIZES),
@@ -23,21 +23,21 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "state": STATES,
     "sharded": SHARDINGS,
 }
-"""Every choice, each from the least deviation from plain float32 to the greatest, the gravest choice first."""
+"""The options, the most important first; the values of each from the least deviation from plain float32 on."""
 
 
 @final
 @dataclass(frozen=True)
 class Choice:
-    """One combination.
+    """One combination of options.
 
     Attributes:
-        params: type of the weights; None leaves them as the model has them.
+        params: type of the weights; None keeps the model's types.
         rounding: how an update of half-precision weights is rounded.
-        paged: whether state lives outside: on disk, or for GPUs in the host's memory.
+        paged: whether state is outside the device: on disk, or for GPUs in the host's memory.
         state: how state is stored.
-        sharded: what is dealt out over the GPUs.
-        gradients: type of the gradients; None for that of the weights.
+        sharded: what is sharded over the GPUs.
+        gradients: type of the gradients; None takes that of the weights.
     """
 
     params: str | None = None
@@ -51,12 +51,12 @@ class Choice:
         for name, allowed in OPTIONS.items():
             value = vars(self)[name]
             if not (name == "params" and value is None):
-                check(name, value, allowed)
+                check_choice(name, value, allowed)
         if self.gradients is not None:
-            check("gradients", self.gradients, tuple(ITEMSIZES))
+            check_choice("gradients", self.gradients, tuple(ITEMSIZES))
 
     def refuse(self, model: Model, rule: Rule, gpus: int) -> str | None:
-        """Why this cannot be honoured, or None."""
+        """Return why this combination is impossible, or None."""
         if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
         if self.sharded != "none" and gpus < 2:
@@ -67,30 +67,26 @@ class Choice:
         return None
 
 
-def check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuse what is not allowed.
-
-    Raises:
-        ValueError: naming what is.
-    """
+def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise ValueError if a value is not allowed; the message has the allowed ones."""
     if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
         near = get_close_matches(str(value), list(map(str, allowed)), n=1)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Invalid {name}: {value!r} (choose {', '.join(map(repr, allowed))}).{meant}")
 
 
-def rule_of(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
-    """The rule that is meant, with its settings.
+def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
+    """Return the rule that an argument ``optimizer`` describes.
 
     Args:
         optimizer: its name in upper or lower case, ``FILE.py:NAME`` for one in a file, its class, or the rule itself.
-        settings: of a rule that is given by its name.
+        settings: the settings of a rule that is given by name.
 
     Raises:
         ValueError: no rule of that name.
-        TypeError: something else.
+        TypeError: another type.
 
-    >>> rule_of("adamw").slots(2)[0].name
+    >>> resolve_rule("adamw").slots(2)[0].name
     'exp_avg'
     """
     if isinstance(optimizer, Rule):
@@ -102,14 +98,14 @@ def rule_of(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
     if names_file(optimizer):
         return rule_in_file(optimizer)(**settings)
     names = {name.lower(): name for name in RULES}
-    check("optimizer", optimizer.lower(), tuple(names))
+    check_choice("optimizer", optimizer.lower(), tuple(names))
     return RULES[names[optimizer.lower()]](**settings)
 
 
-def describe(choice: Choice) -> str:
-    """A combination in words.
+def describe_choice(choice: Choice) -> str:
+    """Return a combination in words.
 
-    >>> describe(Choice("bfloat16", "kahan", state="8bit"))
+    >>> describe_choice(Choice("bfloat16", "kahan", state="8bit"))
     'bfloat16 weights with Kahan compensation, 8-bit state'
     """
     rounding = {

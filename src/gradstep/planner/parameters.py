@@ -10,21 +10,21 @@ from typing import Any, Protocol, final, runtime_checkable
 from gradstep.storage.policy import is_embedding_class
 
 ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""The types that weights and gradients can be planned in, with their bytes."""
+"""The types of weights and gradients that can be planned, with the bytes of an element."""
 
 
 @final
 @dataclass(frozen=True)
-class Parameter:
-    """One tensor of weights.
+class ParameterSpec:
+    """The facts about one parameter.
 
     Attributes:
-        name: what the model calls it.
-        shape: its axes.
+        name: its name in the model.
+        shape: its shape.
         dtype: torch's name of its type.
         itemsize: bytes of one element.
         trainable: whether it has a gradient.
-        embedding: whether an embedding holds it; None where that can only be guessed from its name.
+        embedding: whether an embedding holds it; None if this can only be guessed from its name.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Parameter:
         """Bytes of all elements."""
         return self.numel * self.itemsize
 
-    def cast(self, dtype: str | None) -> Parameter:
-        """The same in another real type; None, and complex numbers, leave it as it is.
+    def cast(self, dtype: str | None) -> ParameterSpec:
+        """Return the parameter in another real type; unchanged for None, or if it is complex.
 
-        >>> Parameter("w", (8, 3)).cast("bfloat16").nbytes
+        >>> ParameterSpec("w", (8, 3)).cast("bfloat16").nbytes
         48
         """
         if dtype is None or self.pieces > 1:
@@ -56,7 +56,7 @@ class Parameter:
 
     @property
     def pieces(self) -> int:
-        """Real numbers in one element: 2 of a complex one."""
+        """Real numbers in one element: 2 if it is complex, else 1."""
         return 2 if self.dtype.startswith("complex") else 1
 
     @property
@@ -66,7 +66,7 @@ class Parameter:
 
     @property
     def is_half(self) -> bool:
-        """Whether the type holds too few digits to be updated in."""
+        """Whether the type has 16 bits, too few to update in it."""
         return self.dtype in ("bfloat16", "float16")
 
 
@@ -75,10 +75,10 @@ class Module(Protocol):
     """The methods of ``torch.nn.Module`` that the planner calls."""
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """Every parameter once, with its name."""
+        """Yield every parameter once, with its name."""
 
     def modules(self) -> Iterator[Any]:
-        """It and every module in it."""
+        """Yield the module and every module in it."""
 
 
 @final
@@ -87,41 +87,41 @@ class Model:
     """A model that a plan is for.
 
     Attributes:
-        name: what to call it.
+        name: its name.
         parameters: each tensor once.
-        counted: whether only their number is known: one tensor then stands for all that is added up, and
-            :attr:`largest` for what depends on single tensors.
+        counted: whether only their number is known: ``parameters`` is then a single tensor of that size, for sums, and
+            :attr:`largest` a likely largest tensor.
     """
 
     name: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[ParameterSpec, ...]
     counted: bool = False
 
     @property
-    def largest(self) -> tuple[Parameter, ...]:
-        """Parameters among which the largest tensor and the largest block are; of a count, a plausible embedding."""
+    def largest(self) -> tuple[ParameterSpec, ...]:
+        """The parameters for finding the largest tensor and block; of a count, one plausible embedding."""
         if not self.counted:
             return self.parameters
         return tuple(replace(p, shape=(1, plausible_embedding(p.numel))) for p in self.parameters)
 
     def cast(self, dtype: str | None) -> Model:
-        """The same with all its parameters in another type."""
+        """Return the model with all its parameters in another type."""
         return replace(self, parameters=tuple(p.cast(dtype) for p in self.parameters))
 
     @property
     def dtype(self) -> str | None:
         """The type of all parameters, if it is one of :data:`ITEMSIZES`."""
-        found = {p.dtype for p in self.parameters}
-        return min(found) if len(found) == 1 and found <= ITEMSIZES.keys() else None
+        dtypes = {p.dtype for p in self.parameters}
+        return min(dtypes) if len(dtypes) == 1 and dtypes <= ITEMSIZES.keys() else None
 
     @property
-    def trainable(self) -> tuple[Parameter, ...]:
+    def trainable(self) -> tuple[ParameterSpec, ...]:
         """The parameters that have gradients and state."""
         return tuple(p for p in self.parameters if p.trainable)
 
 
 def plausible_embedding(count: int) -> int:
-    """Elements of the largest tensor that a language model of ``count`` parameters is likely to have: its embedding.
+    """Estimate the elements of the largest tensor, the embedding, of a language model of ``count`` parameters.
 
     A transformer of width d has about 12 d² parameters in each of about d / 128 layers; Llama 3's vocabulary is
     128,256; and in the smallest model, GPT-2, the embedding is 31% of all. For GPT-2, Llama 3 and Llama 3.2 that is 1.0
@@ -134,11 +134,11 @@ def plausible_embedding(count: int) -> int:
     return max(1, min(count * 31 // 100, round(128_256 * width)))
 
 
-def parameters_of(model: Module) -> Iterator[Parameter]:
-    """Every parameter of a module once, by its name."""
+def read_parameters(model: Module) -> Iterator[ParameterSpec]:
+    """Yield the facts about every parameter of a module, tied ones once."""
     embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
     for name, p in model.named_parameters():
-        yield Parameter(
+        yield ParameterSpec(
             name=name,
             shape=tuple(p.shape),
             dtype=str(p.dtype).removeprefix("torch."),

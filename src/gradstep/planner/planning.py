@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from gradstep.planner.items import GATHERED, Item, Row, items, rows
-from gradstep.planner.options import Choice, describe
+from gradstep.planner.items import GATHERED, MemoryItem, MemoryRow, items, rows
+from gradstep.planner.options import Choice, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import PAGE_BUDGET, Request, request_of
+from gradstep.planner.request import PAGE_BUDGET, Request, make_request
 from gradstep.planner.units import parse_size
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
@@ -18,21 +18,21 @@ from gradstep.rules import RULES, Rule, settings_of
 @final
 @dataclass(frozen=True)
 class Plan:
-    """What a training run keeps in memory; made by :func:`plan`.
+    """The memory of a training run, as planned by :func:`plan`.
 
-    Figures are bytes, on each GPU where there are several.
+    Figures are bytes; with several GPUs, bytes on each.
 
     Attributes:
-        model: what it is for.
-        parameters: number of its elements; ``trainable`` of those that are trained.
+        model: name of the model.
+        parameters: number of its elements; ``trainable``: number of those that are trained.
         optimizer: the rule's name.
-        choice: how things are stored.
-        gpus: how many; 0 for the CPU.
-        rows: everything that is kept, one by one.
+        choice: the combination of storages.
+        gpus: number of GPUs; 0 for the CPU.
+        rows: every kind of memory.
         checkpoint: size of a checkpoint of weights and state.
-        code: lines of Python that set this up, for a ``model``.
-        budget: what there is on the device, or None if nothing was said.
-        binary: whether to print GiB (2³⁰ bytes) in place of GB (10⁹).
+        code: lines of Python that set this up, for a variable ``model``.
+        budget: bytes of the device; None if unknown.
+        binary: whether to print GiB (2³⁰ bytes) instead of GB (10⁹).
     """
 
     model: str
@@ -41,23 +41,23 @@ class Plan:
     optimizer: str
     choice: Choice
     gpus: int
-    rows: tuple[Row, ...]
+    rows: tuple[MemoryRow, ...]
     checkpoint: int
     code: str
     budget: int | None = None
     binary: bool = False
 
     def of(self, kind: str) -> int:
-        """Bytes of one kind, wherever they are."""
+        """Return the bytes of one kind in all places."""
         return sum(row.nbytes for row in self.rows if row.kind == kind)
 
     def on(self, place: str) -> int:
-        """Bytes in one place."""
+        """Return the bytes in one place."""
         return sum(row.nbytes for row in self.rows if row.place == place)
 
     @property
     def kept(self) -> int:
-        """Bytes of weights, gradients and state, wherever they are: the sum that texts give for a model."""
+        """Bytes of weights, gradients and state in all places: the sum that texts usually give for a model."""
         return sum(map(self.of, ("weights", "gradients", "state")))
 
     @property
@@ -82,22 +82,22 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the device holds it; None without a budget."""
+        """Whether the plan fits on the device; None without a budget."""
         return None if self.budget is None else self.device <= self.budget
 
     @property
     def checkpoint_peak(self) -> int:
-        """Bytes of main memory while ``torch.load`` brings a checkpoint in, before the first backward pass.
+        """Bytes of main memory while ``torch.load`` reads a checkpoint, before the first backward pass.
 
-        On the CPU the checkpoint stands beside weights and state; for GPUs it stands on the host. With ``mmap=True`` it
-        need not be read at once, and this does not arise.
+        On the CPU the checkpoint is in memory together with weights and state; for GPUs it is on the host. With
+        ``mmap=True`` it is not read at once, and there is no such peak.
         """
-        passing = ("gradients", "temporaries", "activations", GATHERED)
-        held = 0 if self.gpus else sum(r.nbytes for r in self.rows if r.place == "device" and r.name not in passing)
-        return held + self.host + self.checkpoint
+        later = ("gradients", "temporaries", "activations", GATHERED)
+        device = 0 if self.gpus else sum(r.nbytes for r in self.rows if r.place == "device" and r.name not in later)
+        return device + self.host + self.checkpoint
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, totals included, as JSON takes it."""
+        """Return everything, totals included, as values for JSON."""
         return {
             "model": self.model,
             "parameters": self.parameters,
@@ -120,8 +120,11 @@ class Plan:
 
     def __str__(self) -> str:
         kept = f"{size(self.kept, binary=self.binary)} of weights, gradients and state"
-        head = f"{self.model}: {self.parameters:,} parameters, {self.optimizer}, {describe(self.choice)}: {kept}"
-        shown = [*self.rows, *(Row(f"total on {p}", "", self.on(p)) for p in ("device", "host", "disk") if self.on(p))]
+        head = f"{self.model}: {self.parameters:,} parameters, {self.optimizer}, {describe_choice(self.choice)}: {kept}"
+        shown = [
+            *self.rows,
+            *(MemoryRow(f"total on {p}", "", self.on(p)) for p in ("device", "host", "disk") if self.on(p)),
+        ]
         wide = max(len(row.name) for row in shown)
         lines = []
         for row in shown:
@@ -147,30 +150,30 @@ def plan(
     page_budget: str | int = PAGE_BUDGET,
     engine: str = "auto",
 ) -> Plan:
-    """What training this model will keep in memory, before anything is allocated.
+    """Plan the memory of training a model, without allocating it.
 
     Args:
         model: a ``torch.nn.Module`` (one on the ``meta`` device needs no memory), a number of parameters (``"3B"``,
             ``3e9``), a Hugging Face ``config.json`` or its folder, or a name: gpt2, gpt2-medium, gpt2-large, gpt2-xl,
             llama-3.2-1b, llama-3.2-3b, llama-3-8b, llama-3-70b.
         optimizer: a rule's name, or a rule with its settings (``gradstep.rules.SGD(momentum=0.9)``).
-        params: type of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None leaves a module as it is.
-        gradients: the same for gradients; None: as the weights.
+        params: type of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None keeps a module's types.
+        gradients: type of the gradients; None takes that of the weights.
         state: how state is stored, ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
-        rounding: of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"kahan"`` (a compensation of the
-            weight's type) or ``"master"`` (a float32 copy).
-        paged: whether state lives outside: on disk, or, with GPUs, in the host's memory.
-        gpus: how many GPUs; 0 plans for the CPU.
-        sharded: what is dealt out over them: ``"none"``, ``"state"``, ``"gradients"`` (and state) or ``"weights"``
+        rounding: rounding of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"kahan"`` (with a compensation
+            of the weight's type) or ``"master"`` (with a float32 copy).
+        paged: whether state is outside the device: on disk, or, with GPUs, in the host's memory.
+        gpus: number of GPUs; 0 plans for the CPU.
+        sharded: what is sharded over the GPUs: ``"none"``, ``"state"``, ``"gradients"`` (and state) or ``"weights"``
             (all).
-        budget: what one GPU (or this machine) has: ``"24GB"`` is 24 × 10⁹ bytes, ``"24GiB"`` 24 × 2³⁰.
-        activations: bytes of activations on each device; they are not counted otherwise.
-        page_budget: memory that paged state passes through.
-        engine: who executes: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compiled"``; they differ in temporaries.
+        budget: memory of one GPU (or this machine): ``"24GB"`` is 24 × 10⁹ bytes, ``"24GiB"`` 24 × 2³⁰.
+        activations: bytes of activations on each device; not counted without it.
+        page_budget: memory for the pages of paged state.
+        engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compiled"``; engines differ in their temporaries.
 
     Raises:
-        ValueError: an unknown name, or settings that cannot be honoured together.
-        TypeError: a value of the wrong kind.
+        ValueError: an unknown name, or settings that are not possible together.
+        TypeError: a value of the wrong type.
 
     >>> print(plan("3B", paged=True))
     3B: 3,000,000,000 parameters, AdamW, float32 weights, float32 state, paged: 48.0 GB of weights, gradients and state
@@ -184,7 +187,7 @@ def plan(
       total on device      24.5 GB
       total on disk        24.0 GB
     """
-    request = request_of(model, optimizer, gpus, budget, activations, page_budget, engine)
+    request = make_request(model, optimizer, gpus, budget, activations, page_budget, engine)
     choice = Choice(params or request.model.dtype, rounding, paged, state, sharded, gradients)
     refusal = choice.refuse(request.model, request.rule, gpus)
     if refusal is not None:
@@ -192,8 +195,8 @@ def plan(
     return build_plan(request, choice, tuple(items(request, choice)))
 
 
-def build_plan(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
-    """Build the plan of one combination from the memory of the whole model."""
+def build_plan(request: Request, choice: Choice, whole: Sequence[MemoryItem]) -> Plan:
+    """Build the plan of a possible combination from the :func:`items` of the whole model."""
     return Plan(
         model=request.model.name,
         parameters=sum(p.numel for p in request.model.parameters),
@@ -203,20 +206,20 @@ def build_plan(request: Request, choice: Choice, whole: Sequence[Item]) -> Plan:
         gpus=request.gpus,
         rows=tuple(rows(request, choice, whole)),
         checkpoint=sum(item.nbytes for item in whole if item.kind in ("weights", "state")),
-        code=code(request, choice),
+        code=write_code(request, choice),
         budget=request.budget,
         binary=request.binary,
     )
 
 
 SHARDS = {"gradients": "fully_shard(model, reshard_after_forward=False)", "weights": "fully_shard(model)"}
-"""FSDP2's call for what is dealt out over the GPUs with the state; the blocks of a model come before the whole."""
+"""The call of FSDP2 for each sharding beyond the state; call it for the blocks of a model before the whole model."""
 
 
-def code(request: Request, choice: Choice) -> str:
-    """Lines to paste after a model has been made, the last of which makes its optimizer.
+def write_code(request: Request, choice: Choice) -> str:
+    """Return lines of Python to use after a model has been made; the last one makes its optimizer.
 
-    Settings that have their defaults are left out. Imports are those of the names: ``gradstep``, ``torch``,
+    Settings with their default values are left out. The names to import are ``gradstep``, ``torch``,
     ``fully_shard`` of ``torch.distributed.fsdp`` and ``ZeroRedundancyOptimizer`` of ``torch.distributed.optim``.
     """
     rule = request.rule
@@ -232,8 +235,8 @@ def code(request: Request, choice: Choice) -> str:
         settings["page_budget"] = PAGE_BUDGET if request.pages == parse_size(PAGE_BUDGET) else request.pages
     if request.engine != "auto":
         settings["engine"] = request.engine
-    given = "".join(f", {key}={_literal(value)}" for key, value in settings.items())
-    # What has fewer bits than float32 leaves embeddings out, which are known by their modules.
+    arguments = "".join(f", {key}={_literal(value)}" for key, value in settings.items())
+    # State with fewer bits than float32 excludes embeddings, which the optimizer finds by the model's modules.
     modules = "" if choice.state == "float32" else ", model=model"
     lines = []
     if choice.params is not None and choice.params != request.model.dtype:
@@ -241,9 +244,9 @@ def code(request: Request, choice: Choice) -> str:
     if choice.sharded in SHARDS:
         lines.append(SHARDS[choice.sharded])
     if choice.sharded == "state":
-        lines.append(f"optimizer = ZeroRedundancyOptimizer(model.parameters(), {kind}{given})")
+        lines.append(f"optimizer = ZeroRedundancyOptimizer(model.parameters(), {kind}{arguments})")
     else:
-        lines.append(f"optimizer = {kind}(model.named_parameters(){modules}{given})")
+        lines.append(f"optimizer = {kind}(model.named_parameters(){modules}{arguments})")
     return "\n".join(lines)
 
 

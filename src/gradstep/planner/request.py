@@ -6,30 +6,30 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.planner.models import model_of
-from gradstep.planner.options import check, rule_of
+from gradstep.planner.options import check_choice, resolve_rule
 from gradstep.planner.parameters import Model, Module
 from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
 from gradstep.rules import Rule
 
 PAGE_BUDGET = "512MB"
-"""Memory that paged state passes through."""
+"""Default memory for the pages of paged state."""
 
 
 @final
 @dataclass(frozen=True)
 class Request:
-    """The arguments of :func:`gradstep.plan` that are no choice of storage, read and checked.
+    """The parsed arguments of :func:`gradstep.plan` other than those of :class:`Choice`.
 
     Attributes:
-        model: what is trained.
-        rule: by which optimizer.
-        gpus: on how many; 0 for the CPU.
-        budget: bytes of the device, if they are known.
-        activations: bytes that were given for them.
-        engine: who executes.
-        pages: bytes that paged state passes through.
-        binary: whether to answer in GiB.
+        model: the model to train.
+        rule: the rule of the optimizer.
+        gpus: number of GPUs; 0 for the CPU.
+        budget: bytes of the device, if known.
+        activations: bytes of activations, if given.
+        engine: name of the engine.
+        pages: bytes for the pages of paged state.
+        binary: whether to print sizes in GiB.
     """
 
     model: Model
@@ -42,7 +42,7 @@ class Request:
     binary: bool
 
 
-def request_of(
+def make_request(
     model: Module | str | float,
     optimizer: str | Rule | type[Rule],
     gpus: int,
@@ -51,12 +51,12 @@ def request_of(
     page_budget: str | int,
     engine: str,
 ) -> Request:
-    """Read and check the arguments; they, and the errors, are those of :func:`gradstep.plan`."""
+    """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
     if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:  # type: ignore[redundant-expr]
         raise ValueError(f"Invalid gpus: {gpus!r} (a whole number; 0 plans for the CPU)")
-    check("engine", engine, ENGINES)
-    meant, rule = model_of(model), rule_of(optimizer)
-    if meant.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
+    check_choice("engine", engine, ENGINES)
+    resolved, rule = model_of(model), resolve_rule(optimizer)
+    if resolved.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
         raise ValueError(
             f"{type(rule).__name__}'s state depends on the shapes of the weights, which a count does not tell: "
             "give a torch.nn.Module or the name of a well-known model"
@@ -65,7 +65,7 @@ def request_of(
     if refusal is not None:
         raise ValueError(refusal)
     return Request(
-        model=meant,
+        model=resolved,
         rule=rule,
         gpus=gpus,
         budget=None if budget is None else parse_size(budget),

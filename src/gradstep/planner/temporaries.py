@@ -1,4 +1,4 @@
-"""Temporary memory: what a step needs beside what it keeps."""
+"""The temporary memory of a step."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gradstep.planner.parameters import Parameter
+from gradstep.planner.parameters import ParameterSpec
 from gradstep.planner.state import stays_full
 from gradstep.rules import Rule, State
 
 SIDE = 128
-"""A step of a SIDE × SIDE matrix is watched."""
+"""The side of the square matrix whose update is measured."""
 
 ENGINES = ("auto", "fused", "eager", "compiled")
 
 
-def temporaries(trainable: Sequence[Parameter], rule: Rule, state: str, *, engine: str, gpus: int) -> tuple[int, str]:
-    """Bytes that the largest parameter's update needs while it runs, and why.
+def temporaries(
+    trainable: Sequence[ParameterSpec], rule: Rule, state: str, *, engine: str, gpus: int
+) -> tuple[int, str]:
+    """Return the temporary bytes of the largest parameter's update, and the reason for them.
 
-    The fused and the compiled engine go through a parameter piece by piece; the eager one makes whole tensors, one
-    parameter after the other. ``"auto"`` is fused on the CPU where the rule is elementwise, else eager.
+    The fused and the compiled engine process a parameter piece by piece; the eager one makes whole tensors, one
+    parameter after the other. ``"auto"`` is fused on the CPU if the rule is elementwise, else eager.
     """
     if engine == "auto":
         engine = "fused" if rule.elementwise and not gpus else "eager"
     if engine != "eager":
         return 0, f"the {engine} engine makes none"
 
-    def needed(p: Parameter) -> int:
+    def needed(p: ParameterSpec) -> int:
         slots = rule.slots(len(p.shape))
         decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
         return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * p.numel
@@ -49,7 +51,7 @@ def refuse(engine: str, rule: Rule, gpus: int) -> str | None:
 
 @cache
 def live_values(rule: Rule, ndim: int) -> int:
-    """Values per element that one update holds at once beside the old ones, found by running it on a small tensor.
+    """Measure how many new values per element an update has in memory at once, by running it on a small tensor.
 
     >>> from gradstep.rules import SGD
     >>> live_values(SGD(), 2)  # the scaled gradient, the decayed one, the step, the new weights
@@ -65,7 +67,7 @@ def live_values(rule: Rule, ndim: int) -> int:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     with np.errstate(all="ignore"):
-        scaled = g * np.float32(1)  # lives until the update is over, as in the engine
+        scaled = g * np.float32(1)  # stays in memory until the update is over, as in the engine
         new = rule.update(p, scaled, State(**slots), c)
     peak = tracemalloc.get_traced_memory()[1] - before
     if not running:

@@ -1,4 +1,4 @@
-"""Bytes and counts as people write them: GB is 10⁹ bytes, GiB is 2³⁰, and the two are never mixed up."""
+"""Read bytes and counts with units: GB is 10⁹ bytes, GiB is 2³⁰."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ GIB = 2**30
 
 COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
-_WRITTEN = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+_COUNT = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes above 0 from "24GB", "24 GiB", "512 MB" or a whole number of bytes.
+    """Return a number of bytes above 0 from "24GB", "24 GiB", "512 MB" or a whole number.
 
     Raises:
-        ValueError: no such unit, or nothing at all.
+        ValueError: no such unit, or a size of 0.
         TypeError: neither text nor a whole number.
 
     >>> parse_size("24GB"), parse_size("24 GiB")
@@ -32,7 +32,7 @@ def parse_size(text: str | int) -> int:
 
 
 def parse_count(text: str | float) -> int:
-    """Parameters from "3B", "1.5b", "124M", 3e9 or 3_000_000_000; B is 10⁹.
+    """Return a number of parameters from "3B", "1.5b", "124M", 3e9 or 3_000_000_000; B is 10⁹.
 
     Raises:
         ValueError: not a whole number above 0, or no such suffix.
@@ -42,16 +42,16 @@ def parse_count(text: str | float) -> int:
     """
     if not isinstance(text, str):
         return _check_whole(Decimal(str(text)), text)
-    found = _WRITTEN.fullmatch(text)
-    if found is None or found[2].upper() not in COUNTS:
+    match = _COUNT.fullmatch(text)
+    if match is None or match[2].upper() not in COUNTS:
         raise ValueError(
             f"Invalid count: {text!r} (write 3B, 124M or 3000000000; K, M, B and T stand for 10³, 10⁶, 10⁹ and 10¹²)"
         )
-    return _check_whole(Decimal(re.sub("[_,]", "", found[1])) * COUNTS[found[2].upper()], text)
+    return _check_whole(Decimal(re.sub("[_,]", "", match[1])) * COUNTS[match[2].upper()], text)
 
 
 def is_binary(text: str | int | None) -> bool:
-    """Whether a size was written in KiB, MiB, GiB, so that answers are too."""
+    """Return whether a size was written in KiB, MiB or GiB, so that results are printed in these units too."""
     return isinstance(text, str) and text.strip().lower().endswith("ib")
 
 
