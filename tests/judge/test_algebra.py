@@ -14,14 +14,8 @@ from gradstep.judge.algebra.expression import (
     STEP,
     ZERO,
     Node,
-    add,
-    inverse,
     linear,
-    minus,
-    mul,
     number,
-    power,
-    root,
 )
 from gradstep.judge.algebra.trace import key_of, trace, values_of
 from gradstep.judge.formula import examples
@@ -29,7 +23,7 @@ from gradstep.rules import RULES, Rule, State
 
 X, Y = Node("old", "x", False), Node("old", "y", True)
 LR, BETA = Node("setting", "lr"), Node("setting", "beta")
-CORRECTION = minus(ONE, power(BETA, STEP))
+CORRECTION = 1 - BETA**STEP
 KINDS = json.loads(Path(__file__).with_name("kinds.json").read_text("utf-8"))
 """Which kinds of mistake can be made in which rule."""
 
@@ -37,17 +31,17 @@ KINDS = json.loads(Path(__file__).with_name("kinds.json").read_text("utf-8"))
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (add(X, Y), add(Y, X)),
-        (add(X, X), mul(number(2), X)),
-        (minus(X, X), ZERO),
-        (mul(LR, inverse(LR)), ONE),
-        (mul(X, mul(Y, LR)), mul(mul(LR, X), Y)),
+        (X + Y, Y + X),
+        (X + X, 2 * X),
+        (X - X, ZERO),
+        (LR / LR, ONE),
+        (X * (Y * LR), LR * X * Y),
         (
-            root(mul(Y, inverse(minus(ONE, power(BETA, STEP))))),
-            mul(root(Y), power(minus(ONE, power(BETA, STEP)), number(-0.5))),
+            (Y / (1 - BETA**STEP)) ** 0.5,
+            Y**0.5 * (1 - BETA**STEP) ** number(-0.5),
         ),
-        (root(power(X, number(2))), Node("abs", X)),
-        (minus(mul(number(2), add(X, ONE)), number(2)), mul(number(2), X)),
+        ((X**2) ** 0.5, Node("abs", X)),
+        (2 * (X + 1) - 2, 2 * X),
     ],
 )
 def test_equal_formulas_are_one_and_the_same(one, other):
@@ -55,14 +49,14 @@ def test_equal_formulas_are_one_and_the_same(one, other):
 
 
 def test_what_may_be_0_over_0_stays():
-    assert mul(X, inverse(X)) is not ONE
+    assert X / X is not ONE
 
 
 def test_a_formula_is_taken_apart_along_one_of_its_leaves():
-    a, b = linear(add(mul(BETA, X), mul(minus(ONE, BETA), Y)), X)
+    a, b = linear(BETA * X + (1 - BETA) * Y, X)
     assert a is BETA
-    assert b is mul(minus(ONE, BETA), Y)
-    assert linear(root(X), X) == (ZERO, root(X))
+    assert b is (1 - BETA) * Y
+    assert linear(X**0.5, X) == (ZERO, X**0.5)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -12,7 +12,7 @@ from gradstep.judge.battery import battery
 from gradstep.judge.catalogue import distinct, variant, variants
 from gradstep.judge.compare import distance, tolerance
 from gradstep.judge.formula import Formula, true_formula
-from gradstep.judge.replay import Way, replay
+from gradstep.judge.replay import LazyTrajectory, replay
 from gradstep.judge.scenario import Trajectory
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
@@ -53,7 +53,7 @@ def scenarios(rule):
 def silent(formula, rule, precision="float32"):
     """Whether nothing tells the formula from the rule."""
     truth = zip(scenarios(rule), ways(true_formula(rule), rule))
-    return all(_near(Way(formula, s), true, tolerance(precision, s.steps)) for s, true in truth)
+    return all(_near(LazyTrajectory(formula, s), true, tolerance(precision, s.steps)) for s, true in truth)
 
 
 def _near(way, true, limit):

@@ -113,7 +113,7 @@ def _check_target(
     time_limit: float,
 ) -> int:
     from gradstep.judge.catalogue import CONVENTIONS
-    from gradstep.judge.checking import rule_of
+    from gradstep.judge.checking import find_rule
     from gradstep.judge.isolation import check_file
     from gradstep.judge.table import table
     from gradstep.variants import names_file
@@ -124,7 +124,7 @@ def _check_target(
         raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy, function and update")
     try:
         # A user's file runs only in the process that judges.
-        name = rule if names_file(rule) else rule_of(rule).__name__.lower()
+        name = rule if names_file(rule) else find_rule(rule).__name__.lower()
         fixed = dict(_parse_setting(text) for text in settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

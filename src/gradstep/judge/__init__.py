@@ -1,7 +1,6 @@
-"""Conformance: does an optimizer compute what it says, and if not, which mistake was made?"""
+"""Conformance: check whether an optimizer computes its rule, and if not, name the likely mistake."""
 
-from gradstep.judge.checking import check
-from gradstep.judge.testing import conformance
+from gradstep.judge.checking import check, conformance
 from gradstep.judge.verdict import Match, Outcome, Probe, Status, Verdict
 
 __all__ = ["Match", "Outcome", "Probe", "Status", "Verdict", "check", "conformance"]

@@ -1,4 +1,4 @@
-"""The scenarios that a rule's submissions are put through, made from the rule's own settings."""
+"""The scenarios in which a rule's submissions run, made from the rule's own settings."""
 
 from __future__ import annotations
 
@@ -8,46 +8,43 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.judge.scenario import Gradients, Scenario, Values
+from gradstep.judge.scenario import Gradients, Scenario, Values, shared_defaults
 from gradstep.rules import Rule
-from gradstep.rules.settings import shared_settings_of
 
 LR = 0.05
 DECAY = 0.3
 SHAPE = (2, 3)
 
-_QUICK = {"betas": (0.6, 0.8), "alpha": 0.7, "rho": 0.7, "beta2_decay": -0.5}
-"""Averages that forget fast, so that each step's part in them shows."""
+QUICK = {"betas": (0.6, 0.8), "alpha": 0.7, "rho": 0.7, "beta2_decay": -0.5}
+"""Decay rates of averages that forget fast, so that each step shows in them."""
 
-_LARGE_EPS = {"eps": 0.1}
-
-_ON: Mapping[str, Any] = {
+_AWAY: Mapping[str, Any] = {
     "momentum": 0.9,
     "dampening": 0.3,
     "momentum_decay": 0.1,
     "initial_accumulator_value": 0.5,
     "d": 1.5,
 }
-"""Away from the default, for a scenario about that setting; 0.2 for numbers that are not listed, True for flags."""
+"""Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, True for flags."""
 
-_EVERYWHERE = {"lr", "weight_decay", "eps", *_QUICK}
-"""Settings that several scenarios are about already."""
+_EVERYWHERE = {"lr", "weight_decay", "eps", *QUICK}
+"""Settings that several scenarios test already."""
 
-_WITH: Mapping[str, tuple[str, ...]] = {"dampening": ("momentum",), "nesterov": ("momentum",)}
-"""Settings that do nothing, or are refused, without another."""
+_REQUIRED: Mapping[str, tuple[str, ...]] = {"dampening": ("momentum",), "nesterov": ("momentum",)}
+"""Settings that do nothing, or are refused, without another setting."""
 
 
 @cache
 def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
-    """Every scenario for a rule, the plainest first."""
+    """Return every scenario for a rule, the plainest first."""
     rng = np.random.default_rng(20)
-    make = _Maker(rule, rng)
+    make = _ScenarioMaker(rule, rng)
     wide = [10.0 ** rng.uniform(-4, 4, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(10)]
     tiny = [10.0 ** rng.uniform(-12, -6, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(16)]
-    some = make.some
+    some = make.gradient
     none: Values | None = None
     zeros = np.zeros(SHAPE)
-    full = make.on("momentum") | {"weight_decay": DECAY}
+    full = make.settings_away("momentum") | {"weight_decay": DECAY}
     spots = np.where(np.arange(6).reshape(SHAPE) % 2, 0.0, 1.0)
     skips: list[Gradients] = [
         (some(), none, some()),
@@ -57,10 +54,17 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         (some(), some(), some()),
     ]
     scenarios = [
-        make("first step", "sign, size and the correction of the first step", {}, make.several(1)),
-        make("averages", "averages and their corrections", _QUICK, make.several(6)),
-        make("long averages", "the corrections at the rule's own settings", make.on("momentum"), make.several(12)),
-        make("weight decay", "where the decay goes", {"weight_decay": DECAY}, make.several(4), needs=("weight_decay",)),
+        make("first step", "sign, size and the correction of the first step", {}, make.gradients(1)),
+        make("averages", "averages and their corrections", QUICK, make.gradients(6)),
+        make(
+            "long averages",
+            "the corrections at the rule's own settings",
+            make.settings_away("momentum"),
+            make.gradients(12),
+        ),
+        make(
+            "weight decay", "where the decay goes", {"weight_decay": DECAY}, make.gradients(4), needs=("weight_decay",)
+        ),
         make(
             "zero gradients",
             "decay and averages where the gradient is zero",
@@ -69,24 +73,24 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         ),
         make("no gradient yet", "0 / 0, and a first gradient of zero", {}, [(zeros, zeros), (some(), zeros)]),
         make("tiny gradients", "ε: its place and its size", {}, list(zip(tiny[:8], tiny[8:]))),
-        make("large epsilon", "ε: its place, and whether it is a setting", _LARGE_EPS | _QUICK, make.several(9)),
+        make("large epsilon", "ε: its place, and whether it is a setting", {"eps": 0.1} | QUICK, make.gradients(9)),
         make(
             "large rate",
             "the learning rate where it is limited, and its part in the decay",
             full | {"lr": 2.0},
-            make.several(5),
+            make.gradients(5),
         ),
         make("mixed scales", "gradients from 1e-4 to 1e4", full, [*zip(wide[:5], wide[5:]), *_jumps()]),
-        make("fifty steps", "errors that grow slowly", full, make.several(50)),
+        make("fifty steps", "errors that grow slowly", full, make.gradients(50)),
         make(
             "rate changed",
             "a learning rate set in mid-run",
             full,
-            make.several(7),
+            make.gradients(7),
             rates={3: 10 * LR, 5: 0.0, 6: LR / 5},
             needs=("lr",),
         ),
-        make("skipped", "parameters without gradient", full | _QUICK, skips),
+        make("skipped", "parameters without gradient", full | QUICK, skips),
         make(
             "groups",
             "groups with settings of their own",
@@ -94,45 +98,45 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
             [(some(), some(), some()) for _ in range(4)],
             groups=({}, {"lr": LR / 4, "weight_decay": DECAY / 3}, {"lr": 2 * LR}),
         ),
-        make("saved", "state saved and restored in mid-run", full, make.several(8), reload_at=4),
+        make("saved", "state saved and restored in mid-run", full, make.gradients(8), reload_at=4),
         make(
             "shapes",
             "numbers without dimensions, vectors, three dimensions, strided memory",
             full,
-            make.odd(4),
+            make.gradients_of_odd_shapes(4),
             strided=True,
         ),
-        make("kept gradient", "the gradient left in place", full, make.several(1) * 4, kept=True),
+        make("kept gradient", "the gradient left in place", full, make.gradients(1) * 4, keeps_gradients=True),
     ]
-    for name in make.on("dampening", "lr_decay"):
-        settings = full | make.on(name)
+    for name in make.settings_away("dampening", "lr_decay"):
+        settings = full | make.settings_away(name)
         scenarios.append(make(f"{name} skipped", "the count of steps", settings, skips, needs=(name,)))
         scenarios.append(
-            make(f"{name} saved", "the count of steps", settings, make.several(8), reload_at=4, needs=(name,))
+            make(f"{name} saved", "the count of steps", settings, make.gradients(8), reload_at=4, needs=(name,))
         )
     scenarios += [make.option(name) for name in make.options]
-    scenarios.append(make("defaults", "the constructor's defaults", {}, make.several(4), defaults=True))
-    return tuple(s for s in scenarios if "lr" in make.fields or not s.rates)  # without a rate none can be changed
+    scenarios.append(make("defaults", "the constructor's defaults", {}, make.gradients(4), defaults=True))
+    return tuple(s for s in scenarios if "lr" in make.defaults or not s.rates)
 
 
 def _jumps() -> list[Gradients]:
-    """Large gradients, each followed by a small one the other way: what limits the large ones turns the next step."""
+    """Return large gradients, each followed by a small opposite one: if large ones are limited, the next step turns."""
     rng = np.random.default_rng(5)
-    found: list[Gradients] = []
+    steps: list[Gradients] = []
     for _ in range(3):
         large = [rng.uniform(20, 80, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(2)]
-        found += [(large[0], large[1]), (-large[0] / 20, -large[1] / 10)]
-    return found
+        steps += [(large[0], large[1]), (-large[0] / 20, -large[1] / 10)]
+    return steps
 
 
-class _Maker:
-    """Makes scenarios of the settings that the rule has."""
+class _ScenarioMaker:
+    """Makes scenarios with the settings that the rule has."""
 
     def __init__(self, rule: type[Rule], rng: np.random.Generator) -> None:
         self.rule, self.rng = rule, rng
-        self.fields = {f.name: f.default for f in shared_settings_of(rule)}
-        # The settings that get a scenario of their own.
-        self.options = [name for name in self.fields if name not in _EVERYWHERE]
+        self.defaults = shared_defaults(rule)
+        # Settings that get a scenario of their own.
+        self.options = [name for name in self.defaults if name not in _EVERYWHERE]
 
     def __call__(
         self,
@@ -145,46 +149,43 @@ class _Maker:
         defaults: bool = False,
         **more: Any,
     ) -> Scenario:
-        rate = {"lr": LR} if "lr" in self.fields else {}
-        base = {"eps": (1e-7, 1e-3)} if isinstance(self.fields.get("eps"), tuple) else {}
-        if isinstance(self.fields.get("eps"), tuple) and "eps" in settings:
+        rate = {"lr": LR} if "lr" in self.defaults else {}
+        base = {"eps": (1e-7, 1e-3)} if isinstance(self.defaults.get("eps"), tuple) else {}
+        if isinstance(self.defaults.get("eps"), tuple) and "eps" in settings:
             settings = {**settings, "eps": (0.3, 0.5)}
-        given = rate if defaults else base | rate | {"weight_decay": 0.0} | dict(settings)
-        initial = tuple(self.rng.normal(size=g.shape) for g in _first(gradients))
+        values = rate if defaults else base | rate | {"weight_decay": 0.0} | dict(settings)
+        initial = tuple(self.rng.normal(size=g.shape) for g in _first_gradients(gradients))
         return Scenario(
             name,
             shows,
-            self.known(given),
+            {n: v for n, v in values.items() if n in self.defaults},
             initial,
             tuple(gradients),
-            needs=frozenset(needs) & self.fields.keys(),
+            needs=frozenset(needs) & self.defaults.keys(),
             defaults=defaults,
             **more,
         )
 
-    def known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in settings.items() if name in self.fields}
-
-    def on(self, *names: str) -> dict[str, Any]:
-        return {n: True if self.fields[n] is False else _ON.get(n, 0.2) for n in names if n in self.fields}
+    def settings_away(self, *names: str) -> dict[str, Any]:
+        return {n: True if self.defaults[n] is False else _AWAY.get(n, 0.2) for n in names if n in self.defaults}
 
     def option(self, name: str) -> Scenario:
-        """A setting away from its default; gradients grow and shrink, so that maxima and bounds show."""
-        settings = self.on(name, *_WITH.get(name, ())) | {"weight_decay": DECAY} | _QUICK
-        gradients = [(self.some() * size, self.some() * size) for size in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
+        """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""
+        settings = self.settings_away(name, *_REQUIRED.get(name, ())) | {"weight_decay": DECAY} | QUICK
+        gradients = [(self.gradient() * size, self.gradient() * size) for size in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
         return self(name, f"the option {name}", settings, gradients, needs=(name,))
 
-    def some(self) -> Values:
+    def gradient(self) -> Values:
         return self.rng.normal(0.3, 1.0, SHAPE)
 
-    def several(self, steps: int) -> list[Gradients]:
-        return [(self.some(), self.some()) for _ in range(steps)]
+    def gradients(self, steps: int) -> list[Gradients]:
+        return [(self.gradient(), self.gradient()) for _ in range(steps)]
 
-    def odd(self, steps: int) -> list[Gradients]:
+    def gradients_of_odd_shapes(self, steps: int) -> list[Gradients]:
         shapes: tuple[tuple[int, ...], ...] = ((), (4,), (3, 2), (2, 1, 3))
         return [tuple(np.asarray(self.rng.normal(size=shape)) for shape in shapes) for _ in range(steps)]
 
 
-def _first(gradients: Sequence[Gradients]) -> list[Values]:
-    """The first gradient of each parameter: for its shape."""
+def _first_gradients(gradients: Sequence[Gradients]) -> list[Values]:
+    """Return the first gradient of each parameter, which has its shape."""
     return [next(g for g in column if g is not None) for column in zip(*gradients)]

@@ -1,4 +1,4 @@
-"""``gradstep.check``: any optimizer judged."""
+"""``gradstep.check``, which judges any optimizer, and the same as a test: ``@gradstep.conformance("adamw")``."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ def check(
 ) -> Verdict:
     """Judge an optimizer: does it compute the rule, and if not, what is the likely mistake?
 
-    It is run through some twenty small scenarios and compared, step by step, with the rule in float64; then through
-    probes of everything around the mathematics. Where it differs, it is compared with the catalogue of known mistakes,
-    one and two at a time.
+    It runs through some twenty small scenarios, compared step by step with the rule in float64, and then through probes
+    of everything around the mathematics. Where it differs, it is compared with the catalogue of known mistakes, one and
+    two at a time.
 
-    A class or function runs in this process, and as long as it likes: a live object cannot be moved to another process,
-    and Python has no way to stop it that it could not catch. What is named by its file runs in a process of its own,
-    with a time limit, as with ``gradstep check``: that is for code which may loop, print or end the process.
+    A class or function runs in this process without a time limit: a live object cannot move to another process, and
+    Python cannot stop it in a way that it could not catch. A submission named by its file runs in a process of its own,
+    with a time limit, as with ``gradstep check``: use that for code which may loop, print or end the process.
 
     Args:
         submission: a PyTorch optimizer class or factory ``(params, **settings)``, a NumPy one over objects with
             ``.data`` and ``.grad``, or a function ``(p, g, state, step) -> (p, state)``; its first state is ``{}``, its
             first step 1. Also a class whose ``update(w, grad)`` or ``update(params, grads)`` returns the new
-            parameters, and a function ``(w, dw, config) -> (w, config)``. Or a text ``"FILE.py:NAME"`` that says where
-            one is.
-        rule: its name (``"adamw"``), the rule itself, also one of your own, or ``"FILE.py:NAME"`` for one in a file. A
-            rule is also a submission: the optimizer that is made of it is then judged.
-        settings: settings that stay fixed. Those of the rule that the submission does not take are understood to be
-            built into it; those that the rule does not have are given to the submission.
-        convention: whose reading of the rule counts as right: "torch", "paper", "optax", "tinytorch", "keras",
-            "huggingface", "bitsandbytes" or "textbook". The others are then named as conventions.
-        kind: "torch", "numpy", "function" or "update", where the form cannot be seen from the code.
-        parameter: for NumPy optimizers, what makes a parameter of an array (the framework's own tensor class); for a
-            file, its name there.
+            parameters, and a function ``(w, dw, config) -> (w, config)``. Or the text ``"FILE.py:NAME"``, which names
+            one of these in a file.
+        rule: its name (``"adamw"``), a class of rule, also one of your own, or ``"FILE.py:NAME"`` for one in a file. A
+            rule can also be the submission: the optimizer made from it is then judged.
+        settings: settings that stay fixed. Those of the rule that the submission does not take count as built into it;
+            those that the rule does not have are passed to the submission.
+        convention: the reading of the rule that counts as right: "torch", "paper", "optax", "tinytorch", "keras",
+            "huggingface", "bitsandbytes" or "textbook". The verdict names the others as conventions.
+        kind: "torch", "numpy", "function" or "update", if the code does not show the form.
+        parameter: for NumPy optimizers, makes a parameter from an array (the framework's own tensor class); for a file,
+            its name there.
         strict: advice counts as failure.
-        time_limit: for a file: seconds that the check may take once the libraries are loaded; 20 by default.
+        time_limit: for a file, the seconds that the check may take after the libraries are loaded; 20 by default.
         watch: called with the name of each probe before it runs; not for a file.
 
     Returns:
-        The verdict: readable by ``str()``, with ``passed``, the probes and the diagnosis.
+        The verdict, with ``passed``, the probes and the diagnosis; ``str()`` of it is a report.
 
     Raises:
-        ValueError: no such rule or convention, or a time limit for an object of this process.
-        TypeError: a rule of one's own or a parameter's class for a file, whose process knows names only.
+        ValueError: there is no such rule or convention, or a time limit is given for an object of this process.
+        TypeError: for a file, the rule or the parameter's class is an object; its process can look up names only.
 
     Example:
         >>> import numpy as np
@@ -85,11 +85,11 @@ def check(
         'AdamW with no bias correction'
     """
     started = time.perf_counter()
-    kind_of_rule = rule_of(rule)
+    rule_class = find_rule(rule)
     if convention not in CONVENTIONS:
         raise ValueError(f"No convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if isinstance(submission, str):
-        return _of_file(
+        return _check_in_process(
             submission,
             rule,
             settings,
@@ -103,25 +103,25 @@ def check(
         raise ValueError("A time limit needs a process of its own: give the submission as a text, 'FILE.py:NAME'")
     if isinstance(parameter, str):
         raise TypeError(f"The name of a parameter's class, {parameter!r}, is for a file; give the class itself")
-    blank = Verdict(name_of(submission), kind_of_rule.__name__, convention, Status.UNJUDGED, "")
+    blank = Verdict(describe_submission(submission), rule_class.__name__, convention, Status.UNJUDGED, "")
     if isinstance(submission, type) and issubclass(submission, Rule):
         from gradstep.optimizers import optimizer
 
         submission = optimizer(submission)
     try:
-        subject = subject_of(submission, kind_of_rule, settings or {}, kind, parameter)
+        subject = subject_of(submission, rule_class, settings or {}, kind, parameter)
     except TypeError as error:
         return replace(blank, reason=f"It could not be judged: {error}.")
-    trial = Trial(subject, kind_of_rule, dict(settings or {}), convention, strict, watch)
-    with warnings.catch_warnings(), _defaults():
-        # What a submission warns of is judged by what comes out, also where warnings are errors.
+    trial = Trial(subject, rule_class, dict(settings or {}), convention, strict, watch)
+    with warnings.catch_warnings(), _torch_defaults():
+        # A submission that warns is judged by its results, also where warnings are errors.
         warnings.simplefilter("ignore")
         verdict = trial.verdict(blank)
     return replace(verdict, seconds=time.perf_counter() - started)
 
 
-def _defaults() -> AbstractContextManager[None]:
-    """What torch creates by itself is float32 on the CPU; without torch there is nothing to see to."""
+def _torch_defaults() -> AbstractContextManager[None]:
+    """Make torch's new tensors float32 and on the CPU inside, if torch is loaded."""
     if "torch" not in sys.modules:
         return nullcontext()
     from gradstep.judge.defaults import fresh_defaults
@@ -129,7 +129,9 @@ def _defaults() -> AbstractContextManager[None]:
     return fresh_defaults()
 
 
-def _of_file(target: str, rule: str | type[Rule], settings: Mapping[str, Any] | None, **options: Any) -> Verdict:
+def _check_in_process(
+    target: str, rule: str | type[Rule], settings: Mapping[str, Any] | None, **options: Any
+) -> Verdict:
     if not isinstance(rule, str):
         raise TypeError(
             f"A file is judged by the name of a rule, not by {rule!r}: import it, and give the class itself"
@@ -140,17 +142,17 @@ def _of_file(target: str, rule: str | type[Rule], settings: Mapping[str, Any] | 
     return check_file(target, rule, settings, **{**options, "time_limit": limit})
 
 
-def rule_of(rule: str | type[Rule]) -> type[Rule]:
-    """The rule of that name, in any case; ``FILE.py:NAME`` names one in a file.
+def find_rule(rule: str | type[Rule]) -> type[Rule]:
+    """Return the rule of this name, in upper or lower case; ``FILE.py:NAME`` names one in a file.
 
     Raises:
-        ValueError: there is none; the message names the nearest.
+        ValueError: there is no such rule; the message names the nearest one.
     """
     if isinstance(rule, type):
         return rule
     if names_file(rule):
         return rule_in_file(rule)
-    by_name = {name.lower(): found for name, found in RULES.items()}
+    by_name = {name.lower(): candidate for name, candidate in RULES.items()}
     if rule.lower() not in by_name:
         near = get_close_matches(rule.lower(), by_name, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -158,9 +160,44 @@ def rule_of(rule: str | type[Rule]) -> type[Rule]:
     return by_name[rule.lower()]
 
 
-def name_of(submission: Any) -> str:
-    """What a submission is called."""
+def describe_submission(submission: Any) -> str:
+    """Return the submission's name."""
     if isinstance(submission, functools.partial):
-        return name_of(submission.func)
-    named = isinstance(submission, type) or inspect.isroutine(submission)
-    return str(submission.__name__ if named else type(submission).__name__)
+        return describe_submission(submission.func)
+    has_name = isinstance(submission, type) or inspect.isroutine(submission)
+    return str(submission.__name__ if has_name else type(submission).__name__)
+
+
+def conformance(rule: str | type[Rule], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a test from a function that returns an optimizer: it passes if the optimizer conforms to the rule.
+
+    The function may take fixtures and be parametrised like any test. If the optimizer does not pass, the verdict is the
+    message of the failing test.
+
+    Args:
+        rule: the rule's name, or the rule itself.
+        options: as for :func:`gradstep.check`.
+
+    Raises:
+        ValueError: there is no such rule; raised by the decorator, so that pytest reports it at collection.
+
+    Example:
+        >>> import torch
+        >>> @conformance("adamw")
+        ... def test_my_optimizer():
+        ...     return torch.optim.AdamW
+        >>> test_my_optimizer()
+    """
+    find_rule(rule)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def test(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            verdict = check(function(*args, **kwargs), rule, **options)
+            if not verdict.passed:
+                raise AssertionError(str(verdict))
+
+        return test
+
+    return decorate

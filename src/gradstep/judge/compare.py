@@ -1,4 +1,4 @@
-"""How far two trajectories are apart, and how far they may be."""
+"""Distances between trajectories, and the distance that rounding explains."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import numpy as np
 from gradstep.judge.scenario import Scenario, Trajectory, Values
 
 ROUNDINGS = {"float64": 2.0**15, "float32": 2.0}
-"""Units in the last place that a step may be off by.
+"""Units in the last place by which a step may be off.
 
-Correct optimizers stay below one unit, unless they write a formula in a form that magnifies rounding: a corrected
-average kept as such loses 1 / (1 − β₂) of them, a thousand. In float64 that is far below any mistake; in float32 there
-is no such room.
+Correct optimizers stay below one unit, unless their formula magnifies rounding: a corrected average kept as the state
+loses 1 / (1 − β₂) units, a thousand. In float64 that is far below any mistake; float32 has no such room.
 """
 
 
 def tolerance(dtype: str, steps: int) -> float:
-    """The largest relative distance that rounding explains.
+    """Return the largest relative distance that rounding explains after so many steps.
 
-    Roundings of different steps are as often up as down, so they add up like a random walk.
+    Roundings of different steps go up as often as down, so they add up like a random walk.
 
     >>> tolerance("float64", 1) < 1e-10, tolerance("float32", 1) < 1e-6
     (True, True)
@@ -31,23 +30,23 @@ def tolerance(dtype: str, steps: int) -> float:
 
 @final
 class Reference:
-    """A trajectory that others are measured against.
+    """A trajectory from which the distances of others are measured.
 
-    An element's measure is its size plus the length of its way so far: what rounding is relative to.
+    An element's distance is relative to its size plus the length of its path so far, as its rounding is.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:
-        known = np.nan_to_num(trajectory, nan=0.0, posinf=0.0, neginf=0.0)
+        numbers = np.nan_to_num(trajectory, nan=0.0, posinf=0.0, neginf=0.0)
         with np.errstate(all="ignore"):
-            way = np.abs(np.diff(known, axis=0, prepend=known[:1])).cumsum(axis=0)
-            self._measure = np.maximum(np.maximum.accumulate(np.abs(known), axis=0) + way, np.finfo(np.float64).tiny)
+            path = np.abs(np.diff(numbers, axis=0, prepend=numbers[:1])).cumsum(axis=0)
+            self._measure = np.maximum(np.maximum.accumulate(np.abs(numbers), axis=0) + path, np.finfo(np.float64).tiny)
         self._finite = np.isfinite(trajectory)
         self.trajectory = trajectory
 
     def distances(self, other: Trajectory) -> Values:
-        """How far another is away at every step and element, relative to the measure; it may end earlier.
+        """Return the relative distance of another trajectory at every step and element; it may end earlier.
 
-        Where both are not finite the distance is 0, where one is, infinite.
+        The distance is 0 where neither is finite, and infinite where only one is.
         """
         end = len(other)
         with np.errstate(all="ignore"):
@@ -57,33 +56,33 @@ class Reference:
         return np.where(finite & same, apart, np.where(same, 0.0, np.inf))
 
     def distance(self, other: Trajectory) -> float:
-        """The largest of the distances."""
+        """Return the largest of the distances."""
         return float(self.distances(other).max(initial=0.0))
 
 
 def distances(one: Trajectory, other: Trajectory) -> Values:
-    """The distance of a trajectory from another at every step and element, relative to how far the other has come."""
+    """Return the relative distance of ``one`` from ``other`` at every step and element; see :class:`Reference`."""
     return Reference(other).distances(one)
 
 
 def distance(one: Trajectory, other: Trajectory) -> float:
-    """The largest of the distances."""
+    """Return the largest of the distances."""
     return Reference(other).distance(one)
 
 
 @final
 @dataclass(frozen=True)
 class Parting:
-    """Where two trajectories part company.
+    """The place where two trajectories begin to differ.
 
     Attributes:
-        scenario: its name.
-        step: the first step after which they differ; the first step is 1.
-        parameter: its number, from 0.
-        element: its index in the parameter.
-        before: its value before that step, in the true trajectory.
-        expected: its value after it.
-        got: the submission's.
+        scenario: name of the scenario.
+        step: number of the first step after which they differ, from 1.
+        parameter: index of the parameter, from 0.
+        element: index of the element in the parameter.
+        before: the element's value before that step, in the true trajectory.
+        expected: its value after that step, in the true trajectory.
+        got: its value after that step, in the submission.
     """
 
     scenario: str
@@ -102,15 +101,15 @@ class Parting:
         )
 
 
-def parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
-    """The first step at which they differ by more than rounding, and there the element that differs most."""
+def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
+    """Return the first step at which they differ by more than rounding, with the element that differs most there."""
     apart = distances(got, expected)
     wrong = apart > tolerance(dtype, scenario.steps)
     if not wrong.any():
         return None
     step = int(np.argmax(wrong.any(axis=1)))
     column = int(np.argmax(apart[step]))
-    parameter, element = scenario.place(column)
+    parameter, element = scenario.locate(column)
     return Parting(
         scenario.name,
         step,

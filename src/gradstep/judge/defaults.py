@@ -1,4 +1,4 @@
-"""torch's defaults of a fresh process, for what is measured or judged in a process that has set others."""
+"""torch's defaults as in a fresh process, for measurements and checks in a process that has set others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def fresh_defaults() -> Iterator[None]:
-    """Let new tensors be float32 and on the CPU inside, whatever ``torch.set_default_dtype`` and ``_device`` said.
+    """Make new tensors float32 and on the CPU inside, whatever ``torch.set_default_dtype`` and ``_device`` have set.
 
     >>> torch.set_default_dtype(torch.float64)
     >>> with fresh_defaults():

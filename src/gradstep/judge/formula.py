@@ -1,4 +1,4 @@
-"""A rule as it is computed and driven: the true one, or one with known mistakes in it."""
+"""A rule's mathematics and the loop around it: the true ones, or with known mistakes in them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ import numpy as np
 
 from gradstep.judge.algebra.anatomy import NotFoundError
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.algebra.trace import Key, UntraceableError, key_of, trace, values_of
+from gradstep.judge.algebra.symbol import UntraceableError
+from gradstep.judge.algebra.trace import Key, key_of, trace, values_of
 from gradstep.judge.battery import battery
 from gradstep.rules import Rule, State
 
 Edit: TypeAlias = Callable[[Program], Program]
-"""A change of a traced rule; it raises :class:`NotFoundError` where there is nothing to change."""
+"""Changes a traced rule; raises :class:`NotFoundError` if there is nothing to change."""
 
 
 @final
 @dataclass(frozen=True)
 class Habits:
-    """How an optimizer goes about its parameters, beside the mathematics of one step; the defaults are right.
+    """How an optimizer treats its parameters, beside the mathematics of one step; the defaults are right.
 
     Attributes:
-        clock: what counts as a step: each update of the parameter (``own``), each call of ``step()`` (``calls``), each
-            update of any parameter (``visits``).
-        offset: added to the step number.
-        missing: a parameter without gradient is left alone, treated as if its gradient were ``zero``, or ``ends`` the
-            step for those after it.
+        clock: the step number counts the updates of the parameter (``own``), the calls of ``step()`` (``calls``) or the
+            updates of all parameters (``visits``).
+        offset: number added to the step number.
+        missing: a parameter without gradient is ``left`` alone, has a gradient of ``zero``, or ``ends`` the step for
+            the parameters after it.
         skips_zero: a parameter whose gradient is zero everywhere is left alone too.
         shared: all parameters use one state.
-        writes_gradient: the gradient with the decay in it is written over the gradient.
-        latched: settings are read at construction only.
+        writes_gradient: the gradient is overwritten by the gradient plus decay.
+        latched: settings are read only by the constructor.
         first_group: every parameter uses the settings of the first group.
-        one_rate: every parameter uses the learning rate given to the constructor, whatever its group says.
-        forgets: what ``state_dict`` loses: the slots, or the step count.
-        ignores: settings that have no effect: the rule's default is used instead.
-        always: flags that are on, whatever is set.
+        one_rate: every parameter uses the constructor's learning rate, not its group's.
+        forgets: the part of the state that ``state_dict`` loses.
+        ignores: settings without effect; the rule's defaults are used instead.
+        always: flags that are on whatever their setting.
     """
 
     clock: Literal["own", "calls", "visits"] = "own"
@@ -60,10 +61,10 @@ class Habits:
 @final
 @dataclass(frozen=True)
 class Change:
-    """What one known mistake does to a rule.
+    """The change that one known mistake makes in a rule.
 
     Attributes:
-        edit: of the mathematics of one step.
+        edit: changes the mathematics of one step.
         habits: the fields of :class:`Habits` that differ.
     """
 
@@ -74,13 +75,13 @@ class Change:
 @final
 @dataclass(frozen=True)
 class Step:
-    """What comes of one step of one parameter.
+    """The result of one step of one parameter.
 
     Attributes:
         value: the new parameter.
-        slots: the new state.
-        scalars: the new numbers beside it.
-        divided: a number was divided by zero on the way: Python raises an error there, and NumPy goes on.
+        slots: the new state, arrays of the parameter's shape or of its slots' own shapes.
+        scalars: the new scalars of the state.
+        divided: whether a scalar was divided by zero, where Python raises an error and NumPy goes on.
     """
 
     value: Any
@@ -90,17 +91,26 @@ class Step:
 
 
 class Stepper(ABC):
-    """One parameter's rule with its settings, ready to compute steps."""
+    """Computes the steps of one parameter, by a rule with its settings."""
 
     @abstractmethod
     def step(
         self, number: int, count: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]
     ) -> Step:
-        """The step of that number; ``count`` says how many the parameter has had, this one included."""
+        """Compute one step.
+
+        Args:
+            number: the step number, for the bias corrections.
+            count: how many steps the parameter has taken, this one included.
+            p: the parameter.
+            g: its gradient, of the same shape.
+            slots: the state by name.
+            scalars: the scalars of the state by name.
+        """
 
 
 @final
-class _AsItIs(Stepper):
+class _RuleStepper(Stepper):
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
 
@@ -116,7 +126,7 @@ class _AsItIs(Stepper):
 
 
 @final
-class _Edited(Stepper):
+class _ProgramStepper(Stepper):
     def __init__(self, rule: Rule, program: Program) -> None:
         self.rule, self.program = rule, program
         self.values: dict[tuple[str, str], Any] = {("setting", n): v for n, v in values_of(rule).items()}
@@ -138,94 +148,91 @@ class _Edited(Stepper):
         results, divided = self.program.run(values)
         return Step(
             results["p"],
-            {name: _shaped(results[f"new {name}"], slots[name]) for name in slots},
+            {name: _broadcast(results[f"new {name}"], slots[name]) for name in slots},
             {name: results[f"memo {name}"] for name in scalars},
             divided,
         )
 
 
-def _shaped(new: Any, old: Any) -> Any:
-    """A state that an edit has made one number, as an array like the old one."""
+def _broadcast(new: Any, old: Any) -> Any:
+    """Return a state that an edit has reduced to one number as an array of the old shape."""
     return np.full_like(old, new) if np.ndim(new) == 0 and np.ndim(old) else new
 
 
 @cache
-def _traced(rule: type[Rule], key: Key) -> Program | None:
+def _trace_form(rule: type[Rule], key: Key) -> Program | None:
+    """Return the graph of the rule's form with this key, or None if it cannot be traced."""
     for example, ndim in examples(rule):
         if key_of(example, ndim) == key:
-            return _trace(example, ndim)
+            try:
+                return trace(example, ndim)
+            except UntraceableError:
+                return None
     return None
-
-
-def _trace(rule: Rule, ndim: int) -> Program | None:
-    try:
-        return trace(rule, ndim)
-    except UntraceableError:
-        return None
 
 
 @cache
 def examples(rule: type[Rule]) -> tuple[tuple[Rule, int], ...]:
-    """The rule in each of the forms that the battery asks of it, each with a parameter's number of dimensions."""
-    found: dict[Key, tuple[Rule, int]] = {}
+    """Return the rule in each of the forms that the battery uses, with a parameter's number of dimensions."""
+    forms: dict[Key, tuple[Rule, int]] = {}
     for scenario in battery(rule):
         try:
-            made = rule(**scenario.settings)
+            form = rule(**scenario.settings)
         except ValueError:
             continue
         for value in scenario.initial:
-            found.setdefault(key_of(made, value.ndim), (made, value.ndim))
-    return tuple(found.values())
+            forms.setdefault(key_of(form, value.ndim), (form, value.ndim))
+    return tuple(forms.values())
 
 
 @lru_cache(maxsize=8192)
-def _edited(rule: type[Rule], key: Key, edits: tuple[Edit, ...]) -> tuple[Program | None, tuple[bool, ...]]:
-    """The program with the edits that can be made in it, one after the other, and which these are."""
+def _apply_edits(rule: type[Rule], key: Key, edits: tuple[Edit, ...]) -> tuple[Program | None, tuple[bool, ...]]:
+    """Apply the edits one after the other; return the program, and whether each edit changed it."""
     if not edits:
-        return _traced(rule, key), ()
-    program, made = _edited(rule, key, edits[:-1])
+        return _trace_form(rule, key), ()
+    program, applied = _apply_edits(rule, key, edits[:-1])
     if program is None:
-        return None, (*made, False)
+        return None, (*applied, False)
     try:
         after = edits[-1](program)
     except (LookupError, ValueError):
-        # NotFoundError, or an edit before it has left a form that this one does not know. Which kinds every rule must
-        # have, tests/judge/kinds.json holds.
-        return program, (*made, False)
-    return after, (*made, not after.same(program))
+        # NotFoundError, or an earlier edit has left a form that this one does not expect. tests/judge/kinds.json lists
+        # the mistakes that each rule must have.
+        return program, (*applied, False)
+    return after, (*applied, not after.same(program))
 
 
 @final
 @dataclass(frozen=True)
 class Formula:
-    """A rule's mathematics with edits in it, and the habits of the optimizer around them."""
+    """A rule's mathematics with edits in it, and the habits of the optimizer around it."""
 
     rule: type[Rule]
     edits: tuple[Edit, ...] = ()
     habits: Habits = Habits()
 
-    def settings(self, given: Mapping[str, Any]) -> Rule:
-        """The rule with the given settings, but for those that this formula ignores."""
-        own = {name: value for name, value in given.items() if name not in self.habits.ignores}
-        made = self.rule(**own)
+    def settings(self, values: Mapping[str, Any]) -> Rule:
+        """Return the rule with the given settings, except those that this formula ignores."""
+        own = {name: value for name, value in values.items() if name not in self.habits.ignores}
+        rule = self.rule(**own)
         for flag in self.habits.always:
-            # Without a look at what goes together: a submission that has it always on does not look either.
-            object.__setattr__(made, flag, True)
-        return made
+            # Without the constructor's checks: a submission in which the flag is always on has none either.
+            object.__setattr__(rule, flag, True)
+        return rule
 
     def stepper(self, rule: Rule, ndim: int) -> Stepper:
-        """What computes the steps of a parameter of so many dimensions."""
+        """Return the stepper of a parameter with ``ndim`` dimensions."""
         if not self.edits:
-            return _AsItIs(rule)
-        program, made = _edited(self.rule, key_of(rule, ndim), self.edits)
-        return _Edited(rule, program) if program is not None and any(made) else _AsItIs(rule)
+            return _RuleStepper(rule)
+        program, applied = _apply_edits(self.rule, key_of(rule, ndim), self.edits)
+        return _ProgramStepper(rule, program) if program is not None and any(applied) else _RuleStepper(rule)
 
     def program(self, rule: Rule, ndim: int) -> Program | None:
-        """The graph that is computed, or None where the rule cannot be traced."""
-        return _edited(self.rule, key_of(rule, ndim), self.edits)[0]
+        """Return the edited graph, or None if the rule cannot be traced."""
+        return _apply_edits(self.rule, key_of(rule, ndim), self.edits)[0]
 
     def gradient(self, rule: Rule, p: Any, g: Any, number: int) -> Any:
-        """The gradient with the decay that is added to it in the step of that number."""
+        """Return the gradient plus the decay that this step adds to it; ``p`` and ``g`` have one shape."""
         program = self.program(rule, np.ndim(p))
         if program is None:
             return g
@@ -235,23 +242,23 @@ class Formula:
 
 
 def true_formula(rule: type[Rule]) -> Formula:
-    """The rule as it is."""
+    """Return the rule without mistakes."""
     return Formula(rule)
 
 
-def changed(rule: type[Rule], changes: tuple[Change, ...]) -> Formula:
-    """The rule with changes made one after the other.
+def apply_changes(rule: type[Rule], changes: tuple[Change, ...]) -> Formula:
+    """Return the rule with the changes applied one after the other.
 
     Raises:
         NotFoundError: a change does not apply to this rule, or not after those before it.
     """
     edits, habits = tuple(c.edit for c in changes if c.edit is not None), Habits()
     for change in changes:
-        habits = _with(habits, change.habits)
+        habits = _add_habits(habits, change.habits)
     missing = set(range(len(edits)))
     for example, ndim in examples(rule) if edits else ():
-        _, made = _edited(rule, key_of(example, ndim), edits)
-        missing -= {i for i, done in enumerate(made) if done}
+        _, applied = _apply_edits(rule, key_of(example, ndim), edits)
+        missing -= {i for i, has_changed in enumerate(applied) if has_changed}
         if not missing:
             break
     if missing:
@@ -259,12 +266,9 @@ def changed(rule: type[Rule], changes: tuple[Change, ...]) -> Formula:
     return Formula(rule, edits, habits)
 
 
-_UNCHANGED = Habits()
-
-
-def _with(habits: Habits, new: tuple[tuple[str, Any], ...]) -> Habits:
+def _add_habits(habits: Habits, new: tuple[tuple[str, Any], ...]) -> Habits:
     before = {f.name: getattr(habits, f.name) for f in fields(Habits)}
     for name, value in new:
-        if before[name] != getattr(_UNCHANGED, name) and not isinstance(value, tuple):
+        if before[name] != getattr(Habits(), name) and not isinstance(value, tuple):
             raise NotFoundError(f"two changes of {name} exclude each other")
     return replace(habits, **{n: before[n] + v if isinstance(v, tuple) else v for n, v in new})

@@ -1,4 +1,4 @@
-"""A file's optimizer judged in a process of its own, with a time limit."""
+"""Judge a file's optimizer in a process of its own, with a time limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START_LIMIT = 120.0
 
 _PAUSE = 0.02
 _GRACE = 12.0
-"""Seconds that the supervisor has to end what was started."""
+"""Seconds that the supervisor has to end all processes."""
 
 _PRINTED_LINES = 3
 _PRINTED_BYTES = 1 << 16
@@ -44,16 +44,15 @@ def check_file(
     strict: bool = False,
     time_limit: float = TIME_LIMIT,
 ) -> Verdict:
-    """Judge ``FILE.py:Class`` as :func:`gradstep.check` does, come what may of the file.
+    """Judge ``FILE.py:Class`` as :func:`gradstep.check` does, whatever the file does.
 
-    A file that does not import, a class that raises, loops for ever, prints or ends the process: each ends in a
-    verdict.
+    A file that does not import, and a class that raises, loops for ever, prints or ends the process, get a verdict too.
 
     Args:
         target: a file, and after a colon the class, factory or function in it.
         rule: the rule's name.
         settings: fixed settings; JSON values.
-        convention: whose reading of the rule counts as right.
+        convention: the library or paper whose reading of the rule counts as right.
         kind: "torch", "numpy" or "function".
         parameter: for NumPy optimizers, the name in that file of the parameter's class.
         strict: advice counts as failure.
@@ -66,12 +65,12 @@ def check_file(
         "options": {"convention": convention, "kind": kind, "strict": strict},
         "parameter": parameter,
     }
-    # Lines without the token are not the worker's: it never stands where the submission would find it by looking.
+    # Lines without the token are not the worker's; the submission cannot find the token in a file or argument.
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="gradstep-check-") as folder:
         events = _Events(Path(folder, "events"), token)
         worker = subprocess.Popen(
-            [*_supervised(), sys.executable, "-m", "gradstep.judge.worker"],
+            [*_supervisor_command(), sys.executable, "-m", "gradstep.judge.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,46 +78,46 @@ def check_file(
         )
         output = _Output(worker)
         try:
-            _hand_over(worker, {**request, "events": str(events.path), "token": token})
+            _send_request(worker, {**request, "events": str(events.path), "token": token})
             ended = _wait(worker, events, time_limit)
         finally:
-            _end(worker)
+            _end_process(worker)
         output.join()
-        told = events.read()
-        verdict = next((Verdict.from_dict(_printable(e["verdict"])) for e in told if "verdict" in e), None)
+        received = events.read()
+        verdict = next((Verdict.from_dict(_printable(e["verdict"])) for e in received if "verdict" in e), None)
         if verdict is None:
             blank = Verdict(target, rule, convention, Status.UNJUDGED, "")
-            last = next((e["probe"] for e in reversed(told) if "probe" in e), "loading the file")
+            last = next((e["probe"] for e in reversed(received) if "probe" in e), "loading the file")
             why = f"ended its process (code {worker.returncode})" if ended else f"did not end within {time_limit:g} s"
             verdict = blank.because(f"It could not be judged: it {why} in the probe {last!r}")
-        return output.noted(verdict)
+        return output.add_note(verdict)
 
 
-def _supervised() -> list[str]:
-    """What runs a command so that nothing of it is left behind; there is such a thing on Linux only."""
+def _supervisor_command() -> list[str]:
+    """Return the command that runs another one and leaves no process behind; empty where the system is not Linux."""
     if not sys.platform.startswith("linux"):
         return []
     return [sys.executable, str(Path(__file__).with_name("supervisor.py"))]
 
 
-def _hand_over(worker: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
+def _send_request(worker: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
     assert worker.stdin is not None, "it was opened as a pipe"
     try:
         worker.stdin.write(json.dumps(request).encode())
         worker.stdin.close()
-    except BrokenPipeError:  # it ended at once, which is told by its exit status
+    except BrokenPipeError:  # it ended at once; its exit status says so
         pass
 
 
 @final
 class _Events:
-    """What the worker tells, in a file of a line of JSON each."""
+    """The file in which the worker writes its events: one line of JSON each."""
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self.token = path, token
 
     def read(self) -> list[dict[str, Any]]:
-        """What it has told so far, complete lines only."""
+        """Return the events so far, from complete lines only."""
         try:
             with self.path.open("rb") as file:
                 lines = file.read(_EVENTS_BYTES).split(b"\n")[:-1]
@@ -130,7 +129,7 @@ class _Events:
 
 @final
 class _Output(threading.Thread):
-    """What is printed: its first lines kept, the others counted and thrown away."""
+    """Reads the worker's output: keeps its first 64 KiB, and counts all lines."""
 
     def __init__(self, worker: subprocess.Popen[bytes]) -> None:
         super().__init__(daemon=True)
@@ -146,8 +145,8 @@ class _Output(threading.Thread):
             self.more = block[-1:] != b"\n"
         self.pipe.close()
 
-    def noted(self, verdict: Verdict) -> Verdict:
-        """The verdict with a note of it."""
+    def add_note(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with a note of the output, if there is any."""
         count = self.lines + self.more
         if not count:
             return verdict
@@ -157,7 +156,7 @@ class _Output(threading.Thread):
 
 
 def _printable(value: Any) -> Any:
-    """Every text in it without what a terminal would obey."""
+    """Return JSON values with the control characters of every text written out."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
@@ -166,7 +165,7 @@ def _printable(value: Any) -> Any:
 
 
 def _wait(worker: subprocess.Popen[bytes], events: _Events, time_limit: float) -> bool:
-    """Whether the process ended in time; the limit counts from when the libraries are loaded."""
+    """Wait for the process; return whether it ended in time. The limit counts from when the libraries are loaded."""
     deadline, loaded = time.monotonic() + START_LIMIT, False
     while worker.poll() is None:
         if not loaded and events.read():
@@ -177,13 +176,13 @@ def _wait(worker: subprocess.Popen[bytes], events: _Events, time_limit: float) -
     return True
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    """The process and all it started, ended."""
+def _end_process(worker: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it started."""
     if sys.platform == "win32":
         worker.kill()
     else:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.terminate()  # the supervisor's sign to end everything below it
+            worker.terminate()  # the supervisor then ends everything below it
             worker.wait(_GRACE)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.pid, signal.SIGKILL)

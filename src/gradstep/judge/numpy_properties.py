@@ -1,4 +1,4 @@
-"""What a NumPy optimizer and a pure function must do beside the mathematics."""
+"""Properties that a NumPy optimizer or a pure function must have beside the mathematics."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from gradstep.judge.battery import LR
 from gradstep.judge.properties import Context, Property
 from gradstep.judge.subjects.base import NotOfferedError, array_for
-from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, buffers_of
-from gradstep.judge.subjects.pure_function import FunctionSubject
+from gradstep.judge.subjects.functions import FunctionSubject
+from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, get_buffers
 
 
-def _over(context: Context, dtype: str) -> tuple[Any, list[Any]]:
+def _make_optimizer(context: Context, dtype: str) -> tuple[Any, list[Any]]:
+    """Return an optimizer over two parameters of shape (2, 3), and the parameters."""
     subject = context.subject
     if not isinstance(subject, NumpySubject):
         raise NotOfferedError("it is no NumPy optimizer")
@@ -23,8 +24,8 @@ def _over(context: Context, dtype: str) -> tuple[Any, list[Any]]:
     return subject.make(params, **subject.arguments.named(usual), **subject.extra), params
 
 
-def _gradient(context: Context) -> str:
-    optimizer, params = _over(context, "float64")
+def _check_gradient(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float64")
     for _ in range(2):
         grads = [np.linspace(-2, 3, 6).reshape(2, 3).view(Gradient) for _ in params]
         copies = [g.copy() for g in grads]
@@ -36,8 +37,8 @@ def _gradient(context: Context) -> str:
     return ""
 
 
-def _dtype(context: Context) -> str:
-    optimizer, params = _over(context, "float32")
+def _check_dtype(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float32")
     for p in params:
         p.grad = np.ones((2, 3), dtype=np.float32).view(Gradient)
     optimizer.step()
@@ -45,16 +46,16 @@ def _dtype(context: Context) -> str:
     return "" if kind == np.float32 else f"a float32 parameter becomes {kind}"
 
 
-def _nothing(context: Context) -> str:
-    optimizer, params = _over(context, "float64")
+def _check_no_gradients(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float64")
     before = [np.array(p.data) for p in params]
     optimizer.step()
     return "" if all(np.array_equal(p.data, b) for p, b in zip(params, before)) else "parameters without gradient move"
 
 
-def _stepped(context: Context) -> tuple[Any, list[Any]]:
-    """An optimizer after two steps."""
-    optimizer, params = _over(context, "float64")
+def _take_two_steps(context: Context) -> tuple[Any, list[Any]]:
+    """Return an optimizer after two steps, and its parameters."""
+    optimizer, params = _make_optimizer(context, "float64")
     for scale in (1.0, -0.5):
         for p in params:
             p.grad = (scale * np.linspace(-2, 3, 6).reshape(2, 3)).view(Gradient)
@@ -62,13 +63,13 @@ def _stepped(context: Context) -> tuple[Any, list[Any]]:
     return optimizer, params
 
 
-def _state_copied(context: Context) -> str:
+def _check_state_copied(context: Context) -> str:
     ends = []
-    for spoiled in (False, True):
-        optimizer, params = _stepped(context)
-        state = buffers_of(optimizer)
-        if spoiled:
-            _spoil(state)
+    for spoil in (False, True):
+        optimizer, params = _take_two_steps(context)
+        state = get_buffers(optimizer)
+        if spoil:
+            _overwrite(state)
         for p in params:
             p.grad = np.ones((2, 3)).view(Gradient)
         optimizer.step()
@@ -77,16 +78,16 @@ def _state_copied(context: Context) -> str:
     return "" if same else "what get_momentum_state returns is the optimizer's own state, not a copy of it"
 
 
-def _spoil(state: Any) -> None:
-    for held in state or ():
-        for array in held if isinstance(held, (tuple, list)) else (held,):
+def _overwrite(state: Any) -> None:
+    for item in state or ():
+        for array in item if isinstance(item, (tuple, list)) else (item,):
             if isinstance(array, np.ndarray):
                 array[...] = 99.0
 
 
-def _state_refused(context: Context) -> str:
-    optimizer, _ = _stepped(context)
-    state = deepcopy(buffers_of(optimizer))
+def _check_state_refused(context: Context) -> str:
+    optimizer, _ = _take_two_steps(context)
+    state = deepcopy(get_buffers(optimizer))
     if not state:
         raise NotOfferedError("it keeps no buffers")
     try:
@@ -96,52 +97,54 @@ def _state_refused(context: Context) -> str:
     return "set_momentum_state takes the state of one parameter for two"
 
 
-def _step_count(context: Context) -> str:
-    optimizer, _ = _stepped(context)
+def _check_step_count(context: Context) -> str:
+    optimizer, _ = _take_two_steps(context)
     if "step_count" not in dir(optimizer):
         raise NotOfferedError("it has no step_count")
     return "" if optimizer.step_count == 2 else f"step_count is {optimizer.step_count} after two steps"
 
 
-def _pure(context: Context) -> str:
+def _check_pure(context: Context) -> str:
     subject = context.subject
-    if not isinstance(subject, FunctionSubject):
+    if not isinstance(subject, FunctionSubject) or subject.takes_config:
         raise NotOfferedError("it is no function")
     p, g = np.linspace(-1, 1.5, 6), np.linspace(-2, 3, 6)
-    given = tuple(array_for(x, "float64", tensors=subject.tensors) for x in (p, g))
+    arrays = tuple(array_for(x, "float64", tensors=subject.tensors) for x in (p, g))
     settings = subject.arguments.named({"lr": LR, "weight_decay": 0.1, "momentum": 0.9, **context.fixed})
-    subject.make(*given, {}, 1, **settings, **subject.extra)
-    if not np.array_equal(np.asarray(given[1]), g):
+    subject.make(*arrays, {}, 1, **settings, **subject.extra)
+    if not np.array_equal(np.asarray(arrays[1]), g):
         return "the gradient changes during the step"
-    return "" if np.array_equal(np.asarray(given[0]), p) else "the parameter given is changed beside the one returned"
+    return "" if np.array_equal(np.asarray(arrays[0]), p) else "the parameter given is changed beside the one returned"
 
 
 NUMPY = (
-    Property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`", _gradient),
+    Property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`", _check_gradient),
     Property(
         "float32 kept",
         "a float32 parameter stays float32",
         "Python floats keep an array's type; `np.float64` does not",
-        _dtype,
+        _check_dtype,
     ),
-    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _nothing),
-    Property("state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`", _state_copied),
+    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _check_no_gradients),
+    Property(
+        "state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`", _check_state_copied
+    ),
     Property(
         "state refused",
         "a state of other parameters is refused",
         "`if len(state) != len(self.params): raise ValueError` before anything is stored",
-        _state_refused,
+        _check_state_refused,
         essential=False,
     ),
     Property(
         "step count",
         "step_count counts the steps",
         "`self.step_count += 1` once, at the end of step()",
-        _step_count,
+        _check_step_count,
         essential=False,
     ),
 )
 """For NumPy optimizers only."""
 
-FUNCTION = (Property("pure", "the inputs are left alone", "`p -= ...`, `g *= ...`: take `p = p - ...`", _pure),)
+FUNCTION = (Property("pure", "the inputs are left alone", "`p -= ...`, `g *= ...`: take `p = p - ...`", _check_pure),)
 """For functions only."""

@@ -1,4 +1,4 @@
-"""A submission run through scenarios: what it did, or how it failed."""
+"""Run a submission through scenarios: its trajectory, or its failure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.scenario import Scenario, Trajectory, flat
+from gradstep.judge.scenario import Scenario, Trajectory, flat, shared_defaults
 from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
 from gradstep.judge.verdict import printable
 from gradstep.rules import Rule
-from gradstep.rules.settings import shared_settings_of
 
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, FloatingPointError)
-# What a constructor says no with to a setting that it does not offer. Among learners' code that is as often an
+# Errors with which a constructor refuses a setting that it does not offer. In learners' code that is as often an
 # unfinished branch or an assertion as a ValueError; none of them is a wrong step, so none counts as a mistake.
 _REFUSALS = (TypeError, ValueError, NotImplementedError, AssertionError)
 _HERE = Path(__file__).parent
@@ -26,11 +25,11 @@ _HERE = Path(__file__).parent
 @final
 @dataclass(frozen=True)
 class Failure:
-    """The submission raised.
+    """The submission raised an error.
 
     Attributes:
-        what: the error in one line, with the line of the submission where it arose.
-        step: the step that it arose in; 0 for the constructor.
+        what: the error in one line, with the submission's line that raised it.
+        step: the number of the step that raised it; 0 for the constructor.
     """
 
     what: str
@@ -40,7 +39,7 @@ class Failure:
 @final
 @dataclass(frozen=True)
 class NotOffered:
-    """The submission does not have what the scenario is about."""
+    """The submission lacks the setting or ability that the scenario tests."""
 
     what: str
 
@@ -48,29 +47,29 @@ class NotOffered:
 @final
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Where the submission's parameters went.
+    """The trajectory of a submission.
 
     Attributes:
-        trajectory: NaN from an error of arithmetic on.
-        raised_at: the step that raised it, or 0.
-        told: the error.
+        trajectory: its parameters after each step; NaN after an arithmetic error.
+        raised_at: the step that raised that error, or 0.
+        error: that error.
     """
 
     trajectory: Trajectory
     raised_at: int = 0
-    told: str = ""
+    error: str = ""
 
 
 Observation = Observed | Failure | NotOffered
 
 
 def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Observation:
-    """One scenario, with everything that the submission may throw caught."""
+    """Run the submission through one scenario, and catch everything that it raises."""
     rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
     rows[0] = scenario.start
     step = 0
     try:
-        # NaN and infinity are judged where they arrive, not where they arise.
+        # NaN and infinity are judged by the trajectory, not by warnings.
         with np.errstate(all="ignore"):
             session = subject.start(scenario, dtype)
             rows[0] = flat(session.values())
@@ -79,57 +78,53 @@ def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Obs
                     session.set_rate(scenario.rates[step])
                 if step == scenario.reload_at:
                     session.reload()
-                session.step(None if scenario.kept and step > 1 else gradients)
+                session.step(None if scenario.keeps_gradients and step > 1 else gradients)
                 after = flat(session.values())
                 if after.size != rows.shape[1]:
                     return Failure(f"step {step} changed the parameters' shapes", step)
                 rows[step] = after
-    except NotOfferedError as lacking:
-        return NotOffered(str(lacking))
+    except NotOfferedError as error:
+        return NotOffered(str(error))
     except _NOT_A_NUMBER as error:
-        return Observed(rows, step, said(error)) if step else Failure(said(error), 0)
+        return Observed(rows, step, describe_error(error)) if step else Failure(describe_error(error), 0)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a submission may raise SystemExit
         if step == 0 and scenario.needs and isinstance(error, _REFUSALS):
-            return NotOffered(f"it refuses: {said(error)}")
-        return Failure(said(error), step)
+            return NotOffered(f"it refuses: {describe_error(error)}")
+        return Failure(describe_error(error), step)
     return Observed(rows)
 
 
-def said(error: BaseException) -> str:
-    """The error in one line, with the last line of code that is not gradstep's own nor a library's."""
+def describe_error(error: BaseException) -> str:
+    """Return the error in one line, with the last line of code that is neither gradstep's nor a library's."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, SubmissionError):
         return printable(text)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _own(f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_submission(f.filename)]
     where = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
     return printable(f"{type(error).__name__}{': ' + text if text else ''}{where}")
 
 
-def _own(filename: str) -> bool:
+def _is_submission(filename: str) -> bool:
     path = Path(filename)
     return path.suffix == ".py" and _HERE not in path.parents and "site-packages" not in path.parts
 
 
-def fitted(
+def fit_scenarios(
     scenarios: tuple[Scenario, ...], subject: Subject, rule: type[Rule], fixed: Mapping[str, Any]
 ) -> Iterator[tuple[Scenario, str]]:
-    """Each scenario in the settings that the submission takes, and why it is left out, or "".
+    """Yield each scenario with the settings that the submission takes, and the reason to skip it, or "".
 
-    Every setting is given explicitly, the rule's default too, so that other defaults than the rule's show in the
-    scenario that is about them and nowhere else.
+    Every setting is given explicitly, so that a submission's own defaults show only in the scenario that tests them.
     """
-    defaults = {f.name: f.default for f in shared_settings_of(rule)}
+    defaults = shared_defaults(rule)
     offered = subject.arguments.offered
     for scenario in scenarios:
         missing = scenario.needs - offered
-        ability = _lacks(scenario, subject, fixed)
-        if missing:
-            yield scenario, f"it takes no {' and no '.join(sorted(missing))}"
-            continue
-        if ability:
-            yield scenario, ability
+        reason = f"it takes no {' and no '.join(sorted(missing))}" if missing else _lacks(scenario, subject, fixed)
+        if reason:
+            yield scenario, reason
             continue
         settings = dict(scenario.settings) if scenario.defaults else {**defaults, **scenario.settings}
         settings = {name: value for name, value in settings.items() if name in offered}
@@ -144,6 +139,7 @@ def fitted(
 
 
 def _lacks(scenario: Scenario, subject: Subject, fixed: Mapping[str, Any]) -> str:
+    """Return the ability that the scenario needs and the submission lacks, as a reason to skip it, or ""."""
     if scenario.rates and ("rates" not in subject.abilities or "lr" in fixed):
         return "its learning rate is fixed"
     if scenario.groups and "groups" not in subject.abilities:

@@ -1,4 +1,4 @@
-"""What any optimizer must do beside the mathematics, whatever its form."""
+"""Properties that an optimizer of any form must have beside the mathematics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 from gradstep.judge.battery import LR, battery
 from gradstep.judge.compare import distance, tolerance
 from gradstep.judge.formula import true_formula
-from gradstep.judge.observe import Failure, NotOffered, Observed, fitted, observe, said
-from gradstep.judge.replay import Run
-from gradstep.judge.scenario import Scenario, Trajectory
+from gradstep.judge.observe import Failure, NotOffered, Observed, describe_error, fit_scenarios, observe
+from gradstep.judge.replay import FormulaRun
+from gradstep.judge.scenario import Scenario, Trajectory, shared_defaults
 from gradstep.judge.subjects.base import NotOfferedError, Subject
 from gradstep.judge.verdict import Outcome, Probe
 from gradstep.rules import Rule
-from gradstep.rules.settings import shared_settings_of
 
 STEPS_TO_CONVERGE = 150
 DTYPE_SCENARIOS = ("first step", "averages", "weight decay", "tiny gradients", "fifty steps")
@@ -26,13 +25,13 @@ DTYPE_SCENARIOS = ("first step", "averages", "weight decay", "tiny gradients", "
 @final
 @dataclass(frozen=True)
 class Context:
-    """What a property is examined on.
+    """The submission whose properties are tested.
 
     Attributes:
         subject: the submission.
-        rule: what it should compute.
-        fixed: settings held fixed.
-        agrees: whether its trajectories agreed with some accepted form of the rule in every scenario.
+        rule: the rule that it should compute.
+        fixed: settings that stay fixed.
+        agrees: whether its trajectories agree with an accepted form of the rule in every scenario.
     """
 
     subject: Subject
@@ -41,46 +40,46 @@ class Context:
     agrees: bool
 
     def scenario(self, name: str) -> Scenario:
-        """A scenario of the battery in the submission's settings.
+        """Return a scenario of the battery with the settings that the submission takes.
 
         Raises:
             NotOfferedError: the submission cannot run it.
         """
-        for scenario, lacking in fitted(battery(self.rule), self.subject, self.rule, self.fixed):
+        for scenario, reason in fit_scenarios(battery(self.rule), self.subject, self.rule, self.fixed):
             if scenario.name == name:
-                if lacking:
-                    raise NotOfferedError(lacking)
+                if reason:
+                    raise NotOfferedError(reason)
                 return scenario
         raise NotOfferedError(f"{self.rule.__name__} has no scenario {name!r}")
 
     def run(self, scenario: Scenario, dtype: str = "float64") -> Trajectory:
-        """Where the submission goes in it.
+        """Return the submission's trajectory in a scenario, with parameters of this dtype.
 
         Raises:
-            NotOfferedError: it cannot run it.
-            RuntimeError: it failed.
+            NotOfferedError: the submission cannot run it.
+            RuntimeError: the submission raised an error.
         """
-        seen = observe(self.subject, scenario, dtype)
-        if isinstance(seen, NotOffered):
-            raise NotOfferedError(seen.what)
-        if isinstance(seen, Failure):
-            raise RuntimeError(seen.what)
-        if seen.raised_at:
-            raise RuntimeError(seen.told)
-        return seen.trajectory
+        result = observe(self.subject, scenario, dtype)
+        if isinstance(result, NotOffered):
+            raise NotOfferedError(result.what)
+        if isinstance(result, Failure):
+            raise RuntimeError(result.what)
+        if result.raised_at:
+            raise RuntimeError(result.error)
+        return result.trajectory
 
 
 @final
 @dataclass(frozen=True)
 class Property:
-    """Something that must hold.
+    """A property that an optimizer must have.
 
     Attributes:
-        name: in one to three words.
-        shows: what it is about.
-        look_for: what to look for in the code where it does not hold.
+        name: one to three words.
+        shows: what it tests.
+        look_for: what to look for in the code if it does not hold.
         examine: returns what is wrong, or "".
-        essential: whether its absence is a failure, or only worth a word.
+        essential: whether its absence is a failure; otherwise it is advice.
     """
 
     name: str
@@ -90,37 +89,37 @@ class Property:
     essential: bool = True
 
     def probe(self, context: Context) -> Probe:
-        """The property examined, with everything that the submission may throw caught."""
+        """Test the property, and catch everything that the submission raises."""
         try:
-            # NaN and infinity are judged by what comes out.
+            # NaN and infinity are judged by the results, not by warnings.
             with np.errstate(all="ignore"):
                 wrong = self.examine(context)
-        except NotOfferedError as lacking:
-            return Probe(self.name, self.shows, Outcome.SKIPPED, str(lacking))
+        except NotOfferedError as error:
+            return Probe(self.name, self.shows, Outcome.SKIPPED, str(error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a submission may raise SystemExit
-            wrong = str(error) if type(error) is RuntimeError else said(error)
+            wrong = str(error) if type(error) is RuntimeError else describe_error(error)
         bad = Outcome.FAIL if self.essential else Outcome.ADVICE
         return Probe(self.name, self.shows, bad if wrong else Outcome.PASS, wrong, self.look_for)
 
 
-def _determinism(context: Context) -> str:
+def _check_determinism(context: Context) -> str:
     scenario = context.scenario("averages")
     one, two = context.run(scenario), context.run(scenario)
     return "" if np.array_equal(one, two, equal_nan=True) else "two runs with the same gradients differ"
 
 
-def _order(context: Context) -> str:
+def _check_order(context: Context) -> str:
     scenario = context.scenario("averages")
-    turned = replace(scenario, initial=scenario.initial[::-1], gradients=tuple(g[::-1] for g in scenario.gradients))
-    one, two = context.run(scenario), context.run(turned)
+    reversed_ = replace(scenario, initial=scenario.initial[::-1], gradients=tuple(g[::-1] for g in scenario.gradients))
+    one, two = context.run(scenario), context.run(reversed_)
     half = scenario.initial[0].size
-    same = _near(one, np.roll(two, half, axis=1), scenario)
+    same = _are_near(one, np.roll(two, half, axis=1), scenario)
     return "" if same else "the same parameters in another order end elsewhere"
 
 
-def _split(context: Context) -> str:
+def _check_split(context: Context) -> str:
     if not context.rule.elementwise:
         raise NotOfferedError(f"{context.rule.__name__} looks at whole parameters")
     scenario = context.scenario("averages")
@@ -129,16 +128,16 @@ def _split(context: Context) -> str:
         initial=tuple(row for p in scenario.initial for row in p),
         gradients=tuple(tuple(row for g in step if g is not None for row in g) for step in scenario.gradients),
     )
-    same = _near(context.run(scenario), context.run(rows), scenario)
+    same = _are_near(context.run(scenario), context.run(rows), scenario)
     return "" if same else "the same numbers in other tensors end elsewhere"
 
 
-def _near(one: Trajectory, two: Trajectory, scenario: Scenario) -> bool:
+def _are_near(one: Trajectory, two: Trajectory, scenario: Scenario) -> bool:
     return distance(two, one) <= tolerance("float32", scenario.steps)
 
 
-def _float32(context: Context) -> str:
-    """Compared with the submission's own float64: that it computes the rule is judged elsewhere."""
+def _check_float32(context: Context) -> str:
+    """Compare float32 with the submission's own float64; the scenarios test whether it computes the rule."""
     for name in DTYPE_SCENARIOS:
         try:
             scenario = context.scenario(name)
@@ -148,20 +147,19 @@ def _float32(context: Context) -> str:
         if not isinstance(exact, Observed):
             continue
         apart = distance(context.run(scenario, "float32"), exact.trajectory)
-        # Inputs are rounded too, and for centered variances and the like rounding is magnified.
+        # Inputs are rounded too, and centered variances, for example, magnify rounding.
         if not apart <= 4 * tolerance("float32", scenario.steps):
             return f"float32 is {apart:.0e} away from float64 in the scenario {name!r}"
     return ""
 
 
-def _convergence(context: Context) -> str:
-    given = {"lr": LR, "momentum": 0.5, **context.fixed}
-    known = {f.name for f in shared_settings_of(context.rule)} & context.subject.arguments.offered
-    settings = {name: value for name, value in given.items() if name in known}
+def _check_convergence(context: Context) -> str:
+    usual = {"lr": LR, "momentum": 0.5, **context.fixed}
+    settings = {name: value for name, value in usual.items() if name in _offered(context)}
     start = (np.linspace(-1, 1, 7) + 0.1,)
     slope = np.linspace(0.5, 4.0, 7)
     scenario = Scenario("convergence", "", settings, start, ((start[0] * slope,),))
-    reference = Run(true_formula(context.rule), replace(scenario, settings=settings | _baked_in(context)))
+    reference = FormulaRun(true_formula(context.rule), replace(scenario, settings=settings | _fixed_settings(context)))
     true = start[0]
     for step in range(1, STEPS_TO_CONVERGE + 1):
         true = reference.step(step, (true * slope,))
@@ -176,13 +174,20 @@ def _convergence(context: Context) -> str:
     loss = float(np.sum(slope * end * end) / 2)
     if np.isfinite(loss) and loss <= max(2 * best, 0.01 * first):
         return ""
-    way = "falls" if loss < first else "goes"
-    return f"a quadratic {way} from {first:.3g} to {loss:.3g} in {STEPS_TO_CONVERGE} steps; the rule reaches {best:.3g}"
+    verb = "falls" if loss < first else "goes"
+    return (
+        f"a quadratic {verb} from {first:.3g} to {loss:.3g} in {STEPS_TO_CONVERGE} steps; the rule reaches {best:.3g}"
+    )
 
 
-def _baked_in(context: Context) -> dict[str, Any]:
-    known = {f.name for f in shared_settings_of(context.rule)}
-    return {name: value for name, value in context.fixed.items() if name in known}
+def _offered(context: Context) -> set[str]:
+    """Return the rule's settings that the submission takes."""
+    return shared_defaults(context.rule).keys() & context.subject.arguments.offered
+
+
+def _fixed_settings(context: Context) -> dict[str, Any]:
+    """Return the fixed settings that the rule has, also those that are built into the submission."""
+    return {name: value for name, value in context.fixed.items() if name in shared_defaults(context.rule)}
 
 
 _BAD: tuple[tuple[str, Any], ...] = (
@@ -192,22 +197,21 @@ _BAD: tuple[tuple[str, Any], ...] = (
 )
 
 
-def _bad_settings(context: Context) -> str:
-    known = {f.name for f in shared_settings_of(context.rule)} & context.subject.arguments.offered
+def _check_bad_settings(context: Context) -> str:
     plain = context.scenario("first step")
-    taken = []
+    accepted = []
     for name, value in _BAD:
-        if name not in known or name in context.fixed or _allowed(context.rule, name, value):
+        if name not in _offered(context) or name in context.fixed or _is_allowed(context.rule, name, value):
             continue
         try:
             context.subject.start(replace(plain, settings={**plain.settings, name: value}), "float64")
         except Exception:
             continue
-        taken.append(f"{name}={value}")
-    return f"taken without a word: {', '.join(taken)}" if taken else ""
+        accepted.append(f"{name}={value}")
+    return f"taken without a word: {', '.join(accepted)}" if accepted else ""
 
 
-def _allowed(rule: type[Rule], name: str, value: Any) -> bool:
+def _is_allowed(rule: type[Rule], name: str, value: Any) -> bool:
     try:
         rule(**{name: value})
     except (ValueError, TypeError):
@@ -215,7 +219,7 @@ def _allowed(rule: type[Rule], name: str, value: Any) -> bool:
     return True
 
 
-def _empty(context: Context) -> str:
+def _check_empty(context: Context) -> str:
     plain = context.scenario("averages")
     none = np.zeros((0,))
     gradients = tuple((*g, none) for g in plain.gradients)
@@ -224,21 +228,33 @@ def _empty(context: Context) -> str:
 
 
 PROPERTIES = (
-    Property("determinism", "the same twice", "random numbers, or state kept outside the optimizer", _determinism),
-    Property("order", "the order of the parameters", "state that goes from one parameter to the next", _order),
     Property(
-        "split", "how numbers are shared out to tensors", "a norm, a mean or a state over more than one element", _split
+        "determinism",
+        "the same result in two runs",
+        "random numbers, or state kept outside the optimizer",
+        _check_determinism,
     ),
-    Property("float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32", _float32),
-    Property("convergence", "a quadratic's minimum", "the sign and the size of the step", _convergence),
-    Property("empty", "a parameter without elements", "a division by the number of elements", _empty, essential=False),
+    Property("order", "the order of the parameters", "state that goes from one parameter to the next", _check_order),
+    Property(
+        "split",
+        "the same numbers in other tensors",
+        "a norm, a mean or a state over more than one element",
+        _check_split,
+    ),
+    Property(
+        "float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32", _check_float32
+    ),
+    Property("convergence", "a quadratic's minimum", "the sign and the size of the step", _check_convergence),
+    Property(
+        "empty", "a parameter without elements", "a division by the number of elements", _check_empty, essential=False
+    ),
 )
 
-SETTINGS = Property(
+BAD_SETTINGS = Property(
     "bad settings",
     "settings out of bounds are refused",
     "`raise ValueError` in the constructor, before anything is stored",
-    _bad_settings,
+    _check_bad_settings,
     essential=False,
 )
-"""For everything that has a constructor."""
+"""For forms with a constructor."""

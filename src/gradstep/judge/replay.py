@@ -1,4 +1,4 @@
-"""The reference: a formula run through a scenario in float64."""
+"""The reference: runs a formula through a scenario in float64."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from gradstep.judge.formula import Formula, Stepper
 from gradstep.judge.scenario import Gradients, Scenario, Trajectory, Values, flat
 from gradstep.rules import Rule
 
-# What Python's own arithmetic raises where NumPy's would give inf or NaN.
+# Errors that Python's arithmetic raises where NumPy returns inf or NaN.
 _NOT_A_NUMBER = (ZeroDivisionError, OverflowError, TypeError, ValueError)
 
 
 def replay(formula: Formula, scenario: Scenario) -> Trajectory:
-    """The parameters after every step; NaN from the step on that cannot be computed."""
-    return Way(formula, scenario).until(scenario.steps)
+    """Return the parameters after every step; NaN from the first step that cannot be computed."""
+    return LazyTrajectory(formula, scenario).until(scenario.steps)
 
 
 @final
-class Way:
-    """Where a formula goes, computed as far as it is asked for: most mistakes show at the first steps.
+class LazyTrajectory:
+    """A formula's trajectory through a scenario, computed only as far as needed: most mistakes show in the first steps.
 
     Attributes:
-        divided: by step, whether a number was divided by zero on the way: Python raises an error there, and NumPy
-            goes on.
+        divided: for each step, whether a scalar was divided by zero, where Python raises an error and NumPy goes on.
     """
 
     def __init__(self, formula: Formula, scenario: Scenario) -> None:
@@ -34,14 +33,14 @@ class Way:
         self.divided = [False]
         self._rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
         self._rows[0] = scenario.start
-        self._run: Run | None = None
+        self._run: FormulaRun | None = None
         try:
-            self._run = Run(formula, scenario)
-        except ValueError:  # settings that a mistake makes impossible
+            self._run = FormulaRun(formula, scenario)
+        except ValueError:  # a mistake makes the settings invalid
             self.divided = [False] * (scenario.steps + 1)
 
     def until(self, step: int) -> Trajectory:
-        """The parameters after every step up to this one."""
+        """Return the parameters before the first step and after each step up to this one."""
         with np.errstate(all="ignore"):
             while self._run is not None and len(self.divided) <= step:
                 number = len(self.divided)
@@ -51,16 +50,16 @@ class Way:
         return self._rows[: step + 1]
 
 
-def _at_rate(rule: Rule, lr: float) -> Rule:
-    """The rule with another learning rate, also where a mistake has put its settings out of bounds."""
-    made = copy(rule)
-    object.__setattr__(made, "lr", lr)
-    return made
+def _with_rate(rule: Rule, lr: float) -> Rule:
+    """Return the rule with another learning rate, even if a mistake has put its settings out of bounds."""
+    changed = copy(rule)
+    object.__setattr__(changed, "lr", lr)
+    return changed
 
 
 @final
-class _Memory:
-    """What is kept of one parameter between steps."""
+class _ParameterState:
+    """The state of one parameter: slots, scalars and step count."""
 
     def __init__(self, rule: Rule, value: Values) -> None:
         shape = value.shape
@@ -68,7 +67,7 @@ class _Memory:
         self.scalars = dict(rule.scalars)
         self.count = 0
 
-    def forget(self, what: str, fresh: _Memory) -> None:
+    def forget(self, what: str, fresh: _ParameterState) -> None:
         if what in ("slots", "all"):
             self.slots, self.scalars = fresh.slots, fresh.scalars
         if what in ("steps", "all"):
@@ -76,43 +75,43 @@ class _Memory:
 
 
 @final
-class Run:
-    """A formula at work on the parameters of a scenario, step by step."""
+class FormulaRun:
+    """Runs a formula on the parameters of a scenario, step by step."""
 
     def __init__(self, formula: Formula, scenario: Scenario) -> None:
         self.formula, self.habits, self.scenario = formula, formula.habits, scenario
         first_only = self.habits.first_group
-        given = [scenario.settings_of(0 if first_only else i) for i in range(len(scenario.initial))]
+        settings = [scenario.settings_of(0 if first_only else i) for i in range(len(scenario.initial))]
         if self.habits.one_rate and "lr" in scenario.settings:
-            given = [{**own, "lr": scenario.settings["lr"]} for own in given]
-        self.rules = [formula.settings(own) for own in given]
+            settings = [{**own, "lr": scenario.settings["lr"]} for own in settings]
+        self.rules = [formula.settings(own) for own in settings]
         self.values = [np.array(v) for v in scenario.initial]
-        self.memories = self._memories()
-        self.steppers = self._steppers()
+        self.states = self._make_states()
+        self.steppers = self._make_steppers()
         self.divided = False
         self.calls = self.visits = 0
-        self.left_over: list[Values | None] = [None] * len(self.values)
+        self.overwritten: list[Values | None] = [None] * len(self.values)
 
-    def _memories(self) -> list[_Memory]:
-        each = [_Memory(rule, value) for rule, value in zip(self.rules, self.values)]
-        return [each[0]] * len(each) if self.habits.shared else each
+    def _make_states(self) -> list[_ParameterState]:
+        states = [_ParameterState(rule, value) for rule, value in zip(self.rules, self.values)]
+        return [states[0]] * len(states) if self.habits.shared else states
 
-    def _steppers(self) -> list[Stepper]:
+    def _make_steppers(self) -> list[Stepper]:
         return [self.formula.stepper(rule, value.ndim) for rule, value in zip(self.rules, self.values)]
 
     def step(self, number: int, gradients: Gradients) -> Values:
-        """All elements after the step of that number."""
+        """Take the step of this number (the first is 1) and return all elements as one vector."""
         habits = self.habits
         if number in self.scenario.rates and not habits.latched and "lr" not in habits.ignores:
-            self.rules = [_at_rate(rule, self.scenario.rates[number]) for rule in self.rules]
-            self.steppers = self._steppers()
+            self.rules = [_with_rate(rule, self.scenario.rates[number]) for rule in self.rules]
+            self.steppers = self._make_steppers()
         if number == self.scenario.reload_at and habits.forgets != "nothing":
-            for memory, fresh in zip(self.memories, self._memories()):
-                memory.forget(habits.forgets, fresh)
+            for state, fresh in zip(self.states, self._make_states()):
+                state.forget(habits.forgets, fresh)
             self.calls = self.visits = self.calls if habits.forgets == "slots" else 0
         self.calls += 1
-        for i, given in enumerate(gradients):
-            g = given
+        for i, gradient in enumerate(gradients):
+            g = gradient
             if g is None:
                 if habits.missing == "ends":
                     break
@@ -128,20 +127,20 @@ class Run:
         return flat(self.values)
 
     def _update(self, i: int, g: Values) -> None:
-        habits, rule, memory, p = self.habits, self.rules[i], self.memories[i], self.values[i]
-        if self.scenario.kept and self.left_over[i] is not None:
-            g = self.left_over[i]  # type: ignore[assignment]
+        habits, rule, state, p = self.habits, self.rules[i], self.states[i], self.values[i]
+        if self.scenario.keeps_gradients and self.overwritten[i] is not None:
+            g = self.overwritten[i]  # type: ignore[assignment]
         self.visits += 1
-        memory.count += 1
-        number = {"own": memory.count, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
+        state.count += 1
+        number = {"own": state.count, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
         if habits.writes_gradient:
-            self.left_over[i] = self.formula.gradient(rule, p, g, number)
+            self.overwritten[i] = self.formula.gradient(rule, p, g, number)
         if not p.size:
             return
         signed = -g if rule.maximize else g
-        made = self.steppers[i].step(number, memory.count, p, signed, memory.slots, memory.scalars)
-        if np.shape(made.value) != p.shape:
+        result = self.steppers[i].step(number, state.count, p, signed, state.slots, state.scalars)
+        if np.shape(result.value) != p.shape:
             raise ValueError("a state of another shape")
-        self.divided = self.divided or made.divided
-        memory.slots, memory.scalars = made.slots, made.scalars
-        self.values[i] = np.asarray(made.value)
+        self.divided = self.divided or result.divided
+        state.slots, state.scalars = result.slots, result.scalars
+        self.values[i] = np.asarray(result.value)

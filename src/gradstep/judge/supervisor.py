@@ -1,7 +1,7 @@
-"""Run a command on Linux, and end everything that it started, also in sessions of its own, before it ends itself.
+"""Run a command on Linux, and end everything that it started, also in other sessions, before this script ends.
 
-A script without imports from gradstep, so that it starts at once. What a process leaves behind becomes a child of the
-nearest "child subreaper" above it, which this is: so all that the command started can be found here and ended.
+The script imports nothing from gradstep, so that it starts at once. It is a "child subreaper": orphans of the command
+become its children, so that it finds and ends them all.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ _SUBREAPER = 36
 
 
 class _EndError(Exception):
-    """Asked to end."""
+    """The script received SIGTERM."""
 
 
 def main(command: list[str]) -> int:
-    """Run the command; its exit status, or 128 and the number of the signal that ended it."""
+    """Run the command; return its exit status, or 128 plus the number of the signal that ended it."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
     def end(number: int, frame: object) -> None:
@@ -41,7 +41,7 @@ def main(command: list[str]) -> int:
 
 
 def _end_all() -> None:
-    """Every child killed, and what these leave behind, until there is none."""
+    """Kill every child, then the orphans that become children, until none is left, for 10 s at most."""
     end = time.monotonic() + 10
     while (children := _children()) and time.monotonic() < end:
         for child in children:
@@ -59,7 +59,7 @@ def _end_all() -> None:
 
 def _children() -> list[int]:
     own = os.getpid()
-    found = []
+    children = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
@@ -67,8 +67,8 @@ def _children() -> list[int]:
             except OSError:
                 continue
             if int(parent) == own:
-                found.append(int(process.name))
-    return found
+                children.append(int(process.name))
+    return children
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ _RESULT = {Status.PASSED: "bold green", Status.DIFFERS: "bold yellow"}
 
 
 def table(verdict: Verdict) -> RenderableType:
-    """Everything there is to say: probes, result, diagnosis, notes."""
+    """Return the whole verdict for rich to print: probes, result, diagnosis, notes."""
     grid = Table(box=None, pad_edge=False, show_header=bool(verdict.probes))
     grid.add_column("")
     grid.add_column("probe", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What a PyTorch optimizer must do beside the mathematics."""
+"""Properties that a PyTorch optimizer must have beside the mathematics."""
 
 from __future__ import annotations
 
@@ -9,28 +9,20 @@ from typing import Any
 import torch
 
 from gradstep.judge.battery import LR
-from gradstep.judge.observe import said
+from gradstep.judge.observe import describe_error
 from gradstep.judge.properties import Context, Property
 from gradstep.judge.subjects.base import NotOfferedError
 from gradstep.judge.subjects.torch_optimizer import TorchSubject
 
 
-def _subject(context: Context) -> TorchSubject:
+def _make_optimizer(context: Context, params: Any) -> Any:
     subject = context.subject
     if not isinstance(subject, TorchSubject):
         raise NotOfferedError("it is no PyTorch optimizer")
-    return subject
+    return subject.make_over(params, **{"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **context.fixed})
 
 
-def _optimizer(context: Context, params: Any) -> Any:
-    usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1}
-    subject = _subject(context)
-    settings = {name: value for name, value in usual.items() if name in subject.arguments.offered}
-    known = {name: value for name, value in context.fixed.items() if name in subject.arguments.offered}
-    return subject.over(params, **(settings | known))
-
-
-def _leaves(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+def _make_leaves(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
     values = torch.linspace(-1, 1.5, 6).reshape(2, 3)
     return [torch.nn.Parameter(values.to(dtype)), torch.nn.Parameter(values.add(0.5).to(dtype))]
 
@@ -39,9 +31,9 @@ def _loss(leaves: list[torch.nn.Parameter]) -> torch.Tensor:
     return torch.stack([(p.float() ** 2).sum() for p in leaves]).sum()
 
 
-def _gradient(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, leaves)
+def _check_gradient(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer(context, leaves)
     for _ in range(2):
         gradients = [torch.linspace(-2, 3, 6).reshape(2, 3) for _ in leaves]
         copies = [g.clone() for g in gradients]
@@ -56,10 +48,10 @@ def _gradient(context: Context) -> str:
     return ""
 
 
-def _in_place(context: Context) -> str:
-    leaves = _leaves()
+def _check_in_place(context: Context) -> str:
+    leaves = _make_leaves()
     places = [p.data_ptr() for p in leaves]
-    optimizer = _optimizer(context, leaves)
+    optimizer = _make_optimizer(context, leaves)
     for _ in range(2):
         _loss(leaves).backward()
         optimizer.step()
@@ -70,20 +62,20 @@ def _in_place(context: Context) -> str:
     return ""
 
 
-def _graph(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, leaves)
+def _check_graph(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer(context, leaves)
     for _ in range(2):
         for p in leaves:
             p.grad = None
-        # A gradient that has a graph itself, as second-order methods have it.
+        # A gradient with a graph of its own, as second-order methods use.
         for p, g in zip(leaves, torch.autograd.grad((_loss(leaves) ** 2), leaves, create_graph=True)):
             p.grad = g
         optimizer.step()
     if not all(p.is_leaf and p.requires_grad for p in leaves):
         return "the parameters are no leaves that require gradients any more"
-    kept = [t for t in _tensors(vars(optimizer).get("state", {})) if t.requires_grad]
-    return f"{len(kept)} tensors of state keep a graph, which grows with every step" if kept else ""
+    with_graph = [t for t in _tensors(vars(optimizer).get("state", {})) if t.requires_grad]
+    return f"{len(with_graph)} tensors of state keep a graph, which grows with every step" if with_graph else ""
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -97,9 +89,9 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(inner)
 
 
-def _dtype(dtype: torch.dtype, context: Context) -> str:
-    leaves = _leaves(dtype)
-    optimizer = _optimizer(context, leaves)
+def _check_dtype(dtype: torch.dtype, context: Context) -> str:
+    leaves = _make_leaves(dtype)
+    optimizer = _make_optimizer(context, leaves)
     before = [p.detach().clone() for p in leaves]
     for _ in range(2):
         for p in leaves:
@@ -112,11 +104,16 @@ def _dtype(dtype: torch.dtype, context: Context) -> str:
     return ""
 
 
-def _closure(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, leaves)
+def _make_optimizer_with_closure(context: Context, leaves: list[torch.nn.Parameter]) -> Any:
+    optimizer = _make_optimizer(context, leaves)
     if not isinstance(optimizer, torch.optim.Optimizer) and not inspect.signature(optimizer.step).parameters:
         raise NotOfferedError("it is no torch.optim.Optimizer, and its step() takes no closure")
+    return optimizer
+
+
+def _check_closure(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer_with_closure(context, leaves)
     enabled = []
 
     def closure() -> torch.Tensor:
@@ -139,36 +136,34 @@ def _closure(context: Context) -> str:
     return "" if loss > 0 else "step(closure) returns something else than the loss"
 
 
-def _closure_called(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, leaves)
-    if not isinstance(optimizer, torch.optim.Optimizer) and not inspect.signature(optimizer.step).parameters:
-        raise NotOfferedError("it is no torch.optim.Optimizer, and its step() takes no closure")
-    called = []
+def _check_closure_called(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer_with_closure(context, leaves)
+    calls = []
 
     def closure() -> torch.Tensor:
-        called.append(True)
+        calls.append(True)
         return torch.zeros((), requires_grad=True)
 
     try:
         optimizer.step(closure)
     except Exception as error:
-        if called:
-            raise NotOfferedError(said(error)) from error
+        if calls:
+            raise NotOfferedError(describe_error(error)) from error
         raise
-    return "" if called else "step(closure) does not call the closure: whatever computes the loss there is left out"
+    return "" if calls else "step(closure) does not call the closure: whatever computes the loss there is left out"
 
 
-def _nothing(context: Context) -> str:
-    leaves = _leaves()
+def _check_no_gradients(context: Context) -> str:
+    leaves = _make_leaves()
     before = [p.detach().clone() for p in leaves]
-    _optimizer(context, leaves).step()
+    _make_optimizer(context, leaves).step()
     return "" if all(torch.equal(p, b) for p, b in zip(leaves, before)) else "parameters without gradient move"
 
 
-def _generator(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, (p for p in leaves))
+def _check_generator(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer(context, (p for p in leaves))
     values = [leaves[0].detach().clone()]
     for _ in range(2):
         leaves[0].grad = torch.ones_like(leaves[0])
@@ -179,27 +174,27 @@ def _generator(context: Context) -> str:
     return ""
 
 
-def _frozen(context: Context) -> str:
-    leaves = _leaves()
+def _check_frozen(context: Context) -> str:
+    leaves = _make_leaves()
     leaves[1].requires_grad_(False)
     before = leaves[1].detach().clone()
-    optimizer = _optimizer(context, leaves)
+    optimizer = _make_optimizer(context, leaves)
     (leaves[0] ** 2).sum().backward()
     optimizer.step()
     return "" if torch.equal(before, leaves[1]) else "a frozen parameter moves"
 
 
-def _shared_memory(context: Context) -> str:
-    """One step of two optimizers that know nothing of each other."""
+def _check_alone(context: Context) -> str:
+    """Compare an optimizer's steps with and without another optimizer beside it."""
     results = []
     for other in (False, True):
-        leaves = _leaves()
-        optimizer = _optimizer(context, leaves)
+        leaves = _make_leaves()
+        optimizer = _make_optimizer(context, leaves)
         for _ in range(3):
             if other:
-                extra = _leaves()
+                extra = _make_leaves()
                 extra[0].grad = torch.full_like(extra[0], 5.0)
-                _optimizer(context, extra).step()
+                _make_optimizer(context, extra).step()
             for p in leaves:
                 p.grad = torch.ones_like(p)
             optimizer.step()
@@ -207,9 +202,9 @@ def _shared_memory(context: Context) -> str:
     return "" if torch.equal(results[0], results[1]) else "an optimizer beside it changes what it does"
 
 
-def _state_dict(context: Context) -> str:
-    leaves = _leaves()
-    optimizer = _optimizer(context, leaves)
+def _check_base_class(context: Context) -> str:
+    leaves = _make_leaves()
+    optimizer = _make_optimizer(context, leaves)
     if not isinstance(optimizer, torch.optim.Optimizer):
         return f"{type(optimizer).__name__} is no torch.optim.Optimizer: schedulers, scalers and trainers refuse it"
     try:
@@ -217,7 +212,7 @@ def _state_dict(context: Context) -> str:
         optimizer.step()
         optimizer.state_dict()
     except Exception as error:
-        return said(error)
+        return describe_error(error)
     return ""
 
 
@@ -226,41 +221,49 @@ PROPERTIES = (
         "closure called",
         "step(closure) calls its closure",
         "`if closure is not None:` and `with torch.enable_grad(): loss = closure()`",
-        _closure_called,
+        _check_closure_called,
         essential=False,
     ),
     Property(
-        "gradient untouched", "p.grad belongs to the caller", "`p.grad.add_`, `p.grad.mul_`, `grad += ...`", _gradient
+        "gradient untouched",
+        "p.grad belongs to the caller",
+        "`p.grad.add_`, `p.grad.mul_`, `grad += ...`",
+        _check_gradient,
     ),
     Property(
-        "in place", "parameters keep their memory", "`p.data = ...`; use `p.add_(...)` or `p.copy_(...)`", _in_place
+        "in place",
+        "parameters keep their memory",
+        "`p.data = ...`; use `p.add_(...)` or `p.copy_(...)`",
+        _check_in_place,
     ),
-    Property("no graph", "no autograd history is kept", "`@torch.no_grad()` on step", _graph),
+    Property("no graph", "no autograd history is kept", "`@torch.no_grad()` on step", _check_graph),
     Property(
         "float32 kept",
         "a float32 parameter stays float32",
         "`p.data = ...` of a wider type",
-        lambda c: _dtype(torch.float32, c),
+        lambda c: _check_dtype(torch.float32, c),
     ),
     Property(
         "bfloat16 kept",
         "a bfloat16 parameter stays bfloat16",
         "`p.data = ...` of a wider type",
-        lambda c: _dtype(torch.bfloat16, c),
+        lambda c: _check_dtype(torch.bfloat16, c),
         essential=False,
     ),
-    Property("closure", "step(closure) returns the loss", "`with torch.enable_grad(): loss = closure()`", _closure),
-    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _nothing),
-    Property("frozen", "a parameter without requires_grad", "`if p.grad is None: continue`", _frozen),
-    Property("generator", "model.parameters() as it is", "`self.params = list(params)`", _generator),
     Property(
-        "alone", "two optimizers side by side", "state in the class or the module instead of in self", _shared_memory
+        "closure", "step(closure) returns the loss", "`with torch.enable_grad(): loss = closure()`", _check_closure
+    ),
+    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _check_no_gradients),
+    Property("frozen", "a parameter without requires_grad", "`if p.grad is None: continue`", _check_frozen),
+    Property("generator", "model.parameters() as it is", "`self.params = list(params)`", _check_generator),
+    Property(
+        "alone", "two optimizers side by side", "state in the class or the module instead of in self", _check_alone
     ),
     Property(
         "an Optimizer",
         "derived from torch.optim.Optimizer",
         "`class Mine(torch.optim.Optimizer)` and `super().__init__(params, defaults)`",
-        _state_dict,
+        _check_base_class,
         essential=False,
     ),
 )

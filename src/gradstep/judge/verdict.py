@@ -1,4 +1,4 @@
-"""The result of a check: what was probed, what came of it, and what is likely wrong."""
+"""The result of a check: its probes, their outcomes, and the likely mistake."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gradstep.judge.compare import Parting
 
 
 class Status(str, Enum):
-    """What came of a check."""
+    """The result of a check."""
 
     PASSED = "passed"
-    """It computes the rule, and behaves."""
+    """It computes the rule and behaves as an optimizer should."""
     DIFFERS = "differs"
-    """It is right by a convention, or with defaults, other than those asked for."""
+    """It is right by another convention, or has other defaults."""
     FAILED = "failed"
     """It does not compute the rule, or misbehaves."""
     UNJUDGED = "unjudged"
@@ -24,7 +24,7 @@ class Status(str, Enum):
 
 
 class Outcome(str, Enum):
-    """What came of one probe."""
+    """The result of one probe."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -38,10 +38,10 @@ class Probe:
     """One probe and its outcome.
 
     Attributes:
-        name: in one to three words.
-        shows: what it is about.
-        outcome: ``advice`` is no failure: the optimizer works, and could be better.
-        detail: what was found, or why it was left out.
+        name: one to three words.
+        shows: what it tests.
+        outcome: its result; ``advice`` is no failure: the optimizer works, and could be better.
+        detail: what is wrong, or why the probe was skipped.
         look_for: what to look for in the code.
     """
 
@@ -58,14 +58,14 @@ class Match:
     """A known way to write the rule that agrees with the submission in every scenario.
 
     Attributes:
-        mistakes: names in the catalogue.
-        sentence: "AdamW with the decay added to the gradient".
-        residual: the largest relative distance between the two.
+        mistakes: their names in the catalogue.
+        sentence: for example "AdamW with the decay added to the gradient".
+        residual: the largest relative distance between it and the submission.
         conventions: who writes the rule like this on purpose; empty for a plain mistake.
-        look_for: what to look for in the code, one for each mistake.
-        read: where it is explained, one for each mistake.
-        whose: who has each difference so, one for each mistake; all of them name somebody where several conventions
-            are mixed.
+        look_for: for each mistake, what to look for in the code.
+        read: for each mistake, where the right way is explained.
+        whose: for each mistake, who writes it like this on purpose, or ""; if all have a name, several conventions are
+            mixed.
     """
 
     mistakes: tuple[str, ...]
@@ -80,20 +80,20 @@ class Match:
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`gradstep.check` returns; ``str()`` is the report that a person reads.
+    """The result of :func:`gradstep.check`; ``str()`` of it is a report.
 
     Attributes:
         subject: the submission's name.
-        rule: the rule it was held against.
-        convention: whose reading of the rule counts as right.
+        rule: the rule with which it was compared.
+        convention: the reading of the rule that counts as right.
         status: the result in one word.
         reason: the result in one sentence.
         probes: every probe, in order.
         matches: known ways to write the rule that agree with the submission, the likeliest first.
-        parting: where the submission and the reference part company first.
-        nearest: where nothing agrees, the known mistake that explains most, in words.
-        notes: remarks beside the result.
-        seconds: how long the check took.
+        parting: the first place where the submission and the reference differ.
+        nearest: if nothing agrees, a sentence about the known mistake that explains most.
+        notes: further remarks.
+        seconds: duration of the check.
     """
 
     subject: str
@@ -110,25 +110,25 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether it is right."""
+        """Whether the status is ``passed``."""
         return self.status is Status.PASSED
 
     @property
     def exit_code(self) -> int:
-        """0 when it passed, 1 when it did not, 2 when it could not be judged."""
+        """0 if it passed, 1 if it did not, 2 if it could not be judged."""
         return {Status.PASSED: 0, Status.UNJUDGED: 2}.get(self.status, 1)
 
     def failed(self) -> tuple[Probe, ...]:
-        """The probes that it failed."""
+        """Return the failed probes."""
         return tuple(p for p in self.probes if p.outcome is Outcome.FAIL)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """Return everything as plain values, for JSON."""
         return {**asdict(self), "status": self.status.value, "passed": self.passed, "exit_code": self.exit_code}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Verdict:
-        """The verdict that :meth:`as_dict` wrote, also after a round trip through JSON."""
+        """Return the verdict from the values of :meth:`as_dict`, also after a round trip through JSON."""
         own = {f.name: values[f.name] for f in fields(Verdict)}
         parting = own["parting"]
         return Verdict(
@@ -143,11 +143,11 @@ class Verdict:
         )
 
     def because(self, reason: str) -> Verdict:
-        """The same with another reason."""
+        """Return a copy with another reason."""
         return replace(self, reason=reason)
 
     def noting(self, note: str) -> Verdict:
-        """The same with one more note."""
+        """Return a copy with one more note."""
         return replace(self, notes=(*self.notes, note))
 
     def __str__(self) -> str:
@@ -155,7 +155,7 @@ class Verdict:
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters written out, so that no terminal obeys them.
+    r"""Write out the control characters of a text, so that a terminal does not obey them.
 
     >>> printable("\x1b[2Jgone")
     '\\x1b[2Jgone'
@@ -164,24 +164,24 @@ def printable(text: str) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows lists only."""
+    """Return lists, which JSON makes of tuples, as tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 _SIGNS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.ADVICE: "!", Outcome.SKIPPED: "–"}
 
 _SCENARIOS = 3
-"""How many failed scenarios are told in full."""
+"""Number of failed scenarios with their details in the report."""
 
 
 def headline(verdict: Verdict) -> str:
-    """The result in one line."""
+    """Return the result in one line."""
     return f"{verdict.subject} against {verdict.rule}: {verdict.status.value.upper()}. {verdict.reason}"
 
 
 def diagnosis(verdict: Verdict) -> list[str]:
-    """What is likely wrong, where it shows first, and what to read."""
-    lines = [line for match in verdict.matches[:1] for line in _of_match(match)]
+    """Return the likely mistakes, where they show first and what to read, as lines."""
+    lines = [line for match in verdict.matches[:1] for line in _describe_match(match)]
     others = [match.sentence for match in verdict.matches[1:3]]
     if others:
         lines.append(f"Equally possible: {'; or '.join(others)}.")
@@ -192,7 +192,7 @@ def diagnosis(verdict: Verdict) -> list[str]:
     return lines
 
 
-def _of_match(match: Match) -> list[str]:
+def _describe_match(match: Match) -> list[str]:
     agreed = "exactly" if match.residual == 0 else f"to {match.residual:.0e}"
     lines = [f"Matches {match.sentence}, {agreed}."]
     if match.conventions:
@@ -206,26 +206,26 @@ def _of_match(match: Match) -> list[str]:
 
 
 def report(verdict: Verdict) -> str:
-    """The whole verdict: result, diagnosis, probes that did not pass, notes."""
+    """Return the whole verdict as text: result, diagnosis, probes that did not pass, notes."""
     lines = [headline(verdict), *(f"  {line}" for line in diagnosis(verdict))]
     width = max((len(p.name) for p in verdict.probes), default=0)
     shown = [p for p in verdict.probes if p.outcome is not Outcome.PASS]
     passed = len(verdict.probes) - len(shown)
     if verdict.probes:
         lines.append(f"  {passed} of {len(verdict.probes)} probes passed" + (":" if shown else "."))
-    apart = [p for p in shown if p.outcome is Outcome.FAIL and not p.look_for]
+    scenarios = [p for p in shown if p.outcome is Outcome.FAIL and not p.look_for]
     for probe in shown:
-        if probe in apart[_SCENARIOS:]:
+        if probe in scenarios[_SCENARIOS:]:
             continue
         lines.append(f"  {_SIGNS[probe.outcome]} {probe.name:<{width}}  {probe.detail or probe.shows}")
         if probe.look_for and probe.outcome is not Outcome.SKIPPED:
             lines.append(f"    {'':<{width}}look for: {probe.look_for}")
-    if len(apart) > _SCENARIOS:
-        lines.append(f"  {_SIGNS[Outcome.FAIL]} and also: {', '.join(p.name for p in apart[_SCENARIOS:])}")
+    if len(scenarios) > _SCENARIOS:
+        lines.append(f"  {_SIGNS[Outcome.FAIL]} and also: {', '.join(p.name for p in scenarios[_SCENARIOS:])}")
     lines += [f"  Note: {note}" for note in verdict.notes]
     return "\n".join(lines)
 
 
 def sign(outcome: Outcome) -> str:
-    """One character for an outcome."""
+    """Return one character for an outcome."""
     return _SIGNS[outcome]

@@ -1,50 +1,56 @@
-"""The process in which a submission runs: loads the file, judges it, tells its parent what it is at."""
+"""The process in which a submission runs: loads the file, judges it, reports each probe to its parent.
+
+User files are imported from their text: old bytecode is never read, and none is written. Python trusts a ``.pyc`` if
+the source has the same length and was written in the same second; an editor that turns ``+=`` into ``-=`` and saves at
+once leaves both unchanged.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import json
+import site
 import sys
-from importlib.machinery import SOURCE_SUFFIXES
+import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, final
 
-from gradstep.judge.checking import check, rule_of
-from gradstep.judge.observe import said
-from gradstep.judge.sources import TextLoader, import_from_text
+from gradstep.judge.checking import check, find_rule
+from gradstep.judge.observe import describe_error
 from gradstep.judge.verdict import Status, Verdict
 
 
 @final
 class LoadError(Exception):
-    """The file, or what is asked of it, cannot be had."""
+    """The file, or the name in it, cannot be loaded."""
 
 
 def main() -> None:
-    """Judge what the request on the standard input names; each event is a line of JSON after the request's token."""
+    """Judge the submission of the request on standard input; write each event as the token and a line of JSON."""
     request = json.load(sys.stdin)
     target, rule, options = request["target"], request["rule"], request["options"]
     token = request.pop("token")
     with Path(request.pop("events")).open("a", encoding="utf-8", buffering=1) as out:
 
-        def tell(**event: Any) -> None:
+        def send(**event: Any) -> None:
             out.write(f"{token} {json.dumps(event, default=repr)}\n")
 
         file, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
         text = Path(file).read_text("utf-8", errors="replace") if Path(file).is_file() else ""
-        if "torch" in text or "gradstep" in text:  # a gradstep rule is judged as the PyTorch optimizer made of it
-            import torch  # loading it is no part of the submission's time, nor what it loads for its first optimizer
+        if "torch" in text or "gradstep" in text:  # a gradstep rule is judged as a PyTorch optimizer
+            import torch  # its loading, and that of its first optimizer, does not count as the submission's time
 
             torch.optim.SGD([torch.zeros(1)])
-        tell(probe="loading the file")
+        send(probe="loading the file")
         try:
             module = load(Path(file))
             submission = pick(module, name)
             parameter = pick(module, request["parameter"]) if request["parameter"] else None
             try:
-                judged_by = rule_of(rule)
+                judged_by = find_rule(rule)
             except ValueError as error:
                 raise LoadError(str(error)) from error
             verdict = check(
@@ -52,21 +58,61 @@ def main() -> None:
                 judged_by,
                 request["settings"],
                 parameter=parameter,
-                watch=lambda probe: tell(probe=probe),
+                watch=lambda probe: send(probe=probe),
                 **options,
             )
         except LoadError as error:
             verdict = Verdict(target, rule, options["convention"], Status.UNJUDGED, f"It could not be judged: {error}.")
-        tell(verdict=verdict.as_dict())
+        send(verdict=verdict.as_dict())
+
+
+@final
+class TextLoader(SourceFileLoader):
+    """Compiles the text of a file each time, and writes no bytecode."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def import_from_text(folder: Path) -> None:
+    """Let this process import from text whatever lies in ``folder`` or in no installed library.
+
+    It changes the imports of the whole process, which should do nothing but judge.
+    """
+    if _find_user_files not in sys.path_hooks:
+        sys.path_hooks.insert(0, _find_user_files)
+    sys.path_importer_cache.pop(str(folder), None)
+    sys.path.insert(0, str(folder))
+
+
+_LIBRARIES = tuple(
+    Path(path).resolve()
+    for path in {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }
+)
+
+
+def _find_user_files(path: str) -> FileFinder:
+    """Return a finder, as a path hook does; raise ImportError for folders that the usual finder reads."""
+    place = Path(path).resolve()
+    if any(library == place or library in place.parents for library in _LIBRARIES):
+        raise ImportError("an installed library", path=path)
+    if not Path(path).is_dir():
+        raise ImportError("only folders are searched", path=path)
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (TextLoader, SOURCE_SUFFIXES))
 
 
 def load(file: Path) -> ModuleType:
-    """The file as a module, from the text that is in it now; what lies beside it can be imported.
+    """Import the file from its present text, with its neighbours importable too.
 
-    It is for a process that does nothing else: see :func:`~gradstep.judge.sources.import_from_text`.
+    It is for a process that does nothing else: see :func:`import_from_text`.
 
     Raises:
-        LoadError: it does not exist, or does not import.
+        LoadError: the file does not exist, or does not import.
     """
     if not file.is_file():
         raise LoadError(f"there is no file {file}")
@@ -82,17 +128,17 @@ def load(file: Path) -> ModuleType:
     try:
         loader.exec_module(module)
     except BaseException as error:
-        raise LoadError(f"{file.name} does not import: {said(error)}") from error
+        raise LoadError(f"{file.name} does not import: {describe_error(error)}") from error
     return module
 
 
 def pick(module: ModuleType, name: str) -> Any:
-    """What is called ``name`` in the module; without a name, the one class or function that is defined there.
+    """Return the object ``name`` of the module; without a name, the one class or function that it defines.
 
     Raises:
-        LoadError: nothing is called so, or it is not plain which is meant.
+        LoadError: there is no such name, or without a name there are several candidates.
     """
-    own = {n: v for n, v in vars(module).items() if _own(v, module) and not n.startswith("_")}
+    own = {n: v for n, v in vars(module).items() if _is_defined_in(v, module) and not n.startswith("_")}
     if name:
         if name not in vars(module):
             raise LoadError(f"{module.__name__} defines no {name!r}; it has {', '.join(own) or 'nothing'}")
@@ -103,7 +149,7 @@ def pick(module: ModuleType, name: str) -> Any:
     return steppers[0]
 
 
-def _own(value: Any, module: ModuleType) -> bool:
+def _is_defined_in(value: Any, module: ModuleType) -> bool:
     return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__
 
 

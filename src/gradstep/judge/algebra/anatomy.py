@@ -1,4 +1,4 @@
-"""What the pieces of a traced rule are: averages, corrections, denominators, the decay, the size of the step."""
+"""Find the pieces of a traced rule: averages, corrections, denominators, the decay, the size of the step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from gradstep.judge.algebra.expression import (
     Node,
     P,
     add,
-    based,
     complement,
     contains,
     elementwise,
     factors,
     linear,
-    minus,
     mul,
-    number,
-    power,
-    split,
+    split_power,
     terms,
     walk,
 )
@@ -30,43 +26,38 @@ from gradstep.judge.algebra.program import Program
 
 
 class NotFoundError(LookupError):
-    """A rule has no place where an edit could be made."""
+    """The rule has no place for an edit."""
 
-
-GRADIENT = Node("named", "G", False)
-KEEP = Node("named", "keep", False)
-MOVE = Node("named", "step", False)
 
 NAMES = {
     "lr": ("lr", "learning_rate", "step_size", "eta"),
     "weight_decay": ("weight_decay", "wd", "decay", "weight_decay_rate"),
     "eps": ("eps", "epsilon"),
-    "momentum": ("momentum", "mu"),
 }
-"""What a rule may call the settings that edits are about."""
+"""Names that a rule may give to the settings that edits look for."""
 
 
 def setting(program: Program, role: str) -> Node:
-    """The setting with that role.
+    """Return the setting with this role, a key of ``NAMES``.
 
     Raises:
         NotFoundError: the rule does not use it.
     """
-    found = settings(program)
+    by_name = settings(program)
     for name in NAMES[role]:
-        if name in found:
-            return found[name]
+        if name in by_name:
+            return by_name[name]
     raise NotFoundError(role)
 
 
 @lru_cache(maxsize=1024)
 def settings(program: Program) -> dict[str, Node]:
-    """The settings that the program uses, by name (``betas.0`` for the first of a pair)."""
+    """Return the settings that the program uses, by name (``betas.0`` for the first of a pair)."""
     return {n.args[0]: n for n in program.nodes() if n.op == "setting"}
 
 
-def numeric_part(node: Node) -> tuple[Node, Node]:
-    """A product as the numbers of it times what has an element for each of the parameter's."""
+def split_scalars(node: Node) -> tuple[Node, Node]:
+    """Split a product into its scalar factors and its array factors."""
     scalars = [f for f in factors(node) if f.scalar]
     return mul(*scalars), mul(*(f for f in factors(node) if not f.scalar))
 
@@ -74,158 +65,166 @@ def numeric_part(node: Node) -> tuple[Node, Node]:
 @final
 @dataclass(frozen=True)
 class Average:
-    """A slot that is ``old * kept + fresh * rest`` after the step.
+    """A slot that is ``old_weight * old + new_weight * value`` after the step.
 
     Attributes:
-        name: the part, ``new exp_avg``.
+        name: name of the part, such as ``new exp_avg``.
         old: the slot before the step.
         new: the slot after it.
-        kept: the weight of the old value, ``β``.
-        rest: the weight of what is averaged, ``1 - β`` for an average and ``1`` for a sum.
-        fresh: what is averaged.
+        old_weight: ``β``.
+        new_weight: ``1 - β`` for an average and ``1`` for a sum.
+        value: the averaged value, such as the gradient or its square.
     """
 
     name: str
     old: Node
     new: Node
-    kept: Node
-    rest: Node
-    fresh: Node
+    old_weight: Node
+    new_weight: Node
+    value: Node
 
     @property
-    def squared(self) -> bool:
-        """Whether it is squares that are averaged."""
-        data = [f for f in factors(self.fresh) if not f.scalar]
+    def of_squares(self) -> bool:
+        """Whether the averaged values are squares."""
+        data = [f for f in factors(self.value) if not f.scalar]
         data = [n.args[0] if n.op == "mean" else n for n in data]
-        return any(based(n)[1] == 2 for n in data)
+        return any(split_power(n)[1] == 2 for n in data)
 
     @property
-    def averaging(self) -> bool:
+    def is_average(self) -> bool:
         """Whether the weights add up to 1."""
-        return add(self.kept, self.rest) is ONE
+        return self.old_weight + self.new_weight is ONE
+
+    def plus(self, addend: Node) -> Node:
+        """Return ``old_weight * old + addend``."""
+        return self.old_weight * self.old + addend
 
 
-def leaf_of(program: Program, name: str) -> tuple[Node, Node]:
-    """A slot's old value and its new one."""
+def slot_leaves(program: Program, name: str) -> tuple[Node, Node]:
+    """Return the leaves of a slot's old value and of its new one."""
     slot = name.removeprefix("new ")
-    found = (n.args[1] for n in program.nodes() if n.op in ("old", "named") and n.args[0] in (slot, name))
-    bounded = next(found, False)
-    return Node("old", slot, bounded), Node("named", name, bounded)
+    signs = (n.args[1] for n in program.nodes() if n.op in ("old", "named") and n.args[0] in (slot, name))
+    nonnegative = next(signs, False)
+    return Node("old", slot, nonnegative), Node("named", name, nonnegative)
 
 
 @lru_cache(maxsize=1024)
 def averages(program: Program) -> tuple[Average, ...]:
-    """Every slot that is linear in its old value."""
-    found = []
+    """Return every slot that is linear in its old value."""
+    slots = []
     for name in program.slots:
-        old, new = leaf_of(program, name)
-        kept, added = linear(program[name], old)
-        if not kept.scalar:  # what is averaged holds the old value too
-            own = [t for t in terms(program[name]) if numeric_part(t)[1] is old]
-            kept = add(*(numeric_part(t)[0] for t in own))
+        old, new = slot_leaves(program, name)
+        old_weight, added = linear(program[name], old)
+        if not old_weight.scalar:  # the averaged value holds the old value too
+            own = [t for t in terms(program[name]) if split_scalars(t)[1] is old]
+            old_weight = add(*(split_scalars(t)[0] for t in own))
             added = add(*(t for t in terms(program[name]) if t not in own))
-        if (kept.scalar and kept.op != "number") or kept is ONE:
-            rest, fresh = numeric_part(added) if added.op != "add" else (ONE, added)
-            if fresh is not ONE:
-                found.append(Average(name, old, new, kept, rest, fresh))
-    return tuple(found)
+        if (old_weight.scalar and old_weight.op != "number") or old_weight is ONE:
+            new_weight, value = split_scalars(added) if added.op != "add" else (ONE, added)
+            if value is not ONE:
+                slots.append(Average(name, old, new, old_weight, new_weight, value))
+    return tuple(slots)
 
 
-def first(program: Program) -> tuple[Average, ...]:
-    """The averages of the gradient itself."""
-    return tuple(a for a in averages(program) if not a.squared)
+def first_moments(program: Program) -> tuple[Average, ...]:
+    """Return the averages and sums of the gradient."""
+    return tuple(a for a in averages(program) if not a.of_squares)
 
 
-def second(program: Program) -> tuple[Average, ...]:
-    """The averages of its square."""
-    return tuple(a for a in averages(program) if a.squared)
+def second_moments(program: Program) -> tuple[Average, ...]:
+    """Return the averages and sums of squares."""
+    return tuple(a for a in averages(program) if a.of_squares)
 
 
 @final
 @dataclass(frozen=True)
 class Correction:
-    """``1 - x`` for an average that starts at 0: ``1 - β**t``, or ``1 - Π μ``."""
+    """The bias correction ``1 - of`` of an average that starts at 0: ``1 - β**t``, or ``1 - Π μ``."""
 
     node: Node
     of: Node
 
     @property
     def beta(self) -> Node | None:
-        """β, where it is ``1 - β**t``."""
+        """β if the correction is ``1 - β**t``, else None."""
         return self.of.args[0] if self.of.op == "pow" else None
 
 
 @lru_cache(maxsize=1024)
 def corrections(program: Program) -> tuple[Correction, ...]:
-    """Every correction of the step."""
-    found = {}
+    """Return every bias correction in the step."""
+    by_node = {}
     for node in program.nodes("step"):
         part = complement(node)
         if part is None:
             continue
-        steps = part.op == "pow" and part.args[1].op != "number" and any(n.op == "step" for n in walk(part.args[1]))
-        if steps or any(n.op == "named" and n.args[0].startswith("memo ") for n in factors(part)):
-            found[node] = Correction(node, part)
-    return tuple(found.values())
+        is_power = part.op == "pow" and part.args[1].op != "number" and any(n.op == "step" for n in walk(part.args[1]))
+        if is_power or any(n.op == "named" and n.args[0].startswith("memo ") for n in factors(part)):
+            by_node[node] = Correction(node, part)
+    return tuple(by_node.values())
 
 
 def corrections_of(program: Program, moment: str) -> tuple[Correction, ...]:
-    """The corrections of the first (``m``) or the second moment (``v``)."""
-    squares = {a.kept for a in second(program)}
-    own = {a.kept for a in first(program)}
-    found = []
-    for c in corrections(program):
-        of_second = c.beta in squares and (c.beta not in own or moment == "v")
-        if of_second == (moment == "v"):
-            found.append(c)
-    if not found:
-        raise NotFoundError(f"no correction of {moment}")
-    return tuple(found)
-
-
-def correction_of(program: Program, moment: str) -> Correction:
-    """The one correction of the moment, by a power of β.
-
-    Raises:
-        NotFoundError: there is none, or another kind.
-    """
-    found = corrections_of(program, moment)
-    if len(found) != 1 or found[0].beta is None:
-        raise NotFoundError("no correction by a power of beta")
-    return found[0]
-
-
-Exchange = Callable[[Correction, float], Node]
-"""What takes the place of a correction raised to a power."""
-
-
-def exchange(program: Program, moment: str, by: Exchange) -> Program:
-    """The program with ``by(correction, exponent)`` for each power of the moment's corrections in the step.
+    """Return the corrections of the first (``m``) or the second moment (``v``).
 
     Raises:
         NotFoundError: there is none.
     """
-    known = {c.node: c for c in corrections_of(program, moment)}
+    squares = {a.old_weight for a in second_moments(program)}
+    gradients = {a.old_weight for a in first_moments(program)}
+    own = []
+    for c in corrections(program):
+        of_second = c.beta in squares and (c.beta not in gradients or moment == "v")
+        if of_second == (moment == "v"):
+            own.append(c)
+    if not own:
+        raise NotFoundError(f"no correction of {moment}")
+    return tuple(own)
+
+
+def correction_of(program: Program, moment: str) -> Correction:
+    """Return the one correction ``1 - β**t`` of the moment (``m`` or ``v``).
+
+    Raises:
+        NotFoundError: there is none, or it has another form.
+    """
+    own = corrections_of(program, moment)
+    if len(own) != 1 or own[0].beta is None:
+        raise NotFoundError("no correction by a power of beta")
+    return own[0]
+
+
+Replacement = Callable[[Correction, float], Node]
+"""Returns the replacement of a correction raised to an exponent."""
+
+
+def replace_corrections(program: Program, moment: str, by: Replacement) -> Program:
+    """Replace each power of the moment's corrections in the step by ``by(correction, exponent)``.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    own = {c.node: c for c in corrections_of(program, moment)}
     powers = {
         (base, exponent)
         for node in program.nodes("step")
-        for base, exponent in map(based, (node, *factors(node)))
-        if base in known and (exponent != 1 or node.op == "mul")
+        for base, exponent in map(split_power, (node, *factors(node)))
+        if base in own and (exponent != 1 or node.op == "mul")
     }
     if moment == "v" and any(abs(e) == 0.5 for _, e in powers):
         powers = {(base, e) for base, e in powers if abs(e) == 0.5}
 
     def edit(node: Node) -> Node:
-        if node.op == "pow" and based(node) in powers:
-            return by(known[node.args[0]], based(node)[1])
+        if node.op == "pow" and split_power(node) in powers:
+            return by(own[node.args[0]], split_power(node)[1])
         if node.op == "mul":
-            return mul(*(by(known[f], 1.0) if (f, 1.0) in powers else f for f in node.args))
+            return mul(*(by(own[f], 1.0) if (f, 1.0) in powers else f for f in node.args))
         return node
 
-    return _if_changed(program, program.rewriting(edit, "step"))
+    return _require_change(program, program.rewrite(edit, "step"))
 
 
-def _if_changed(before: Program, after: Program) -> Program:
+def _require_change(before: Program, after: Program) -> Program:
     if after.same(before):
         raise NotFoundError("nothing to change")
     return after
@@ -234,11 +233,11 @@ def _if_changed(before: Program, after: Program) -> Program:
 @final
 @dataclass(frozen=True)
 class Denominator:
-    """``root + eps``, by which the step is divided.
+    """A sum ``root + eps`` by which the step is divided.
 
     Attributes:
         node: the sum.
-        root: what ε is added to.
+        root: the sum without ε.
         eps: the term with ε.
     """
 
@@ -248,17 +247,17 @@ class Denominator:
 
     @property
     def correction(self) -> Node:
-        """The numbers that the root is multiplied by."""
-        return numeric_part(self.root)[0]
+        """The scalar factors of the root."""
+        return split_scalars(self.root)[0]
 
     @property
-    def bare(self) -> Node:
-        """The root without these numbers."""
-        return numeric_part(self.root)[1]
+    def bare_root(self) -> Node:
+        """The root without its scalar factors."""
+        return split_scalars(self.root)[1]
 
 
 def sums_with_eps(program: Program) -> Iterator[Denominator]:
-    """Every sum of data and ε."""
+    """Yield every sum of an array and ε."""
     eps = setting(program, "eps")
     seen = set()
     for expression in program.parts.values():
@@ -271,39 +270,32 @@ def sums_with_eps(program: Program) -> Iterator[Denominator]:
                     yield Denominator(node, rest, add(*small))
 
 
-def denominators(program: Program) -> tuple[Denominator, ...]:
-    """Every ``sqrt(v) + eps``.
+def replace_denominators(program: Program, make: Callable[[Denominator], Node]) -> Program:
+    """Replace every ``sqrt(v) + eps`` by ``make`` of it.
 
     Raises:
         NotFoundError: there is none.
     """
-    found = tuple(d for d in sums_with_eps(program) if based(d.bare)[1] == 0.5)
-    if not found:
+    replacements = {d.node: make(d) for d in sums_with_eps(program) if split_power(d.bare_root)[1] == 0.5}
+    if not replacements:
         raise NotFoundError("no root with eps beside it")
-    return found
+    return _require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
 
 
-def of_denominators(program: Program, make: Callable[[Denominator], Node]) -> Program:
-    """The program with something else for every ``sqrt(v) + eps``."""
-    made = {d.node: make(d) for d in denominators(program)}
-    return _if_changed(program, program.rewriting(lambda n: made.get(n, n)))
-
-
-def decoupled(program: Program) -> Node:
-    """The decay on the weight, ``lr * weight_decay``.
+def decoupled_decay(program: Program) -> Node:
+    """Return the factor of the decay on the weight, ``lr * weight_decay``.
 
     Raises:
         NotFoundError: the weight itself does not decay.
     """
-    taken = minus(ONE, program["keep"])
-    setting(program, "weight_decay")
-    if not contains(taken, setting(program, "weight_decay")):
+    decay = 1 - program["keep"]
+    if not contains(decay, setting(program, "weight_decay")):
         raise NotFoundError("no decay on the weight")
-    return taken
+    return decay
 
 
-def coupled(program: Program) -> Node:
-    """The decay in the gradient, by which the weight is multiplied.
+def coupled_decay(program: Program) -> Node:
+    """Return the factor of the weight that is added to the gradient, ``weight_decay``.
 
     Raises:
         NotFoundError: there is none.
@@ -315,7 +307,7 @@ def coupled(program: Program) -> Node:
 
 
 def step_size(program: Program) -> Node:
-    """What multiplies the step and is no data: the learning rate, its corrections, the parameter's size."""
+    """Return the factors of the step that are not elementwise: learning rate, corrections, the parameter's size."""
     common = None
     for term in terms(program["step"]):
         size = mul(*(f for f in factors(term) if not elementwise(f) and not _of_gradient(f)))
@@ -327,55 +319,20 @@ def _of_gradient(node: Node) -> bool:
     return any(n.op in ("named", "old", "g") for n in walk(node))
 
 
-def without(node: Node, factor: Node) -> Node:
-    """A sum whose every term is divided by the factor, which must be in each.
+def divide_terms(node: Node, factor: Node) -> Node:
+    """Divide every term of a sum by a factor that all of them have.
 
     Raises:
-        NotFoundError: some term does not have it.
+        NotFoundError: a term does not have the factor.
     """
-    found = []
+    quotients = []
     for term in terms(node):
         own = factors(term)
         if factor in own:
-            found.append(mul(*(f for f in own if f is not factor)))
+            quotients.append(mul(*(f for f in own if f is not factor)))
             continue
         inner = next((f for f in own if f.op == "add" and all(factor in factors(t) for t in f.args)), None)
         if inner is None:
             raise NotFoundError("a term without that factor")
-        found.append(mul(without(inner, factor), *(f for f in own if f is not inner)))
-    return add(*found)
-
-
-def raised(node: Node, exponent: float) -> Node:
-    """The node to the power of a number."""
-    return power(node, number(exponent))
-
-
-__all__ = [
-    "GRADIENT",
-    "KEEP",
-    "MOVE",
-    "Average",
-    "Correction",
-    "Denominator",
-    "NotFoundError",
-    "averages",
-    "corrections",
-    "corrections_of",
-    "coupled",
-    "decoupled",
-    "denominators",
-    "exchange",
-    "first",
-    "leaf_of",
-    "numeric_part",
-    "of_denominators",
-    "raised",
-    "second",
-    "setting",
-    "settings",
-    "split",
-    "step_size",
-    "sums_with_eps",
-    "without",
-]
+        quotients.append(mul(divide_terms(inner, factor), *(f for f in own if f is not inner)))
+    return add(*quotients)

@@ -1,7 +1,7 @@
-"""Expressions in one canonical form, so that an edit finds a formula however its author has written it.
+"""Expressions in one canonical form, so that an edit finds a formula in every spelling.
 
 ``lr * m / (1 - beta1**t)``, ``lr / (1 - beta1**t) * m`` and ``(lr * m) * (1 - beta1**t) ** -1`` are one and the same
-object here: sums and products are flat and sorted, numbers and equal terms are collected, a quotient is a power of −1
+object: sums and products are flat and sorted, numbers and equal terms are collected, a quotient is a power of −1
 and a root a power of ½. Equal expressions are identical (``is``).
 """
 
@@ -9,26 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeAlias, final
 from weakref import WeakValueDictionary
 from zlib import crc32
 
+_RANK = attrgetter("rank")
 _INTERNED: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
 
 _OF_DATA = ("p", "g", "old", "named")
-"""Operations whose value has an element for each of the parameter's; every other leaf is one number."""
+"""Leaves with the parameter's shape; every other leaf is one number."""
 
 
 @final
 class Node:
-    """One operation and what it is applied to.
+    """One operation and its arguments.
 
     Attributes:
         op: ``number``, ``setting``, ``step``, ``count``, ``memo``, ``coefficient``, ``p``, ``g``, ``old``, ``named``
             (leaves); ``add``, ``mul``, ``pow``; or the name of a function, such as ``abs`` or ``maximum``.
-        args: nodes, or for a leaf what tells it from others.
-        scalar: it is one number for all elements.
-        rank: orders the terms of a sum and the factors of a product, the same in every process.
+        args: nodes; for a leaf its name or its value.
+        scalar: whether the value is one number for all elements.
+        rank: sort key of terms and factors, the same in every process.
     """
 
     __slots__ = ("__weakref__", "args", "op", "rank", "scalar")
@@ -40,43 +42,69 @@ class Node:
 
     def __new__(cls, op: str, *args: Any) -> Node:
         key = (op, *args)
-        known = _INTERNED.get(key)
-        if known is not None:
-            return known
+        existing = _INTERNED.get(key)
+        if existing is not None:
+            return existing
         node = super().__new__(cls)
         node.op, node.args = op, args
         inner = [a for a in args if isinstance(a, Node)]
         node.scalar = op not in _OF_DATA and all(a.scalar for a in inner)
         if op == "named":
             node.scalar = args[0].startswith("memo ")
-        told = ",".join(str(a.rank) if isinstance(a, Node) else repr(a) for a in args)
-        node.rank = 1 + max((a.rank[0] for a in inner), default=0), crc32(f"{op}({told})".encode())
+        arguments = ",".join(str(a.rank) if isinstance(a, Node) else repr(a) for a in args)
+        node.rank = 1 + max((a.rank[0] for a in inner), default=0), crc32(f"{op}({arguments})".encode())
         _INTERNED[key] = node
         return node
 
     def __repr__(self) -> str:
         return describe(self)
 
+    def __add__(self, other: Node | float) -> Node:
+        return add(self, _as_node(other))
+
+    def __sub__(self, other: Node | float) -> Node:
+        return add(self, -_as_node(other))
+
+    def __rsub__(self, other: float) -> Node:
+        return add(number(other), -self)
+
+    def __neg__(self) -> Node:
+        return mul(MINUS, self)
+
+    def __mul__(self, other: Node | float) -> Node:
+        return mul(self, _as_node(other))
+
+    def __truediv__(self, other: Node | float) -> Node:
+        return mul(self, power(_as_node(other), -1))
+
+    def __rtruediv__(self, other: float) -> Node:
+        return mul(number(other), power(self, -1))
+
+    def __pow__(self, exponent: Node | float) -> Node:
+        return power(self, exponent)
+
+    __radd__, __rmul__ = __add__, __mul__
+
 
 Edit: TypeAlias = Callable[[Node], Node]
 
 
 def number(value: float) -> Node:
-    """A number written into the formula."""
+    """Return the node of a constant."""
     return Node("number", float(value))
 
 
-ZERO, ONE, TWO, HALF, MINUS = number(0), number(1), number(2), number(0.5), number(-1)
+def _as_node(value: Node | float) -> Node:
+    return value if isinstance(value, Node) else number(value)
+
+
+ZERO, ONE, MINUS = number(0), number(1), number(-1)
 P, G, STEP, COUNT = Node("p"), Node("g"), Node("step"), Node("count")
+GRADIENT, KEEP, MOVE = Node("named", "G", False), Node("named", "keep", False), Node("named", "step", False)
 
 
-def value_of(node: Node) -> float | None:
-    """The value of a number, or None for everything else."""
-    return float(node.args[0]) if node.op == "number" else None
-
-
-def split(node: Node) -> tuple[float, Node]:
-    """A term as a number times what is no number: ``-2 * x`` as ``(-2, x)``."""
+def split_coefficient(node: Node) -> tuple[float, Node]:
+    """Split a term into its constant and the rest: ``-2 * x`` into ``(-2, x)``."""
     if node.op == "number":
         return node.args[0], ONE
     if node.op == "mul" and node.args[0].op == "number":
@@ -86,40 +114,40 @@ def split(node: Node) -> tuple[float, Node]:
 
 
 def terms(node: Node) -> tuple[Node, ...]:
-    """The terms of a sum; of anything else, itself."""
+    """Return the terms of a sum; any other node is its own only term."""
     return node.args if node.op == "add" else (node,)
 
 
 def factors(node: Node) -> tuple[Node, ...]:
-    """The factors of a product; of anything else, itself."""
+    """Return the factors of a product; any other node is its own only factor."""
     return node.args if node.op == "mul" else (node,)
 
 
-def based(node: Node) -> tuple[Node, float]:
-    """A factor as a base and a numeric exponent."""
+def split_power(node: Node) -> tuple[Node, float]:
+    """Split a factor into its base and its constant exponent: ``x**-0.5`` into ``(x, -0.5)``, ``x`` into ``(x, 1)``."""
     if node.op == "pow" and node.args[1].op == "number":
         return node.args[0], node.args[1].args[0]
     return node, 1.0
 
 
 def add(*nodes: Node) -> Node:
-    """The sum."""
+    """Return the sum of the nodes."""
     collected: dict[Node, float] = {}
     pending = list(reversed(nodes))
     while pending:
-        coefficient, content = split(pending.pop())
+        coefficient, content = split_coefficient(pending.pop())
         if content.op == "add":
             pending += [mul(number(coefficient), term) for term in reversed(content.args)]
         else:
             collected[content] = collected.get(content, 0.0) + coefficient
-    found = [mul(number(c), content) for content, c in collected.items() if c != 0]
-    if len(found) < 2:
-        return found[0] if found else ZERO
-    return Node("add", *sorted(found, key=_rank))
+    summands = [mul(number(c), content) for content, c in collected.items() if c != 0]
+    if len(summands) < 2:
+        return summands[0] if summands else ZERO
+    return Node("add", *sorted(summands, key=_RANK))
 
 
 def mul(*nodes: Node) -> Node:
-    """The product."""
+    """Return the product of the nodes."""
     coefficient = 1.0
     powers: dict[tuple[Node, bool], float] = {}
     pending = list(nodes)
@@ -130,30 +158,31 @@ def mul(*nodes: Node) -> Node:
         elif node.op == "number":
             coefficient *= node.args[0]
         else:
-            base, exponent = based(node)
-            # x / x is 1 where x is a setting; where it is data, it may be 0 / 0.
+            base, exponent = split_power(node)
+            # x / x is 1 for a setting x; for data it may be 0 / 0.
             key = base, base.scalar or exponent > 0
             powers[key] = powers.get(key, 0.0) + exponent
     if coefficient == 0:
         return ZERO
-    found = []
+    product = []
     for (base, _), exponent in powers.items():
-        made = power(base, number(exponent))
-        if made.op in ("number", "mul"):
-            return mul(number(coefficient), *(power(b, number(e)) for (b, _), e in powers.items()))
-        found.append(made)
-    found.sort(key=_rank)
-    if coefficient != 1 and len(found) == 1 and found[0].op == "add":
-        return Node("add", *sorted((mul(number(coefficient), t) for t in found[0].args), key=_rank))
+        factor = power(base, exponent)
+        if factor.op in ("number", "mul"):
+            return mul(number(coefficient), *(power(b, e) for (b, _), e in powers.items()))
+        product.append(factor)
+    product.sort(key=_RANK)
+    if coefficient != 1 and len(product) == 1 and product[0].op == "add":
+        return Node("add", *sorted((mul(number(coefficient), t) for t in product[0].args), key=_RANK))
     if coefficient != 1:
-        found.insert(0, number(coefficient))
-    if len(found) < 2:
-        return found[0] if found else ONE
-    return Node("mul", *found)
+        product.insert(0, number(coefficient))
+    if len(product) < 2:
+        return product[0] if product else ONE
+    return Node("mul", *product)
 
 
-def power(base: Node, exponent: Node) -> Node:
-    """``base ** exponent``."""
+def power(base: Node, exponent: Node | float) -> Node:
+    """Return ``base ** exponent``."""
+    exponent = _as_node(exponent)
     if exponent.op != "number":
         return ONE if base is ONE else Node("pow", base, exponent)
     e = exponent.args[0]
@@ -169,7 +198,7 @@ def power(base: Node, exponent: Node) -> Node:
     if base.op == "pow" and base.args[1].op == "number":
         inner = base.args[1].args[0]
         if whole or inner != int(inner) or inner % 2 or nonnegative(base.args[0]):
-            return power(base.args[0], number(inner * e))
+            return power(base.args[0], inner * e)
         if inner * e == 1:
             return call("abs", base.args[0])
     if base.op == "mul":
@@ -185,7 +214,7 @@ def power(base: Node, exponent: Node) -> Node:
 
 
 def call(op: str, *args: Node) -> Node:
-    """A function of ``rules/ops.py``, a comparison, or a choice between two (``ite``)."""
+    """Return the call of a function of ``rules/ops.py``, a comparison, or a choice between two nodes (``ite``)."""
     if op == "ite":
         condition, yes, no = args
         if condition.op == "number":
@@ -207,7 +236,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 
 def nonnegative(node: Node) -> bool:
-    """Whether it is known never to be below zero; settings never are."""
+    """Whether the value cannot be below zero, as far as its form shows; settings never are."""
     match node.op:
         case "number":
             return bool(node.args[0] >= 0)
@@ -216,8 +245,8 @@ def nonnegative(node: Node) -> bool:
         case "old" | "named":
             return bool(node.args[1])
         case "pow":
-            e = value_of(node.args[1])
-            return (e is not None and (e % 2 == 0 or abs(e) == 0.5)) or nonnegative(node.args[0])
+            base, e = split_power(node)
+            return (base is not node and (e % 2 == 0 or abs(e) == 0.5)) or nonnegative(node.args[0])
         case "mul" | "maximum":
             return all(nonnegative(a) for a in node.args)
         case "add":
@@ -226,17 +255,17 @@ def nonnegative(node: Node) -> bool:
 
 
 def complement(node: Node) -> Node | None:
-    """``x`` where the node is ``1 - x`` and one number for all elements; None for everything else."""
+    """Return ``x`` if the node is ``1 - x`` and a scalar, else None."""
     if node.op != "add" or not node.scalar or ONE not in node.args or len(node.args) != 2:
         return None
     (other,) = (t for t in node.args if t is not ONE)
-    coefficient, content = split(other)
+    coefficient, content = split_coefficient(other)
     return mul(number(-coefficient), content) if coefficient < 0 else None
 
 
 @cache
 def elementwise(node: Node) -> bool:
-    """Whether it has a value for each element, and not one for all of them as a number or a mean has."""
+    """Whether the node has a value for each element; a number or a mean has one for all of them."""
     if node.scalar or (node.op in _REDUCTIONS and len(node.args) == 1):
         return False
     return node.op in _OF_DATA or any(elementwise(a) for a in node.args if isinstance(a, Node))
@@ -245,34 +274,14 @@ def elementwise(node: Node) -> bool:
 _REDUCTIONS = ("mean", "sum", "size")
 
 
-def minus(one: Node, other: Node) -> Node:
-    """The difference."""
-    return add(one, mul(MINUS, other))
-
-
-def inverse(node: Node) -> Node:
-    """One over it."""
-    return power(node, MINUS)
-
-
-def root(node: Node) -> Node:
-    """The square root."""
-    return power(node, HALF)
-
-
-def square(node: Node) -> Node:
-    """Its square."""
-    return power(node, TWO)
-
-
 def build(op: str, args: tuple[Any, ...]) -> Node:
-    """The canonical node of an operation."""
+    """Return the canonical node of an operation."""
     makers: dict[str, Callable[..., Node]] = {"add": add, "mul": mul, "pow": power}
     return makers[op](*args) if op in makers else call(op, *args)
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and everything below it, each once."""
+    """Yield the node and everything below it, each once."""
     seen, pending = {node}, [node]
     while pending:
         current = pending.pop()
@@ -284,33 +293,33 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def contains(node: Node, part: Node) -> bool:
-    """Whether ``part`` occurs in it."""
+    """Whether ``part`` occurs in the node."""
     return any(n is part for n in walk(node))
 
 
 def rewrite(node: Node, edit: Edit) -> Node:
-    """Everything built anew from the leaves up, ``edit`` applied to each node on the way."""
-    known: dict[Node, Node] = {}
+    """Rebuild the expression from its leaves up and apply ``edit`` to each node on the way."""
+    results: dict[Node, Node] = {}
 
-    def of(current: Node) -> Node:
-        if current not in known:
-            args = tuple(of(a) if isinstance(a, Node) else a for a in current.args)
+    def rebuild(current: Node) -> Node:
+        if current not in results:
+            args = tuple(rebuild(a) if isinstance(a, Node) else a for a in current.args)
             same = all(a is b for a, b in zip(args, current.args))
-            known[current] = edit(current if same else build(current.op, args))
-        return known[current]
+            results[current] = edit(current if same else build(current.op, args))
+        return results[current]
 
-    return of(node)
+    return rebuild(node)
 
 
 def substitute(node: Node, part: Node, by: Node) -> Node:
-    """``by`` in the place of ``part``."""
+    """Replace ``part`` by another node everywhere in the expression."""
     return rewrite(node, lambda n: by if n is part else n)
 
 
 def linear(node: Node, leaf: Node) -> tuple[Node, Node]:
-    """``(a, b)`` such that the node is ``a * leaf + b`` and ``leaf`` is not in ``a``.
+    """Return ``(a, b)`` such that the node is ``a * leaf + b`` and ``leaf`` does not occur in ``a``.
 
-    What contains the leaf in another way, as in a root, stays in ``b``.
+    Terms with the leaf in another place, such as under a root, stay in ``b``.
     """
     if node is leaf:
         return ONE, ZERO
@@ -318,17 +327,17 @@ def linear(node: Node, leaf: Node) -> tuple[Node, Node]:
         parts = [linear(t, leaf) for t in node.args]
         return add(*(a for a, _ in parts)), add(*(b for _, b in parts))
     if node.op == "mul":
-        holding = [f for f in node.args if contains(f, leaf)]
-        if len(holding) == 1:
-            a, b = linear(holding[0], leaf)
+        with_leaf = [f for f in node.args if contains(f, leaf)]
+        if len(with_leaf) == 1:
+            a, b = linear(with_leaf[0], leaf)
             if a is not ZERO:
-                others = [f for f in node.args if f is not holding[0]]
+                others = [f for f in node.args if f is not with_leaf[0]]
                 return mul(a, *others), mul(b, *others)
     return ZERO, node
 
 
 def describe(node: Node) -> str:
-    """The expression in one line, for people."""
+    """Return the expression as one line of text."""
     match node.op:
         case "number":
             return f"{node.args[0]:g}"
@@ -340,7 +349,3 @@ def describe(node: Node) -> str:
             return f"{describe(node.args[0])}**{describe(node.args[1])}"
     inner = ", ".join(describe(a) if isinstance(a, Node) else str(a) for a in node.args)
     return f"{node.op}({inner})" if inner else node.op
-
-
-def _rank(node: Node) -> tuple[int, int]:
-    return node.rank

@@ -1,4 +1,4 @@
-"""A traced rule, as it is or edited, ready to compute steps in float64."""
+"""A traced rule as named expressions: edit it, and compute its steps in float64."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.algebra.expression import ZERO, Edit, Node, based, rewrite, split, walk
+from gradstep.judge.algebra.expression import ZERO, Edit, Node, rewrite, split_coefficient, split_power, walk
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Named expressions that compute one step; see :func:`~gradstep.judge.algebra.trace.trace`.
+    """Named expressions that compute one step of a rule; see :func:`~gradstep.judge.algebra.trace.trace`.
 
     Attributes:
         parts: the expressions by name.
-        first: what each slot, and each number beside them, holds before the first step.
+        first: the value of each slot and of each scalar of the state before the first step.
     """
 
     parts: Mapping[str, Node]
@@ -29,40 +29,40 @@ class Program:
         return self.parts[name]
 
     def with_parts(self, parts: Mapping[str, Node]) -> Program:
-        """The same rule with these expressions."""
+        """Return the rule with these expressions instead of its own."""
         return Program(parts, self.first)
 
-    def setting(self, **parts: Node) -> Program:
-        """The same with other expressions for ``G``, ``keep``, ``step`` or ``p``."""
+    def replace(self, **parts: Node) -> Program:
+        """Return a copy with other expressions for ``G``, ``keep``, ``step`` or ``p``."""
         return self.with_parts({**self.parts, **parts})
 
-    def replacing(self, name: str, expression: Node) -> Program:
-        """The same with another expression for one part."""
+    def replace_part(self, name: str, expression: Node) -> Program:
+        """Return a copy with another expression for one part."""
         return self.with_parts({**self.parts, name: expression})
 
-    def rewriting(self, edit: Edit, *names: str) -> Program:
-        """The same with ``edit`` made in every node of the parts named, or of all; ``update`` is part of the step."""
+    def rewrite(self, edit: Edit, *names: str) -> Program:
+        """Apply ``edit`` to every node of these parts, by default of all; ``step`` includes ``update``."""
         if "step" in names:
             names = (*names, "update")
         return self.with_parts({n: rewrite(e, edit) if not names or n in names else e for n, e in self.parts.items()})
 
     def first_value(self, name: str) -> Node:
-        """What a slot or a number beside it holds before the first step."""
+        """Return the value of a slot or a scalar of the state before the first step."""
         return self.first.get(name, ZERO)
 
     def same(self, other: Program) -> bool:
-        """Whether every part is the same expression."""
+        """Whether every part is the same expression in both."""
         return all(e is other.parts[n] for n, e in self.parts.items())
 
     def nodes(self, *names: str) -> Iterator[Node]:
-        """Every node of the parts named, or of all; ``update`` is part of the step."""
+        """Yield every node of these parts, by default of all; ``step`` includes ``update``."""
         for name, expression in self.parts.items():
             if not names or name in names or (name == "update" and "step" in names):
                 yield from walk(expression)
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The names of the parts that are state."""
+        """Names of the parts that are state."""
         return tuple(n for n in self.parts if n.startswith("new "))
 
     @cached_property
@@ -71,18 +71,18 @@ class Program:
 
     @cached_property
     def opaque(self) -> bool:
-        """Whether some numbers are those that the rule's own ``coefficients`` returns."""
+        """Whether some numbers must come from the rule's own ``coefficients``."""
         return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
 
     def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
         """Compute the step.
 
         Args:
-            values: of each leaf, by its operation and its name: ``("setting", "lr")``, ``("p", "")``.
+            values: the value of each leaf by its operation and name: ``("setting", "lr")``, ``("p", "")``.
 
         Returns:
-            The value of ``p``, each ``new`` and each ``memo``, and whether a number was divided by zero on the way, at
-            which Python raises an error and NumPy goes on.
+            The values of ``p``, each ``new NAME`` and each ``memo NAME``; and whether a scalar was divided by zero,
+            where Python raises an error and NumPy goes on.
         """
         return self._tape.run(values)
 
@@ -90,7 +90,7 @@ class Program:
 @final
 @dataclass(frozen=True)
 class _Branch:
-    """One branch of a choice: its operations, and the place of its value among the results."""
+    """One branch of a choice: its operations, and the index of its value among the results."""
 
     calls: list[_Call]
     result: int
@@ -99,19 +99,19 @@ class _Branch:
 @final
 @dataclass(frozen=True)
 class _Branches:
-    """Two branches of which one is computed: in the other a number may be divided by zero, and nobody divides it."""
+    """Two branches of which only one is computed: the other one may divide by zero."""
 
     yes: _Branch
     no: _Branch
 
 
 _Call: TypeAlias = tuple[int, Callable[..., Any] | _Branches, tuple[int, ...]]
-"""The place of a result, what computes it, and the places of its arguments."""
+"""Index of the result, the function that computes it, and the indices of its arguments."""
 
 
 @final
 class _Tape:
-    """The operations in order, each with the places of its arguments among the results so far."""
+    """The operations of a program in order; arguments are indices of earlier results."""
 
     def __init__(self, parts: Mapping[str, Node]) -> None:
         self.parts = parts
@@ -162,10 +162,10 @@ class _Tape:
 
     def _place(self, node: Node) -> int:
         if node not in self.places:
-            self.places[node] = self._lowered(node)
+            self.places[node] = self._lower(node)
         return self.places[node]
 
-    def _lowered(self, node: Node) -> int:
+    def _lower(self, node: Node) -> int:
         match node.op:
             case "number":
                 return self._number(node.args[0])
@@ -190,7 +190,7 @@ class _Tape:
         return place
 
     def _branch(self, node: Node) -> _Branch:
-        """What is computed only where this branch is taken: nothing outside may rely on it."""
+        """Lower one branch; its results are not shared with operations outside, since it may not be computed."""
         places, calls = dict(self.places), self.calls
         self.calls = []
         result = self._place(node)
@@ -203,7 +203,7 @@ class _Tape:
         arrays = [t for t in node.args if not t.scalar]
         total: int | None = None
         for term in numbers + arrays:
-            coefficient, content = split(term)
+            coefficient, content = split_coefficient(term)
             if total is not None and coefficient == -1:
                 total = self._call(_subtract, total, self._place(content))
             else:
@@ -215,15 +215,15 @@ class _Tape:
     def _product(self, node: Node) -> int:
         numbers = [f for f in node.args if f.scalar]
         arrays = [f for f in node.args if not f.scalar]
-        # Numbers first: they are one multiplication of an array, and lose nothing in float64.
+        # Scalars first: together they cost one multiplication of the array, and lose nothing in float64.
         total: int | None = None
         for factor in numbers:
             place = self._place(factor)
             total = place if total is None else self._call(_times, total, place)
-        for factor in sorted(arrays, key=lambda f: based(f)[1] < 0):
-            base, exponent = based(factor)
+        for factor in sorted(arrays, key=lambda f: split_power(f)[1] < 0):
+            base, exponent = split_power(factor)
             if exponent < 0 and total is not None:
-                inside = self._powered(self._place(base), -exponent, scalar=False)
+                inside = self._raise(self._place(base), -exponent, scalar=False)
                 total = self._call(_over, total, inside)
             else:
                 place = self._place(factor)
@@ -235,26 +235,26 @@ class _Tape:
         base, exponent = node.args
         if exponent.op != "number":
             return self._call(_scalar_power if node.scalar else np.power, self._place(base), self._place(exponent))
-        return self._powered(self._place(base), exponent.args[0], scalar=node.scalar)
+        return self._raise(self._place(base), exponent.args[0], scalar=node.scalar)
 
-    def _powered(self, base: int, exponent: float, *, scalar: bool) -> int:
+    def _raise(self, base: int, exponent: float, *, scalar: bool) -> int:
         if exponent == 1:
             return base
         if scalar:
             return self._call(_scalar_power, base, self._number(exponent))
         if abs(exponent) == 2:
-            made = self._call(_times, base, base)
+            result = self._call(_times, base, base)
         elif abs(exponent) == 0.5:
-            made = self._call(np.sqrt, base)
+            result = self._call(np.sqrt, base)
         elif abs(exponent) == 1:
-            made = base
+            result = base
         else:
             return self._call(np.power, base, self._number(exponent))
-        return self._call(_over, self._number(1.0), made) if exponent < 0 else made
+        return self._call(_over, self._number(1.0), result) if exponent < 0 else result
 
 
 _divided: list[bool] = []
-"""Not empty where a number was divided by zero in the step that runs."""
+"""Not empty if the current step has divided a scalar by zero."""
 
 
 def _scalar_power(base: float, exponent: float) -> float:

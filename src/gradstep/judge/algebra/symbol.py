@@ -1,48 +1,40 @@
-"""Numbers and arrays that are not known: what is computed with them is recorded."""
+"""Symbols that record the computation they take part in, and functions rebuilt so that ``math`` accepts symbols."""
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.algebra.expression import (
-    HALF,
-    MINUS,
-    ZERO,
-    Node,
-    add,
-    call,
-    inverse,
-    minus,
-    mul,
-    number,
-    power,
-)
+from gradstep.judge.algebra.expression import ZERO, Node, call, number
+from gradstep.rules import Rule
 
 _CONDITIONS = ("lt", "le", "eq", "ne")
 
 
 class UntraceableError(TypeError):
-    """A rule does something that no symbol can do, such as looking at a tensor's elements one by one."""
+    """A rule does something that no symbol can do, such as a loop over a tensor's elements."""
 
 
 @final
 class Fork(Exception):
-    """A branch that has not been decided yet."""
+    """A rule branches on a condition that has no answer yet."""
 
     def __init__(self, condition: Node) -> None:
         self.condition = condition
 
 
-deciding = threading.local()
-"""Holds ``made``: how branches on numbers are decided at the moment."""
+branching = threading.local()
+"""Its ``answers`` are the values of the conditions on which the running function branches."""
 
 
 @final
 class Symbol:
-    """A number or an array that is not known: what is computed with it is recorded."""
+    """A number or an array without a value: arithmetic with it builds an expression."""
 
     __array_ufunc__ = None
     __hash__ = None  # type: ignore[assignment]  # == is a comparison to be recorded
@@ -52,35 +44,35 @@ class Symbol:
         self.node = node
 
     def __add__(self, other: Any) -> Symbol:
-        return Symbol(add(self.node, as_node(other)))
+        return Symbol(self.node + as_node(other))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Symbol:
-        return Symbol(minus(self.node, as_node(other)))
+        return Symbol(self.node - as_node(other))
 
     def __rsub__(self, other: Any) -> Symbol:
-        return Symbol(minus(as_node(other), self.node))
+        return Symbol(as_node(other) - self.node)
 
     def __mul__(self, other: Any) -> Symbol:
-        return Symbol(mul(self.node, as_node(other)))
+        return Symbol(self.node * as_node(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Symbol:
-        return Symbol(mul(self.node, inverse(as_node(other))))
+        return Symbol(self.node / as_node(other))
 
     def __rtruediv__(self, other: Any) -> Symbol:
-        return Symbol(mul(as_node(other), inverse(self.node)))
+        return Symbol(as_node(other) / self.node)
 
     def __pow__(self, other: Any) -> Symbol:
-        return Symbol(power(self.node, as_node(other)))
+        return Symbol(self.node ** as_node(other))
 
     def __rpow__(self, other: Any) -> Symbol:
-        return Symbol(power(as_node(other), self.node))
+        return Symbol(as_node(other) ** self.node)
 
     def __neg__(self) -> Symbol:
-        return Symbol(mul(MINUS, self.node))
+        return Symbol(-self.node)
 
     def __pos__(self) -> Symbol:
         return self
@@ -111,16 +103,16 @@ class Symbol:
             raise UntraceableError("a rule's update cannot branch on the values of its elements")
         if self.node.op == "number":
             return bool(self.node.args[0])
-        asked = self.node if self.node.op in _CONDITIONS else call("ne", self.node, ZERO)
-        decided: dict[Node, bool] = deciding.made
-        if asked not in decided:
-            raise Fork(asked)
-        return decided[asked]
+        condition = self.node if self.node.op in _CONDITIONS else call("ne", self.node, ZERO)
+        answers: dict[Node, bool] = branching.answers
+        if condition not in answers:
+            raise Fork(condition)
+        return answers[condition]
 
-    # What gradstep.rules.ops asks of values that are not NumPy's.
+    # Methods that gradstep.rules.ops calls on values that are not NumPy arrays.
 
     def sqrt(self) -> Symbol:
-        return Symbol(power(self.node, HALF))
+        return Symbol(self.node**0.5)
 
     def sign(self) -> Symbol:
         return Symbol(call("sign", self.node))
@@ -148,13 +140,86 @@ class Symbol:
 
 
 def as_node(value: Any) -> Node:
-    """The expression of a symbol or a number.
+    """Return the expression of a symbol or a number.
 
     Raises:
-        UntraceableError: it is neither.
+        UntraceableError: for any other value.
     """
     if isinstance(value, Symbol):
         return value.node
     if isinstance(value, (bool, int, float, np.generic)):
         return number(float(value))
     raise UntraceableError(f"a rule combines its arguments with {type(value).__name__}")
+
+
+_MATH: Mapping[Any, Callable[..., Symbol]] = {
+    math.sqrt: lambda x: x.sqrt(),
+    math.pow: lambda x, y: x**y if isinstance(x, Symbol) else y.__rpow__(x),
+    math.fabs: abs,
+    math.exp: lambda x: x.exp(),
+    math.log: lambda x: x.log(),
+}
+
+
+def _on_symbols(function: Any) -> Any:
+    """Return a function of the module ``math`` that also accepts symbols."""
+
+    def call_recorded(*args: Any) -> Any:
+        if any(isinstance(a, Symbol) for a in args):
+            if function not in _MATH:
+                raise UntraceableError(f"a rule calls math.{function.__name__}")
+            return _MATH[function](*args)
+        return function(*args)
+
+    return call_recorded
+
+
+_SYMBOLIC_MATH = SimpleNamespace(
+    **{name: _on_symbols(f) if callable(f) else f for name, f in vars(math).items() if not name.startswith("__")}
+)
+
+
+@final
+class Rebuilder:
+    """Rebuilds functions from their code, with a ``math`` that accepts symbols among their globals."""
+
+    def __init__(self) -> None:
+        self.rebuilt: dict[FunctionType, FunctionType] = {}
+
+    def function(self, original: FunctionType) -> FunctionType:
+        if original not in self.rebuilt:
+            scope: dict[str, Any] = {}
+            new = FunctionType(original.__code__, scope, original.__name__, original.__defaults__, original.__closure__)
+            new.__kwdefaults__ = original.__kwdefaults__
+            self.rebuilt[original] = new
+            names = set(original.__code__.co_names)
+            used = {n: v for n, v in original.__globals__.items() if n in names or n == "__builtins__"}
+            scope |= {name: self.value(value) for name, value in used.items()} | {"__name__": original.__module__}
+        return self.rebuilt[original]
+
+    def value(self, value: Any) -> Any:
+        if value is math:
+            return _SYMBOLIC_MATH
+        if isinstance(value, BuiltinFunctionType) and value.__module__ == "math":
+            return _on_symbols(value)
+        ours = isinstance(value, FunctionType) and (value.__module__ or "").partition(".")[0] == "gradstep"
+        return self.function(value) if isinstance(value, FunctionType) and not ours else value
+
+    def rule(self, rule: type[Rule]) -> type[Rule]:
+        """Return a subclass with rebuilt functions; its instances may hold symbols."""
+        members: dict[str, Any] = {}
+        for base in reversed(rule.__mro__):
+            if base is object:
+                continue
+            for name, value in vars(base).items():
+                if name.startswith("__"):
+                    continue
+                if isinstance(value, FunctionType):
+                    members[name] = self.function(value)
+                elif isinstance(value, staticmethod) and isinstance(value.__func__, FunctionType):
+                    members[name] = staticmethod(self.function(value.__func__))
+                elif isinstance(value, property) and isinstance(value.fget, FunctionType):
+                    members[name] = property(self.function(value.fget))
+                else:
+                    members.pop(name, None)  # a plain attribute overrides the function of a base class
+        return type(rule.__name__, (rule,), members)

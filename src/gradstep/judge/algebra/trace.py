@@ -1,8 +1,8 @@
-"""A rule's own functions run on symbols: what comes back is the expression that they compute.
+"""Trace a rule: run its own functions on symbols, which returns the expressions that they compute.
 
 Numbers among the settings, the step number, the state, the parameter and its gradient are symbols; flags keep their
-values. Where a rule branches on a number (``if step == 1``), both ways are gone and joined. Nothing is read but the
-functions themselves, so that a rule made by ``exec`` or in a notebook is traced as any other.
+values. Where a rule branches on a number (``if step == 1``), both branches are traced and joined. The source text is
+not needed, so a rule made by ``exec`` or in a notebook is traced like any other.
 """
 
 from __future__ import annotations
@@ -14,42 +14,40 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias, final
 
 from gradstep.judge.algebra.expression import (
-    COUNT,
-    MINUS,
+    GRADIENT,
+    KEEP,
+    MOVE,
     STEP,
+    ZERO,
     G,
     Node,
     P,
     add,
-    based,
     call,
     elementwise,
     factors,
-    inverse,
     linear,
-    minus,
     mul,
     number,
     rewrite,
-    split,
-    square,
+    split_coefficient,
+    split_power,
     substitute,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.algebra.rebuild import Rebuilt
-from gradstep.judge.algebra.symbol import Fork, Symbol, UntraceableError, as_node, deciding
+from gradstep.judge.algebra.symbol import Fork, Rebuilder, Symbol, UntraceableError, as_node, branching
 from gradstep.rules import Rule, Slot
 
-_WAYS = 32
-"""How many ways a rule's branches may make; one with more is not traced."""
+_MOST_PATHS = 32
+"""Most paths through a rule's branches; a rule with more is not traced."""
 
 Key: TypeAlias = tuple[Any, ...]
-"""What a trace depends on: the values of flags, which state there is. Rules with equal keys have the same graph."""
+"""The values of flags and the names of slots. Rules with equal keys have the same graph."""
 
 
 @final
 class _Answers(dict[Node, bool]):
-    """Branches decided by the settings' own values: which slots there are follows from them."""
+    """Answers conditions by the values of the settings, so that ``slots`` returns the slots of these settings."""
 
     def __init__(self, values: Mapping[str, float]) -> None:
         self.values_by_name = values
@@ -64,7 +62,7 @@ class _Answers(dict[Node, bool]):
 
 @lru_cache(maxsize=4096)
 def key_of(rule: Rule, ndim: int) -> Key:
-    """What the graph of this rule depends on, for a parameter of so many dimensions."""
+    """Return the key of the rule's graph for a parameter with ``ndim`` dimensions."""
     flags = [(f.name, _shape(getattr(rule, f.name))) for f in fields(rule)]
     return (tuple(flags), tuple(s.name for s in rule.slots(ndim)), rule.elementwise or ndim)
 
@@ -83,35 +81,35 @@ def _symbolic(name: str, value: Any) -> Any:
 
 
 def values_of(rule: Rule) -> dict[str, float]:
-    """The numbers that the ``setting`` leaves of a rule's graph stand for."""
-    found: dict[str, float] = {}
+    """Return the values of the ``setting`` leaves of a rule's graph by name."""
+    numbers: dict[str, float] = {}
 
-    def put(name: str, value: Any) -> None:
+    def collect(name: str, value: Any) -> None:
         if isinstance(value, tuple):
             for i, v in enumerate(value):
-                put(f"{name}.{i}", v)
+                collect(f"{name}.{i}", v)
         elif isinstance(value, (int, float)):
-            found[name] = value
+            numbers[name] = value
 
     for f in fields(rule):
-        put(f.name, getattr(rule, f.name))
-    return found
+        collect(f.name, getattr(rule, f.name))
+    return numbers
 
 
-def _all_ways(function: Callable[[], dict[str, Any]]) -> dict[str, Node]:
-    """What the function returns by name, over both sides of each of its branches."""
-    left = [_WAYS]
+def _trace_branches(function: Callable[[], dict[str, Any]]) -> dict[str, Node]:
+    """Return what the function returns, by name, joined over both sides of each of its branches."""
+    paths_left = [_MOST_PATHS]
 
-    def follow(decided: dict[Node, bool]) -> dict[str, Node]:
-        left[0] -= 1
-        if left[0] < 0:
+    def follow(answers: dict[Node, bool]) -> dict[str, Node]:
+        paths_left[0] -= 1
+        if paths_left[0] < 0:
             raise UntraceableError("a rule has too many branches")
-        deciding.made = decided
+        branching.answers = answers
         try:
             return {name: as_node(value) for name, value in function().items()}
         except Fork as fork:
             condition = fork.condition
-        yes, no = (follow({**decided, condition: answer}) for answer in (True, False))
+        yes, no = (follow({**answers, condition: answer}) for answer in (True, False))
         if yes.keys() != no.keys():
             raise UntraceableError("a rule's branches compute different things")
         return {name: call("ite", condition, value, no[name]) for name, value in yes.items()}
@@ -121,10 +119,10 @@ def _all_ways(function: Callable[[], dict[str, Any]]) -> dict[str, Node]:
 
 @final
 class _Recorder:
-    """State that records what each slot was assigned; a slot that is read afterwards is a leaf of its name."""
+    """State that records the assignments to its slots; reading a slot after that returns a leaf with its name."""
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
-        self.__dict__["_made"] = {}
+        self.__dict__["_assigned"] = {}
         self.__dict__["_leaves"] = {s.name: Node("named", f"new {s.name}", not s.signed) for s in slots}
         self.__dict__["_values"] = {s.name: Symbol(Node("old", s.name, not s.signed)) for s in slots}
 
@@ -140,62 +138,62 @@ class _Recorder:
         if name not in self._leaves:
             raise UntraceableError(f"a rule assigns {name!r}, which is no slot of its")
         node = as_node(value)
-        if name in self._made:
-            node = substitute(node, self._leaves[name], self._made[name])
-        self._made[name] = node
+        if name in self._assigned:
+            node = substitute(node, self._leaves[name], self._assigned[name])
+        self._assigned[name] = node
         self._values[name] = Symbol(self._leaves[name])
 
     def parts(self) -> dict[str, Node]:
-        """What each slot holds after the step."""
-        return {f"new {name}": self._made.get(name, as_node(self._values[name])) for name in self._leaves}
+        """Return the expression of each slot after the step."""
+        return {f"new {name}": self._assigned.get(name, as_node(self._values[name])) for name in self._leaves}
 
 
 def trace(rule: Rule, ndim: int) -> Program:
-    """The graph of one step, as named expressions.
+    """Return the graph of one step, as named expressions.
 
-    ``G`` is the gradient with the decay that is added to it; ``new NAME`` a slot after the step; ``memo NAME`` a
-    scalar after it; ``keep`` what is left of the parameter and ``step`` what is subtracted from it, so that ``p`` is
-    ``keep * p - step``; ``update`` the step without its size, if that is used elsewhere. Where an expression
-    uses another, it holds a leaf of that name.
+    ``G`` is the gradient plus the decay that is added to it; ``new NAME`` is a slot after the step, ``memo NAME`` a
+    scalar of the state after the step; ``keep`` and ``step`` make the new parameter: ``p`` is ``keep * p - step``;
+    ``update`` is the step without its size, if another expression uses it. An expression that uses another one holds a
+    leaf with its name.
 
     Raises:
-        UntraceableError: the rule does something that cannot be recorded.
+        UntraceableError: the rule does something that symbols cannot record.
     """
-    rebuilt = Rebuilt().rule(type(rule))
+    rebuilt = Rebuilder().rule(type(rule))
     symbolic = object.__new__(rebuilt)
     for f in fields(rule):
         object.__setattr__(symbolic, f.name, _symbolic(f.name, getattr(rule, f.name)))
     slots = rule.slots(ndim)
     memos = {name: Symbol(Node("memo", name)) for name in rule.scalars}
     try:
-        coefficients = _all_ways(lambda: symbolic.coefficients(Symbol(STEP), **memos))  # type: ignore[arg-type]
+        coefficients = _trace_branches(lambda: symbolic.coefficients(Symbol(STEP), **memos))  # type: ignore[arg-type]
     except UntraceableError:
         raise
     except Exception:
-        # What cannot be read is taken as it comes out: the names are known, the numbers are computed by the rule.
+        # Coefficients that cannot be traced are leaves by name; the rule computes their numbers at each step.
         coefficients = {name: Node("coefficient", name) for name in rule.coefficients(1, **rule.scalars)}
-    taken = {name: Node("named", f"memo {name}", False) if name in memos else n for name, n in coefficients.items()}
+    numbers = {name: Node("named", f"memo {name}", False) if name in memos else n for name, n in coefficients.items()}
 
     def update() -> dict[str, Any]:
         state: Any = _Recorder(slots)
-        c = SimpleNamespace(**{name: Symbol(n) for name, n in taken.items()})
+        c = SimpleNamespace(**{name: Symbol(n) for name, n in numbers.items()})
         new = rebuilt.update(Symbol(P), Symbol(G), state, c)
         return {**{name: Symbol(n) for name, n in state.parts().items()}, "p": new}
 
     try:
-        found = _all_ways(update)
+        results = _trace_branches(update)
     except UntraceableError:
         raise
     except Exception as error:
         raise UntraceableError(f"{type(rule).__name__}.update cannot be traced: {error}") from error
     signed = {f"new {s.name}": s.signed for s in slots}
     memo = {f"memo {name}": coefficients[name] for name in rule.scalars}
-    return Program(_named({**memo, **found}, signed), _first_values(rule, symbolic, ndim))
+    return Program(_name_parts({**memo, **results}, signed), _first_values(rule, symbolic, ndim))
 
 
 def _first_values(rule: Rule, symbolic: Any, ndim: int) -> dict[str, Node]:
-    """What slots and scalars hold before the first step."""
-    deciding.made = _Answers(values_of(rule))
+    """Return the values of slots and scalars before the first step."""
+    branching.answers = _Answers(values_of(rule))
     try:
         fills = {s.name: as_node(s.fill) for s in symbolic.slots(ndim)}
     except Exception:
@@ -203,13 +201,12 @@ def _first_values(rule: Rule, symbolic: Any, ndim: int) -> dict[str, Node]:
     return fills | {name: number(value) for name, value in rule.scalars.items()}
 
 
-def _named(found: dict[str, Node], signed: Mapping[str, bool]) -> dict[str, Node]:
-    """Expressions that occur in others replaced by their names, and the parameter taken apart."""
-    decayed = _decayed_gradient(found)
-    leaf = Node("named", "G", False)
-    named = {name: rewrite(e, lambda n: _with_name(n, decayed, leaf)) for name, e in found.items()}
+def _name_parts(results: dict[str, Node], signed: Mapping[str, bool]) -> dict[str, Node]:
+    """Replace expressions that occur in others by their names, and split the parameter into ``keep`` and ``step``."""
+    decayed = _decayed_gradient(results)
+    named = {name: rewrite(e, lambda n: _with_name(n, decayed, GRADIENT)) for name, e in results.items()}
     named = {"G": decayed, **named}
-    # What is used where it was computed, under its own name too, innermost first.
+    # Also where an expression stands in full instead of its name; innermost first.
     inner = sorted((n for n in named if n.startswith(("new ", "memo "))), key=lambda n: named[n].rank)
     for name in inner:
         whole, new = named[name], Node("named", name, name in signed and not signed[name])
@@ -217,46 +214,43 @@ def _named(found: dict[str, Node], signed: Mapping[str, bool]) -> dict[str, Node
             edit = partial(_with_name, whole=whole, leaf=new)
             named = {n: e if n == name else rewrite(e, edit) for n, e in named.items()}
     keep, change = linear(named.pop("p"), P)
-    named |= {"keep": keep, "step": mul(MINUS, change)}
+    named |= {"keep": keep, "step": -change}
     named = {n: _as_average(n, e, signed) if n in signed else e for n, e in named.items()}
-    named = _with_update(named)
-    left, moved = Node("named", "keep", False), Node("named", "step", False)
-    return named | {"p": minus(mul(left, P), moved)}
+    return _with_update(named) | {"p": KEEP * P - MOVE}
 
 
 def _as_average(name: str, expression: Node, signed: Mapping[str, bool]) -> Node:
-    """``β * old + (1 - β) * x`` for a slot written as ``x + β * (old - x)`` or ``old + (1 - β) * (x - old)``."""
-    gradient = Node("named", "G", False)
+    """Rewrite ``x + β * (old - x)`` or ``old + (1 - β) * (x - old)`` as ``β * old + (1 - β) * x``."""
     old = Node("old", name.removeprefix("new "), not signed[name])
-    kept, added = linear(expression, old)
-    for fresh in (gradient, square(gradient)):
-        rest, other = linear(added, fresh)
-        if kept.op == "setting" and rest.scalar and not _is_zero(rest) and _is_zero(other):
-            return add(mul(kept, old), mul(rest, fresh))
+    old_weight, added = linear(expression, old)
+    for value in (GRADIENT, GRADIENT**2):
+        new_weight, other = linear(added, value)
+        if old_weight.op == "setting" and new_weight.scalar and new_weight is not ZERO and other is ZERO:
+            return old_weight * old + new_weight * value
     return expression
 
 
 def _with_update(named: dict[str, Node]) -> dict[str, Node]:
-    """What the step is along under a name of its own, ``update``, where its square is used elsewhere."""
+    """Name the direction of the step ``update`` if another expression uses its square."""
     along = [f for f in factors(named["step"]) if elementwise(f)]
     update, leaf = mul(*along), Node("named", "update", False)
-    squared = factors(square(update))
+    squared = factors(update**2)
 
     def edit(node: Node) -> Node:
         if node.op == "mul" and len(squared) > 1 and set(squared) <= set(node.args):
-            return mul(square(leaf), *(f for f in node.args if f not in squared))
+            return mul(leaf**2, *(f for f in node.args if f not in squared))
         return node
 
-    found = {n: rewrite(e, edit) for n, e in named.items()}
-    if all(found[n] is e for n, e in named.items()):
+    after = {n: rewrite(e, edit) for n, e in named.items()}
+    if all(after[n] is e for n, e in named.items()):
         return named
-    size = mul(*(f for f in factors(found["step"]) if f not in along))
-    return {**found, "update": update, "step": mul(size, leaf)}
+    size = mul(*(f for f in factors(after["step"]) if f not in along))
+    return {**after, "update": update, "step": size * leaf}
 
 
-def _decayed_gradient(found: Mapping[str, Node]) -> Node:
-    """``g + decay * p`` if it occurs anywhere, else ``g``."""
-    for expression in found.values():
+def _decayed_gradient(results: Mapping[str, Node]) -> Node:
+    """Return ``g + decay * p`` if it occurs anywhere, else ``g``."""
+    for expression in results.values():
         for node in _sums_with_gradient(expression):
             decay = [t for t in node.args if _is_decay(t)]
             if decay:
@@ -265,37 +259,30 @@ def _decayed_gradient(found: Mapping[str, Node]) -> Node:
 
 
 def _sums_with_gradient(expression: Node) -> list[Node]:
-    found: list[Node] = []
+    sums: list[Node] = []
 
     def look(node: Node) -> Node:
         if node.op == "add" and G in node.args:
-            found.append(node)
+            sums.append(node)
         return node
 
-    rewrite(expression, look)
-    return found
+    rewrite(expression, look)  # from the leaves up: the innermost sum first
+    return sums
 
 
 def _is_decay(term: Node) -> bool:
     scale, leaf = linear(term, P)
-    return scale.scalar and split(scale)[0] > 0 and not _is_zero(scale) and _is_zero(leaf)
-
-
-def _is_zero(node: Node) -> bool:
-    return node.op == "number" and node.args[0] == 0
+    return scale.scalar and split_coefficient(scale)[0] > 0 and scale is not ZERO and leaf is ZERO
 
 
 def _with_name(node: Node, whole: Node, leaf: Node) -> Node:
-    """The node with ``leaf`` for ``whole``, also where that is some of a sum's terms or of a product's factors."""
+    """Replace ``whole`` by ``leaf``, also where it is some terms of a sum or some factors of a product."""
     if node is whole or (node is G and whole is G):
         return leaf
     if node.op == whole.op == "add" and set(whole.args) <= set(node.args):
         return add(leaf, *(t for t in node.args if t not in whole.args))
     if node.op == whole.op == "mul" and node.scalar and whole.scalar:
-        powers = dict(map(based, node.args))
-        if all(powers.get(base, 0.0) >= exponent for base, exponent in map(based, whole.args)):
-            return mul(leaf, node, inverse(whole))
+        powers = dict(map(split_power, node.args))
+        if all(powers.get(base, 0.0) >= exponent for base, exponent in map(split_power, whole.args)):
+            return leaf * node / whole
     return node
-
-
-__all__ = ["COUNT", "Key", "Symbol", "UntraceableError", "as_node", "key_of", "trace", "values_of"]

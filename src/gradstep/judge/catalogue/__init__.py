@@ -1,4 +1,4 @@
-"""The known mistakes and conventions, each a kind of edit that is made in every rule that has a place for it."""
+"""The known mistakes and conventions: each is an edit that applies to every rule with a place for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from gradstep.judge.catalogue import (
     gradients,
     momentum,
     particular,
-    settings,
     state,
 )
-from gradstep.judge.catalogue.likeness import distinct
-from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, variant, variants
+from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, variant, variants
 from gradstep.rules import Rule
 
 __all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variant", "variants"]
@@ -32,28 +30,27 @@ MISTAKES: tuple[Mistake, ...] = (
     *particular.MISTAKES,
     *averages.MISTAKES,
     *state.MISTAKES,
-    state.UNMOVED,
     *momentum.MISTAKES,
     *gradients.MISTAKES,
     *driving.MISTAKES,
 )
-"""Every mistake, the likeliest first within its kind; a mistake in the use of a setting is made per rule."""
+"""Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""
 
 
 @cache
 def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
-    """Every known mistake and convention that this rule can be written with, one at a time.
+    """Return the rule with each known mistake or convention that it can have, one at a time.
 
-    Some do in this rule what another one before them does; :func:`distinct` leaves those out.
+    Some do the same as an earlier one in this rule; :func:`distinct` leaves those out.
 
     >>> from gradstep.rules import Lion
     >>> catalogue(Lion)[0].sentence
     'Lion with a bias correction that the rule does not have'
     """
-    found: list[Variant] = []
-    for mistake in (*MISTAKES, *settings.of(rule)):
+    singles: list[Variant] = []
+    for mistake in (*MISTAKES, *driving.mistakes_of_settings(rule)):
         try:
-            found.append(variant(rule, (mistake,)))
+            singles.append(variant(rule, (mistake,)))
         except NotFoundError:
             continue
-    return tuple(found)
+    return tuple(singles)

@@ -1,17 +1,23 @@
-"""What a known mistake is, and a rule with some of them in it."""
+"""Known mistakes, rules with mistakes in them, and the helpers that make edits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 from itertools import permutations
 from typing import Any, Literal, TypeAlias, final, get_args
+
+import numpy as np
 
 from gradstep.judge.algebra.anatomy import NotFoundError
 from gradstep.judge.algebra.expression import Node
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.formula import Change, Edit, Formula, changed, examples
+from gradstep.judge.algebra.trace import key_of
+from gradstep.judge.battery import DECAY, LR, QUICK
+from gradstep.judge.formula import Change, Edit, Formula, Habits, apply_changes, examples
+from gradstep.judge.replay import replay
+from gradstep.judge.scenario import Scenario, Values
 from gradstep.rules import Rule
 
 Convention: TypeAlias = Literal[
@@ -19,42 +25,42 @@ Convention: TypeAlias = Literal[
 ]
 
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
-"""Whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it; ``textbook`` stands for the
-listings of tutorials."""
+"""Libraries and papers whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it;
+``textbook`` stands for the listings of tutorials."""
 
 
 @final
 @dataclass(frozen=True)
 class Mistake:
-    """A known way to write a rule differently; an error, unless some convention has it so.
+    """A known way to write a rule differently; an error, unless it is a convention.
 
     Attributes:
-        name: for machines, in kebab-case.
-        sentence: what is different, to follow "matches AdamW with …".
+        name: identifier in kebab-case.
+        sentence: the difference, as it follows "matches AdamW with …".
         look_for: what to look for in the code, and what to put there.
-        read: where it is explained.
-        edit: of the rule's graph; None where the mathematics of a step stays as it is.
-        habits: what is different around a step.
-        when: asked of the rule's graph at its own settings, where the mistake can be made in some rules only.
-        conventions: who writes the rule like this on purpose, and for which rules (none named: for all).
+        edit: changes the rule's graph; None if the mathematics of a step stays the same.
+        habits: the fields of :class:`~gradstep.judge.formula.Habits` that differ.
+        when: whether a rule can have the mistake, by its graph at its default settings; None for every rule.
+        conventions: who writes the rule like this on purpose, and for which rules (an empty tuple: for all).
+        read: where the right way is explained.
     """
 
     name: str
     sentence: str
     look_for: str
-    read: str
     edit: Edit | None = None
     habits: tuple[tuple[str, Any], ...] = ()
     when: Callable[[Program], object] | None = None
     conventions: tuple[tuple[Convention, tuple[str, ...]], ...] = ()
+    read: str = field(kw_only=True)
 
     def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
-        """Whose convention it is for this rule; empty where it is simply wrong."""
-        return tuple(whose for whose, rules in self.conventions if not rules or rule.__name__ in rules)
+        """Return who has this difference in this rule on purpose; empty if it is simply wrong."""
+        return tuple(holder for holder, rules in self.conventions if not rules or rule.__name__ in rules)
 
     @property
     def change(self) -> Change:
-        """What it does to a rule."""
+        """The change it makes in a rule."""
         return Change(self.edit, self.habits)
 
 
@@ -68,71 +74,71 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The mistakes' names."""
+        """Names of the mistakes."""
         return " + ".join(m.name for m in self.mistakes) or "as it should be"
 
     @property
     def sentence(self) -> str:
-        """The rule and what is different in it."""
+        """The rule and its differences."""
         differences = ", and ".join(m.sentence for m in self.mistakes)
         return self.formula.rule.__name__ + (f" with {differences}" if differences else "")
 
     @property
     def conventions(self) -> tuple[str, ...]:
-        """Who has all of it so; empty if nobody has."""
-        of = [set(m.conventions_of(self.formula.rule)) for m in self.mistakes]
-        if not of or not all(of):
+        """Who has all of the differences on purpose; empty if nobody has."""
+        holders = [set(m.conventions_of(self.formula.rule)) for m in self.mistakes]
+        if not holders or not all(holders):
             return ()
-        shared = set.intersection(*of)
+        shared = set.intersection(*holders)
         return tuple(name for name in CONVENTIONS if name in shared)
 
 
 @lru_cache(maxsize=16384)
 def variant(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> Variant:
-    """The rule with these mistakes, made in the order given or, failing that, in another.
+    """Return the rule with these mistakes, made in the given order or, if that fails, in another one.
 
     Raises:
-        NotFoundError: they cannot be made in this rule, or not together.
+        NotFoundError: the rule cannot have them, or not together.
     """
     for mistake in mistakes:
-        if not possible(rule, mistake):
+        if not can_be_made(rule, mistake):
             raise NotFoundError(f"{mistake.name} is no mistake that {rule.__name__} can have")
-    found = variants(rule, mistakes)
-    if not found:
+    possible = variants(rule, mistakes)
+    if not possible:
         raise NotFoundError(f"{' and '.join(m.name for m in mistakes)} cannot be made together in {rule.__name__}")
-    return found[0]
+    return possible[0]
 
 
 @lru_cache(maxsize=16384)
 def variants(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> tuple[Variant, ...]:
-    """The rule with these mistakes in every order that makes a difference, the order given first."""
-    found: list[Variant] = []
-    if not all(possible(rule, mistake) for mistake in mistakes):
+    """Return the rule with these mistakes in every order that makes a difference, the given order first."""
+    differing: list[Variant] = []
+    if not all(can_be_made(rule, mistake) for mistake in mistakes):
         return ()
-    # Of three and more, only there and back: those that must come first stand first in the catalogue.
+    # Of three and more, only two orders: mistakes that must come first stand first in the catalogue.
     orders = permutations(mistakes) if len(mistakes) < 3 else (mistakes, mistakes[::-1])
     for order in orders:
         try:
-            made = Variant(mistakes, changed(rule, tuple(m.change for m in order)))
+            candidate = Variant(mistakes, apply_changes(rule, tuple(m.change for m in order)))
         except NotFoundError:
             continue
-        if not any(_same(made.formula, other.formula) for other in found):
-            found.append(made)
+        if not any(_same(candidate.formula, other.formula) for other in differing):
+            differing.append(candidate)
         if sum(m.edit is not None for m in mistakes) < 2:
             break
-    return tuple(found)
+    return tuple(differing)
 
 
 def _same(one: Formula, other: Formula) -> bool:
-    """Whether two orders of the same edits come to the same, in the rule's plainest form."""
+    """Whether two orders of the same edits give the same graph, in the rule's plainest form."""
     rule, ndim = examples(one.rule)[0]
     a, b = one.program(rule, ndim), other.program(rule, ndim)
     return a is not None and b is not None and a.same(b)
 
 
 @cache
-def possible(rule: type[Rule], mistake: Mistake) -> bool:
-    """Whether the rule is one in which the mistake can be made: at its own settings, or for a habit at any."""
+def can_be_made(rule: type[Rule], mistake: Mistake) -> bool:
+    """Whether the rule can have the mistake: at its default settings, or for a habit at any settings."""
     if mistake.when is None:
         return True
     forms = examples(rule) if mistake.edit is None else ((rule(), 2),)
@@ -146,38 +152,122 @@ def possible(rule: type[Rule], mistake: Mistake) -> bool:
     return False
 
 
-def by(*rules: str, of: tuple[Convention, ...]) -> tuple[tuple[Convention, tuple[str, ...]], ...]:
-    """Conventions that hold for these rules; for all where none is named."""
-    return tuple((whose, rules) for whose in of)
+_AWAY: Mapping[str, Any] = {**QUICK, "lr": 0.5, "weight_decay": DECAY, "eps": 0.1, "d": 1.5}
+"""Values away from the defaults, so that each setting shows; 0.2 for other numbers."""
+
+_RATE_CHANGE = 6
+"""The step before which the learning rate changes."""
+
+_SAME = 1e-9
+"""Relative distance of two variants that do the same; the nearest known mistakes are a thousand times further apart."""
+
+
+def distinct(variants_: Iterable[Variant]) -> tuple[Variant, ...]:
+    """Return the variants that, in a few steps, differ from the rule and from every variant before them."""
+    seen: dict[Habits, list[Values]] = {}
+    differing = []
+    for each in variants_:
+        # These three habits show in the steps; the others do not.
+        habits = replace(each.formula.habits, ignores=(), always=(), offset=0)
+        if habits != Habits() and each.formula.edits:
+            differing.append(each)
+            continue
+        steps = run_few_steps(each.formula)
+        others = seen.setdefault(habits, [] if habits != Habits() else [run_few_steps(Formula(each.formula.rule))])
+        if not any(_are_near(steps, other) for other in others):
+            others.append(steps)
+            differing.append(each)
+    return tuple(differing)
+
+
+def _are_near(one: Values, other: Values) -> bool:
+    """Whether two results of :func:`run_few_steps`, vectors of one length, are the same but for rounding."""
+    with np.errstate(all="ignore"):
+        apart = np.abs(one - other) > _SAME * (1e-6 + np.abs(one) + np.abs(other))
+    return bool(np.array_equal(np.isfinite(one), np.isfinite(other)) and not (apart & np.isfinite(one)).any())
+
+
+@final
+@dataclass(frozen=True)
+class _Regime:
+    """Random gradients of one range of sizes.
+
+    Attributes:
+        low: exponent of the smallest, to base 10.
+        high: exponent of the largest.
+        away: whether the settings are away from their defaults.
+        steps: number of steps.
+    """
+
+    low: float
+    high: float
+    away: bool
+    steps: int
+
+    def inputs(self, ndim: int) -> tuple[Values, Values]:
+        """Return a parameter with ``ndim`` dimensions, and its gradients: one row per step."""
+        rng = np.random.default_rng(7)
+        shape = (4, 3, 2)[:ndim] if ndim else ()
+        sizes = 10.0 ** rng.uniform(self.low, self.high, (self.steps, *shape))
+        gradients = sizes * rng.choice([-1, 1], sizes.shape)
+        if ndim:
+            gradients[0].flat[0] = gradients[2].flat[1] = 0.0
+        return rng.normal(size=shape), gradients
+
+
+_REGIMES = (_Regime(-3, 2, True, 9), _Regime(-1, 0.5, True, 9), _Regime(-12, -6, False, 3))
+
+
+@lru_cache(maxsize=512)
+def run_few_steps(formula: Formula) -> Values:
+    """Return the parameters after each of a few steps, over all forms of the rule, as one vector."""
+    rows = []
+    for example, ndim in examples(formula.rule):
+        for regime in _REGIMES:
+            settings = _settings_away(example, ndim) if regime.away else vars(example)
+            p, gradients = regime.inputs(ndim)
+            rates = {_RATE_CHANGE: LR} if "lr" in settings else {}
+            scenario = Scenario("", "", settings, (p,), tuple((g,) for g in gradients), rates=rates)
+            rows.append(replay(formula, scenario)[1:].ravel())
+    return np.concatenate(rows)
+
+
+@cache
+def _settings_away(example: Rule, ndim: int) -> Mapping[str, Any]:
+    """Return the example's settings, those away from their defaults that do not change the form of its graph."""
+    rule = example
+    for name, value in vars(example).items():
+        away = _AWAY.get(name, 0.2)
+        if type(value) is type(away) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            try:
+                changed = replace(rule, **{name: away})
+            except (ValueError, TypeError):
+                continue
+            rule = changed if key_of(changed, ndim) == key_of(example, ndim) else rule
+    return vars(rule)
+
+
+def held_by(*holders: Convention, rules: tuple[str, ...] = ()) -> tuple[tuple[Convention, tuple[str, ...]], ...]:
+    """Return the conventions of these holders for these rules, by default for all."""
+    return tuple((holder, rules) for holder in holders)
 
 
 def habit(**fields: Any) -> tuple[tuple[str, Any], ...]:
-    """What is different around a step."""
+    """Return the fields of :class:`~gradstep.judge.formula.Habits` that differ."""
     return tuple(fields.items())
 
 
-def replaced(find: Callable[[Program], Node], make: Callable[[Program, Node], Node], *parts: str) -> Edit:
-    """An edit that puts an expression in the place of another, wherever it occurs in the parts."""
+def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
+    """Return an edit that applies ``change`` to every node of these parts, by default of all."""
 
     def edit(program: Program) -> Program:
-        old = find(program)
-        new = make(program, old)
-        return program.rewriting(lambda n: new if n is old else n, *parts)
+        return program.rewrite(lambda node: change(program, node), *parts)
 
     return edit
 
 
-def of_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
-    """An edit of every node of the parts that ``change`` knows."""
-
-    def edit(program: Program) -> Program:
-        return program.rewriting(lambda node: change(program, node), *parts)
-
-    return edit
-
-
-def both(*edits: Edit) -> Edit:
-    """Edits made one after the other; each must find its place."""
+def all_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other; each must change something."""
 
     def edit(program: Program) -> Program:
         for each in edits:
@@ -190,8 +280,8 @@ def both(*edits: Edit) -> Edit:
     return edit
 
 
-def if_any(*edits: Edit) -> Edit:
-    """Edits made one after the other; those that find no place are left out."""
+def any_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other, except those without a place in the rule."""
 
     def edit(program: Program) -> Program:
         for each in edits:
@@ -207,3 +297,6 @@ def if_any(*edits: Edit) -> Edit:
 ADAM_PAPER = "Kingma and Ba, arXiv:1412.6980, Algorithm 1"
 ADAMW_PAPER = "Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2"
 RULE = "the rule's docstring in gradstep.rules"
+adam_mistake = partial(Mistake, read=ADAM_PAPER)
+adamw_mistake = partial(Mistake, read=ADAMW_PAPER)
+rule_mistake = partial(Mistake, read=RULE)

@@ -1,137 +1,132 @@
-"""Mistakes that only some formulas invite: maxima, signs, sums, factors."""
+"""Mistakes of few rules: Adamax, Lion, Adagrad, Adadelta, RMSprop, Adafactor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
-    GRADIENT,
     NotFoundError,
     averages,
-    first,
-    leaf_of,
-    raised,
-    second,
+    first_moments,
+    second_moments,
     setting,
     settings,
+    slot_leaves,
+    split_scalars,
 )
 from gradstep.judge.algebra.expression import (
-    MINUS,
+    GRADIENT,
     ONE,
     STEP,
     Node,
     P,
     add,
-    based,
     call,
     contains,
     factors,
     linear,
-    minus,
     mul,
     number,
-    square,
+    split_power,
+    substitute,
     walk,
 )
-from gradstep.judge.algebra.expression import substitute as put
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import Mistake, by, of_nodes
+from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, held_by
 from gradstep.judge.formula import Edit
 
-_LION = "Chen et al., arXiv:2302.06675, Algorithm 2"
-_ADAFACTOR = "Shazeer and Stern, arXiv:1804.04235, Algorithms 4 to 6"
-_ADADELTA = "Zeiler, arXiv:1212.5701, Algorithm 1"
-_ADAMAX = "Kingma and Ba, arXiv:1412.6980, Algorithm 2"
+_lion_mistake = partial(Mistake, read="Chen et al., arXiv:2302.06675, Algorithm 2")
+_adafactor_mistake = partial(Mistake, read="Shazeer and Stern, arXiv:1804.04235, Algorithms 4 to 6")
+_adadelta_mistake = partial(Mistake, read="Zeiler, arXiv:1212.5701, Algorithm 1")
+_adamax_mistake = partial(Mistake, read="Kingma and Ba, arXiv:1412.6980, Algorithm 2")
 
 
 # -- Adamax, Lion -----------------------------------------------------------------------------------------------------
 
 
-def _in_peak(change: Callable[[Node], Node]) -> Edit:
-    """An edit of ``max(beta2 * u, abs(g))``."""
+def _change_maximum(change: Callable[[Node], Node]) -> Edit:
+    """Replace ``max(beta2 * u, abs(g))`` by ``change`` of it."""
 
     def edit(program: Program) -> Program:
         for name in program.slots:
-            old, _ = leaf_of(program, name)
+            old, _ = slot_leaves(program, name)
             if program[name].op == "maximum" and linear(program[name].args[0], old)[0].op == "setting":
-                return program.replacing(name, change(program[name]))
+                return program.replace_part(name, change(program[name]))
         raise NotFoundError("no running maximum that forgets")
 
     return edit
 
 
-def _in_sign(make: Callable[[Program, Node], Node]) -> Edit:
-    """Another direction than ``sign(x)``."""
+def _change_sign(make: Callable[[Program, Node], Node]) -> Edit:
+    """Replace the direction ``sign(x)`` by ``make`` of ``x``."""
 
     def change(program: Program, node: Node) -> Node:
-        return make(program, node.args[0]) if node.op == "sign" and contains_old(node) else node
+        return make(program, node.args[0]) if node.op == "sign" and _has_old_state(node) else node
 
-    return of_nodes(change, "step")
+    return edit_nodes(change, "step")
 
 
-def contains_old(node: Node) -> bool:
-    """Whether the state before the step is in it."""
+def _has_old_state(node: Node) -> bool:
     return any(n.op == "old" for n in walk(node))
 
 
-def _one_average(program: Program) -> tuple[Node, Node]:
-    found = averages(program)
-    if len(found) != 1:
+def _average_leaves(program: Program) -> tuple[Node, Node]:
+    own = averages(program)
+    if len(own) != 1:
         raise NotFoundError("no one average")
-    return found[0].old, found[0].new
+    return own[0].old, own[0].new
 
 
-def _one_beta(program: Program) -> Program:
-    own = settings(program)
-    directed = [n for n in program.nodes("step") if n.op == "sign" and contains_old(n)]
-    if not directed or "betas.0" not in own:
+def _use_one_beta(program: Program) -> Program:
+    by_name = settings(program)
+    directions = [n for n in program.nodes("step") if n.op == "sign" and _has_old_state(n)]
+    if not directions or "betas.0" not in by_name:
         raise NotFoundError("no direction of its own")
-    return program.rewriting(lambda n: own["betas.0"] if n is own.get("betas.1") else n, *program.slots)
+    return program.rewrite(lambda n: by_name["betas.0"] if n is by_name.get("betas.1") else n, *program.slots)
 
 
 # -- Adagrad, Adadelta, RMSprop ---------------------------------------------------------------------------------------
 
 
-def _rate_ahead(program: Program) -> Program:
-    before = add(STEP, MINUS)
-    return program.setting(step=put(program["step"], before, STEP))
+def _decay_rate_ahead(program: Program) -> Program:
+    return program.replace(step=substitute(program["step"], STEP - 1, STEP))
 
 
-def _sum_as_average(program: Program) -> Program:
-    sums = [a for a in second(program) if a.kept is ONE]
+def _average_sum(program: Program) -> Program:
+    sums = [a for a in second_moments(program) if a.old_weight is ONE]
     if not sums:
         raise NotFoundError("no sum of squares")
     step = program["step"]
     for a in sums:
-        step = put(step, a.new, mul(a.new, raised(STEP, -1)))
-    return program.setting(step=step)
+        step = substitute(step, a.new, a.new / STEP)
+    return program.replace(step=step)
 
 
-def _of_steps(change: Callable[[Program, Node], Node]) -> Edit:
-    """What the average of the squared steps takes."""
+def _change_average_of_steps(change: Callable[[Program, Node], Node]) -> Edit:
+    """Replace the value that the average of squared steps takes by ``change`` of it."""
 
     def edit(program: Program) -> Program:
-        for a in second(program):
-            if any(n.args == ("update", False) for n in walk(a.fresh)):
-                kept = mul(a.kept, a.old)
-                return program.replacing(a.name, add(kept, mul(a.rest, change(program, a.fresh))))
+        for a in second_moments(program):
+            if any(n.args == ("update", False) for n in walk(a.value)):
+                return program.replace_part(a.name, a.plus(a.new_weight * change(program, a.value)))
         raise NotFoundError("no average of steps")
 
     return edit
 
 
-def _no_root_of_steps(program: Program) -> Program:
-    for a in second(program):
+def _remove_root_of_steps(program: Program) -> Program:
+    for a in second_moments(program):
         update = program.parts.get("update", ONE)
-        over = next((n for n in walk(update) if based(n)[1] == 0.5 and contains(n, a.old)), None)
-        if over is not None:
-            return program.replacing("update", put(update, over, ONE))
+        numerator = next((n for n in walk(update) if split_power(n)[1] == 0.5 and contains(n, a.old)), None)
+        if numerator is not None:
+            return program.replace_part("update", substitute(update, numerator, ONE))
     raise NotFoundError("no root of past steps")
 
 
-def _centre_not_squared(program: Program, node: Node) -> Node:
-    centred = {a.new for a in first(program) if a.averaging}
-    if node.op == "pow" and based(node)[1] == 2 and node.args[0] in centred:
+def _unsquare_mean(program: Program, node: Node) -> Node:
+    means = {a.new for a in first_moments(program) if a.is_average}
+    if node.op == "pow" and split_power(node)[1] == 2 and node.args[0] in means:
         return node.args[0]  # type: ignore[no-any-return]
     return node
 
@@ -139,61 +134,52 @@ def _centre_not_squared(program: Program, node: Node) -> Node:
 # -- Adafactor --------------------------------------------------------------------------------------------------------
 
 
-def _factored(program: Program) -> None:
-    if not any(n.op == "mean" and len(n.args) == 2 for n in program.nodes()):
-        raise NotFoundError("no means of rows")
-
-
-def _eps_added(program: Program) -> Program:
+def _add_eps(program: Program) -> Program:
     eps = settings(program).get("eps.0", number(2.0**-52))
-    bound = square(eps)
+    bound = eps**2
 
     def change(_: Program, node: Node) -> Node:
         if node.op == "maximum" and (bound in node.args or eps in node.args):
             return mul(*(a for a in node.args if a is not bound and a is not eps))
         return node
 
-    new = add(square(GRADIENT), eps)
-    made = of_nodes(change)(program)
-    made = made.rewriting(lambda n: new if n is square(GRADIENT) else n, *program.slots)
-    unbounded = any(made.parts.get(n) is not program.parts.get(n) for n in ("step", "update"))
-    if not unbounded or all(made[n] is program[n] for n in program.slots):
+    new = GRADIENT**2 + eps
+    changed = edit_nodes(change)(program)
+    changed = changed.rewrite(lambda n: new if n is GRADIENT**2 else n, *program.slots)
+    unbounded = any(changed.parts.get(n) is not program.parts.get(n) for n in ("step", "update"))
+    if not unbounded or all(changed[n] is program[n] for n in program.slots):
         raise NotFoundError("no bound of the average square")
-    return made
+    return changed
 
 
-def _size_of_parameter(program: Program, node: Node) -> Node:
-    del program
-    sized = node.op == "maximum" and any(n is P for a in node.args for n in walk(a)) and not _has_state(node)
-    return ONE if sized else node
+def _remove_parameter_size(_: Program, node: Node) -> Node:
+    is_size = node.op == "maximum" and any(n is P for a in node.args for n in walk(a)) and not _has_state(node)
+    return ONE if is_size else node
 
 
 def _has_state(node: Node) -> bool:
     return any(n.op in ("named", "old") for n in walk(node))
 
 
-def _rate_constant(program: Program, node: Node) -> Node:
+def _make_rate_constant(program: Program, node: Node) -> Node:
     lr = setting(program, "lr")
     return lr if node.op == "ite" and lr in node.args[1:] and not _has_state(node) else node
 
 
-def _not_clipped(program: Program, node: Node) -> Node:
-    del program
-    clipped = node.op == "pow" and node.args[0].op == "maximum" and ONE in node.args[0].args
-    return ONE if clipped and _has_state(node) else node
+def _remove_clipping(_: Program, node: Node) -> Node:
+    is_clip = node.op == "pow" and node.args[0].op == "maximum" and ONE in node.args[0].args
+    return ONE if is_clip and _has_state(node) else node
 
 
-def _not_normalised(program: Program, node: Node) -> Node:
-    del program
-    bounded = node.op == "pow" and based(node)[1] == -1 and node.args[0].op == "maximum"
-    means = bounded and any(a.op == "mean" and a.args[0].op == "named" for a in node.args[0].args)
-    return ONE if means else node
+def _remove_normalisation(_: Program, node: Node) -> Node:
+    is_bounded = node.op == "pow" and split_power(node)[1] == -1 and node.args[0].op == "maximum"
+    is_mean = is_bounded and any(a.op == "mean" and a.args[0].op == "named" for a in node.args[0].args)
+    return ONE if is_mean else node
 
 
-def _reversed(program: Program, node: Node) -> Node:
-    del program
+def _reverse_weights(_: Program, node: Node) -> Node:
     if node.op == "pow" and node.args[0] is STEP and node.args[1].op != "number":
-        return minus(ONE, node)
+        return 1 - node
     return node
 
 
@@ -201,85 +187,74 @@ def _is_mean(node: Node) -> bool:
     return any(n.op == "mean" for n in walk(node))
 
 
-def _in_full(program: Program) -> Program:
-    """One average of the parameter's shape in the place of the two of rows and columns."""
-    _factored(program)
-    if len(program.slots) != 2:
+def _keep_in_full(program: Program) -> Program:
+    """Use one average of the parameter's shape instead of two, of rows and of columns."""
+    has_row_means = any(n.op == "mean" and len(n.args) == 2 for n in program.nodes())
+    if not has_row_means or len(program.slots) != 2:
         raise NotFoundError("no rows and columns")
     row, col = program.slots
-    old, new = leaf_of(program, row)
-    kept, fresh = linear(program[row], old)
-    whole = mul(*(f.args[0] if f.op == "mean" else f for f in factors(fresh)))
-    (col_old, col_new) = leaf_of(program, col)
+    old, new = slot_leaves(program, row)
+    old_weight, value = linear(program[row], old)
+    whole = mul(*(f.args[0] if f.op == "mean" else f for f in factors(value)))
+    col_old, col_new = slot_leaves(program, col)
 
     def unfactored(_: Program, node: Node) -> Node:
         if node.op != "mul" or not {new, col_new} <= set(node.args):
             return node
         return mul(new, *(f for f in node.args if f not in (new, col_new) and not _is_mean(f)))
 
-    full = of_nodes(unfactored, "step")(program)
-    return full.with_parts({**full.parts, row: add(mul(kept, old), whole), col: col_old})
+    full = edit_nodes(unfactored, "step")(program)
+    return full.with_parts({**full.parts, row: old_weight * old + whole, col: col_old})
 
 
 _MAXIMA = (
-    Mistake(
+    _adamax_mistake(
         "no-maximum",
         "a sum in the place of the maximum",
         "`max(beta2 * u, abs(grad))`",
-        _ADAMAX,
-        _in_peak(lambda peak: add(*peak.args)),
+        _change_maximum(lambda u: add(*u.args)),
     ),
-    Mistake(
+    _adamax_mistake(
         "maximum-never-forgets",
         "β₂ missing from the running maximum",
         "`max(beta2 * u, abs(grad))`",
-        _ADAMAX,
-        _in_peak(lambda peak: call("maximum", mul(*(f for f in factors(peak.args[0]) if not f.scalar)), peak.args[1])),
+        _change_maximum(lambda u: call("maximum", split_scalars(u.args[0])[1], u.args[1])),
     ),
-    Mistake(
+    _adamax_mistake(
         "no-magnitude",
         "the gradient instead of its magnitude in the maximum",
         "`abs(grad)`",
-        _ADAMAX,
-        _in_peak(lambda peak: put(peak, call("abs", GRADIENT), GRADIENT)),
+        _change_maximum(lambda u: substitute(u, call("abs", GRADIENT), GRADIENT)),
     ),
 )
 
 _LIONS = (
-    Mistake(
+    _lion_mistake(
         "sign-of-average",
         "the sign of the updated average instead of the interpolation",
         "`sign(m)` after `m = beta2 * m + (1 - beta2) * grad`; the direction has β₁ and the old m",
-        _LION,
-        _in_sign(lambda program, x: call("sign", _one_average(program)[1])),
+        _change_sign(lambda program, x: call("sign", _average_leaves(program)[1])),
     ),
-    Mistake(
-        "one-beta",
-        "β₁ for the average too",
-        "`m = beta1 * m + (1 - beta1) * grad`; the average has β₂",
-        _LION,
-        _one_beta,
+    _lion_mistake(
+        "one-beta", "β₁ for the average too", "`m = beta1 * m + (1 - beta1) * grad`; the average has β₂", _use_one_beta
     ),
-    Mistake(
+    _lion_mistake(
         "sign-of-gradient",
         "the sign of the gradient alone",
         "`sign(grad)`, or an average that is not kept: the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        _LION,
-        _in_sign(lambda program, x: call("sign", GRADIENT)),
+        _change_sign(lambda program, x: call("sign", GRADIENT)),
     ),
-    Mistake(
+    _lion_mistake(
         "sign-of-old-average",
         "the sign of the average before the gradient",
         "`sign(m)`; the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        _LION,
-        _in_sign(lambda program, x: call("sign", _one_average(program)[0])),
+        _change_sign(lambda program, x: call("sign", _average_leaves(program)[0])),
     ),
-    Mistake(
+    _lion_mistake(
         "no-sign",
         "no sign: the step is as long as the interpolation",
         "`sign(...)` around the direction",
-        _LION,
-        _in_sign(lambda program, x: x),
+        _change_sign(lambda program, x: x),
     ),
 )
 
@@ -288,96 +263,86 @@ _OTHERS = (
         "lr-decay-off-by-one",
         "the decay of the learning rate one step ahead",
         "`lr / (1 + t * lr_decay)`; it is `(t - 1)`",
-        "torch.optim.Adagrad",
-        _rate_ahead,
+        _decay_rate_ahead,
+        read="torch.optim.Adagrad",
     ),
     Mistake(
         "sum-as-average",
         "an average of the squares instead of their sum",
         "`sum / t`; Adagrad divides by the root of the whole sum",
-        "Duchi, Hazan and Singer, JMLR 12 (2011)",
-        _sum_as_average,
+        _average_sum,
+        read="Duchi, Hazan and Singer, JMLR 12 (2011)",
     ),
-    Mistake(
+    _adadelta_mistake(
         "no-root-of-steps",
         "no root of past steps in the numerator",
         "`sqrt(acc_delta + eps)` over `sqrt(square_avg + eps)`",
-        _ADADELTA,
-        _no_root_of_steps,
+        _remove_root_of_steps,
     ),
-    Mistake(
+    _adadelta_mistake(
         "steps-with-lr",
         "the learning rate inside the average of squared steps",
         "`(lr * delta)**2`; torch averages `delta**2`",
-        _ADADELTA,
-        _of_steps(lambda program, fresh: mul(square(setting(program, "lr")), fresh)),
+        _change_average_of_steps(lambda program, value: setting(program, "lr") ** 2 * value),
     ),
-    Mistake(
+    _adadelta_mistake(
         "steps-from-gradient",
         "the average of squared steps taken of the gradient",
         "`acc_delta` averages `delta**2`, not `grad**2`",
-        _ADADELTA,
-        _of_steps(lambda program, fresh: square(GRADIENT)),
+        _change_average_of_steps(lambda program, value: GRADIENT**2),
     ),
     Mistake(
         "centered-not-squared",
         "the average gradient subtracted without being squared",
         "`v - grad_avg**2`",
-        "Graves, arXiv:1308.0850, eq. 40",
-        of_nodes(_centre_not_squared),
+        edit_nodes(_unsquare_mean),
+        read="Graves, arXiv:1308.0850, eq. 40",
     ),
 )
 
 _FACTORED = (
-    Mistake(
+    _adafactor_mistake(
         "eps1-added",
         "ε₁ added to the squared gradient instead of bounding v",
         "`grad**2 + eps1`; torch takes `max(v, eps1**2)`",
-        _ADAFACTOR,
-        _eps_added,
-        conventions=by(of=("paper", "huggingface")),
+        _add_eps,
+        conventions=held_by("paper", "huggingface"),
     ),
-    Mistake(
+    _adafactor_mistake(
         "not-relative",
         "steps that do not depend on the parameter's size",
         "`max(eps2, rms(p))`; Hugging Face's scale_parameter=False",
-        _ADAFACTOR,
-        of_nodes(_size_of_parameter, "step"),
+        edit_nodes(_remove_parameter_size, "step"),
     ),
-    Mistake(
+    _adafactor_mistake(
         "rate-not-falling",
         "a learning rate that does not fall as 1/√t",
         "`min(lr, 1 / sqrt(t))`; Hugging Face's relative_step=False",
-        _ADAFACTOR,
-        of_nodes(_rate_constant, "step"),
+        edit_nodes(_make_rate_constant, "step"),
     ),
-    Mistake(
+    _adafactor_mistake(
         "not-clipped",
         "the update not clipped",
         "`update / max(1, rms(update) / d)`",
-        _ADAFACTOR,
-        of_nodes(_not_clipped, "step"),
+        edit_nodes(_remove_clipping, "step"),
     ),
-    Mistake(
+    _adafactor_mistake(
         "factors-not-normalised",
         "rows times columns not divided by the rows' mean",
         "`row * col / mean(row)`",
-        _ADAFACTOR,
-        of_nodes(_not_normalised, "step"),
+        edit_nodes(_remove_normalisation, "step"),
     ),
-    Mistake(
+    _adafactor_mistake(
         "beta2-reversed",
         "the weights of old and new square exchanged",
         "`t**beta2_decay` is the weight of the new square, one minus it that of the old",
-        _ADAFACTOR,
-        of_nodes(_reversed),
+        edit_nodes(_reverse_weights),
     ),
-    Mistake(
+    _adafactor_mistake(
         "not-factored",
         "the average square kept in full for matrices",
         "rows and columns for parameters of two and more dimensions",
-        _ADAFACTOR,
-        _in_full,
+        _keep_in_full,
     ),
 )
 

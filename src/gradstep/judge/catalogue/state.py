@@ -1,96 +1,83 @@
-"""State: its first value, when it is updated, and whether it is kept."""
+"""State: started, updated or kept wrongly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from gradstep.judge.algebra.anatomy import (
-    Average,
-    NotFoundError,
-    first,
-    leaf_of,
-    second,
-)
-from gradstep.judge.algebra.expression import (
-    COUNT,
-    ONE,
-    STEP,
-    Node,
-    P,
-    call,
-    contains,
-)
-from gradstep.judge.algebra.expression import substitute as put
+from gradstep.judge.algebra.anatomy import Average, NotFoundError, first_moments, second_moments, slot_leaves
+from gradstep.judge.algebra.expression import COUNT, ONE, STEP, Node, P, call, contains, substitute
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.averages import maxima, moments_of
-from gradstep.judge.catalogue.mistake import ADAM_PAPER, Mistake, both
+from gradstep.judge.catalogue.averages import maximum_slots, step_moments
+from gradstep.judge.catalogue.mistake import Mistake, adam_mistake, all_of
 from gradstep.judge.formula import Edit
 
-_READ = ADAM_PAPER
+_in_place_mistake = partial(
+    Mistake, read="the tensor methods that end in an underscore work in place; the others return a new tensor"
+)
 
 
-def _first_value(which: str, value: Callable[[Average], Node]) -> Edit:
-    """Something else than zero before the first step."""
+def _start_at(moment: str, value: Callable[[Average], Node]) -> Edit:
+    """Start the averages of a moment (``m`` or ``v``) at ``value`` of them instead of zero."""
 
     def edit(program: Program) -> Program:
-        squares = [a for a in second(program) if a.averaging and not contains(a.kept, STEP)]
-        own = squares if which == "v" else moments_of(program)
+        squares = [a for a in second_moments(program) if a.is_average and not contains(a.old_weight, STEP)]
+        own = squares if moment == "v" else step_moments(program)
         if not own:
             raise NotFoundError("no such average")
         for a in own:
             start = call("ite", call("eq", COUNT, ONE), value(a), a.old)
-            program = program.replacing(a.name, put(program[a.name], a.old, start))
+            program = program.replace_part(a.name, substitute(program[a.name], a.old, start))
         return program
 
     return edit
 
 
-def _late(which: Callable[[Program], list[str]]) -> Edit:
-    """The step taken with the state as it was before it."""
+def _update_late(slots: Callable[[Program], list[str]]) -> Edit:
+    """Take the step with the old state of these slots."""
 
     def edit(program: Program) -> Program:
-        late = dict(leaf_of(program, name)[::-1] for name in which(program))
-        return program.rewriting(lambda n: late.get(n, n), "step")
+        old_by_new = dict(slot_leaves(program, name)[::-1] for name in slots(program))
+        return program.rewrite(lambda n: old_by_new.get(n, n), "step")
 
     return edit
 
 
-def _never_updated(which: Callable[[Program], list[str]]) -> Edit:
-    """A slot that stays what it was at first: its new value is computed and thrown away."""
+def _never_update(slots: Callable[[Program], list[str]]) -> Edit:
+    """Compute the new values of these slots and discard them."""
 
     def edit(program: Program) -> Program:
-        for name in which(program):
-            program = program.replacing(name, leaf_of(program, name)[0])
+        for name in slots(program):
+            program = program.replace_part(name, slot_leaves(program, name)[0])
         return program
 
     return edit
 
 
-def _not_stored(slot: str) -> Edit:
+def _lose(slot: str) -> Edit:
     def edit(program: Program) -> Program:
         name = f"new {slot}"
         if name not in program.parts:
             raise NotFoundError(f"no slot {slot}")
-        old, _ = leaf_of(program, name)
-        return program.rewriting(lambda n: program.first_value(slot) if n is old else n)
+        old, _ = slot_leaves(program, name)
+        return program.rewrite(lambda n: program.first_value(slot) if n is old else n)
 
     return edit
 
 
-def _nothing_stored(program: Program) -> Program:
+def _lose_all(program: Program) -> Program:
     for name in program.slots:
-        program = _not_stored(name.removeprefix("new "))(program)
+        program = _lose(name.removeprefix("new "))(program)
     return program
 
 
 def not_stored(slot: str, what: str) -> Mistake:
-    """A slot that is computed and lost."""
-    return Mistake(
+    """Return the mistake of a slot that is computed and not kept."""
+    return _in_place_mistake(
         f"{slot.replace('_', '-')}-not-stored",
         f"{what} computed but not kept",
         f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
-        "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        _not_stored(slot),
+        _lose(slot),
     )
 
 
@@ -104,110 +91,96 @@ WORDS = {
     "momentum_buffer": "the momentum",
     "sum": "the sum of squares",
 }
-"""What the slots of gradstep's own rules are called; another's are called by their names."""
+"""Words for the slots of gradstep's own rules; other slots are called by their names."""
 
 
 MISTAKES = (
-    Mistake(
+    adam_mistake(
         "m-from-gradient-first",
         "the average gradient started at the first gradient instead of zero",
         "`exp_avg = grad.clone()` at the first step; the correction is made for a start at zero",
-        _READ,
-        _first_value("m", lambda a: a.fresh),
+        _start_at("m", lambda a: a.value),
     ),
-    Mistake(
+    adam_mistake(
         "v-from-square-first",
         "the average square started at the first square instead of zero",
         "`exp_avg_sq = grad**2` at the first step: start at zeros",
-        _READ,
-        _first_value("v", lambda a: a.fresh),
+        _start_at("v", lambda a: a.value),
     ),
-    Mistake(
+    adam_mistake(
         "averages-from-first-values",
         "both averages started at their first values instead of zero",
         "`exp_avg = grad.clone()` and `exp_avg_sq = grad**2` at the first step: start at zeros",
-        _READ,
-        both(_first_value("m", lambda a: a.fresh), _first_value("v", lambda a: a.fresh)),
+        all_of(_start_at("m", lambda a: a.value), _start_at("v", lambda a: a.value)),
     ),
-    Mistake(
+    adam_mistake(
         "m-from-one",
         "the average gradient started at one instead of zero",
         "`torch.ones_like(p)`: it is `zeros_like`",
-        _READ,
-        _first_value("m", lambda a: ONE),
+        _start_at("m", lambda a: ONE),
     ),
-    Mistake(
+    adam_mistake(
         "v-from-one",
         "the average square started at one instead of zero",
         "`torch.ones_like(p)`: it is `zeros_like`",
-        _READ,
-        _first_value("v", lambda a: ONE),
+        _start_at("v", lambda a: ONE),
     ),
-    Mistake(
+    adam_mistake(
         "averages-from-one",
         "both averages started at one instead of zero",
         "`torch.ones_like(p)`: it is `zeros_like`",
-        _READ,
-        both(_first_value("m", lambda a: ONE), _first_value("v", lambda a: ONE)),
+        all_of(_start_at("m", lambda a: ONE), _start_at("v", lambda a: ONE)),
     ),
-    Mistake(
+    adam_mistake(
         "m-from-parameter",
         "the average gradient started at the weight instead of zero",
         "`p.clone()` where it should be `torch.zeros_like(p)`",
-        _READ,
-        _first_value("m", lambda a: P),
+        _start_at("m", lambda a: P),
     ),
-    Mistake(
+    adam_mistake(
         "m-updated-late",
         "the average gradient updated after the step that uses it",
         "update m first, then take the step with it",
-        _READ,
-        _late(lambda p: [a.name for a in first(p)]),
+        _update_late(lambda p: [a.name for a in first_moments(p)]),
         when=lambda p: len(p.slots) > 1,
     ),
-    Mistake(
+    adam_mistake(
         "v-updated-late",
         "the average square updated after the step that uses it",
         "update v first, then take the step with it",
-        _READ,
-        _late(lambda p: [a.name for a in second(p)] + maxima(p)),
+        _update_late(lambda p: [a.name for a in second_moments(p)] + maximum_slots(p)),
         when=lambda p: len(p.slots) > 1,
     ),
-    Mistake(
+    adam_mistake(
         "state-updated-late",
         "the state updated after the step that uses it",
         "update the state first, then take the step with it",
-        _READ,
-        _late(lambda p: list(p.slots)),
+        _update_late(lambda p: list(p.slots)),
     ),
-    Mistake(
+    _in_place_mistake(
         "m-never-updated",
         "the average gradient never updated: it stays at its first value",
         "`exp_avg.mul(beta1)` without the underscore computes a new tensor that nobody keeps",
-        "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        _never_updated(lambda p: [a.name for a in first(p)]),
+        _never_update(lambda p: [a.name for a in first_moments(p)]),
     ),
-    Mistake(
+    _in_place_mistake(
         "v-never-updated",
         "the average square never updated: it stays at its first value",
         "`exp_avg_sq.mul(beta2)` without the underscore computes a new tensor that nobody keeps",
-        "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        _never_updated(lambda p: [a.name for a in second(p)] + maxima(p)),
+        _never_update(lambda p: [a.name for a in second_moments(p)] + maximum_slots(p)),
     ),
-    Mistake(
+    _in_place_mistake(
         "state-not-stored",
         "the averages computed but not kept: each step starts from zero",
         "`exp_avg.mul(beta1)` without the underscore, or state made anew at each step",
-        "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        _nothing_stored,
+        _lose_all,
         when=lambda p: len(p.slots) > 1,
     ),
-)
-
-UNMOVED = Mistake(
-    "parameter-not-moved",
-    "the new weight computed but not written to the parameter",
-    "`p = p - ...`, which only names a new tensor: use `p.add_(...)`, `p.copy_(...)` or `param.data = ...`",
-    "an assignment to a loop's variable never changes what the loop is over",
-    lambda program: program.setting(p=P),
+    Mistake(
+        "parameter-not-moved",
+        "the new weight computed but not written to the parameter",
+        "`p = p - ...`, which only names a new tensor: use `p.add_(...)`, `p.copy_(...)` or `param.data = ...`",
+        lambda program: program.replace(p=P),
+        read="an assignment to a loop's variable never changes what the loop is over",
+    ),
 )

@@ -1,1 +1,1 @@
-"""What is judged, whatever its form, behind one interface."""
+"""Submissions of every form behind one interface."""

@@ -1,4 +1,4 @@
-"""The interface: something that takes a rule's settings, and steps parameters along gradients."""
+"""The interface of submissions: they take a rule's settings, and step parameters along gradients."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ Kind: TypeAlias = Literal["torch", "numpy", "function", "update"]
 
 
 class NotOfferedError(Exception):
-    """The submission has no such setting or ability: a scenario that needs it is left out."""
+    """The submission has no such setting or ability; scenarios that need it are skipped."""
 
 
 class SubmissionError(Exception):
-    """The submission breaks the interface itself: what it did, what is expected."""
+    """The submission breaks the interface; the message says what it did and what is expected."""
 
 
 def array_for(values: Values, dtype: str, *, tensors: bool) -> Any:
-    """A copy of values as a submission gets them: a NumPy array, or a tensor of torch.
+    """Return a copy of the values as a submission receives them: a NumPy array, or a tensor of torch.
 
     >>> array_for(np.array([1.0, 2.0]), "float32", tensors=False)
     array([1., 2.], dtype=float32)
     """
-    made = np.array(values, dtype=dtype)
+    array = np.array(values, dtype=dtype)
     if not tensors:
-        return made
+        return array
     import torch
 
-    return torch.from_numpy(made)
+    return torch.from_numpy(array)
 
 
 class Session(ABC):
-    """One optimizer at work on the parameters of one scenario."""
+    """One optimizer with the parameters of one scenario."""
 
     @abstractmethod
     def step(self, gradients: Gradients | None) -> None:
-        """One step along these gradients, or along those that are there already."""
+        """Take one step along these gradients; None leaves the last step's gradients in place."""
 
     @abstractmethod
     def values(self) -> list[Values]:
-        """The parameters as they are now."""
+        """Return the current parameters, float64 arrays."""
 
     @abstractmethod
     def set_rate(self, lr: float) -> None:
-        """Another learning rate, as a schedule sets it."""
+        """Set the learning rate as a schedule does."""
 
     @abstractmethod
     def reload(self) -> None:
-        """State saved and loaded into a new optimizer of the same parameters."""
+        """Save the state and load it into a new optimizer of the same parameters."""
 
 
 @dataclass(frozen=True)
 class Subject(ABC):
-    """A submission with its form known.
+    """A submission of one form.
 
     Attributes:
         make: the class, factory or function.
         arguments: the settings it takes.
-        extra: arguments outside the rule, given to it always.
+        extra: arguments that are no settings of the rule; it always receives them.
     """
 
     make: Any
@@ -73,55 +73,17 @@ class Subject(ABC):
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """Which form it has."""
+        """Its form."""
 
     @property
     @abstractmethod
     def abilities(self) -> frozenset[str]:
-        """Which of ``groups``, ``reload``, ``rates`` it can be expected to have."""
+        """Those of ``groups``, ``reload`` and ``rates`` that this form can have."""
 
     @abstractmethod
     def start(self, scenario: Scenario, dtype: str) -> Session:
-        """An optimizer over the scenario's parameters."""
+        """Make an optimizer over the scenario's parameters, in a dtype by its name."""
 
     def keywords(self, scenario: Scenario) -> dict[str, Any]:
-        """The settings of the scenario as this submission's own arguments."""
+        """Return the settings of the scenario as this submission's own arguments."""
         return {**self.arguments.named(scenario.settings), **self.extra}
-
-
-class HoldingSession(Session):
-    """A session that holds the parameters itself, and hands them to a submission that keeps none.
-
-    Attributes:
-        params: the parameters, as the submission gets them.
-        settings: the submission's own arguments, for each parameter.
-    """
-
-    def __init__(self, subject: Subject, scenario: Scenario, dtype: str, *, tensors: bool) -> None:
-        self._dtype, self._tensors = dtype, tensors
-        self._gradients: Gradients = ()
-        self._named = subject.arguments.named
-        self.params = [self._array(values) for values in scenario.initial]
-        own = [self._named(group) for group in scenario.groups] or [{} for _ in self.params]
-        self.settings = [subject.keywords(scenario) | each for each in own]
-
-    def step(self, gradients: Gradients | None) -> None:
-        self._gradients = self._gradients if gradients is None else gradients
-        self._step([None if g is None else self._array(g) for g in self._gradients])
-
-    @abstractmethod
-    def _step(self, gradients: list[Any]) -> None:
-        """One step along these arrays, None for a parameter without a gradient."""
-
-    def values(self) -> list[Values]:
-        return [np.array(p, dtype=np.float64) for p in self.params]
-
-    def set_rate(self, lr: float) -> None:
-        for settings in self.settings:
-            settings |= self._named({"lr": lr})
-
-    def reload(self) -> None:
-        raise NotOfferedError("a function keeps no state of its own")
-
-    def _array(self, values: Values) -> Any:
-        return array_for(values, self._dtype, tensors=self._tensors)

@@ -1,4 +1,4 @@
-"""Which form a submission has, from what it is."""
+"""Detect the form of a submission."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.judge.scenario import Scenario, Values
+from gradstep.judge.scenario import Scenario, Values, shared_defaults
 from gradstep.judge.subjects.arguments import Arguments, arguments_of
 from gradstep.judge.subjects.base import Kind, Subject
-from gradstep.judge.subjects.configured import ConfiguredSubject, arguments_of_config
+from gradstep.judge.subjects.functions import FunctionSubject, UpdaterSubject, arguments_of_config, find_method
 from gradstep.judge.subjects.numpy_optimizer import NumpySubject, Parameter
-from gradstep.judge.subjects.pure_function import FunctionSubject
-from gradstep.judge.subjects.updater import UpdaterSubject, method_of
 from gradstep.rules import Rule
-from gradstep.rules.settings import shared_settings_of
 
 _FUNCTION_PLACES = 4
 
@@ -31,26 +28,26 @@ def subject_of(
     kind: Kind | None = None,
     parameter: Callable[[Values], Any] | None = None,
 ) -> Subject:
-    """The submission behind the common interface.
+    """Return the submission behind the common interface.
 
     Args:
         submission: a class, a factory or a function.
         rule: what it should compute.
-        settings: fixed settings; those that the rule does not know are given to the submission as they are.
-        kind: its form, if it is not to be told from the submission itself.
-        parameter: for NumPy optimizers, what makes a parameter of an array.
+        settings: fixed settings; those that the rule does not have go to the submission unchanged.
+        kind: its form, if the submission does not show it.
+        parameter: for NumPy optimizers, makes a parameter from an array.
 
     Raises:
-        TypeError: it is nothing that can be called, or it needs arguments that nobody gave.
+        TypeError: it cannot be called, or it needs arguments that are not given.
     """
     if not callable(submission):
         raise TypeError(f"{submission!r} is no class, factory or function")
-    kind = kind or _kind(submission)
-    known = {f.name for f in shared_settings_of(rule)}
-    extra = {name: value for name, value in settings.items() if name not in known}
-    if kind == "function" and _is_configured(submission):
-        tensors = _speaks_torch(submission)
-        return ConfiguredSubject(submission, arguments_of_config(submission, rule, tensors), extra, tensors=tensors)
+    kind = kind or _detect_kind(submission)
+    extra = {name: value for name, value in settings.items() if name not in shared_defaults(rule)}
+    if kind == "function" and _takes_config(submission):
+        tensors = _uses_torch(submission)
+        arguments = arguments_of_config(submission, rule, tensors)
+        return FunctionSubject(submission, arguments, extra, tensors, takes_config=True)
     skip = {"function": _FUNCTION_PLACES, "update": 0}.get(kind, 1)
     arguments = arguments_of(submission, rule, skip=skip, extra=extra)
     if arguments.unknown:
@@ -60,38 +57,35 @@ def subject_of(
         )
     if isinstance(submission, type) and kind in ("torch", "numpy") and "step" not in dir(submission):
         raise TypeError(f"it has neither step() nor update(w, grad). {FORMS}")
-    made = _made(submission, kind, arguments, extra, parameter)
-    refused = frozenset(name for name in arguments.open if _refuses(made, rule, name))
-    return replace(made, arguments=arguments.without(refused)) if refused else made
+    subject = _make_subject(submission, kind, arguments, extra, parameter)
+    refused = frozenset(name for name in arguments.open if _refuses(subject, rule, name))
+    return replace(subject, arguments=arguments.without(refused)) if refused else subject
 
 
 def _refuses(subject: Subject, rule: type[Rule], name: str) -> bool:
-    """Whether ``**keywords`` lead to an error for this setting, as an unknown name does."""
-    default = next(f.default for f in shared_settings_of(rule) if f.name == name)
-    shown = {n: f.default for f in shared_settings_of(rule) for n in (f.name,) if n in subject.arguments.offered}
-    plain = {n: v for n, v in shown.items() if n not in subject.arguments.open}
-    trial = Scenario("", "", {**plain, name: default}, (np.zeros((2, 3)),), ((np.zeros((2, 3)),),))
+    """Whether ``**keywords`` raise TypeError for this setting, as for an unknown name."""
+    defaults = shared_defaults(rule)
+    plain = {n: defaults[n] for n in defaults if n in subject.arguments.offered - subject.arguments.open}
+    scenario = Scenario("", "", {**plain, name: defaults[name]}, (np.zeros((2, 3)),), ((np.zeros((2, 3)),),))
     try:
-        subject.start(trial, "float64")
-    except TypeError:
-        return True
-    except Exception:
-        return False
+        subject.start(scenario, "float64")
+    except Exception as error:
+        return isinstance(error, TypeError)
     return False
 
 
-def _made(
+def _make_subject(
     submission: Any, kind: Kind, arguments: Arguments, extra: dict[str, Any], parameter: Callable[[Values], Any] | None
 ) -> Subject:
     if kind == "function":
-        return FunctionSubject(submission, arguments, extra, tensors=_speaks_torch(submission))
+        return FunctionSubject(submission, arguments, extra, tensors=_uses_torch(submission))
     if kind == "numpy":
         return NumpySubject(submission, arguments, extra, parameter or Parameter)
     if kind == "update":
-        method = method_of(submission)
+        method = find_method(submission)
         if method is None:
             raise TypeError(f"it has no method update(w, grad). {FORMS}")
-        return UpdaterSubject(submission, arguments, extra, method, tensors=_speaks_torch(submission))
+        return UpdaterSubject(submission, arguments, extra, method, tensors=_uses_torch(submission))
     from gradstep.judge.subjects.torch_optimizer import TorchSubject
 
     return TorchSubject(submission, arguments, extra)
@@ -104,22 +98,22 @@ FORMS = (
 )
 
 
-def _kind(submission: Any) -> Kind:
-    """The form, from what the submission is."""
+def _detect_kind(submission: Any) -> Kind:
+    """Return the form that the submission shows."""
     if not isinstance(submission, type):
         function = isinstance(submission, FunctionType)
-        if _required_places(submission) >= _FUNCTION_PLACES or (function and _is_configured(submission)):
+        if _count_required(submission) >= _FUNCTION_PLACES or (function and _takes_config(submission)):
             return "function"
-    elif not _of_torch(submission):
-        steps = inspect.getattr_static(submission, "step", None)
-        alone = inspect.isfunction(steps) and _required_places(steps) <= 1
-        if not alone and method_of(submission) is not None:
+    elif not _is_torch(submission):
+        step = inspect.getattr_static(submission, "step", None)
+        takes_nothing = inspect.isfunction(step) and _count_required(step) <= 1
+        if not takes_nothing and find_method(submission) is not None:
             return "update"
-    return "torch" if _speaks_torch(submission) else "numpy"
+    return "torch" if _uses_torch(submission) else "numpy"
 
 
-def _is_configured(submission: Any) -> bool:
-    """Whether it is a function of a parameter, a gradient and one dictionary."""
+def _takes_config(submission: Any) -> bool:
+    """Whether its arguments are a parameter, a gradient and one dictionary of settings and state."""
     try:
         places = list(inspect.signature(submission).parameters.values())
     except (TypeError, ValueError):
@@ -130,7 +124,7 @@ def _is_configured(submission: Any) -> bool:
 _CONFIGS = ("config", "cfg", "conf", "cache", "opt_config", "optim_config", "state", "opt_state")
 
 
-def _required_places(submission: Callable[..., Any]) -> int:
+def _count_required(submission: Callable[..., Any]) -> int:
     try:
         parameters = inspect.signature(submission).parameters.values()
     except (TypeError, ValueError):
@@ -138,27 +132,27 @@ def _required_places(submission: Callable[..., Any]) -> int:
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
-def _speaks_torch(submission: Any) -> bool:
-    """Whether its code uses torch: by a base class, a name of torch's, or a method such as ``add_``."""
+def _uses_torch(submission: Any) -> bool:
+    """Whether its code uses torch: a base class, a name from torch, or a method such as ``add_``."""
     if isinstance(submission, functools.partial):
-        return _speaks_torch(submission.func)
+        return _uses_torch(submission.func)
     if isinstance(submission, type):
-        if _of_torch(submission):
+        if _is_torch(submission):
             return True
         functions = [f for base in submission.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
     else:
         functions = [f for f in (submission, type(submission).__call__) if inspect.isfunction(f)]
-    return any(_uses_torch(f) for f in functions)
+    return any(_code_uses_torch(f) for f in functions)
 
 
-def _uses_torch(function: Any) -> bool:
+def _code_uses_torch(function: Any) -> bool:
     names = set(_names(inspect.unwrap(function).__code__))
-    torch_names = {name for name, value in function.__globals__.items() if _of_torch(value)}
+    torch_names = {name for name, value in function.__globals__.items() if _is_torch(value)}
     return bool(names & (torch_names | {"torch"})) or any(n[-1:] == "_" and n[:1] != "_" for n in names)
 
 
-def _of_torch(value: Any) -> bool:
-    """Whether it is torch, part of it, or a class derived from one of torch's."""
+def _is_torch(value: Any) -> bool:
+    """Whether it is a module or an object of torch, or a class derived from one of torch's."""
     if inspect.ismodule(value):
         modules = [value.__name__]
     else:

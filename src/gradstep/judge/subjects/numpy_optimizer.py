@@ -15,7 +15,7 @@ from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject
 
 @final
 class Gradient(np.ndarray):
-    """An array whose ``.data`` is the array too, for frameworks whose gradients are tensors themselves."""
+    """An array whose ``.data`` is the array itself, for frameworks in which gradients are tensors."""
 
     @property
     def data(self) -> Any:
@@ -24,7 +24,7 @@ class Gradient(np.ndarray):
 
 @final
 class Parameter:
-    """The least that a NumPy optimizer asks of a parameter: values, a gradient or None."""
+    """The least that a NumPy optimizer needs of a parameter: values, and a gradient or None."""
 
     def __init__(self, data: Values) -> None:
         self.data: Any = data
@@ -37,17 +37,17 @@ class Parameter:
         return np.shape(self.data)
 
     def zero_grad(self) -> None:
-        """The gradient taken away."""
+        """Remove the gradient."""
         self.grad = None
 
 
 @final
 @dataclass(frozen=True)
 class NumpySubject(Subject):
-    """Called as ``make(params, **settings)``; steps by ``step()``.
+    """A class called as ``make(params, **settings)``, which steps by ``step()``.
 
     Attributes:
-        parameter: makes a parameter of an array; the framework's own class, where the optimizer insists on it.
+        parameter: makes a parameter from an array; the framework's own class if the optimizer needs it.
     """
 
     parameter: Callable[[Values], Any] = Parameter
@@ -87,17 +87,16 @@ class _NumpySession(Session):
 
     def reload(self) -> None:
         self.params = [self.subject.parameter(np.array(p.data)) for p in self.params]
-        made = self.subject.make(self.params, **self.subject.keywords(self.scenario))
-        resume(made, self.optimizer)
-        self.optimizer = made
+        before, self.optimizer = self.optimizer, self.subject.make(self.params, **self.subject.keywords(self.scenario))
+        copy_state(before, self.optimizer)
 
 
 COUNTERS = ("step_count", "update_counts")
-"""Attributes that a teaching framework's optimizer counts in, beside its buffers."""
+"""Attributes in which a teaching framework's optimizer counts its steps, beside its buffers."""
 
 
-def buffers_of(optimizer: Any) -> Any:
-    """What the teaching framework's interface gives of the state.
+def get_buffers(optimizer: Any) -> Any:
+    """Return the state as the teaching framework's ``get_momentum_state`` does.
 
     Raises:
         NotOfferedError: it has no such interface.
@@ -107,17 +106,17 @@ def buffers_of(optimizer: Any) -> Any:
     return optimizer.get_momentum_state()
 
 
-def resume(optimizer: Any, of: Any) -> None:
-    """Put the state of one optimizer into another: by ``state_dict`` where it has that, else its buffers and counters.
+def copy_state(source: Any, target: Any) -> None:
+    """Copy the state of one optimizer into another: by ``state_dict`` if it has one, else its buffers and counters.
 
     Raises:
         NotOfferedError: it has neither.
     """
-    if {"state_dict", "load_state_dict"} <= set(dir(of)):
-        optimizer.load_state_dict(deepcopy(of.state_dict()))
+    if {"state_dict", "load_state_dict"} <= set(dir(source)):
+        target.load_state_dict(deepcopy(source.state_dict()))
         return
-    buffers = deepcopy(buffers_of(of))
-    optimizer.set_momentum_state(buffers)
+    buffers = deepcopy(get_buffers(source))
+    target.set_momentum_state(buffers)
     for name in COUNTERS:
-        if name in vars(of):
-            setattr(optimizer, name, deepcopy(vars(of)[name]))
+        if name in vars(source):
+            setattr(target, name, deepcopy(vars(source)[name]))

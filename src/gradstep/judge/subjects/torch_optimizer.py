@@ -1,4 +1,4 @@
-"""PyTorch optimizers: a class, or a factory, called with parameters or groups of them."""
+"""PyTorch optimizers: a class or a factory, called with parameters or with groups of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject
 
 @final
 class TorchSubject(Subject):
-    """Called as ``make(params, **settings)``; steps by ``step()``, with gradients in ``p.grad``."""
+    """A class or factory called as ``make(params, **settings)``, which steps by ``step()`` along ``p.grad``."""
 
     @property
     def kind(self) -> Kind:
@@ -29,13 +29,13 @@ class TorchSubject(Subject):
     def start(self, scenario: Scenario, dtype: str) -> Session:
         return _TorchSession(self, scenario, getattr(torch, dtype))
 
-    def over(self, params: Any, **settings: Any) -> Any:
-        """An optimizer over these parameters, with settings by the rule's names."""
+    def make_over(self, params: Any, **settings: Any) -> Any:
+        """Make an optimizer over these parameters, with settings by the rule's names."""
         return self.make(params, **self.arguments.named(settings), **self.extra)
 
 
-def parameter(values: Values, dtype: torch.dtype, *, strided: bool = False) -> torch.nn.Parameter:
-    """A leaf with these values; strided, it is every other element of a larger, transposed tensor."""
+def make_parameter(values: Values, dtype: torch.dtype, *, strided: bool = False) -> torch.nn.Parameter:
+    """Make a parameter with these values; if ``strided``, from every other element of a larger, transposed tensor."""
     if not strided or not values.ndim:
         return torch.nn.Parameter(torch.tensor(values, dtype=dtype))
     wide = torch.zeros((*values.shape[::-1], 2), dtype=dtype)[..., 0]
@@ -44,16 +44,11 @@ def parameter(values: Values, dtype: torch.dtype, *, strided: bool = False) -> t
     return torch.nn.Parameter(leaf)
 
 
-def values_of(tensors: list[torch.nn.Parameter]) -> list[Values]:
-    """Tensors as NumPy arrays of float64."""
-    return [np.array(t.detach().to(torch.float64).numpy()) for t in tensors]
-
-
 @final
 class _TorchSession(Session):
     def __init__(self, subject: TorchSubject, scenario: Scenario, dtype: torch.dtype) -> None:
         self.subject, self.scenario, self.dtype = subject, scenario, dtype
-        self.leaves = [parameter(v, dtype, strided=scenario.strided) for v in scenario.initial]
+        self.leaves = [make_parameter(v, dtype, strided=scenario.strided) for v in scenario.initial]
         self.optimizer = self._make(subject.keywords(scenario))
 
     def _make(self, keywords: dict[str, Any]) -> Any:
@@ -61,11 +56,11 @@ class _TorchSession(Session):
         if self.scenario.groups:
             named = self.subject.arguments.named
             groups = [{"params": [p], **named(own)} for p, own in zip(self.leaves, self.scenario.groups)]
-            params = [{k: v for k, v in group.items() if k in self._keys(keywords)} for group in groups]
+            params = [{k: v for k, v in group.items() if k in self._group_keys(keywords)} for group in groups]
         return self.subject.make(params, **keywords)
 
-    def _keys(self, keywords: dict[str, Any]) -> set[str]:
-        """What the optimizer's groups hold; ``beta1`` and ``beta2``, perhaps, for ``betas``."""
+    def _group_keys(self, keywords: dict[str, Any]) -> set[str]:
+        """Return the keys of the optimizer's groups, for example ``beta1`` and ``beta2`` for ``betas``."""
         return set(self.subject.make(self.leaves, **keywords).param_groups[0])
 
     def step(self, gradients: Gradients | None) -> None:
@@ -74,7 +69,7 @@ class _TorchSession(Session):
         self.optimizer.step()
 
     def values(self) -> list[Values]:
-        return values_of(self.leaves)
+        return [np.array(p.detach().to(torch.float64).numpy()) for p in self.leaves]
 
     def set_rate(self, lr: float) -> None:
         (name,) = self.subject.arguments.names["lr"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from gradstep.judge import Match, Outcome, Probe, Status, Verdict
-from gradstep.judge.observe import said
+from gradstep.judge.observe import describe_error
 
 
 @final
@@ -35,7 +35,7 @@ class Exam:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a submission may raise SystemExit
-            fault = said(error)
+            fault = describe_error(error)
         return Probe(self.name, self.shows, Outcome.FAIL if fault else Outcome.PASS, fault, self.look_for)
 
 
