@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradstep.engines.base import check_engine
@@ -30,11 +31,11 @@ from gradstep.optimizers.arguments import (
 )
 from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport
-from gradstep.optimizers.hooks import call_with_hooks, has_hooks
+from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
-from gradstep.optimizers.step.build import find_batches
+from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
@@ -250,8 +251,8 @@ class Optimizer(torch.optim.Optimizer):
         (50.0, 0.099999998)
         """
         if torch.compiler.is_compiling():  # a compiler has nothing to trace here: it calls the step uncompiled
-            return _step_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
-        if not has_hooks(self):
+            return call_uncompiled(self, closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
+        if not _has_hooks(self):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
         named = {name: value for name, value in named.items() if value is not None}  # hooks see given arguments only
@@ -284,9 +285,11 @@ class Optimizer(torch.optim.Optimizer):
                 rules = [build_rule(self._rule, group) for group in self.param_groups]
                 if self.grad_scale != 1.0:
                     scale *= check_positive("grad_scale", self.grad_scale)
-                state, seen = self.__dict__["state"], self._state_seen
-                wishes = (self._engine, self._storage, self._paged)
-                table, batches = find_batches(self._table, *wishes, rules, self.param_groups, state, state_seen=seen)
+                now = (rules, self.param_groups, self.__dict__["state"])
+                table = self._table
+                batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
+                if table is None or batches is None:
+                    table, batches = build_batches(self._engine, self._storage, self._paged, *now)
                 report = take_step(
                     table, batches, rules, scale=scale, max_grad_norm=norm, check=grad_scale is not None, detail=detail
                 )
@@ -388,6 +391,8 @@ class Optimizer(torch.optim.Optimizer):
         return {**{name: self.__dict__[name] for name in names}, "_pages": pages}
 
 
-@torch._disable_dynamo  # type: ignore[attr-defined]
-def _step_uncompiled(optimizer: Optimizer, closure: Callable[[], Any] | None, **named: Any) -> Any:
-    return optimizer.step(closure, **named)
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a step of this optimizer must call hooks, or report to a running profiler."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    every = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
+    return bool(own or every or torch.autograd._profiler_enabled())  # type: ignore[attr-defined]

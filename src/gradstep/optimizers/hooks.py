@@ -1,4 +1,4 @@
-"""Hooks around a step, called as torch calls them."""
+"""Calls of a step with hooks, as torch makes them, and from compiled code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 
-def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether a step of this optimizer must call hooks, or report to a running profiler."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    )
+@torch._disable_dynamo  # type: ignore[attr-defined]
+def call_uncompiled(optimizer: Any, *args: Any, **named: Any) -> Any:
+    """Call an optimizer's ``step`` from code that is being compiled, without compiling it."""
+    return optimizer.step(*args, **named)
 
 
 def call_with_hooks(step: Callable[..., Any], optimizer: torch.optim.Optimizer, *args: Any, **named: Any) -> Any:

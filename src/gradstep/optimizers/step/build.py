@@ -1,4 +1,4 @@
-"""Find a step's batches and build their table: everything that can fail, before a step changes anything."""
+"""Build the table of an optimizer, and a step's batches with it, before a step changes anything."""
 
 from __future__ import annotations
 
@@ -47,39 +47,30 @@ class _PartKey(NamedTuple):
     alone: int
 
 
-def find_batches(
-    table: Table | None,
+def build_batches(
     engine: str,
     storage: Storage,
     paged: Placement | None,
     rules: Sequence[Rule],
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
-    *,
-    state_seen: bool,
 ) -> tuple[Table, list[TorchBatch]]:
-    """Return a step's batches with their table: the last step's table, or a new one if it is out of date.
+    """Build a table, and return it with the batches of this step.
 
     Args:
-        table: the table of the last step.
         engine, storage: the user's choices.
         paged: the placement of paged state; None for state in memory.
         rules: one per group.
         groups, state: the optimizer's; ``state`` is not changed.
-        state_seen: whether the state must be checked for changes.
 
     Raises:
         RuntimeError: a gradient, or state that was loaded or changed by hand, does not fit its parameter.
         TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
         ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
     """
-    if table is not None:
-        batches = table.batches(rules, groups, state, state_seen=state_seen)
-        if batches is not None:
-            return table, batches
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
         table = build_table(engine, storage, paged, rules, groups, state)
-    batches = table.batches(rules, groups, state, state_seen=state_seen)
+    batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
     return table, batches
@@ -94,7 +85,7 @@ def build_table(
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
 ) -> Table:
-    """Find or create the state of every parameter that has state or a gradient; arguments as in :func:`find_batches`.
+    """Find or create the state of every parameter that has state or a gradient; arguments as in :func:`build_batches`.
 
     Returns:
         The table; ``state`` gets the new entries only in :meth:`Table.install`.
