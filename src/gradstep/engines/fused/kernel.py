@@ -147,7 +147,7 @@ class _Update:
         self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
         # Two (BLOCK,) buffers on the stack for each slot in blocks.
         self.new_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
-        self.finite_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
+        self.cut_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
 
     def write(self) -> None:
         """Update the piece."""
@@ -179,13 +179,11 @@ class _Update:
         """Store the new values of a block on the stack, and write its scales; return its old and its new scales."""
         kernel, b = self.kernel, self.builder
         number = b.sdiv(start, integer(BLOCK))
-        scale_at = {
-            j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()
-        }
-        old = {j: self._read(j, 1, scale_at[j], 1) for j in self.blocks}
+        at = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
+        old = {j: self._read(j, 1, at[j], 1) for j in self.blocks}
         peaks = {(j, lanes): kernel.allocate_zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
 
-        def keep(i: ir.Value, lanes: int) -> None:
+        def compute(i: ir.Value, lanes: int) -> None:
             self._prefetch(i, lanes)
             new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
             for j, codec in self.blocks.items():
@@ -193,14 +191,13 @@ class _Update:
                 size, peak = codec.magnitude(codec.drop_sign(new[j - 1])), peaks[j, lanes]
                 b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
 
-        kernel.every_vector(start, stop, keep)
+        kernel.every_vector(start, stop, compute)
         scales = {}
         for j, codec in self.blocks.items():
-            peak = max_lane(kernel.get(peaks[j, LANES], np.int32, LANES)).clamp(
-                min=kernel.get(peaks[j, 1], np.int32, 1)
-            )
+            wide, single = (kernel.get(peaks[j, lanes], np.int32, lanes) for lanes in (LANES, 1))
+            peak = max_lane(wide).clamp(min=single)
             scales[j], element = codec.scale(peak), codec.fields[1].element
-            kernel.write(scale_at[j], element, element.encode(scales[j]))
+            kernel.write(at[j], element, element.encode(scales[j]))
         return old, scales
 
     def _encode_block(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
@@ -212,7 +209,7 @@ class _Update:
 
         def encode(i: ir.Value, lanes: int) -> None:
             values = self._read_values(i, lanes, old)  # before their codes are overwritten
-            new = {self.spec.slots[j - 2]: self._load_numbers(self.new_values[j], i, lanes) for j in self.blocks}
+            new = {self.spec.slots[j - 2]: self._load(self.new_values[j], i, lanes) for j in self.blocks}
             if lanes == 1:
                 here = self._place(i, lanes)
             else:
@@ -220,9 +217,9 @@ class _Update:
                 b.store((here + lanes * STRIDE % 2**32).ir, place)
             noise = draw_noise(here, self._key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
-                x = codec.drop_sign(self._load_numbers(sources[j], i, lanes))
+                x = codec.drop_sign(self._load(sources[j], i, lanes))
                 code = codec.split(x, self._broadcast(scales[j], lanes), noise)
-                kernel.write(self._element_addresses(j, i)[0], codec.fields[0].element, code)
+                kernel.write(self._addresses(j, i)[0], codec.fields[0].element, code)
             self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
 
         every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
@@ -233,20 +230,18 @@ class _Update:
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
         not_finite = (scale == NOT_FINITE).ir
         with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
-            x = codec.cut_noise_bits(
-                codec.drop_sign(self._load_numbers(self.new_values[j], i, LANES)), self._broadcast(scale, LANES)
-            )
-            b.store(x.ir, self._place_in(self.finite_values[j], i), align=4)
-        return b.select(not_finite, self.finite_values[j], self.new_values[j])
+            x = codec.drop_sign(self._load(self.new_values[j], i, LANES))
+            x = codec.cut_noise_bits(x, self._broadcast(scale, LANES))
+            b.store(x.ir, self._place_in(self.cut_values[j], i), align=4)
+        return b.select(not_finite, self.cut_values[j], self.new_values[j])
 
     def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
         """Read gradient, parameter and slots, in the rule's arithmetic; the gradient times its coefficient."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
             if isinstance(codec, Blocks):
-                value = codec.join(
-                    self._read(j, 0, self._element_addresses(j, i)[0], lanes), self._broadcast(scales[j], lanes)
-                )
+                codes = self._read(j, 0, self._addresses(j, i)[0], lanes)
+                value = codec.join(codes, self._broadcast(scales[j], lanes))
             else:
                 assert isinstance(codec, Elementwise)
                 value = self.kernel.value(codec, self.addresses[j], i, lanes)
@@ -274,14 +269,14 @@ class _Update:
                 codes = codec.split(
                     x.astype(codec.arithmetic), self._noise(j, i, lanes, random) if codec.noisy else None
                 )
-                for code, address, f in zip(codes, self._element_addresses(j, i), codec.fields, strict=True):
+                for code, address, f in zip(codes, self._addresses(j, i), codec.fields, strict=True):
                     self.kernel.write(address, f.element, code)
 
     def _prefetch(self, i: ir.Value, lanes: int) -> None:
         """Prefetch the memory that a later vector reads."""
         if lanes > 1:
             ahead = self.builder.add(i, self.kernel.job["prefetch"])
-            for address in chain.from_iterable(self._element_addresses(j, ahead) for j in range(len(self.spec.codecs))):
+            for address in chain.from_iterable(self._addresses(j, ahead) for j in range(len(self.spec.codecs))):
                 self.kernel.prefetch(address)
 
     def _coefficients(self, lanes: int) -> SimpleNamespace:
@@ -290,7 +285,7 @@ class _Update:
 
     # -- addresses ------------------------------------------------------------------------------------------------
 
-    def _element_addresses(self, j: int, i: ir.Value) -> list[ir.Value]:
+    def _addresses(self, j: int, i: ir.Value) -> list[ir.Value]:
         """Return the addresses of element ``i`` in the fields of codec ``j`` that have one number per element."""
         fields = self.spec.codecs[j].fields
         return [
@@ -310,7 +305,7 @@ class _Update:
         place = self.builder.and_(i, integer(BLOCK - 1))
         return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
 
-    def _load_numbers(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
+    def _load(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
         """Load the numbers from element ``i`` on from a (BLOCK,) buffer."""
         loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
         return Value(self.builder, loaded)

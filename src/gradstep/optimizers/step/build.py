@@ -85,11 +85,7 @@ def build_table(
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
 ) -> Table:
-    """Find or create the state of every parameter that has state or a gradient; arguments as in :func:`build_batches`.
-
-    Returns:
-        The table; ``state`` gets the new entries only in :meth:`Table.install`.
-    """
+    """Find or create the state of every parameter with state or a gradient; arguments as in :func:`build_batches`."""
     names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
     flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
     _check_parameters(flat, names)
