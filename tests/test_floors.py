@@ -69,7 +69,7 @@ def test_rooms_of_one_floor_make_no_circle():
 OUTSIDE = ("judge", "learn", "lab")
 """Rooms that could be a package of their own: of all others they import what any user may."""
 
-INTERFACES = ("rules.settings", "report.markup", "report.scales", "report.words")
+INTERFACES = ("rules.base", "rules.settings", "report.markup", "report.scales", "report.words")
 """Modules inside of rooms that are for others as they are; else a room's own name is its interface."""
 
 KERNELS = {"lab/bench.py", "lab/bench_memory.py"}

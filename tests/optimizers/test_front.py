@@ -433,7 +433,7 @@ def test_a_compiled_training_step_trains_the_same():
         assert_same_bits(p.detach(), q.detach())
 
 
-class Derived(gradstep.AdamW):
+class Derived(gradstep.AdamW):  # type: ignore[misc]  # final for type checkers, not for Python
     """A class of a user's own."""
 
 
