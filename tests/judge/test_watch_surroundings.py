@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.judge.updates.report import Result
+from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
+from gradstep.judge.updates.watch import RuleWatch
 from tests.judge.test_watch import matrices, network, told, train, watched
 
 
@@ -331,3 +332,64 @@ def test_a_watch_that_is_complete_keeps_what_it_saw():
         optimizer.load_state_dict(optimizer.state_dict())
     assert "its optimizer's state was loaded" in watch.report.parameters[0].received
     assert results(watch.report) == {Result.OPEN}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_sign_that_8_bit_codes_turn_is_no_other_rule(weight_decay):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(96, 128), nn.LayerNorm(128), nn.Linear(128, 96))
+    optimizer = gradstep.Lion8bit(model.parameters(), weight_decay=weight_decay)
+    with gradstep.watch_rules(optimizer, model=model) as watch:
+        for _ in range(12):
+            optimizer.zero_grad()
+            model(torch.randn(4, 96)).square().mean().backward()
+            optimizer.step()
+    assert results(watch.report) == {Result.RIGHT}, str(watch.report)
+
+
+def test_a_forgotten_decay_is_called_that_at_small_rates():
+    class Forgetful(torch.optim.AdamW):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["kept"], group["weight_decay"] = group["weight_decay"], 0.0
+            super().step(closure)
+            for group in self.param_groups:
+                group["weight_decay"] = group.pop("kept")
+
+    model = network()
+    for p in (model[0].bias, model[2].bias):
+        nn.init.zeros_(p)
+    report = watched(model, type("AdamW", (Forgetful,), {})(model.parameters(), lr=1e-3, weight_decay=0.1), steps=10)
+    assert {p.received for p in report.problems} == {"received the update of AdamW without weight decay"}, str(report)
+
+
+def test_a_second_moment_that_underflows_in_float16_is_open():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)).half()
+    optimizer = torch.optim.AdamW(model.parameters(), eps=1e-4)
+    with gradstep.watch_rules(optimizer, model=model) as watch:
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(torch.randn(4, 8).half()).float().square().mean().backward()
+            optimizer.step()
+    assert results(watch.report) == {Result.OPEN}, str(watch.report)
+    assert "its state underflows float16" in watch.report.parameters[0].received
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile.module.` when there are global hooks")
+def test_a_compiled_model_runs_under_the_watch_of_every_optimizer():
+    model = nn.Linear(8, 4)
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.AdamW(model.parameters())
+    watch = RuleWatch((), None, 5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        compiled(torch.randn(3, 8)).square().mean().backward()
+        optimizer.step()
+    watch.close()
+    assert told(watch.report) == {"weight": (Result.RIGHT, "AdamW"), "bias": (Result.RIGHT, "AdamW")}
+
+
+def test_the_headline_says_how_many_could_not_be_judged():
+    rows = [UpdateReport(str(i), (2,), "Muon", "Muon", "", r) for i, r in enumerate([Result.RIGHT, Result.OPEN])]
+    assert str(WatchReport(tuple(rows), 3)).splitlines()[0].endswith("in 3 steps. 1 could not be judged.")

@@ -37,12 +37,14 @@ class Candidate:
         full: it needs full matrices.
         orthogonal: it is a direction from an iteration in bfloat16, and its length a factor of the learning rate that
             authors choose differently, the same at every step.
+        promised: it counts as the rule that the optimizer's name stands for.
     """
 
     name: str
     replay: Callable[[History, Roundings | None], Updates]
     full: bool = False
     orthogonal: bool = False
+    promised: bool = False
 
 
 _MUON = Candidate("Muon", replay_muon, full=True, orthogonal=True)
@@ -58,7 +60,8 @@ def _rule_conventions(rule: type[Rule]) -> tuple[Candidate, ...]:
     formulas = {v.formula: None for convention in CONVENTIONS for v in accepted(rule, convention)}
     # For a machine epsilon torch takes that of the parameter's dtype; others compute in float32.
     epsilons = (True, False) if uses_machine_epsilon(rule()) else (True,)
-    return tuple(_formula_candidate(rule.__name__, f, own_epsilon=own) for own in epsilons for f in formulas)
+    made = (_formula_candidate(rule.__name__, f, own_epsilon=own) for own in epsilons for f in formulas)
+    return tuple(replace(candidate, promised=True) for candidate in made)
 
 
 def find_promise(

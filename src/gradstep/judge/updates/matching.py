@@ -126,6 +126,8 @@ def _compare_steps(candidate: Candidate, history: History, count: int, *, limit:
     distance = max(pair.distance(factor) for pair in visible)
     if distance <= tolerance(candidate, history):
         return Fit(distance, factor)
+    if history.state is CODES and not candidate.promised:
+        return Fit(distance, factor)  # how far codes move other rules hides which of them it is
     # What the roundings on the way add up to is computed only where it matters.
     distance = -1.0
     for pair, spread in zip(pairs, _spreads(candidate, history, replayed)):
@@ -185,6 +187,9 @@ def _norm(x: Values) -> float:
 
 def _matches(candidate: Candidate, history: History) -> bool:
     limit = tolerance(candidate, history)
+    steps = history.full_steps if candidate.full else history.steps
+    if len(_collect(candidate, history, len(steps))[0]) < len(steps):  # one that ends in NaN explains nothing
+        return False
     if compare(candidate, history, limit=limit).distance > limit:
         return False
     return not candidate.orthogonal or not _is_exactly_another(history)
@@ -239,6 +244,10 @@ def _judge_unmoved(history: History, candidates: Sequence[Candidate]) -> tuple[s
 
 def _name_update(history: History, promise: str, candidates: Sequence[Candidate]) -> str:
     """What the updates are, in words."""
+    decays = any(settings_from(step.settings, RULES["AdamW"]).get("weight_decay") for step in history.steps)
+    for candidate in all_rules() if decays else ():  # the simplest mistake, which others resemble at small rates
+        if candidate.name == f"{promise} without weight decay" and _matches(candidate, history):
+            return f"received the update of {candidate.name}"
     for candidate in known_mistakes(promise) if promise else ():
         if _matches(candidate, history):
             return f"received the update of {candidate.name}"

@@ -13,8 +13,11 @@ import torch
 from gradstep.judge.formula import Formula
 from gradstep.judge.scenario import Values
 from gradstep.judge.subjects.arguments import ALIASES
-from gradstep.judge.updates.history import History, NumberFormat, ObservedStep
+from gradstep.judge.updates.history import CODES, History, NumberFormat, ObservedStep
 from gradstep.rules import RULES, Rule, settings_of
+
+CODE_STEP = 2.0**-5
+"""Distance of neighbouring 8-bit codes near 0, as a share of the largest element."""
 
 Updates: TypeAlias = Iterator[Values]
 """The update of each step, computed as it is asked for."""
@@ -57,14 +60,17 @@ class Roundings:
         """Round a number on the way, up or down by chance, by up to half the distance of neighbouring numbers."""
         return _disturb(x, self._rng.uniform(-0.5, 0.5, size=np.shape(x)), numbers or self.arithmetic)
 
-    def store(self, name: str, x: Values) -> Values:
+    def store(self, name: str, x: Values, *, signed: bool = True) -> Values:
         """Round a state as it is kept.
 
         Each element has one direction in all steps: in bfloat16 β₂ = 0.999 leaves a second moment as it is, so that its
-        roundings add up.
+        roundings add up. In 8-bit codes a small element of a signed state may change its sign, and with it the update
+        of a rule that takes the sign: it goes by a share of the largest.
         """
         if name not in self._signs:
             self._signs[name] = self._rng.choice((-0.5, 0.5), size=np.shape(x))
+        if self.state is CODES:
+            return x + self._signs[name] * np.max(np.abs(x), initial=0.0) * CODE_STEP if signed else x
         return _disturb(x, self._signs[name], self.state)
 
 
@@ -153,8 +159,13 @@ def _replay_from(
             squares = [g * g] if any(not s.signed for s in rule.slots(ndim)) else []
             if any(np.max(np.abs(x), initial=0.0) > history.state.largest for x in (*squares, *slots.values())):
                 raise StateOverflowError(f"its state overflows {history.state.name}")
+            least = history.state.smallest / history.state.eps if history.state.name == "float16" else 0.0
+            unsigned = [slots[s.name] for s in rule.slots(ndim) if not s.signed and s.name in slots]
+            if any(((x > 0) & (x < least)).any() for x in map(np.asarray, unsigned)):
+                raise StateOverflowError("its state underflows float16")
             if roundings is not None:
-                slots = {name: roundings.store(name, np.asarray(slot)) for name, slot in slots.items()}
+                signs = {s.name: s.signed for s in rule.slots(ndim)}
+                slots = {n: roundings.store(n, np.asarray(x), signed=signs.get(n, False)) for n, x in slots.items()}
                 update = roundings.round(update)
         yield update
 

@@ -114,7 +114,9 @@ def headline(report: WatchReport) -> str:
     if not wrong:
         right = sum(p.result is Result.RIGHT for p in report.parameters)
         result = "RIGHT" if right else "OPEN"
-        return f"{result}. {right} of {count} parameters got the updates that are promised, in {steps}."
+        unseen = sum(p.result is Result.OPEN and bool(p.promised) for p in report.parameters)
+        rest = f" {unseen} could not be judged." if unseen and right else ""
+        return f"{result}. {right} of {count} parameters got the updates that are promised, in {steps}.{rest}"
     first = wrong[0].sentence[0].upper() + wrong[0].sentence[1:]
     return f"WRONG. {len(wrong)} of {count} parameters did not get the updates that are promised, in {steps}. {first}."
 

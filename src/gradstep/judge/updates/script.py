@@ -6,6 +6,7 @@ import os
 import runpy
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,9 @@ def watch_script(
         text. Its traceback begins in the script.
     """
     watch = RuleWatch((), None, steps)
+    warnings.filterwarnings(
+        "ignore", message="Using `torch.compile.module.` when there are global hooks"
+    )  # the watch's
     before = sys.argv, list(sys.path)
     sys.argv = [str(script), *arguments]
     sys.path[0:0] = [str(script.resolve().parent)]

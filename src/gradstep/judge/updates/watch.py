@@ -169,7 +169,8 @@ class RuleWatch:
                 self._elements -= math.prod(history.shape) if history.keeps_matrix else 0
 
     def _before_forward(self, module: nn.Module, args: Any) -> None:
-        self._modules[id(module)] = module
+        if not torch.compiler.is_compiling():  # a compiler traces what changes nothing
+            self._modules[id(module)] = module
 
     def _new_history(self, optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor) -> History:
         largest = LARGE_MATRIX if find_promise(optimizer, group, p)[0] in _MATRIX_RULES else MATRIX
@@ -186,7 +187,8 @@ class RuleWatch:
         return [m for m in self._modules.values() if id(m) not in inner]
 
     def _names(self) -> dict[int, str]:
-        return {id(p): name for model in self._models() for name, p in model.named_parameters()}
+        named = [pair for model in self._models() for pair in model.named_parameters()]
+        return {id(p): name.removeprefix("_orig_mod.") for name, p in named}  # torch.compile puts it before each
 
     def _missing_parameters(self, identities: Collection[int]) -> Iterator[tuple[Tensor, str]]:
         """Parameters that no optimizer holds, of models of which one holds some."""
