@@ -35,9 +35,8 @@ def watch_script(
         text. Its traceback begins in the script.
     """
     watch = RuleWatch((), None, steps)
-    warnings.filterwarnings(
-        "ignore", message="Using `torch.compile.module.` when there are global hooks"
-    )  # the watch's
+    # The hooks are the watch's.
+    warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
     before = sys.argv, list(sys.path)
     sys.argv = [str(script), *arguments]
     sys.path[0:0] = [str(script.resolve().parent)]
