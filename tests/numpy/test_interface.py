@@ -3,6 +3,7 @@
 import inspect
 import math
 import pickle
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import gradstep.numpy as gn
 from gradstep import RULES, Rule, rules
+from gradstep.engines.fused import Fused
+from gradstep.engines.reference import Reference
 from gradstep.rules.settings import learning_rate, settings_of
 
 THREE = (gn.SGD, gn.Adam, gn.AdamW)
@@ -344,3 +347,59 @@ def test_pickle(kind):
         each.params[0].grad = np.array([1.0, -1.0])
         each.step()
     np.testing.assert_array_equal(p.data, again.params[0].data)
+
+
+def interrupt_after_update(monkeypatch, engine):
+    """Ctrl-C comes when the engine has updated the arrays."""
+    update = engine.update
+
+    def update_and_signal(self, batch):
+        update(self, batch)
+        signal.raise_signal(signal.SIGINT)
+        sum(range(1000))  # Python runs handlers between instructions
+
+    monkeypatch.setattr(engine, "update", update_and_signal)
+
+
+@pytest.mark.parametrize("engine", [Fused, Reference])
+def test_a_step_that_is_interrupted_is_whole(monkeypatch, engine):
+    params = [gn.Parameter(np.ones(4, dtype), grad=np.ones(4, dtype)) for dtype in (np.float32, np.float64)]
+    optimizer = gn.AdamW(params, lr=0.1, weight_decay=0.0, engine=engine.name)
+    interrupt_after_update(monkeypatch, engine)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert optimizer.step_count == 1
+    assert optimizer.update_counts == [1, 1]
+    assert all(np.allclose(p.data, 0.9) for p in params)
+
+
+COUNTS = r"an update count must be a whole number of at least 0, but is "
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "words"),
+    [
+        ("update_counts", ["x", 1], ValueError, COUNTS + "'x'"),
+        ("update_counts", [math.nan, 1], ValueError, COUNTS + "nan"),
+        ("update_counts", [-5, 1], ValueError, COUNTS + "-5"),
+        ("update_counts", [1.5, 1], ValueError, COUNTS + "1.5"),
+        ("update_counts", [None, 1], ValueError, COUNTS + "None"),
+        ("update_counts", [math.inf, 1], ValueError, COUNTS + "inf"),
+        ("update_counts", (1, 1), TypeError, r"update_counts must be a list .* but is \(1, 1\)"),
+        ("scalars", {}, ValueError, r"scalars must have the keys \['mu_product'\], but has \[\]"),
+        ("scalars", {"mu_product": [0.5]}, ValueError, "it has 1 entries for 2 parameters"),
+        ("scalars", {"mu_product": [math.nan, 0.5]}, ValueError, "mu_product must be finite"),
+        ("scalars", {"mu_product": ["a", 0.5]}, ValueError, "mu_product must be finite"),
+        ("scalars", {"mu_product": None}, TypeError, r"scalars\['mu_product'\] must be a list"),
+    ],
+)
+def test_numbers_that_were_assigned_are_checked_before_anything_moves(name, value, error, words):
+    params = [gn.Parameter(np.ones(4), grad=np.ones(4)) for _ in range(2)]
+    optimizer = gn.NAdam(params, lr=0.1)
+    optimizer.step()
+    before = [p.data.copy() for p in params]
+    setattr(optimizer, name, value)
+    with pytest.raises(error, match=words):
+        optimizer.step()
+    assert all((p.data == b).all() for p, b in zip(params, before, strict=True))
+    assert optimizer.step_count == 1

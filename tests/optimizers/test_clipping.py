@@ -177,3 +177,13 @@ def test_bad_arguments(name, value):
     give([p], [normal(3)])
     with unchanged(optimizer), pytest.raises(ValueError, match=f"Invalid {name}: {value}"):
         optimizer.step(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_grad_norm", "grad_scale"])
+@pytest.mark.parametrize("value", ["1", b"1", True, object(), [1.0]])
+def test_what_is_no_number_is_refused(name, value):
+    w = torch.ones(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    optimizer = gradstep.AdamW([w])
+    with unchanged(optimizer), pytest.raises(TypeError, match=f"{name} must be a number, but is "):
+        optimizer.step(**{name: value})

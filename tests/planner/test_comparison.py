@@ -80,6 +80,7 @@ def test_the_reason_says_what_and_how_much():
     nothing = gradstep.plans("3B", budget="1GiB").reason
     assert nothing.startswith("Nothing fits 1.00 GiB (as given): the smallest, bfloat16 weights")
     assert "GB" not in nothing
+    assert gradstep.plans("3B", budget=24).reason.endswith("A budget without a unit is in bytes; 24GB has one.")
 
 
 def test_in_brief_a_row_is_the_first_that_fits_or_the_smallest():

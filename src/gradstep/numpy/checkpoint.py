@@ -60,7 +60,7 @@ def check_counts(values: Sequence[Any], count: int) -> list[int]:
     """
     check_length(values, count)
     for value in values:
-        if int(value) != value or value < 0:
+        if not (_is_real(value) and 0 <= value < 2**53 and int(value) == value):
             raise ValueError(f"an update count must be a whole number of at least 0, but is {value!r}")
     return [int(value) for value in values]
 
@@ -72,6 +72,11 @@ def check_scalars(values: Sequence[Any], count: int, name: str) -> list[float]:
         ValueError: ``values`` does not have ``count`` entries, or an entry is not finite.
     """
     check_length(values, count)
-    if not np.isfinite(list(values)).all():
+    if not all(_is_real(value) and np.isfinite(value) for value in values):
         raise ValueError(f"{name} must be finite, but is {list(values)}")
     return [float(value) for value in values]
+
+
+def _is_real(value: Any) -> bool:
+    """Return whether a value is a real number, and no truth value."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

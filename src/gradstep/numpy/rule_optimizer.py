@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.engines.base import check_engine
-from gradstep.engines.step import StepTable, take_step
+from gradstep.engines.step import StepTable, defer_signals, take_step
 from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient, Optimizer, choose_params
 from gradstep.numpy.settings import build_rule, replace_setting, signature_of
@@ -89,8 +89,9 @@ class RuleOptimizer(Optimizer, ABC):
         """Update every parameter that has a gradient, in place; gradients are only read.
 
         Raises:
-            ValueError: an array has another shape, or cannot be written to; nothing was changed.
-            TypeError: an array does not hold real numbers; nothing was changed.
+            ValueError: an array has another shape or cannot be written to, or an assigned count or scalar is not a
+                number that it can be; nothing was changed.
+            TypeError: an array does not hold real numbers, or the counts are not a list; nothing was changed.
         """
         if len(self.params) != len(self.update_counts):
             raise ValueError(f"params holds {len(self.params)} parameters, the state {len(self.update_counts)}")
@@ -102,9 +103,11 @@ class RuleOptimizer(Optimizer, ABC):
         batches = [part.batch(self.params, self.buffers) for part in table.parts]
         for batch in batches:
             batch.engine.prepare(batch.spec)
-        take_step(_StepState(self, new), batches, [self._rule])
-        self._table = table
-        self.step_count += 1
+        state = _StepState(self, new)
+        with defer_signals():  # weights, state and counts belong together, also after Ctrl-C
+            take_step(state, batches, [self._rule])
+            self._table = table
+            self.step_count += 1
 
     def buffers_of(self, slot: str) -> Buffers:
         """Return one slot of every parameter: the list itself, not a copy."""
@@ -165,8 +168,9 @@ class RuleOptimizer(Optimizer, ABC):
         buffers = {
             name: checkpoint.restore_buffers(held, self.params, rule, name) for name, held in state["buffers"].items()
         }
-        self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
-        self.scalars, self.buffers = scalars, buffers
+        with defer_signals():
+            self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
+            self.scalars, self.buffers = scalars, buffers
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_table": None}  # a copy's arrays have other addresses
@@ -184,6 +188,9 @@ class _StepState(StepTable):
     Args:
         optimizer: the optimizer; its update counts, scalars and buffers are written to.
         new: the parameters with new or replaced slots.
+
+    Raises:
+        ValueError, TypeError: counts or scalars that were assigned cannot be such numbers.
     """
 
     seed = 0
@@ -193,7 +200,7 @@ class _StepState(StepTable):
         self._optimizer, self._new = optimizer, new
         self._scalars = list(optimizer.scalars.values())
         self.scalar_names = ("step", *optimizer.scalars)
-        self.numbers = np.array([optimizer.update_counts, *self._scalars], dtype=np.float64).T
+        self.numbers = _read_numbers(optimizer)
         self.groups = np.zeros(len(optimizer.params), dtype=np.int64)
 
     def install(self) -> None:
@@ -215,6 +222,34 @@ class _StepState(StepTable):
 
     def finish(self) -> None:
         pass
+
+
+def _read_numbers(optimizer: RuleOptimizer) -> NDArray[np.float64]:
+    """Return (parameters, 1 + scalars) the update counts and scalars, which anybody may have assigned.
+
+    Raises:
+        ValueError, TypeError: they cannot be such numbers.
+    """
+    scalars, expected = optimizer.scalars, optimizer.rule.scalars
+    if scalars.keys() != expected.keys():
+        raise ValueError(f"scalars must have the keys {sorted(expected)}, but has {sorted(scalars)}")
+    columns = {"update_counts": optimizer.update_counts, **{f"scalars[{name!r}]": v for name, v in scalars.items()}}
+    for name, column in columns.items():
+        if not isinstance(column, (list, np.ndarray)):
+            raise TypeError(f"{name} must be a list with a number for each parameter, but is {column!r}")
+    try:
+        numbers = np.array(list(columns.values()), dtype=np.float64).T
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is not None:
+        counts = numbers[:, 0]
+        if np.isfinite(numbers).all() and (counts >= 0).all() and (counts == np.floor(counts)).all():
+            return numbers
+    count = len(optimizer.params)
+    checkpoint.check_counts(optimizer.update_counts, count)
+    for name, values in scalars.items():
+        checkpoint.check_scalars(values, count, name)
+    raise ValueError("update_counts and scalars must be numbers, one for each parameter")
 
 
 def _scatter(values: list[Any], places: Sequence[int], new: Sequence[Any]) -> None:

@@ -205,6 +205,8 @@ def check_positive(name: str, value: float | Tensor) -> float:
     """
     try:
         number = float(value)
+        if isinstance(value, (str, bytes, bool)):  # float() takes them
+            raise TypeError(f"it is a {type(value).__name__}")
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number, but is {value!r}") from error
     if not (number > 0 and math.isfinite(number)):

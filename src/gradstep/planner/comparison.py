@@ -60,9 +60,10 @@ class Plans:
         budget = f"{size(self.budget, binary=binary)} ({self.source})"
         each = " on each GPU" if plain.gpus > 1 else ""
         if best is None:
+            unit = " A budget without a unit is in bytes; 24GB has one." if self.budget < 1_000_000 else ""
             return (
                 f"Nothing fits {budget}: the smallest, {describe_choice(smallest.choice)}, needs "
-                f"{size(smallest.device, binary=binary)}{each}."
+                f"{size(smallest.device, binary=binary)}{each}.{unit}"
             )
         left = size(self.budget - best.device, binary=binary)
         has_activations = any(row.name == "activations" for row in best.rows)
