@@ -228,7 +228,7 @@ def test_a_variable_that_names_no_pattern_is_refused_before_anything_changes(tex
     assert optimizer.state[p]["step"] == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is POSIX only")
 def test_a_forked_child_goes_on_measuring():
     code = """
 import os, torch, gradstep

@@ -1,11 +1,13 @@
 """A whole session: its files, its report, and what is left after Ctrl-C."""
 
+import io
 import json
 import math
 import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gradstep.lab.display import Display, Silence
 from gradstep.lab.race import Race
@@ -14,6 +16,7 @@ from gradstep.lab.results import FILE, Point, Record, read_results
 from gradstep.lab.session import plan, run
 from gradstep.lab.standings import standings
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.terminal import closing
 from gradstep.report.words import seconds
 from tests.pages import HOSTILE, check_page, words
 
@@ -192,3 +195,15 @@ def test_a_quick_plan_has_fixed_steps_and_leaves_out_what_they_say_nothing_about
     assert [task.name for task in plan(quick=True).line_ups] == ["digits", "rosenbrock", "ravine"]
     _, (race,) = race_now(["ravine"], "adamw", quick=True)
     assert [(one.status, one.steps) for one in race.summaries] == [("finished", 150)] * 3
+
+
+@pytest.mark.parametrize("width", [55, 60, 200])
+def test_no_cell_of_the_standings_is_cut_in_a_narrow_terminal(race_now, width):
+    outcome, _ = race_now(["ravine"], "adamw,sgd:momentum=0.9", steps=12, seeds=2)
+    screen = io.StringIO()
+    Console(width=width, file=screen).print(closing(outcome))
+    shown = screen.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= width or "Report:" in line for line in shown.splitlines())
+    assert ("Not shown here" in shown) == (width < 200)
+    assert "SGD momentum=0.9  0.01" in shown

@@ -152,7 +152,7 @@ def test_damaged_notes_are_said_once(learn, tmp_path):
     assert DAMAGED not in learn()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of POSIX")
 def test_on_a_terminal_the_quiz_asks_and_the_example_waits(tmp_path):
     quiz = on_a_terminal(tmp_path, ["quiz", "sgd"], ["x", "b", "a", "c"])
     assert "One of a, b, c, d." in quiz

@@ -28,7 +28,7 @@ def test_nothing_yet(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits of POSIX")
 def test_it_is_its_owners_alone(tmp_path):
     for _ in range(2):
         save(tmp_path, FULL)

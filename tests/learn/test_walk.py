@@ -45,7 +45,7 @@ def test_its_pictures_are_there():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of POSIX")
 def test_the_terminal_shows_what_the_page_shows(tmp_path):
     """Its first part; `python tools/walk.py docs/course-walk.md --check` walks all of it."""
     first, _, _ = PAGE.read_text("utf-8").partition("## Momentum")

@@ -266,7 +266,7 @@ def test_the_end_of_the_process(tmp_path, end, code, there):
     assert [update.update for update in read_run(tmp_path).updates] == there
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="os.fork is POSIX only")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_does_not_write_what_its_parent_will(tmp_path):
     training = Training(tmp_path)

@@ -1,10 +1,14 @@
 """Print the list of tasks and optimizers, and the outcome of a session."""
 
-from rich.console import Group, RenderableType
+from collections.abc import Sequence
+from typing import final
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.lab.columns import columns
+from gradstep.lab.columns import Column, columns
 from gradstep.lab.contenders import CLASSES, DEFAULT, PEERS, base_name
 from gradstep.lab.palette import colours
 from gradstep.lab.results import Results
@@ -54,17 +58,38 @@ def closing(outcome: Outcome) -> RenderableType:
         return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
     parts: list[RenderableType] = []
     for race in races_in(outcome.folder):
-        parts += [_standings(race), Text(verdict(race).sentence, style="bold")]
+        parts += [_Standings(race), Text(verdict(race).sentence, style="bold")]
     if outcome.interrupted:
         parts.append(Text("\nInterrupted: what was done so far is kept.", style="bold"))
     parts.append(Text(f"\nReport: {outcome.report}"))
     return Group(*parts)
 
 
-def _standings(race: Results) -> Table:
+@final
+class _Standings:
+    """The standings of one race, with as many columns as the terminal has room for, the first ones first."""
+
+    def __init__(self, race: Results) -> None:
+        self._race = race
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = columns(TASKS[self._race.header.task], verdict(self._race).winner)
+        count = len(shown)
+        while count > 1 and _width(console, options, _standings(self._race, shown[:count])) > options.max_width:
+            count -= 1
+        yield _standings(self._race, shown[:count])
+        if hidden := ", ".join(column.title for column in shown[count:]):
+            yield Text(f"Not shown here, but in the report and in a wider terminal: {hidden}.", style="dim")
+
+
+def _width(console: Console, options: ConsoleOptions, table: Table) -> int:
+    """Return the columns of characters that a table needs to show every cell in full."""
+    return Measurement.get(console, options.update(max_width=10_000), table).maximum
+
+
+def _standings(race: Results, shown: Sequence[Column]) -> Table:
     """Return the standings of one race, the lowest loss first; a value ahead beyond the noise is bold."""
     task = TASKS[race.header.task]
-    shown = columns(task, verdict(race).winner)
     rows = standings(race)
     best = [column.best(rows) for column in shown]
     chosen = colours(race.header.contenders)

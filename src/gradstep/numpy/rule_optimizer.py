@@ -238,10 +238,10 @@ def _read_numbers(optimizer: RuleOptimizer) -> NDArray[np.float64]:
         if not isinstance(column, (list, np.ndarray)):
             raise TypeError(f"{name} must be a list with a number for each parameter, but is {column!r}")
     try:
-        numbers = np.array(list(columns.values()), dtype=np.float64).T
+        numbers: NDArray[np.float64] = np.array(list(columns.values()), dtype=np.float64).T
     except (TypeError, ValueError):
-        numbers = None
-    if numbers is not None:
+        pass  # said below
+    else:
         counts = numbers[:, 0]
         if np.isfinite(numbers).all() and (counts >= 0).all() and (counts == np.floor(counts)).all():
             return numbers

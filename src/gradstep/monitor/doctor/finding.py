@@ -26,6 +26,23 @@ class Severity(Enum):
         return list(Severity).index(self)
 
 
+EVERY_READING = frozenset({"loss", "gradient norm", "weight norm", "update over weights"})
+"""The readings that mean nothing where the loop or the numbers themselves are broken."""
+
+DIVERGENCE = frozenset(
+    {
+        "lr_too_high",
+        "gradients_exploding",
+        "gradients_vanished",
+        "spike",
+        "weights_growing",
+        "not_finite",
+        "loss_scale_collapse",
+    }
+)
+"""The causes that a run which diverges for another reason seems to have."""
+
+
 @final
 @dataclass(frozen=True)
 class Cause:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, part
+from gradstep.monitor.doctor.finding import EVERY_READING, Cause, Fact, Finding, Severity, fell, grade, part
 
 LR_TOO_HIGH = Cause(
     "lr_too_high",
@@ -16,7 +16,7 @@ LR_TOO_HIGH = Cause(
     "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
     "the start is too fast.",
     frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
-    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+    EVERY_READING,
 )
 
 HIGH_RATIO = 0.1

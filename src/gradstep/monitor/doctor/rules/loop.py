@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Cause, Fact, Finding, Severity
 
 GRADIENTS_NOT_CLEARED = Cause(
     "gradients_not_cleared",
@@ -13,19 +13,8 @@ GRADIENTS_NOT_CLEARED = Cause(
     "so far: a momentum that forgets nothing, so that the loss swings or runs away.",
     "Call optimizer.zero_grad() once per update, before backward() or after step(); to accumulate micro-batches "
     "on purpose, clear after every step, or let gradstep.Stepper do both.",
-    frozenset(
-        {
-            "lr_too_high",
-            "lr_too_low",
-            "gradients_exploding",
-            "gradients_vanished",
-            "spike",
-            "weights_growing",
-            "not_finite",
-            "loss_scale_collapse",
-        }
-    ),
-    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+    DIVERGENCE | {"lr_too_low"},
+    EVERY_READING,
 )
 
 
@@ -72,7 +61,7 @@ STEP_WITHOUT_GRADIENT = Cause(
             "weights_shrinking",
         }
     ),
-    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+    EVERY_READING,
 )
 
 

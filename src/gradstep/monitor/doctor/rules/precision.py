@@ -6,7 +6,7 @@ import math
 from itertools import groupby
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell
+from gradstep.monitor.doctor.finding import EVERY_READING, Cause, Fact, Finding, Severity, fell
 
 NOT_FINITE = Cause(
     "not_finite",
@@ -15,7 +15,7 @@ NOT_FINITE = Cause(
     "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
     "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves "
     "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
-    spoils=frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+    spoils=EVERY_READING,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Cause, Fact, Finding, Severity
 
 MOMENTUM_TOO_HIGH = Cause(
     "momentum_too_high",
@@ -12,18 +12,8 @@ MOMENTUM_TOO_HIGH = Cause(
     "Each update is the last one times the momentum, plus the gradient. From 1 on nothing is ever forgotten: the "
     "updates add up, above 1 they grow by themselves, and the run diverges whatever the learning rate.",
     "Set momentum (beta1 in Adam and Lion) to 0.9, at most 0.99.",
-    frozenset(
-        {
-            "lr_too_high",
-            "gradients_exploding",
-            "gradients_vanished",
-            "spike",
-            "weights_growing",
-            "not_finite",
-            "loss_scale_collapse",
-        }
-    ),
-    frozenset({"loss", "gradient norm", "weight norm", "update over weights"}),
+    DIVERGENCE,
+    EVERY_READING,
 )
 
 
