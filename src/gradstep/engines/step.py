@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +25,7 @@ from gradstep.rules import Rule
 from gradstep.storage.codecs import Nearest
 from gradstep.storage.elements import Half
 from gradstep.storage.noise import keys
+from gradstep.warn import warn_user
 
 try:  # the functions that signal calls; signal also makes enums, which costs 50 microseconds a step
     import _signal  # type: ignore[import-not-found]
@@ -283,11 +283,10 @@ def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:
         lost = float(unmoved.sum()) / max(elements, 1)
         if lost > LOST_SHARE:
             worst = int(np.argmax(unmoved / np.maximum(batch.lengths, 1)))
-            warnings.warn(
+            warn_user(
                 f"{lost:.0%} of the {batch.spec.parameter.name} weights were left where they were by this step: "
                 f"their update is less than rounding to nearest can show (most of all in {batch.names[worst]}): "
-                "give the optimizer rounding='stochastic', 'kahan' or 'master', or a larger learning rate",
-                stacklevel=6,
+                "give the optimizer rounding='stochastic', 'kahan' or 'master', or a larger learning rate"
             )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping
 from dataclasses import Field, replace
 from functools import cache
 from typing import Any
 
 from gradstep.rules import Rule, settings_of
+from gradstep.warn import warn_user
 
 _NONNEGATIVE = ("lr", "momentum", "weight_decay", "eps")
 
@@ -71,10 +71,8 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
                 raise ValueError(_message(setting, value)) from error
             raise
         if setting.name == "momentum" and value >= 1:
-            warnings.warn(
-                f"momentum={value!r} never lets an old gradient fade, so steps grow without bound: give less than 1",
-                UserWarning,
-                stacklevel=5,
+            warn_user(
+                f"momentum={value!r} never lets an old gradient fade, so steps grow without bound: give less than 1"
             )
 
 

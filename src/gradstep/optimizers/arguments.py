@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence, Sized
 from functools import cache, lru_cache
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.warn import warn_user
 
 OWN: Mapping[str, Any] = {
     "engine": "auto",
@@ -111,11 +111,9 @@ def check_execution(named: Mapping[str, Any]) -> None:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if named.get("capturable") and "capturable" not in _warned:
         _warned.add("capturable")
-        warnings.warn(
+        warn_user(
             "capturable=True changes nothing: a gradstep step counts on the CPU, and a CUDA graph would replay the "
-            "coefficients of one step for ever; capture the forward and backward pass, and call step() outside",
-            UserWarning,
-            stacklevel=4,
+            "coefficients of one step for ever; capture the forward and backward pass, and call step() outside"
         )
 
 
