@@ -42,7 +42,7 @@ class Training:
     updates: int
     schedule: Schedule | None = None
     max_grad_norm: float | None = None
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     resumed: int | None = None
     forgets: bool = False
     by_hand: Callable[[Callable[[], Tensor], nn.Module, torch.optim.Optimizer], Tensor] | None = None
@@ -356,7 +356,7 @@ def overflowing(training: Training, module: nn.Module) -> Training:
     """Multiply an activation by a million from update 60 on: beyond the range of fp16 at any loss scale."""
     updates = iter(range(training.updates))
     module.register_forward_hook(lambda _module, _inputs, out: out * (1e6 if next(updates) >= 60 else 1.0))
-    return replace(training, precision="fp16")
+    return replace(training, precision="float16")
 
 
 def collapse_digits(seed: int) -> Training:
@@ -722,7 +722,7 @@ def careful_half(seed: int) -> Training:
 
 def sixteen_bit(seed: int) -> Training:
     training = on_digits(seed, adamw(3e-3))
-    return Training(training.model, training.optimizer, training.loss, training.updates, precision="fp16")
+    return Training(training.model, training.optimizer, training.loss, training.updates, precision="float16")
 
 
 def adafactor_text(seed: int) -> Training:

@@ -1,6 +1,6 @@
 """Compare the end of an update in the Stepper with the code of torch's documentation.
 
-An update has four micro-batches in fp16: loss scaling, check for overflow, clipping, norm, AdamW step, scaler's
+An update has four micro-batches in float16: loss scaling, check for overflow, clipping, norm, AdamW step, scaler's
 update and clearing of gradients. Only the last micro-batch's call is timed, without the model's backward pass: the loss
 depends on one number, and all other gradients are set before, the same for all rivals. Rivals take turns in one
 process, in each repetition in another order.
@@ -49,7 +49,7 @@ class Held(nn.Module):
 def stepper(model: Held, optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], None]], float]:
     """Return a function that makes one update with the Stepper and returns the seconds of its end."""
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=10**9)
-    one = gradstep.Stepper(model, optimizer, accumulate=WINDOW, max_grad_norm=CLIP, precision="fp16", scaler=scaler)
+    one = gradstep.Stepper(model, optimizer, accumulate=WINDOW, max_grad_norm=CLIP, precision="float16", scaler=scaler)
 
     def run(give: Callable[[], None]) -> float:
         for _ in range(WINDOW - 1):

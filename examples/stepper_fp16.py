@@ -24,7 +24,7 @@ def train(model: torch.nn.Module) -> list[UpdateOutcome]:
         schedule=SCHEDULE,
         accumulate=ACCUMULATE,
         max_grad_norm=MAX_GRAD_NORM,
-        precision="fp16",
+        precision="float16",
         scaler=torch.amp.GradScaler("cpu", init_scale=2.0**24),  # too large, to show a skipped update
     )
     outcomes = []

@@ -118,7 +118,6 @@ def test_without_a_budget_nothing_is_judged():
         ({"state": "8bits"}, "Invalid state: '8bits' .*Did you mean '8bit'"),
         ({"rounding": "kahn"}, "Did you mean 'kahan'"),
         ({"rounding": "kahan", "params": "float32"}, "rounding='kahan' is for bfloat16 or float16 weights"),
-        ({"paged": 1}, "Invalid paged: 1"),
         ({"sharded": "state"}, "sharded='state' needs gpus=2 or more"),
         ({"sharded": "all", "gpus": 8}, "Invalid sharded: 'all'"),
         ({"gradients": "int8"}, "Invalid gradients: 'int8'"),
@@ -149,4 +148,7 @@ def test_wrong_kinds():
         gradstep.plan("gpt2", optimizer=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"no argument 'stat' \(what can be fixed is params"):
         gradstep.plans("gpt2", stat="8bit")
+    for ask in (gradstep.plan, gradstep.plans):
+        with pytest.raises(TypeError, match=r"paged must be True, False, a folder or gradstep\.Pages, but is 1"):
+            ask("gpt2", paged=1)  # type: ignore[arg-type]
     assert list(OPTIONS) == ["params", "rounding", "paged", "state", "sharded"]

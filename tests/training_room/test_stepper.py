@@ -434,8 +434,8 @@ def test_a_failed_forward_changes_nothing():
         ({"accumulate": 0}, ValueError, "Invalid accumulate: 0"),
         ({"accumulate": 1.5}, ValueError, "Invalid accumulate: 1.5"),
         ({"max_grad_norm": 0.0}, ValueError, "Invalid max_grad_norm: 0.0"),
-        ({"precision": "fp8"}, ValueError, "Invalid precision: 'fp8' .choose from 'float32', 'bf16', 'fp16'"),
-        ({"scaler": torch.amp.GradScaler("cpu")}, ValueError, "with precision='fp16' only"),
+        ({"precision": "fp8"}, ValueError, "Invalid precision: 'fp8' .choose 'float32', 'bfloat16', 'float16'"),
+        ({"scaler": torch.amp.GradScaler("cpu")}, ValueError, "with precision='float16' only"),
         ({"schedule": 0.1}, TypeError, "must be one of gradstep.schedules, .*, not 0.1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -723,14 +723,14 @@ def test_the_finder_sweeps_several_optimizers_and_puts_them_back():
     ("precision", "loss", "words"),
     [
         (
-            "fp16",
+            "float16",
             lambda m: (m.w + 1).sum() * float("inf"),
             r"loss scale of [\d.e-]+\. The loss itself is inf: no loss scale helps against an overflow in the forward",
         ),
         (
-            "fp16",
+            "float16",
             lambda m: m.w.square().sum().sqrt(),
-            r"The loss is finite \(0\) and its gradient is not: look for an infinite slope.*'bf16'",
+            r"The loss is finite \(0\) and its gradient is not: look for an infinite slope.*'bfloat16'",
         ),
         (
             "float32",
@@ -738,7 +738,7 @@ def test_the_finder_sweeps_several_optimizers_and_puts_them_back():
             r"all skipped, because the gradient of w is not finite.*an infinite slope .sqrt",
         ),
         (
-            "bf16",
+            "bfloat16",
             lambda m: (m.w + 1).sum() * float("nan"),
             r"all skipped, .* The loss itself is nan: look for log\(0\)",
         ),
@@ -774,9 +774,9 @@ def test_a_weight_that_is_not_finite_is_named():
 
 
 def test_a_large_loss_scale_that_finds_its_size_is_no_overflow_for_ever():
-    """From 2¹⁰⁰ it takes 85 skips until a gradient of 1 fits into fp16, and none of them ends the run."""
+    """From 2¹⁰⁰ it takes 85 skips until a gradient of 1 fits into float16, and none of them ends the run."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
-    model, stepper = one_weight(precision="fp16", scaler=scaler)
+    model, stepper = one_weight(precision="float16", scaler=scaler)
     skipped = 0
     while True:
         with stepper.autocast():
@@ -858,11 +858,11 @@ def test_gradients_are_exchanged_in_the_last_micro_batch_only(wrapped):
 
 
 def test_a_rehearsal_leaves_the_stepper_where_it_is():
-    model, stepper = one_weight(accumulate=2, max_grad_norm=1.0, precision="bf16", schedule=constant(0.5))
+    model, stepper = one_weight(accumulate=2, max_grad_norm=1.0, precision="bfloat16", schedule=constant(0.5))
     push(stepper, model, [1.0, 0.0])
     stepper.discard()
     trial = stepper.rehearsal()
-    assert (trial.accumulate, trial.precision, trial.schedule) == (2, "bf16", None)
+    assert (trial.accumulate, trial.precision, trial.schedule) == (2, "bfloat16", None)
     assert (trial.model, trial.optimizer) == (stepper.model, stepper.optimizer)
     stepper.optimizer.param_groups[0]["lr"] = 0.25
     push(trial, model, [4.0, 0.0])
@@ -875,8 +875,8 @@ def test_a_rehearsal_leaves_the_stepper_where_it_is():
     assert stepper.optimizer.param_groups[0]["lr"] == 0.25, "nobody moved the learning rate"
 
 
-def test_a_rehearsal_in_fp16_has_a_scale_of_its_own():
-    model, stepper = one_weight(precision="fp16")
+def test_a_rehearsal_in_float16_has_a_scale_of_its_own():
+    model, stepper = one_weight(precision="float16")
     before = stepper.state_dict()["scaler"]
     trial = stepper.rehearsal()
     outcome = push(trial, model, [float("inf"), 0.0])

@@ -19,7 +19,7 @@ def lr_find(
     start: Annotated[float, typer.Option(help="The lowest learning rate.")] = 1e-7,
     end: Annotated[float, typer.Option(help="The highest learning rate.")] = 10.0,
     accumulate: Annotated[int, typer.Option(min=1, help="Micro-batches of an update.")] = 1,
-    precision: Annotated[str, typer.Option(help="Of the forward pass: float32, bf16 or fp16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Of the forward pass: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the model and of the first sweep.")] = 0,
     chart: Annotated[Path, typer.Option(help="Draw the curves into this file (.svg or .html).")] = Path(
         "runs/lr_find.html"

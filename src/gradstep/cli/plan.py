@@ -40,7 +40,9 @@ def plan(
         str | None, typer.Option(help="Only this sharding over the GPUs: none, state, gradients, weights.")
     ] = None,
     activations: Annotated[str | None, typer.Option(help="Activations on each device, such as 2GB.")] = None,
-    page_budget: Annotated[str, typer.Option(help="Memory that paged state passes through.")] = "512MB",
+    page_budget: Annotated[
+        str | None, typer.Option(help="Memory that paged state passes through; by default 512MB.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Who executes: auto, fused, eager, compiled.")] = "auto",
     all_: Annotated[bool, typer.Option("--all", help="Show every combination.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,

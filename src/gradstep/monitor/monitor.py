@@ -29,6 +29,7 @@ from gradstep.monitor.watched import (
 )
 from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
+from gradstep.storage.policy import SHORT_NAMES
 
 
 @final
@@ -131,7 +132,7 @@ class Monitor:
                 schedule=describe_schedule(driver),
                 schedule_updates=schedule_length(lr_schedules(driver)),
                 accumulate=accumulate,
-                precision=precision,
+                precision=SHORT_NAMES.get(precision or "", precision),
                 fine_tuning=fine_tuning,
                 started=started.isoformat(timespec="seconds"),
             )

@@ -69,7 +69,7 @@ class Header:
         schedule_updates: length of the schedule; None if it has no end or is unknown.
         accumulate: micro-batches per update, if known.
         fine_tuning: whether the model was trained before; False if unknown.
-        precision: precision of the forward pass, if known: ``"float32"``, ``"bf16"``, ``"fp16"``.
+        precision: precision of the forward pass, if known: ``"float32"``, ``"bfloat16"``, ``"float16"``.
         started: date and time, ISO 8601 with zone.
         first_update: 0; after a resume, the number of the next update. Earlier records of this update and of later
             ones are void.
@@ -169,7 +169,7 @@ class Update:
         groups: the numbers of each of :attr:`Header.groups`.
         clip: the factor that clipping multiplied the gradients by; None if unknown.
         seconds: duration of ``optimizer.step()``.
-        loss_scale: the loss scale of fp16.
+        loss_scale: the loss scale of float16.
         skipped: why the update was skipped, else empty.
         culprit: the first parameter whose gradient was not finite, if known.
         micro_batches: number of micro-batches, if known.

@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION
 from gradstep.optimizers.front import Optimizer, ParamsT
-from gradstep.optimizers.paged.pages import Pages
-from gradstep.optimizers.state.storage import check_state
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.storage.policy import STATES, Pages, check_precision
 from gradstep.variants import VARIANTS, parse_name, rename_settings
 
 
-def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) -> type[Optimizer]:
+def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool | str | Path | Pages = False) -> type[Optimizer]:
     """Make a ``torch.optim.Optimizer`` class from a rule, with every engine and storage.
 
     Args:
@@ -30,7 +30,8 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
         ``foreach``, ``capturable`` and ``differentiable``: see :data:`gradstep.optimizers.arguments.TORCH_EXECUTION`.
 
     Raises:
-        TypeError: ``rule`` is not a class of this kind, or lacks a method.
+        TypeError: ``rule`` is not a class of this kind, or lacks a method; ``paged`` is of another type.
+        ValueError: an unknown precision of state.
 
     >>> import torch, gradstep
     >>> AdamW = gradstep.optimizer(gradstep.rules.AdamW)
@@ -47,12 +48,12 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool = False) 
         raise TypeError(f"{rule.__name__} is not finished: write {missing}")
     if "__dataclass_fields__" not in vars(rule):
         raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
-    check_state(state)
-    return _class(rule, state, paged)
+    Pages.of(paged, None)
+    return _class(rule, check_precision("state", state, STATES), paged)
 
 
 @cache
-def _class(rule: type[Rule], state: str, paged: bool) -> type[Optimizer]:
+def _class(rule: type[Rule], state: str, paged: bool | str | Path | Pages) -> type[Optimizer]:
     """Return the one class for these arguments, cached, since ``isinstance`` and pickles need the same class."""
     preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
     name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)

@@ -32,13 +32,13 @@ from gradstep.optimizers.arguments import (
 from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
-from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
 from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
+from gradstep.storage.policy import Pages
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from typing_extensions import Self
@@ -188,7 +188,7 @@ class Optimizer(torch.optim.Optimizer):
         weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
-        few_bits = [group for group in self.param_groups if group.get("state", self._storage.state) != "float32"]
+        few_bits = [group for group in self.param_groups if self._storage.state_of(group) != "float32"]
         note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else GUESSED
         return summarize(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
 

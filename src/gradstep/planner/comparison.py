@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.items import MemoryItem, items
@@ -12,9 +13,10 @@ from gradstep.planner.machine import usable_memory
 from gradstep.planner.options import OPTIONS, Choice, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan
-from gradstep.planner.request import PAGE_BUDGET, make_request
+from gradstep.planner.request import make_request
 from gradstep.report.words import size
 from gradstep.rules import Rule
+from gradstep.storage.policy import Pages
 
 
 @final
@@ -100,10 +102,10 @@ def plans(
     budget: str | int | None = None,
     gpus: int = 0,
     activations: str | int | None = None,
-    page_budget: str | int = PAGE_BUDGET,
+    page_budget: str | int | None = None,
     engine: str = "auto",
     gradients: str | None = None,
-    **fixed: str | bool,
+    **fixed: str | bool | Path | Pages,
 ) -> Plans:
     """Compare every combination of storages with a budget, the least deviation from plain float32 first.
 
@@ -127,7 +129,8 @@ def plans(
     unknown = fixed.keys() - OPTIONS.keys()
     if unknown:
         raise TypeError(f"plans() has no argument {min(unknown)!r} (what can be fixed is {', '.join(OPTIONS)})")
-    request = make_request(model, optimizer, gpus, budget, activations, page_budget, engine)
+    pages = Pages.of(fixed.get("paged", True) or True, page_budget)
+    request = make_request(model, optimizer, gpus, budget, activations, pages, engine)
     least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
     refusal = Choice(**least_refused, gradients=gradients).refuse(request.model, request.rule, gpus)
     if refusal is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.parameters import ITEMSIZES, Model
 from gradstep.rules import RULES, Rule
-from gradstep.storage.policy import STATES
+from gradstep.storage.policy import STATES, Pages, check_choice, check_precision
 from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
@@ -34,7 +34,8 @@ class Choice:
     Attributes:
         params: type of the weights; None keeps the model's types.
         rounding: how an update of half-precision weights is rounded.
-        paged: whether state is outside the device: on disk, or for GPUs in the host's memory.
+        paged: whether state is outside the device: on disk, or for GPUs in the host's memory. A folder, or
+            :class:`gradstep.Pages` with one, becomes its path as text.
         state: how state is stored.
         sharded: what is sharded over the GPUs.
         gradients: type of the gradients; None takes that of the weights.
@@ -42,18 +43,22 @@ class Choice:
 
     params: str | None = None
     rounding: str = "nearest"
-    paged: bool = False
+    paged: bool | str | Path | Pages = False
     state: str = "float32"
     sharded: str = "none"
     gradients: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in OPTIONS.items():
+        for name, allowed in {**OPTIONS, "gradients": tuple(ITEMSIZES)}.items():
             value = vars(self)[name]
-            if not (name == "params" and value is None):
+            if name == "paged":
+                pages = Pages.of(value, None)
+                value = pages is not None and (pages.folder is None or str(pages.folder))
+            elif name == "rounding" or name == "sharded":
                 check_choice(name, value, allowed)
-        if self.gradients is not None:
-            check_choice("gradients", self.gradients, tuple(ITEMSIZES))
+            elif value is not None or name == "state":
+                value = check_precision(name, value, allowed)
+            object.__setattr__(self, name, value)
 
     def refuse(self, model: Model, rule: Rule, gpus: int) -> str | None:
         """Return why this combination is impossible, or None."""
@@ -61,18 +66,12 @@ class Choice:
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
         if self.sharded != "none" and gpus < 2:
             return f"sharded={self.sharded!r} needs gpus=2 or more"
+        if isinstance(self.paged, str) and gpus:
+            return f"paged={self.paged!r} is for the CPU: with GPUs give paged=True, which pages to the host's memory"
         stateless = not any(rule.slots(len(p.shape)) for p in model.trainable)
         if stateless and (self.paged or self.state != "float32"):
             return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"
         return None
-
-
-def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raise ValueError if a value is not allowed; the message has the allowed ones."""
-    if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-        near = get_close_matches(str(value), list(map(str, allowed)), n=1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Invalid {name}: {value!r} (choose {', '.join(map(repr, allowed))}).{meant}")
 
 
 def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:

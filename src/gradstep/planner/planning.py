@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.items import GATHERED, MemoryItem, MemoryRow, items, rows
 from gradstep.planner.options import Choice, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import PAGE_BUDGET, Request, make_request
-from gradstep.planner.units import parse_size
+from gradstep.planner.request import Request, make_request
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.storage.policy import PAGE_BUDGET, Pages
 
 
 @final
@@ -142,12 +144,12 @@ def plan(
     gradients: str | None = None,
     state: str = "float32",
     rounding: str = "nearest",
-    paged: bool = False,
+    paged: bool | str | Path | Pages = False,
     gpus: int = 0,
     sharded: str = "none",
     budget: str | int | None = None,
     activations: str | int | None = None,
-    page_budget: str | int = PAGE_BUDGET,
+    page_budget: str | int | None = None,
     engine: str = "auto",
 ) -> Plan:
     """Plan the memory of training a model, without allocating it.
@@ -162,13 +164,14 @@ def plan(
         state: how state is stored, ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
         rounding: rounding of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"kahan"`` (with a compensation
             of the weight's type) or ``"master"`` (with a float32 copy).
-        paged: whether state is outside the device: on disk, or, with GPUs, in the host's memory.
+        paged: whether state is outside the device: on disk, or, with GPUs, in the host's memory; a folder or
+            :class:`gradstep.Pages` says where on disk.
         gpus: number of GPUs; 0 plans for the CPU.
         sharded: what is sharded over the GPUs: ``"none"``, ``"state"``, ``"gradients"`` (and state) or ``"weights"``
             (all).
         budget: memory of one GPU (or this machine): ``"24GB"`` is 24 × 10⁹ bytes, ``"24GiB"`` 24 × 2³⁰.
         activations: bytes of activations on each device; not counted without it.
-        page_budget: memory for the pages of paged state.
+        page_budget: memory for the pages of paged state; None takes 512 MB.
         engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compiled"``; engines differ in their temporaries.
 
     Raises:
@@ -187,7 +190,7 @@ def plan(
       total on device      24.5 GB
       total on disk        24.0 GB
     """
-    request = make_request(model, optimizer, gpus, budget, activations, page_budget, engine)
+    request = make_request(model, optimizer, gpus, budget, activations, Pages.of(paged or True, page_budget), engine)
     choice = Choice(params or request.model.dtype, rounding, paged, state, sharded, gradients)
     refusal = choice.refuse(request.model, request.rule, gpus)
     if refusal is not None:
@@ -231,8 +234,8 @@ def write_code(request: Request, choice: Choice) -> str:
     if choice.rounding != "nearest":
         settings["rounding"] = choice.rounding
     if choice.paged:
-        settings["paged"] = True
-        settings["page_budget"] = PAGE_BUDGET if request.pages == parse_size(PAGE_BUDGET) else request.pages
+        settings["paged"] = choice.paged
+        settings["page_budget"] = PAGE_BUDGET if request.pages == Pages().budget else request.pages
     if request.engine != "auto":
         settings["engine"] = request.engine
     arguments = "".join(f", {key}={_literal(value)}" for key, value in settings.items())
@@ -251,4 +254,4 @@ def write_code(request: Request, choice: Choice) -> str:
 
 
 def _literal(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    return json.dumps(value) if isinstance(value, str) else repr(value)

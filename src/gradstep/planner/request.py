@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.planner.models import model_of
-from gradstep.planner.options import check_choice, resolve_rule
+from gradstep.planner.options import resolve_rule
 from gradstep.planner.parameters import Model, Module
 from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
 from gradstep.rules import Rule
-
-PAGE_BUDGET = "512MB"
-"""Default memory for the pages of paged state."""
+from gradstep.storage.policy import Pages, check_choice
 
 
 @final
@@ -48,7 +46,7 @@ def make_request(
     gpus: int,
     budget: str | int | None,
     activations: str | int | None,
-    page_budget: str | int,
+    pages: Pages | None,
     engine: str,
 ) -> Request:
     """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
@@ -71,6 +69,6 @@ def make_request(
         budget=None if budget is None else parse_size(budget),
         activations=None if activations is None else parse_size(activations),
         engine=engine,
-        pages=parse_size(page_budget),
+        pages=(pages or Pages()).budget,
         binary=is_binary(budget),
     )

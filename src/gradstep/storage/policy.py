@@ -1,25 +1,110 @@
-"""Choose the codec of each slot and parameter: as the user requested, or float32 where fewer bits are not advisable."""
+"""The settings of storage, and the codec of each slot and parameter: float32 where fewer bits are not advisable."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, final, get_args
 
 from gradstep.storage.codecs import Blocks, Codec, Elementwise, Kahan, Master, Nearest, Stochastic
 from gradstep.storage.elements import ELEMENTS, Element, Half
+from gradstep.storage.sizes import parse_bytes
 
-StateName = Literal["float32", "bfloat16", "8bit"]
-"""The ways to store slots of state."""
+StateName = Literal["float32", "bfloat16", "8bit", "fp32", "bf16"]
+"""The ways to store slots of state, with their short names."""
 
 RoundingName = Literal["nearest", "stochastic", "kahan", "master"]
 """The ways to round the updates of a bfloat16 or float16 parameter."""
 
-STATES: tuple[str, ...] = get_args(StateName)
+SHORT_NAMES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Short names of precisions, which every argument takes as well as torch's names, which are the documented ones."""
+
+STATES: tuple[str, ...] = tuple(name for name in get_args(StateName) if name not in SHORT_NAMES)
 ROUNDINGS: tuple[str, ...] = get_args(RoundingName)
 
 SMALL = 4_096
 """Parameters with fewer elements than this keep float32 state: there is little to save."""
+
+
+def check_choice(argument: str, given: Any, allowed: Sequence[str]) -> None:
+    """Raise ValueError if a value is not allowed; the message has the allowed ones, and the nearest."""
+    if given not in allowed:
+        near = get_close_matches(str(given), allowed, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Invalid {argument}: {given!r} (choose {', '.join(map(repr, allowed))}).{meant}")
+
+
+def check_precision(argument: str, given: Any, allowed: Sequence[str]) -> str:
+    """Return the documented name of a precision.
+
+    Args:
+        argument: the argument's name in an error.
+        given: the user's value, a documented or a short name.
+        allowed: the documented names that this argument takes.
+
+    Raises:
+        ValueError: none of these.
+
+    >>> check_precision("state", "bf16", STATES)
+    'bfloat16'
+    """
+    name: str = SHORT_NAMES.get(given, given) if isinstance(given, str) else given
+    if name not in allowed:
+        check_choice(argument, given, allowed)
+    return name
+
+
+PAGE_BUDGET = "512MB"
+"""The default memory for the pages of paged state."""
+
+
+@final
+@dataclass(frozen=True)
+class Pages:
+    """The folder and the memory budget of paged state.
+
+    Attributes:
+        folder: the folder of the files; None for a temporary one that is removed with the optimizer.
+        budget: bytes of state that may be in memory.
+        resume: continue with the files of an earlier run in the folder; otherwise they are never overwritten, and an
+            error is raised.
+    """
+
+    folder: Path | None = None
+    budget: int = parse_bytes(PAGE_BUDGET)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", None if self.folder is None else Path(self.folder))
+        object.__setattr__(self, "budget", parse_bytes(self.budget))
+        if not self.budget > 0:
+            raise ValueError(f"Invalid page budget: {self.budget} (must be more than 0 bytes)")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"state is paged to a folder, and {self.folder} is a file: name another place")
+
+    @classmethod
+    def of(cls, paged: bool | str | Path | Pages, budget: str | int | None) -> Pages | None:
+        """Return the settings that ``paged=`` and ``page_budget=`` give; None for state in memory.
+
+        Raises:
+            TypeError: ``paged`` is something else.
+            ValueError: a budget without pages, two budgets, or one that is not above 0.
+            NotADirectoryError: the folder is a file.
+        """
+        if isinstance(paged, Pages):
+            if budget is not None:
+                raise ValueError("page_budget= is given by Pages(budget=...) already")
+            return paged
+        if paged is False:
+            if budget is not None:
+                raise ValueError("page_budget= is for paged state: give paged=True or a folder")
+            return None
+        if not (paged is True or isinstance(paged, (str, Path))):
+            raise TypeError(f"paged must be True, False, a folder or gradstep.Pages, but is {paged!r}")
+        return cls(None if paged is True else Path(paged), parse_bytes(PAGE_BUDGET if budget is None else budget))
 
 
 _EMBEDDING = re.compile(r"Embedding(Bag)?$")

@@ -176,7 +176,7 @@ def sweep(
 
 
 def _make_update(trial: Stepper, loss_fn: LossFn, batches: Iterator[Any]) -> UpdateOutcome:
-    """Make one update; in fp16, try again until the loss scale has become small enough."""
+    """Make one update; in float16, try again until the loss scale has become small enough."""
     while True:
         outcome: UpdateOutcome | None = None
         while outcome is None:

@@ -25,7 +25,7 @@ class UpdateOutcome:
         lr: the learning rate of the first group in this update.
         grad_norm: the global 2-norm of the gradient of ``loss``, before clipping, without any scale.
         clip: the factor that clipping multiplied the gradients by; 1 without clipping.
-        loss_scale: the loss scale of fp16 in this window; 1 in other precisions.
+        loss_scale: the loss scale of float16 in this window; 1 in other precisions.
         reason: why the update was skipped, else empty.
         parameter: the first parameter, in the model's order, whose gradient was not finite; None if it stepped.
 
@@ -57,13 +57,13 @@ class UpdateOutcome:
 MOST_SKIPPED = 30
 """Number of skipped updates in a row after which training stops.
 
-fp16 begins with a loss scale of 65,536 and halves it at each skip: after 30 it is 2⁻¹⁴, the smallest normal number of
-fp16, and the scale can no longer be the cause of an overflow. In other precisions 30 bad batches in a row are no
+float16 begins with a loss scale of 65,536 and halves it at each skip: after 30 it is 2⁻¹⁴, float16's smallest normal
+number, and the scale can no longer be the cause of an overflow. In other precisions 30 bad batches in a row are no
 accident either.
 """
 
 
-FP16_MAX = 65_504
+FLOAT16_MAX = 65_504
 
 
 def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: str) -> str:
@@ -75,7 +75,7 @@ def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: st
         precision: the precision of the forward pass.
     """
     symptom = f"the last {MOST_SKIPPED} updates were all skipped, because {last.reason}"
-    if precision == "fp16":
+    if precision == "float16":
         symptom += f", down to a loss scale of {last.loss_scale:.2g}"
     nonfinite = next((name for name, value in _float_tensors(model) if not bool(value.isfinite().all())), None)
     if nonfinite is not None:
@@ -83,8 +83,8 @@ def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: st
             f"{symptom}. {nonfinite} of the model is not finite itself, so no later batch can be: go back to a "
             "checkpoint from before that, and clip (max_grad_norm=) or lower the learning rate"
         )
-    half = precision == "fp16"
-    remedy = f"numbers beyond {FP16_MAX:,}, the largest of fp16: take precision='bf16' or 'float32'"
+    half = precision == "float16"
+    remedy = f"numbers beyond {FLOAT16_MAX:,}, the largest of float16: take precision='bfloat16' or 'float32'"
     if not math.isfinite(last.loss):
         look = "look for log(0), a division by 0, or inputs and targets that are not finite"
         overflow = (

@@ -1,4 +1,4 @@
-"""Precisions of the forward pass, and loss scaling for fp16 by torch's GradScaler."""
+"""Precisions of the forward pass, and loss scaling for float16 by torch's GradScaler."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeAlias, final
 import torch
 from torch import Tensor
 
-Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
+"""The precisions of the forward pass, with their short names."""
 
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The autocast type of the forward pass for each precision; None without autocast."""
 
 
@@ -58,20 +59,20 @@ class LossScale:
 
 
 def make_loss_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) -> LossScale:
-    """Make the loss scale of fp16 for parameters of any shapes; without a scaler, with torch's defaults.
+    """Make the loss scale of float16 for parameters of any shapes; without a scaler, with torch's defaults.
 
     Raises:
         ValueError: weights in float16, whose gradients cannot be unscaled.
     """
-    check_fp16_weights(params)
+    check_float16_weights(params)
     device = params[0].device
     return LossScale(torch.amp.GradScaler(device.type) if scaler is None else scaler, device)
 
 
-def check_fp16_weights(params: Sequence[Tensor]) -> None:
+def check_float16_weights(params: Sequence[Tensor]) -> None:
     """Raise ValueError if a weight is float16: its gradients cannot be unscaled."""
     if any(p.dtype == torch.float16 for p in params):
         raise ValueError(
-            "precision='fp16' needs weights in float32, and the optimizer has some in float16: leave the model in "
-            "float32 (autocast makes the fp16 copies), or take precision='float32' or 'bf16'"
+            "precision='float16' needs weights in float32, and the optimizer has some in float16: leave the model in "
+            "float32 (autocast makes the float16 copies), or take precision='float32' or 'bfloat16'"
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.wrapped import innermost
+from gradstep.storage.policy import check_precision
 from gradstep.training.applying import (
     apply,
     check_optimizers,
@@ -25,7 +26,7 @@ from gradstep.training.driver import Schedules, cover_new_groups, make_drivers
 from gradstep.training.loading import load_part
 from gradstep.training.outcome import MOST_SKIPPED, UpdateOutcome, explain_skipped_updates
 from gradstep.training.peers import Peers
-from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_fp16_weights, make_loss_scale
+from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_float16_weights, make_loss_scale
 from gradstep.training.window import Window
 
 
@@ -54,12 +55,12 @@ class Stepper:
             groups that are added during the run, between windows, follow a single schedule.
         accumulate: micro-batches in a full window, ≥ 1.
         max_grad_norm: clip the gradient of L to this global 2-norm, > 0; None does not clip.
-        precision: the precision of the forward pass: ``"float32"`` (the model's own), ``"bf16"``, or ``"fp16"``, which
-            scales the loss by ``torch.amp.GradScaler``. The weights stay float32.
-        scaler: a GradScaler with settings of your own; only with ``"fp16"``.
+        precision: the precision of the forward pass: ``"float32"`` (the model's own), ``"bfloat16"``, or ``"float16"``,
+            which scales the loss by ``torch.amp.GradScaler``. The weights stay float32.
+        scaler: a GradScaler with settings of your own; only with ``"float16"``.
 
     Raises:
-        ValueError: a setting out of its bounds, weights in fp16, a schedule made for another optimizer, one
+        ValueError: a setting out of its bounds, weights in float16, a schedule made for another optimizer, one
             schedule for groups with different learning rates, or a parameter in two optimizers.
         TypeError: not a schedule, or one that needs a metric; not an optimizer, or one that needs a closure (LBFGS).
         NotImplementedError: a sharded model (FSDP).
@@ -100,15 +101,13 @@ class Stepper:
             raise ValueError(f"Invalid accumulate: {accumulate} (must be a whole number of at least 1)")
         if max_grad_norm is not None and not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
             raise ValueError(f"Invalid max_grad_norm: {max_grad_norm} (must be finite and greater than 0, or None)")
-        if precision not in PRECISIONS:
-            raise ValueError(f"Invalid precision: {precision!r} (choose from {', '.join(map(repr, PRECISIONS))})")
-        if precision == "fp16":
+        self._precision = check_precision("precision", precision, tuple(PRECISIONS))
+        if self._precision == "float16":
             self._scale = make_loss_scale(params, scaler)
         elif scaler is not None:
-            raise ValueError(f"a scaler is of use with precision='fp16' only, not with {precision!r}")
+            raise ValueError(f"a scaler is of use with precision='float16' only, not with {precision!r}")
         self._peers = Peers(model)
         self._device = params[0].device
-        self._precision = precision
         self._model = model
         self._optimizers = optimizers
         self._group_count = sum(len(optimizer.param_groups) for optimizer in optimizers)
@@ -121,7 +120,7 @@ class Stepper:
 
     _scale: LossScale | None = None
     _unit: float | None = None
-    """The weight of the run's first micro-batch, by which all weights are divided: the gradients of fp16 then have the
+    """The weight of the run's first micro-batch, by which all weights are divided: gradients in float16 then have the
     same size as with the loss divided by the number of micro-batches."""
 
     @property
@@ -175,8 +174,8 @@ class Stepper:
         return self._window.size
 
     @property
-    def precision(self) -> Precision:
-        """The precision of the forward pass."""
+    def precision(self) -> str:
+        """The precision of the forward pass, by its documented name."""
         return self._precision
 
     def rehearsal(self) -> Stepper:
@@ -287,7 +286,7 @@ class Stepper:
             )
         params = check_optimizers(self._model, self._optimizers)
         if self._scale is not None:
-            check_fp16_weights(params)
+            check_float16_weights(params)
         for driver in self._drivers:
             cover_new_groups(driver)
         self._group_count = group_count

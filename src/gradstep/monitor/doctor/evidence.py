@@ -166,7 +166,7 @@ class Evidence:
 
     @cached_property
     def loss_scale(self) -> Series:
-        """The loss scale of fp16, in made and skipped updates; empty if the loss was never scaled."""
+        """The loss scale of float16, in made and skipped updates; empty if the loss was never scaled."""
         scale = self._column(lambda u: u.loss_scale, self.run.updates)
         return scale if np.any(scale.values != 1) else scale.where(scale.values != 1)
 

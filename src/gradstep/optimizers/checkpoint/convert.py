@@ -26,7 +26,7 @@ from gradstep.optimizers.state.arrays import decode_slot
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, scale_of, storage_name
 from gradstep.optimizers.state.storage import Embeddings, ParameterStorage, Storage
 from gradstep.rules import RULES, Rule
-from gradstep.storage.policy import STATES
+from gradstep.storage.policy import STATES, check_precision
 
 FAR = 0.1
 """Relative errors above this are counted in :attr:`Change.far`."""
@@ -194,9 +194,7 @@ def find_layout(to: str | torch.optim.Optimizer) -> str:
             bits: Any = to
             return "bitsandbytes-8bit" if bits.args.optim_bits == 8 else "bitsandbytes"
         return "torch"
-    if to not in (*STATES, "torch", *BITS):
-        raise ValueError(f"Unknown layout: {to!r} (choose {', '.join((*STATES, 'torch', *BITS))}, or an optimizer)")
-    return to
+    return check_precision("layout", to, (*STATES, "torch", *BITS))
 
 
 def convert_state(

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import Pieces
-from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.paged.placement import NewParameter, ParameterState, Placement, shaped
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import keys_of
@@ -40,6 +39,7 @@ from gradstep.storage.pages import (
     preflight,
 )
 from gradstep.storage.pages.header import read_head
+from gradstep.storage.policy import Pages
 
 SCALARS = "scalars"  # the array of step counts in each file
 SEED = "seed"  # an array of one number: the seed of the rounding noise

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.state.storage import ParameterStorage
 from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
+from gradstep.storage.policy import Pages
 
 NewParameter = tuple[str, Tensor, ParameterStorage]
 """A parameter's name, the parameter, and its codecs."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from gradstep.optimizers.paged.files import FilePlacement
 from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
-from gradstep.optimizers.paged.pages import Pages
 from gradstep.optimizers.paged.placement import NewParameter, Placement
 from gradstep.rules import Rule
+from gradstep.storage.policy import Pages
 
 
 def choose_placement(pages: Pages, rule: type[Rule], parameters: Sequence[NewParameter], nbytes: int) -> Placement:

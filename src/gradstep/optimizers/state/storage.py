@@ -22,6 +22,8 @@ from gradstep.storage.elements import ELEMENTS, Element, Native
 from gradstep.storage.policy import (
     ROUNDINGS,
     STATES,
+    check_choice,
+    check_precision,
     is_embedding,
     is_embedding_class,
     parameter_codec,
@@ -154,11 +156,18 @@ class Storage:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_state(self.state)
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"Unknown rounding: {self.rounding!r} (choose {', '.join(ROUNDINGS)})")
+        object.__setattr__(self, "state", check_precision("state", self.state, STATES))
+        check_choice("rounding", self.rounding, ROUNDINGS)
         if type(self.seed) is not int:
             raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
+
+    def state_of(self, group: Mapping[str, Any]) -> str:
+        """Return the precision of a group's state: its own ``"state"``, else this one.
+
+        Raises:
+            ValueError: an unknown precision.
+        """
+        return check_precision("state", group["state"], STATES) if "state" in group else self.state
 
     def check(self, rule: Rule, group: Mapping[str, Any]) -> None:
         """Refuse a precision of state that a group's rule cannot use.
@@ -166,8 +175,7 @@ class Storage:
         Raises:
             ValueError: an unknown precision, or the rule keeps no state of its parameters' size.
         """
-        state = group.get("state", self.state)
-        check_state(state)
+        state = self.state_of(group)
         if state != "float32" and not any(slot.collapsed is None for slot in rule.slots(2)):
             kept = "only a row and a column of each matrix" if rule.slots(2) else "no state with these settings"
             raise ValueError(
@@ -212,8 +220,7 @@ class Storage:
                 f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "
                 f"{p.dtype}: optimize torch.view_as_real of it, or take an elementwise rule such as AdamW"
             )
-        state = group.get("state", self.state)
-        check_state(state)
+        state = self.state_of(group)
         reason = f"state={state!r}"
         if state != "float32":
             if p.is_complex() or element.name not in ("float32", "bfloat16", "float16"):
@@ -230,16 +237,6 @@ class Storage:
             for slot in slots
         )
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason)
-
-
-def check_state(state: Any) -> None:
-    """Refuse a precision of state that does not exist.
-
-    Raises:
-        ValueError: naming those that do.
-    """
-    if state not in STATES:
-        raise ValueError(f"Unknown state: {state!r} (choose {', '.join(STATES)})")
 
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}

@@ -1,4 +1,4 @@
-"""Rules about number formats: values that are not finite, rounding, and the loss scale of fp16."""
+"""Rules about number formats: values that are not finite, rounding, and the loss scale of float16."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NOT_FINITE = Cause(
 
 
 def not_finite(evidence: Evidence) -> Finding | None:
-    """Find updates with a loss or gradient that is not finite; in fp16, where the scaler skips updates, a loss only."""
-    fp16 = len(evidence.loss_scale) > 0
+    """Find updates with a loss or gradient that is not finite; in float16, where updates are skipped, a loss only."""
+    is_scaled = len(evidence.loss_scale) > 0
     facts = []
     losses = [u.update for u in evidence.run.updates if u.loss is not None and not math.isfinite(u.loss)]
     if losses:
         text = f"the loss is not finite in {len(losses):,} of {len(evidence.run.updates):,} updates"
         facts.append(Fact(text, float(len(losses)), 0.0, (losses[0], losses[-1])))
     bad = [u for u in evidence.run.updates if u.non_finite or u.culprit is not None]
-    if bad and not fp16:
+    if bad and not is_scaled:
         where = next((f", first in {u.culprit}" for u in bad if u.culprit), "")
         text = f"gradients are not finite in {len(bad):,} of {len(evidence.run.updates):,} updates{where}"
         facts.append(Fact(text, float(len(bad)), 0.0, (bad[0].update, bad[-1].update)))
@@ -41,7 +41,7 @@ LOST_TO_ROUNDING = Cause(
     Severity.WARNING,
     "The weights are kept in half precision and most updates are smaller than half the distance to the next "
     "number: they are rounded away, update after update.",
-    "Keep the weights in float32 and compute in bf16 (autocast), or give the optimizer rounding='stochastic', "
+    "Keep the weights in float32 and compute in bfloat16 (autocast), or give the optimizer rounding='stochastic', "
     "'kahan' or 'master'.",
     frozenset({"lr_too_low", "gradients_vanished"}),
     frozenset({"loss", "update over weights"}),
@@ -80,9 +80,9 @@ LOSS_SCALE_COLLAPSE = Cause(
     "loss_scale_collapse",
     "the loss scale has collapsed",
     Severity.CRITICAL,
-    "Gradients overflow fp16 at every scale, so the values themselves are out of its range (65,504), not only "
+    "Gradients overflow float16 at every scale, so the values themselves are out of its range (65,504), not only "
     "their scaled gradients; updates are skipped.",
-    "Train in bf16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
+    "Train in bfloat16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
     "attention scores, a loss that is summed) and compute it in float32.",
     frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
     frozenset({"loss", "gradient norm"}),
