@@ -56,6 +56,10 @@ format: $(READY) ## format the code and repair what ruff can repair
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(READY) ## build the site into build/site; a broken link or a missing entry of the reference is an error
+	@$(BIN)/python tools/site.py $(ARGS)
+
 .PHONY: stubs
 stubs: $(READY) ## write the constructors' types anew, after a rule was added or its settings changed
 	@$(BIN)/python tools/stubs.py

@@ -211,7 +211,7 @@ def table(runs: Sequence[Run]) -> str:
             continue
         lines += [
             "",
-            f"### {TITLES[part]}",
+            f"## {TITLES[part]}",
             "",
             "| stored as | " + " | ".join(f"seed {s}" for s in seeds) + " | mean against float32 | bar | state, "
             "bytes a parameter | unmoved |",

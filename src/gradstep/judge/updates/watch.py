@@ -250,7 +250,7 @@ def watch_rules(*optimizers: torch.optim.Optimizer, model: nn.Module | None = No
         steps: how many steps of each are watched, at least 1; three tell every rule from the others.
 
     Returns:
-        The watch: ``print(watch.report)`` after some steps, ``watch.report.passed``, ``watch.close()``.
+        The watch; its ``report`` prints what was found, ``report.passed`` is the result, ``close()`` ends it.
 
     Raises:
         TypeError: what is watched is no ``torch.optim.Optimizer``, ``model`` no ``torch.nn.Module``, or ``steps`` no
