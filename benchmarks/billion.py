@@ -23,7 +23,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.lab.machine import describe
-from gradstep.planner.models import Llama
+from gradstep.planner import Llama
 
 GOAL = 7.0  # bytes a parameter
 STEPS = 3

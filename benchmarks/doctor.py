@@ -116,9 +116,7 @@ def record(case: Any, seed: int, path: Path, *, every: int = 1, single: bool = T
 
 def margins(run: Any) -> dict[str, float]:
     """Return the quantities that the rules compare with their thresholds, by name; NaN where there is none."""
-    from gradstep.monitor.doctor import Evidence
-    from gradstep.monitor.doctor.rules.gradients import matrix_norms
-    from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
+    from gradstep.monitor.doctor import SHORT_WIDTH, Evidence, matrix_norms, relapse
 
     e = Evidence(run)
     quantities: dict[str, Callable[[], float]] = {

@@ -31,7 +31,6 @@ import gradstep
 from gradstep.lab.machine import describe
 from gradstep.lab.task import Task, seed_random
 from gradstep.lab.tasks import TASKS
-from gradstep.training.lr_suggest import METHODS, RECOMMENDED
 
 RESULTS = Path(__file__).parent / "results" / "lr_find.jsonl"
 STEPS = {"digits": 300, "text": 200}
@@ -40,6 +39,8 @@ SEEDS = range(5)
 SWEEPS, UPDATES = 3, 100
 GRID = [10 ** (i / 3 - 4) for i in range(12)]
 GOAL = 1.10
+METHODS = ("steepest", "valley", "a tenth of the minimum", "a tenth of the explosion")
+"""The names of suggestions, as :class:`gradstep.LrSuggestion` documents them; the first is the one recommended."""
 
 Record = dict[str, Any]
 
@@ -76,6 +77,8 @@ def find(task: Task, seed: int) -> Record:
     result = gradstep.lr_find(
         stepper, task.loss, task.batches, updates=UPDATES, sweeps=SWEEPS, seed=1000 + SWEEPS * seed
     )
+    assert set(METHODS) >= result.suggestions.keys()
+    assert result.refusal or result.recommended.name == METHODS[0]
     return {
         "kind": "find",
         "task": task.name,
@@ -169,7 +172,7 @@ def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
         rows: list[tuple[str, list[float] | None]] = [(f"one for all: {best:.2g}", [best] * len(seeds))]
         for name in METHODS:
             suggestions = [finds[seed]["suggestions"].get(name) for seed in seeds]
-            mark = " (recommended)" if name == RECOMMENDED else ""
+            mark = " (recommended)" if name == METHODS[0] else ""
             rows.append((name + mark, [one[0] for one in suggestions] if all(suggestions) else None))
         for name, rates in rows:
             if rates is None:

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import gradstep
 
 PACKAGE = Path(gradstep.__file__).parent
@@ -70,22 +72,38 @@ def test_rooms_of_one_floor_make_no_circle():
 OUTSIDE = ("judge", "learn", "lab")
 """Rooms that could be a package of their own: of all others they import what any user may."""
 
-INTERFACES = ("rules.base", "rules.settings", "report.markup", "report.scales", "report.words")
+REPOSITORY = Path(__file__).parent.parent
+
+INTERFACES = ("monitor.doctor", "rules.base", "rules.settings", "report.markup", "report.scales", "report.words")
 """Modules inside of rooms that are for others as they are; else a room's own name is its interface."""
 
 KERNELS = {"lab/bench.py", "lab/bench_memory.py"}
 """They time the fused engine's own machinery, in ``engines/fused``."""
 
 
-def test_outer_rooms_import_interfaces_only():
+def modules_imported(file: Path) -> set[str]:
+    """The modules of gradstep that a file imports or imports from, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.removeprefix("gradstep.") for name in names if name.startswith("gradstep.")}
+
+
+FOLDERS = [*(PACKAGE / room for room in OUTSIDE), REPOSITORY / "benchmarks", REPOSITORY / "examples"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
+def test_outer_rooms_and_benchmarks_import_interfaces_only(folder):
+    files = list(folder.rglob("*.py"))
+    assert files
     deep = set()
-    for room in OUTSIDE:
-        for file in (PACKAGE / room).rglob("*.py"):
-            name = file.relative_to(PACKAGE).as_posix()
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
-                inner = module.removeprefix("gradstep.")
-                own = inner.split(".")[0] in OUTSIDE or (name in KERNELS and inner.startswith("engines.fused."))
-                if module.startswith("gradstep.") and "." in inner and inner not in INTERFACES and not own:
-                    deep.add(f"{name}: {module}")
+    for file in files:
+        machinery = file.is_relative_to(PACKAGE) and file.relative_to(PACKAGE).as_posix() in KERNELS
+        for module in modules_imported(file):
+            own = module.split(".")[0] in OUTSIDE or (machinery and module.startswith("engines.fused."))
+            if "." in module and module not in INTERFACES and not own:
+                deep.add(f"{file.name}: {module}")
     assert not deep, f"import these from the room itself: {sorted(deep)}"

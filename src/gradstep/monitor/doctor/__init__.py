@@ -11,10 +11,25 @@ from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
 from gradstep.monitor.doctor.readings import Reading, readings
 from gradstep.monitor.doctor.report import Diagnosis, rank_findings
 from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.doctor.rules.gradients import matrix_norms
+from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
 from gradstep.monitor.lines import read_run
 from gradstep.monitor.record import Run
 
-__all__ = ["RULES", "Cause", "Diagnosis", "Evidence", "Fact", "Finding", "Reading", "Severity", "diagnose"]
+__all__ = [
+    "RULES",
+    "SHORT_WIDTH",
+    "Cause",
+    "Diagnosis",
+    "Evidence",
+    "Fact",
+    "Finding",
+    "Reading",
+    "Severity",
+    "diagnose",
+    "matrix_norms",
+    "relapse",
+]
 
 
 def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:

@@ -40,6 +40,7 @@ LEAST_GAIN_STEPS = 6.0
 """The same least divisor in median steps from one loss to the next. A choice."""
 
 SHORT_WIDTH = 5
+"""Number of updates over which a quantity that jumps is smoothed by its median."""
 
 
 def lr_too_high(evidence: Evidence) -> Finding | None:
