@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,28 @@ class Batch(ABC):
     @abstractmethod
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         """Return :attr:`columns` as NumPy arrays of the stored types, sharing memory."""
+
+
+class Ranks(ABC):
+    """The processes among which the parameters of an optimizer, or their elements, are divided."""
+
+    @abstractmethod
+    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
+        """Return the sum or the largest of the values of all batches on all ranks; all ranks must call it.
+
+        Args:
+            batches: this rank's part of each batch.
+            values: one per batch, of this rank's part.
+            how: what to return.
+        """
+
+    @abstractmethod
+    def first_name(self, name: str | None) -> str:
+        """Return the first of every rank's names in the order of the whole optimizer; all ranks must call it."""
+
+    @abstractmethod
+    def combine_statistics(self, batches: Sequence[Batch]) -> None:
+        """Replace the tally of each batch by that of all ranks' parts of it; all ranks must call it."""
 
 
 @final

@@ -19,7 +19,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s
+from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s, Ranks
 from gradstep.engines.statistics import NO_STATISTICS, BatchStatistics, Detail, RowLabels, Statistics
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Nearest
@@ -137,6 +137,7 @@ def take_step(
     max_grad_norm: float | None = None,
     check: bool = False,
     detail: Detail | None = None,
+    ranks: Ranks | None = None,
 ) -> StepReport:
     """Update the parameters of all batches.
 
@@ -148,6 +149,7 @@ def take_step(
         max_grad_norm: clip to this global 2-norm of the unscaled gradients, > 0.
         check: skip the step if a gradient is not finite; ``max_grad_norm`` implies it.
         detail: collect statistics of every parameter or every group; None collects none.
+        ranks: the processes that have the other parameters or elements; None if this process has them all.
 
     Returns:
         The report; a step that is skipped changes nothing.
@@ -155,9 +157,10 @@ def take_step(
     numbers = [_set_coefficients(batch, table, rules) for batch in batches]
     norm, clip = None, 1.0
     if check or max_grad_norm is not None:
-        norm = measure_norm(batches) / scale
+        norm = measure_norm(batches, ranks) / scale
         if not math.isfinite(norm):
             name = _first_nonfinite(batches)
+            name = str(name) if ranks is None else ranks.first_name(name)
             return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
         if max_grad_norm is not None:
             clip = clip_factor(norm, max_grad_norm)
@@ -178,6 +181,8 @@ def take_step(
     _warn_of_lost_updates(counting)
     statistics = None
     if detail is not None:
+        if ranks is not None:
+            ranks.combine_statistics(batches)
         parts = [BatchStatistics(batch.labels, batch.tally) for batch in batches] or [NO_STATISTICS]
         statistics = Statistics(parts, detail, clip)
     return StepReport(stepped=True, grad_norm=norm, clip=clip, statistics=statistics, rules=rules)
@@ -218,14 +223,26 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
 # -- the norm ---------------------------------------------------------------------------------------------------------
 
 
-def measure_norm(batches: Sequence[StepBatch]) -> float:
-    """Return the global 2-norm of the gradients, before unscaling; not finite if a gradient is not."""
-    squares = sum(batch.engine.sum_squares(batch) for batch in batches)
-    if math.isinf(squares) and not any(True for batch in batches for _ in batch.find_nonfinite()):
+def measure_norm(batches: Sequence[StepBatch], ranks: Ranks | None = None) -> float:
+    """Return the global 2-norm of the gradients, before unscaling; not finite if a gradient is not.
+
+    Args:
+        batches: the parameters that have a gradient.
+        ranks: the processes that have the other parameters or elements, which the norm includes.
+    """
+
+    def add(values: Sequence[float]) -> float:
+        return sum(values) if ranks is None else ranks.combine(batches, values, "sum")
+
+    def largest(values: Sequence[float]) -> float:
+        return max(values, default=0.0) if ranks is None else ranks.combine(batches, values, "max")
+
+    squares = add([batch.engine.sum_squares(batch) for batch in batches])
+    if math.isinf(squares) and not largest([any(True for _ in batch.find_nonfinite()) for batch in batches]):
         # Finite gradients whose squares overflow float64: only float64 gradients can be so large.
         return norm_by_largest(
-            max(batch.largest_gradient() for batch in batches),
-            lambda largest: sum(batch.sum_squares(largest) for batch in batches),
+            largest([batch.largest_gradient() for batch in batches]),
+            lambda divisor: add([batch.sum_squares(divisor) for batch in batches]),
         )
     return math.sqrt(squares)
 
@@ -252,9 +269,9 @@ def clip_factor(norm: float, max_grad_norm: float) -> float:
     return min(1.0, max_grad_norm / (norm + 1e-6))
 
 
-def _first_nonfinite(batches: Sequence[StepBatch]) -> str:
-    """Return the name of the first parameter, in the order of the groups, whose gradient is not finite."""
-    return min((batch.members[k], batch.names[k]) for batch in batches for k in batch.find_nonfinite())[1]
+def _first_nonfinite(batches: Sequence[StepBatch]) -> str | None:
+    """Return the name of the first parameter, in the order of the groups, whose gradient is not finite; else None."""
+    return min(((b.members[k], b.names[k]) for b in batches for k in b.find_nonfinite()), default=(0, None))[1]
 
 
 # -- updates that rounding loses --------------------------------------------------------------------------------------

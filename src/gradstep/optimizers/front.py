@@ -290,8 +290,9 @@ class Optimizer(torch.optim.Optimizer):
                 batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
                 if table is None or batches is None:
                     table, batches = build_batches(self._engine, self._storage, self._paged, *now)
+                check, ranks = grad_scale is not None, table.ranks
                 report = take_step(
-                    table, batches, rules, scale=scale, max_grad_norm=norm, check=grad_scale is not None, detail=detail
+                    table, batches, rules, scale=scale, max_grad_norm=norm, check=check, detail=detail, ranks=ranks
                 )
                 if report.stepped:
                     self._table = table

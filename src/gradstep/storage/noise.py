@@ -45,6 +45,18 @@ def keys(seed: int, parameters: NDArray[np.int64], steps: NDArray[np.int64]) -> 
         return _mix(x ^ steps.astype(np.uint64)).view(np.int64)
 
 
+def move_keys(parameter_keys: NDArray[np.int64], elements: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return keys with which the first element of a part gets the noise of its number in the whole parameter, (n,).
+
+    Args:
+        parameter_keys: (n,) the keys of the whole parameters.
+        elements: (n,) the number of the first element of each part in the whole parameter.
+    """
+    low = np.int64(0xFFFFFFFF)
+    moved: NDArray[np.int64] = parameter_keys & ~low | (parameter_keys + elements) & low
+    return moved
+
+
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Mix the bits of each number, (n,)."""
     # The finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).

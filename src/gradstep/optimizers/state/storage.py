@@ -15,6 +15,7 @@ from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
+from gradstep.optimizers.sharded import block_shape, explain_refusal, is_distributed, local_tensor
 from gradstep.optimizers.step.memory import is_addressable
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
@@ -280,6 +281,25 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
     )
 
 
+def _check_distributed(p: Tensor, stored: ParameterStorage, name: str) -> None:
+    """Refuse a DTensor whose local tensor cannot be updated with these codecs as one process would update the whole.
+
+    Raises:
+        ValueError: with the reason and what to do.
+    """
+    refusal = explain_refusal(p, name)
+    assert is_distributed(p)
+    for field in stored.fields.values():
+        if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
+            refusal = (
+                f"{stored.reason} stores blocks of {field.per} elements, and the placements {p.placements} of {name}, "
+                f"of shape {tuple(p.shape)} on a mesh of {tuple(p.device_mesh.shape)}, may cut through a block: give "
+                f'its group "state": "bfloat16" or "float32", or make its rows a multiple of {field.per} long'
+            )
+    if refusal is not None:
+        raise ValueError(refusal)
+
+
 class Choice(NamedTuple):
     """The engine of one parameter, the reason for it, and the parameter's codecs."""
 
@@ -326,9 +346,12 @@ class Choices:
         Raises:
             ValueError: the user's engine or storage cannot serve it.
         """
-        if not (is_addressable(p) if addressable is None else addressable):
+        placed: Any = None
+        if is_distributed(p):
+            placed, addressable = (p.device_mesh, p.placements, local_tensor(p).stride()), None
+        elif not (is_addressable(p) if addressable is None else addressable):
             return self._decide(p, name)
-        alike = (p.shape, p.stride(), p.dtype, p.device, self._embeddings.holds(p, name))
+        alike = (p.shape, p.stride(), p.dtype, p.device, placed, self._embeddings.holds(p, name))
         choice = self._decided.get(alike)
         if choice is None:
             choice = self._decided[alike] = self._decide(p, name)
@@ -337,6 +360,8 @@ class Choices:
     def _decide(self, p: Tensor, name: str) -> Choice:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         label = f"{name} of shape {tuple(p.shape)}"
-        own = traits(p, noisy=stored.noisy)
+        if is_distributed(p) and self._rule.elementwise:
+            _check_distributed(p, stored, name)
+        own = traits(local_tensor(p) if self._rule.elementwise else p, noisy=stored.noisy)
         engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), own, label, "tensor on the CPU")
         return Choice(engine, reason, stored)

@@ -16,8 +16,10 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, ROW, Engine, Int64s, Pieces, UpdateSpec
 from gradstep.engines.statistics import DETAILS, SUMS, Detail, RowLabels, Tally
 from gradstep.engines.step import StepBatch
+from gradstep.optimizers.sharded import Place, ShardedParameter, local_tensor
 from gradstep.optimizers.step.memory import PLAIN, Layouts, array_of, conform_gradient, is_freed
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
+from gradstep.optimizers.step.runs import Runs, RunsBatch
 
 
 @final
@@ -35,6 +37,7 @@ class Part:
         slots: for each field, the tensors of all parameters.
         dtype: the gradients' type.
         plain: whether the parameters are plain tensors, whose memory layout can be compared with the last step's.
+        shards: the distributed parameters of which ``params`` are the local tensors; empty for other parameters.
     """
 
     engine: Engine
@@ -47,10 +50,12 @@ class Part:
     slots: list[list[Tensor]]
     dtype: torch.dtype
     plain: bool
+    shards: Sequence[ShardedParameter] = ()
 
     def __post_init__(self) -> None:
         """Read the layouts now; later layouts are compared with them."""
         self.table  # noqa: B018  # fills the caches
+        self.runs  # noqa: B018
 
     @cached_property
     def layouts(self) -> Sequence[Layouts | NativeLayouts]:
@@ -81,7 +86,8 @@ class Part:
     @cached_property
     def labels(self) -> dict[Detail, RowLabels]:
         """Row labels of statistics, for parameters and for groups."""
-        columns = (self.names, self.members, self.groups, self.table[:, LENGTH].copy())
+        whole = np.array([shard.parameter.numel() for shard in self.shards], dtype=np.int64)
+        columns = (self.names, self.members, self.groups, whole if self.shards else self.table[:, LENGTH].copy())
         return {detail: RowLabels.of(detail, *columns) for detail in DETAILS}
 
     @cached_property
@@ -96,7 +102,17 @@ class Part:
     @cached_property
     def versioned(self) -> list[Tensor]:
         """The parameters that have a version counter; those made in inference mode have none."""
-        return [p for p in self.params if not p.is_inference()]
+        return [p for p in (*self.params, *(shard.parameter for shard in self.shards)) if not p.is_inference()]
+
+    @cached_property
+    def runs(self) -> Runs | None:
+        """The runs of distributed parameters whose update depends on the numbers of elements; else None."""
+        return Runs(self.shards, self.spec) if self.shards and self.spec.noise else None
+
+    @cached_property
+    def place(self) -> Place | None:
+        """Where the elements of the distributed parameters are, which is the same for all of them."""
+        return self.shards[0].place if self.shards else None
 
     @property
     def has_memory(self) -> bool:
@@ -107,7 +123,8 @@ class Part:
     def params_moved(self) -> bool:
         """Return whether a parameter's memory, type, shape or device has changed since this part was made."""
         if self.plain:
-            return not self.layouts[0].still_hold(self.params)
+            params = [local_tensor(shard.parameter) for shard in self.shards] or self.params
+            return not self.layouts[0].still_hold(params)
         return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
     def slots_moved(self) -> bool:
@@ -120,7 +137,7 @@ class Part:
         Raises:
             RuntimeError: a gradient does not fit its parameter.
         """
-        present = [p.grad for p in self.params]
+        present = [shard.gradient() for shard in self.shards] if self.shards else [p.grad for p in self.params]
         gradients = cast("list[Tensor]", present)  # a None among them differs from any tensor
         pointers = self.layouts[0].pointers_of_likes(gradients, self.dtype) if self.plain else None
         owners: Sequence[int] = range(len(present))
@@ -168,7 +185,7 @@ class TorchBatch(StepBatch):
         self.threads = torch.get_num_threads()
 
     def _select_active(self, column: Sequence[Any]) -> Sequence[Any]:
-        return column if self.active is None else [column[i] for i in self.active]
+        return column if self.active is None or not column else [column[i] for i in self.active]
 
     @property
     def params(self) -> Sequence[Tensor]:
@@ -184,7 +201,8 @@ class TorchBatch(StepBatch):
             self.labels = self.part.labels[detail]
         else:
             groups = self.part.groups[self.active]
-            self.labels = RowLabels.of(detail, self.names, self.members, groups, self.lengths)
+            elements = self.part.labels["parameters"].elements[self.active]
+            self.labels = RowLabels.of(detail, self.names, self.members, groups, elements)
         self.owners, self.owners_key = self.labels.owners, self.labels.key
 
     @property
@@ -211,13 +229,17 @@ class TorchBatch(StepBatch):
         """
         tallies = []
         for self.pieces in walk:
-            self.part.engine.update(self)
+            runs = self.part.runs
+            batch = self if runs is None else RunsBatch(self, runs, self.active)
+            self.part.engine.update(batch)
             if self.owners is not None:
+                self.tally = batch.tally
                 tallies.append(self.tally)
         # As after any write by torch: a backward pass that needs the overwritten values then raises an error.
         versioned = self.part.versioned
         if self.active is not None:
-            versioned = [p for p in self.params if not p.is_inference()]
+            shards = (shard.parameter for shard in self._select_active(self.part.shards))
+            versioned = [p for p in (*self.params, *shards) if not p.is_inference()]
         torch.autograd.graph.increment_version(versioned)
         if len(tallies) > 1:
             every = np.stack([tally.table for tally in tallies])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, UpdateSpec
 from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
@@ -26,6 +27,7 @@ from gradstep.optimizers.step.memory import (
     is_freed,
     is_symbolic_zero,
 )
+from gradstep.optimizers.step.mesh import MeshRanks
 from gradstep.optimizers.step.table import Table, pause_garbage_collection
 from gradstep.rules import Rule
 
@@ -37,6 +39,7 @@ class _PartKey(NamedTuple):
     """What the parameters of one part have in common.
 
     ``alone`` is the position of a parameter that shares memory with another one and needs a part for itself, else −1.
+    ``place`` says where the elements of distributed parameters are.
     """
 
     engine: Engine
@@ -45,6 +48,7 @@ class _PartKey(NamedTuple):
     dtype: torch.dtype
     plain: bool
     alone: int
+    place: Place | None
 
 
 def build_batches(
@@ -91,17 +95,22 @@ def build_table(
     _check_parameters(flat, names)
     sizes = [len(g["params"]) for g in groups]
     group_of = np.repeat(np.arange(len(groups)), sizes)
+    elementwise = not rules or rules[0].elementwise  # other rules look at whole tensors, as DTensors do
+    shards = {i: ShardedParameter(p, names[i]) for i, p in enumerate(flat) if is_distributed(p) and elementwise}
     gradients = [p.grad for p in flat]
     old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
     stateful = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
     starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
 
     choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
+    memory = [shards[i].local if i in shards else p for i, p in enumerate(flat)]
     kinds: dict[int, _PartKey] = {}
     stored: dict[int, ParameterStorage] = {}
     key_of: dict[Any, tuple[Choice, _PartKey]] = {}  # holds each choice, so that no other choice gets its id
     for i in stateful:
-        p, g, group = flat[i], gradients[i], group_of[i]
+        p, g, group = memory[i], gradients[i], group_of[i]
+        if i in shards:
+            g = shards[i].gradient()
         plain = is_addressable(p)
         if not plain and (is_freed(p) or is_symbolic_zero(p)):
             raise RuntimeError(
@@ -109,16 +118,19 @@ def build_table(
             )
         if g is not None:
             g = conform_gradient(p, g, names[i])
-        choice = choices[group].of(p, names[i], addressable=plain)
+        choice = choices[group].of(flat[i], names[i], addressable=plain)
         stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
+        if i in shards and i in old:
+            old[i] = shards[i].localize(old[i], stored[i].fields)
         if i in old:
             check_entry(p, stored[i], rules[group], old[i], names[i])
-        alike = (id(choice), dtype, plain)
+        place = shards[i].place if i in shards else None
+        alike = (id(choice), dtype, plain, place)
         if alike not in key_of:
             spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
-            key_of[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1)
+            key_of[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1, place)
         kinds[i] = key_of[alike][1]
-    for i in _find_shared_memory(kinds, flat):
+    for i in _find_shared_memory(kinds, memory):
         kinds[i] = kinds[i]._replace(alone=i)
     members: defaultdict[_PartKey, list[int]] = defaultdict(list)
     for i, kind in kinds.items():
@@ -126,7 +138,7 @@ def build_table(
     for kind in members:
         kind.engine.prepare(kind.spec)
     if paged is None:
-        entries = [complete_state(flat[i], stored[i], old.get(i, {}), names[i]) for i in stateful]
+        entries = [complete_state(memory[i], stored[i], old.get(i, {}), names[i]) for i in stateful]
     else:
         present = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
         entries = paged.complete_state(present, tuple(starts))
@@ -137,12 +149,13 @@ def build_table(
             spec=kind.spec,
             members=np.array(positions),
             groups=group_of[positions],
-            params=[flat[i] for i in positions],
+            params=[memory[i] for i in positions],
             names=[names[i] for i in positions],
             fields=kind.fields,
             slots=[[entry_of[i][key] for i in positions] for key in kind.fields],
             dtype=kind.dtype,
             plain=kind.plain,
+            shards=[] if kind.place is None else [shards[i] for i in positions],
         )
         for kind, positions in members.items()
     ]
@@ -156,6 +169,11 @@ def build_table(
         _check_state_apart([part for part in parts if part.plain])
     for part in parts:
         _rehearse(part)
+    entries = [
+        shards[i].distribute(entry, stored[i].fields, state.get(flat[i])) if i in shards else entry
+        for i, entry in zip(stateful, entries, strict=True)
+    ]
+    places = dict.fromkeys(shard.place for shard in shards.values() if shard.place.dims)
     return Table(
         parts,
         flat=flat,
@@ -167,6 +185,7 @@ def build_table(
         state=state,
         paged=paged,
         seed=storage.seed,
+        ranks=MeshRanks(list(places), names) if places else None,
     )
 
 

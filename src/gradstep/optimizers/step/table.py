@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradstep.engines.base import Ranks
 from gradstep.engines.step import StepTable
 from gradstep.optimizers.state.check import MOST_STEPS
 from gradstep.optimizers.step.batch import Part, TorchBatch
@@ -62,6 +63,7 @@ class Table(StepTable):
         state: the optimizer's, changed by :meth:`install`.
         paged: the placement of paged state; None for state in memory.
         seed: the seed of the rounding noise.
+        ranks: the processes that have the other elements of distributed parameters; None if this process has them all.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Table(StepTable):
         state: defaultdict[Tensor, dict[str, Any]],
         paged: Placement | None,
         seed: int,
+        ranks: Ranks | None,
     ) -> None:
         self.parts, self.flat, self.sizes, self.rules, self.seed = parts, flat, sizes, list(rules), seed
+        self.ranks = ranks
         self.groups = np.repeat(np.arange(len(sizes)), sizes)
         self.stateless = sorted(set(range(len(flat))) - set(stateful))
         self.scalar_names = tuple(starts)
