@@ -1,0 +1,245 @@
+"""DTensor parameters: any number of processes gets the bits of one process, on the fused engine."""
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import gradstep
+from tests.distributed.processes import run
+
+SHAPES = [(130, 512), (7, 1024), (3, 2048), (512,), (5,)]
+"""Rows that divide evenly and unevenly, and fewer than ranks; 8-bit is decided by the whole (2,048 elements a rank)."""
+
+RULES: dict[str, Any] = {
+    "AdamW": {"lr": 1e-2, "weight_decay": 0.1},
+    "Lion": {"lr": 1e-3, "weight_decay": 0.1},
+    "NAdam": {"lr": 1e-2},
+    "SGD": {"lr": 0.1, "momentum": 0.9},
+}
+STORAGES = [
+    ("float32", "nearest"),
+    ("bfloat16", "nearest"),
+    ("8bit", "nearest"),
+    ("float32", "stochastic"),
+    ("8bit", "stochastic"),
+    ("bfloat16", "kahan"),
+    ("8bit", "master"),
+]
+CASES = [("AdamW", *storage) for storage in STORAGES] + [(rule, "8bit", "nearest") for rule in RULES if rule != "AdamW"]
+ALL_CASES = [(rule, *storage) for rule, storage in itertools.product(RULES, STORAGES)]
+
+
+def make(rule: str, state: str, rounding: str, params: Any, **more: Any) -> Any:
+    return getattr(gradstep, rule)(params, **RULES[rule], state=state, rounding=rounding, seed=1, **more)
+
+
+def dtype_of(rounding: str) -> torch.dtype:
+    return torch.float32 if rounding == "nearest" else torch.bfloat16
+
+
+def numbers(seed: int, shapes: Any = SHAPES, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def faults(optimizer: Any, params: Any, other: Any, others: Any) -> list[str]:
+    """What differs in the bits of parameters and state."""
+    found = []
+    for k, (p, q) in enumerate(zip(params, others, strict=True)):
+        if not torch.equal(whole(p.detach()), q):
+            found.append(f"parameter {k}")
+        state, expected = optimizer.state[p], other.state[q]
+        found += [f"keys {list(state)} of {k}"] * (state.keys() != expected.keys())
+        for key, value in expected.items():
+            got = whole(state[key])
+            if not torch.equal(got.reshape(value.shape), value):
+                found.append(f"{key} of {k}")
+            if value.dim() and (state[key].placements, state[key].device_mesh) != (p.placements, p.device_mesh):
+                found.append(f"{key} of {k} is distributed as {state[key].placements}")
+    found += [f"engines {optimizer.engines()}"] * ({row[1] for row in optimizer.engines()} != {"fused"})
+    return found
+
+
+def placed(mesh: Any, kinds: Any, tensors: Any) -> list[Any]:
+    """The tensors as DTensors; those of one dimension are copied where the others have columns."""
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    return [
+        distribute_tensor(t, mesh, [Replicate() if kind.is_shard(1) and t.dim() == 1 else kind for kind in kinds])
+        for t in tensors
+    ]
+
+
+def differences(mesh: Any, kinds: Any, case: Any, clip: float | None) -> list[str]:
+    """Take some steps with and without processes, and return what differs."""
+    dtype = dtype_of(case[2])
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0, dtype=dtype))]
+    others = [nn.Parameter(t) for t in numbers(0, dtype=dtype)]
+    optimizer, other = make(*case, params), make(*case, others)
+    clipping: dict[str, Any] = {} if clip is None else {"max_grad_norm": clip}
+    for t in range(1, 5):
+        gradients = numbers(t, dtype=dtype)
+        for p, q, g, d in zip(params, others, gradients, placed(mesh, kinds, gradients), strict=True):
+            p.grad, q.grad = d, g
+        optimizer.step(**clipping)
+        other.step(**clipping)
+    found = faults(optimizer, params, other, others)
+    if clip is not None and abs(optimizer.last_step.grad_norm / other.last_step.grad_norm - 1) > 1e-12:
+        found.append(f"norm {optimizer.last_step.grad_norm} of {other.last_step.grad_norm}")
+    return [f"{case} {kinds} clip={clip}: {fault}" for fault in found]
+
+
+def through_a_model(mesh: Any, shard: Any, **options: Any) -> list[str]:
+    """The same with the gradients of FSDP2's and tensor parallelism's own backward passes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 38), nn.ReLU(), nn.Linear(38, 7), nn.LayerNorm(7))
+    expected = copy.deepcopy(model)
+    shard(model, mesh)
+    optimizer = gradstep.AdamW(model.named_parameters(), lr=1e-2, seed=1, **options)
+    other = gradstep.AdamW(expected.named_parameters(), lr=1e-2, seed=1, **options)
+    for t in range(3):
+        torch.manual_seed(10 * t + (mesh.get_local_rank(0) if mesh.ndim > 1 else dist.get_rank()))
+        model.zero_grad()
+        model(torch.randn(5, 256)).square().mean().backward()
+        for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+            assert p.grad is not None
+            q.grad = whole(p.grad)
+        optimizer.step(max_grad_norm=0.1)
+        other.step(max_grad_norm=0.1)
+    found = faults(optimizer, model.parameters(), other, expected.parameters())
+    return [f"{shard.__name__} {options}: {fault}" for fault in found]
+
+
+def fsdp(model: Any, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def fsdp_and_tensor_parallel(model: Any, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    fully_shard(model, mesh=mesh["dp"])
+
+
+def all_skip(mesh: Any, kinds: Any) -> list[str]:
+    """A NaN on one rank: all skip, with the same reason, and nothing changes."""
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0))]
+    named = [(f"p{k}", p) for k, p in enumerate(params)] + [("plain", nn.Parameter(torch.ones(3)))]
+    optimizer = gradstep.AdamW(named)
+    found = []
+    for name, where in (("p1", params[1]), ("plain", named[-1][1])):
+        for (_, p), g in zip(named, [*placed(mesh, kinds, numbers(1)), torch.ones(3)], strict=True):
+            p.grad = g
+        if dist.get_rank() == 0:
+            (where.grad if name == "plain" else where.grad.to_local()).view(-1)[0] = float("nan")
+        before = [whole(p.detach()).clone() for _, p in named]
+        optimizer.step(max_grad_norm=1.0)
+        report: Any = optimizer.last_step
+        if report.stepped or report.reason != f"the gradient of {name} is not finite":
+            found.append(f"{report} with a NaN in {name}")
+        if not all(torch.equal(whole(p.detach()), b) for (_, p), b in zip(named, before, strict=True)):
+            found.append(f"the step with a NaN in {name} changed a parameter")
+    return found
+
+
+def statistics_differ(mesh: Any, kinds: Any) -> list[str]:
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0))]
+    others = [nn.Parameter(t) for t in numbers(0)]
+    tables = []
+    for members, distribute in ((params, True), (others, False)):
+        optimizer = gradstep.AdamW([{"params": members[:2]}, {"params": members[2:]}])
+        optimizer.watch = "groups"
+        for detail in ("groups", "parameters"):
+            optimizer.watch = detail
+            gradients = numbers(1)
+            for p, g in zip(members, placed(mesh, kinds, gradients) if distribute else gradients, strict=True):
+                p.grad = g
+            optimizer.step()
+            statistics: Any = optimizer.last_step.statistics  # type: ignore[union-attr]
+            tables.append(torch.from_numpy(statistics.table))
+            tables.append(torch.from_numpy(statistics.elements))
+            assert statistics.finite
+    same = [torch.allclose(a, b, rtol=2e-6, atol=0) for a, b in zip(tables[:4], tables[4:], strict=True)]
+    return [] if all(same) else [f"statistics differ: {tables}"]
+
+
+def refusals(mesh: Any) -> list[str]:
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+
+    def message(params: Any, gradient: Any = None, **options: Any) -> str:
+        try:
+            optimizer = gradstep.AdamW([("w", params)], **options)
+            params.grad = gradient
+            optimizer.step()
+        except (ValueError, RuntimeError) as error:
+            return str(error)
+        return "nothing was refused"
+
+    uneven = nn.Parameter(distribute_tensor(torch.zeros(65, 100), mesh, [Shard(0)]))
+    summands = nn.Parameter(DTensor.from_local(torch.zeros(4, 4), mesh, [Partial()]))
+    matrix = nn.Parameter(distribute_tensor(torch.zeros(64, 100), mesh, [Shard(0)]))
+    expected = {
+        "may cut through a block": message(uneven, state="8bit"),
+        "hold summands": message(summands),
+        "must be a DTensor of shape (64, 100)": message(matrix, torch.zeros(64, 100)),
+        "nothing was refused": message(matrix, torch.zeros_like(matrix), state="bfloat16"),
+    }
+    return [f"{got} instead of {part}" for part, got in expected.items() if part not in got]
+
+
+def on_two_ranks(cases: Any) -> list[str]:
+    from torch.distributed.tensor import Shard
+
+    mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    found = []
+    for number, case in enumerate(cases):
+        found += differences(mesh, [Shard(0)], case, 0.05 if number % 2 else None)
+        found += differences(mesh, [Shard(1)], case, None if number % 2 else 0.05)
+    for options in ({}, {"state": "8bit"}):
+        found += through_a_model(mesh, fsdp, **options)
+    found += all_skip(mesh, [Shard(0)])
+    found += statistics_differ(mesh, [Shard(0)])
+    return found + refusals(mesh)
+
+
+def on_four_ranks(cases: Any) -> list[str]:
+    from torch.distributed.tensor import Replicate, Shard
+
+    row, square = dist.init_device_mesh("cpu", (4,)), dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    found = []
+    for number, case in enumerate(cases):
+        clip = 0.05 if number % 2 else None
+        for mesh, kinds in (
+            (row, [Shard(0)]),
+            (square, [Replicate(), Shard(0)]),
+            (square, [Shard(0), Shard(1)]),
+            (square, [Shard(0), Shard(0)]),
+        ):
+            found += differences(mesh, kinds, case, clip)
+    for options in ({}, {"state": "8bit"}):
+        found += through_a_model(square, fsdp_and_tensor_parallel, **options)
+    found += all_skip(square, [Shard(0), Shard(1)])
+    return found + statistics_differ(square, [Shard(0), Shard(1)])
+
+
+QUICK = [("AdamW", "float32", "nearest"), ("AdamW", "8bit", "nearest"), ("NAdam", "8bit", "stochastic")]
+
+
+@pytest.mark.parametrize(("function", "ranks", "cases"), [(on_two_ranks, 2, CASES), (on_four_ranks, 4, QUICK)])
+def test_any_number_of_ranks_has_the_bits_of_one(function, ranks, cases):
+    assert run(function, ranks, cases) == [[]] * ranks
