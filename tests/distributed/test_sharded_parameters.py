@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
 from tests.distributed.processes import run
@@ -34,8 +35,8 @@ CASES = [("AdamW", *storage) for storage in STORAGES] + [(rule, "8bit", "nearest
 ALL_CASES = [(rule, *storage) for rule, storage in itertools.product(RULES, STORAGES)]
 
 
-def make(rule: str, state: str, rounding: str, params: Any, **more: Any) -> Any:
-    return getattr(gradstep, rule)(params, **RULES[rule], state=state, rounding=rounding, seed=1, **more)
+def make(rule: str, state: str, rounding: str, params: Any) -> Any:
+    return getattr(gradstep, rule)(params, **RULES[rule], state=state, rounding=rounding, seed=1)
 
 
 def dtype_of(rounding: str) -> torch.dtype:
@@ -86,7 +87,7 @@ def differences(mesh: Any, kinds: Any, case: Any, clip: float | None) -> list[st
     dtype = dtype_of(case[2])
     params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0, dtype=dtype))]
     others = [nn.Parameter(t) for t in numbers(0, dtype=dtype)]
-    optimizer, other = make(*case, params), make(*case, others)
+    optimizer, other = (make(*case, tensors) for tensors in (params, others))
     clipping: dict[str, Any] = {} if clip is None else {"max_grad_norm": clip}
     for t in range(1, 5):
         gradients = numbers(t, dtype=dtype)
@@ -146,7 +147,8 @@ def all_skip(mesh: Any, kinds: Any) -> list[str]:
         for (_, p), g in zip(named, [*placed(mesh, kinds, numbers(1)), torch.ones(3)], strict=True):
             p.grad = g
         if dist.get_rank() == 0:
-            (where.grad if name == "plain" else where.grad.to_local()).view(-1)[0] = float("nan")
+            gradient: Any = where.grad
+            (gradient if name == "plain" else gradient.to_local()).view(-1)[0] = float("nan")
         before = [whole(p.detach()).clone() for _, p in named]
         optimizer.step(max_grad_norm=1.0)
         report: Any = optimizer.last_step
@@ -205,7 +207,7 @@ def refusals(mesh: Any) -> list[str]:
 def on_two_ranks(cases: Any) -> list[str]:
     from torch.distributed.tensor import Shard
 
-    mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     found = []
     for number, case in enumerate(cases):
         found += differences(mesh, [Shard(0)], case, 0.05 if number % 2 else None)
@@ -220,7 +222,7 @@ def on_two_ranks(cases: Any) -> list[str]:
 def on_four_ranks(cases: Any) -> list[str]:
     from torch.distributed.tensor import Replicate, Shard
 
-    row, square = dist.init_device_mesh("cpu", (4,)), dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    row, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
     found = []
     for number, case in enumerate(cases):
         clip = 0.05 if number % 2 else None
