@@ -82,7 +82,7 @@ def placed(mesh: Any, kinds: Any, tensors: Any) -> list[Any]:
     ]
 
 
-def differences(mesh: Any, kinds: Any, case: Any, clip: float | None) -> list[str]:
+def differences(mesh: Any, kinds: Any, case: tuple[str, str, str], clip: float | None) -> list[str]:
     """Take some steps with and without processes, and return what differs."""
     dtype = dtype_of(case[2])
     params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0, dtype=dtype))]
