@@ -64,6 +64,10 @@ docs: $(READY) ## build the site into build/site; a broken link or a missing ent
 stubs: $(READY) ## write the constructors' types anew, after a rule was added or its settings changed
 	@$(BIN)/python tools/stubs.py
 
+.PHONY: pages
+pages: $(READY) ## write the table and the picture of the optimizers anew, after a rule was added
+	@$(BIN)/python tools/pages.py
+
 .PHONY: setup
 setup: $(READY) ## only set up .venv
 

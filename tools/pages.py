@@ -1,0 +1,189 @@
+"""Write the parts of docs/ that follow from the rules: `make pages`; a test compares them with the rules.
+
+They are the table of optimizers in docs/which_optimizer.md, between its two marks, and docs/images/family.svg.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, final
+
+import numpy as np
+
+from gradstep.report.markup import Markup, join, paint, tag
+from gradstep.report.picture import Picture, draw_path, draw_text
+from gradstep.rules import RULES, Rule, State, settings_of
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- optimizers:begin -->", "<!-- optimizers:end -->"
+
+BEST_FOR = {
+    "SGD": "vision with a tuned rate; convex problems",
+    "Adagrad": "sparse features",
+    "Adadelta": "training without a tuned rate, historically",
+    "RMSprop": "recurrent networks, non-stationary losses",
+    "Adam": "quick experiments without decay",
+    "AdamW": "transformers, fine-tuning, most else",
+    "Adamax": "gradients with rare large values",
+    "NAdam": "as Adam; at times a little faster",
+    "RAdam": "training without a warmup",
+    "Lion": "large batches, less memory",
+    "Adafactor": "very large models, least memory",
+}
+"""What each is usually taken for: the one column that no rule can tell."""
+
+FAMILY = {
+    "SGD": (None, "p − η g"),
+    "SGD, momentum": ("SGD", "the mean direction of many steps"),
+    "SGD, Nesterov": ("SGD, momentum", "the gradient one step ahead"),
+    "Adagrad": ("SGD", "÷ root of the sum of g²"),
+    "RMSprop": ("Adagrad", "an average in place of the sum"),
+    "Adadelta": ("Adagrad", "steps in units of the weight"),
+    "Adam": ("RMSprop", "momentum, and both averages corrected"),
+    "AdamW": ("Adam", "decay on the weight itself"),
+    "NAdam": ("Adam", "Nesterov's momentum"),
+    "RAdam": ("Adam", "no adaptive step before v is known"),
+    "Adamax": ("Adam", "the largest |g| in place of the root"),
+    "Adafactor": ("Adam", "row and column means of g² only"),
+    "Lion": ("Adam", "the sign of the momentum"),
+}
+"""Each optimizer's nearest ancestor, and what it changes; parents stand before their children."""
+
+
+@final
+class Counted:
+    """A number that counts the operations on it and its results."""
+
+    operations = 0
+
+    def _operate(self, *others: Any) -> Counted:
+        Counted.operations += 1
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operate
+    __abs__ = __neg__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _operate  # type: ignore[assignment]
+    sqrt = sign = maximum = where = clamp = mean = rms = _operate
+    __hash__ = None  # type: ignore[assignment]
+
+
+def step(rule: Rule, p: Any, gradients: Any) -> Iterator[Any]:
+    """Yield the parameter, float64, after each gradient."""
+    slots = rule.slots(np.ndim(p))
+    state = State(**{slot.name: np.full(slot.shape(np.shape(p)), slot.fill) for slot in slots})
+    scalars = dict(rule.scalars)
+    for number, g in enumerate(gradients, 1):
+        c = rule.coefficients(number, **scalars)
+        scalars = {name: c[name] for name in scalars}
+        p = rule.update(p, np.full(np.shape(p), g), state, SimpleNamespace(**c))
+        yield p
+
+
+def describe(kind: type[Rule]) -> tuple[str, ...]:
+    """Return a rule's row of the table, found by running it."""
+    rule, names = kind(), {setting.name for setting in settings_of(kind)}
+    start = np.ones((64, 64))
+    elements = sum(np.zeros(slot.shape((1024, 1024))).size for slot in rule.slots(2)) / 2**20
+    small, large = (_last(step(rule, start, [g] * 10)) - start for g in (1e-3, 1.0))
+    if not np.allclose(large, small * 1e3, rtol=1e-3):
+        adaptive = "each element" if any(not slot.signed for slot in rule.slots(2)) else "by the sign"
+    else:
+        adaptive = "no"
+    first, second = step(rule, start, [1.0, 0.0])
+    momentum = "yes" if not np.allclose(first, second, rtol=1e-9) else "optional" if "momentum" in names else "no"
+    if "nesterov" in names or kind.__name__ == "NAdam":
+        momentum += ", or Nesterov's" if "nesterov" in names else ", Nesterov's"
+    option: dict[str, Any] = (
+        {"momentum": 0.9} if "momentum" in names else {}
+    )  # without, both decays of SGD are the same
+    decayed = _last(step(kind(lr=0.1, weight_decay=0.5, **option), start, [0.0, 0.0]))  # type: ignore[call-arg]
+    decay = "on the weight" if np.allclose(decayed, 0.95**2) else "in the gradient"
+    if "decoupled_weight_decay" in names:
+        decay = "either"
+    nbytes = 12 + 8 * elements
+    operations = str(count(rule)) if rule.elementwise else "–"
+    memory = f"{1 + elements:.3g}×"
+    return kind.__name__, memory, adaptive, momentum, decay, operations, f"{nbytes:.0f}", BEST_FOR[kind.__name__]
+
+
+def _last(parameters: Iterator[Any]) -> Any:
+    """Return the last of the parameters."""
+    *_, last = parameters
+    return last
+
+
+def count(rule: Rule) -> int:
+    """Return how many operations on an element one step of an elementwise rule takes."""
+    Counted.operations = 0
+    state = State(**{slot.name: Counted() for slot in rule.slots(2)})
+    rule.update(Counted(), Counted(), state, SimpleNamespace(**rule.coefficients(2, **rule.scalars)))
+    return Counted.operations
+
+
+def table() -> str:
+    """Return the table of optimizers."""
+    head = ("optimizer", "memory", "adapts", "momentum", "decay", "operations", "bytes moved", "taken for")
+    rows = [head, ("---", *["---:" if k in (0, 4, 5) else "---" for k in range(7)])]
+    order = dict.fromkeys(name for name in FAMILY if name in RULES)
+    rows += [describe(RULES[name]) for name in order]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@final
+@dataclass(frozen=True)
+class FamilyTree(Picture):
+    """The optimizers as a tree: each with what it changes of its nearest ancestor, and what it keeps."""
+
+    title: str = "A family tree of optimizers"
+
+    @property
+    def width(self) -> float:
+        return 760.0
+
+    def draw(self, width: float) -> tuple[float, Markup]:
+        height, indent = 34.0, 34.0
+        depth: dict[str, int] = {}
+        row: dict[str, int] = {}
+        drawn: list[Markup] = []
+        for name in self._in_order(None):
+            parent, change = FAMILY[name]
+            depth[name], row[name] = (depth[parent] + 1 if parent else 0), len(row)
+            x, y = depth[name] * indent, row[name] * height + 12
+            if parent:
+                left, top = depth[parent] * indent + 7, row[parent] * height + 20
+                drawn.append(draw_path(f"M{left} {top}V{y - 4}H{x}", "pale", 1.5))
+            drawn.append(tag("circle", cx=x + 7, cy=y - 4, r=4.5, **paint(fill="blue")))
+            drawn.append(draw_text(name, x + 18, y, bold=True))
+            drawn.append(draw_text(f"{change}; keeps {_slots(name)}", x + 18, y + 15, "quiet"))
+        return len(row) * height + 4, join(drawn)
+
+    def _in_order(self, parent: str | None) -> Iterator[str]:
+        """Yield the names below one, each followed by its children."""
+        for name, (above, _) in FAMILY.items():
+            if above == parent:
+                yield name
+                yield from self._in_order(name)
+
+
+def _slots(name: str) -> str:
+    """Return what an optimizer of the tree keeps for each parameter."""
+    kind, _, option = name.partition(", ")
+    rule = RULES[kind](**({"momentum": 0.9, "nesterov": option == "Nesterov"} if option else {}))  # type: ignore[arg-type]
+    return " and ".join(slot.name for slot in rule.slots(2)) or "nothing"
+
+
+def texts() -> dict[Path, str]:
+    """Return what each file should contain."""
+    page = DOCS / "which_optimizer.md"
+    written = page.read_text(encoding="utf-8")
+    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    new = f"{BEGIN}\n{table()}\n{END}"
+    return {page: between.sub(lambda _: new, written), DOCS / "images" / "family.svg": FamilyTree().file()}
+
+
+if __name__ == "__main__":
+    for path, text in texts().items():
+        path.write_text(text, encoding="utf-8")
