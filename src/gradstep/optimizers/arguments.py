@@ -127,6 +127,16 @@ def drop_execution(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name not in TORCH_EXECUTION}
 
 
+def build_rules(rule: type[Rule], groups: Sequence[Mapping[str, Any]]) -> list[Rule]:
+    """Return the rule of each group of an optimizer, with its settings; both are checked.
+
+    Raises:
+        ValueError, TypeError: see :func:`check_lists` and :func:`build_rule`.
+    """
+    check_lists(groups)
+    return [build_rule(rule, group) for group in groups]
+
+
 def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     """Return the rule with a group's settings, which are checked.
 

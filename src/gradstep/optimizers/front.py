@@ -21,6 +21,7 @@ from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
     build_rule,
+    build_rules,
     check_lists,
     check_params,
     check_positive,
@@ -194,9 +195,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _choices(self) -> Iterator[tuple[str, Tensor, Choice]]:
         """Yield (name, parameter, its engine and storage), in the order of ``param_groups``."""
-        check_lists(self.param_groups)
-        for index, group in enumerate(self.param_groups):
-            choices = Choices(self._engine, self._storage, build_rule(self._rule, group), group)
+        rules = build_rules(self._rule, self.param_groups)
+        for index, (rule, group) in enumerate(zip(rules, self.param_groups, strict=True)):
+            choices = Choices(self._engine, self._storage, rule, group)
             for name, p in zip(parameter_names(group, index), group["params"], strict=True):
                 yield name, p, choices.of(p, name)
 
@@ -281,8 +282,7 @@ class Optimizer(torch.optim.Optimizer):
             if float(self.found_inf) > 0:
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:
-                check_lists(self.param_groups)
-                rules = [build_rule(self._rule, group) for group in self.param_groups]
+                rules = build_rules(self._rule, self.param_groups)
                 if self.grad_scale != 1.0:
                     scale *= check_positive("grad_scale", self.grad_scale)
                 now = (rules, self.param_groups, self.__dict__["state"])

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import Pieces
+from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
+from gradstep.engines.step import StepBatch
 from gradstep.optimizers.paged.placement import NewParameter, ParameterState, Placement, shaped
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import keys_of
-from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.storage.pages import (
     Column,
     Item,
@@ -240,10 +241,18 @@ class FilePlacement(Placement):
             if len(positions) == len(file.scalars):
                 file.scalars[...] = scalars[positions]
 
-    def update(self, batch: TorchBatch) -> None:
-        batch.run(self._windows(batch))
+    def update(self, batch: StepBatch) -> None:
+        owners = batch.owners
+        table, finite = empty_table(0 if owners is None else count_rows(owners)), True
+        for pieces in self._windows(batch):
+            batch.pieces = pieces
+            batch.engine.update(batch)
+            if owners is not None:
+                add_rows(table, np.arange(len(table)), batch.tally.table)
+                finite = finite and batch.tally.finite
+        batch.tally = Tally(table, finite)
 
-    def _windows(self, batch: TorchBatch) -> Iterator[Pieces | None]:
+    def _windows(self, batch: StepBatch) -> Iterator[Pieces | None]:
         """Yield the pieces of a batch window by window; None for the whole batch at once."""
         total = sum(file.pages.layout.file_bytes for file in self._files)
         if total <= self.pages.budget:
@@ -255,7 +264,7 @@ class FilePlacement(Placement):
             if not mine:
                 continue
             share = self.pages.budget * file.pages.layout.file_bytes // total
-            pager = file.pager([params[k] for k in mine], share, whole=not batch.part.engine.parts)
+            pager = file.pager([params[k] for k in mine], share, whole=not batch.engine.parts)
             place = {file.position(params[k]): k for k in mine}
             for window in pager.windows():
                 pieces = [(place[piece.item], piece.start, piece.stop) for piece in window.pieces]

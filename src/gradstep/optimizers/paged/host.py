@@ -17,11 +17,11 @@ from torch import Tensor
 
 from gradstep.engines.base import LENGTH, Batch, Int64s
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
+from gradstep.engines.step import StepBatch
 from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, HostWindow, WindowJob, relay
 from gradstep.optimizers.paged.placement import ParameterState, Placement
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import is_dense, keys_of
-from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.optimizers.step.memory import array_of
 from gradstep.storage.pages import Preflight
 from gradstep.storage.pages.memory import available_memory
@@ -94,7 +94,7 @@ class HostPlacement(Placement):
     def save_scalars(self, scalars: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         pass
 
-    def update(self, batch: TorchBatch) -> None:
+    def update(self, batch: StepBatch) -> None:
         gradients, params = batch.columns[:2]
         work: list[tuple[Arena, list[int], HostWindow]] = []
         for arena in self._arenas:
@@ -120,7 +120,7 @@ class HostPlacement(Placement):
                         own = [_slice_in_memory_order(t, *piece) for t in own]
                     entries.append(own + arena.fields(params[k], places, buffers[buffer]))
                 part = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
-                batch.part.engine.update(part)
+                batch.engine.update(part)
                 if owners is not None:
                     add_rows(table, owners[pieces[:, 0]], part.tally.table)
 
@@ -131,7 +131,6 @@ class HostPlacement(Placement):
             )
 
         relay(self._device, [make_job(*item) for item in work])
-        torch.autograd.graph.increment_version(params)
         batch.tally = Tally.of(table)
 
     def _arena_of(self, p: Tensor) -> Arena | None:
@@ -142,7 +141,7 @@ class HostPlacement(Placement):
 class _WindowBatch(Batch):
     """The pieces of one window on the device: views of the parameters' own memory, and their state in a buffer."""
 
-    def __init__(self, batch: TorchBatch, pieces: Int64s, columns: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, batch: StepBatch, pieces: Int64s, columns: Sequence[Sequence[Tensor]]) -> None:
         numbers, starts, stops = pieces.T
         self.spec = batch.spec
         self.coefficients = batch.coefficients

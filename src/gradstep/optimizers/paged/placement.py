@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradstep.engines.step import StepBatch
 from gradstep.optimizers.state.storage import ParameterStorage
-from gradstep.optimizers.step.batch import TorchBatch
 from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
 from gradstep.storage.policy import Pages
@@ -71,7 +71,7 @@ class Placement(ABC):
         """Return the context in which state may change, entered inside :func:`~gradstep.engines.step.defer_signals`."""
 
     @abstractmethod
-    def update(self, batch: TorchBatch) -> None:
+    def update(self, batch: StepBatch) -> None:
         """Update the parameters of a batch and their state, part by part."""
 
     @abstractmethod

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Engine, UpdateSpec
+from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
-from gradstep.optimizers.state.arrays import complete_state
+from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
-from gradstep.optimizers.step.batch import Part, TorchBatch
 from gradstep.optimizers.step.memory import (
+    PLAIN,
     conform_gradient,
     extent,
     find_overlaps,
@@ -28,7 +28,7 @@ from gradstep.optimizers.step.memory import (
     is_symbolic_zero,
 )
 from gradstep.optimizers.step.mesh import MeshRanks
-from gradstep.optimizers.step.table import Table, pause_garbage_collection
+from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.rules import Rule
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
@@ -160,7 +160,7 @@ def build_table(
         for kind, positions in members.items()
     ]
     for part in parts:
-        if part.plain and not part.has_memory:
+        if part.plain and not _has_memory(part):
             raise RuntimeError(
                 f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
                 "tensors without numbers in place of usual ones; take the step outside of it"
@@ -187,6 +187,12 @@ def build_table(
         seed=storage.seed,
         ranks=MeshRanks(list(places), names) if places else None,
     )
+
+
+def _has_memory(part: Part) -> bool:
+    """Return whether all state of a part is in plain tensors whose elements have addresses."""
+    missing = (part.table[:, 1:LENGTH] == 0) & (part.table[:, LENGTH:ROW] != 0)
+    return PLAIN.issuperset(map(type, chain(*part.slots))) and not missing.any()
 
 
 def _check_state_apart(parts: Sequence[Part]) -> None:

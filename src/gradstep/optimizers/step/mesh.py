@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradstep.engines.base import Batch, Ranks
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.sharded import Place
-from gradstep.optimizers.step.batch import TorchBatch
+from gradstep.optimizers.step.table import TorchBatch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -87,8 +87,8 @@ class MeshRanks(Ranks):
 
 def _place(batch: Batch) -> Place | None:
     """Return where the elements of a batch are; None if this process has them all."""
-    place = batch.part.place if isinstance(batch, TorchBatch) else None
-    return place if place and place.dims else None
+    shards = batch.part.shards if isinstance(batch, TorchBatch) else ()
+    return shards[0].place if shards and shards[0].place.dims else None  # the place of all
 
 
 def _all_reduce(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import KEY, LENGTH, Batch, Int64s, UpdateSpec
+from gradstep.engines.step import StepBatch
 from gradstep.optimizers.sharded import ShardedParameter, find_runs
 from gradstep.optimizers.step.memory import array_of
 from gradstep.storage.noise import move_keys
@@ -52,7 +53,7 @@ class Runs:
 
 @final
 class RunsBatch(Batch):
-    """The runs of a batch; ``tally`` is the batch's.
+    """The runs of a batch.
 
     Args:
         batch: the batch, of local tensors, with the keys of whole parameters.
@@ -91,3 +92,11 @@ class RunsBatch(Batch):
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[array_of(t) for t in column] for column in self.columns]
+
+
+def update_runs(batch: StepBatch, runs: Runs, active: Int64s | None) -> None:
+    """Update the parameters of a batch by their runs; the arguments are those of :class:`RunsBatch`."""
+    divided = RunsBatch(batch, runs, active)
+    batch.engine.update(divided)
+    if batch.owners is not None:
+        batch.tally = divided.tally
