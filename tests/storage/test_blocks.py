@@ -36,7 +36,7 @@ def listed(codec: Blocks, scale: int) -> Floats:
 
 
 def scale_of(codec: Blocks, x: Any) -> int:
-    return int(codec.scale(codec.magnitude(codec.drop_sign(np.asarray(x, np.float32))).max()))
+    return int(codec.scale(abs(np.asarray(x, np.float32)).view(np.int32).max()))
 
 
 def values(codec: Blocks, codes: Any, scale: Any) -> Floats:
@@ -48,9 +48,7 @@ def stored(codec: Blocks, x: Any, noise: Any) -> Floats:
     """One block after its way through memory."""
     x = np.asarray(x, np.float32)
     scale = np.int32(scale_of(codec, x))
-    codes = codec.split(
-        codec.cut_noise_bits(codec.drop_sign(x), scale), scale, np.broadcast_to(np.int32(noise), x.shape)
-    )
+    (codes,) = codec.split(codec.cut_noise_bits(x, scale), np.broadcast_to(np.int32(noise), x.shape), scale)
     assert codes.dtype == np.uint8
     return values(codec, codes, scale)
 
@@ -59,7 +57,7 @@ def over_all_noise(codec: Blocks, x: float, peak: float) -> Floats:
     """What ``x`` becomes in a block whose largest is ``peak``, for every noise there is."""
     scale = np.int32(scale_of(codec, [x, peak]))
     every = codec.cut_noise_bits(np.full(len(EVERY_NOISE), x, np.float32), scale)
-    return values(codec, codec.split(every, scale, EVERY_NOISE), scale)
+    return values(codec, *codec.split(every, EVERY_NOISE, scale), scale)
 
 
 def neighbours(codec: Blocks, x: float, scale: int) -> tuple[float, float]:

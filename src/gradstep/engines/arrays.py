@@ -18,7 +18,8 @@ from gradstep.engines.base import UpdateSpec
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
 from gradstep.rules.ops import Array
-from gradstep.storage.codecs import BLOCK, Blocks, Codec, Elementwise
+from gradstep.storage.bits import to_bits
+from gradstep.storage.codecs import Codec
 from gradstep.storage.noise import draw_noise, sequence_position, split_key
 
 
@@ -126,10 +127,9 @@ class Arrays(ABC):
     def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
         """Decode the value that is stored in these arrays, one per field of the codec; in the shape of the first."""
         numbers = [f.element.decode(a) for f, a in zip(codec.fields, fields, strict=True)]
-        if isinstance(codec, Elementwise):
-            return codec.join(*numbers)
-        assert isinstance(codec, Blocks)
-        return codec.join(numbers[0], self._expand_scales(numbers[1], fields[0]))
+        if codec.block > 1:
+            numbers[-1] = self._expand_scales(codec, numbers[-1], fields[0])
+        return codec.join(*numbers)
 
     def codes(self, codec: Codec, x: Array, noise: Array, like: Array) -> list[Array]:
         """Encode a value: return one array per field of the codec, without writing.
@@ -140,13 +140,14 @@ class Arrays(ABC):
             noise: int32 in the shape of ``x``, uniform on 0 … 2²⁰ − 1, if the codec is noisy.
             like: an array of the same shape; blocks are cut in its order in memory.
         """
-        if isinstance(codec, Elementwise):
-            return list(codec.split(self.cast(x, codec.arithmetic), noise))
-        assert isinstance(codec, Blocks)
-        x = codec.drop_sign(x)
-        scale = codec.scale(self.chunk_maxima(self._flatten(codec.magnitude(x), like), BLOCK))
-        wide = self._expand_scales(scale, like)
-        return [codec.split(codec.cut_noise_bits(x, wide), wide, noise), codec.fields[1].element.encode(scale)]
+        x = self.cast(x, codec.arithmetic)
+        if codec.block == 1:
+            return list(codec.split(x, noise))
+        magnitude = to_bits(x) & 0x7FFFFFFF  # ordered as the numbers are; NaN is above infinity
+        scale = codec.scale(self.chunk_maxima(self._flatten(magnitude, like), codec.block))
+        wide = self._expand_scales(codec, scale, like)
+        codes = codec.split(codec.cut_noise_bits(x, wide), noise, wide)
+        return [*codes, codec.fields[-1].element.encode(scale)]
 
     # -- order of memory --------------------------------------------------------------------------------------------
 
@@ -165,6 +166,6 @@ class Arrays(ABC):
         back = sorted(range(len(order)), key=order.__getitem__)
         return self.permute(a.reshape([like.shape[axis] for axis in order]), back)
 
-    def _expand_scales(self, scale: Array, like: Array) -> Array:
+    def _expand_scales(self, codec: Codec, scale: Array, like: Array) -> Array:
         """Return, in the shape of ``like``, the scale of each element's block; ``scale`` has one number per block."""
-        return self._unflatten(self.repeat(scale, BLOCK)[: len(self.number_elements(like))], like)
+        return self._unflatten(self.repeat(scale, codec.block)[: len(self.number_elements(like))], like)

@@ -20,7 +20,7 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "params": tuple(ITEMSIZES),
     "rounding": ROUNDINGS,
     "paged": (False, True),
-    "state": STATES,
+    "state": tuple(STATES),
     "sharded": SHARDINGS,
 }
 """The options, the most important first; the values of each from the least deviation from plain float32 on."""

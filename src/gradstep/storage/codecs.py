@@ -4,11 +4,16 @@ A codec has one or more fields, each an array of one element type. It joins the 
 that the rule computes with, and splits a new value into their codes. Codecs are written once and run on NumPy arrays,
 torch tensors and the traced values of the fused kernel. Unless a docstring says otherwise, all arrays of a method have
 the same shape.
+
+A new codec is a class here and an entry in :data:`gradstep.storage.policy.STATES` (for slots) or ``ROUNDINGS`` (for
+parameters). Engines, checks, checkpoints, pages, the planner and the names that users give follow from these.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -39,10 +44,24 @@ class Field:
         """Return how many numbers this field has for so many elements of the parameter."""
         return -(-elements // self.per)
 
+    def shape(self, parameter: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of its array: the parameter's, or (blocks,).
+
+        >>> Field(BYTE, "scale", 256).shape((4, 100))
+        (2,)
+        """
+        return tuple(parameter) if self.per == 1 else (self.length(math.prod(parameter)),)
+
 
 @dataclass(frozen=True)
 class Codec(ABC):
     """The way in which a value is stored.
+
+    The elements of a block, which are neighbours in memory, share a scale. Blocks begin at the first element of the
+    parameter; the last may be shorter. Codecs without scales have blocks of one element, and need none of the methods
+    for blocks.
+
+    Arrays of bytes 0 must decode to 0: state begins with them, as new pages of a file do.
 
     Attributes:
         name: the name for users (``"8bit"``).
@@ -55,12 +74,21 @@ class Codec(ABC):
     @property
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:
-        """The arrays of the codec; the first has the shape of the parameter."""
+        """The arrays of the codec; the first has the shape of the parameter.
+
+        The scale of each block, if there are scales, is the last. Its suffix is this codec's alone: a checkpoint is
+        recognised by it.
+        """
 
     @property
     @abstractmethod
     def noisy(self) -> bool:
         """Whether rounding needs noise."""
+
+    @property
+    def block(self) -> int:
+        """The number of elements that share a scale: a power of 2, 16 to 16,384; 1 without scales."""
+        return self.fields[-1].per
 
     @property
     def arithmetic(self) -> type[np.floating[Any]]:
@@ -75,22 +103,45 @@ class Codec(ABC):
         """
         return sum(f.element.itemsize * f.length(elements) for f in self.fields)
 
-
-class Elementwise(Codec):
-    """A codec that stores every element separately."""
-
     @abstractmethod
     def join(self, *numbers: Array) -> Array:
-        """Return the stored values from the numbers of each field."""
+        """Return the stored values from the numbers of each field; a scale is repeated for each element of its block."""
 
     @abstractmethod
-    def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
-        """Return the codes of new values for each field.
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
+        """Return the codes of new values, for each field but the scale.
+
+        Args:
+            x: the values; in blocks, after :meth:`cut_noise_bits`.
+            noise: int32, uniform on 0 … 2²⁰ − 1, if the codec is :attr:`noisy`.
+            scale: in blocks, the scale of each value's block, from :meth:`scale`.
+        """
+
+    def scale(self, peak: Array) -> Array:
+        """Return the scale of each block, a number that its field stores unchanged; for codecs with scales.
+
+        Args:
+            peak: the bits of the largest magnitude in each block, int32; those of NaN are larger than any number's.
+        """
+        raise TypeError(f"{self.name} has no scales, and was asked for the scale of {peak!r}")
+
+    def has_noise_bits_to_cut(self, scale: Array) -> Array | None:
+        """Return which blocks :meth:`cut_noise_bits` changes, by their scale; None if it changes none."""
+        del scale
+
+    def cut_noise_bits(self, x: Array, scale: Array) -> Array:
+        """Return values that noise does not round to other codes where it must not; the others unchanged.
 
         Args:
             x: the values.
-            noise: int32, uniform on 0 … 2²⁰ − 1, if the codec is :attr:`noisy`.
+            scale: the scale of each value's block.
         """
+        del scale
+        return x
+
+
+class Elementwise(Codec):
+    """A codec that stores every element separately, so that parameters can be stored with it."""
 
     @abstractmethod
     def expected_value(self, x: Array) -> Array:
@@ -124,7 +175,7 @@ class Nearest(Single):
     def noisy(self) -> bool:
         return False
 
-    def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return (self.element.encode(x),)
 
     def expected_value(self, x: Array) -> Array:
@@ -148,7 +199,7 @@ class Stochastic(Single):
     def noisy(self) -> bool:
         return True
 
-    def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return (self.element.at_random(x, noise),)
 
     def expected_value(self, x: Array) -> Array:
@@ -182,7 +233,7 @@ class Kahan(Elementwise):
         rounded, rest = numbers
         return rounded + rest
 
-    def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         code = self.element.encode(x)
         rest = x - self.element.decode(code)
         return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # of an infinity, rest is NaN
@@ -217,7 +268,7 @@ class Master(Elementwise):
         rounded, master = numbers
         return where(self.element.nearest(master) == rounded, master, rounded)
 
-    def split(self, x: Array, noise: Array) -> tuple[Array, ...]:
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return self.element.encode(x), x
 
     def expected_value(self, x: Array) -> Array:
@@ -281,36 +332,24 @@ class Blocks(Codec):
         # The mask changes nothing; it stops LLVM from splitting every sum with this one into two.
         return (scale - self._octaves) << _PLACES + 3 & 0xFF << _PLACES + 3
 
-    def drop_sign(self, x: Array) -> Array:
-        """Clear the sign of non-negative values, which a NaN may have; return signed values unchanged."""
-        return x if self.signed else from_bits(to_bits(x) & _SIZE)
+    def has_noise_bits_to_cut(self, scale: Array) -> Array | None:
+        return scale == NOT_FINITE
 
     def cut_noise_bits(self, x: Array, scale: Array) -> Array:
-        """In a block with infinity or NaN, clear the bits that noise acts on, so that noise does not change the codes.
-
-        A NaN becomes the one with a single bit of mantissa: CUDA's has all bits, and noise would make its code one too
-        large.
-        """
+        # A NaN becomes the one with a single bit of mantissa: CUDA's has all bits, and noise would make its code one
+        # too large.
         cut = where(x == x, from_bits(to_bits(x) & -(1 << _PLACES)), np.nan)
         return where(scale == NOT_FINITE, cut, x)
 
-    def magnitude(self, x: Array) -> Array:
-        """Return the bits of |x|, which have the order of the numbers; x is a result of :meth:`drop_sign`."""
-        return to_bits(x) & _SIZE if self.signed else to_bits(x)
-
     def scale(self, peak: Array) -> Array:
-        """Return the scale of each block: the biased exponent of its largest value after rounding up.
-
-        Args:
-            peak: the largest :meth:`magnitude` of each block, int32.
-        """
+        # The biased exponent of the block's largest value after rounding up.
         rounded = at_most(peak, _NAN) + ((1 << _PLACES) - 1)
         # High enough that no code or rounding threshold is subnormal, which is slow on processors, and that the inverse
         # of the smallest code does not overflow.
         return at_least(rounded >> _PLACES + 3, self._octaves + (19 if self.signed else 1))
 
-    def join(self, code: Array, scale: Array) -> Array:
-        """Return the stored values from their codes and the scale of their block, int32 of the same shape."""
+    def join(self, *numbers: Array) -> Array:
+        code, scale = numbers
         base = self._base(scale)
         # The sum is compared, not the code: LLVM would compare codes with 0 as bytes, and widen the result (AVX2: 20%).
         if not self.signed:
@@ -319,19 +358,13 @@ class Blocks(Codec):
         signed = ((code ^ 0x80) - 0x80) << _PLACES & _SIGN_AND_CODE  # moves the sign to bit 31
         return from_bits(where((signed & _SIZE) + base > base, signed + base, signed))
 
-    def split(self, x: Array, scale: Array, noise: Array) -> Array:
-        """Return the codes of new values.
-
-        Args:
-            x: the values, after :meth:`drop_sign` and :meth:`cut_noise_bits`.
-            scale: the scale of each value's block, from :meth:`scale`.
-            noise: int32, uniform on 0 … 2²⁰ − 1.
-        """
-        size, base = self.magnitude(x), self._base(scale)
+    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
+        # A non-negative value may be a NaN with a sign.
+        size, base = to_bits(x) & _SIZE, self._base(scale)
         smallest = base + (1 << _PLACES)
         if not self.signed:
-            return BYTE.encode(where(size != 0, (at_least(size, smallest) - base + noise) >> _PLACES, 0))
+            return (BYTE.encode(where(size != 0, (at_least(size, smallest) - base + noise) >> _PLACES, 0)),)
         # A value below the smallest code becomes that code with a probability of their ratio, else zero.
         small = truncate(from_bits(size) * (2.0**_PLACES / from_bits(smallest)))
         code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
-        return BYTE.encode(code | (to_bits(x) >> 24) & 0x80)
+        return (BYTE.encode(code | (to_bits(x) >> 24) & 0x80),)

@@ -179,7 +179,9 @@ class Native(Element):
         raise TypeError(f"only torch converts {self.name}")
 
 
-ELEMENTS: dict[str, Element] = {e.name: e for e in (Float32(), Float64(), Float16(), BFloat16())}
+BFLOAT16 = BFloat16()
+
+ELEMENTS: dict[str, Element] = {e.name: e for e in (Float32(), Float64(), Float16(), BFLOAT16)}
 """The element types of numbers by name."""
 
 BYTE = Byte()

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, final
 
 from gradstep.storage.codecs import Blocks, Codec, Elementwise, Kahan, Master, Nearest, Stochastic
-from gradstep.storage.elements import ELEMENTS, Element, Half
+from gradstep.storage.elements import BFLOAT16, ELEMENTS, Element, Half
 from gradstep.storage.sizes import parse_bytes
 
 StateName = Literal["float32", "bfloat16", "8bit", "fp32", "bf16"]
-"""The ways to store slots of state, with their short names."""
+"""The names of :data:`STATES`, and their short names."""
 
 RoundingName = Literal["nearest", "stochastic", "kahan", "master"]
-"""The ways to round the updates of a bfloat16 or float16 parameter."""
+"""The names of :data:`ROUNDINGS`."""
 
 SHORT_NAMES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Short names of precisions, which every argument takes as well as torch's names, which are the documented ones."""
 
-STATES: tuple[str, ...] = tuple(name for name in get_args(StateName) if name not in SHORT_NAMES)
-ROUNDINGS: tuple[str, ...] = get_args(RoundingName)
+STATES: Mapping[str, Callable[[bool], Codec]] = {
+    "float32": lambda signed: Nearest(ELEMENTS["float32"]),
+    "bfloat16": lambda signed: Stochastic(BFLOAT16),
+    "8bit": Blocks,
+}
+"""The ways to store slots of state: the codec by whether the slot's values may be negative."""
+
+ROUNDINGS: Mapping[str, Callable[[Half], Elementwise]] = {
+    "nearest": Nearest,
+    "stochastic": Stochastic,
+    "kahan": Kahan,
+    "master": Master,
+}
+"""The ways to round the updates of a bfloat16 or float16 parameter: the parameter's codec by its element type."""
 
 SMALL = 4_096
 """Parameters with fewer elements than this keep float32 state: there is little to save."""
 
 
-def check_choice(argument: str, given: Any, allowed: Sequence[str]) -> None:
+def check_choice(argument: str, given: Any, allowed: Collection[str]) -> None:
     """Raise ValueError if a value is not allowed; the message has the allowed ones, and the nearest."""
-    if given not in allowed:
+    if given not in tuple(allowed):  # it may not be hashable
         near = get_close_matches(str(given), allowed, n=1)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Invalid {argument}: {given!r} (choose {', '.join(map(repr, allowed))}).{meant}")
 
 
-def check_precision(argument: str, given: Any, allowed: Sequence[str]) -> str:
+def check_precision(argument: str, given: Any, allowed: Collection[str]) -> str:
     """Return the documented name of a precision.
 
     Args:
@@ -164,13 +176,7 @@ def slot_codec(state: str, parameter: Element, *, signed: bool) -> Codec:
     """
     if parameter.arithmetic is not ELEMENTS["float32"].arithmetic:
         return Nearest(parameter)
-    if state == "8bit":
-        return Blocks(signed)
-    if state == "bfloat16":
-        element = ELEMENTS["bfloat16"]
-        assert isinstance(element, Half)
-        return Stochastic(element)
-    return Nearest(ELEMENTS["float32"])
+    return STATES[state](signed)
 
 
 def parameter_codec(rounding: str, element: Element) -> Elementwise:
@@ -180,7 +186,4 @@ def parameter_codec(rounding: str, element: Element) -> Elementwise:
         rounding: one of :data:`ROUNDINGS`.
         element: the parameter's element type.
     """
-    if not isinstance(element, Half) or rounding == "nearest":
-        return Nearest(element)
-    kinds: dict[str, Callable[[Half], Elementwise]] = {"stochastic": Stochastic, "kahan": Kahan, "master": Master}
-    return kinds[rounding](element)
+    return ROUNDINGS[rounding](element) if isinstance(element, Half) else Nearest(element)

@@ -14,7 +14,6 @@ from gradstep.engines.fused.access import CompiledKernel, patterns
 from gradstep.engines.fused.job import PER_TENSOR, ROW_WIDTH, allocate_results, divide_pieces, divide_tensors, launch
 from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
 from gradstep.rules import Rule
-from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import ELEMENTS, Element
 
 
@@ -101,7 +100,7 @@ def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
     from gradstep.engines.fused.kernel import build_update
 
     # One stream: statistics must be added up in one order, and blocks are visited one after the other.
-    one_stream = watched or not all(isinstance(codec, Elementwise) for codec in spec.codecs)
+    one_stream = watched or any(codec.block > 1 for codec in spec.codecs)
     choices = patterns((1,)) if one_stream else patterns()
     return CompiledKernel(compile_module(build_update(spec, watched=watched)), _title(spec, watched), choices)
 

@@ -18,7 +18,7 @@ from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Value, llvm_type, max_lane, ramp, splat, sum_lanes
 from gradstep.engines.fused.watch import Watch, write_totals
 from gradstep.rules import State
-from gradstep.storage.codecs import BLOCK, NOT_FINITE, Blocks, Elementwise
+from gradstep.storage.bits import to_bits
 from gradstep.storage.elements import Element
 from gradstep.storage.noise import SLOTS, STRIDE, draw_noise, sequence_position
 
@@ -143,17 +143,21 @@ class _Update:
             for j in range(len(spec.coefficients))
         ]
         self.addresses = spec.split_by_codec(piece.addresses)
-        self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if isinstance(codec, Blocks)}
+        self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if codec.block > 1}
+        sizes = {codec.block for codec in self.blocks.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"the fused kernel stores slots in blocks of one size, not {sizes}: use engine='eager'")
+        self.block = max(sizes, default=1)
         self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
-        # Two (BLOCK,) buffers on the stack for each slot in blocks.
-        self.new_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
-        self.cut_values = {i: kernel.allocate(np.float32, BLOCK) for i in self.blocks}
+        # Two (block,) buffers on the stack for each slot in blocks.
+        self.new_values = {i: kernel.allocate(np.float32, self.block) for i in self.blocks}
+        self.cut_values = {i: kernel.allocate(np.float32, self.block) for i in self.blocks}
 
     def write(self) -> None:
         """Update the piece."""
         kernel, piece = self.kernel, self.piece
         if self.blocks:
-            with kernel.loop(piece.start, piece.stop, BLOCK) as start:
+            with kernel.loop(piece.start, piece.stop, self.block) as start:
                 self._update_block(start)
         elif self.watch is None:
             itemsizes = [field.element.itemsize for field in self.spec.fields]
@@ -170,7 +174,7 @@ class _Update:
     def _update_block(self, start: ir.Value) -> None:
         """Update the block that begins at ``start``; the last one may be shorter than others."""
         b = self.builder
-        end = b.add(start, integer(BLOCK))
+        end = b.add(start, integer(self.block))
         stop = b.select(b.icmp_signed("<", end, self.piece.stop), end, self.piece.stop)
         old, new = self._compute_block(start, stop)
         self._encode_block(start, stop, old, new)
@@ -178,17 +182,18 @@ class _Update:
     def _compute_block(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
         """Store the new values of a block on the stack, and write its scales; return its old and its new scales."""
         kernel, b = self.kernel, self.builder
-        number = b.sdiv(start, integer(BLOCK))
-        at = {j: kernel.element(self.addresses[j][1], number, c.fields[1].element) for j, c in self.blocks.items()}
-        old = {j: self._read(j, 1, at[j], 1) for j in self.blocks}
+        number = b.sdiv(start, integer(self.block))
+        elements = {j: codec.fields[-1].element for j, codec in self.blocks.items()}
+        at = {j: kernel.element(self.addresses[j][-1], number, element) for j, element in elements.items()}
+        old = {j: self._read(at[j], element, 1) for j, element in elements.items()}
         peaks = {(j, lanes): kernel.allocate_zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
 
         def compute(i: ir.Value, lanes: int) -> None:
             self._prefetch(i, lanes)
             new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
-            for j, codec in self.blocks.items():
+            for j in self.blocks:
                 b.store(new[j - 1].ir, self._place_in(self.new_values[j], i), align=4)
-                size, peak = codec.magnitude(codec.drop_sign(new[j - 1])), peaks[j, lanes]
+                size, peak = to_bits(new[j - 1]) & 0x7FFFFFFF, peaks[j, lanes]
                 b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
 
         kernel.every_vector(start, stop, compute)
@@ -196,8 +201,8 @@ class _Update:
         for j, codec in self.blocks.items():
             wide, single = (kernel.get(peaks[j, lanes], np.int32, lanes) for lanes in (LANES, 1))
             peak = max_lane(wide).clamp(min=single)
-            scales[j], element = codec.scale(peak), codec.fields[1].element
-            kernel.write(at[j], element, element.encode(scales[j]))
+            scales[j] = codec.scale(peak)
+            kernel.write(at[j], elements[j], elements[j].encode(scales[j]))
         return old, scales
 
     def _encode_block(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
@@ -217,9 +222,8 @@ class _Update:
                 b.store((here + lanes * STRIDE % 2**32).ir, place)
             noise = draw_noise(here, self._key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
-                x = codec.drop_sign(self._load(sources[j], i, lanes))
-                code = codec.split(x, self._broadcast(scales[j], lanes), noise)
-                kernel.write(self._addresses(j, i)[0], codec.fields[0].element, code)
+                x = self._load(sources[j], i, lanes)
+                self._write_codes(j, i, codec.split(x, noise, self._broadcast(scales[j], lanes)))
             self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
 
         every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
@@ -228,24 +232,23 @@ class _Update:
     def _choose_source(self, j: int, scale: Value) -> ir.Value:
         """Return the address of the values to encode: the new ones or, rarely, results of ``codec.cut_noise_bits``."""
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
-        not_finite = (scale == NOT_FINITE).ir
-        with b.if_then(not_finite, likely=False), kernel.loop(integer(0), integer(BLOCK), LANES) as i:
-            x = codec.drop_sign(self._load(self.new_values[j], i, LANES))
-            x = codec.cut_noise_bits(x, self._broadcast(scale, LANES))
+        cut = codec.has_noise_bits_to_cut(scale)
+        if cut is None:
+            return self.new_values[j]
+        with b.if_then(cut.ir, likely=False), kernel.loop(integer(0), integer(self.block), LANES) as i:
+            x = codec.cut_noise_bits(self._load(self.new_values[j], i, LANES), self._broadcast(scale, LANES))
             b.store(x.ir, self._place_in(self.cut_values[j], i), align=4)
-        return b.select(not_finite, self.cut_values[j], self.new_values[j])
+        return b.select(cut.ir, self.cut_values[j], self.new_values[j])
 
     def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
         """Read gradient, parameter and slots, in the rule's arithmetic; the gradient times its coefficient."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
-            if isinstance(codec, Blocks):
-                codes = self._read(j, 0, self._addresses(j, i)[0], lanes)
-                value = codec.join(codes, self._broadcast(scales[j], lanes))
-            else:
-                assert isinstance(codec, Elementwise)
-                value = self.kernel.value(codec, self.addresses[j], i, lanes)
-            values.append(value.astype(self.spec.arithmetic))
+            each = zip(self._addresses(j, i), codec.fields, strict=False)  # of blocks without the scale
+            numbers = [self._read(address, f.element, lanes) for address, f in each]
+            if j in self.blocks:
+                numbers.append(self._broadcast(scales[j], lanes))
+            values.append(codec.join(*numbers).astype(self.spec.arithmetic))
         values[0] = values[0] * self._coefficients(lanes).gradient
         return values
 
@@ -265,12 +268,14 @@ class _Update:
         random: dict[int, Value] = {}
         for j, x in enumerate(new, 1):
             codec = self.spec.codecs[j]
-            if isinstance(codec, Elementwise):
-                codes = codec.split(
-                    x.astype(codec.arithmetic), self._noise(j, i, lanes, random) if codec.noisy else None
-                )
-                for code, address, f in zip(codes, self._addresses(j, i), codec.fields, strict=True):
-                    self.kernel.write(address, f.element, code)
+            if j not in self.blocks:
+                noise = self._noise(j, i, lanes, random) if codec.noisy else None
+                self._write_codes(j, i, codec.split(x.astype(codec.arithmetic), noise))
+
+    def _write_codes(self, j: int, i: ir.Value, codes: Sequence[Value]) -> None:
+        """Write codes of codec ``j``, one sequence for each field but the scale, from element ``i`` on."""
+        for code, address, f in zip(codes, self._addresses(j, i), self.spec.codecs[j].fields, strict=False):
+            self.kernel.write(address, f.element, code)
 
     def _prefetch(self, i: ir.Value, lanes: int) -> None:
         """Prefetch the memory that a later vector reads."""
@@ -294,19 +299,18 @@ class _Update:
             if f.per == 1
         ]
 
-    def _read(self, j: int, k: int, address: ir.Value, lanes: int) -> Value:
-        """Read and decode numbers of field ``k`` of codec ``j``."""
-        element = self.spec.codecs[j].fields[k].element
+    def _read(self, address: ir.Value, element: Element, lanes: int) -> Value:
+        """Read and decode numbers of a field."""
         number: Value = element.decode(self.kernel.read(address, element, lanes))
         return number
 
     def _place_in(self, block: ir.Value, i: ir.Value) -> ir.Value:
-        """Return the address of element ``i`` in a (BLOCK,) buffer."""
-        place = self.builder.and_(i, integer(BLOCK - 1))
+        """Return the address of element ``i`` in a (block,) buffer."""
+        place = self.builder.and_(i, integer(self.block - 1))
         return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
 
     def _load(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
-        """Load the numbers from element ``i`` on from a (BLOCK,) buffer."""
+        """Load the numbers from element ``i`` on from a (block,) buffer."""
         loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
         return Value(self.builder, loaded)
 

@@ -17,7 +17,6 @@ from llvmlite import ir
 
 from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_PIECE, PER_RUN, PER_TENSOR
 from gradstep.engines.fused.trace import Value, llvm_type
-from gradstep.storage.codecs import Elementwise
 from gradstep.storage.elements import Element
 
 LANES = 16
@@ -96,12 +95,6 @@ class Kernel:
         """Load stored elements, still encoded."""
         kind = llvm_type(element.stored, lanes)
         return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
-
-    def value(self, codec: Elementwise, bases: Sequence[ir.Value], i: ir.Value, lanes: int) -> Value:
-        """Read and join the values from element ``i`` on; ``bases`` has the address of each field's first element."""
-        fields = ((self.element(base, i, f.element), f.element) for base, f in zip(bases, codec.fields, strict=True))
-        value: Value = codec.join(*(element.decode(self.read(at, element, lanes)) for at, element in fields))
-        return value
 
     def write(self, address: ir.Value, element: Element, code: Value) -> None:
         """Store encoded elements."""
