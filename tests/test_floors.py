@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import gradstep
+from gradstep.storage import codecs
 
 PACKAGE = Path(gradstep.__file__).parent
 FLOORS = {
@@ -67,6 +68,24 @@ def test_rooms_of_one_floor_make_no_circle():
         ground = {a for a, others in beside.items() if not others & beside.keys()}
         assert ground, f"a circle among {sorted(beside)}"
         beside = {a: others for a, others in beside.items() if a not in ground}
+
+
+def test_nobody_asks_for_the_class_of_a_codec():
+    """Outside of ``storage/`` a codec is asked what it is (``codec.block > 1``), so that a new one needs no change."""
+    names = {
+        name for name, value in vars(codecs).items() if isinstance(value, type) and issubclass(value, codecs.Codec)
+    }
+    assert "Blocks" in names
+    found = {
+        f"{file.relative_to(PACKAGE)}:{node.lineno}"
+        for file in PACKAGE.rglob("*.py")
+        if file.relative_to(PACKAGE).parts[0] != "storage"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass", "type")
+        for part in ast.walk(node)
+        if isinstance(part, ast.Name | ast.Attribute) and ast.unparse(part).split(".")[-1] in names
+    }
+    assert not found
 
 
 OUTSIDE = ("judge", "learn", "lab")

@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.storage.policy import STATES
+
+_SMALL = tuple(state for state, codec in STATES.items() if codec(True).block > 1)
 
 VARIANTS: Mapping[str, tuple[str, str, bool]] = {
     ("Paged" if paged else "") + name + ("" if state == "float32" else state): (name, state, paged)
     for name, rule in RULES.items()
     if rule.elementwise  # other rules keep only a row and a column: smaller state would save nothing
-    for state, paged in (("8bit", False), ("float32", True), ("8bit", True))
+    for state, paged in (*((s, False) for s in _SMALL), ("float32", True), *((s, True) for s in _SMALL))
 }
 """Classes beside the rules' own (``AdamW8bit``, ``PagedAdamW``, ``PagedAdamW8bit``, ``Lion8bit`` and so on): for each
 the rule, the precision of state and whether state is paged."""
 
 _BY_LOWER = {name.lower(): name for name in RULES}
-_NAME = re.compile(r"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_bnb)?(_(?P<bits>8bit|32bit))?")
+_BITS = {None: "float32", "32bit": "float32", **{state: state for state in _SMALL}}
+_NAME = re.compile(
+    rf"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_bnb)?(_(?P<bits>32bit|{'|'.join(_SMALL)}))?"
+)
 
 
 def parse_name(name: str) -> tuple[str, str, bool]:
@@ -50,10 +56,10 @@ def parse_name(name: str) -> tuple[str, str, bool]:
         hint = (
             f"did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"
             if near
-            else (f"give [paged_]RULE[_8bit], of {', '.join(_BY_LOWER)}")
+            else f"give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
         )
         raise ValueError(f"Unknown optimizer: {name!r} ({hint})")
-    return rule, "8bit" if match["bits"] == "8bit" else "float32", bool(match["paged"])
+    return rule, _BITS[match["bits"]], bool(match["paged"])
 
 
 _FORMS = (
@@ -61,11 +67,9 @@ _FORMS = (
     ("", "_torch"),
     ("", "_torch_fused"),
     ("", "_hf"),
-    ("", "_8bit"),
     ("", "_32bit"),
-    ("", "_bnb_8bit"),
     ("paged_", "_32bit"),
-    ("paged_", "_8bit"),
+    *((paged, f"{bnb}_{state}") for state in _SMALL for paged, bnb in (("", ""), ("", "_bnb"), ("paged_", ""))),
 )
 
 _SPELLINGS = {"learning_rate": "lr", "adam_epsilon": "eps"}

@@ -11,6 +11,7 @@ from torch import nn
 
 import gradstep
 from gradstep.optimizers.state.arrays import decode_slot
+from gradstep.rules import Slot
 from gradstep.storage.policy import RoundingName
 
 RELATIVE = 1e-3
@@ -73,7 +74,7 @@ def test_bfloat16_moments_follow_what_nearest_would_lose():
 
 def values(optimizer: Any, p: torch.Tensor, slot: str) -> torch.Tensor:
     state = optimizer.state[p]
-    return decode_slot(state[slot], state.get(f"{slot}_scale"), signed=slot == "exp_avg").double()
+    return decode_slot(Slot(slot, signed=slot == "exp_avg"), state).double()
 
 
 # -- a network --------------------------------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ def over_all_noise(codec: Blocks, x: float, peak: float) -> Floats:
     """What ``x`` becomes in a block whose largest is ``peak``, for every noise there is."""
     scale = np.int32(scale_of(codec, [x, peak]))
     every = codec.cut_noise_bits(np.full(len(EVERY_NOISE), x, np.float32), scale)
-    return values(codec, *codec.split(every, EVERY_NOISE, scale), scale)
+    (codes,) = codec.split(every, EVERY_NOISE, scale)
+    return values(codec, codes, scale)
 
 
 def neighbours(codec: Blocks, x: float, scale: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import typer
 
 from gradstep.cli.screen import console
 from gradstep.rules import Rule
+from gradstep.storage.policy import STATES
 
 
 def plan(
@@ -29,7 +30,7 @@ def plan(
     gradients: Annotated[
         str | None, typer.Option(help="Type of the gradients; by default that of the weights.")
     ] = None,
-    state: Annotated[str | None, typer.Option(help="Only this state: float32, bfloat16, 8bit.")] = None,
+    state: Annotated[str | None, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = None,
     rounding: Annotated[
         str | None, typer.Option(help="Only this rounding: nearest, stochastic, kahan, master.")
     ] = None,

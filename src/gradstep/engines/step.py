@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s, Ranks
 from gradstep.engines.statistics import NO_STATISTICS, BatchStatistics, Detail, RowLabels, Statistics
 from gradstep.rules import Rule
-from gradstep.storage.codecs import Nearest
-from gradstep.storage.elements import Half
 from gradstep.storage.noise import keys
 from gradstep.warn import warn_user
 
@@ -288,8 +286,7 @@ LOST_SHARE = 0.5
 
 def _counts_lost_updates(batch: StepBatch, step: int) -> bool:
     """Return whether this step counts the updates that rounding loses in these parameters."""
-    codec = batch.spec.parameter
-    return step in COUNTED_STEPS and isinstance(codec, Nearest) and isinstance(codec.element, Half)
+    return step in COUNTED_STEPS and batch.spec.parameter.loses_small_updates
 
 
 def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:

@@ -15,6 +15,7 @@ from gradstep.planner.planning import Plan
 from gradstep.planner.units import GB, GIB
 from gradstep.report import Bar, BarChart
 from gradstep.report.words import size
+from gradstep.storage.policy import describe_state
 
 TITLES = ("", "weights", "rounding", "state in", "paged", "sharded")
 FIGURES = ("weights", "gradients", "state", "extra", "total")
@@ -140,7 +141,7 @@ def _bytes(plan: Plan, kind: str) -> int:
 def _label(plan: Plan) -> str:
     choice = plan.choice
     weights = (choice.params or "as it is") + ("" if choice.params == "float32" else f" {choice.rounding}")
-    words = [weights, f"{'8-bit' if choice.state == '8bit' else choice.state} state"]
+    words = [weights, f"{describe_state(choice.state)} state"]
     words += ["paged"] if choice.paged else []
     words += [f"{choice.sharded} sharded"] if choice.sharded != "none" else []
     return " · ".join(words)

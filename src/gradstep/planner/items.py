@@ -48,7 +48,7 @@ def items(request: Request, choice: Choice) -> Iterator[MemoryItem]:
         "gradients", "gradients", sum(p.cast(choice.gradients).nbytes for p in trained), sharding="gradients"
     )
     for name, nbytes in _total(_slots(p, rule, choice.state) for p in trained).items():
-        note = "of each block of 8-bit codes" if name == "scales" else ""
+        note = "of each block of codes" if name == "scales" else ""
         yield MemoryItem(name, "state", nbytes, sharding="state", pageable=True, note=note)
     for name in ("step", *type(rule).scalars):
         yield MemoryItem(name, "state", SCALAR * len(trained))

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from gradstep.planner.parameters import ITEMSIZES, Model
 from gradstep.rules import RULES, Rule
-from gradstep.storage.policy import STATES, Pages, check_choice, check_precision
+from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
 from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
@@ -114,7 +114,7 @@ def describe_choice(choice: Choice) -> str:
         "master": " with a float32 master copy",
     }[choice.rounding]
     weights = f"{choice.params} weights" if choice.params else "weights as they are"
-    words = [weights + rounding, f"{'8-bit' if choice.state == '8bit' else choice.state} state"]
+    words = [weights + rounding, f"{describe_state(choice.state)} state"]
     if choice.paged:
         words.append("paged")
     if choice.sharded != "none":

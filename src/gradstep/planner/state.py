@@ -40,7 +40,8 @@ def slot_bytes(p: ParameterSpec, slot: Slot, state: str) -> tuple[int, int]:
     """
     codec = _codec(p, slot, state)
     elements = p.pieces * prod(slot.shape(p.shape))
-    values = elements * codec.fields[0].element.itemsize
+    codes = codec.fields[0]
+    values = codes.length(elements) * codes.element.itemsize
     return values, codec.nbytes(elements) - values
 
 

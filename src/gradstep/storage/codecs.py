@@ -95,6 +95,11 @@ class Codec(ABC):
         """The NumPy type that rules compute in."""
         return self.fields[0].element.arithmetic
 
+    @property
+    def values(self) -> str:
+        """The name of an element type that has every stored value; a smaller one than float32 if possible."""
+        return "float32"
+
     def nbytes(self, elements: int) -> int:
         """Return the bytes for a parameter of so many elements.
 
@@ -105,7 +110,7 @@ class Codec(ABC):
 
     @abstractmethod
     def join(self, *numbers: Array) -> Array:
-        """Return the stored values from the numbers of each field; a scale is repeated for each element of its block."""
+        """Return the stored values from the numbers of each field; a block's scale is repeated for its elements."""
 
     @abstractmethod
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
@@ -126,8 +131,9 @@ class Codec(ABC):
         raise TypeError(f"{self.name} has no scales, and was asked for the scale of {peak!r}")
 
     def has_noise_bits_to_cut(self, scale: Array) -> Array | None:
-        """Return which blocks :meth:`cut_noise_bits` changes, by their scale; None if it changes none."""
+        """Return which blocks :meth:`cut_noise_bits` changes, by their scale; None if it never changes one."""
         del scale
+        return None
 
     def cut_noise_bits(self, x: Array, scale: Array) -> Array:
         """Return values that noise does not round to other codes where it must not; the others unchanged.
@@ -146,6 +152,11 @@ class Elementwise(Codec):
     @abstractmethod
     def expected_value(self, x: Array) -> Array:
         """Return the values after storing and reading; with stochastic rounding, their mean."""
+
+    @property
+    def loses_small_updates(self) -> bool:
+        """Whether a value stays as it was if an update is under half its last place, at every step."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,10 @@ class Nearest(Single):
 
     def expected_value(self, x: Array) -> Array:
         return self.element.nearest(x)
+
+    @property
+    def loses_small_updates(self) -> bool:
+        return isinstance(self.element, Half)
 
 
 @final
@@ -321,6 +336,10 @@ class Blocks(Codec):
     @property
     def noisy(self) -> bool:
         return True
+
+    @property
+    def values(self) -> str:
+        return "bfloat16"  # four places of mantissa, and float32's exponents
 
     @property
     def _octaves(self) -> int:

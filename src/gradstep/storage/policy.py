@@ -64,7 +64,7 @@ def check_precision(argument: str, given: Any, allowed: Collection[str]) -> str:
     'bfloat16'
     """
     name: str = SHORT_NAMES.get(given, given) if isinstance(given, str) else given
-    if name not in allowed:
+    if name not in tuple(allowed):
         check_choice(argument, given, allowed)
     return name
 
@@ -164,6 +164,15 @@ def stays_float32(elements: int, ndim: int, *, embedding: bool, from_module: boo
     if elements < SMALL:
         return f"under {SMALL:,} elements"
     return None
+
+
+def describe_state(state: str) -> str:
+    """Return a name of :data:`STATES` as a word of a sentence.
+
+    >>> describe_state("8bit"), describe_state("float32")
+    ('8-bit', 'float32')
+    """
+    return re.sub(r"(?<=\d)bit", "-bit", state)
 
 
 def slot_codec(state: str, parameter: Element, *, signed: bool) -> Codec:

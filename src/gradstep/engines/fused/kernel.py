@@ -144,7 +144,7 @@ class _Update:
         ]
         self.addresses = spec.split_by_codec(piece.addresses)
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if codec.block > 1}
-        sizes = {codec.block for codec in self.blocks.values()}
+        sizes = sorted({codec.block for codec in self.blocks.values()})
         if len(sizes) > 1:
             raise ValueError(f"the fused kernel stores slots in blocks of one size, not {sizes}: use engine='eager'")
         self.block = max(sizes, default=1)

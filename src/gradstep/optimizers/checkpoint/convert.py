@@ -23,9 +23,9 @@ from gradstep.optimizers.checkpoint.matching import (
 )
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state.arrays import decode_slot
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, scale_of, storage_name
-from gradstep.optimizers.state.storage import Embeddings, ParameterStorage, Storage
-from gradstep.rules import RULES, Rule
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, storage_name
+from gradstep.optimizers.state.storage import Embeddings, ParameterStorage, Storage, possible_keys
+from gradstep.rules import RULES, Rule, Slot
 from gradstep.storage.policy import STATES, check_precision
 
 FAR = 0.1
@@ -333,13 +333,13 @@ def _read_entry(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, A
     """Return the state of a parameter under torch's names, and the name of each tensor's storage, by key."""
     if bitsandbytes.is_layout(entry):
         return bitsandbytes.read_entry(kind, entry)
-    return dict(entry), {key: storage_name(value) for key, value in entry.items() if isinstance(value, Tensor)}
+    return dict(entry), {key: storage_name(key, entry) for key, value in entry.items() if isinstance(value, Tensor)}
 
 
 def _make_stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
     """Return a tensor with the shape, memory order and precision of an entry's parameter; its memory is not used."""
-    skipped = {"step", *kind.scalars}
-    arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in skipped and not k.endswith("_scale")]
+    scales = set().union(*(possible_keys(Slot(key)) - {key} for key in entry))
+    arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in {"step", *kind.scalars, *scales}]
     shape = torch.broadcast_shapes(*(a.shape for a in arrays))
     like = next((a for a in arrays if a.shape == shape), torch.empty(shape, dtype=torch.float32, device="meta"))
     wide = like.dtype if like.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
@@ -356,7 +356,7 @@ def _compare_slots(
     """Yield the comparison of every slot; ``before`` and ``after`` name the storage by key."""
     for slot in stored.slots:
         if slot.name in before:
-            values = (decode_slot(e[slot.name], e.get(scale_of(slot)), signed=slot.signed) for e in (old, new))
+            values = (decode_slot(slot, e) for e in (old, new))
             yield compare_slot(slot.name, before[slot.name], after[slot.name], *values)
     for key in ROUNDING_FIELDS & before.keys():
         yield compare_slot(key, before[key], after.get(key, "nothing"), old[key], new.get(key))

@@ -24,8 +24,8 @@ from gradstep.optimizers.checkpoint.matching import (
     restore_code_names,
 )
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses, scale_of
-from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
+from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.rules.settings import shared_settings_of
 
@@ -56,7 +56,7 @@ def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
 
 
 def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
-    """Return torch's state dictionary with copied dictionaries, and with 8-bit codes under names of their own.
+    """Return torch's state dictionary with copied dictionaries, and with codes under names of their own.
 
     The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
     rule's fixed settings (AdamW's ``decoupled_weight_decay``), without which torch.optim.Adam would load the state as
@@ -273,14 +273,14 @@ def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
 
 def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a copy of an entry, converted to the optimizer's storage."""
-    arrays = {*ROUNDING_FIELDS, *(key for slot in stored.slots for key in (slot.name, scale_of(slot)))}
+    arrays = set(ROUNDING_FIELDS).union(*map(possible_keys, stored.slots))
     copy = {key: _copy_value(value, p.device if key in arrays else None) for key, value in entry.items()}
     return convert_entry(p, stored, copy, name)
 
 
 def convert_entry(p: Tensor, stored: ParameterStorage, entry: dict[str, Any], name: str) -> dict[str, Any]:
     """Convert an entry to the optimizer's storage, and drop arrays that only another storage has."""
-    stale = {*ROUNDING_FIELDS, *map(scale_of, stored.slots)} - stored.fields.keys()
+    stale = set(ROUNDING_FIELDS).union(*map(possible_keys, stored.slots)) - stored.fields.keys()
     return {key: value for key, value in complete_state(p, stored, entry, name).items() if key not in stale}
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault, scale_of
-from gradstep.optimizers.state.storage import ParameterStorage
-from gradstep.rules import Rule
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault
+from gradstep.optimizers.state.storage import ParameterStorage, find_codec, possible_keys
+from gradstep.rules import Rule, Slot
 
 
 def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
@@ -32,8 +31,7 @@ def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, stri
     errors = []
     if isinstance(entry, Mapping):
         present = {key for key, value in entry.items() if value is not None}
-        slot_keys = (key for slot in stored.slots for key in (slot.name, scale_of(slot)))
-        expected = {"step", *rule.scalars, *ROUNDING_FIELDS, *slot_keys}
+        expected = {"step", *rule.scalars, *ROUNDING_FIELDS}.union(*map(possible_keys, stored.slots))
         unexpected = [key for key in entry if key in present - expected] if strict else []
         if unexpected or any(slot.name in present for slot in stored.slots):
             errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
@@ -41,11 +39,12 @@ def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, stri
     return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
 
 
-CODES, SCALE = "_codes", "_scale"
+CODES = "_codes"
+"""The end of the keys under which checkpoints have codes: torch.optim would take them for a slot's numbers."""
 
 
 def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """Return the state with 8-bit codes under names of their own.
+    """Return the state with the codes of slots in blocks under names of their own.
 
     Args:
         state: the entries.
@@ -80,17 +79,15 @@ def _rename_keys(
 
 
 def _code_name(name: str, entry: Mapping[str, Any]) -> str:
-    value = entry[name]
-    coded = isinstance(value, Tensor) and value.dtype == torch.uint8 and f"{name}{SCALE}" in entry
-    return name + CODES if coded else name
+    return name if find_codec(Slot(name), entry) is None else name + CODES
 
 
 def _slot_name(name: str, entry: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         return name
-    slot, value = name.removesuffix(CODES), entry[name]
-    coded = isinstance(value, Tensor) and value.dtype == torch.uint8
-    return slot if coded and slot not in entry else name
+    slot = name.removesuffix(CODES)
+    codec = find_codec(Slot(slot), {slot: entry[name]}, whole=False)
+    return name if codec is None or slot in entry else slot
 
 
 Group = Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
-from gradstep.optimizers.state.storage import ParameterStorage, keys_of
+from gradstep.optimizers.state.storage import ParameterStorage, dtype_of, find_codec, keys_of
 from gradstep.rules import Slot
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field
+from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.noise import BITS
 
 HALFWAY = 1 << BITS - 1
@@ -76,7 +76,7 @@ def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], nam
 
 def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
     """Return the arrays of one slot by key: new ones, or those of ``entry``, converted if necessary."""
-    value, scale = entry.get(slot.name), entry.get(f"{slot.name}_scale")
+    value = entry.get(slot.name)
     if value is not None and not isinstance(value, Tensor):
         raise TypeError(f"{slot.name} of {name} must be a tensor of shape {tuple(p.shape)}, but is {value!r}")
     shape = slot.shape(tuple(p.shape))
@@ -86,20 +86,18 @@ def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], nam
         if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
             return _zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
         return _encode_slot(slot, codec, _initial_values(p, slot))
-    coded = value.dtype == torch.uint8
-    like = _layout_template(p, slot)
-    if coded and not isinstance(scale, Tensor):
-        raise RuntimeError(f"{slot.name} of {name} is 8-bit codes without their {slot.name}_scale")
-    if isinstance(codec, Blocks):
-        if coded and scale is not None and value.stride() == like.stride() and value.device == p.device:
-            return {slot.name: _writable(value), f"{slot.name}_scale": _writable(scale.to(p.device))}
-        return _encode_slot(slot, codec, _initial_values(p, slot).copy_(decode_slot(value, scale, signed=slot.signed)))
-    assert isinstance(codec, Elementwise)
-    dtype = like.dtype if like.is_complex() else getattr(torch, codec.fields[0].element.name)
+    like, source = _layout_template(p, slot), find_codec(slot, entry)
+    if source is None and find_codec(slot, entry, whole=False) is not None:
+        raise RuntimeError(f"{slot.name} of {name} is {value.dtype} codes without their scales")
+    if codec.block > 1:
+        if source == codec and value.stride() == like.stride() and value.device == p.device:
+            return {key: _writable(entry[key].to(p.device)) for key in keys_of(slot, codec)}
+        return _encode_slot(slot, codec, _initial_values(p, slot).copy_(decode_slot(slot, entry)))
+    dtype = like.dtype if like.is_complex() else dtype_of(codec.fields[0])
     same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
-    if same and not coded and not value.is_inference():  # torch refuses to write to tensors made in inference mode
+    if same and not value.is_inference():  # torch refuses to write to tensors made in inference mode
         return {slot.name: value}
-    return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(value, scale, signed=slot.signed))}
+    return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(slot, entry))}
 
 
 def _writable(value: Tensor) -> Tensor:
@@ -116,7 +114,7 @@ def _layout_template(p: Tensor, slot: Slot) -> Tensor:
 
 def _rounding_array(p: Tensor, field: Field, old: Any, name: str) -> Tensor:
     """Return an array that rounding keeps for a parameter: its master copy, or the rounding error (at first 0)."""
-    dtype = getattr(torch, field.element.name)
+    dtype = dtype_of(field)
     if old is None:
         starts_as_copy = field.element.itemsize > p.element_size()
         return p.detach().to(dtype) if starts_as_copy else torch.zeros_like(p, dtype=dtype)
@@ -139,9 +137,9 @@ def _initial_values(p: Tensor, slot: Slot) -> Tensor:
 def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
     """Return arrays of zeros: bytes of 0 decode to 0 with every codec, so nothing needs to be encoded."""
     return {
-        key: torch.zeros_like(p, dtype=getattr(torch, field.element.name))
+        key: torch.zeros_like(p, dtype=dtype_of(field))
         if field.per == 1
-        else torch.zeros(field.length(p.numel()), dtype=getattr(torch, field.element.name), device=p.device)
+        else torch.zeros(field.shape(p.shape), dtype=dtype_of(field), device=p.device)
         for key, field in fields.items()
     }
 
@@ -162,11 +160,12 @@ def _copy_in_layout(array: Tensor, like: Tensor, field: Field) -> Tensor:
     return torch.empty_like(like, dtype=array.dtype).copy_(array)
 
 
-def decode_slot(value: Tensor, scale: Tensor | None, *, signed: bool) -> Tensor:
-    """Return a slot's values as floating-point numbers; ``scale`` has one number per block if ``value`` is codes."""
-    if scale is None or value.dtype != torch.uint8:
-        return value
-    return ARRAYS.value(Blocks(signed), [value, scale.to(value.device)])  # type: ignore[no-any-return]
+def decode_slot(slot: Slot, entry: Mapping[str, Any]) -> Tensor:
+    """Return the values of a slot that an entry has, as floating-point numbers."""
+    value, codec = entry[slot.name], find_codec(slot, entry)
+    if codec is not None:
+        value = ARRAYS.value(codec, [entry[key].to(value.device) for key in keys_of(slot, codec)])
+    return value  # type: ignore[no-any-return]
 
 
 @pause_garbage_collection()

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.state.storage import ParameterStorage
+from gradstep.optimizers.state.storage import ParameterStorage, dtype_of, find_codec, keys_of
 from gradstep.optimizers.step.memory import PLAIN, lacks_memory, same_places
 from gradstep.rules import Rule, Slot
-from gradstep.storage.codecs import BLOCK, Blocks, Codec
+from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS
-from gradstep.storage.policy import ROUNDINGS, parameter_codec
+from gradstep.storage.policy import ROUNDINGS, describe_state, parameter_codec
 
 MOST_STEPS = 2**24
 """The largest step count. It is kept as a float32, which has no odd number above this one."""
@@ -95,8 +95,8 @@ def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str,
             not isinstance(value, Tensor)
             or type(value) not in PLAIN
             or value.is_nested
-            or value.dtype is not _DTYPES.get(field.element.name)
-            or value.shape != (shape if field.per == 1 else (field.length(p.numel()),))
+            or value.dtype is not dtype_of(field)
+            or value.shape != field.shape(shape)
             or value.device != device
             or value.layout is not torch.strided
             or not value.is_contiguous()
@@ -114,9 +114,6 @@ def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str,
         if not (0 <= number <= MOST_STEPS and number == int(number) if key == "step" else math.isfinite(number)):
             return False
     return True
-
-
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "uint8")}
 
 
 def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
@@ -139,7 +136,7 @@ def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Itera
         if value is None and slot.name in needed:
             yield missing_fault(slot.name)
         if value is not None:
-            yield from _slot_faults(p, slot, value, entry.get(scale_of(slot)))
+            yield from _slot_faults(p, slot, entry)
     for key in ROUNDING_FIELDS:
         if entry.get(key) is not None:
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
@@ -168,10 +165,14 @@ def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Ite
     """
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
         value = entry.get(slot.name)
-        if value is None or _can_hold(codec, value, p):
+        if value is None:
             continue
-        if value.dtype == torch.uint8 or value.device.type == "meta" or bool(value.any()):
-            yield f"{slot.name} is stored as {storage_name(value)}, and here as {_target_name(codec, value, p)}"
+        source = find_codec(slot, entry)
+        if _can_hold(codec, value, source, p):
+            continue
+        if source is not None or value.device.type == "meta" or bool(value.any()):
+            target = f"{codec.name} blocks in another order of memory" if source == codec else codec.name
+            yield f"{slot.name} is stored as {storage_name(slot.name, entry)}, and here as {target}"
     own = {field.suffix: field for field in stored.parameter.fields[1:]}
     for key in ROUNDING_FIELDS:
         value = entry.get(key)
@@ -179,8 +180,8 @@ def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Ite
             continue
         if key not in own:
             yield f"{key} would be dropped: the parameter is stored as {stored.parameter.name} here"
-        elif not _is_wide_enough(_dtype_of(own[key].element.name), value.dtype):
-            yield f"{key} is stored as {storage_name(value)}, and here as {own[key].element.name}"
+        elif not _is_wide_enough(dtype_of(own[key]), value.dtype):
+            yield f"{key} is stored as {storage_name(key, entry)}, and here as {own[key].element.name}"
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -249,25 +250,26 @@ def _has_no_numbers(value: Tensor) -> bool:
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _slot_faults(p: Tensor, slot: Slot, value: Any, scale: Any) -> Iterator[Fault]:
+def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fault]:
     shape = slot.shape(tuple(p.shape))
-    coded = isinstance(value, Tensor) and value.dtype == torch.uint8
-    yield from _array_faults(p, slot.name, value, shape, floating=not coded)
-    if not coded:
+    codec = find_codec(slot, entry, whole=False)
+    yield from _array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)
+    if codec is None:
         return
-    key = scale_of(slot)
+    codes = f"{describe_state(codec.name)} codes"
     if p.is_complex() or slot.collapsed is not None:
-        yield Fault(RuntimeError, f"{slot.name} is 8-bit codes, which is for real values of the parameter's shape")
-    if scale is None:
-        yield Fault(RuntimeError, f"{key} is missing, without which {slot.name}, 8-bit codes, cannot be decoded")
-        return
-    length = (-(-math.prod(shape) // BLOCK),)
-    wrong = list(_array_faults(p, key, scale, length, floating=False))
-    yield from wrong
-    if not wrong and scale.dtype != torch.uint8:
-        yield Fault(RuntimeError, f"{key} is {scale.dtype}, but must be torch.uint8, one number for {BLOCK} codes")
-    elif not wrong and not scale.is_contiguous():
-        yield Fault(RuntimeError, f"{key} has strides {scale.stride()}, but must be contiguous: use contiguous()")
+        yield Fault(RuntimeError, f"{slot.name} is {codes}, which are for real values of the parameter's shape")
+    for key, field in zip(keys_of(slot, codec)[1:], codec.fields[1:], strict=True):
+        value, dtype = entry.get(key), dtype_of(field)
+        if value is None:
+            yield Fault(RuntimeError, f"{key} is missing, without which {slot.name}, {codes}, cannot be decoded")
+            continue
+        wrong = list(_array_faults(p, key, value, field.shape(shape), floating=False))
+        yield from wrong
+        if not wrong and value.dtype != dtype:
+            yield Fault(RuntimeError, f"{key} is {value.dtype}, but must be {dtype}, one number for {field.per} codes")
+        elif not wrong and field.per > 1 and not value.is_contiguous():
+            yield Fault(RuntimeError, f"{key} has strides {value.stride()}, but must be contiguous: use contiguous()")
 
 
 def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
@@ -298,27 +300,20 @@ def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, fl
 # -- how numbers are stored -------------------------------------------------------------------------------------------
 
 
-def _can_hold(codec: Codec, value: Tensor, p: Tensor) -> bool:
-    """Return whether a codec can store every number of a slot's present array without rounding."""
-    coded = value.dtype == torch.uint8
-    if isinstance(codec, Blocks):
-        return coded and same_order(value, torch.empty_like(p, device="meta"))
-    target = _dtype_of(codec.fields[0].element.name)
+def _can_hold(codec: Codec, value: Tensor, source: Codec | None, p: Tensor) -> bool:
+    """Return whether a codec can store every number of a slot's present array, stored in ``source``, unchanged."""
+    if codec.block > 1:
+        return source == codec and same_order(value, torch.empty_like(p, device="meta"))
+    target = dtype_of(codec.fields[0])
     target = target.to_complex() if p.is_complex() else target
-    return _is_wide_enough(target, value.dtype)
+    return _is_wide_enough(target, value.dtype if source is None else getattr(torch, source.values))
 
 
 def _is_wide_enough(target: torch.dtype, source: torch.dtype) -> bool:
     """Return whether ``target`` has every number of ``source``."""
-    if source.itemsize == 1 and source != target:
-        # An 8-bit code of the state and a float8 have at most 3 bits of mantissa, and an exponent of float32's range.
+    if source.itemsize == 1 and source != target:  # float8: at most 3 bits of mantissa
         source = torch.bfloat16
     return source == target or torch.promote_types(source, target) == target
-
-
-def _dtype_of(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
@@ -331,23 +326,14 @@ def same_order(a: Tensor, b: Tensor) -> bool:
     return a.numel() < 2 or same_places(a.shape, a.stride(), b.stride())
 
 
-def _target_name(codec: Codec, value: Tensor, p: Tensor) -> str:
-    cut = isinstance(codec, Blocks) and value.dtype == torch.uint8
-    return "8bit blocks in another order of memory" if cut else codec.name
-
-
-def storage_name(value: Tensor) -> str:
+def storage_name(key: str, entry: Mapping[str, Any]) -> str:
     """Return the name that users give to the precision of an array of state.
 
-    >>> storage_name(torch.zeros(1)), storage_name(torch.zeros(1, dtype=torch.uint8))
-    ('float32', '8bit')
+    >>> storage_name("exp_avg", {"exp_avg": torch.zeros(1)})
+    'float32'
     """
-    return "8bit" if value.dtype == torch.uint8 else str(value.dtype).removeprefix("torch.")
-
-
-def scale_of(slot: Slot) -> str:
-    """Return the key of the scales of a slot in 8 bits."""
-    return f"{slot.name}_scale"
+    codec = find_codec(Slot(key), entry)
+    return str(entry[key].dtype).removeprefix("torch.") if codec is None else codec.name
 
 
 def _show_value(value: Any) -> str:

@@ -39,9 +39,40 @@ def element_of(dtype: torch.dtype) -> Element:
     return ELEMENTS.get(name) or Native(name)
 
 
+def dtype_of(field: Field) -> torch.dtype:
+    """Return the torch type of a field's array."""
+    dtype: torch.dtype = getattr(torch, field.element.name)
+    return dtype
+
+
 def keys_of(slot: Slot, codec: Codec) -> list[str]:
     """Return the keys in the state of a slot's fields."""
     return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
+
+
+def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> Codec | None:
+    """Return the codec in blocks with which a slot of an entry is stored; None if it has numbers, or is missing.
+
+    Args:
+        slot: the slot.
+        entry: the state of a parameter.
+        whole: whether the scales must be there, by whose key the codec is recognised; if not, and there are none, the
+            first codec with codes of this type is returned.
+    """
+    dtype = getattr(entry.get(slot.name), "dtype", None)
+    in_blocks = (codec for codec in (make(slot.signed) for make in STATES.values()) if codec.block > 1)
+    codecs = [codec for codec in in_blocks if dtype_of(codec.fields[0]) == dtype]
+    found = (codec for codec in codecs if all(entry.get(key) is not None for key in keys_of(slot, codec)))
+    return next(found, None if whole or not codecs else codecs[0])
+
+
+def possible_keys(slot: Slot) -> set[str]:
+    """Return the keys that a slot's fields have with any codec.
+
+    >>> sorted(possible_keys(Slot("exp_avg")))
+    ['exp_avg', 'exp_avg_scale']
+    """
+    return {key for make in STATES.values() for key in keys_of(slot, make(slot.signed))}
 
 
 @final
