@@ -27,7 +27,7 @@ VARIANTS: Mapping[str, tuple[str, str, bool]] = {
 the rule, the precision of state and whether state is paged."""
 
 _BY_LOWER = {name.lower(): name for name in RULES}
-_BITS = {None: "float32", "32bit": "float32", **{state: state for state in _SMALL}}
+_BITS: Mapping[str | None, str] = {None: "float32", "32bit": "float32", **{state: state for state in _SMALL}}
 _NAME = re.compile(
     rf"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_bnb)?(_(?P<bits>32bit|{'|'.join(_SMALL)}))?"
 )

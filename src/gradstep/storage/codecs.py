@@ -76,8 +76,8 @@ class Codec(ABC):
     def fields(self) -> tuple[Field, ...]:
         """The arrays of the codec; the first has the shape of the parameter.
 
-        The scale of each block, if there are scales, is the last. Its suffix is this codec's alone: a checkpoint is
-        recognised by it.
+        If there are scales, codes are bytes, and the scale of each block is the last field. Its suffix is this codec's
+        alone: a checkpoint is recognised by it.
         """
 
     @property

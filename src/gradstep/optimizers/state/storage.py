@@ -59,9 +59,11 @@ def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> C
         whole: whether the scales must be there, by whose key the codec is recognised; if not, and there are none, the
             first codec with codes of this type is returned.
     """
-    dtype = getattr(entry.get(slot.name), "dtype", None)
+    value = entry.get(slot.name)
+    if not isinstance(value, Tensor) or value.dtype.itemsize > 1:  # codes are bytes
+        return None
     in_blocks = (codec for codec in (make(slot.signed) for make in STATES.values()) if codec.block > 1)
-    codecs = [codec for codec in in_blocks if dtype_of(codec.fields[0]) == dtype]
+    codecs = [codec for codec in in_blocks if dtype_of(codec.fields[0]) == value.dtype]
     found = (codec for codec in codecs if all(entry.get(key) is not None for key in keys_of(slot, codec)))
     return next(found, None if whole or not codecs else codecs[0])
 
