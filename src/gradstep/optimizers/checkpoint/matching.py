@@ -50,6 +50,7 @@ def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, A
         state: the entries.
         keys: the keys of parameters; entries under other keys, which other code owns, are unchanged.
 
+    >>> import torch
     >>> codes = torch.zeros(2, dtype=torch.uint8)
     >>> sorted(rename_codes({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
     ['exp_avg_codes', 'exp_avg_scale', 'step']
