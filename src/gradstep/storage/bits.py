@@ -1,7 +1,6 @@
 """Integer arithmetic for codecs, element by element on NumPy arrays, torch tensors and the kernel's traced values.
 
-All integers are int32, and arrays keep their shape. ``>>`` fills with zeros in the kernel and with the sign elsewhere:
-shift non-negative numbers only, or mask the result.
+All integers are int32, and arrays keep their shape. ``>>`` fills with the sign.
 """
 
 from __future__ import annotations
@@ -64,6 +63,6 @@ def at_least(b: Array, bound: Array) -> Array:
     return np.maximum(b, bound) if isinstance(b, _NUMPY) else b.clamp(min=bound)
 
 
-def at_most(b: Array, bound: int) -> Array:
+def at_most(b: Array, bound: Array) -> Array:
     """Return the smaller of two int32."""
     return np.minimum(b, bound) if isinstance(b, _NUMPY) else b.clamp(max=bound)

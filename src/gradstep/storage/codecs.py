@@ -293,6 +293,8 @@ class Master(Elementwise):
 _PLACES = BITS  # of the 23 places of a float32's mantissa, 3 are stored; the noise has as many bits as are dropped
 _NAN = 0x7FC00000
 _SIZE = 0x7FFFFFFF
+_ONE = 127 << 23  # the bits of 1.0
+_INVERSE = int(to_bits(np.float32(2.0**_PLACES / 1.125)))  # a smallest code is 1.125 times a power of 2
 _SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the bits of a signed code
 
 BLOCK = 256
@@ -382,8 +384,10 @@ class Blocks(Codec):
         size, base = to_bits(x) & _SIZE, self._base(scale)
         smallest = base + (1 << _PLACES)
         if not self.signed:
-            return (BYTE.encode(where(size != 0, (at_least(size, smallest) - base + noise) >> _PLACES, 0)),)
+            code = (at_least(size, smallest) - base + noise) >> _PLACES  # 1 or more
+            return (BYTE.encode(at_most(code, size)),)  # 0 for zero
         # A value below the smallest code becomes that code with a probability of their ratio, else zero.
-        small = truncate(from_bits(size) * (2.0**_PLACES / from_bits(smallest)))
+        inverse = from_bits(_INVERSE - (base - _ONE))  # divided by the power of 2: 2**20 / smallest, exactly rounded
+        small = truncate(from_bits(size) * inverse)
         code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
         return (BYTE.encode(code | (to_bits(x) >> 24) & 0x80),)

@@ -216,7 +216,7 @@ class Value:
         return self._new(self.builder.shl(self.ir, self._lift(places)))
 
     def __rshift__(self, places: int) -> Value:
-        return self._new(self.builder.lshr(self.ir, self._lift(places)))
+        return self._new(self.builder.ashr(self.ir, self._lift(places)))
 
     def __bool__(self) -> bool:
         raise TypeError(
@@ -237,7 +237,7 @@ class Value:
         # x if x >= y or x is NaN, else y: NaN if either is, as NumPy's.
         return self.where((self >= other) | (self != self), other)
 
-    def clamp(self, *, min: Any = None, max: int | None = None) -> Value:
+    def clamp(self, *, min: Any = None, max: Any = None) -> Value:
         if max is not None:
             return self.where(self < max, max)
         return self.where(self > min, min) if self._is_integer else self.maximum(min)
@@ -251,7 +251,8 @@ class Value:
 
     def astype(self, dtype: Any) -> Value:
         """Convert between float widths (rounding to nearest), between integer widths (truncating, or extending with
-        zeros), from int32 to float32, or back (towards zero; the result is undefined if the number does not fit).
+        zeros; int32 to a byte: the nearest), from int32 to float32, or back (towards zero; the result is undefined if
+        the number does not fit).
         """
         lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
         goal = llvm_type(dtype, lanes)
@@ -260,6 +261,8 @@ class Value:
             return self._new(self.builder.sitofp(self.ir, goal))
         if not self._is_integer and dtype is np.int32:
             return self._new(self.builder.fptosi(self.ir, goal))
+        if self._is_integer and (old, new) == (4, 1):  # one x86 instruction packs and saturates; truncating needs more
+            return self._new(self.builder.trunc(self.clamp(min=0).clamp(max=255).ir, goal))
         if self._is_integer:
             convert = self.builder.zext if new > old else self.builder.trunc
         else:
