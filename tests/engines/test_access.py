@@ -11,8 +11,8 @@ import torch
 
 import gradstep
 from gradstep.engines import fused
-from gradstep.engines.fused import access, job
-from gradstep.engines.fused.access import AccessPattern, CompiledKernel, Selection, access_report, patterns
+from gradstep.engines.fused import job, launcher
+from gradstep.engines.fused.launcher import AccessPattern, CompiledKernel, Selection, access_report, patterns
 from tests.training import assert_same, give, leaves, normal
 
 LENGTHS = [(50_000,), (7,), (64, 64), (100, 99), (16_384 * 2 + 5,), (0,)]
@@ -25,7 +25,7 @@ def kernels_with(monkeypatch):
     """Compile kernels anew, with a pattern set by the environment variable."""
 
     def use(text):
-        monkeypatch.setenv(access.VARIABLE, text)
+        monkeypatch.setenv(launcher.VARIABLE, text)
         monkeypatch.setattr(fused, "_kernels", {})
 
     return use
@@ -34,8 +34,8 @@ def kernels_with(monkeypatch):
 @pytest.fixture
 def measured(monkeypatch):
     """Select patterns for launches of any size, from nothing."""
-    monkeypatch.setattr(access, "LARGE", 0)
-    monkeypatch.setattr(access, "_selections", {})
+    monkeypatch.setattr(launcher, "LARGE", 0)
+    monkeypatch.setattr(launcher, "_selections", {})
 
 
 def stepped(kind, **options):
@@ -69,7 +69,7 @@ def test_the_bits_do_not_depend_on_measuring(measured):
     """Every step takes another pattern here, and the numbers are those of the default."""
     optimizer, seen = stepped(gradstep.AdamW)
     assert access_report()
-    access.LARGE = 1 << 60
+    launcher.LARGE = 1 << 60
     other, others = stepped(gradstep.AdamW)
     assert seen == others
     assert_same(optimizer, other)
@@ -78,7 +78,7 @@ def test_the_bits_do_not_depend_on_measuring(measured):
 KERNEL = CompiledKernel(0, "AdamW of float32", patterns())
 
 
-def selection(times, rounds=access.ROUNDS):
+def selection(times, rounds=launcher.ROUNDS):
     """A selection whose launches take these times, by pattern; each pattern's i-th launch its i-th."""
     made = Selection(KERNEL, 2, 21)
     made.add(made.next(), 1e9, 1_000_000)  # cold: not counted
@@ -96,14 +96,14 @@ def test_the_default_is_the_plainest_pattern():
 def test_each_pattern_is_measured_as_often_and_the_fastest_stays():
     fast = AccessPattern(4, 0)
     made = selection(lambda pattern, i: 1.0 if pattern == fast else 2.0)
-    assert {len(times) for times in made.times.values()} == {access.ROUNDS}
+    assert {len(times) for times in made.times.values()} == {launcher.ROUNDS}
     assert made.chosen == made.next() == fast
     assert made.time(fast) == 1e-6
     assert made.time(DEFAULT) == 2e-6
 
 
 def test_no_choice_before_every_pattern_was_measured_often_enough():
-    made = selection(lambda *_: 1.0, rounds=access.ROUNDS - 1)
+    made = selection(lambda *_: 1.0, rounds=launcher.ROUNDS - 1)
     assert made.chosen is None
     assert "still measured" in str(made)
 
@@ -141,16 +141,16 @@ def test_the_order_of_patterns_differs_between_rounds():
 
 
 def test_small_launches_and_kernels_with_one_pattern_are_not_measured():
-    assert access.selection_for(KERNEL, access.LARGE - 1, 2) is None
-    assert access.selection_for(CompiledKernel(0, "", (DEFAULT,)), access.LARGE, 2) is None
+    assert launcher.selection_for(KERNEL, launcher.LARGE - 1, 2) is None
+    assert launcher.selection_for(CompiledKernel(0, "", (DEFAULT,)), launcher.LARGE, 2) is None
 
 
 def test_each_kernel_size_and_number_of_threads_has_its_own_selection(measured):
     other = CompiledKernel(1, "", patterns())
     keys = [(KERNEL, 2**20, 2), (KERNEL, 2**21, 2), (KERNEL, 2**20, 1), (other, 2**20, 2)]
-    made = [access.selection_for(*key) for key in keys]
+    made = [launcher.selection_for(*key) for key in keys]
     assert len({id(one) for one in made}) == len(keys)
-    assert access.selection_for(KERNEL, 2**21 - 1, 2) is made[0]
+    assert launcher.selection_for(KERNEL, 2**21 - 1, 2) is made[0]
     assert access_report() == made
 
 
@@ -158,13 +158,13 @@ def test_a_running_program_chooses_and_tells(measured):
     p = torch.ones(40_000, requires_grad=True)
     p.grad = torch.ones(40_000)
     optimizer = gradstep.AdamW([p])
-    assert not access.measuring()
+    assert not launcher.measuring()
     optimizer.step()
-    assert access.measuring()
+    assert launcher.measuring()
     (made,) = access_report()
-    for _ in range(access.ROUNDS * len(made.kernel.patterns)):
+    for _ in range(launcher.ROUNDS * len(made.kernel.patterns)):
         optimizer.step()
-    assert not access.measuring()
+    assert not launcher.measuring()
     assert made.chosen in made.kernel.patterns
     line = str(made)
     assert line.startswith(
@@ -205,7 +205,7 @@ def test_a_set_pattern_is_taken_and_nothing_is_measured(measured, kernels_with, 
         jobs.append(numbers)
         return array(kind, numbers)
 
-    monkeypatch.setattr(job, "array", recorded)
+    monkeypatch.setattr(launcher, "array", recorded)
     stepped(gradstep.AdamW)
     places = [job.FIELDS.index(name) for name in ("streams", "prefetch")]
     assert {tuple(numbers[place] for place in places) for numbers in jobs} == {(2, 32), (1, 32)}  # 1 where watched
@@ -232,8 +232,8 @@ def test_a_variable_that_names_no_pattern_is_refused_before_anything_changes(tex
 def test_a_forked_child_goes_on_measuring():
     code = """
 import os, torch, gradstep
-from gradstep.engines.fused import access
-access.LARGE = 0
+from gradstep.engines.fused import launcher
+launcher.LARGE = 0
 p = torch.ones(70_000, requires_grad=True)
 p.grad = torch.ones(70_000)
 optimizer = gradstep.SGD([p], lr=1.0)
@@ -243,7 +243,7 @@ child = os.fork()
 for _ in range(40):
     optimizer.step()
 assert p[0] == -49 and p[-1] == -49, p
-(selection,) = access.access_report()
+(selection,) = launcher.access_report()
 assert selection.chosen is not None
 if child:
     _, status = os.waitpid(child, 0)

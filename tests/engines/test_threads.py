@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.engines.fused import job
+from gradstep.engines.fused import job, launcher
 from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, divide_pieces
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
@@ -113,7 +113,7 @@ def test_without_openmp(thread_count, monkeypatch):
     thread_count(3)
     expected, norms = clipped(gradstep.AdamW)
     used = []
-    monkeypatch.setattr(job, "_openmp", lambda: used.append(1))
+    monkeypatch.setattr(launcher, "_openmp", lambda: used.append(1))
     optimizer, other_norms = clipped(gradstep.AdamW)
     assert used
     assert norms == other_norms
@@ -210,4 +210,4 @@ def fresh_rule():
 
 
 def test_available_is_at_least_one():
-    assert job.count_processors() >= 1
+    assert launcher.count_processors() >= 1

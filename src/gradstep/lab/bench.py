@@ -21,7 +21,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradstep.engines.fused.access import access_report, measuring
+from gradstep.engines.fused.launcher import access_report, measuring
 from gradstep.lab.bench_memory import LANES, LOOPS, Loop, traffic
 from gradstep.lab.bench_models import Shapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
 from gradstep.lab.machine import OtherPrograms, describe

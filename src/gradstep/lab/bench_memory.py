@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.fused.jit import compile_module
-from gradstep.engines.fused.job import run
+from gradstep.engines.fused.launcher import run
 
 LANES = 16
 BYTES = 28

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import LENGTH, Engine, Int64s, Traits, UpdateSpec, choose_engine
 from gradstep.engines.fused import Fused
-from gradstep.engines.fused.job import count_processors
+from gradstep.engines.fused.launcher import count_processors
 from gradstep.engines.reference import Reference
 from gradstep.engines.statistics import Detail, RowLabels
 from gradstep.engines.step import StepBatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State, decay
+from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, epsilon, maximum, mean, rms, sqrt
 from gradstep.rules.settings import at_least_one, learning_rate, nonnegative, nonpositive, optional_pair
 
@@ -65,7 +65,7 @@ class Adafactor(Rule):
             "machine": 1.0 if self.eps[0] is None else 0.0,
             "eps2": self.eps[1],
             "d": self.d,
-            "keep": decay(self.lr, self.weight_decay, decoupled=True)["keep"],
+            "keep": 1 - self.lr * self.weight_decay,
         }
 
     @staticmethod

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State, decay
+from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, maximum, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
@@ -44,7 +44,8 @@ class AdamRule(Rule):
             "step_size": self.lr / weight1,
             "unbias2": weight2**-0.5,
             "eps": self.eps,
-            **decay(self.lr, self.weight_decay, decoupled=self.decoupled),
+            "l2": 0.0 if self.decoupled else self.weight_decay,
+            "keep": 1 - self.lr * self.weight_decay if self.decoupled else 1.0,
         }
 
     @staticmethod

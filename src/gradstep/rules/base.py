@@ -138,19 +138,3 @@ class Rule(ABC):
             s: its slots.
             c: the coefficients of this step.
         """
-
-
-def decay(lr: float, weight_decay: float, *, decoupled: bool) -> dict[str, float]:
-    """Return weight decay as two coefficients, of which one has no effect.
-
-    ``g + l2 * p`` is the decay of Adam, in the gradient; ``keep * p`` that of AdamW, on the weight itself
-    (Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2).
-
-    >>> decay(0.1, 0.5, decoupled=True)
-    {'l2': 0.0, 'keep': 0.95}
-    >>> decay(0.1, 0.5, decoupled=False)
-    {'l2': 0.5, 'keep': 1.0}
-    """
-    if decoupled:
-        return {"l2": 0.0, "keep": 1.0 - lr * weight_decay}
-    return {"l2": weight_decay, "keep": 1.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State, decay
+from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, sign
 from gradstep.rules.settings import betas, learning_rate, nonnegative
 
@@ -46,7 +46,7 @@ class Lion(Rule):
             "beta2": beta2,
             "rest2": 1 - beta2,
             "lr": self.lr,
-            "keep": decay(self.lr, self.weight_decay, decoupled=True)["keep"],
+            "keep": 1 - self.lr * self.weight_decay,
         }
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State, decay
+from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
@@ -69,7 +69,8 @@ class NAdam(Rule):
             "unbias2": (1 - beta2**step) ** -0.5,
             "eps": self.eps,
             "mu_product": mu_product,
-            **decay(self.lr, self.weight_decay, decoupled=self.decoupled_weight_decay),
+            "l2": 0.0 if self.decoupled_weight_decay else self.weight_decay,
+            "keep": 1 - self.lr * self.weight_decay if self.decoupled_weight_decay else 1.0,
         }
 
     @staticmethod

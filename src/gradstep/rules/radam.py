@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State, decay
+from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
@@ -64,7 +64,8 @@ class RAdam(Rule):
             "adaptive": unbiased * rectification * bias2**0.5,
             # While v is not used, eps = 0 must not turn it into 0/0.
             "eps": self.eps if adapts else 1.0,
-            **decay(self.lr, self.weight_decay, decoupled=self.decoupled_weight_decay),
+            "l2": 0.0 if self.decoupled_weight_decay else self.weight_decay,
+            "keep": 1 - self.lr * self.weight_decay if self.decoupled_weight_decay else 1.0,
         }
 
     @staticmethod

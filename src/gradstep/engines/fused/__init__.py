@@ -10,8 +10,8 @@ from typing import final
 import numpy as np
 
 from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.fused.access import CompiledKernel, patterns
-from gradstep.engines.fused.job import PER_TENSOR, ROW_WIDTH, allocate_results, divide_pieces, divide_tensors, launch
+from gradstep.engines.fused.job import PER_TENSOR, ROW_WIDTH, divide_pieces, divide_tensors
+from gradstep.engines.fused.launcher import CompiledKernel, allocate_results, launch, patterns
 from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element

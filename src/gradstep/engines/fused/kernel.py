@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.access import STREAMS
+from gradstep.engines.fused.launcher import STREAMS
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Value, llvm_type, max_lane, ramp, splat, sum_lanes
 from gradstep.engines.fused.watch import Watch, write_totals

@@ -17,7 +17,6 @@ from gradstep.judge.updates.history import CODES, History, ObservedStep
 from gradstep.judge.updates.replay import Roundings, StateOverflowError, UnknowableError, rate_of, settings_from
 from gradstep.judge.updates.report import Result
 from gradstep.rules import RULES
-from gradstep.rules.base import decay
 
 EXACT = 3e-5
 """Relative distance that is never called a difference: authors round coefficients to float32."""
@@ -167,7 +166,8 @@ def _spreads(candidate: Candidate, history: History, exact: Sequence[Values]) ->
 def _without_decay(step: ObservedStep) -> Values:
     """The update without what a decoupled decay of the weights makes of them."""
     weight_decay = float(settings_from(step.settings, RULES["AdamW"]).get("weight_decay", 0.0))
-    return step.update - (decay(rate_of(step), weight_decay, decoupled=True)["keep"] - 1.0) * step.before
+    keep = 1 - rate_of(step) * weight_decay
+    return step.update - (keep - 1) * step.before
 
 
 def _common_factor(pairs: Sequence[_Pair]) -> float:

@@ -1,4 +1,6 @@
-"""Memory access patterns of a kernel, all with the same result bits, and the choice of the fastest by measuring.
+"""Launch a kernel: its pattern of memory access, and the threads that run it.
+
+All patterns of a kernel give the same bits; the fastest is chosen by measuring.
 
 A large update waits for memory, and the pattern that keeps memory busy differs between processors: reading from two
 places in turns and prefetching was 10% faster on one, 6 to 15% and at times 100% slower on another. So no constant
@@ -12,15 +14,34 @@ lives, and measuring again would use slower patterns again.
 
 No lock is needed: threads that launch at the same time only append to lists, and a forked child continues with a copy
 of the measurements.
+
+If torch has loaded an OpenMP runtime, its threads do the work: they are awake from the backward pass, and a second set
+of threads would compete with them for the cores (measured: 10 to 15% of a step). Otherwise, and in a forked child
+(where entering OpenMP again can hang), Python threads do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import final
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.engines.base import Int64s
+from gradstep.engines.fused.job import PIECE_COST, ROW_WIDTH, Work
+
+# -- patterns of memory access ----------------------------------------------------------------------------------------
 
 VARIABLE = "GRADSTEP_ACCESS"
 """The environment variable that sets one pattern for all kernels: ``"STREAMS,PREFETCH"``."""
@@ -210,3 +231,122 @@ def access_report() -> list[Selection]:
 def measuring() -> bool:
     """Return whether a selection is still open, so that the next large steps may use slower patterns."""
     return any(selection.chosen is None for selection in access_report())
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+"""A compiled kernel; ctypes releases Python's lock while it runs."""
+
+_forked = False
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _pools.clear()  # the parent's threads do not exist here
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def _openmp() -> Callable[..., Any] | None:
+    """Return ``GOMP_parallel`` of the OpenMP runtime that torch has loaded (libgomp, or Intel's or LLVM's)."""
+    if "torch" not in sys.modules or sys.platform == "win32":
+        return None
+    try:
+        parallel: Any = ctypes.CDLL(None).GOMP_parallel
+    except AttributeError:
+        return None
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel  # type: ignore[no-any-return]
+
+
+def count_processors() -> int:
+    """Return the number of processors that this process may use, by its affinity and its control group's limit."""
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
+        try:
+            quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return count
+        return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
+    return os.cpu_count() or 1
+
+
+def run(address: int, job: int, threads: int) -> None:
+    """Run the task at ``address`` on ``threads`` threads, each with the same ``job``, until all are done."""
+    if threads <= 1:
+        Task(address)(job)
+        return
+    parallel = None if _forked else _openmp()
+    if parallel is not None:
+        parallel(address, job, threads, 0)
+        return
+    pool = _pools.get(threads)
+    if pool is None:
+        pool = _pools.setdefault(threads, ThreadPoolExecutor(threads - 1, "gradstep"))
+    helpers = [pool.submit(Task(address), job) for _ in range(threads - 1)]
+    Task(address)(job)
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun by now has nothing left to do
+            helper.result()
+
+
+# -- launches ---------------------------------------------------------------------------------------------------------
+
+_PER_THREAD = 32_768  # elements for which another thread is worth waking; each piece counts as PIECE_COST more
+
+
+def launch(
+    kernel: CompiledKernel,
+    tensors: Int64s,
+    work: Work,
+    threads: int,
+    coefficients: NDArray[np.floating[Any]] | None,
+    results: NDArray[np.float64] | None = None,
+    totals: NDArray[np.float64] | None = None,
+) -> None:
+    """Run the kernel over all chunks, and wait until it is done.
+
+    Args:
+        kernel: the compiled kernel.
+        tensors: (n, columns + 3) the tensor table.
+        work: the chunks.
+        threads: the largest number of threads; fewer run when there is little to do.
+        coefficients: (rows, names) in the kernel's arithmetic, C-contiguous, if the kernel takes any.
+        results: (runs, …) the kernel writes its results here, if it has any; C-contiguous.
+        totals: (owners + 1, …) the kernel writes the sums of the results here, if it adds them up; C-contiguous.
+    """
+    if work.elements == 0:
+        return
+    owners = 0 if totals is None else len(totals) - 1
+    others = (0 if a is None else address_of(a) for a in (coefficients, results, totals))
+    cost = work.elements + PIECE_COST * len(work.pieces)
+    threads = max(1, min(threads, len(work.chunks), cost // _PER_THREAD))
+    selection = selection_for(kernel, work.elements, threads)
+    pattern = kernel.patterns[0] if selection is None else selection.next()
+    counts = (0, 0, len(work.chunks), len(work.runs), owners, pattern.streams, pattern.prefetch)
+    job = array("q", (*counts, *work.addresses, address_of(tensors), *others))
+    if selection is None or selection.chosen is not None:
+        run(kernel.address, job.buffer_info()[0], threads)
+        return
+    begin = perf_counter()
+    run(kernel.address, job.buffer_info()[0], threads)
+    selection.add(pattern, perf_counter() - begin, work.elements)
+
+
+def address_of(numbers: NDArray[Any]) -> int:
+    """Return the address of an array that owns its memory; NumPy's own way takes three times as long."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(cast("bytearray", numbers)))
+
+
+def allocate_results(rows: int) -> NDArray[np.float64]:
+    """Return (rows, ROW_WIDTH) uninitialized numbers, with each row in its own cache line."""
+    buffer = np.empty((rows + 1) * ROW_WIDTH)
+    first = -address_of(buffer) // buffer.itemsize % ROW_WIDTH
+    return buffer[first : first + rows * ROW_WIDTH].reshape(-1, ROW_WIDTH)
