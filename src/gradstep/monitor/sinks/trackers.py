@@ -15,8 +15,39 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+class _Tracker(Sink):
+    """The base of sinks that log to a run of a tracker's library."""
+
+    def __init__(self, module: str, name: str, run: Any, settings: dict[str, Any]) -> None:
+        try:
+            self._library = import_module(module)
+        except ImportError as error:
+            raise ImportError(f"{name} is not installed: pip install {module}") from error
+        if run is not None and settings:
+            raise ValueError(
+                f"give a run, or settings for {module}.init, not both: {', '.join(settings)} would be lost"
+            )
+        self._given, self._run, self._settings = run, run, settings
+        self._header: Header | None = None
+
+    def _start(self, header: Header, **more: Any) -> None:
+        """Start a run with these settings too, unless one was given or is open already."""
+        self._header = header
+        if self._run is None:
+            self._run = self._library.init(**more, **self._settings)
+
+    def _values(self, update: Update) -> dict[str, float]:
+        assert self._header is not None
+        return {f"monitor/{name}": value for name, value in scalars(self._header, update)}
+
+    def close(self) -> None:
+        if self._given is None and self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
 @final
-class WandB(Sink):
+class WandB(_Tracker):
     """Logs scalars under ``monitor/`` to a run of Weights & Biases, with ``monitor/update`` as the x-axis.
 
     Args:
@@ -29,34 +60,21 @@ class WandB(Sink):
     """
 
     def __init__(self, run: Any = None, **settings: Any) -> None:
-        self._library = _import_module("wandb", "Weights & Biases")
-        _check(run, settings, "wandb.init")
-        self._given, self._settings = run, settings
-        self._run = run
-        self._header: Header | None = None
+        super().__init__("wandb", "Weights & Biases", run, settings)
 
     def open(self, header: Header) -> None:
-        self._header = header
-        if self._run is None:
-            self._run = self._library.init(**self._settings)
+        self._start(header)
         # Not W&B's own step, which the user's calls of log() advance.
         self._run.define_metric("monitor/update")
         self._run.define_metric("monitor/*", step_metric="monitor/update")
         self._run.config.update({"gradstep": _config(header)}, allow_val_change=True)
 
     def write(self, update: Update) -> None:
-        assert self._header is not None
-        values = {f"monitor/{name}": value for name, value in scalars(self._header, update)}
-        self._run.log({"monitor/update": update.update, **values})
-
-    def close(self) -> None:
-        if self._given is None and self._run is not None:
-            self._run.finish()
-            self._run = None
+        self._run.log({"monitor/update": update.update, **self._values(update)})
 
 
 @final
-class Trackio(Sink):
+class Trackio(_Tracker):
     """Logs scalars under ``monitor/`` to a project of trackio, which stores them on this machine.
 
     Args:
@@ -69,38 +87,13 @@ class Trackio(Sink):
     """
 
     def __init__(self, run: Any = None, **settings: Any) -> None:
-        self._library = _import_module("trackio", "trackio")
-        _check(run, settings, "trackio.init")
-        self._given, self._settings = run, settings
-        self._run = run
-        self._header: Header | None = None
+        super().__init__("trackio", "trackio", run, settings)
 
     def open(self, header: Header) -> None:
-        self._header = header
-        if self._run is None:
-            self._run = self._library.init(config={"gradstep": _config(header)}, **self._settings)
+        self._start(header, config={"gradstep": _config(header)})
 
     def write(self, update: Update) -> None:
-        assert self._header is not None
-        values = {f"monitor/{name}": value for name, value in scalars(self._header, update)}
-        self._run.log(values, step=update.update)
-
-    def close(self) -> None:
-        if self._given is None and self._run is not None:
-            self._run.finish()
-            self._run = None
-
-
-def _import_module(module: str, name: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{name} is not installed: pip install {module}") from error
-
-
-def _check(run: Any, settings: dict[str, Any], init: str) -> None:
-    if run is not None and settings:
-        raise ValueError(f"give a run, or settings for {init}, not both: {', '.join(settings)} would be lost")
+        self._run.log(self._values(update), step=update.update)
 
 
 def _config(header: Header) -> dict[str, Any]:
