@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -201,6 +202,24 @@ def test_only_the_culprit_is_named():
     outcome = fed(stepper, model, [normal(4, 3)])
     assert outcome is not None
     assert outcome.parameter == "2.bias"
+
+
+@pytest.mark.parametrize("value", [3.0, float("inf")])
+@pytest.mark.parametrize("kind", [gradstep.SGD, torch.optim.SGD])
+def test_an_outcome_and_a_report_mean_the_same_by_the_same_names(value, kind):
+    model, _ = one_weight()
+    stepper = gradstep.Stepper(model, kind(model.named_parameters(), lr=1.0), accumulate=2, max_grad_norm=1.0)
+    push(stepper, model, [value, 0.0])
+    outcome: Any = push(stepper, model, [value, 0.0])
+    plain, _ = one_weight()
+    optimizer = gradstep.SGD(plain.named_parameters(), lr=1.0)
+    plain.w.grad = torch.tensor([value, 0.0])
+    optimizer.step(max_grad_norm=1.0)
+    shared = {f.name for f in fields(gradstep.StepReport)} & {f.name for f in fields(gradstep.UpdateOutcome)}
+    assert shared == {"stepped", "grad_norm", "clip", "reason"}
+    for name in shared:
+        assert getattr(outcome, name) == pytest.approx(getattr(optimizer.last_step, name)), name
+    assert torch.equal(model.w, plain.w)
 
 
 def test_the_schedule_is_driven_by_hand_written_objects_too():

@@ -34,15 +34,28 @@ except ImportError:
 @final
 @dataclass(frozen=True)
 class StepReport:
-    """The report of one ``step()``.
+    """The report of one ``step()`` of one optimizer: :attr:`Optimizer.last_step`.
+
+    A :class:`gradstep.Stepper` makes one update out of several micro-batches and the steps of all its optimizers; its
+    :class:`gradstep.UpdateOutcome` has ``stepped``, ``grad_norm``, ``clip`` and ``reason`` with the same meaning.
 
     Attributes:
         stepped: False if the step was skipped and nothing was changed.
-        grad_norm: the global 2-norm of the unscaled gradients, if the step clipped or unscaled; else None.
+        grad_norm: the global 2-norm of the unscaled gradients before clipping, if the step clipped or unscaled; else
+            None.
         clip: the factor that clipping multiplied the gradients by; 1 if no clipping was needed.
         reason: why the step was skipped, else empty.
         statistics: of all updated parameters, if :attr:`Optimizer.watch` or an observer requested them.
         rules: one per group, with the settings that the step used; empty if it was skipped.
+
+    >>> import torch, gradstep
+    >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> w.grad = torch.tensor([6.0, 8.0])
+    >>> optimizer = gradstep.SGD([w], lr=0.5)
+    >>> optimizer.step(max_grad_norm=5.0)
+    >>> report = optimizer.last_step
+    >>> report.stepped, report.grad_norm, round(report.clip, 4), report.rules[0].lr
+    (True, 10.0, 0.5, 0.5)
     """
 
     stepped: bool

@@ -94,6 +94,11 @@ class Verdict:
         nearest: if nothing agrees, a sentence about the known mistake that explains most.
         notes: further remarks.
         seconds: duration of the check.
+
+    >>> import gradstep
+    >>> verdict = gradstep.check(gradstep.AdamW, "adamw")
+    >>> verdict.status.value, verdict.exit_code, verdict.failed()
+    ('passed', 0, ())
     """
 
     subject: str
@@ -128,7 +133,7 @@ class Verdict:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Verdict:
-        """Return the verdict from the values of :meth:`as_dict`, also after a round trip through JSON."""
+        """Return the verdict from ``values`` that :meth:`as_dict` made, also after a round trip through JSON."""
         own = {f.name: values[f.name] for f in fields(Verdict)}
         parting = own["parting"]
         return Verdict(
@@ -143,11 +148,11 @@ class Verdict:
         )
 
     def because(self, reason: str) -> Verdict:
-        """Return a copy with another reason."""
+        """Return a copy with another ``reason``."""
         return replace(self, reason=reason)
 
     def noting(self, note: str) -> Verdict:
-        """Return a copy with one more note."""
+        """Return a copy with one more ``note``."""
         return replace(self, notes=(*self.notes, note))
 
     def __str__(self) -> str:

@@ -238,7 +238,7 @@ class Monitor:
         return {"updates": self._steps.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the count of :meth:`state_dict`; new records are appended to a record at the same path.
+        """Continue the count in ``state``, a :meth:`state_dict`; new records are appended to a record at the same path.
 
         Records of updates after the checkpoint become void.
 

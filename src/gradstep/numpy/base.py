@@ -18,6 +18,9 @@ class HasGradient(Protocol):
     """A parameter: an object with an array ``data``, and ``grad``: None, an array, or an object with ``data``.
 
     Examples are :class:`gradstep.numpy.Tensor`, :class:`Parameter` and the tensors of teaching frameworks.
+
+    >>> isinstance(Parameter(np.zeros(3)), HasGradient), isinstance(np.zeros(3), HasGradient)
+    (True, False)
     """
 
     data: Any

@@ -100,7 +100,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
         return checkpoint.copy_buffers(self.momentum_buffers) if self.has_momentum() else None
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
-        """Replace the buffers by copies of these; does nothing for None, or without momentum.
+        """Replace the buffers by copies of ``state``; does nothing for None, or without momentum.
 
         Raises:
             ValueError: the number of buffers, or the shape of a buffer, is wrong; nothing was changed.
@@ -169,7 +169,7 @@ class _Moments(RuleOptimizer, ABC):
         return list(zip(checkpoint.copy_buffers(self.m_buffers), checkpoint.copy_buffers(self.v_buffers)))
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
-        """Replace the moments by copies of these; None changes nothing.
+        """Replace the moments by copies of ``state``; None changes nothing.
 
         Raises:
             ValueError: the number of pairs is wrong, a pair is incomplete, or an array has another shape; nothing was

@@ -8,7 +8,7 @@ from functools import cache
 
 from gradstep.numpy.classic import SGD, Adam, AdamW
 from gradstep.numpy.rule_optimizer import RuleOptimizer
-from gradstep.numpy.settings import signature_of
+from gradstep.numpy.settings import SETTINGS, signature_of
 from gradstep.rules import Rule
 
 _CLASSIC: dict[type[Rule], type[RuleOptimizer]] = {kind.rule_class: kind for kind in (SGD, Adam, AdamW)}
@@ -44,7 +44,7 @@ def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
     if rule in _CLASSIC:
         return _CLASSIC[rule]
     new = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
-    new.__doc__ = rule.__doc__
+    new.__doc__ = inspect.cleandoc(rule.__doc__ or "") + "\n" + SETTINGS
     new.__module__ = "gradstep.numpy"  # pickle finds the classes of built-in rules there by their names
     new.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type
     return new

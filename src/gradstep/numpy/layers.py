@@ -12,11 +12,18 @@ from gradstep.numpy.tensor import Tensor
 
 
 class Layer(ABC):
-    """The base of all layers: a function from tensor to tensor, with parameters; subclasses write :meth:`forward`."""
+    """The base of all layers: a function from tensor to tensor, with parameters; subclasses write :meth:`forward`.
+
+    >>> class Twice(Layer):
+    ...     def forward(self, x):
+    ...         return x * 2
+    >>> Twice()([1.0, 3.0]).data.tolist()
+    [2.0, 6.0]
+    """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output for a batch of inputs."""
+        """Return the output for ``x``, a batch of inputs."""
 
     def parameters(self) -> list[Tensor]:
         """Return the parameters in an order; empty unless a layer overrides it."""

@@ -13,11 +13,18 @@ from gradstep.numpy.tensor import Tensor
 
 
 class Loss(ABC):
-    """The base of all losses: one number from predictions and targets; subclasses write :meth:`forward`."""
+    """The base of all losses: one number from predictions and targets; subclasses write :meth:`forward`.
+
+    >>> class Sum(Loss):
+    ...     def forward(self, predictions, targets):
+    ...         return (predictions - targets).sum()
+    >>> Sum()(Tensor([1.0, 2.0]), [0.0, 0.5]).item()
+    2.5
+    """
 
     @abstractmethod
     def forward(self, predictions: Tensor, targets: ArrayLike | Tensor) -> Tensor:
-        """Return the loss, a tensor of one number."""
+        """Return the loss of ``predictions`` against ``targets``, a tensor of one number."""
 
     def __call__(self, predictions: Tensor, targets: ArrayLike | Tensor) -> Tensor:
         return self.forward(predictions, targets)

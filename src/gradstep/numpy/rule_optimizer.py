@@ -41,6 +41,13 @@ class RuleOptimizer(Optimizer, ABC):
     Raises:
         ValueError: a setting out of its bounds, a parameter twice, an unknown engine; nothing was changed.
         TypeError: a setting of the wrong kind, or something that is no parameter; nothing was changed.
+
+    >>> from gradstep.numpy import Lion, Parameter
+    >>> optimizer = Lion([Parameter(np.zeros(2), grad=np.array([3.0, -4.0]))], lr=0.5)
+    >>> optimizer.lr = 0.25
+    >>> optimizer.step()
+    >>> optimizer.params[0].data.tolist(), optimizer.update_counts
+    ([-0.25, 0.25], [1])
     """
 
     rule_class: ClassVar[type[Rule]]
@@ -110,7 +117,7 @@ class RuleOptimizer(Optimizer, ABC):
             self.step_count += 1
 
     def buffers_of(self, slot: str) -> Buffers:
-        """Return one slot of every parameter: the list itself, not a copy."""
+        """Return the ``slot`` of this name of every parameter: the list itself, not a copy."""
         if slot not in self.buffers:
             self.buffers[slot] = [None] * len(self.params)
         return self.buffers[slot]
@@ -153,7 +160,7 @@ class RuleOptimizer(Optimizer, ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the result of :meth:`state_dict`, with the settings; assign ``lr`` afterwards to change it.
+        """Load ``state``, a result of :meth:`state_dict`, with the settings; assign ``lr`` afterwards to change it.
 
         Raises:
             KeyError: a part is missing; nothing was changed.

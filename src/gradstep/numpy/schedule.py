@@ -43,7 +43,7 @@ class CosineSchedule:
         self._schedule()
 
     def get_lr(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0.
+        """Return the learning rate of an ``epoch``, counted from 0.
 
         Raises:
             ValueError: an epoch before 0.

@@ -11,6 +11,14 @@ from typing import Any
 from gradstep.rules import Rule, settings_of
 from gradstep.warn import warn_user
 
+SETTINGS = """
+Other Parameters:
+    params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
+    parameters: another name for ``params``.
+    engine: ``"auto"``, ``"fused"`` or ``"reference"``.
+"""
+"""The part of the docstring that the classes made from rules share."""
+
 _NONNEGATIVE = ("lr", "momentum", "weight_decay", "eps")
 
 

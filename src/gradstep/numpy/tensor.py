@@ -261,7 +261,7 @@ class Tensor(RecordedTensor):
     # -- sums and shapes ----------------------------------------------------------------------------------------
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the sum along one axis, several, or all of them."""
+        """Return the sum along one ``axis``, several, or all; ``keepdims`` keeps them with length 1."""
         shape = self.shape
 
         def pullback(g: Floats) -> Floats:
@@ -270,24 +270,24 @@ class Tensor(RecordedTensor):
         return _record(self.data.sum(axis, keepdims=keepdims), (self, pullback))
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the mean along one axis, several, or all of them."""
+        """Return the mean along one ``axis``, several, or all; ``keepdims`` keeps them with length 1."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
     def log_softmax(self, axis: int = -1) -> Tensor:
-        """Return the logarithm of the softmax, x − log Σ eˣ along an axis; no exponential overflows."""
+        """Return the logarithm of the softmax, x − log Σ eˣ along an ``axis``; no exponential overflows."""
         with np.errstate(over="ignore"):  # logits may differ by more than the largest number: a probability of 0
             shifted = self.data - self.data.max(axis, keepdims=True)
         y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
         return _record(y, (self, lambda g: g - np.exp(y) * g.sum(axis, keepdims=True)))
 
     def reshape(self, *shape: int) -> Tensor:
-        """Return the same elements in another shape."""
+        """Return the same elements in another ``shape``."""
         before = self.shape
         return _record(self.data.reshape(shape), (self, lambda g: g.reshape(before)))
 
     def transpose(self, *axes: int) -> Tensor:
-        """Return the tensor with its axes in another order; reversed if no order is given."""
+        """Return the tensor with its ``axes`` in another order; reversed if no order is given."""
         order = axes or tuple(reversed(range(self.ndim)))
         return _record(self.data.transpose(order), (self, lambda g: g.transpose(np.argsort(order))))
 

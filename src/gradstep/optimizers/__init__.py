@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradstep.engines.step import StepReport
-from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION
+from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION
 from gradstep.optimizers.front import Optimizer, ParamsT
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
@@ -25,9 +25,8 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool | str | P
         state, paged: the class's own defaults of these settings.
 
     Returns:
-        A class that takes ``(params, ...the rule's settings, engine="auto", ...)``; the settings that are not
-        mathematics are those of :data:`gradstep.optimizers.arguments.OWN`. It also takes torch's ``fused``,
-        ``foreach``, ``capturable`` and ``differentiable``: see :data:`gradstep.optimizers.arguments.TORCH_EXECUTION`.
+        A class that takes ``(params, ...the rule's settings, engine="auto", ...)``; its docstring explains the
+        settings that are not mathematics.
 
     Raises:
         TypeError: ``rule`` is not a class of this kind, or lacks a method; ``paged`` is of another type.
@@ -57,7 +56,9 @@ def _class(rule: type[Rule], state: str, paged: bool | str | Path | Pages) -> ty
     """Return the one class for these arguments, cached, since ``isinstance`` and pickles need the same class."""
     preset = {name: value for name, value in (("state", state), ("paged", paged)) if value != OWN[name]}
     name = ("Paged" if paged else "") + rule.__name__ + ("" if state == "float32" else state)
-    body = {"_rule": rule, "preset": preset, "__doc__": rule.__doc__, "__reduce_ex__": _reduce}
+    own = f":class:`{rule.__name__}` with other defaults: {', '.join(f'{k}={v!r}' for k, v in preset.items())}.\n\n"
+    doc = (own if preset else "") + inspect.cleandoc(rule.__doc__ or "") + "\n" + SETTINGS
+    body = {"_rule": rule, "preset": preset, "__doc__": doc, "__reduce_ex__": _reduce}
     new = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
     new.__module__ = __name__
     new.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]

@@ -21,18 +21,7 @@ OWN: Mapping[str, Any] = {
     "page_budget": None,
     "model": None,
 }
-"""The settings of every optimizer that do not belong to its rule, with their defaults:
-
-- ``engine``: the engine: ``"auto"``, ``"fused"``, ``"eager"``, ``"compiled"`` or ``"reference"``;
-- ``state``: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``;
-- ``rounding``: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``;
-- ``seed``: the seed of the noise for rounding at random; None takes torch's own seed, which is not advanced;
-- ``paged``: True or a folder (or :class:`Pages`) keeps state in memory-mapped files; for parameters on a GPU, True
-  keeps it in the host's memory;
-- ``model``: the module whose parameters are optimized, to find its embeddings: their state stays float32.
-  :func:`gradstep.param_groups` finds them too; without either they are guessed from names;
-- ``page_budget``: bytes of paged state that may be in memory, or on the GPU (``"512MB"``).
-"""
+"""The settings of every optimizer that do not belong to its rule, with their defaults; see :data:`SETTINGS`."""
 
 TORCH_EXECUTION: Mapping[str, bool | None] = {
     "foreach": None,
@@ -41,12 +30,31 @@ TORCH_EXECUTION: Mapping[str, bool | None] = {
     "differentiable": False,
 }
 """torch.optim's execution settings, with their defaults. Every class accepts them, so that a call written for torch
-works; ``engine=`` decides instead, and the numbers do not depend on it:
+works; ``engine=`` decides instead, and the numbers do not depend on it. See :data:`SETTINGS`."""
 
-- ``fused``, ``foreach``: no effect: ``engine="auto"`` takes the fastest engine that can update each parameter;
-- ``capturable=True``: one warning per process, since a CUDA graph cannot replay a step;
-- ``differentiable=True``: refused, since autograd does not record a step.
+SETTINGS = """
+Other Parameters:
+    params: what to update: tensors, pairs of name and tensor (``model.named_parameters()``), or groups: dictionaries
+        with ``"params"`` and settings of their own.
+    engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"eager"``, ``"compiled"`` or
+        ``"reference"``.
+    state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.
+    rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``.
+    seed: the seed of the noise for rounding at random; None takes torch's own seed, which is not advanced.
+    paged: True, a folder or :class:`gradstep.Pages` keeps state in memory-mapped files; for parameters on a GPU, True
+        keeps it in the host's memory.
+    page_budget: bytes of paged state that may be in memory, or on the GPU, such as ``"1GB"``; None takes 512 MB.
+    model: the module whose parameters are optimized, to find its embeddings: their state stays float32.
+        :func:`gradstep.param_groups` finds them too; without either they are guessed from names.
+    fused, foreach: torch's; no effect.
+    capturable: torch's; True gives one warning per process, since a CUDA graph cannot replay a step.
+    differentiable: torch's; True is refused, since autograd does not record a step.
+
+Raises:
+    ValueError: a setting out of its bounds, unknown, or impossible with the others or with a parameter.
+    TypeError: a setting that the optimizer lacks, or of the wrong type.
 """
+"""The part of the docstring that all optimizer classes share."""
 
 
 _BETAS_ALIKE = {RULES["Adam"], RULES["AdamW"]}

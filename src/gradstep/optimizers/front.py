@@ -54,6 +54,14 @@ class Optimizer(torch.optim.Optimizer):
     """The base class of all gradstep optimizers for PyTorch; :func:`gradstep.optimizer` makes one from a rule.
 
     State, ``param_groups`` and ``state_dict`` have torch's keys. Checkpoints do not contain the engine.
+
+    Args:
+        params: tensors, pairs of name and tensor, or groups.
+        positional, named: the rule's settings, in its own order, and those of every optimizer, by name.
+
+    >>> import torch, gradstep
+    >>> issubclass(gradstep.Lion, gradstep.Optimizer), gradstep.Lion.rule() is gradstep.rules.Lion
+    (True, True)
     """
 
     preset: ClassVar[Mapping[str, Any]] = {}
@@ -154,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters with its own settings, as in torch, with more checks.
+        """Add ``param_group``, a group of parameters with its own settings, as in torch, with more checks.
 
         Raises:
             ValueError: a setting is out of its bounds, or a parameter is in the optimizer already.
@@ -262,7 +270,7 @@ class Optimizer(torch.optim.Optimizer):
     step.hooked = True  # type: ignore[attr-defined]  # torch's own wrapper would cost a fifth of a small step's time
 
     def register_observer(self, observer: Observer) -> RemovableHandle:
-        """Call an observer at every later step, until the handle's ``remove()``; copies are not observed."""
+        """Call ``observer`` at every later step, until the handle's ``remove()``; copies are not observed."""
         self._observers = OrderedDict() if self._observers is None else self._observers
         handle = RemovableHandle(self._observers)
         self._observers[handle.id] = observer

@@ -27,6 +27,10 @@ class Plans:
     Attributes:
         plans: the plan of each combination.
         budget: bytes of the device; ``source`` says where the figure is from.
+
+    >>> found = plans("3B", budget="32GB")
+    >>> len(found.plans), found.best.device, found.best.choice.state
+    (30, 30023437504, '8bit')
     """
 
     plans: tuple[Plan, ...]

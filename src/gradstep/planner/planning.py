@@ -35,6 +35,10 @@ class Plan:
         code: lines of Python that set this up, for a variable ``model``.
         budget: bytes of the device; None if unknown.
         binary: whether to print GiB (2³⁰ bytes) instead of GB (10⁹).
+
+    >>> found = plan("124M", state="8bit", budget="2GB")
+    >>> found.of("state"), found.device, found.fits
+    (248968754, 1240968754, True)
     """
 
     model: str
@@ -50,11 +54,11 @@ class Plan:
     binary: bool = False
 
     def of(self, kind: str) -> int:
-        """Return the bytes of one kind in all places."""
+        """Return the bytes of a ``kind`` (``"weights"``, ``"gradients"``, ``"state"``, ``"extra"``) in all places."""
         return sum(row.nbytes for row in self.rows if row.kind == kind)
 
     def on(self, place: str) -> int:
-        """Return the bytes in one place."""
+        """Return the bytes in a ``place``: ``"device"``, ``"host"`` or ``"disk"``."""
         return sum(row.nbytes for row in self.rows if row.place == place)
 
     @property

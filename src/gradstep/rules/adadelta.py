@@ -32,6 +32,12 @@ class Adadelta(Rule):
     State: ``square_avg`` v and ``acc_delta`` u, each of the parameter's shape.
 
     Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, Algorithm 1.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.Adadelta([p]).step()  # first steps have about the size √(ε / (1 − ρ)), whatever the gradient
+    >>> (p.data - 1).round(5).tolist()
+    [-0.00302, 0.00316]
     """
 
     lr: float = learning_rate(1.0)

@@ -42,6 +42,9 @@ class Adafactor(Rule):
     Algorithms 4 to 6, in torch.optim's form: it factors the last two axes and bounds V below by ε₁², where the paper
     and Hugging Face add ε₁ to g². Deviation from torch.optim: for a float16 or bfloat16 parameter ε₁ = None is
     float32's epsilon, since that is the arithmetic here; torch takes the parameter's own.
+
+    >>> [(slot.name, slot.shape((8, 3))) for slot in Adafactor().slots(2)]  # 11 numbers instead of 24
+    [('row_var', (8, 1)), ('col_var', (1, 3))]
     """
 
     lr: float = learning_rate(1e-2)

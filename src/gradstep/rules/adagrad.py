@@ -32,6 +32,14 @@ class Adagrad(Rule):
 
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
     JMLR 12 (2011), the diagonal form; γ and δ as in torch.optim.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> optimizer = gn.Adagrad([p], lr=0.1)
+    >>> optimizer.step()
+    >>> optimizer.step()  # shorter by √2
+    >>> p.data.round(4).tolist()
+    [0.8293, 1.1707]
     """
 
     lr: float = learning_rate(1e-2)

@@ -31,6 +31,12 @@ class Adamax(Rule):
     State: ``exp_avg`` m and ``exp_inf`` u, each of the parameter's shape.
 
     Source: Kingma and Ba, arXiv:1412.6980, Algorithm 2.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.Adamax([p], lr=0.1).step()  # the size of the first step is the learning rate
+    >>> p.data.round(4).tolist()
+    [0.9, 1.1]
     """
 
     lr: float = learning_rate(2e-3)

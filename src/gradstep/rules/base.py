@@ -24,6 +24,10 @@ class Slot:
         signed: False when the value is never negative (a second moment), which storage may exploit.
         fill: its value before the first step.
         collapsed: an axis along which only a mean is kept (its length is 1), or None for the parameter's own shape.
+
+    >>> from gradstep.rules import Adam
+    >>> Adam().slots(2) == (Slot("exp_avg"), Slot("exp_avg_sq", signed=False))
+    True
     """
 
     name: str
@@ -45,7 +49,7 @@ class Slot:
 
 @final
 class State:
-    """The slots of one parameter inside :meth:`Rule.update`: read ``s.exp_avg``, assign ``s.exp_avg``.
+    """The ``slots`` of one parameter inside :meth:`Rule.update`, by name: read ``s.exp_avg``, assign ``s.exp_avg``.
 
     >>> "exp_avg" in State(exp_avg=0.0)
     True

@@ -29,6 +29,12 @@ class Lion(Rule):
     State: ``exp_avg`` m, of the parameter's shape.
 
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, Algorithm 2.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.Lion([p], lr=0.1).step()
+    >>> p.data.round(4).tolist()
+    [0.9, 1.1]
     """
 
     lr: float = learning_rate(1e-4)

@@ -36,6 +36,12 @@ class NAdam(Rule):
 
     Source: Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop, Algorithm 2, with torch.optim's
     schedule of μ (ψ = 0.004; others differ).
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.NAdam([p], lr=0.1).step()  # a little longer than Adam's first step of 0.1
+    >>> p.data.round(4).tolist()
+    [0.8944, 1.1056]
     """
 
     lr: float = learning_rate(2e-3)
@@ -51,7 +57,7 @@ class NAdam(Rule):
         return (Slot("exp_avg"), Slot("exp_avg_sq", signed=False))
 
     def mu(self, step: int) -> float:
-        """Return the momentum of one step, μ_t."""
+        """Return the momentum of a ``step``, μ_t."""
         decayed: float = 0.96 ** (step * self.momentum_decay)
         return self.betas[0] * (1 - 0.5 * decayed)
 

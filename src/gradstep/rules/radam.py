@@ -34,6 +34,12 @@ class RAdam(Rule):
 
     Source: Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv:1908.03265, Algorithm 2; the
     threshold of 5 (the paper's is 4) as in the authors' code and torch.optim.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.RAdam([p], lr=0.1).step()  # the first five steps are momentum alone
+    >>> p.data.round(4).tolist()
+    [0.999, 11.0]
     """
 
     lr: float = learning_rate(1e-3)

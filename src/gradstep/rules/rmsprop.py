@@ -38,6 +38,12 @@ class RMSprop(Rule):
     is inside the root; here outside, as in torch.optim). The averages start at 0 and are not corrected.
     One deviation from torch.optim: a centered variance that rounding made negative counts as 0, where torch takes
     its root and writes NaN.
+
+    >>> import numpy as np, gradstep.numpy as gn
+    >>> p = gn.Parameter(np.array([1.0, 1.0]), grad=np.array([0.01, -100.0]))
+    >>> gn.RMSprop([p], lr=0.1).step()  # √(1 − α) is 0.1: uncorrected, the first step is 10 learning rates
+    >>> p.data.round(4).tolist()
+    [0.0, 2.0]
     """
 
     lr: float = learning_rate(1e-2)

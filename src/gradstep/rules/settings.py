@@ -122,7 +122,12 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def settings_of(rule: type) -> tuple[Field[Any], ...]:
-    """Return the hyperparameters of a rule class, in the order of its constructor (keyword-only ones last)."""
+    """Return the hyperparameters of a ``rule`` class, in the order of its constructor (keyword-only ones last).
+
+    >>> from gradstep.rules import Lion
+    >>> [(setting.name, setting.default) for setting in settings_of(Lion)]
+    [('lr', 0.0001), ('betas', (0.9, 0.99)), ('weight_decay', 0.0), ('maximize', False)]
+    """
     return tuple(sorted(fields(rule), key=lambda f: f.kw_only is True))
 
 

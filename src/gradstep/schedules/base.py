@@ -48,7 +48,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def value(self, update: int) -> float:
-        """Return the value at an update ≥ 0 (not checked); from ``updates`` on it is the last value."""
+        """Return the value at an ``update`` ≥ 0 (not checked); from ``updates`` on it is the last value."""
 
     @abstractmethod
     def boundaries(self, updates: int) -> tuple[int, ...]:
@@ -192,7 +192,16 @@ ENDLESS = 1000
 @final
 @dataclass(frozen=True)
 class PreviewRow:
-    """One update, its value, and the reason why it is shown."""
+    """One line of a :class:`Preview`.
+
+    Attributes:
+        update: the number of the update, 0 for the first.
+        value: the schedule's value there.
+        why: the reason why it is shown.
+
+    >>> PreviewRow(update=4, value=1.0, why="peak").value
+    1.0
+    """
 
     update: int
     value: float
@@ -202,7 +211,18 @@ class PreviewRow:
 @final
 @dataclass(frozen=True)
 class Preview:
-    """The updates of a schedule that matter, in ascending order; ``print`` shows them as a table."""
+    """The updates of a schedule that matter, made by :meth:`Schedule.preview`; ``print`` shows them as a table.
+
+    Attributes:
+        rows: the updates, in ascending order.
+
+    >>> from gradstep.schedules import warmup
+    >>> print(warmup(updates=4, to=1.0).preview())
+    update  value
+         0      0  first
+         3   0.75  peak, last
+         4      1  held from here on
+    """
 
     rows: tuple[PreviewRow, ...]
 

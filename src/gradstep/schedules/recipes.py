@@ -13,7 +13,16 @@ from gradstep.schedules.steps import constant
 
 
 class OneCycle(NamedTuple):
-    """The two schedules of one-cycle: ``lr, momentum = one_cycle(...)``."""
+    """The two schedules of one-cycle, each a function of the number of the update.
+
+    Attributes:
+        lr: the learning rate.
+        momentum: the momentum, low where the learning rate is high.
+
+    >>> cycle = one_cycle(0.1, updates=10)
+    >>> cycle.lr(0), cycle.momentum(0)
+    (0.004, 0.95)
+    """
 
     lr: Schedule
     momentum: Schedule

@@ -83,6 +83,13 @@ class Pages:
         budget: bytes of state that may be in memory.
         resume: continue with the files of an earlier run in the folder; otherwise they are never overwritten, and an
             error is raised.
+
+    Raises:
+        ValueError: a budget that is not above 0.
+        NotADirectoryError: the folder is a file.
+
+    >>> Pages(budget="2GB")
+    Pages(folder=None, budget=2000000000, resume=False)
     """
 
     folder: Path | None = None
@@ -99,12 +106,11 @@ class Pages:
 
     @classmethod
     def of(cls, paged: bool | str | Path | Pages, budget: str | int | None) -> Pages | None:
-        """Return the settings that ``paged=`` and ``page_budget=`` give; None for state in memory.
+        """Return the settings that an argument ``paged`` and a page ``budget`` give; None for state in memory.
 
         Raises:
             TypeError: ``paged`` is something else.
-            ValueError: a budget without pages, two budgets, or one that is not above 0.
-            NotADirectoryError: the folder is a file.
+            ValueError: a budget without pages, or two budgets.
         """
         if isinstance(paged, Pages):
             if budget is not None:

@@ -143,6 +143,15 @@ def load_checkpoint(
         ValueError: a damaged file, no checkpoint of gradstep, or a later format.
         KeyError: the file lacks a part that was passed.
         RuntimeError: the model's parameters or the optimizer's state do not match; the message lists them.
+
+    Example:
+        >>> import io, torch, gradstep
+        >>> file, model = io.BytesIO(), torch.nn.Linear(2, 1)
+        >>> gradstep.save_checkpoint(file, model=model, epoch=3)
+        >>> _ = file.seek(0)
+        >>> other = torch.nn.Linear(2, 1)
+        >>> gradstep.load_checkpoint(file, model=other), torch.equal(model.weight, other.weight)
+        ({'epoch': 3}, True)
     """
     parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
     content = _read_checkpoint(path)

@@ -132,6 +132,12 @@ class LrFound:
     Attributes:
         sweeps: every sweep with its curve.
         snapshot_bytes: bytes of the copies of weights, buffers and optimizer state.
+
+    >>> import gradstep, numpy as np
+    >>> lrs = np.geomspace(1e-5, 1.0, 100)
+    >>> found = LrFound((gradstep.LrSweep(0, lrs, 1 - 0.5 / (1 + (1e-2 / lrs) ** 2)),), snapshot_bytes=0)
+    >>> found.refusal, f"{found.lr:.4f}"
+    ('', '0.0095')
     """
 
     sweeps: tuple[LrSweep, ...]

@@ -14,7 +14,11 @@ from torch import nn
 @final
 @dataclass(frozen=True)
 class UpdateOutcome:
-    """The outcome of one update by :class:`gradstep.Stepper`.
+    """The outcome of one update by :class:`gradstep.Stepper`: the window of micro-batches, and the optimizers' step.
+
+    ``stepped``, ``grad_norm``, ``clip`` and ``reason`` are those of a :class:`gradstep.StepReport`, here of all the
+    stepper's optimizers together; the other attributes are the window's. A gradstep optimizer's own report, with its
+    statistics and settings, is in ``optimizer.last_step``.
 
     Attributes:
         stepped: False when the update was skipped: weights, optimizer state and schedule are unchanged.

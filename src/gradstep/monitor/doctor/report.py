@@ -19,6 +19,9 @@ class Diagnosis:
         findings: what is wrong, the likeliest cause first and consequences of other findings last.
         readings: the course of each quantity and its meaning.
         updates: number of updates in the record.
+
+    >>> print(Diagnosis(findings=(), readings=(), updates=1_000))
+    1,000 updates: nothing wrong found
     """
 
     findings: tuple[Finding, ...]

@@ -238,7 +238,7 @@ class LoadReport:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, part: str) -> LoadReport:
-        """Return the report with the name of a part of the run before every name."""
+        """Return the report with the name of a ``part`` of the run before every name."""
         names = tuple(f"{part} {name}" for name in self.loaded)
         return LoadReport(names, {f"{part} {name}": why for name, why in self.left_out.items()}, self.extra)
 
