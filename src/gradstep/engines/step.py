@@ -48,14 +48,9 @@ class StepReport:
         statistics: of all updated parameters, if :attr:`Optimizer.watch` or an observer requested them.
         rules: one per group, with the settings that the step used; empty if it was skipped.
 
-    >>> import torch, gradstep
-    >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
-    >>> w.grad = torch.tensor([6.0, 8.0])
-    >>> optimizer = gradstep.SGD([w], lr=0.5)
-    >>> optimizer.step(max_grad_norm=5.0)
-    >>> report = optimizer.last_step
-    >>> report.stepped, report.grad_norm, round(report.clip, 4), report.rules[0].lr
-    (True, 10.0, 0.5, 0.5)
+    >>> report = StepReport(stepped=True, grad_norm=10.0, clip=0.5)
+    >>> report.stepped, report.grad_norm * report.clip  # the norm after clipping
+    (True, 5.0)
     """
 
     stepped: bool
