@@ -133,6 +133,21 @@ def test_the_kernel_refuses_blocks_of_several_sizes():
         build_update(spec)
 
 
+def test_packed_codes_are_refused():
+    """Sizes follow from such fields, but no engine unpacks them yet."""
+
+    @dataclass(frozen=True)
+    class Packed(Octets):  # type: ignore[misc]  # a test's
+        @property
+        def fields(self) -> tuple[Field, ...]:
+            return Field(BYTE, per=2), Field(BYTE, "power", 128)
+
+    rule, float32 = AdamW(), Nearest(ELEMENTS["float32"])
+    assert Packed(signed=True).nbytes(256) == 130
+    with pytest.raises(TypeError, match=f"{NAME} packs the codes of several elements"):
+        UpdateSpec.of(rule, rule.slots(2), float32, float32, [Packed(slot.signed) for slot in rule.slots(2)])
+
+
 # -- state, checkpoints, pages, the planner ---------------------------------------------------------------------------
 
 

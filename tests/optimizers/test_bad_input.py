@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.optimizers.step.memory import conform_gradient
+from gradstep.optimizers.memory import conform_gradient
 from tests.registry import bad_cases, subjects
 from tests.training import assert_same_bits, give, normal, unchanged
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import gradstep
+from gradstep.optimizers import memory
 from gradstep.optimizers.arguments import build_rule
-from gradstep.optimizers.step import memory, memory_native
-from gradstep.optimizers.step.memory import Layouts, find_overlaps
+from gradstep.optimizers.memory import Layouts, find_overlaps
+from gradstep.optimizers.step import memory_native
 from gradstep.optimizers.step.memory_native import NativeLayouts
 from tests.training import leaked, normal
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fuzzing.tensors import Tagged, in_inference, leaked, normal
-from gradstep.optimizers.step.memory import lacks_memory
+from gradstep.optimizers.memory import lacks_memory
 
 
 class NotHere(Exception):

@@ -17,7 +17,7 @@ from fuzzing.cases import Case
 from fuzzing.mutations import ENTRIES, GROUPS, PARAMETERS, NotHere, World, load, spoil_in_place, spoil_state
 from fuzzing.tensors import BEHIND, GRADIENTS, normal
 from fuzzing.tensors import PARAMETERS as KINDS
-from gradstep.optimizers.step.memory import lacks_memory
+from gradstep.optimizers.memory import lacks_memory
 
 Values = dict[str, Tensor]
 """Parameters and their state, by name."""

@@ -52,7 +52,16 @@ class UpdateSpec:
     def of(
         rule: Rule, slots: Sequence[Slot], gradient: Elementwise, parameter: Elementwise, state: Sequence[Codec]
     ) -> UpdateSpec:
-        """Return the spec of a rule and the codecs of gradient, parameter and slots."""
+        """Return the spec of a rule and the codecs of gradient, parameter and slots.
+
+        Raises:
+            TypeError: a codec packs its codes.
+        """
+        for codec in state:
+            if any(field.per > 1 for field in codec.fields[:-1]):
+                raise TypeError(
+                    f"{codec.name} packs the codes of several elements into a number, which no engine reads"
+                )
         names = tuple(slot.name for slot in slots)
         coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
         second = next((slot.name for slot in slots if not slot.signed), "")

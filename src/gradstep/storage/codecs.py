@@ -33,7 +33,8 @@ class Field:
     Attributes:
         element: its element type.
         suffix: the addition to the slot's name in the field's key of the state.
-        per: how many elements of the parameter share one of its numbers.
+        per: how many elements of the parameter share one of its numbers. Only a scale may have more than one: engines
+            refuse codes that are packed into a number.
     """
 
     element: Element

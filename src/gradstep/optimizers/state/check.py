@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
 from gradstep.optimizers.state.storage import ParameterStorage, dtype_of, find_codec, keys_of
-from gradstep.optimizers.step.memory import PLAIN, lacks_memory, same_places
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS

@@ -14,11 +14,7 @@ from torch import Tensor
 
 from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.optimizers.arguments import parameter_names
-from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
-from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection
-from gradstep.optimizers.state.check import check_entry
-from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
-from gradstep.optimizers.step.memory import (
+from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
     extent,
@@ -27,6 +23,10 @@ from gradstep.optimizers.step.memory import (
     is_freed,
     is_symbolic_zero,
 )
+from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
+from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection
+from gradstep.optimizers.state.check import check_entry
+from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.mesh import MeshRanks
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.rules import Rule

@@ -5,7 +5,7 @@ longer than the update of a small tensor. torch's ``aoti_torch_get_*`` functions
 interface that torch keeps stable for compiled models; a handle is the address of a cell that holds a tensor's
 ``_cdata``. The loop gets ``_cdata``, the tensor's type and its ``is_neg()`` through Python's own C interface. Only the
 fused engine uses it, and only with the versions of torch that it was tested with. ``GRADSTEP_NATIVE=0`` in the
-environment switches it off; :class:`gradstep.optimizers.step.memory.Layouts`, in Python, takes its place.
+environment switches it off; :class:`gradstep.optimizers.memory.Layouts`, in Python, takes its place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Int64s
-from gradstep.optimizers.step.memory import PLAIN, lacks_memory
+from gradstep.optimizers.memory import PLAIN, lacks_memory
 
 TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
@@ -71,7 +71,7 @@ def read_layouts(tensors: list[Tensor]) -> Int64s:
 @final
 @dataclass(frozen=True)
 class NativeLayouts:
-    """The memory layouts of several real tensors, with :class:`gradstep.optimizers.step.memory.Layouts`' methods.
+    """The memory layouts of several real tensors, with :class:`gradstep.optimizers.memory.Layouts`' methods.
 
     Attributes:
         rows: (n, 5) from :func:`read_layouts`.
@@ -98,11 +98,11 @@ class NativeLayouts:
         return self.rows.ctypes.data, self._gradient_pointers.ctypes.data
 
     def still_hold(self, tensors: list[Tensor]) -> bool:
-        """As :meth:`Layouts.still_hold <gradstep.optimizers.step.memory.Layouts.still_hold>`."""
+        """As :meth:`Layouts.still_hold <gradstep.optimizers.memory.Layouts.still_hold>`."""
         return len(tensors) == len(self.rows) and _run(tensors, self._addresses[0], _COMPARE, 0)
 
     def pointers_of_likes(self, tensors: list[Tensor], dtype: torch.dtype) -> Int64s | None:
-        """As :class:`Layouts <gradstep.optimizers.step.memory.Layouts>` does; the next call overwrites the result."""
+        """As :class:`Layouts <gradstep.optimizers.memory.Layouts>` does; the next call overwrites the result."""
         rows, pointers = self._addresses
         if not _run(tensors, rows, _number_of(dtype), pointers):
             return None

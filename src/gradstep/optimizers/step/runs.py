@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gradstep.engines.base import KEY, LENGTH, Batch, Int64s, UpdateSpec
 from gradstep.engines.step import StepBatch
+from gradstep.optimizers.memory import array_of
 from gradstep.optimizers.sharded import ShardedParameter, find_runs
-from gradstep.optimizers.step.memory import array_of
 from gradstep.storage.noise import move_keys
 
 

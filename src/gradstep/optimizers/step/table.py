@@ -24,10 +24,10 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, Engine, Int64s, Ranks, UpdateSpec
 from gradstep.engines.statistics import DETAILS, Detail, RowLabels
 from gradstep.engines.step import StepBatch, StepTable
+from gradstep.optimizers.memory import Layouts, array_of, conform_gradient, is_freed
 from gradstep.optimizers.sharded import ShardedParameter, local_tensor
 from gradstep.optimizers.state.arrays import install_entries
 from gradstep.optimizers.state.check import MOST_STEPS
-from gradstep.optimizers.step.memory import Layouts, array_of, conform_gradient, is_freed
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.step.runs import Runs, update_runs
 from gradstep.rules import Rule
