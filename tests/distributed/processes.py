@@ -1,9 +1,11 @@
 """Start local processes that share tensors through gloo, and collect what each of them returns."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ STARTS = 3
 
 def run(function: Callable[..., Any], ranks: int, *arguments: Any, timeout: float = 150) -> list[Any]:
     """Return the result of the function on each rank; a start in which gloo finds no connection is repeated."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **quiet, "GLOO_SOCKET_IFNAME": "lo"}
     name = f"{function.__module__}:{function.__qualname__}"
     for last in [False] * (STARTS - 1) + [True]:
         with tempfile.TemporaryDirectory() as folder:
@@ -30,11 +33,14 @@ def run(function: Callable[..., Any], ranks: int, *arguments: Any, timeout: floa
                     with Path(folder, f"log{rank}").open("wb") as log:
                         of_rank = [*command, str(rank)]
                         processes.append(subprocess.Popen(of_rank, cwd=ROOT, env=environment, stdout=log, stderr=log))
-                for process in processes:
-                    process.wait(timeout=timeout)
+                end = time.monotonic() + timeout
+                while time.monotonic() < end and None in [process.poll() for process in processes]:
+                    if any(process.poll() for process in processes):
+                        end = min(end, time.monotonic() + 10)  # one has failed, and the others may wait for it
+                    time.sleep(0.05)
             finally:
                 for process in processes:
-                    process.kill()
+                    process.send_signal(signal.SIGABRT)  # a process that hangs writes its stack
                     process.wait()
             if any(process.returncode for process in processes):
                 texts = [Path(folder, f"log{rank}").read_text(errors="replace")[-3000:] for rank in range(ranks)]

@@ -35,7 +35,7 @@ from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
-from gradstep.optimizers.step.build import build_batches
+from gradstep.optimizers.step.build import build_batches, create_state
 from gradstep.optimizers.step.table import Table
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import Rule, settings_of
@@ -299,7 +299,7 @@ class Optimizer(torch.optim.Optimizer):
                 if table is None or batches is None:
                     table, batches = build_batches(self._engine, self._storage, self._paged, *now)
                 check, ranks = grad_scale is not None, table.ranks
-                report = take_step(
+                report = create_state(table, batches, *now[1:]) or take_step(
                     table, batches, rules, scale=scale, max_grad_norm=norm, check=check, detail=detail, ranks=ranks
                 )
                 if report.stepped:

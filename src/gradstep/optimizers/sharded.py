@@ -50,10 +50,8 @@ def sharded_axes(tensor: DTensor) -> list[int | None]:
     return [None if kind.is_replicate() else kind.dim for kind in tensor.placements]  # type: ignore[attr-defined]
 
 
-def explain_refusal(p: Tensor, name: str) -> str | None:
-    """Return why a DTensor cannot be updated through its local tensor, and what to do; None for any other parameter."""
-    if not is_distributed(p):
-        return None
+def explain_refusal(p: DTensor, name: str) -> str | None:
+    """Return why a DTensor cannot be updated through its local tensor, and what to do; None if it can."""
     if any(kind.is_partial() for kind in p.placements):
         return (
             f"{name} has placements {p.placements}: its processes hold summands, and no process has the numbers to "
@@ -95,6 +93,19 @@ def block_shape(p: DTensor, per: int) -> tuple[int, ...] | None:
     if ways.keys() == {0} and shape[0] % shards == 0 and count // shards % per == 0:
         return (count // per,)
     return None
+
+
+def flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
+    """Return the state of a whole parameter with the scales of its blocks as (blocks,), in which shards have rows.
+
+    Args:
+        entry: the state.
+        fields: every array by its key.
+    """
+    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
+    if all(entry[key].dim() == 1 for key in scales):
+        return entry
+    return {**entry, **{key: entry[key].reshape(-1) for key in scales}}
 
 
 def find_runs(p: DTensor) -> Int64s:
@@ -238,7 +249,7 @@ class ShardedParameter:
                     f"{self.placements} on {self.mesh}: load it with torch.distributed.checkpoint, which reshards"
                 )
             local = value.to_local()
-            return local.reshape(-1) if field is not None and field.per > 1 else local
+            return local if value.shape == self.parameter.shape else local.reshape(-1)  # scales
 
     def distribute(
         self, entry: Mapping[str, Any], fields: Mapping[str, Field], old: Mapping[str, Any] | None = None
@@ -260,8 +271,8 @@ class ShardedParameter:
 
         if isinstance(old, DTensor) and local_tensor(old).data_ptr() == value.data_ptr() and value.numel():
             return old
-        shape = tuple(self.parameter.shape)
-        if field.per > 1:
+        shape = tuple(self.parameter.shape if self.place.dims else value.shape)
+        if self.place.dims and field.per > 1:
             blocks = block_shape(self.parameter, field.per)
             assert blocks is not None  # such a parameter is refused
             shape, value = blocks, value.view(self._local_block_shape(blocks, field.per))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from gradstep.optimizers.checkpoint.matching import (
     rename_codes,
     restore_code_names,
 )
+from gradstep.optimizers.sharded import ShardedParameter, flatten_scales, is_distributed
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
 from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
@@ -134,8 +135,8 @@ def prepare_load(
     new = [merge_group(rule, defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
 
     errors: list[Fault] = []
-    wrong, lossy, fitting = [], [], {}
-    regular = set()
+    wrong, lossy = [], []
+    fitting: dict[Any, _Fitting] = {}
     left_out = dict.fromkeys(matched.unexpected, "in the checkpoint only")
     for index, (group, keys) in enumerate(zip(new, matched.keys, strict=True)):
         group_rule = build_saved_rule(rule, group)
@@ -148,18 +149,22 @@ def prepare_load(
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
-            if type(entry) is dict and is_regular(p, stored, group_rule, entry):  # usual, in a fifth of the time
-                fitting[key] = p, stored, name
-                regular.add(key)
+            shard = ShardedParameter(p, name) if is_distributed(p) else None
+            like = p if shard is None else shard.local
+            entry = flatten_scales(entry, stored.fields) if shard is None else shard.localize(entry, stored.fields)
+            regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)
+            fits = _Fitting(p, like, shard, stored, name, entry, regular)
+            if regular:  # usual, in a fifth of the time
+                fitting[key] = fits
                 continue
-            unfit = misfits(p, stored, group_rule, entry, strict=header is None)
+            unfit = misfits(like, stored, group_rule, entry, strict=header is None)
             if unfit and not strict and choose_error(unfit) is RuntimeError:  # other errors mean a damaged checkpoint
                 left_out[name] = "; ".join(fault.line for fault in unfit)
                 continue
             errors += unfit
             wrong += [f"{name}: {fault.line}" for fault in unfit]
-            lossy += [] if unfit else [f"{name}: {line}" for line in losses(p, stored, entry)]
-            fitting[key] = p, stored, name
+            lossy += [] if unfit else [f"{name}: {line}" for line in losses(like, stored, entry)]
+            fitting[key] = fits
     if wrong:
         kind = choose_error(errors)
         remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
@@ -175,16 +180,43 @@ def prepare_load(
     state: defaultdict[Any, Any] = defaultdict(dict)  # as in torch: wrappers index entries that do not exist yet
     for key, entry in state_dict["state"].items():
         if key in fitting:
-            p, stored, name = fitting[key]
-            if key in regular and not on_host:
-                state[p] = {name: value.detach().clone() for name, value in entry.items()}
-                continue
-            state[p] = _copy_entry(p.detach().to("cpu") if on_host else p, stored, entry, name)
+            state[fitting[key].parameter] = fitting[key].copy(on_host=on_host)
         elif key not in of_parameters:
             state[key] = entry  # of no parameter: the same object, as in torch
     if header is not None:
         storage = replace(storage, seed=header.get("seed", storage.seed))
-    return PreparedLoad(new, state, storage, LoadReport(tuple(name for _, _, name in fitting.values()), left_out))
+    return PreparedLoad(new, state, storage, LoadReport(tuple(fits.name for fits in fitting.values()), left_out))
+
+
+class _Fitting(NamedTuple):
+    """An entry of a checkpoint that fits its parameter.
+
+    Attributes:
+        parameter: the parameter.
+        like: the tensor that its state is like: the parameter, or its local tensor.
+        shard: the parameter, if it is distributed.
+        stored: the codecs of parameter and slots.
+        name: its name.
+        entry: its state, of this process.
+        regular: whether the entry is exactly as the optimizer makes it.
+    """
+
+    parameter: Tensor
+    like: Tensor
+    shard: ShardedParameter | None
+    stored: ParameterStorage
+    name: str
+    entry: Mapping[str, Any]
+    regular: bool
+
+    def copy(self, *, on_host: bool) -> dict[str, Any]:
+        """Return a copy of the entry in the optimizer's storage; on the CPU, wherever the parameter is, if on_host."""
+        if self.regular and not on_host:
+            entry = {name: value.detach().clone() for name, value in self.entry.items()}
+        else:
+            like = self.like.detach().to("cpu") if on_host else self.like
+            entry = _copy_entry(like, self.stored, self.entry, self.name)
+        return entry if self.shard is None else self.shard.distribute(entry, self.stored.fields)
 
 
 def check_form(state_dict: Mapping[str, Any]) -> None:

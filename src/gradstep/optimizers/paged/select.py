@@ -8,6 +8,7 @@ from gradstep.optimizers.paged.files import FilePlacement
 from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
 from gradstep.optimizers.paged.placement import NewParameter, Placement
+from gradstep.optimizers.sharded import is_distributed
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
 
@@ -22,6 +23,11 @@ def choose_placement(pages: Pages, rule: type[Rule], parameters: Sequence[NewPar
     if not rule.elementwise:
         raise ValueError(f"paged= is for state of the parameters' size, and {rule.__name__} keeps a row and a column")
     for name, p, stored in parameters:
+        if is_distributed(p):
+            raise ValueError(
+                f"paged= is for parameters of one process, and {name} is a DTensor; FSDP2's CPUOffloadPolicy keeps "
+                "parameters and their state in the host's memory"
+            )
         if p.is_complex():
             raise ValueError(f"paged= is for real parameters, and {name} is complex")
         if not stored.slots:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
 from gradstep.optimizers.memory import is_addressable
-from gradstep.optimizers.sharded import block_shape, explain_refusal, is_distributed, local_tensor
+from gradstep.optimizers.sharded import block_shape, explain_refusal, is_distributed, local_tensor, sharded_axes
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import ELEMENTS, Element, Native
@@ -31,6 +31,9 @@ from gradstep.storage.policy import (
     slot_codec,
     stays_float32,
 )
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def element_of(dtype: torch.dtype) -> Element:
@@ -314,14 +317,19 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
     )
 
 
-def _check_distributed(p: Tensor, stored: ParameterStorage, name: str) -> None:
-    """Refuse a DTensor whose local tensor cannot be updated with these codecs as one process would update the whole.
+def _check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, name: str) -> None:
+    """Refuse a DTensor whose local tensor cannot be updated as one process would update the whole.
 
     Raises:
         ValueError: with the reason and what to do.
     """
     refusal = explain_refusal(p, name)
-    assert is_distributed(p)
+    if refusal is None and not rule.elementwise and any(axis is not None for axis in sharded_axes(p)):
+        refusal = (
+            f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
+            "this process has a part of it: take an elementwise rule such as AdamW or Lion, or "
+            "ZeroRedundancyOptimizer, which divides whole parameters among the processes"
+        )
     for field in stored.fields.values():
         if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
             refusal = (
@@ -393,8 +401,8 @@ class Choices:
     def _decide(self, p: Tensor, name: str) -> Choice:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         label = f"{name} of shape {tuple(p.shape)}"
-        if is_distributed(p) and self._rule.elementwise:
-            _check_distributed(p, stored, name)
-        own = traits(local_tensor(p) if self._rule.elementwise else p, noisy=stored.noisy)
+        if is_distributed(p):
+            _check_distributed(p, type(self._rule), stored, name)
+        own = traits(local_tensor(p), noisy=stored.noisy)
         engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), own, label, "tensor on the CPU")
         return Choice(engine, reason, stored)

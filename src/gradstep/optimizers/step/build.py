@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
+from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.memory import (
     PLAIN,
@@ -80,6 +81,29 @@ def build_batches(
     return table, batches
 
 
+def create_state(
+    table: Table,
+    batches: Sequence[TorchBatch],
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Tensor, Any],
+) -> StepReport | None:
+    """Create the state and return a report, if this first step has a learning rate of 0 and gradients of 0.
+
+    torch's distributed checkpoints take such a step to create the state. It is no update: the first real one must be
+    what it would have been without it.
+
+    Returns:
+        The report; None if this is another step, for which nothing was done.
+    """
+    if state or not batches or not all("lr" in group and float(group["lr"]) == 0 for group in groups):
+        return None
+    moves = [float(batch.largest_gradient() != 0) for batch in batches]
+    if max(moves) if table.ranks is None else table.ranks.combine(batches, moves, "max"):
+        return None
+    table.install()
+    return StepReport(stepped=False, reason="lr and gradients are 0: the state was created, and nothing was updated")
+
+
 @pause_garbage_collection()
 def build_table(
     engine: str,
@@ -95,8 +119,7 @@ def build_table(
     _check_parameters(flat, names)
     sizes = [len(g["params"]) for g in groups]
     group_of = np.repeat(np.arange(len(groups)), sizes)
-    elementwise = not rules or rules[0].elementwise  # other rules look at whole tensors, as DTensors do
-    shards = {i: ShardedParameter(p, names[i]) for i, p in enumerate(flat) if is_distributed(p) and elementwise}
+    shards = {i: ShardedParameter(p, names[i]) for i, p in enumerate(flat) if is_distributed(p)}
     gradients = [p.grad for p in flat]
     old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
     stateful = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
