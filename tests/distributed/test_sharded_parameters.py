@@ -9,7 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
@@ -270,7 +275,8 @@ def load(folder: str, mesh: Any, forms: Any) -> list[str]:
         else:
             empty = form == "broadcast" and dist.get_rank() != 0
             state = ({}, {}) if empty else torch.load(f"{folder}/{number}full", weights_only=True)
-        set_state_dict(model, optimizer, model_state_dict=state[0], optim_state_dict=state[1], options=options)
+        set_model_state_dict(model, state[0], options=options)
+        set_optimizer_state_dict(model, optimizer, state[1], options=options)
         expected.take_steps(other, 1, 4)
         for stage in ("loaded", "went on"):
             found += [f"{case} {form} {stage}: {fault}" for fault in faults(optimizer, model.w, other, expected.w)]
