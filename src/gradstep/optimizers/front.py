@@ -291,15 +291,15 @@ class Optimizer(torch.optim.Optimizer):
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:
                 rules = build_rules(self._rule, self.param_groups)
-                if self.grad_scale != 1.0:
-                    scale *= check_positive("grad_scale", self.grad_scale)
+                scale *= 1.0 if self.grad_scale == 1.0 else check_positive("grad_scale", self.grad_scale)
                 now = (rules, self.param_groups, self.__dict__["state"])
-                table = self._table
+                table, created = self._table, None
                 batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
                 if table is None or batches is None:
                     table, batches = build_batches(self._engine, self._storage, self._paged, *now)
+                    created = create_state(table, batches, *now[1:])
                 check, ranks = grad_scale is not None, table.ranks
-                report = create_state(table, batches, *now[1:]) or take_step(
+                report = created or take_step(
                     table, batches, rules, scale=scale, max_grad_norm=norm, check=check, detail=detail, ranks=ranks
                 )
                 if report.stepped:
