@@ -282,10 +282,32 @@ def test_what_no_optimizer_updates_is_found():
     report = watched(model, optimizer)
     assert told(report) == {
         "0.weight": (Result.RIGHT, "AdamW"),
-        "0.bias": (Result.UNSTEPPED, "not moved: its learning rate is 0"),
+        "0.bias": (Result.FROZEN, "frozen: its group's learning rate is 0"),
         "2.weight": (Result.UNSTEPPED, "held by no optimizer, though it needs a gradient"),
         "2.bias": (Result.FROZEN, "frozen: it needs no gradient"),
     }
+
+
+@pytest.mark.parametrize(
+    ("steps", "result", "received"),
+    [
+        (1, Result.OPEN, "not judged: the learning rate was 0 in the only step that was watched"),
+        (4, Result.UNSTEPPED, "not moved: the learning rate was 0 in all of its 4 steps"),
+    ],
+)
+def test_a_learning_rate_of_0_everywhere_is_the_reason(steps, result, received):
+    # One such step is how most warmups begin; more of them are a schedule that does not move.
+    model = network()
+    report = watched(model, torch.optim.SGD(model.parameters(), lr=0.0), steps=steps)
+    assert {*told(report).values()} == {(result, received)}
+
+
+def test_a_warmup_from_0_is_followed():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    assert watched(model, optimizer).passed
 
 
 def test_an_optimizer_of_another_model_s_parameters_is_found():
@@ -316,6 +338,18 @@ def test_two_optimizers_on_one_parameter_are_found_and_a_wrapper_is_not_taken_fo
     with gradstep.watch_rules(inner, outer, model=model) as watch:
         train(model, outer)
     assert {p.result for p in watch.report.parameters} == {Result.RIGHT}, str(watch.report)
+
+
+def test_optimizers_that_train_one_after_the_other_are_judged_each():
+    model = network()
+    kinds = [torch.optim.Adam, torch.optim.Adam, type("Lion", (torch.optim.SGD,), {})]
+    made = [kind(model.parameters(), lr=0.01) for kind in kinds]
+    for count, results in ((2, {(Result.RIGHT, "Adam")}), (3, {(Result.WRONG, "received SGD's update")})):
+        with gradstep.watch_rules(*made[:count], model=model) as watch:
+            for optimizer in made[:count]:
+                train(model, optimizer, steps=25)
+        assert {*told(watch.report).values()} == results, watch.report
+        assert watch.report.parameters[0].optimizer == ", then ".join(("Adam", "Lion")[: count - 1])
 
 
 def test_a_step_that_is_replaced_is_found():

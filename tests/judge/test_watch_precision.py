@@ -111,6 +111,34 @@ def test_updates_that_are_rounded_away_are_open(kind):
     }
 
 
+@pytest.mark.parametrize("rounding", ["kahan", "master"])
+@pytest.mark.parametrize("dtype", [B16, torch.float16])
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Lion", "Adafactor"])
+def test_updates_that_the_state_holds_are_judged(name, dtype, rounding):
+    # bfloat16 itself resolves 2⁻⁸ of a weight, float16 2⁻¹¹: these updates are smaller, and the state holds them.
+    settings = {"lr": 3e-5 if dtype is B16 else 1e-5, "rounding": rounding}
+    report = watch_training(getattr(gradstep, name), settings, dtype)
+    judged = [p for p in report.parameters if len(p.shape) > 1]
+    assert {(p.result, p.received) for p in judged} == {(Result.RIGHT, name)}, report
+
+
+@pytest.mark.parametrize("rounding", ["kahan", "master"])
+def test_updates_of_another_length_are_found_in_what_the_state_holds(rounding, monkeypatch):
+    monkeypatch.setattr("gradstep.judge.updates.matching._name_update", lambda *_: "received another update")
+
+    class AdamW(gradstep.AdamW):
+        def step(self, closure=None):
+            rates = [group["lr"] for group in self.param_groups]
+            for group in self.param_groups:
+                group["lr"] *= 0.7
+            super().step(closure)
+            for group, lr in zip(self.param_groups, rates):
+                group["lr"] = lr
+
+    report = watch_training(AdamW, {"lr": 3e-5, "rounding": rounding}, B16)
+    assert {p.result for p in report.parameters if len(p.shape) > 1} == {Result.WRONG}, report
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, gradstep.AdamW])
 def test_state_that_overflows_is_open(kind):
     report = watch_training(kind, {"lr": 1e-3}, F32, scale=1e30, steps=3)

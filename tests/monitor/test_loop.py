@@ -214,3 +214,29 @@ def test_hooks_leave_with_the_monitor(tmp_path):
     gc.collect()
     assert gone() is None
     assert len(torch_optimizer._global_optimizer_post_hooks) == known
+
+
+@pytest.mark.parametrize("held", ["all", "not the last bias"])
+def test_parameters_that_another_optimizer_trains_are_not_missing(tmp_path, held):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1][: None if held == "all" else -1]
+    optimizers = [gradstep.SGD(matrices, lr=1e-2), torch.optim.AdamW(vectors, lr=1e-3)]
+    folders = [tmp_path / "matrices", tmp_path / "vectors"]
+    monitors = [gradstep.Monitor(o, model=model, sinks=[JsonLines(f)]) for o, f in zip(optimizers, folders)]
+    for _ in range(20):
+        x = torch.randn(16, 4)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        model.zero_grad()
+        loss.backward()
+        for optimizer, monitor in zip(optimizers, monitors):
+            optimizer.step()
+            monitor.log(loss=loss)
+    for monitor, folder in zip(monitors, folders):
+        monitor.close()
+        missing = [] if held == "all" else ["2.bias"]
+        assert [p.name for p in read_run(folder).header.unregistered] == missing
+        assert len(read_run(folder).updates) == 20
+        findings = {f.cause.name for f in gradstep.diagnose(folder).findings}
+        assert ("not_registered" in findings) == bool(missing)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
+from gradstep.judge.algebra.trace import key_of
 from gradstep.judge.formula import Formula, Stepper
 from gradstep.judge.scenario import Gradients, Scenario, Trajectory, Values, flat
 from gradstep.rules import Rule
@@ -84,32 +85,57 @@ class FormulaRun:
         settings = [scenario.settings_of(0 if first_only else i) for i in range(len(scenario.initial))]
         if self.habits.one_rate and "lr" in scenario.settings:
             settings = [{**own, "lr": scenario.settings["lr"]} for own in settings]
-        self.rules = [formula.settings(own) for own in settings]
-        self.values = [np.array(v) for v in scenario.initial]
+        # Parameters with the same settings share one rule: its constructor checks them, which takes long.
+        self.rules = [formula.settings(settings[0])]
+        self.rules += [self.rules[0] if own == settings[0] else formula.settings(own) for own in settings[1:]]
+        self.joined = self._can_join(settings)
+        self.values = [np.array(scenario.start)] if self.joined else [np.array(v) for v in scenario.initial]
         self.states = self._make_states()
         self.steppers = self._make_steppers()
         self.divided = False
         self.calls = self.visits = 0
         self.overwritten: list[Values | None] = [None] * len(self.values)
 
+    def _can_join(self, settings: list[dict[str, Any]]) -> bool:
+        """Whether every step does the same with every element, so that all parameters can be computed as one vector."""
+        formula, habits, scenario, rule = self.formula, self.habits, self.scenario, self.rules[0]
+        if not formula.rule.elementwise or any(own != settings[0] for own in settings):
+            return False
+        if habits.shared or habits.skips_zero or habits.writes_gradient or habits.clock == "visits":
+            return False
+        if any(g is None for gradients in scenario.gradients for g in gradients):
+            return False
+        if len({key_of(rule, v.ndim) for v in scenario.initial}) > 1:
+            return False
+        program = formula.program(rule, scenario.initial[0].ndim) if formula.edits else None
+        return program is None or program.elementwise
+
     def _make_states(self) -> list[_ParameterState]:
         states = [_ParameterState(rule, value) for rule, value in zip(self.rules, self.values)]
         return [states[0]] * len(states) if self.habits.shared else states
 
     def _make_steppers(self) -> list[Stepper]:
-        return [self.formula.stepper(rule, value.ndim) for rule, value in zip(self.rules, self.values)]
+        steppers: dict[tuple[int, int], Stepper] = {}
+        for rule, value in zip(self.rules, self.values):
+            key = id(rule), value.ndim
+            if key not in steppers:
+                steppers[key] = self.formula.stepper(rule, value.ndim)
+        return [steppers[id(rule), value.ndim] for rule, value in zip(self.rules, self.values)]
 
     def step(self, number: int, gradients: Gradients) -> Values:
         """Take the step of this number (the first is 1) and return all elements as one vector."""
         habits = self.habits
         if number in self.scenario.rates and not habits.latched and "lr" not in habits.ignores:
-            self.rules = [_with_rate(rule, self.scenario.rates[number]) for rule in self.rules]
+            changed = {id(rule): _with_rate(rule, self.scenario.rates[number]) for rule in self.rules}
+            self.rules = [changed[id(rule)] for rule in self.rules]
             self.steppers = self._make_steppers()
         if number == self.scenario.reload_at and habits.forgets != "nothing":
             for state, fresh in zip(self.states, self._make_states()):
                 state.forget(habits.forgets, fresh)
             self.calls = self.visits = self.calls if habits.forgets == "slots" else 0
         self.calls += 1
+        if self.joined:
+            gradients = (flat(cast("tuple[Values, ...]", gradients)),)
         for i, gradient in enumerate(gradients):
             g = gradient
             if g is None:

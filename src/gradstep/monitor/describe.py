@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,20 +11,24 @@ from torch.optim import Optimizer
 
 import gradstep
 from gradstep.monitor.record import Group, Header, Parameter
+from gradstep.monitor.statistics import list_parameters
 from gradstep.optimizers.arguments import parameter_names
 
 
-def make_header(optimizer: Optimizer, model: nn.Module | None, **fields: Any) -> Header:
+def make_header(
+    optimizer: Optimizer, model: nn.Module | None, others: Iterable[Optimizer] = (), **fields: Any
+) -> Header:
     """Make the header of a run.
 
     Args:
         optimizer: the optimizer to monitor.
         model: gives names and module classes; its parameters that no group holds are listed as unregistered.
+        others: optimizers that train other parameters of the model, which are then not listed.
         fields: further fields of :class:`Header`.
     """
     names = {} if model is None else _names_and_modules(model)
     groups = [Group(_group_name(group, i), _json_settings(group)) for i, group in enumerate(optimizer.param_groups)]
-    registered: set[Tensor] = set()
+    registered: set[Tensor] = {p for other in others for p in list_parameters(other)}
     parameters = []
     for index, group in enumerate(optimizer.param_groups):
         for name, p in zip(parameter_names(group, index), group["params"], strict=True):

@@ -76,6 +76,11 @@ class LoopWatcher:
             return False
         return any(bool(count) for count in self._nonzero_counts) if self._nonzero_counts else None
 
+    @property
+    def others(self) -> list[Optimizer]:
+        """The other optimizers that have stepped, whatever parameters they have."""
+        return list(self._shares)
+
     def close(self) -> None:
         """Remove all hooks."""
         self._close_global()

@@ -122,10 +122,11 @@ class Monitor:
         self.optimizer = optimizer
         self._outbox = Outbox(sinks, single=per_parameter)
 
-        def header(first_update: int) -> Header:
+        def header(first_update: int, others: Sequence[torch.optim.Optimizer]) -> Header:
             return make_header(
                 optimizer,
                 model,
+                others,
                 first_update=first_update,
                 every=int(every),
                 planned_updates=planned_updates,

@@ -28,7 +28,7 @@ class StepRecorder(Observer):
     Args:
         optimizer: the optimizer to watch; it keeps this object alive until :meth:`close`.
         outbox: the queue of records; it is closed when this object is garbage collected.
-        header: makes a header, given the number of the next update.
+        header: makes a header, given the number of the next update and the other optimizers that have stepped.
         every: record every so many updates.
         detail: the detail that a gradstep optimizer collects; other optimizers always give each parameter.
         scaler: the ``GradScaler`` of a loop without stepper.
@@ -42,13 +42,17 @@ class StepRecorder(Observer):
     """Whether the last update is one of those to record."""
     _group_sizes: tuple[int, ...] | None = None
     """The number of parameters in each group in the last header; None before the first step."""
+    _unregistered: int = 0
+    """The number of the model's parameters without optimizer in the last header."""
+    _other_count: int = 0
+    """The number of other optimizers that it was made with."""
     _begin: float = 0.0
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         outbox: Outbox,
-        header: Callable[[int], Header],
+        header: Callable[[int, Sequence[torch.optim.Optimizer]], Header],
         *,
         every: int,
         detail: Detail,
@@ -145,8 +149,15 @@ class StepRecorder(Observer):
         self.updates += 1
 
     def _send_header(self) -> None:
-        """Give the sinks a header before the first step, and again after the groups have changed."""
+        """Give the sinks a header before the first step, and again when it has changed.
+
+        It changes with the groups, and when another optimizer is seen to train parameters that this one lacks.
+        """
         sizes = tuple([len(group["params"]) for group in self._optimizer.param_groups])
-        if sizes != self._group_sizes:
-            self._outbox.open(self._make_header(self.updates))
-            self._group_sizes = sizes
+        others = self._loop.others if self._unregistered else []
+        if sizes == self._group_sizes and len(others) == self._other_count:
+            return
+        header = self._make_header(self.updates, others)
+        if sizes != self._group_sizes or len(header.unregistered) != self._unregistered:
+            self._outbox.open(header)
+        self._group_sizes, self._other_count, self._unregistered = sizes, len(others), len(header.unregistered)

@@ -74,6 +74,11 @@ class Program:
         """Whether some numbers must come from the rule's own ``coefficients``."""
         return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
 
+    @cached_property
+    def elementwise(self) -> bool:
+        """Whether each element is computed from the same element of parameter, gradient and state."""
+        return not any(n.op in _WHOLE for e in self.parts.values() for n in walk(e))
+
     def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
         """Compute the step.
 
@@ -293,6 +298,9 @@ def _mean(x: Any, axis: float | None = None) -> Any:
 def _row_mean(x: Any) -> Any:
     return np.mean(x, tuple(range(1, np.ndim(x))), keepdims=True) if np.ndim(x) > 1 else 0.0
 
+
+_WHOLE = ("mean", "sum", "size", "row_mean")
+"""Functions of all elements of a parameter."""
 
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": np.abs,

@@ -91,14 +91,20 @@ def _is_for_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: 
     return p.ndim > 1
 
 
+@cache
 def plain_rules() -> tuple[Candidate, Candidate]:
     """SGD, and the sign of the gradient."""
     sgd = _formula_candidate("SGD", true_formula(RULES["SGD"]), {"momentum": 0.0, "nesterov": False, "dampening": 0.0})
     return sgd, Candidate("the sign of the gradient", _replay_sign)
 
 
-def all_rules() -> Iterator[Candidate]:
+@cache
+def all_rules() -> tuple[Candidate, ...]:
     """Every rule that is known, the plainest first."""
+    return tuple(_make_rules())
+
+
+def _make_rules() -> Iterator[Candidate]:
     plain, sign = plain_rules()
     yield plain
     sgd = true_formula(RULES["SGD"])
@@ -115,8 +121,13 @@ def all_rules() -> Iterator[Candidate]:
     yield _MUON
 
 
-def known_mistakes(name: str) -> Iterator[Candidate]:
+@cache
+def known_mistakes(name: str) -> tuple[Candidate, ...]:
     """The rule of that name with each known mistake in its mathematics."""
+    return tuple(_make_mistakes(name))
+
+
+def _make_mistakes(name: str) -> Iterator[Candidate]:
     if name == "Muon":
         yield Candidate(
             "Muon that divides its own momentum by its norm at every step (it orthogonalises in place)",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast, final
 
 import numpy as np
@@ -22,6 +23,15 @@ MATRIX = 1 << 16
 """Most elements of a matrix that is kept in full; LARGE_MATRIX where its optimizer promises a rule of matrices."""
 
 LARGE_MATRIX = 1 << 22
+
+
+COMPENSATION = "kahan_comp"
+"""The state that holds what rounding took from a parameter: their sum is the value."""
+
+MASTER = "master_param"
+"""The state that holds a parameter in float32."""
+
+_NOTHING: Mapping[str, Tensor] = {}
 
 
 class UnreadableStepError(Exception):
@@ -68,7 +78,7 @@ class ObservedStep:
     """One step of a parameter: of the sample in float64, or of the full matrix in float32 or float64.
 
     Attributes:
-        settings: the group's.
+        settings: the group's; one object for all parameters of the group.
         before: the values before the step.
         gradient: as the rule gets it: unscaled and clipped.
         after: the values after it.
@@ -97,10 +107,14 @@ class _Reading(NamedTuple):
 class History:
     """The record of one parameter.
 
+    The value of a parameter in 16 bits is the exact one where its state holds the rest: the rounded value and its
+    compensation, or the float32 master copy (gradstep's ``kahan_comp`` and ``master_param``).
+
     Attributes:
         shape: the parameter's.
-        values: the format of its values.
+        dtype: the format of the parameter itself.
         keeps_matrix: its first steps are kept in full, too.
+        values: the format of its values, together with what its state holds of them.
         state: the coarsest format of its state; that of its values until state has been seen.
         steps: its steps at the sampled elements.
         full_steps: its first steps in full.
@@ -111,8 +125,9 @@ class History:
     """
 
     shape: tuple[int, ...]
-    values: NumberFormat
+    dtype: NumberFormat
     keeps_matrix: bool
+    values: NumberFormat = field(init=False)
     state: NumberFormat = field(init=False)
     steps: list[ObservedStep] = field(default_factory=list)
     full_steps: list[ObservedStep] = field(default_factory=list)
@@ -124,7 +139,7 @@ class History:
     _pending: tuple[Mapping[str, Any], _Reading, _Reading | None] | None = None
 
     def __post_init__(self) -> None:
-        self.state = self.values
+        self.values = self.state = self.dtype
 
     def begin_step(self, p: Tensor, gradient: Tensor | None, settings: Mapping[str, Any], state: Any) -> None:
         """Record the values before a step.
@@ -132,7 +147,7 @@ class History:
         Args:
             p: the parameter.
             gradient: its gradient; None where a closure makes it inside the step.
-            settings: the group's; tensors among them are copied.
+            settings: the group's, from :func:`copy_settings`.
             state: the optimizer's state of the parameter, read at the first step only.
 
         Raises:
@@ -149,8 +164,8 @@ class History:
                     k: _read_state(v, p, None) for k, v in readable.items() if isinstance(v, Tensor)
                 }
         self._pending = (
-            {k: _copy_setting(v) for k, v in settings.items()},
-            self._read(p, full=full),
+            settings,
+            self._read(p, _rest_of(p, state), full=full),
             None if gradient is None else self._read(gradient, full=full),
         )
 
@@ -176,11 +191,14 @@ class History:
         g = early_gradient if early_gradient is not None else self._read(cast("Tensor", gradient), full=full)
         if not all(np.isfinite(x * scale).all() for x in g if x is not None):
             raise UnreadableStepError("its gradients are not finite")
-        after = self._read(p, full=full)
+        rest = _rest_of(p, state)
+        after = self._read(p, rest, full=full)
         if not all(np.isfinite(x).all() for x in (*before, *after) if x is not None):
             raise UnreadableStepError("its values are not finite")
         if not self.steps:
-            formats = [_format_of(v) for v in state.values() if isinstance(v, Tensor) and v.ndim]
+            self.values = _format_with(rest, self.dtype)
+            arrays = (v for k, v in state.items() if isinstance(v, Tensor) and v.ndim and k not in rest)
+            formats = [_format_of(v) for v in arrays]
             self.state = max((f for f in formats if f), key=lambda f: (f is CODES, f.eps), default=self.values)
         self.steps.append(ObservedStep(settings, before.sample, g.sample * scale, after.sample))
         if before.full is not None and g.full is not None and after.full is not None:
@@ -195,9 +213,87 @@ class History:
         """Record nothing more: what follows on a step that was not read cannot be judged."""
         self._pending, self.closed = None, True
 
-    def _read(self, x: Tensor, *, full: bool) -> _Reading:
+    def _read(self, x: Tensor, rest: Mapping[str, Tensor] = _NOTHING, *, full: bool) -> _Reading:
         assert self._sample is not None, "the first step chooses the sample"
-        return _Reading(_as_float64(_flatten(x)[self._sample.to(x.device)]), _as_matrix(x) if full else None)
+        sample = self._sample
+        some, *of_rest = (_flatten(y)[sample.to(y.device)] for y in (x, *rest.values()))
+        return _Reading(
+            _as_float64(_join(some, dict(zip(rest, of_rest)))), _as_matrix(_join(x, rest)) if full else None
+        )
+
+
+def join_histories(histories: Sequence[History], count: int) -> History:
+    """The first steps of several parameters as one record of all their sampled elements.
+
+    Args:
+        histories: records with the same settings, of one format, with state of the same names and age.
+        count: number of steps.
+    """
+    first = histories[0]
+    joint = History((sum(h.steps[0].before.size for h in histories),), first.dtype, keeps_matrix=False)
+    joint.values, joint.state = first.values, first.state
+    for steps in zip(*(h.steps[:count] for h in histories)):
+        before, gradient, after = (
+            np.concatenate(arrays) for arrays in zip(*((s.before, s.gradient, s.after) for s in steps))
+        )
+        joint.steps.append(ObservedStep(steps[0].settings, before, gradient, after))
+    states = [h.initial_state or {} for h in histories]
+    joint.initial_state = {
+        name: np.concatenate([s[name] for s in states]) if isinstance(value, np.ndarray) else value
+        for name, value in states[0].items()
+    }
+    return joint
+
+
+def group_histories(histories: Iterable[History], count: int) -> list[list[History]]:
+    """Group the records that :func:`join_histories` can join over so many steps."""
+    groups: dict[Any, list[History]] = {}
+    keys: dict[int, Any] = {}
+    for h in histories:
+        for step in h.steps[:count]:
+            if id(step.settings) not in keys:
+                keys[id(step.settings)] = id(step.settings)
+                with contextlib.suppress(Exception):  # settings are anybody's
+                    keys[id(step.settings)] = sorted((str(k), _key_of(v)) for k, v in step.settings.items())
+        settings = [keys[id(step.settings)] for step in h.steps[:count]]
+        state = [(k, "array" if isinstance(v, np.ndarray) else v) for k, v in (h.initial_state or {}).items()]
+        groups.setdefault((h.dtype, h.values, h.state, repr(settings), tuple(state)), []).append(h)
+    return list(groups.values())
+
+
+def _key_of(setting: Any) -> str:
+    """What is equal for settings that make equal updates; texts, such as a group's name, make none."""
+    if isinstance(setting, (tuple, list)):
+        return repr([_key_of(s) for s in setting])
+    return "" if isinstance(setting, str) else repr(setting.tolist() if isinstance(setting, Tensor) else setting)
+
+
+def _rest_of(p: Tensor, state: Any) -> dict[str, Tensor]:
+    """What the state holds of the parameter's own value, by name: its compensation, or its master copy."""
+    if p.dtype not in (torch.bfloat16, torch.float16) or not isinstance(state, Mapping):
+        return {}
+    named = {name: state.get(name) for name in (COMPENSATION, MASTER)}
+    return {
+        name: v for name, v in named.items() if isinstance(v, Tensor) and v.shape == p.shape and v.is_floating_point()
+    }
+
+
+def _join(x: Tensor, rest: Mapping[str, Tensor]) -> Tensor:
+    """The exact value; a master copy counts only where the parameter is that copy rounded."""
+    if COMPENSATION in rest:
+        return x.detach().float() + rest[COMPENSATION].detach().float()
+    if MASTER in rest:
+        master = rest[MASTER].detach()
+        return torch.where(master.to(x.dtype) == x, master, x.detach().to(master.dtype))
+    return x
+
+
+def _format_with(rest: Mapping[str, Tensor], dtype: NumberFormat) -> NumberFormat:
+    """The format of a parameter's values together with what its state holds of them."""
+    single = NumberFormat.of(torch.float32)
+    if MASTER in rest:
+        return single
+    return replace(dtype, eps=max(dtype.eps**2 / 2, single.eps)) if COMPENSATION in rest else dtype
 
 
 def fingerprint(p: Tensor) -> tuple[float, float] | None:
@@ -208,6 +304,11 @@ def fingerprint(p: Tensor) -> tuple[float, float] | None:
         return float(values.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(values, dtype=torch.float64))
     except (RuntimeError, TypeError, ValueError):  # meta, not yet made, sparse, of 8-bit floats
         return None
+
+
+def copy_settings(group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a parameter group as they are now."""
+    return {k: _copy_setting(v) for k, v in group.items() if k not in ("params", "param_names")}
 
 
 def _copy_setting(setting: Any) -> Any:

@@ -23,6 +23,8 @@ class OptimizerRecord:
         optimizer: it.
         histories: the records of its parameters, by identity.
         steps: how many of its steps have been recorded.
+        begin: number of its first step among all steps of all optimizers; 0 before it.
+        end: number of its last step, whether it has been recorded or not.
         inner: it has stepped inside another's step only: that one wraps it.
         reasons: why steps of parameters could not be read, by identity.
     """
@@ -30,8 +32,14 @@ class OptimizerRecord:
     optimizer: torch.optim.Optimizer
     histories: dict[int, History] = field(default_factory=dict)
     steps: int = 0
+    begin: int = 0
+    end: int = 0
     inner: bool = True
     reasons: dict[int, str] = field(default_factory=dict)
+
+    def count_step(self, number: int) -> None:
+        """Note when it steps."""
+        self.begin, self.end = self.begin or number, number
 
     def stop_reading(self, p: Tensor, error: Exception) -> None:
         """Read no more of a parameter: what was recorded of it until now is all there is to judge."""

@@ -100,7 +100,7 @@ def replay(
         UnknowableError: there is state of unknown age, state of another rule, no full matrices where the rule needs
             them, settings that are not the rule's, or state that overflows its format.
     """
-    machine = history.values.eps if own_epsilon else min(history.values.eps, float(np.finfo(np.float32).eps))
+    machine = history.dtype.eps if own_epsilon else min(history.dtype.eps, float(np.finfo(np.float32).eps))
     count = _earlier_steps(history)
     if count is not None:
         yield from _replay_from(count, formula, fixed, history, roundings, machine)

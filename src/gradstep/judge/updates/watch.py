@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import math
 import operator
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -15,8 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradstep.judge.updates.candidates import find_promise
-from gradstep.judge.updates.history import LARGE_MATRIX, MATRIX, History, NumberFormat, fingerprint
-from gradstep.judge.updates.matching import judge
+from gradstep.judge.updates.comparison import Screen, make_screens
+from gradstep.judge.updates.history import LARGE_MATRIX, MATRIX, History, NumberFormat, copy_settings, fingerprint
+from gradstep.judge.updates.matching import has_zero_rate, judge, judge_zero_rate
 from gradstep.judge.updates.records import OptimizerRecord, RunningSteps
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
 from gradstep.optimizers import Optimizer, innermost
@@ -26,6 +29,9 @@ STEPS = 20
 
 BUDGET = 1 << 24
 """Elements of matrices that are kept in full, in all: three steps of them take 0.6 GB in float32."""
+
+_ORDER = (Result.WRONG, Result.UNSTEPPED, Result.RIGHT, Result.OPEN, Result.FROZEN)
+"""Of two optimizers that train a parameter one after the other, the result that counts stands first."""
 
 _MATRIX_RULES = ("Muon", "Adafactor")
 
@@ -45,6 +51,7 @@ class RuleWatch:
             self._record(o)
         self._fingerprints = {id(p): fingerprint(p) for w in self._records.values() for *_, p in w.parameters()}
         self._running = RunningSteps()
+        self._count = itertools.count(1)
         self._elements = 0
         self._modules: dict[int, nn.Module] = {}
         if optimizers:
@@ -79,6 +86,7 @@ class RuleWatch:
         for record in self._records.values():
             for *_, p in record.parameters():
                 holders.setdefault(id(p), []).append(record)
+        screens = make_screens(h for r in self._records.values() for h in r.histories.values() if h.steps)
         rows: dict[int, UpdateReport] = {}
         for record in self._records.values():
             for number, i, group, p in record.parameters():
@@ -86,7 +94,7 @@ class RuleWatch:
                     continue
                 name = names.get(id(p)) or _place(group, number, i)
                 try:
-                    rows[id(p)] = self._report_parameter(name, p, holders[id(p)], names)
+                    rows[id(p)] = self._report_parameter(name, p, holders[id(p)], names, screens)
                 except Exception as error:  # optimizers are anybody's: one that cannot be judged ends no report
                     kind, text = type(record.optimizer).__name__, f"not judged: {type(error).__name__}: {error}"
                     rows[id(p)] = UpdateReport(name, tuple(p.shape), kind, "", text, Result.OPEN)
@@ -104,19 +112,31 @@ class RuleWatch:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         record = self._record(optimizer)
+        record.count_step(next(self._count))
         frame = inspect.currentframe()
         for failed in self._running.begin(record, frame.f_back if frame else None):
             self._restart(failed, "a step of its optimizer raised an error")
         if record.steps >= self._steps or self._running.count(record) > 1:
             return
         closure = kwargs.get("closure") is not None or any(callable(a) for a in args[1:])
-        for _, _, group, p in record.parameters():
+        settings: dict[int, Mapping[str, Any]] = {}
+        for number, _, group, p in record.parameters():
             try:
-                self._begin_step(record, group, p, closure=closure)
+                if number not in settings:
+                    settings[number] = copy_settings(group)
+                self._begin_step(record, group, settings[number], p, closure=closure)
             except Exception as error:  # the training goes on, whatever cannot be read
                 record.stop_reading(p, error)
 
-    def _begin_step(self, record: OptimizerRecord, group: Mapping[str, Any], p: Tensor, *, closure: bool) -> None:
+    def _begin_step(
+        self,
+        record: OptimizerRecord,
+        group: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        p: Tensor,
+        *,
+        closure: bool,
+    ) -> None:
         if id(p) not in self._fingerprints:
             self._fingerprints[id(p)] = fingerprint(p)
         gradient = None if closure else p.grad
@@ -125,7 +145,6 @@ class RuleWatch:
             return
         if history is None:
             history = record.histories[id(p)] = self._new_history(record.optimizer, group, p)
-        settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
         history.begin_step(p, gradient, settings, record.optimizer.state.get(p, {}))
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -198,26 +217,48 @@ class RuleWatch:
                     yield p, name
 
     def _report_parameter(
-        self, name: str, p: Tensor, holders: list[OptimizerRecord], names: Mapping[int, str]
+        self,
+        name: str,
+        p: Tensor,
+        holders: list[OptimizerRecord],
+        names: Mapping[int, str],
+        screens: Mapping[int, Screen],
     ) -> UpdateReport:
         stepped = [record for record in holders if record.steps] or holders
         innermost_records = [record for record in stepped if record.inner] or stepped
-        record = innermost_records[0]
-        group = next(g for _, _, g, q in record.parameters() if q is p)
+        if not len(innermost_records) == len(stepped) > 1:
+            return self._report_updates(name, p, innermost_records[0], names, screens)
+        stepped.sort(key=lambda record: record.begin)
+        kinds = [type(record.optimizer).__name__ for record in stepped]
+        if any(later.begin < earlier.end for earlier, later in itertools.pairwise(stepped)):
+            promise, _ = find_promise(stepped[0].optimizer, _group_of(stepped[0], p), p)
+            return UpdateReport(
+                name, tuple(p.shape), " and ".join(kinds), promise, "updated by two optimizers", Result.WRONG
+            )
+        # One after the other, as in Adam and then L-BFGS, or where each epoch makes its own.
+        reports = [self._report_updates(name, p, record, names, screens) for record in stepped]
+        return replace(
+            min(reports, key=lambda report: _ORDER.index(report.result)), optimizer=", then ".join(dict.fromkeys(kinds))
+        )
+
+    def _report_updates(
+        self, name: str, p: Tensor, record: OptimizerRecord, names: Mapping[int, str], screens: Mapping[int, Screen]
+    ) -> UpdateReport:
+        """What one optimizer did with a parameter."""
         kind = type(record.optimizer).__name__
-        promise, candidates = find_promise(record.optimizer, group, p)
+        promise, candidates = find_promise(record.optimizer, _group_of(record, p), p)
 
         def row(received: str, result: Result) -> UpdateReport:
             return UpdateReport(name, tuple(p.shape), kind, promise, received, result)
 
-        if len(innermost_records) == len(stepped) > 1:
-            kind = " and ".join(type(r.optimizer).__name__ for r in stepped)
-            return row("updated by two optimizers", Result.WRONG)
         if not p.requires_grad:
             return row("frozen: it needs no gradient", Result.FROZEN)
         history = record.histories.get(id(p))
         if history is not None and history.steps:
-            return row(*judge(history, promise, candidates))
+            if has_zero_rate(history):
+                others = (h for h in record.histories.values() if h.steps)
+                return row(*judge_zero_rate(history, others_move=not all(map(has_zero_rate, others))))
+            return row(*judge(history, promise, candidates, screens[id(history)]))
         if id(p) in record.reasons:
             return row("not judged: " + record.reasons[id(p)], Result.OPEN)
         if not record.steps:
@@ -291,6 +332,10 @@ def _report_missing(name: str, p: Tensor) -> UpdateReport:
         return UpdateReport(name, tuple(p.shape), "", "", "frozen: it needs no gradient", Result.FROZEN)
     text = "held by no optimizer, though it needs a gradient"
     return UpdateReport(name, tuple(p.shape), "", "", text, Result.UNSTEPPED)
+
+
+def _group_of(record: OptimizerRecord, p: Tensor) -> Mapping[str, Any]:
+    return next(group for _, _, group, q in record.parameters() if q is p)
 
 
 def _place(group: Mapping[str, Any], number: int, i: int) -> str:
