@@ -70,7 +70,7 @@ def test_naming_many_parameters_costs_little_more_than_naming_a_few(groups, monk
     counts = []
     for pairs in (4, 12):
         watch = train_mixed(deep(pairs), groups=groups)
-        steps = []
+        steps: list[int] = []
         with monkeypatch.context() as patch:
             own = replay._replay_from
             patch.setattr(replay, "_replay_from", lambda *a, own=own, steps=steps: steps.append(0) or own(*a))
