@@ -117,7 +117,7 @@ def test_updates_that_are_rounded_away_are_open(kind):
 def test_updates_that_the_state_holds_are_judged(name, dtype, rounding):
     # bfloat16 itself resolves 2⁻⁸ of a weight, float16 2⁻¹¹: these updates are smaller, and the state holds them.
     # With compensation bfloat16 resolves 2⁻¹⁶.
-    lr = (3e-5 if dtype is B16 else 1e-5) * {"SGD": 30.0, "Adafactor": 10.0}.get(name, 1.0)
+    lr = (3e-5 if dtype is B16 else 1e-5) * {"SGD": 300.0, "Adafactor": 100.0}.get(name, 1.0)
     settings = {"lr": lr, "rounding": rounding}
     report = watch_training(getattr(gradstep, name), settings, dtype)
     judged = [p for p in report.parameters if len(p.shape) > 1]
