@@ -34,7 +34,7 @@ BEST_FOR = {
     "Lion": "large batches, less memory",
     "Adafactor": "very large models, least memory",
 }
-"""What each is usually taken for: the one column that no rule can tell."""
+"""What each is usually taken for: the only column that is not computed from the rule."""
 
 FAMILY = {
     "SGD": (None, "p − η g"),
@@ -169,7 +169,7 @@ class FamilyTree(Picture):
 
 
 def _slots(name: str) -> str:
-    """Return what an optimizer of the tree keeps for each parameter."""
+    """Return the names of the slots of an optimizer of the tree, such as ``SGD, momentum``."""
     kind, _, option = name.partition(", ")
     rule = RULES[kind](**({"momentum": 0.9, "nesterov": option == "Nesterov"} if option else {}))  # type: ignore[arg-type]
     return " and ".join(slot.name for slot in rule.slots(2)) or "nothing"
