@@ -326,6 +326,7 @@ def test_what_a_state_dict_says_of_itself():
         "state": "8bit",
         "rounding": "nearest",
         "seed": 2**64 - 1,
+        "noise": "names",
     }
 
 

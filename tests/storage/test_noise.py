@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gradstep.storage.noise import BITS, PARAMETER, SLOTS, draw_noise, keys, sequence_position, split_key
+from gradstep.storage.noise import BITS, PARAMETER, SLOTS, draw_noise, keys, sequence_position, split_key, streams
 
 N = 1 << 18
 ELEMENTS = np.arange(N, dtype=np.int32)
-KEYS = [int(k) for k in keys(7, np.repeat(np.arange(3), 2), np.tile([1, 2], 3))]
+KEYS = [int(k) for k in keys(streams(7, np.repeat(np.arange(3), 2)), np.tile([1, 2], 3))]
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_steps_and_parameters_are_unrelated():
 def test_one_element_over_its_steps():
     """What one weight sees in 100,000 steps, the same or its neighbour's noise a step later."""
     steps = np.arange(1, 100_001)
-    found = np.asarray(keys(0, np.full(len(steps), 5), steps))
+    found = np.asarray(keys(streams(0, np.full(len(steps), 5)), steps))
     low, high = (found << 32 >> 32).astype(np.int32), (found >> 32).astype(np.int32)
     for stream in (PARAMETER, SLOTS):
         one, other = (draw_noise(sequence_position(np.int32(element), low), high, stream) for element in (1000, 1001))
@@ -125,7 +125,7 @@ def test_keys_that_differ_by_a_shift_do_not_share_their_noise():
     have the same noise some elements apart, were it not for the upper half.
     """
     steps = np.arange(1, 20_001)
-    found = np.asarray(keys(3, np.zeros(len(steps), np.int64), steps))
+    found = np.asarray(keys(streams(3, np.zeros(len(steps), np.int64)), steps))
     low = (found << 32 >> 32).astype(np.int32).astype(np.int64)
     order = np.argsort(low)
     distance = np.diff(low[order])
@@ -145,7 +145,7 @@ def test_every_bit_of_seed_parameter_and_step_changes_half_of_the_noise(what):
 
     def random(**given):
         given = start | given
-        key = keys(given["seed"], np.array([given["parameter"]]), np.array([given["step"]]))[0]
+        key = keys(streams(given["seed"], np.array([given["parameter"]])), np.array([given["step"]]))[0]
         return noise(int(key), elements=ELEMENTS[: 1 << 14])
 
     for bit in range(63 if what == "seed" else 31):
@@ -157,6 +157,6 @@ def test_every_bit_of_seed_parameter_and_step_changes_half_of_the_noise(what):
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**64 - 1, 2**100])
 def test_any_whole_number_is_a_seed(seed):
-    found = keys(seed, np.arange(1000), np.full(1000, 1))
+    found = keys(streams(seed, np.arange(1000)), np.full(1000, 1))
     assert found.dtype == np.int64
     assert len(set(found.tolist())) == 1000

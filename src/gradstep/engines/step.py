@@ -105,13 +105,13 @@ class StepTable(ABC):
         groups: (parameters,) the number of each parameter's group.
         numbers: (parameters, 1 + scalars) the number of updates of each parameter, then its rule's scalars.
         scalar_names: names of the columns of ``numbers``.
-        seed: the seed of the rounding noise.
+        streams: (parameters,) the stream of rounding noise of each parameter (:func:`gradstep.storage.noise.streams`).
     """
 
     groups: Int64s
     numbers: NDArray[np.floating[Any]]
     scalar_names: tuple[str, ...]
-    seed: int
+    streams: NDArray[np.uint64]
 
     @abstractmethod
     def install(self) -> None:
@@ -138,12 +138,12 @@ def take_step(
     table: StepTable,
     batches: Sequence[StepBatch],
     rules: Sequence[Rule],
+    ranks: Ranks | None = None,
     *,
     scale: float = 1.0,
     max_grad_norm: float | None = None,
     check: bool = False,
     detail: Detail | None = None,
-    ranks: Ranks | None = None,
 ) -> StepReport:
     """Update the parameters of all batches.
 
@@ -151,11 +151,11 @@ def take_step(
         table: the table of all parameters with state.
         batches: the parameters that have a gradient.
         rules: one per group.
+        ranks: the processes that have the other parameters or elements; None if this process has them all.
         scale: the factor that the gradients were multiplied by, > 0.
         max_grad_norm: clip to this global 2-norm of the unscaled gradients, > 0.
         check: skip the step if a gradient is not finite; ``max_grad_norm`` implies it.
         detail: collect statistics of every parameter or every group; None collects none.
-        ranks: the processes that have the other parameters or elements; None if this process has them all.
 
     Returns:
         The report; a step that is skipped changes nothing.
@@ -222,7 +222,7 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
         new = new[row_of]
     if batch.spec.noise:
         steps = np.broadcast_to(new[:, 0].astype(np.int64), len(old))
-        batch.table[:, KEY] = keys(table.seed, batch.members, steps)
+        batch.table[:, KEY] = keys(table.streams[batch.members], steps)
     return new
 
 

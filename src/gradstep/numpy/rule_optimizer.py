@@ -200,15 +200,13 @@ class _StepState(StepTable):
         ValueError, TypeError: counts or scalars that were assigned cannot be such numbers.
     """
 
-    seed = 0
-    """Nothing is rounded at random."""
-
     def __init__(self, optimizer: RuleOptimizer, new: Sequence[Member]) -> None:
         self._optimizer, self._new = optimizer, new
         self._scalars = list(optimizer.scalars.values())
         self.scalar_names = ("step", *optimizer.scalars)
         self.numbers = _read_numbers(optimizer)
         self.groups = np.zeros(len(optimizer.params), dtype=np.int64)
+        self.streams = self.groups.view(np.uint64)  # nothing is rounded at random
 
     def install(self) -> None:
         for member in self._new:

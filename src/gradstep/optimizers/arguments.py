@@ -40,7 +40,8 @@ Other Parameters:
         ``"reference"``.
     state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.
     rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``.
-    seed: the seed of the noise for rounding at random; None takes torch's own seed, which is not advanced.
+    seed: the seed of the noise for rounding at random; None is 0, so that all ranks of a
+        distributed run draw the same noise however they have seeded torch.
     paged: True, a folder or :class:`gradstep.Pages` keeps state in memory-mapped files; for parameters on a GPU, True
         keeps it in the host's memory.
     page_budget: bytes of paged state that may be in memory, or on the GPU, such as ``"1GB"``; None takes 512 MB.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from copy import copy
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
@@ -21,23 +19,23 @@ from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
     build_rule,
-    build_rules,
     check_lists,
     check_params,
     check_positive,
     drop_defaults_beyond_torch,
     drop_execution,
-    parameter_names,
     split_arguments,
 )
-from gradstep.optimizers.checkpoint.load import export_state_dict, make_header, prepare_load
+from gradstep.optimizers.checkpoint.header import HEADER, make_header, stored_in_groups, write_group_header
+from gradstep.optimizers.checkpoint.load import export_state_dict, load_state_dict
 from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
-from gradstep.optimizers.state.summary import GUESSED, Summary, summarize
+from gradstep.optimizers.state.summary import GUESSED, Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
-from gradstep.optimizers.step.table import Table
+from gradstep.optimizers.step.table import Table, TorchBatch
 from gradstep.optimizers.wrapped import innermost
+from gradstep.optimizers.zero import Whole, find_whole
 from gradstep.rules import Rule, settings_of
 from gradstep.storage.policy import Pages
 
@@ -90,12 +88,13 @@ class Optimizer(torch.optim.Optimizer):
     _locks: dict[int, threading.RLock]
     _state_seen: bool
     _table: Table | None
+    _whole: Whole | None
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
         # Attributes of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing
         # attributes in the optimizer inside. It would find class defaults first.
         self = super().__new__(cls)
-        self.watch = self.last_step = self._paged = self._observers = self._table = None
+        self.watch = self.last_step = self._paged = self._observers = self._table = self._whole = None
         self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
         return self
 
@@ -103,10 +102,12 @@ class Optimizer(torch.optim.Optimizer):
         settings, own = split_arguments(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"], ENGINES)
+        self._whole = find_whole(params)
         pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**settings)  # refuse bad settings before anything exists
         self._engine = own["engine"]
-        seed = torch.initial_seed() if own["seed"] is None else own["seed"]
+        # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
+        seed = 0 if own["seed"] is None else own["seed"]
         self._storage = Storage(own["state"], own["rounding"], seed)
         if own["model"] is not None:
             params = mark_embeddings(params, own["model"])
@@ -117,10 +118,11 @@ class Optimizer(torch.optim.Optimizer):
         if pages is not None:
             from gradstep.optimizers.paged.select import choose_placement
 
-            self._paged = choose_placement(pages, self.rule(), self._parameters(), self.state_summary().nbytes)
-            saved_seed = self._paged.saved_seed()  # resumed state goes on with its own rounding noise
-            self._storage = replace(self._storage, seed=seed if saved_seed is None else saved_seed)
-            self._paged.seed = self._storage.seed
+            nbytes = self.state_summary().nbytes
+            self._paged = choose_placement(pages, self.rule(), self._parameters(), nbytes, self._storage)
+            self._storage = self._paged.storage
+            for group in self.param_groups:
+                write_group_header(self.rule(), self._storage, group)
 
     def preflight(self) -> Preflight:
         """Measure the folder that state is paged to: free space, and the time of a step that reads from the disk.
@@ -176,6 +178,7 @@ class Optimizer(torch.optim.Optimizer):
             Choices(self._engine, self._storage, rule, param_group).check(params)
         super().add_param_group(param_group)
         self.param_groups[-1] = drop_defaults_beyond_torch(self.rule(), self.param_groups[-1])
+        write_group_header(self.rule(), self._storage, self.param_groups[-1])
 
     def engines(self) -> list[tuple[str, str, str]]:
         """Return the engine that updates each parameter: (parameter, engine, reason), in the order of ``param_groups``.
@@ -199,18 +202,17 @@ class Optimizer(torch.optim.Optimizer):
         """
         few_bits = [group for group in self.param_groups if self._storage.state_of(group) != "float32"]
         note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else GUESSED
-        return summarize(((name, p, stored, self.rule()) for name, p, stored in self._parameters()), note)
+        whole = None if self._whole is None else self._parameters(self._whole.groups)
+        return summarize(self.rule(), self._parameters(), note, whole)
 
-    def _choices(self) -> Iterator[tuple[str, Tensor, Choice]]:
-        """Yield (name, parameter, its engine and storage), in the order of ``param_groups``."""
-        rules = build_rules(self._rule, self.param_groups)
-        for index, (rule, group) in enumerate(zip(rules, self.param_groups, strict=True)):
-            choices = Choices(self._engine, self._storage, rule, group)
-            for name, p in zip(parameter_names(group, index), group["params"], strict=True):
-                yield name, p, choices.of(p, name)
+    def _choices(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Iterator[tuple[str, Tensor, Choice]]:
+        """Return each (name, parameter, its engine and storage), in the order of the groups, by default its own."""
+        groups = self.param_groups if groups is None else groups
+        groups = groups if self._whole is None else self._whole.describe(groups)
+        return choose_each(self._engine, self._storage, self._rule, groups)
 
-    def _parameters(self) -> list[NewParameter]:
-        return [(name, p, choice.stored) for name, p, choice in self._choices()]
+    def _parameters(self, groups: Sequence[Mapping[str, Any]] | None = None) -> list[NewParameter]:
+        return [(name, p, choice.stored) for name, p, choice in self._choices(groups)]
 
     # -- the step -----------------------------------------------------------------------------------------------
 
@@ -290,17 +292,11 @@ class Optimizer(torch.optim.Optimizer):
             if float(self.found_inf) > 0:
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:
-                rules = build_rules(self._rule, self.param_groups)
                 scale *= 1.0 if self.grad_scale == 1.0 else check_positive("grad_scale", self.grad_scale)
-                now = (rules, self.param_groups, self.__dict__["state"])
-                table, created = self._table, None
-                batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
-                if table is None or batches is None:
-                    table, batches = build_batches(self._engine, self._storage, self._paged, *now)
-                    created = create_state(table, batches, *now[1:])
-                check, ranks = grad_scale is not None, table.ranks
+                check = grad_scale is not None
+                rules, table, batches, created = self._prepare(measured=check or norm is not None)
                 report = created or take_step(
-                    table, batches, rules, scale=scale, max_grad_norm=norm, check=check, detail=detail, ranks=ranks
+                    table, batches, rules, table.ranks, scale=scale, max_grad_norm=norm, check=check, detail=detail
                 )
                 if report.stepped:
                     self._table = table
@@ -308,6 +304,22 @@ class Optimizer(torch.optim.Optimizer):
         for observer in observers:
             observer.after(report)
         return loss
+
+    def _prepare(self, *, measured: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
+        """Return rules, table and batches of a step that measures the norm or not, or the report of a first one."""
+        try:
+            rules = [build_rule(self._rule, group) for group in self.param_groups]
+            now = (rules, self.param_groups, self.__dict__["state"])
+            table, created = self._table, None
+            batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
+            if table is None or batches is None:
+                table, batches = build_batches(self._engine, self._storage, self._paged, *now, self._whole)
+                created = None if self._whole else create_state(table, batches, *now[1:])
+        except Exception:
+            if self._whole is not None and measured:
+                self._whole.fail()
+            raise
+        return rules, table, batches, created
 
     @property
     def _lock(self) -> threading.RLock:
@@ -331,7 +343,7 @@ class Optimizer(torch.optim.Optimizer):
         check_lists(self.param_groups)
         return {
             **export_state_dict(super().state_dict(), self.rule()),
-            "gradstep": make_header(self.rule(), self._storage),
+            HEADER: make_header(self.rule(), stored_in_groups(self.rule(), self._storage, self.param_groups)),
         }
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
@@ -362,23 +374,8 @@ class Optimizer(torch.optim.Optimizer):
             return cast(
                 "LoadReport | None", inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
             )
-        check_lists(self.param_groups)
-        state_dict = copy(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = hook(self, state_dict) or state_dict
-        on_host = self._paged is not None and self._paged.on_host
-        new = prepare_load(
-            self.rule(), self.defaults, self._storage, self.param_groups, state_dict, on_host=on_host, strict=strict
-        )
-        with self._lock, defer_signals():
-            self.__setstate__({"state": new.state, "param_groups": new.groups})
-            self._storage = new.storage
-            if self._paged is not None:
-                self._paged.seed = new.storage.seed
-            self._state_seen = False
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
-        return None if strict else new.report
+        report = load_state_dict(self, state_dict, strict=strict)
+        return None if strict else report
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -388,7 +385,7 @@ class Optimizer(torch.optim.Optimizer):
             from gradstep.optimizers.paged.select import make_placement
 
             self._paged = make_placement(pages, self._parameters())
-            self._paged.seed = self._storage.seed
+            self._paged.storage = self._storage
         self._table = None
         self._state_seen = True
 

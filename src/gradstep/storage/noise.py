@@ -10,6 +10,8 @@ so of the update, smaller than with two random numbers.
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,10 @@ from gradstep.rules.ops import Array
 
 BITS = 20
 """Number of random bits for each element."""
+
+NOISES = ("names", "positions")
+"""What the noise knows a parameter by: its name if it has one, else its position; or always its position, as in
+checkpoints from before there were names."""
 
 PARAMETER, SLOTS = 0x297A2D39, 0x29F4ECE7
 """The second multiplier of each stream: odd numbers, the pair that mixes best of 19 tried."""
@@ -27,22 +33,43 @@ STRIDE = 0x2C1B3C6D
 _MASK = 2**64 - 1
 
 
-def keys(seed: int, parameters: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a key of 64 bits for each parameter at its step, (n,).
+def number_of_name(name: str) -> int:
+    """Return the number of a parameter with a name, a signed integer of 64 bits for :func:`streams`.
+
+    A name is the same in every optimizer that has the parameter, whichever other parameters it has. A parameter without
+    a name has its position as its number.
+
+    >>> number_of_name("layers.0.weight")
+    4473830710502933260
+    """
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def streams(seed: int, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the part of the key of each parameter that is the same at every step, (n,).
 
     Args:
         seed: the seed of the optimizer.
-        parameters: (n,) the index of each parameter in the optimizer.
+        numbers: (n,) the number of each parameter: its position, or that of :func:`number_of_name`.
+    """
+    with np.errstate(over="ignore"):
+        x = _mix(np.full(len(numbers), seed & _MASK, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        return _mix(x ^ numbers.astype(np.uint64))
+
+
+def keys(parameter_streams: NDArray[np.uint64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a key of 64 bits for each parameter at its step, (n,).
+
+    Args:
+        parameter_streams: (n,) from :func:`streams`.
         steps: (n,) the step number of each parameter.
 
-    >>> k = keys(0, np.array([0, 0, 1]), np.array([1, 2, 1]))
+    >>> k = keys(streams(0, np.array([0, 0, 1])), np.array([1, 2, 1]))
     >>> len(set(k.tolist()))
     3
     """
     with np.errstate(over="ignore"):
-        x = _mix(np.full(len(steps), seed & _MASK, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        x = _mix(x ^ parameters.astype(np.uint64))
-        return _mix(x ^ steps.astype(np.uint64)).view(np.int64)
+        return _mix(parameter_streams ^ steps.astype(np.uint64)).view(np.int64)
 
 
 def move_keys(parameter_keys: NDArray[np.int64], elements: NDArray[np.int64]) -> NDArray[np.int64]:

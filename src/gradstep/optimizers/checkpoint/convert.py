@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gradstep.optimizers.arguments import drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
-from gradstep.optimizers.checkpoint.load import build_saved_rule, check_form, convert_entry, make_header, merge_group
+from gradstep.optimizers.checkpoint.header import HEADER, find_header, make_header
+from gradstep.optimizers.checkpoint.load import build_saved_rule, check_form, convert_entry, merge_group
 from gradstep.optimizers.checkpoint.matching import (
     listed,
     match,
@@ -157,7 +158,8 @@ def find_rule(
     if isinstance(declared, type):
         kind, name = declared, declared.__name__
     else:
-        name = declared or state_dict.get("gradstep", {}).get("rule")
+        header: Any = find_header(state_dict) or {}
+        name = declared or header.get("rule")
         if name is None and isinstance(to, torch.optim.Optimizer):
             name = to.rule().__name__ if isinstance(to, Optimizer) else _plain_class(to)
         if name is None:
@@ -243,7 +245,7 @@ def convert_state(
     if layout == "torch":
         _check_torch_settings(kind, groups)
     owners = dict(_find_owners(kind, groups, to))
-    header = state_dict.get("gradstep", {})
+    header = find_header(state_dict) or {}
     state: dict[Any, Any] = {}
     changes: list[SlotComparison] = []
     wrong: list[str] = []
@@ -270,9 +272,9 @@ def convert_state(
     if layout in BITS:
         result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
     elif layout != "torch":
-        known_seed = {"seed": header["seed"]} if "seed" in header else {}
+        noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}
         result["state"] = rename_codes(state, keys)
-        result["gradstep"] = {k: v for k, v in make_header(kind, storage).items() if k != "seed"} | known_seed
+        result["gradstep"] = {k: v for k, v in make_header(kind, storage).items() if k not in ("seed", "noise")} | noise
     return Conversion(result, summarize_changes(changes))
 
 
@@ -326,7 +328,7 @@ def _read_group(kind: type[Rule], group: Mapping[str, Any], state: Mapping[Any, 
     foreign = any(bitsandbytes.is_layout(state.get(key, {})) for key in group["params"])
     settings = bitsandbytes.read_group(kind, group) if foreign else group
     fixed = {key: value for key, value in kind.fixed.items() if key in settings}  # the state counts as ``kind``'s
-    return {key: deepcopy(value) for key, value in settings.items() if key != "state"} | fixed
+    return {key: deepcopy(value) for key, value in settings.items() if key not in ("state", HEADER)} | fixed
 
 
 def _read_entry(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, final
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-import gradstep
-from gradstep.optimizers.arguments import TORCH_EXECUTION, check_fixed, drop_defaults_beyond_torch, parameter_names
+from gradstep.engines.step import defer_signals
+from gradstep.optimizers.arguments import (
+    TORCH_EXECUTION,
+    check_fixed,
+    check_lists,
+    drop_defaults_beyond_torch,
+    parameter_names,
+)
+from gradstep.optimizers.checkpoint.header import HEADER, continue_noise, read_header, write_group_header
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
     LoadReport,
@@ -27,33 +34,16 @@ from gradstep.optimizers.sharded import ShardedParameter, flatten_scales, is_dis
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
 from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
-from gradstep.rules import RULES, Rule, settings_of
+from gradstep.rules import Rule, settings_of
 from gradstep.rules.settings import shared_settings_of
 
-FORMAT = 1
-"""The version of the header that :func:`make_header` makes."""
+if TYPE_CHECKING:
+    from gradstep.optimizers.front import Optimizer
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
-OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings"})
-"""The keys of a group that are not loaded: its parameters, their names and marks, and the precision of their state."""
-
-
-def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
-    """Return the header of a state dictionary, its entry ``"gradstep"``: plain numbers and strings.
-
-    >>> from gradstep.rules import AdamW
-    >>> sorted(make_header(AdamW, Storage()))
-    ['format', 'rounding', 'rule', 'seed', 'state', 'version']
-    """
-    return {
-        "format": FORMAT,
-        "version": gradstep.__version__,
-        "rule": rule.__name__,
-        "state": storage.state,
-        "rounding": storage.rounding,
-        "seed": storage.seed,
-    }
+OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings", HEADER})
+"""The keys of a group that are not loaded: its parameters, their names and marks, their state's precision, header."""
 
 
 def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
@@ -90,6 +80,33 @@ class PreparedLoad:
     report: LoadReport
 
 
+def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any], *, strict: bool) -> LoadReport:
+    """Load a state dictionary into an optimizer, between its hooks; arguments and errors as its own method has them."""
+    check_lists(optimizer.param_groups)
+    loaded: Any = copy(state_dict)
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        loaded = hook(optimizer, loaded) or loaded
+    paged = optimizer._paged
+    new = prepare_load(
+        optimizer.rule(),
+        optimizer.defaults,
+        optimizer._storage,
+        optimizer.param_groups,
+        loaded,
+        on_host=paged is not None and paged.on_host,
+        strict=strict,
+    )
+    with optimizer._lock, defer_signals():
+        optimizer.__setstate__({"state": new.state, "param_groups": new.groups})
+        optimizer._storage = new.storage
+        if paged is not None:
+            paged.storage = new.storage
+        optimizer._state_seen = False
+    for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post_hook(optimizer)
+    return new.report
+
+
 def prepare_load(
     rule: type[Rule],
     defaults: Mapping[str, Any],
@@ -118,7 +135,7 @@ def prepare_load(
         RuntimeError: state does not fit its parameter, or would be rounded; the message lists all of it.
     """
     check_form(state_dict)
-    header = _read_header(rule, state_dict)
+    header = read_header(rule, state_dict)
     saved = state_dict["param_groups"]
     for index, group in enumerate(saved):
         try:
@@ -183,8 +200,9 @@ def prepare_load(
             state[fitting[key].parameter] = fitting[key].copy(on_host=on_host)
         elif key not in of_parameters:
             state[key] = entry  # of no parameter: the same object, as in torch
-    if header is not None:
-        storage = replace(storage, seed=header.get("seed", storage.seed))
+    storage = continue_noise(storage, header)
+    for group in new:
+        write_group_header(rule, storage, group)
     return PreparedLoad(new, state, storage, LoadReport(tuple(fits.name for fits in fitting.values()), left_out))
 
 
@@ -246,39 +264,6 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
                 raise TypeError(f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary")
 
 
-def _read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the checkpoint's header; None if torch wrote the checkpoint.
-
-    Raises:
-        ValueError: the header is of a later format, of another rule, or invalid.
-    """
-    header: Any = state_dict.get("gradstep")
-    if header is None:
-        return None
-    if not (
-        isinstance(header, Mapping) and isinstance(header.get("format"), int) and {"version", "rule"} <= header.keys()
-    ):
-        raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {header!r}")
-    if header["format"] > FORMAT:
-        raise ValueError(
-            f"the loaded state dict was written by gradstep {header['version']} in format {header['format']}, "
-            f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
-        )
-    if header["rule"] != rule.__name__:
-        other = RULES.get(header["rule"])
-        alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
-        remedy = (
-            f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
-            f"rule={rule.__name__!r}).state_dict"
-            if alike
-            else f"They keep other averages: make a {header['rule']}, or begin with fresh state"
-        )
-        raise ValueError(
-            f"the loaded state dict is of {header['rule']}, and this optimizer is {rule.__name__}. {remedy}"
-        )
-    return {**header}
-
-
 def merge_group(
     rule: type[Rule], defaults: Mapping[str, Any], own: Mapping[str, Any], source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -286,7 +271,9 @@ def merge_group(
     if source is None:
         return dict(own)
     group = {
-        key: value for key, value in source.items() if key not in {"params", "state", "embeddings", *TORCH_EXECUTION}
+        key: value
+        for key, value in source.items()
+        if key not in {"params", "state", "embeddings", HEADER, *TORCH_EXECUTION}
     }
     group = deepcopy(group) | {key: own[key] for key in OWN_GROUP_KEYS & own.keys()}
     for setting in shared_settings_of(rule):

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from gradstep.optimizers.state.arrays import CODES
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault
 from gradstep.optimizers.state.storage import ParameterStorage, find_codec, possible_keys
 from gradstep.rules import Rule, Slot
@@ -37,10 +38,6 @@ def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, stri
             errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
         errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
     return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
-
-
-CODES = "_codes"
-"""The end of the keys under which checkpoints have codes: torch.optim would take them for a slot's numbers."""
 
 
 def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:

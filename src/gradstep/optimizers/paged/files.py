@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +27,8 @@ from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.engines.step import StepBatch
 from gradstep.optimizers.paged.placement import NewParameter, ParameterState, Placement, shaped
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.storage import keys_of
+from gradstep.optimizers.state.storage import Storage, keys_of
+from gradstep.storage.noise import NOISES
 from gradstep.storage.pages import (
     Column,
     Item,
@@ -44,6 +46,8 @@ from gradstep.storage.policy import Pages
 
 SCALARS = "scalars"  # the array of step counts in each file
 SEED = "seed"  # an array of one number: the seed of the rounding noise
+NOISE = "noise"  # an array of one number: how the noise knows parameters, as an index of NOISES; older files lack it
+FIRST = "state-0.pages"  # the name of an optimizer's first file
 _MAX_CACHED = 64  # sets of parameters with cached windows
 
 
@@ -60,15 +64,18 @@ class StateFile:
             id(p): {key: (f"{k}: {name}.{key}", field) for key, field in stored.fields.items()}
             for k, (name, p, stored) in enumerate(parameters)
         }
-        arrays = [(SCALARS, "float32", scalars * len(self.params)), (SEED, "uint64", 1)] + [
+        self.opened = resume and path.exists()
+        arrays: list[tuple[str, Any, int]] = [(SCALARS, "float32", scalars * len(self.params)), (SEED, "uint64", 1)]
+        if not self.opened or _has_noise(path):
+            arrays.append((NOISE, "uint64", 1))
+        arrays += [
             (array, field.element.stored, field.length(p.numel()))
             for p in self.params
             for array, field in self._columns[id(p)].values()
         ]
-        self.opened = resume and path.exists()
         self.pages = PageFile.open(path, arrays) if self.opened else PageFile.create(path, arrays)
         self.used = self.opened
-        self.seed = self.pages.array(SEED)
+        self._noise = [(self.pages.array(name), name) for name, *_ in arrays if name in (SEED, NOISE)]
         self.scalars = self.pages.array(SCALARS).reshape(len(self.params), scalars)
         self.tensors = {
             id(p): {
@@ -81,6 +88,11 @@ class StateFile:
     def serves(self, p: Tensor) -> bool:
         """Return whether this file has the parameter's state, for its present shape, type and strides."""
         return self._facts.get(id(p)) == (p.shape, p.dtype, p.stride())
+
+    def save_noise(self, storage: Storage) -> None:
+        """Write the seed of the rounding noise, and how it knows parameters."""
+        for array, name in self._noise:
+            array[:] = storage.seed % 2**64 if name == SEED else NOISES.index(storage.noise)
 
     def position(self, p: Tensor) -> int:
         """Return the number of a parameter in the file."""
@@ -117,17 +129,37 @@ class StateFile:
         return plan_windows(self.pages.layout, items, budget)
 
 
-def read_seed(path: Path) -> int | None:
-    """Return the seed in a file of an earlier run; None without such a file, or without a seed in it."""
+def read_noise(path: Path, storage: Storage) -> Storage:
+    """Return the storage with the noise of an earlier run's file; unchanged without such a file, or noise in it."""
     try:
         layout, _ = read_head(path)
     except (FileNotFoundError, PageFileError):
-        return None
-    if SEED not in layout.ranges:
-        return None
+        return storage
+    numbers = {NOISE: NOISES.index("positions")}
     with path.open("rb") as file:
-        file.seek(layout.ranges[SEED][0])
-        return int.from_bytes(file.read(8), sys.byteorder)
+        for name in {SEED, NOISE} & layout.ranges.keys():
+            file.seek(layout.ranges[name][0])
+            numbers[name] = int.from_bytes(file.read(8), sys.byteorder)
+    return replace(storage, seed=numbers[SEED], noise=NOISES[numbers[NOISE]]) if SEED in numbers else storage
+
+
+def _has_noise(path: Path) -> bool:
+    try:
+        return NOISE in read_head(path)[0].ranges
+    except PageFileError:  # opening it says why
+        return True
+
+
+def rank_folder(folder: Path) -> Path:
+    """Return this rank's own folder in a folder of pages; the folder itself without other ranks, or if it has pages.
+
+    >>> rank_folder(Path("pages"))  # in a process of its own
+    PosixPath('pages')
+    """
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if ranks == 1 or (folder / FIRST).exists():
+        return folder
+    return folder / f"rank-{dist.get_rank()}"
 
 
 def _group_by_kind(parameters: Sequence[NewParameter]) -> list[NewParameter]:
@@ -146,12 +178,12 @@ class FilePlacement(Placement):
     on_host = False
 
     def __init__(self, pages: Pages) -> None:
-        self.pages, self.seed = pages, 0
+        self.pages, self.storage = pages, Storage()
         if pages.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="gradstep-"))
             weakref.finalize(self, _remove, self.folder, os.getpid())
         else:
-            self.folder = pages.folder
+            self.folder = rank_folder(pages.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
         self._files: list[StateFile] = []
         self._process = os.getpid()
@@ -159,8 +191,8 @@ class FilePlacement(Placement):
     def check_room(self, nbytes: int) -> None:
         check_room(self.folder, nbytes)
 
-    def saved_seed(self) -> int | None:
-        return read_seed(self.folder / "state-0.pages") if self.pages.resume else None
+    def saved_noise(self, storage: Storage) -> Storage:
+        return read_noise(self.folder / FIRST, storage) if self.pages.resume else storage
 
     def preflight(self, nbytes: int) -> Preflight:
         return preflight(self.folder, nbytes)
@@ -219,7 +251,7 @@ class FilePlacement(Placement):
         self._check_process()
         for file in self._files:
             file.pages.begin(file.pages.step + 1, anew=anew)
-            file.seed[:] = self.seed % 2**64
+            file.save_noise(self.storage)
         yield
         for file in self._files:
             file.used = True

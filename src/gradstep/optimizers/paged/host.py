@@ -22,7 +22,7 @@ from gradstep.optimizers.memory import array_of
 from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, HostWindow, WindowJob, relay
 from gradstep.optimizers.paged.placement import ParameterState, Placement
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.storage import is_dense, keys_of
+from gradstep.optimizers.state.storage import Storage, is_dense, keys_of
 from gradstep.storage.pages import Preflight
 from gradstep.storage.pages.memory import available_memory
 from gradstep.storage.policy import Pages
@@ -36,7 +36,7 @@ class HostPlacement(Placement):
     on_host = True
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
-        self.pages, self.seed = pages, 0
+        self.pages, self.storage = pages, Storage()
         self._on = device
         self._device = DEVICES[device.type](device)
         self._arenas: list[Arena] = []
@@ -48,8 +48,8 @@ class HostPlacement(Placement):
                 f"state paged to the host's memory needs {show_bytes(nbytes)}, {show_bytes(available)} are available"
             )
 
-    def saved_seed(self) -> int | None:
-        return None
+    def saved_noise(self, storage: Storage) -> Storage:
+        return storage
 
     def preflight(self, nbytes: int) -> Preflight:
         raise ValueError(f"the state ({show_bytes(nbytes)}) is paged to the host's memory: no disk has a part in it")

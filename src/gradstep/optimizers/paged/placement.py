@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.step import StepBatch
-from gradstep.optimizers.state.storage import ParameterStorage
+from gradstep.optimizers.state.storage import ParameterStorage, Storage
 from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
 from gradstep.storage.policy import Pages
@@ -31,12 +31,12 @@ class Placement(ABC):
     Attributes:
         pages: the user's settings.
         on_host: whether the state is on the CPU although the parameters are not.
-        seed: the seed of the rounding noise, saved beside the state if that outlives the process.
+        storage: has the seed of the rounding noise, saved beside the state if that outlives the process.
     """
 
     pages: Pages
     on_host: bool
-    seed: int
+    storage: Storage
 
     @abstractmethod
     def check_room(self, nbytes: int) -> None:
@@ -47,8 +47,8 @@ class Placement(ABC):
         """
 
     @abstractmethod
-    def saved_seed(self) -> int | None:
-        """Return the seed of an earlier run that is resumed; None without such a run."""
+    def saved_noise(self, storage: Storage) -> Storage:
+        """Return the storage with the noise of an earlier run that is resumed, if there is such a run."""
 
     @abstractmethod
     def preflight(self, nbytes: int) -> Preflight:

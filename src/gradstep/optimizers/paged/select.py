@@ -9,12 +9,17 @@ from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
 from gradstep.optimizers.paged.placement import NewParameter, Placement
 from gradstep.optimizers.sharded import is_distributed
+from gradstep.optimizers.state.storage import Storage
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
 
 
-def choose_placement(pages: Pages, rule: type[Rule], parameters: Sequence[NewParameter], nbytes: int) -> Placement:
+def choose_placement(
+    pages: Pages, rule: type[Rule], parameters: Sequence[NewParameter], nbytes: int, storage: Storage
+) -> Placement:
     """Return a placement for these parameters with room for so many bytes of state.
+
+    Its storage is the given one; state that is resumed goes on with its own rounding noise.
 
     Raises:
         ValueError: the rule or a parameter has no state that could be paged.
@@ -34,6 +39,7 @@ def choose_placement(pages: Pages, rule: type[Rule], parameters: Sequence[NewPar
             raise ValueError(f"paged= cannot be honoured: with these settings {name} has no state")
     placement = make_placement(pages, parameters)
     placement.check_room(nbytes)
+    placement.storage = placement.saved_noise(storage)
     return placement
 
 

@@ -21,6 +21,10 @@ HALFWAY = 1 << BITS - 1
 """Noise that makes rounding at random round to nearest."""
 
 
+CODES = "_codes"
+"""Ends the name of 8-bit codes in state dictionaries, where torch.optim would take them for values of their slot."""
+
+
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
     """Switch Python's garbage collector off, and on again afterwards if it was on.
@@ -189,6 +193,8 @@ def install_entries(
     for p, new_entry in zip(params, entries, strict=True):
         entry = state.setdefault(p, {})
         entry.update(new_entry)
+        for key in [key for key in entry if key not in new_entry and str(key).endswith(CODES)]:
+            del entry[key]  # its codes are under the name of their slot now
         for name in numbers:
             cell, old = next(cell_of), entry.get(name)
             if _is_number(old) and id(old) not in moved:  # a state dict, say, may hold the same tensor

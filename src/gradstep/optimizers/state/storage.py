@@ -186,11 +186,13 @@ class Storage:
             embeddings too.
         rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
         seed: the seed of the rounding noise.
+        noise: how the noise knows a parameter, one of :data:`~gradstep.storage.noise.NOISES`.
     """
 
     state: str = "float32"
     rounding: str = "nearest"
     seed: int = 0
+    noise: str = "names"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", check_precision("state", self.state, STATES))

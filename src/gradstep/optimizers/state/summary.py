@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
-from gradstep.optimizers.state.storage import ParameterStorage
+from gradstep.optimizers.arguments import build_rule, check_lists, parameter_names
+from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.rules import Rule
 
 
@@ -43,14 +44,16 @@ class Summary:
     Attributes:
         rows: one per parameter.
         note: a remark about the reasons; may be empty.
+        whole: bytes of the state on all ranks, if this rank has a part of it; else None.
     """
 
     rows: tuple[SummaryRow, ...]
     note: str = ""
+    whole: int | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all state."""
+        """Bytes of the state of these parameters."""
         return sum(row.nbytes for row in self.rows)
 
     def __str__(self) -> str:
@@ -59,7 +62,9 @@ class Summary:
             (r.name, "×".join(map(str, r.shape)) or "scalar", r.parameter, r.state, r.reason, f"{r.nbytes:,}")
             for r in self.rows
         ]
-        lines.append(("in all", "", "", "", "", f"{self.nbytes:,}"))
+        lines.append(("in all" if self.whole is None else "on this rank", "", "", "", "", f"{self.nbytes:,}"))
+        if self.whole is not None:
+            lines.append(("on all ranks", "", "", "", "", f"{self.whole:,}"))
         widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
 
         def row(line: tuple[str, ...]) -> str:
@@ -72,9 +77,27 @@ class Summary:
 GUESSED = "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
 
 
-def summarize(parameters: Iterable[tuple[str, Tensor, ParameterStorage, type[Rule]]], note: str = "") -> Summary:
-    """Return the summary of parameters: (name, parameter, its codecs, its rule)."""
-    return Summary(tuple(_summarize_parameter(*parameter) for parameter in parameters), note)
+def choose_each(
+    engine: str, storage: Storage, rule: type[Rule], groups: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Tensor, Choice]]:
+    """Yield (name, parameter, its engine and storage) for the parameters of all groups, in order."""
+    check_lists(groups)
+    for index, group in enumerate(groups):
+        choices = Choices(engine, storage, build_rule(rule, group), group)
+        for name, p in zip(parameter_names(group, index), group["params"], strict=True):
+            yield name, p, choices.of(p, name)
+
+
+def summarize(
+    rule: type[Rule],
+    parameters: Iterable[tuple[str, Tensor, ParameterStorage]],
+    note: str = "",
+    whole: Iterable[tuple[str, Tensor, ParameterStorage]] | None = None,
+) -> Summary:
+    """Return the summary of parameters: (name, parameter, its codecs); ``whole`` are those of all ranks."""
+    rows = tuple(_summarize_parameter(*parameter, rule) for parameter in parameters)
+    total = None if whole is None else sum(_summarize_parameter(*parameter, rule).nbytes for parameter in whole)
+    return Summary(rows, note, total)
 
 
 def _summarize_parameter(name: str, p: Tensor, stored: ParameterStorage, rule: type[Rule]) -> SummaryRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -15,6 +15,8 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.checkpoint.header import stored_in_groups
+from gradstep.optimizers.checkpoint.matching import plain_name
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
@@ -25,12 +27,14 @@ from gradstep.optimizers.memory import (
     is_symbolic_zero,
 )
 from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
-from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection
+from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbage_collection
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.mesh import MeshRanks
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
+from gradstep.optimizers.zero import Whole
 from gradstep.rules import Rule
+from gradstep.storage.noise import number_of_name, streams
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from gradstep.optimizers.paged.placement import Placement
@@ -59,6 +63,7 @@ def build_batches(
     rules: Sequence[Rule],
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
+    whole: Whole | None,
 ) -> tuple[Table, list[TorchBatch]]:
     """Build a table, and return it with the batches of this step.
 
@@ -67,14 +72,17 @@ def build_batches(
         paged: the placement of paged state; None for state in memory.
         rules: one per group.
         groups, state: the optimizer's; ``state`` is not changed.
+        whole: the optimizer that this one has a part of; None if it has all parameters.
 
     Raises:
         RuntimeError: a gradient, or state that was loaded or changed by hand, does not fit its parameter.
         TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
         ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
     """
+    if rules:
+        storage = stored_in_groups(type(rules[0]), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
-        table = build_table(engine, storage, paged, rules, groups, state)
+        table = build_table(engine, storage, paged, rules, groups, state, whole)
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
@@ -112,8 +120,10 @@ def build_table(
     rules: Sequence[Rule],
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
+    whole: Whole | None,
 ) -> Table:
     """Find or create the state of every parameter with state or a gradient; arguments as in :func:`build_batches`."""
+    groups = groups if whole is None else whole.describe(groups)
     names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
     flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
     _check_parameters(flat, names)
@@ -143,9 +153,10 @@ def build_table(
             g = conform_gradient(p, g, names[i])
         choice = choices[group].of(flat[i], names[i], addressable=plain)
         stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
-        if i in shards and i in old:
-            old[i] = shards[i].localize(old[i], stored[i].fields)
         if i in old:
+            old[i] = _restore_code_names(stored[i], old[i])
+            if i in shards:
+                old[i] = shards[i].localize(old[i], stored[i].fields)
             check_entry(p, stored[i], rules[group], old[i], names[i])
         place = shards[i].place if i in shards else None
         alike = (id(choice), dtype, plain, place)
@@ -207,9 +218,39 @@ def build_table(
         starts=starts,
         state=state,
         paged=paged,
-        seed=storage.seed,
-        ranks=MeshRanks(list(places), names) if places else None,
+        ranks=MeshRanks(list(places), names) if places else whole,
+        streams=_noise_streams(storage, groups if whole is None else whole.groups, flat)
+        if any(kind.spec.noise for kind in members)
+        else None,
     )
+
+
+def _restore_code_names(stored: ParameterStorage, entry: Any) -> Any:
+    """Return an entry of state with 8-bit codes under their slot's name.
+
+    ``ZeroRedundancyOptimizer`` puts the entries of a state dictionary into the state as they are.
+    """
+    names = {slot.name + CODES: slot.name for slot in stored.slots}
+    if not isinstance(entry, dict) or names.keys().isdisjoint(entry):
+        return entry
+    return {name if (name := names.get(key)) and name not in entry else key: value for key, value in entry.items()}
+
+
+def _noise_streams(storage: Storage, whole: Sequence[Mapping[str, Any]], flat: Sequence[Tensor]) -> NDArray[np.uint64]:
+    """Return the stream of rounding noise of each parameter, by its name in the whole optimizer, or its position."""
+    params = [p for group in whole for p in group["params"]]
+    numbers = dict(zip(map(id, params), range(len(params)), strict=True))
+    if storage.noise == "names":
+        names = [plain_name(name) for group in whole for name in _own_names(group)]
+        named = [p for group in whole for p in group["params"][: len(_own_names(group))]]
+        counts = Counter(names)
+        numbers |= {id(p): number_of_name(n) for p, n in zip(named, names, strict=True) if counts[n] == 1}
+    return streams(storage.seed, np.array([numbers[id(p)] for p in flat], dtype=np.int64))
+
+
+def _own_names(group: Mapping[str, Any]) -> list[str]:
+    """Return the names that the group has for its first parameters."""
+    return [str(name) for name in group.get("param_names") or ()][: len(group["params"])]
 
 
 def _has_memory(part: Part) -> bool:

@@ -251,8 +251,8 @@ class Table(StepTable):
         starts: names of the numbers kept once per parameter, with their values before the first step.
         state: the optimizer's, changed by :meth:`install`.
         paged: the placement of paged state; None for state in memory.
-        seed: the seed of the rounding noise.
-        ranks: the processes that have the other elements of distributed parameters; None if this process has them all.
+        ranks: the processes that have the other parameters or elements; None if this process has them all.
+        streams: (parameters,) the stream of rounding noise of each parameter; None if nothing is rounded at random.
     """
 
     def __init__(
@@ -267,11 +267,12 @@ class Table(StepTable):
         starts: Mapping[str, float],
         state: defaultdict[Tensor, dict[str, Any]],
         paged: Placement | None,
-        seed: int,
         ranks: Ranks | None,
+        streams: NDArray[np.uint64] | None,
     ) -> None:
-        self.parts, self.flat, self.sizes, self.rules, self.seed = parts, flat, sizes, list(rules), seed
+        self.parts, self.flat, self.sizes, self.rules = parts, flat, sizes, list(rules)
         self.ranks = ranks
+        self.streams = np.zeros(len(flat), dtype=np.uint64) if streams is None else streams
         self.groups = np.repeat(np.arange(len(sizes)), sizes)
         self.stateless = sorted(set(range(len(flat))) - set(stateful))
         self.scalar_names = tuple(starts)

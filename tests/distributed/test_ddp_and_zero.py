@@ -1,0 +1,246 @@
+"""DistributedDataParallel and ZeroRedundancyOptimizer: the same bits on every rank, in every precision of state."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gradstep
+from tests.distributed.processes import run
+
+STORAGES: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"state": "bfloat16"}, "8bit": {"state": "8bit"}}
+
+
+class Network(nn.Module):
+    """Matrices of the same and of other shapes, an embedding whose name says nothing, a norm and biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(70, 64)
+        self.first, self.second = nn.Linear(64, 96), nn.Linear(96, 64)
+        self.norm = nn.LayerNorm(64)
+        self.head = nn.Linear(64, 70)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        hidden = self.table(x)
+        return self.head(self.norm(hidden + self.second(torch.tanh(self.first(hidden)))))
+
+
+group: Any = None
+"""The processes that train together: all three, or two of them."""
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return DistributedDataParallel(Network(), process_group=group)
+
+
+def backward(model: nn.Module, step: int, rank: int) -> None:
+    model.zero_grad()
+    tokens = torch.randint(0, 70, (4, 5), generator=torch.Generator().manual_seed(100 * step + rank))
+    nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+
+
+def train(model: nn.Module, optimizer: Any, steps: range, **step: Any) -> list[torch.Tensor]:
+    for t in steps:
+        backward(model, t, dist.get_rank())
+        optimizer.step(**step)
+    return weights(model)
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def groups(model: Any, kind: str) -> Any:
+    return model.parameters() if kind == "parameters" else gradstep.param_groups(model, weight_decay=0.1)
+
+
+def zero(module: Any, kind: str, **options: Any) -> Any:
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # it warns of its own
+
+    return ZeroRedundancyOptimizer(groups(module, kind), gradstep.AdamW, group, lr=1e-2, **options)
+
+
+def consolidate(optimizer: Any) -> Any:
+    optimizer.consolidate_state_dict(0)
+    box = [optimizer.state_dict() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, group=group)
+    return box[0]
+
+
+def run_ddp(found: dict[str, Any]) -> None:
+    """Ranks that have seeded torch differently."""
+    for name, storage in STORAGES.items():
+        for kind in ("parameters", "groups"):
+            model = network()
+            torch.manual_seed(dist.get_rank())
+            optimizer = gradstep.AdamW(groups(model, kind), lr=1e-2, **storage)
+            found[f"ddp {kind} {name}"] = train(model, optimizer, range(6))
+        model = network()
+        optimizer = gradstep.AdamW(groups(model, "groups"), lr=1e-2, **storage)
+        found[f"ddp clipped {name}"] = train(model, optimizer, range(6), max_grad_norm=0.1)
+
+
+def run_zero(found: dict[str, Any], saved: dict[str, Any]) -> None:
+    """As with DistributedDataParallel; and from the middle on, from checkpoints of another number of ranks."""
+    for name, storage in STORAGES.items():
+        for kind in ("parameters", "groups"):
+            model = network()
+            optimizer = zero(model, kind, **storage)
+            train(model, optimizer, range(3))
+            found[f"checkpoint {kind} {name}"] = copy.deepcopy((weights(model), consolidate(optimizer)))
+            found[f"zero {kind} {name}"] = train(model, optimizer, range(3, 6))
+            summary = optimizer.optim.state_summary()
+            found[f"summary {kind} {name}"] = (
+                sum(
+                    v.nbytes
+                    for entry in optimizer.optim.state.values()
+                    for v in entry.values()
+                    if isinstance(v, torch.Tensor)
+                ),
+                summary.nbytes,
+                summary.whole,
+                max(row.nbytes for row in summary.rows),
+                str(summary),
+            )
+            found[f"resumed {kind} {name}"] = resume(zero, kind, name, found[f"checkpoint {kind} {name}"])
+        model = network()
+        optimizer = zero(model, "groups", **storage)
+        found[f"zero clipped {name}"] = train(model, optimizer, range(6), max_grad_norm=0.1)
+        found[f"norm {name}"] = optimizer.optim.last_step.grad_norm
+    for key, checkpoint in saved.items():
+        _, kind, name = key.split()
+        for make in (zero, plain):
+            found[f"{make.__name__} from {kind} {name}"] = resume(make, kind, name, checkpoint)
+
+
+def plain(model: Any, kind: str, **options: Any) -> Any:
+    return gradstep.AdamW(groups(model, kind), lr=1e-2, **options)
+
+
+def resume(make: Any, kind: str, name: str, checkpoint: Any) -> list[torch.Tensor]:
+    start_weights, state = checkpoint
+    model = network()
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), start_weights, strict=True):
+            p.copy_(value)
+    optimizer = make(model, kind, seed=99, **STORAGES[name])
+    optimizer.load_state_dict(copy.deepcopy(state))
+    return train(model, optimizer, range(3, 6))
+
+
+def run_faults(found: dict[str, Any]) -> None:
+    rank = dist.get_rank()
+    model = network()
+    optimizer = zero(model, "groups", state="8bit")
+    backward(model, 0, rank)
+    before = weights(model)
+    head = next(p for name, p in model.named_parameters() if name.endswith("head.weight"))
+    head.grad[0, 0] = float("nan")
+    optimizer.step(max_grad_norm=1.0)
+    report = optimizer.optim.last_step
+    found["not finite"] = report.stepped, report.reason, before, weights(model)
+    backward(model, 0, rank)
+    if head in {p for group in optimizer.optim.param_groups for p in group["params"]}:
+        head.grad.data = head.grad[:-1]  # a gradient that does not fit, on the rank that has the parameter
+    try:
+        optimizer.optim.step(max_grad_norm=1.0)  # without the broadcast after it
+    except RuntimeError as error:
+        found["refused"] = str(error), before, weights(model)
+    try:
+        zero(model, "parameters", state="8bit", model=model)
+    except ValueError as error:
+        found["model"] = str(error)
+
+
+def everything() -> dict[int, dict[str, Any]]:
+    """What three ranks find, then two of them, which also go on from the checkpoints of the three."""
+    global group
+    found: dict[int, dict[str, Any]] = {3: {}, 2: {}}
+    run_ddp(found[3])
+    run_zero(found[3], {})
+    run_faults(found[3])
+    group = dist.new_group([0, 1])
+    if dist.get_rank() < 2:
+        run_ddp(found[2])
+        run_zero(found[2], {key: value for key, value in found[3].items() if key.startswith("checkpoint")})
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[int, list[dict[str, Any]]]:
+    """What each of three ranks, and of two, found."""
+    found = run(everything, 3, timeout=280)
+    return {ranks: [one[ranks] for one in found[:ranks]] for ranks in (3, 2)}
+
+
+def assert_same(first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", ["parameters", "groups", "clipped"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_replicas_are_equal_and_zero_equals_ddp(runs, ranks, kind, storage):
+    expected = runs[ranks][0][f"ddp {kind} {storage}"]
+    for found in runs[ranks]:
+        assert_same(found[f"ddp {kind} {storage}"], expected)
+        assert_same(found[f"zero {kind} {storage}"], expected)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_norm_is_that_of_all_ranks(runs, storage):
+    norms = {found[f"norm {storage}"] for found in runs[2]}
+    assert len(norms) == 1
+    (norm,) = norms
+    assert norm is not None
+    assert norm > 0.1
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", ["parameters", "groups"])
+def test_zero_goes_on_with_another_number_of_ranks(runs, kind, storage):
+    """From the checkpoint of three ranks, as DistributedDataParallel with the same checkpoint does."""
+    expected = runs[2][0][f"plain from {kind} {storage}"]
+    for found in runs[2]:  # the sum of three gradients would depend on an order that DistributedDataParallel changes
+        assert_same(found[f"resumed {kind} {storage}"], found[f"zero {kind} {storage}"])
+        assert_same(found[f"plain from {kind} {storage}"], expected)
+        assert_same(found[f"zero from {kind} {storage}"], expected)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", ["parameters", "groups"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_rank_has_its_share_of_the_state_and_says_so(runs, ranks, kind, storage):
+    summaries = [found[f"summary {kind} {storage}"] for found in runs[ranks]]
+    (whole,) = {summary[2] for summary in summaries}
+    assert sum(held for held, *_ in summaries) == whole
+    for held, told, _, _, text in summaries:
+        assert held == told
+        assert held <= whole / ranks + max(summary[3] for summary in summaries)
+        assert text.splitlines()[-1].split() == ["on", "all", "ranks", f"{whole:,}"]
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(runs):
+    for found in runs[3]:
+        stepped, reason, before, after = found["not finite"]
+        assert not stepped
+        assert reason == "the gradient of module.head.weight is not finite"
+        assert_same(before, after)
+
+
+def test_a_rank_that_fails_keeps_no_other_waiting(runs):
+    errors = [found["refused"][0] for found in runs[3]]
+    assert sum("another rank could not take this step" in error for error in errors) == 2
+    assert sum("head.weight" in error for error in errors) == 1
+    for found in runs[3]:
+        assert_same(*found["refused"][1:])
+
+
+def test_model_is_refused_since_a_checkpoint_would_hold_it(runs):
+    assert all("gradstep.param_groups(model)" in found["model"] for found in runs[3])
