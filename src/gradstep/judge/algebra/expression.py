@@ -7,6 +7,7 @@ and a root a power of ½. Equal expressions are identical (``is``).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import attrgetter
@@ -227,12 +228,7 @@ def call(op: str, *args: Node) -> Node:
     return Node(op, *args)
 
 
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-}
+_COMPARISONS = {"lt": operator.lt, "le": operator.le, "eq": operator.eq, "ne": operator.ne}
 
 
 def nonnegative(node: Node) -> bool:

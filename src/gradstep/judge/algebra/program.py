@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -210,10 +211,10 @@ class _Tape:
         for term in numbers + arrays:
             coefficient, content = split_coefficient(term)
             if total is not None and coefficient == -1:
-                total = self._call(_subtract, total, self._place(content))
+                total = self._call(operator.sub, total, self._place(content))
             else:
                 place = self._place(term)
-                total = place if total is None else self._call(_plus, total, place)
+                total = place if total is None else self._call(operator.add, total, place)
         assert total is not None, "a sum has terms"
         return total
 
@@ -224,15 +225,15 @@ class _Tape:
         total: int | None = None
         for factor in numbers:
             place = self._place(factor)
-            total = place if total is None else self._call(_times, total, place)
+            total = place if total is None else self._call(operator.mul, total, place)
         for factor in sorted(arrays, key=lambda f: split_power(f)[1] < 0):
             base, exponent = split_power(factor)
             if exponent < 0 and total is not None:
                 inside = self._raise(self._place(base), -exponent, scalar=False)
-                total = self._call(_over, total, inside)
+                total = self._call(np.divide, total, inside)
             else:
                 place = self._place(factor)
-                total = place if total is None else self._call(_times, total, place)
+                total = place if total is None else self._call(operator.mul, total, place)
         assert total is not None, "a product has factors"
         return total
 
@@ -248,14 +249,14 @@ class _Tape:
         if scalar:
             return self._call(_scalar_power, base, self._number(exponent))
         if abs(exponent) == 2:
-            result = self._call(_times, base, base)
+            result = self._call(operator.mul, base, base)
         elif abs(exponent) == 0.5:
             result = self._call(np.sqrt, base)
         elif abs(exponent) == 1:
             result = base
         else:
             return self._call(np.power, base, self._number(exponent))
-        return self._call(_over, self._number(1.0), result) if exponent < 0 else result
+        return self._call(np.divide, self._number(1.0), result) if exponent < 0 else result
 
 
 _divided: list[bool] = []
@@ -273,22 +274,6 @@ def _scalar_power(base: float, exponent: float) -> float:
         return float(base**exponent)
     except OverflowError:
         return float("inf")
-
-
-def _plus(a: Any, b: Any) -> Any:
-    return a + b
-
-
-def _subtract(a: Any, b: Any) -> Any:
-    return a - b
-
-
-def _times(a: Any, b: Any) -> Any:
-    return a * b
-
-
-def _over(a: Any, b: Any) -> Any:
-    return np.divide(a, b)
 
 
 def _mean(x: Any, axis: float | None = None) -> Any:
@@ -314,8 +299,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "sum": np.sum,
     "size": np.size,
     "row_mean": _row_mean,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
 }

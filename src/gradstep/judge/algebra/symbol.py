@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any, final
 
@@ -32,6 +34,15 @@ branching = threading.local()
 """Its ``answers`` are the values of the conditions on which the running function branches."""
 
 
+def _record(make: Callable[[Node, Node], Node]) -> Callable[[Symbol, Any], Symbol]:
+    """Return the method of a symbol that builds an expression of it and of another value."""
+
+    def method(self: Symbol, other: Any) -> Symbol:
+        return Symbol(make(self.node, as_node(other)))
+
+    return method
+
+
 @final
 class Symbol:
     """A number or an array without a value: arithmetic with it builds an expression."""
@@ -43,33 +54,20 @@ class Symbol:
     def __init__(self, node: Node) -> None:
         self.node = node
 
-    def __add__(self, other: Any) -> Symbol:
-        return Symbol(self.node + as_node(other))
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Symbol:
-        return Symbol(self.node - as_node(other))
-
-    def __rsub__(self, other: Any) -> Symbol:
-        return Symbol(as_node(other) - self.node)
-
-    def __mul__(self, other: Any) -> Symbol:
-        return Symbol(self.node * as_node(other))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Symbol:
-        return Symbol(self.node / as_node(other))
-
-    def __rtruediv__(self, other: Any) -> Symbol:
-        return Symbol(as_node(other) / self.node)
-
-    def __pow__(self, other: Any) -> Symbol:
-        return Symbol(self.node ** as_node(other))
-
-    def __rpow__(self, other: Any) -> Symbol:
-        return Symbol(as_node(other) ** self.node)
+    __add__ = __radd__ = _record(operator.add)
+    __sub__ = _record(operator.sub)
+    __rsub__ = _record(lambda a, b: b - a)
+    __mul__ = __rmul__ = _record(operator.mul)
+    __truediv__ = _record(operator.truediv)
+    __rtruediv__ = _record(lambda a, b: b / a)
+    __pow__ = _record(operator.pow)
+    __rpow__ = _record(lambda a, b: b**a)
+    __lt__ = _record(partial(call, "lt"))
+    __gt__ = _record(lambda a, b: call("lt", b, a))
+    __le__ = _record(partial(call, "le"))
+    __ge__ = _record(lambda a, b: call("le", b, a))
+    __eq__ = _record(partial(call, "eq"))  # type: ignore[assignment]
+    __ne__ = _record(partial(call, "ne"))  # type: ignore[assignment]
 
     def __neg__(self) -> Symbol:
         return Symbol(-self.node)
@@ -79,24 +77,6 @@ class Symbol:
 
     def __abs__(self) -> Symbol:
         return Symbol(call("abs", self.node))
-
-    def __lt__(self, other: Any) -> Symbol:
-        return Symbol(call("lt", self.node, as_node(other)))
-
-    def __gt__(self, other: Any) -> Symbol:
-        return Symbol(call("lt", as_node(other), self.node))
-
-    def __le__(self, other: Any) -> Symbol:
-        return Symbol(call("le", self.node, as_node(other)))
-
-    def __ge__(self, other: Any) -> Symbol:
-        return Symbol(call("le", as_node(other), self.node))
-
-    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
-        return Symbol(call("eq", self.node, as_node(other)))
-
-    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
-        return Symbol(call("ne", self.node, as_node(other)))
 
     def __bool__(self) -> bool:
         if not self.node.scalar:
@@ -117,8 +97,7 @@ class Symbol:
     def sign(self) -> Symbol:
         return Symbol(call("sign", self.node))
 
-    def maximum(self, other: Any) -> Symbol:
-        return Symbol(call("maximum", self.node, as_node(other)))
+    maximum = _record(partial(call, "maximum"))
 
     def clamp(self, *, min: Any) -> Symbol:
         return self.maximum(min)
