@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import final
+from typing import TypeVar, final
 
 from gradstep.judge.algebra.expression import (
     ONE,
@@ -27,6 +27,23 @@ from gradstep.judge.algebra.program import Program
 
 class NotFoundError(LookupError):
     """The rule has no place for an edit."""
+
+
+Found = TypeVar("Found")
+
+
+def require(found: Found | None, what: str) -> Found:
+    """Return ``found``; raise :class:`NotFoundError` with ``what`` it is if that is None, False or empty."""
+    if not found:
+        raise NotFoundError(f"no {what}")
+    return found
+
+
+def only(found: Iterable[Found], what: str) -> Found:
+    """Return the one item of ``found``; raise :class:`NotFoundError` if there is none, or if there are several."""
+    items = list(found)
+    require(len(items) == 1, f"one {what}")
+    return items[0]
 
 
 NAMES = {
@@ -177,9 +194,7 @@ def corrections_of(program: Program, moment: str) -> tuple[Correction, ...]:
         of_second = c.beta in squares and (c.beta not in gradients or moment == "v")
         if of_second == (moment == "v"):
             own.append(c)
-    if not own:
-        raise NotFoundError(f"no correction of {moment}")
-    return tuple(own)
+    return tuple(require(own, f"correction of {moment}"))
 
 
 def correction_of(program: Program, moment: str) -> Correction:
@@ -188,10 +203,9 @@ def correction_of(program: Program, moment: str) -> Correction:
     Raises:
         NotFoundError: there is none, or it has another form.
     """
-    own = corrections_of(program, moment)
-    if len(own) != 1 or own[0].beta is None:
-        raise NotFoundError("no correction by a power of beta")
-    return own[0]
+    own = only(corrections_of(program, moment), f"correction of {moment}")
+    require(own.beta, "power of beta")
+    return own
 
 
 Replacement = Callable[[Correction, float], Node]
@@ -225,8 +239,7 @@ def replace_corrections(program: Program, moment: str, by: Replacement) -> Progr
 
 
 def _require_change(before: Program, after: Program) -> Program:
-    if after.same(before):
-        raise NotFoundError("nothing to change")
+    require(not after.same(before), "change")
     return after
 
 
@@ -277,8 +290,6 @@ def replace_denominators(program: Program, make: Callable[[Denominator], Node]) 
         NotFoundError: there is none.
     """
     replacements = {d.node: make(d) for d in sums_with_eps(program) if split_power(d.bare_root)[1] == 0.5}
-    if not replacements:
-        raise NotFoundError("no root with eps beside it")
     return _require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
 
 
@@ -289,8 +300,7 @@ def decoupled_decay(program: Program) -> Node:
         NotFoundError: the weight itself does not decay.
     """
     decay = 1 - program["keep"]
-    if not contains(decay, setting(program, "weight_decay")):
-        raise NotFoundError("no decay on the weight")
+    require(contains(decay, setting(program, "weight_decay")), "decay on the weight")
     return decay
 
 
@@ -301,8 +311,7 @@ def coupled_decay(program: Program) -> Node:
         NotFoundError: there is none.
     """
     scale, _ = linear(program["G"], P)
-    if not contains(scale, setting(program, "weight_decay")):
-        raise NotFoundError("no decay in the gradient")
+    require(contains(scale, setting(program, "weight_decay")), "decay in the gradient")
     return scale
 
 
@@ -332,7 +341,6 @@ def divide_terms(node: Node, factor: Node) -> Node:
             quotients.append(mul(*(f for f in own if f is not factor)))
             continue
         inner = next((f for f in own if f.op == "add" and all(factor in factors(t) for t in f.args)), None)
-        if inner is None:
-            raise NotFoundError("a term without that factor")
-        quotients.append(mul(divide_terms(inner, factor), *(f for f in own if f is not inner)))
+        divided = divide_terms(require(inner, "such factor in a term"), factor)
+        quotients.append(mul(divided, *(f for f in own if f is not inner)))
     return add(*quotients)

@@ -12,7 +12,6 @@ from gradstep.judge.catalogue import (
     decay,
     driving,
     epsilons,
-    gradients,
     momentum,
     particular,
     state,
@@ -31,7 +30,6 @@ MISTAKES: tuple[Mistake, ...] = (
     *averages.MISTAKES,
     *state.MISTAKES,
     *momentum.MISTAKES,
-    *gradients.MISTAKES,
     *driving.MISTAKES,
 )
 """Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""

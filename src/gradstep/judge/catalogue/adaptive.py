@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
-    Correction,
     NotFoundError,
+    corrections_of,
     first_moments,
     replace_corrections,
+    require,
     second_moments,
     setting,
     slot_leaves,
@@ -33,8 +34,7 @@ from gradstep.judge.algebra.expression import (
     walk,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, held_by
-from gradstep.judge.formula import Edit
+from gradstep.judge.catalogue.mistake import Mistake, held_by
 
 _nadam_mistake = partial(Mistake, read="Dozat, ICLR 2016 workshop, Algorithm 2")
 _RADAM = "Liu et al., arXiv:1908.03265, Algorithm 2"
@@ -54,15 +54,10 @@ def _find_maximum(program: Program) -> tuple[str, str]:
 
 def _maximum_of_corrected(program: Program) -> Program:
     name, other = _find_maximum(program)
-    removed: list[Node] = []
-
-    def remove(c: Correction, e: float) -> Node:
-        removed.append(c.node)
-        return ONE
-
-    program = replace_corrections(program, "v", remove)
+    correction = corrections_of(program, "v")[0].node
+    program = replace_corrections(program, "v", lambda c, e: ONE)
     _, new = slot_leaves(program, other)
-    return program.replace_part(name, substitute(program[name], new, new / removed[0]))
+    return program.replace_part(name, substitute(program[name], new, new / correction))
 
 
 def _maximum_in_average(program: Program) -> Program:
@@ -74,26 +69,20 @@ def _maximum_in_average(program: Program) -> Program:
 # -- NAdam
 
 
-def _find_schedule(program: Program) -> tuple[Node, ...]:
+def _find_schedule(program: Program) -> set[Node]:
     """Return the factors of β that depend on the step: ``1 - 0.5 * 0.96**(t * momentum_decay)``."""
-    warmups = {
+    return {
         n
         for n in program.nodes()
-        if n.op == "add" and n.scalar and ONE in n.args and len(n.args) == 2 and _is_warmup(complement(n))
+        if (part := complement(n)) is not None
+        for f in factors(part)
+        if f.op == "pow" and f.args[0].op == "number" and contains(f.args[1], STEP)
     }
-    if not warmups:
-        raise NotFoundError("no schedule of the momentum")
-    return tuple(warmups)
-
-
-def _is_warmup(node: Node | None) -> bool:
-    powers = [f for f in factors(node) if f.op == "pow" and f.args[0].op == "number"] if node is not None else []
-    return any(contains(f.args[1], STEP) for f in powers)
 
 
 def _keep_mu_constant(program: Program) -> Program:
     """Remove the schedule; the product of the momenta is then a power of β₁ and no state."""
-    warmups = _find_schedule(program)
+    warmups = require(_find_schedule(program), "schedule of the momentum")
     program = program.rewrite(lambda n: ONE if n in warmups else n)
     products = {}
     for name, product in program.parts.items():
@@ -113,23 +102,18 @@ def _use_this_mu(program: Program) -> Program:
             products = [f for f in factors(part) if f.op == "named"]
             if products:
                 step = substitute(step, node, 1 - mul(*products))
-    if step is program["step"]:
-        raise NotFoundError("no product of the momenta")
+    require(step is not program["step"], "product of the momenta")
     return program.replace(step=substitute(step, ahead, STEP))
 
 
 def _lose_product(program: Program) -> Program:
-    memos = {n for n in program.nodes() if n.op == "memo"}
-    if not memos:
-        raise NotFoundError("no number beside the state")
-    return program.rewrite(lambda n: program.first_value(n.args[0]) if n in memos else n)
+    return program.rewrite(lambda n: program.first_value(n.args[0]) if n.op == "memo" else n)
 
 
 def _remove_look_ahead(program: Program) -> Program:
     averages = [a for a in first_moments(program) if a.is_average]
     along, rest = linear(program["step"], GRADIENT)
-    if not averages or along is ZERO or rest is ZERO:
-        raise NotFoundError("no term along the gradient beside the average's")
+    require(averages and along is not ZERO and rest is not ZERO, "term along the gradient beside the average's")
     return program.replace(step=rest)
 
 
@@ -139,9 +123,7 @@ def _remove_look_ahead(program: Program) -> Program:
 def _find_choices(program: Program) -> list[Node]:
     """Return the factors of the step that differ in the early steps, in which the variance is not known yet."""
     choices = [n for n in program.nodes("step") if n.op == "ite" and contains(n.args[0], STEP)]
-    if len(choices) < 2:
-        raise NotFoundError("no early steps of their own")
-    return choices
+    return require(choices[1:] and choices, "early steps of their own")
 
 
 def _find_early(program: Program) -> tuple[Node, bool]:
@@ -173,22 +155,18 @@ def _skip_early_and_decay(program: Program) -> Program:
     return program.replace(keep=substitute(program["keep"], decay, decay * is_late))
 
 
-def _change_rectification(change: Callable[[Node], Node]) -> Edit:
+def _change_rectification(change: Callable[[Node], Node], program: Program) -> Program:
     """Replace the rectification, the factors of the adaptive step besides the learning rate and corrections."""
-
-    def edit(program: Program) -> Program:
-        for node in _find_choices(program):
-            condition, yes, no = node.args
-            size = no if yes is ZERO else yes
-            if ZERO in (yes, no) and _is_rectified(size):
-                plain = [f for f in factors(size) if f.op == "setting" or complement(split_power(f)[0]) is not None]
-                rest = mul(*(f for f in factors(size) if f not in plain))
-                changed = mul(*plain, change(rest))
-                new = call("ite", condition, *((changed, no) if size is yes else (yes, changed)))
-                return program.replace(step=substitute(program["step"], node, new))
-        raise NotFoundError("no rectification")
-
-    return edit
+    for node in _find_choices(program):
+        condition, yes, no = node.args
+        size = no if yes is ZERO else yes
+        if ZERO in (yes, no) and _is_rectified(size):
+            plain = [f for f in factors(size) if f.op == "setting" or complement(split_power(f)[0]) is not None]
+            rest = mul(*(f for f in factors(size) if f not in plain))
+            changed = mul(*plain, change(rest))
+            new = call("ite", condition, *((changed, no) if size is yes else (yes, changed)))
+            return program.replace(step=substitute(program["step"], node, new))
+    raise NotFoundError("no rectification")
 
 
 def _lower_threshold(program: Program) -> Program:
@@ -203,15 +181,8 @@ def _lower_threshold(program: Program) -> Program:
 def _change_rho_inf(program: Program) -> Program:
     """Use ``2 / (1 - beta2)`` without the ``- 1``."""
     _find_choices(program)
-    betas = {a.old_weight for a in second_moments(program)}
-    lengths = {2 / (1 - b) for b in betas}
-
-    def change(_: Program, node: Node) -> Node:
-        if node.op == "add" and any(t in lengths for t in node.args):
-            return node + 1
-        return node
-
-    return edit_nodes(change, "step")(program)
+    lengths = {2 / (1 - a.old_weight) for a in second_moments(program)}
+    return program.rewrite(lambda n: n + 1 if n.op == "add" and lengths & set(n.args) else n, "step")
 
 
 MISTAKES = (
@@ -280,13 +251,13 @@ MISTAKES = (
         "never-rectified",
         "no rectification: r = 1",
         "the factor r_t of the adaptive step",
-        _change_rectification(lambda r: ONE),
+        partial(_change_rectification, lambda r: ONE),
     ),
     _radam_mistake(
         "rectification-not-rooted",
         "the rectification not square-rooted",
         "`sqrt` around r_t",
-        _change_rectification(lambda r: r**2),
+        partial(_change_rectification, lambda r: r**2),
     ),
     _radam_mistake("rho-inf", "ρ∞ without the − 1", "`2 / (1 - beta2) - 1`", _change_rho_inf),
 )

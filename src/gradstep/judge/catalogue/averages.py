@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from gradstep.judge.algebra.anatomy import (
     Average,
-    NotFoundError,
     averages,
     first_moments,
+    only,
+    require,
     second_moments,
     settings,
     split_scalars,
@@ -31,7 +33,6 @@ from gradstep.judge.algebra.expression import (
 )
 from gradstep.judge.algebra.program import Program
 from gradstep.judge.catalogue.mistake import adam_mistake, edit_nodes
-from gradstep.judge.formula import Edit
 
 
 class Blend(NamedTuple):
@@ -64,40 +65,26 @@ def _is_second(program: Program, blend: Blend) -> bool:
     return any(a.old_weight is blend.beta for a in second_moments(program))
 
 
-def _reweight(moment: str, make: Callable[[Program, Blend], Node], *, everywhere: bool = False) -> Edit:
+def _reweight(
+    moment: str, make: Callable[[Program, Blend], Node], program: Program, *, everywhere: bool = False
+) -> Program:
     """Replace the averages of a moment (``m`` or ``v``) by ``make``; if several share β, only those of the square."""
-
-    def edit(program: Program) -> Program:
-        own = [b for b in find_blends(program) if _is_second(program, b) == (moment == "v")]
-        squares = [b for b in own if contains(b.value, GRADIENT**2)]
-        replacements = {b.node: make(program, b) for b in (own if everywhere else squares or own)}
-        if not replacements:
-            raise NotFoundError("no such average")
-        return program.rewrite(lambda n: replacements.get(n, n))
-
-    return edit
+    own = [b for b in find_blends(program) if _is_second(program, b) == (moment == "v")]
+    squares = [b for b in own if contains(b.value, GRADIENT**2)]
+    replacements = {b.node: make(program, b) for b in (own if everywhere else squares or own)}
+    return program.rewrite(lambda n: replacements.get(n, n))
 
 
 def _other_beta(program: Program, b: Blend) -> Node:
     by_name = settings(program)
     other = {"betas.0": "betas.1", "betas.1": "betas.0"}.get(str(b.beta.args[0]) if b.beta.op == "setting" else "")
-    if other is None or other not in by_name:
-        raise NotFoundError("no two betas")
-    return by_name[other]
+    return by_name[other or ""]
 
 
-def _replace_square(change: Callable[[Program, Node], Node]) -> Edit:
-    """Replace the squared gradient in the averages by ``change`` of the gradient."""
-
-    def edit(program: Program) -> Program:
-        whole = GRADIENT**2
-        new = change(program, GRADIENT)
-        slots = [n for n in program.slots if contains(program[n], whole)]
-        if not slots:
-            raise NotFoundError("no square of the gradient")
-        return program.rewrite(lambda n: new if n is whole else n, *slots)
-
-    return edit
+def _replace_square(change: Callable[[Program], Node], program: Program) -> Program:
+    """Replace the squared gradient in the averages by ``change``."""
+    whole, new = GRADIENT**2, change(program)
+    return program.rewrite(lambda n: new if n is whole else n, *(require(program.slots, "state")))
 
 
 def maximum_slots(program: Program) -> list[str]:
@@ -115,11 +102,8 @@ def step_moments(program: Program) -> tuple[Average, ...]:
     )
 
 
-def _square_of_average(program: Program, _: Node) -> Node:
-    moments = step_moments(program)
-    if not moments:
-        raise NotFoundError("no average of the gradient")
-    return moments[0].new ** 2
+def _square_of_average(program: Program) -> Node:
+    return step_moments(program)[0].new ** 2
 
 
 def _remove_roots(_: Program, node: Node) -> Node:
@@ -140,14 +124,9 @@ def _was_root(node: Node) -> bool:
 
 
 def _follow_gradient(program: Program) -> Program:
-    moments = step_moments(program)
-    if len(moments) != 1 or (not second_moments(program) and not maximum_slots(program)):
-        raise NotFoundError("no average over a root")
-    return program.replace(step=substitute(program["step"], moments[0].new, GRADIENT))
-
-
-def _square_new_weight(_: Program, b: Blend) -> Node:
-    return b.beta * b.old + (1 - b.beta) ** 2 * b.value
+    moment = only(step_moments(program), "average of the gradient")
+    require(second_moments(program) or maximum_slots(program), "root")
+    return program.replace(step=substitute(program["step"], moment.new, GRADIENT))
 
 
 MISTAKES = (
@@ -167,13 +146,13 @@ MISTAKES = (
         "v-from-gradient",
         "v averaged from the gradient instead of its square",
         "`(1 - beta2) * grad`; it is `(1 - beta2) * grad**2`",
-        _replace_square(lambda program, g: g),
+        partial(_replace_square, lambda program: GRADIENT),
     ),
     adam_mistake(
         "v-from-magnitude",
         "v averaged from the gradient's magnitude instead of its square",
         "`abs(grad)` in the second average; it is `grad**2`",
-        _replace_square(lambda program, g: call("abs", g)),
+        partial(_replace_square, lambda program: call("abs", GRADIENT)),
     ),
     adam_mistake(
         "v-not-rooted",
@@ -185,67 +164,67 @@ MISTAKES = (
         "rest1-missing",
         "(1 − β₁) missing from the average of the gradient",
         "`m = beta1 * m + grad`; it is `+ (1 - beta1) * grad`",
-        _reweight("m", lambda p, b: b.beta * b.old + b.value),
+        partial(_reweight, "m", lambda p, b: b.beta * b.old + b.value),
     ),
     adam_mistake(
         "rest2-missing",
         "(1 − β₂) missing from the second average",
         "`v = beta2 * v + grad**2`; it is `+ (1 - beta2) * grad**2`",
-        _reweight("v", lambda p, b: b.beta * b.old + b.value, everywhere=True),
+        partial(_reweight, "v", lambda p, b: b.beta * b.old + b.value, everywhere=True),
     ),
     adam_mistake(
         "m-weights-swapped",
         "the weights of the average gradient exchanged: (1 − β₁) for the old value and β₁ for the gradient",
         "`(1 - beta1) * m + beta1 * grad`",
-        _reweight("m", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+        partial(_reweight, "m", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
     ),
     adam_mistake(
         "v-weights-swapped",
         "the weights of the second average exchanged: (1 − β) for the old value and β for the new",
         "`(1 - beta2) * v + beta2 * grad**2`",
-        _reweight("v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+        partial(_reweight, "v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
     ),
     adam_mistake(
         "m-rest-of-beta2",
         "the gradient weighted with (1 − β₂) in its average",
         "`beta1 * m + (1 - beta2) * grad`: the two weights add up to 1",
-        _reweight("m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+        partial(_reweight, "m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
     ),
     adam_mistake(
         "v-rest-of-beta1",
         "the square weighted with (1 − β₁) in its average",
         "`beta2 * v + (1 - beta1) * grad**2`: the two weights add up to 1",
-        _reweight("v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+        partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
     ),
     adam_mistake(
         "m-with-beta2",
         "β₂ in the average of the gradient",
         "`beta2 * m + (1 - beta2) * grad`; it is beta1",
-        _reweight("m", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
+        partial(_reweight, "m", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
     ),
     adam_mistake(
         "v-with-beta1",
         "β₁ in the average square",
         "`beta1 * v + (1 - beta1) * grad**2`; it is beta2",
-        _reweight("v", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
+        partial(_reweight, "v", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
     ),
     adam_mistake(
         "m-beta-missing",
         "the old average gradient not multiplied by β₁",
         "`m = m + (1 - beta1) * grad`; it is `beta1 * m + ...`",
-        _reweight("m", lambda p, b: b.old + (1 - b.beta) * b.value),
+        partial(_reweight, "m", lambda p, b: b.old + (1 - b.beta) * b.value),
     ),
     adam_mistake(
         "v-beta-missing",
         "the old average square not multiplied by its β",
         "`v = v + (1 - beta2) * grad**2`; it is `beta2 * v + ...`",
-        _reweight("v", lambda p, b: b.old + (1 - b.beta) * b.value),
+        partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
     ),
     adam_mistake(
         "v-rest-squared",
         "(1 − β₂) squared together with the gradient",
         "`((1 - beta2) * grad)**2`; it is `(1 - beta2) * grad**2`",
-        _reweight("v", _square_new_weight),
+        partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),
     ),
     adam_mistake(
         "step-along-gradient",
@@ -257,12 +236,12 @@ MISTAKES = (
         "v-from-average",
         "v averaged from m² instead of g²",
         "`(1 - beta2) * m**2`; it is `grad**2`",
-        _replace_square(_square_of_average),
+        partial(_replace_square, _square_of_average),
     ),
     adam_mistake(
         "v-from-parameter",
         "v averaged from the weight's square instead of the gradient's",
         "`(1 - beta2) * p**2`; it is `grad**2`",
-        _replace_square(lambda program, g: P**2),
+        partial(_replace_square, lambda program: P**2),
     ),
 )

@@ -1,11 +1,11 @@
-"""Momentum, and the size and the direction of the step."""
+"""Momentum, the size and the direction of the step, and changes of the gradient before the rule uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import Average, NotFoundError, divide_terms, first_moments, setting, sums_with_eps
+from gradstep.judge.algebra.anatomy import Average, divide_terms, first_moments, only, require, setting, sums_with_eps
 from gradstep.judge.algebra.expression import (
     GRADIENT,
     ONE,
@@ -17,6 +17,7 @@ from gradstep.judge.algebra.expression import (
     factors,
     linear,
     mul,
+    number,
     split_power,
     substitute,
 )
@@ -24,73 +25,41 @@ from gradstep.judge.algebra.program import Program
 from gradstep.judge.catalogue.mistake import Mistake, held_by, rule_mistake
 from gradstep.judge.formula import Edit
 
+_CLIPPING = "clipping is the caller's, before step(); torch.nn.utils.clip_grad_norm_ and clip_grad_value_"
 _sgd_mistake = partial(Mistake, read="Sutskever et al., ICML 2013, and torch.optim.SGD's notes")
 
 
 def _find_buffer(program: Program) -> Average:
-    """Return the momentum buffer: the one slot that is a sum of gradients.
-
-    Raises:
-        NotFoundError: there is none, or several.
-    """
-    buffers = [a for a in first_moments(program) if not a.is_average]
-    if len(buffers) != 1:
-        raise NotFoundError("no one momentum")
-    return buffers[0]
+    """Return the momentum buffer: the one slot that is a sum of gradients."""
+    return only((a for a in first_moments(program) if not a.is_average), "momentum buffer")
 
 
 def _move_lr_into_buffer(program: Program) -> Program:
     lr = setting(program, "lr")
     buffer = _find_buffer(program)
     along, rest = linear(program["step"], buffer.new)
-    if along is ZERO:
-        raise NotFoundError("no step along the buffer")
+    require(along is not ZERO, "step along the buffer")
     changed = program.replace_part(buffer.name, buffer.plus(lr * buffer.new_weight * buffer.value))
     return changed.replace(step=divide_terms(along, lr) * buffer.new + rest)
 
 
-def _reweight_gradient(make: Callable[[Program, Average], Node]) -> Edit:
-    """Replace the weight of the gradient in the buffer by ``make`` of the buffer."""
-
-    def edit(program: Program) -> Program:
-        buffer = _find_buffer(program)
-        return program.replace_part(buffer.name, buffer.plus(make(program, buffer) * buffer.value))
-
-    return edit
-
-
-def _dampened_weight(program: Program, buffer: Average) -> Node:
-    if buffer.new_weight.op != "ite":
-        raise NotFoundError("no first step of its own")
-    return buffer.new_weight.args[2]  # type: ignore[no-any-return]
-
-
-def _average_weight_later(_: Program, buffer: Average) -> Node:
-    return call("ite", call("eq", STEP, ONE), ONE, 1 - buffer.old_weight)
-
-
-def _nesterov(make: Callable[[Node, Node, Node], Node]) -> Edit:
-    """Replace the direction of Nesterov's step by ``make`` of the gradient, the buffer and the momentum."""
-
-    def edit(program: Program) -> Program:
-        buffer, lr = _find_look_ahead(program)
-        return program.replace(step=lr * make(GRADIENT, buffer.new, buffer.old_weight))
-
-    return edit
-
-
-def _find_look_ahead(program: Program) -> tuple[Average, Node]:
+def _change_buffer(make: Callable[[Average], Node], program: Program) -> Program:
+    """Replace the new momentum by ``make`` of the buffer."""
     buffer = _find_buffer(program)
-    if buffer.value is not GRADIENT or linear(program["step"], GRADIENT)[0] is ZERO:
-        raise NotFoundError("no look-ahead")
-    return buffer, setting(program, "lr")
+    return program.replace_part(buffer.name, make(buffer))
 
 
-def _add_gradient_again(program: Program) -> Program:
+def _dampen_first(buffer: Average) -> Node:
+    require(buffer.new_weight.op == "ite", "first step of its own")
+    return buffer.plus(buffer.new_weight.args[2] * buffer.value)
+
+
+def _change_direction(look_ahead: bool, make: Callable[[Average], Node], program: Program) -> Program:
+    """Replace the direction of a step, with Nesterov's look-ahead or without it, by ``make`` of the buffer."""
     buffer = _find_buffer(program)
-    if buffer.value is not GRADIENT or linear(program["step"], GRADIENT)[0] is not ZERO:
-        raise NotFoundError("a look-ahead, or no momentum of the gradient")
-    return program.replace(step=setting(program, "lr") * (GRADIENT + buffer.new))
+    looks_ahead = linear(program["step"], GRADIENT)[0] is not ZERO
+    require(buffer.value is GRADIENT and looks_ahead == look_ahead, "such momentum of the gradient")
+    return program.replace(step=setting(program, "lr") * make(buffer))
 
 
 def _divide_after_buffer(program: Program) -> Program:
@@ -98,8 +67,7 @@ def _divide_after_buffer(program: Program) -> Program:
     buffer = _find_buffer(program)
     roots = {d.node for d in sums_with_eps(program)}
     quotients = [f for f in factors(buffer.value) if split_power(f)[0] in roots and split_power(f)[1] == -1]
-    if not quotients:
-        raise NotFoundError("no division before the momentum")
+    require(quotients, "division before the momentum")
     value = mul(*(f for f in factors(buffer.value) if f not in quotients))
     changed = program.replace_part(buffer.name, buffer.plus(buffer.new_weight * value))
     return changed.replace(step=substitute(changed["step"], buffer.new, mul(buffer.new, *quotients)))
@@ -107,13 +75,9 @@ def _divide_after_buffer(program: Program) -> Program:
 
 def _add_look_ahead(program: Program) -> Program:
     """Use NAdam's numerator in Adam: ``beta1 * m_hat + (1 - beta1) * grad / (1 - beta1**t)``."""
-    moments = [a for a in first_moments(program) if a.is_average and a.value is GRADIENT]
-    if len(moments) != 1:
-        raise NotFoundError("no one average of the gradient")
-    (m,) = moments
+    m = only((a for a in first_moments(program) if a.is_average and a.value is GRADIENT), "average of the gradient")
     along, rest = linear(program["step"], m.new)
-    if along is ZERO or linear(program["step"], GRADIENT)[0] is not ZERO:
-        raise NotFoundError("no step along the average alone")
+    require(along is not ZERO and linear(program["step"], GRADIENT)[0] is ZERO, "step along the average alone")
     ahead = m.old_weight * m.new + m.new_weight * GRADIENT
     return program.replace(step=along * ahead + rest)
 
@@ -123,14 +87,26 @@ def _change_step(change: Callable[[Program, Node], Node]) -> Edit:
 
 
 def _negate_gradient(program: Program) -> Program:
-    if not program.slots and program["G"].op != "add":
-        raise NotFoundError("the same as a step uphill")
+    require(program.slots or program["G"].op == "add", "difference to a step uphill")
     return program.rewrite(lambda n: -n if n is G else n, "G")
 
 
-def _sum_all_gradients(program: Program) -> Program:
-    buffer = _find_buffer(program)
-    return program.replace_part(buffer.name, buffer.old + buffer.new_weight * buffer.value)
+def _replace_gradient(make: Callable[[Node], Node]) -> Edit:
+    new = make(G)
+    return lambda program: program.rewrite(lambda n: new if n is G else n)
+
+
+def _clamp(g: Node, limit: float) -> Node:
+    low = call("maximum", g, number(-limit))
+    return -call("maximum", -low, number(-limit))
+
+
+def _norm(g: Node) -> Node:
+    return call("sum", g**2) ** 0.5
+
+
+def _gradient_mistake(name: str, sentence: str, look_for: str, make: Callable[[Node], Node]) -> Mistake:
+    return Mistake(name, sentence, look_for, _replace_gradient(make), read=_CLIPPING)
 
 
 MISTAKES = (
@@ -188,43 +164,43 @@ MISTAKES = (
         "first-buffer-damped",
         "dampening in the first momentum buffer too",
         "`momentum * buf + (1 - dampening) * grad` at the first step; torch starts with the gradient itself",
-        _reweight_gradient(_dampened_weight),
+        partial(_change_buffer, _dampen_first),
     ),
     _sgd_mistake(
         "momentum-averaged",
         "the momentum as an average: the gradient multiplied by (1 − momentum)",
         "`momentum * buf + (1 - momentum) * grad`; it is `momentum * buf + grad`",
-        _reweight_gradient(lambda program, buffer: 1 - buffer.old_weight),
+        partial(_change_buffer, lambda b: b.plus((1 - b.old_weight) * b.value)),
     ),
     _sgd_mistake(
         "momentum-averaged-after-first",
         "the momentum as an average that starts at the first gradient",
         "`(1 - momentum) * grad` from the second step on",
-        _reweight_gradient(_average_weight_later),
+        partial(_change_buffer, lambda b: b.plus(call("ite", call("eq", STEP, ONE), ONE, 1 - b.old_weight) * b.value)),
     ),
     _sgd_mistake(
         "momentum-undecayed",
         "the momentum buffer never decayed: a sum of all gradients",
         "`buf = buf + grad`; it is `momentum * buf + grad`",
-        _sum_all_gradients,
+        partial(_change_buffer, lambda b: b.old + b.new_weight * b.value),
     ),
     _sgd_mistake(
         "nesterov-undamped",
         "Nesterov's step without the momentum factor",
         "`grad + buf`; it is `grad + momentum * buf`",
-        _nesterov(lambda g, b, mu: g + b),
+        partial(_change_direction, True, lambda b: GRADIENT + b.new),
     ),
     _sgd_mistake(
         "nesterov-only-buffer",
         "Nesterov's step without the gradient",
         "`momentum * buf`; it is `grad + momentum * buf`",
-        _nesterov(lambda g, b, mu: mu * b),
+        partial(_change_direction, True, lambda b: b.old_weight * b.new),
     ),
     _sgd_mistake(
         "momentum-twice",
         "the gradient added to the buffer in the step",
         "`p -= lr * (grad + buf)` without Nesterov",
-        _add_gradient_again,
+        partial(_change_direction, False, lambda b: GRADIENT + b.new),
     ),
     Mistake(
         "momentum-of-gradient",
@@ -239,5 +215,57 @@ MISTAKES = (
         "`beta1 * m_hat + (1 - beta1) * grad`; the numerator is `m_hat`",
         _add_look_ahead,
         read="Dozat, ICLR 2016 workshop, Algorithm 2",
+    ),
+    *(
+        _gradient_mistake(
+            f"gradient-clamped-at-{limit:g}",
+            f"each element of the gradient clamped to ±{limit:g}",
+            f"`grad.clamp(-{limit:g}, {limit:g})` or `np.clip` inside the optimizer",
+            partial(_clamp, limit=limit),
+        )
+        for limit in (1.0, 0.5, 5.0, 10.0, 0.1)
+    ),
+    _gradient_mistake(
+        "gradient-clipped-by-norm",
+        "each tensor's gradient clipped to the norm 1",
+        "`grad / max(1, norm)` inside the optimizer",
+        # As torch's clip_grad_norm_, but for each tensor by itself.
+        lambda g: g / call("maximum", _norm(g), number(1)),
+    ),
+    _gradient_mistake(
+        "gradient-normalised",
+        "each tensor's gradient divided by its norm",
+        "`grad / grad.norm()` inside the optimizer",
+        lambda g: g / _norm(g),
+    ),
+    _gradient_mistake(
+        "gradient-centred",
+        "each tensor's gradient with its mean subtracted",
+        "`grad - grad.mean()` inside the optimizer",
+        lambda g: g - call("mean", g),
+    ),
+    _gradient_mistake(
+        "gradient-centred-by-row",
+        "the gradient with each row's mean subtracted: gradient centralisation",
+        "`grad - grad.mean(dim=..., keepdim=True)` inside the optimizer",
+        lambda g: g - call("row_mean", g),
+    ),
+    _gradient_mistake(
+        "gradient-by-sign",
+        "the gradient's sign instead of the gradient",
+        "`grad.sign()` before the averages",
+        lambda g: call("sign", g),
+    ),
+    _gradient_mistake(
+        "gradient-by-magnitude",
+        "the gradient's magnitude instead of the gradient",
+        "`abs(grad)` before the averages",
+        lambda g: call("abs", g),
+    ),
+    _gradient_mistake(
+        "gradient-averaged-over-elements",
+        "each tensor's gradient divided by the number of its elements",
+        "`grad / grad.numel()`: the loss has its mean already",
+        lambda g: g / call("size", g),
     ),
 )
