@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
-    Average,
     Correction,
     NotFoundError,
     Replacement,
@@ -16,6 +15,7 @@ from gradstep.judge.algebra.anatomy import (
     corrections_of,
     first_moments,
     replace_corrections,
+    require,
     second_moments,
     settings,
 )
@@ -26,23 +26,17 @@ from gradstep.judge.formula import Edit
 
 _mistake = partial(Mistake, read=ADAM_PAPER + " and section 3")
 _MOMENTS = {
-    "m": {"words": "average gradient", "letter": "m", "beta": "beta1"},
-    "v": {"words": "average square", "letter": "v", "beta": "beta2"},
+    "m": {"words": "average gradient", "letter": "m", "beta": "beta1", "other": "beta2", "wrong": "β₂"},
+    "v": {"words": "average square", "letter": "v", "beta": "beta2", "other": "beta1", "wrong": "β₁"},
 }
 
 
-def _replace(moment: str, by: Replacement) -> Edit:
-    return lambda program: replace_corrections(program, moment, by)
+def _replace(by: Replacement) -> Callable[[str], Edit]:
+    """Return what makes the edit of a moment that replaces each of its corrections by ``by`` of it."""
+    return lambda moment: lambda program: replace_corrections(program, moment, by)
 
 
-def _remove(moment: str) -> Edit:
-    return _replace(moment, lambda c, e: ONE)
-
-
-def _remove_both(program: Program) -> Program:
-    if not _has_both(program):
-        raise NotFoundError("one correction only")
-    return all_of(_remove("m"), _remove("v"))(program)
+_remove = _replace(lambda c, e: ONE)
 
 
 def _has(program: Program, moment: str) -> bool:
@@ -58,24 +52,17 @@ def _swap(program: Program) -> Program:
     return program.rewrite(lambda n: swap.get(n, n), "step")
 
 
-def _use_beta_of(moment: str, other: str) -> Edit:
+def _use_other_beta(moment: str) -> Edit:
     def edit(program: Program) -> Program:
-        correction_of(program, moment)
-        wrong = correction_of(program, other)
-        return replace_corrections(program, moment, lambda c, e: wrong.node**e)
+        wrong = {m: correction_of(program, m).node for m in "mv"}
+        return replace_corrections(program, moment, lambda c, e: wrong["v" if moment == "m" else "m"] ** e)
 
     return edit
 
 
-def _by_formula(change: Callable[[Correction], Node]) -> Replacement:
-    """Replace a correction by a power of β by ``change`` of it."""
-
-    def by(c: Correction, e: float) -> Node:
-        if c.beta is None:
-            raise NotFoundError("no power of beta")
-        return change(c) ** e
-
-    return by
+def _change(change: Callable[[Correction], Node]) -> Callable[[str], Edit]:
+    """Return what makes the edit of a moment that replaces its corrections by powers of β by ``change`` of them."""
+    return _replace(lambda c, e: change(c) ** e if c.beta is not None else require(None, "power of beta"))
 
 
 def _beta(c: Correction) -> Node:
@@ -83,24 +70,20 @@ def _beta(c: Correction) -> Node:
     return beta
 
 
-def _store_corrected(*moments: str) -> Edit:
+_correct_as_at_first = _change(lambda c: substitute(c.node, c.of, _beta(c)))
+
+
+def _store_corrected(moment: str) -> Edit:
     """Keep the corrected averages as the state, and use them as they are."""
 
     def edit(program: Program) -> Program:
-        stored = dict(program.parts)
-        for moment in moments:
-            c = correction_of(program, moment)
-            for average in first_moments(program) if moment == "m" else second_moments(program):
-                if average.old_weight is c.beta:
-                    stored[average.name] = program[average.name] / c.node
-        uncorrected = all_of(*(_remove(moment) for moment in moments))(program)
-        return uncorrected.with_parts({**stored, "step": uncorrected["step"]})
+        stored, c = dict(program.parts), correction_of(program, moment)
+        for average in first_moments(program) if moment == "m" else second_moments(program):
+            if average.old_weight is c.beta:
+                stored[average.name] = program[average.name] / c.node
+        return program.with_parts({**stored, "step": _remove(moment)(program)["step"]})
 
     return edit
-
-
-def _store_all_corrected(program: Program) -> Program:
-    return _store_corrected(*(m for m in "mv" if _has(program, m)))(program)
 
 
 def _has_both(program: Program) -> bool:
@@ -117,16 +100,13 @@ def debias_averages(program: Program) -> Program:
     """Move the corrections into the averages, which are then unbiased if they are updated at every step."""
     uncorrected = any_of(_remove("m"), _remove("v"))(program)
     parts = dict(uncorrected.parts)
+    betas = {c.beta for c in corrections(program)}
     for average in averages(program):
-        if average.is_average and _is_corrected(program, average):
+        if average.is_average and average.old_weight in betas:
             beta_t = average.old_weight**STEP
             hat = (beta_t - average.old_weight) / (beta_t - 1)
             parts[average.name] = hat * average.old + (1 - hat) * average.value
     return program.with_parts(parts)
-
-
-def _is_corrected(program: Program, average: Average) -> bool:
-    return any(c.beta is average.old_weight for c in corrections(program))
 
 
 def _add_correction(program: Program) -> Program:
@@ -137,20 +117,12 @@ def _add_correction(program: Program) -> Program:
         for a in averages(program)
         if a.is_average and a.of_squares and a.old_weight not in betas
     }
-    corrected = {new: value for new, value in corrected.items() if _is_used(program, new)}
-    if corrected:
+    if any(n in corrected for n in program.nodes()):
         return program.rewrite(lambda n: corrected.get(n, n))
     step = _correct_maxima(program)
     if step is program["step"] and any(n.op == "sign" for n in walk(step)):
-        beta = settings(program).get("betas.0")
-        if beta is None:
-            raise NotFoundError("no beta")
-        step = step / (1 - beta**STEP)
+        step = step / (1 - settings(program)["betas.0"] ** STEP)
     return program.replace(step=step)
-
-
-def _is_used(program: Program, new: Node) -> bool:
-    return any(contains(e, new) for e in program.parts.values())
 
 
 def _correct_maxima(program: Program) -> Node:
@@ -165,8 +137,8 @@ def _correct_maxima(program: Program) -> Node:
     return step
 
 
-def _shift_step(moment: str, by: int) -> Edit:
-    return _replace(moment, _by_formula(lambda c: substitute(c.node, STEP, STEP + by)))
+def _shift_step(by: int) -> Callable[[str], Edit]:
+    return _change(lambda c: substitute(c.node, STEP, STEP + by))
 
 
 def _uses_step_in_power(program: Program) -> bool:
@@ -175,14 +147,16 @@ def _uses_step_in_power(program: Program) -> bool:
 
 def uses_step(program: Program) -> bool:
     """Whether the rule's numbers depend on the step number."""
-    return any(contains(e, STEP) for e in program.parts.values())
+    return STEP in program.nodes()
 
 
-def _in_each(name: str, sentence: str, look_for: str, by: Replacement) -> Iterator[Mistake]:
-    """Yield the mistake for each moment; ``sentence`` and ``look_for`` are templates of the names in ``_MOMENTS``."""
-    for moment, names in _MOMENTS.items():
-        edit = _replace(moment, by)
-        yield _mistake(f"{moment}-{name}", sentence.format(**names), look_for.format(**names), edit)
+def _in_each(
+    name: str, sentence: str, look_for: str, edit: Callable[[str], Edit], when: Callable[[Program], bool] | None = None
+) -> Iterator[Mistake]:
+    """Yield the mistake for each moment; the first three are templates of the words in ``_MOMENTS``."""
+    for moment, words in _MOMENTS.items():
+        named, said, sought = (text.format(**words) for text in (name, sentence, look_for))
+        yield _mistake(named, said, sought, edit(moment), when=when)
 
 
 MISTAKES = (
@@ -190,19 +164,14 @@ MISTAKES = (
         "no-bias-correction",
         "no bias correction",
         "m divided by `1 - beta1**t` and v by `1 - beta2**t`, with t = 1 at the first step: neither is there",
-        _remove_both,
+        all_of(_remove("m"), _remove("v")),
+        when=_has_both,
     ),
-    _mistake(
-        "no-m-correction",
-        "no bias correction of the average gradient",
-        "m divided by `1 - beta1**t`: it is not there",
-        _remove("m"),
-    ),
-    _mistake(
-        "no-v-correction",
-        "no bias correction of the average square",
-        "v divided by `1 - beta2**t`: it is not there",
-        _remove("v"),
+    *_in_each(
+        "no-{letter}-correction",
+        "no bias correction of the {words}",
+        "{letter} divided by `1 - {beta}**t`: it is not there",
+        _remove,
     ),
     _mistake(
         "step-from-zero",
@@ -222,39 +191,32 @@ MISTAKES = (
         "correction-stored",
         "the corrected averages kept as the state",
         "`m = m / (1 - beta1**t)`: give the corrected value another name, the next step needs the uncorrected one",
-        _store_all_corrected,
+        lambda program: all_of(*(_store_corrected(m) for m in "mv" if _has(program, m)))(program),
     ),
-    _mistake(
-        "m-correction-stored",
-        "the corrected average gradient kept as the state",
-        "`m = m / (1 - beta1**t)`: give the corrected value another name",
-        _store_corrected("m"),
-        when=_has_both,
-    ),
-    _mistake(
-        "v-correction-stored",
-        "the corrected average square kept as the state",
-        "`v = v / (1 - beta2**t)`: give the corrected value another name",
-        _store_corrected("v"),
+    *_in_each(
+        "{letter}-correction-stored",
+        "the corrected {words} kept as the state",
+        "`{letter} = {letter} / (1 - {beta}**t)`: give the corrected value another name",
+        _store_corrected,
         when=_has_both,
     ),
     *_in_each(
-        "correction-multiplied",
+        "{letter}-correction-multiplied",
         "the {words} multiplied by its correction instead of divided",
         "`{letter} * (1 - {beta}**t)`",
-        lambda c, e: c.node ** (-e),
+        _replace(lambda c, e: c.node ** (-e)),
     ),
     _mistake(
         "v-correction-not-rooted",
         "the correction of v outside the root and not rooted",
         "`sqrt(v) / (1 - beta2**t)`: correct v first, then take the root of `v_hat`",
-        _replace("v", lambda c, e: c.node ** (2 * e)),
+        _replace(lambda c, e: c.node ** (2 * e))("v"),
     ),
     _mistake(
         "m-corrected-twice",
         "the average gradient corrected twice",
         "`m_hat` divided by `1 - beta1**t` again, by itself or in the step size",
-        _replace("m", lambda c, e: c.node ** (2 * e)),
+        _replace(lambda c, e: c.node ** (2 * e))("m"),
     ),
     _mistake(
         "corrected-twice",
@@ -268,58 +230,55 @@ MISTAKES = (
         "`1 - beta2**t` under m and `1 - beta1**t` under v",
         _swap,
     ),
-    _mistake(
-        "m-corrected-by-beta2",
-        "the average gradient corrected with β₂",
-        "`m / (1 - beta2**t)`; it is beta1",
-        _use_beta_of("m", "v"),
-    ),
-    _mistake(
-        "v-corrected-by-beta1",
-        "the average square corrected with β₁",
-        "`v / (1 - beta1**t)`; it is beta2",
-        _use_beta_of("v", "m"),
+    *_in_each(
+        "{letter}-corrected-by-{other}",
+        "the {words} corrected with {wrong}",
+        "`{letter} / (1 - {other}**t)`; it is {beta}",
+        _use_other_beta,
     ),
     _mistake(
         "correction-per-step-only",
         "the correction of the first step at every step",
         "`1 - beta1` and `1 - beta2` without the power of t",
-        any_of(*(_replace(m, _by_formula(lambda c: substitute(c.node, c.of, _beta(c)))) for m in "mv")),
+        any_of(*map(_correct_as_at_first, "mv")),
     ),
     *_in_each(
-        "correction-per-step-only",
+        "{letter}-correction-per-step-only",
         "the {words} corrected as at the first step at every step",
         "`1 - {beta}` without the power of t",
-        _by_formula(lambda c: substitute(c.node, c.of, _beta(c))),
+        _correct_as_at_first,
     ),
     *_in_each(
-        "corrected-by-power",
+        "{letter}-corrected-by-power",
         "the {words} divided by {beta}**t instead of 1 - {beta}**t",
         "`{letter} / {beta}**t`",
-        _by_formula(lambda c: c.of),
+        _change(lambda c: c.of),
     ),
     *_in_each(
-        "correction-times-t",
+        "{letter}-correction-times-t",
         "the {words} corrected by β times t instead of β to the power of t",
         "`1 - {beta} * t`; it is `1 - {beta}**t`",
-        _by_formula(lambda c: 1 - _beta(c) * c.of.args[1]),
+        _change(lambda c: 1 - _beta(c) * c.of.args[1]),
     ),
     *_in_each(
-        "corrected-with-plus",
+        "{letter}-corrected-with-plus",
         "the {words} divided by 1 + {beta}**t",
         "`{letter} / (1 + {beta}**t)`; it is a minus",
-        _by_formula(lambda c: 1 + c.of),
+        _change(lambda c: 1 + c.of),
     ),
-    *(
-        _mistake(
-            f"{moment}-correction-{late}",
-            f"the {names['words']} corrected one step {late}",
-            f"`1 - {names['beta']}**(t {'-' if by < 0 else '+'} 1)`",
-            _shift_step(moment, by),
-            when=_has_both,
-        )
-        for moment, names in _MOMENTS.items()
-        for late, by in (("late", -1), ("early", 1))
+    *_in_each(
+        "{letter}-correction-late",
+        "the {words} corrected one step late",
+        "`1 - {beta}**(t - 1)`",
+        _shift_step(-1),
+        when=_has_both,
+    ),
+    *_in_each(
+        "{letter}-correction-early",
+        "the {words} corrected one step early",
+        "`1 - {beta}**(t + 1)`",
+        _shift_step(1),
+        when=_has_both,
     ),
     Mistake(
         "correction-added",

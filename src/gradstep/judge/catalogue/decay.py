@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
-    NotFoundError,
+    Average,
     correction_of,
     coupled_decay,
     decoupled_decay,
     divide_terms,
     first_moments,
+    only,
     replace_denominators,
+    require,
     second_moments,
     setting,
     step_size,
@@ -38,26 +41,18 @@ from gradstep.judge.catalogue.mistake import ADAMW_PAPER, Mistake, adamw_mistake
 from gradstep.judge.formula import Edit
 
 
-def _change_decoupled(change: Callable[[Program, Node], Node]) -> Edit:
+def _change_decoupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the factor of the decay on the weight by ``change`` of it."""
-
-    def edit(program: Program) -> Program:
-        return program.replace(keep=1 - change(program, decoupled_decay(program)))
-
-    return edit
+    return program.replace(keep=1 - change(program, decoupled_decay(program)))
 
 
-def _change_coupled(change: Callable[[Program, Node], Node]) -> Edit:
+def _change_coupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the factor of the decay in the gradient by ``change`` of it."""
-
-    def edit(program: Program) -> Program:
-        return program.replace(G=G + change(program, coupled_decay(program)) * P)
-
-    return edit
+    return program.replace(G=G + change(program, coupled_decay(program)) * P)
 
 
 def _scale(factor: float) -> Edit:
-    return any_of(_change_decoupled(lambda p, d: factor * d), _change_coupled(lambda p, d: factor * d))
+    return any_of(*(partial(change, lambda p, d: factor * d) for change in (_change_decoupled, _change_coupled)))
 
 
 def _move_to_gradient(program: Program) -> Program:
@@ -76,22 +71,20 @@ def _decay_twice(program: Program) -> Program:
 
 
 def _decay_after(program: Program) -> Program:
-    if program["keep"] is ONE:
-        raise NotFoundError("no decay on the weight")
+    require(program["keep"] is not ONE, "decay on the weight")
     return program.replace(p=KEEP * (P - MOVE))
 
 
 def _multiply_by_step_size(program: Program) -> Program:
     """Multiply the decay by the step size, as in ``step_size * (update + weight_decay * p)``."""
     size = step_size(program)
-    if size is setting(program, "lr"):
-        raise NotFoundError("the step has no other factor")
-    return _change_decoupled(lambda p, d: setting(p, "weight_decay") * size)(program)
+    require(size is not setting(program, "lr"), "other factor of the step")
+    return _change_decoupled(lambda p, d: setting(p, "weight_decay") * size, program)
 
 
 def _multiply_by_corrections(program: Program) -> Program:
     corrections = correction_of(program, "v").node ** 0.5 / correction_of(program, "m").node
-    return _change_decoupled(lambda p, d: d * corrections)(program)
+    return _change_decoupled(lambda p, d: d * corrections, program)
 
 
 def _skip_at_zero(program: Program) -> Program:
@@ -104,44 +97,25 @@ def _skip_at_zero(program: Program) -> Program:
     return changed
 
 
-def _drop_weight(program: Program) -> Program:
-    """Subtract ``lr * weight_decay`` instead of ``lr * weight_decay * p``."""
+def _decay_along(direction: Node, program: Program) -> Program:
+    """Multiply the decay by ``direction`` instead of the weight."""
     if program["keep"] is not ONE:
-        return program.replace(keep=ONE, p=program["p"] - decoupled_decay(program))
-    return program.replace(G=G + coupled_decay(program))
-
-
-def _decay_by_gradient(program: Program) -> Program:
-    """Multiply the decay by the gradient instead of the weight."""
-    if program["keep"] is not ONE:
-        return program.replace(keep=ONE, p=program["p"] - decoupled_decay(program) * G)
-    return program.replace(G=G + coupled_decay(program) * G)
+        return program.replace(keep=ONE, p=program["p"] - decoupled_decay(program) * direction)
+    return program.replace(G=G + coupled_decay(program) * direction)
 
 
 def _decay_before_and_after(program: Program) -> Program:
     """Decay the weight before the update and again after it."""
-    if program["keep"] is ONE:
-        raise NotFoundError("no decay on the weight")
+    require(program["keep"] is not ONE, "decay on the weight")
     return program.replace(p=KEEP * program["p"])
-
-
-def _decay_by_sign(program: Program) -> Program:
-    sign = call("sign", P)
-    if program["keep"] is not ONE:
-        return program.replace(keep=ONE, p=program["p"] - decoupled_decay(program) * sign)
-    return program.replace(G=G + coupled_decay(program) * sign)
 
 
 def _move_to_numerator(program: Program) -> Program:
     """Add the decay to the average gradient, so that it is divided by the root too."""
-    moments = first_moments(program)
-    if len(moments) != 1 or not second_moments(program):
-        raise NotFoundError("no average over a root")
-    new = moments[0].new
+    new = only(first_moments(program), "average").new
     decay = setting(program, "weight_decay") * P
     along, rest = linear(program["step"], new)
-    if along is ZERO:
-        raise NotFoundError("no step along the average")
+    require(second_moments(program) and along is not ZERO, "step along an average over a root")
     step = along * new + along * _undo_corrections(along) * decay + rest
     return program.replace(G=G, keep=ONE, step=step)
 
@@ -158,24 +132,13 @@ def _undo_corrections(along: Node) -> Node:
     return mul(*(1 / f for f in own))
 
 
-def _in_one_moment(moment: str) -> Edit:
-    """Add the decay to the gradient of one moment (``m`` or ``v``) only."""
-
-    def edit(program: Program) -> Program:
-        whole = G + setting(program, "weight_decay") * P
-        own = first_moments(program) if moment == "m" else second_moments(program)
-        if not first_moments(program) or not second_moments(program):
-            raise NotFoundError("no two averages")
-        parts = {a.name: substitute(program[a.name], GRADIENT, whole) for a in own}
-        others = {n: substitute(e, GRADIENT, G) for n, e in program.parts.items() if n not in parts and n != "G"}
-        return program.with_parts({**others, **parts, "G": G, "keep": ONE})
-
-    return edit
-
-
-def _divide_by_lr(program: Program) -> Program:
-    """Divide the decay by lr, as where a schedule's multiplier takes the place of lr."""
-    return _change_decoupled(lambda p, d: divide_terms(d, setting(p, "lr")))(program)
+def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Program) -> Program:
+    """Add the decay to the gradient of one moment only."""
+    require(first_moments(program) and second_moments(program), "two averages")
+    whole = G + setting(program, "weight_decay") * P
+    parts = {a.name: substitute(program[a.name], GRADIENT, whole) for a in own(program)}
+    others = {n: substitute(e, GRADIENT, G) for n, e in program.parts.items() if n not in parts and n != "G"}
+    return program.with_parts({**others, **parts, "G": G, "keep": ONE})
 
 
 MISTAKES = (
@@ -212,7 +175,8 @@ MISTAKES = (
         "decay-without-lr",
         "the decay not multiplied by the learning rate",
         "`p *= 1 - weight_decay`; torch multiplies by `1 - lr * weight_decay`",
-        _divide_by_lr,
+        # As where a schedule's multiplier takes the place of lr.
+        partial(_change_decoupled, lambda p, d: divide_terms(d, setting(p, "lr"))),
         conventions=held_by("paper", rules=("AdamW",)),
         read=ADAMW_PAPER + ", where λ stands beside α",
     ),
@@ -220,13 +184,13 @@ MISTAKES = (
         "decay-lr-twice",
         "the decay multiplied by the learning rate twice",
         "`lr * (update + lr * weight_decay * p)`",
-        _change_decoupled(lambda p, d: setting(p, "lr") * d),
+        partial(_change_decoupled, lambda p, d: setting(p, "lr") * d),
     ),
     rule_mistake(
         "decay-with-lr",
         "the decay in the gradient multiplied by the learning rate",
         "`grad + lr * weight_decay * p`; the update multiplies by lr already",
-        _change_coupled(lambda p, d: setting(p, "lr") * d),
+        partial(_change_coupled, lambda p, d: setting(p, "lr") * d),
     ),
     adamw_mistake(
         "decay-by-step-size",
@@ -259,13 +223,13 @@ MISTAKES = (
         "decay-in-m-only",
         "the decay added to the gradient of m alone",
         "`grad + weight_decay * p` in one of the two averages",
-        _in_one_moment("m"),
+        partial(_in_one_moment, first_moments),
     ),
     adamw_mistake(
         "decay-in-v-only",
         "the decay added to the gradient of v alone",
         "`grad + weight_decay * p` in one of the two averages",
-        _in_one_moment("v"),
+        partial(_in_one_moment, second_moments),
     ),
     adamw_mistake(
         "decay-sign",
@@ -295,13 +259,13 @@ MISTAKES = (
         "decay-without-weight",
         "the decay not multiplied by the weight",
         "`lr * weight_decay` subtracted; it is `lr * weight_decay * p`",
-        _drop_weight,
+        partial(_decay_along, ONE),
     ),
     adamw_mistake(
         "decay-of-gradient",
         "the decay multiplied by the gradient instead of the weight",
         "`weight_decay * grad`; it is `weight_decay * p`",
-        _decay_by_gradient,
+        partial(_decay_along, G),
     ),
     adamw_mistake(
         "decay-before-and-after",
@@ -313,7 +277,7 @@ MISTAKES = (
         "decay-of-sign",
         "the decay along the weight's sign: L1 instead of L2",
         "`weight_decay * sign(p)`; it is `weight_decay * p`",
-        _decay_by_sign,
+        partial(_decay_along, call("sign", P)),
     ),
     adamw_mistake(
         "decay-skipped-at-zero",

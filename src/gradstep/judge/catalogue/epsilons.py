@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
@@ -9,22 +10,27 @@ from gradstep.judge.algebra.anatomy import (
     NotFoundError,
     correction_of,
     replace_denominators,
+    require,
     setting,
     slot_leaves,
     sums_with_eps,
 )
 from gradstep.judge.algebra.expression import ONE, ZERO, Node, call, factors, mul, number, split_power, substitute
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import ADAM_PAPER, Mistake, edit_nodes, held_by
+from gradstep.judge.catalogue.mistake import ADAM_PAPER, Mistake, held_by
+from gradstep.judge.formula import Edit
 
 _mistake = partial(
     Mistake, read=ADAM_PAPER + "; the rule's docstring in gradstep.rules says where ε stands in this rule"
 )
 
 
+def _replace(make: Callable[[Denominator], Node]) -> Edit:
+    return lambda program: replace_denominators(program, make)
+
+
 def _add_before_correction(d: Denominator, *, inside: bool) -> Node:
-    if d.correction is ONE:
-        raise NotFoundError("no correction inside the denominator")
+    require(d.correction is not ONE, "correction inside the denominator")
     uncorrected = (d.bare_root**2 + d.eps) ** 0.5 if inside else d.bare_root + d.eps
     return d.correction * uncorrected
 
@@ -32,20 +38,20 @@ def _add_before_correction(d: Denominator, *, inside: bool) -> Node:
 def _move_outside_root(program: Program) -> Program:
     inside = {d.node: d for d in sums_with_eps(program) if split_power(d.bare_root)[1] != 0.5}
 
-    def edit(_: Program, node: Node) -> Node:
+    def edit(node: Node) -> Node:
         base, exponent = split_power(node)
         if base in inside and abs(exponent) == 0.5:
             return (inside[base].root ** 0.5 + inside[base].eps) ** (2 * exponent)
         return node
 
-    return edit_nodes(edit)(program)
+    return program.rewrite(edit)
 
 
 def _add_after_correction(program: Program) -> Program:
     """Add ε to the root of the corrected v; the rule adds it to the root of v itself."""
     c = correction_of(program, "v")
-    if not any(split_power(f) == (c.node, 0.5) for n in program.nodes("step") for f in factors(n)):
-        raise NotFoundError("the correction is no factor of the step")
+    is_factor = any(split_power(f) == (c.node, 0.5) for n in program.nodes("step") for f in factors(n))
+    require(is_factor, "such factor of the step")
     eps = setting(program, "eps")
     return program.replace(step=substitute(program["step"], eps, eps * c.node**0.5))
 
@@ -64,7 +70,7 @@ def _add_to_quotient(program: Program) -> Program:
     """Write ``m / sqrt(v) + eps``, without the parentheses."""
     sums = {d.node: d for d in sums_with_eps(program) if split_power(d.bare_root)[1] == 0.5}
 
-    def edit(_: Program, node: Node) -> Node:
+    def edit(node: Node) -> Node:
         for factor in factors(node):
             base, exponent = split_power(factor)
             if base in sums and exponent == -1 and node.op == "mul":
@@ -75,31 +81,26 @@ def _add_to_quotient(program: Program) -> Program:
                 return mul(*numbers, mul(*data, 1 / d.root) + d.eps)
         return node
 
-    return edit_nodes(edit)(program)
+    return program.rewrite(edit)
 
 
 def always(value: str) -> Mistake:
     """Return the mistake of one value of ε written into the formula."""
-
-    def edit(program: Program) -> Program:
-        eps = setting(program, "eps")
-        return program.rewrite(lambda n: number(float(value)) if n is eps else n)
-
     return _mistake(
         f"eps-is-{value}",
         f"ε = {value} whatever is set",
         f"`{value}` written into the formula; use the setting eps",
-        edit,
+        partial(_set, number(float(value))),
     )
+
+
+def _set(value: Node, program: Program) -> Program:
+    eps = setting(program, "eps")
+    return program.rewrite(lambda n: value if n is eps else n)
 
 
 VALUES = ("1e-08", "1e-06", "1e-07", "1e-05", "1e-10", "1e-12", "1e-04", "1e-03")
 """Values that people write for ε."""
-
-
-def _remove(program: Program) -> Program:
-    eps = setting(program, "eps")
-    return program.rewrite(lambda n: ZERO if n is eps else n)
 
 
 MISTAKES = (
@@ -107,7 +108,7 @@ MISTAKES = (
         "eps-inside-root",
         "ε inside the square root",
         "`sqrt(v + eps)`; it is `sqrt(v) + eps`",
-        lambda program: replace_denominators(program, lambda d: (d.root**2 + d.eps) ** 0.5),
+        _replace(lambda d: (d.root**2 + d.eps) ** 0.5),
         conventions=(
             *held_by("optax", "keras", rules=("RMSprop", "Adagrad")),
             *held_by("textbook", rules=("Adam", "AdamW")),
@@ -117,13 +118,13 @@ MISTAKES = (
         "eps-squared-inside-root",
         "ε² inside the square root",
         "`sqrt(v + eps**2)`; it is `sqrt(v) + eps`",
-        lambda program: replace_denominators(program, lambda d: (d.root**2 + d.eps**2) ** 0.5),
+        _replace(lambda d: (d.root**2 + d.eps**2) ** 0.5),
     ),
     _mistake(
         "eps-inside-before-correction",
         "ε inside the root and before the bias correction",
         "`sqrt(v + eps)` with the uncorrected v",
-        lambda program: replace_denominators(program, lambda d: _add_before_correction(d, inside=True)),
+        _replace(partial(_add_before_correction, inside=True)),
     ),
     _mistake(
         "eps-outside-root",
@@ -135,7 +136,7 @@ MISTAKES = (
         "eps-before-correction",
         "ε before the bias correction",
         "`(sqrt(v) + eps)` divided by the root of `1 - beta2**t`: add ε to the root of the corrected v",
-        lambda program: replace_denominators(program, lambda d: _add_before_correction(d, inside=False)),
+        _replace(partial(_add_before_correction, inside=False)),
         conventions=held_by("paper", "keras", "bitsandbytes", rules=("Adam", "AdamW", "NAdam")),
         read=ADAM_PAPER + ": the reordered form at the end of section 2, with its ε̂",
     ),
@@ -155,24 +156,24 @@ MISTAKES = (
         conventions=held_by("keras"),
         read="Kingma and Ba, arXiv:1412.6980, Algorithm 2, which has no ε; torch.optim.Adamax",
     ),
-    _mistake("eps-missing", "no ε", "a division by `sqrt(v)` alone", _remove),
+    _mistake("eps-missing", "no ε", "a division by `sqrt(v)` alone", partial(_set, ZERO)),
     _mistake(
         "eps-max",
         "ε as the least value of the denominator instead of added to it",
         "`max(sqrt(v), eps)`; it is `sqrt(v) + eps`",
-        lambda program: replace_denominators(program, lambda d: call("maximum", d.root, d.eps)),
+        _replace(lambda d: call("maximum", d.root, d.eps)),
     ),
     _mistake(
         "eps-twice",
         "ε both inside and outside the square root",
         "`sqrt(v + eps) + eps`; it is `sqrt(v) + eps`",
-        lambda program: replace_denominators(program, lambda d: (d.root**2 + d.eps) ** 0.5 + d.eps),
+        _replace(lambda d: (d.root**2 + d.eps) ** 0.5 + d.eps),
     ),
     _mistake(
         "eps-squared",
         "ε squared",
         "`sqrt(v) + eps**2`; it is `sqrt(v) + eps`",
-        lambda program: replace_denominators(program, lambda d: d.root + d.eps**2),
+        _replace(lambda d: d.root + d.eps**2),
     ),
     _mistake(
         "eps-added-to-quotient",
