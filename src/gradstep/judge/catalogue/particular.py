@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 from gradstep.judge.algebra.anatomy import (
+    Average,
     NotFoundError,
     averages,
     first_moments,
+    only,
+    require,
     second_moments,
     setting,
     settings,
@@ -28,13 +31,13 @@ from gradstep.judge.algebra.expression import (
     linear,
     mul,
     number,
+    rewrite,
     split_power,
     substitute,
     walk,
 )
 from gradstep.judge.algebra.program import Program
 from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, held_by
-from gradstep.judge.formula import Edit
 
 _lion_mistake = partial(Mistake, read="Chen et al., arXiv:2302.06675, Algorithm 2")
 _adafactor_mistake = partial(Mistake, read="Shazeer and Stern, arXiv:1804.04235, Algorithms 4 to 6")
@@ -45,74 +48,48 @@ _adamax_mistake = partial(Mistake, read="Kingma and Ba, arXiv:1412.6980, Algorit
 # -- Adamax, Lion -----------------------------------------------------------------------------------------------------
 
 
-def _change_maximum(change: Callable[[Node], Node]) -> Edit:
+def _change_maximum(change: Callable[[Node], Node], program: Program) -> Program:
     """Replace ``max(beta2 * u, abs(g))`` by ``change`` of it."""
-
-    def edit(program: Program) -> Program:
-        for name in program.slots:
-            old, _ = slot_leaves(program, name)
-            if program[name].op == "maximum" and linear(program[name].args[0], old)[0].op == "setting":
-                return program.replace_part(name, change(program[name]))
-        raise NotFoundError("no running maximum that forgets")
-
-    return edit
+    for name in program.slots:
+        old, _ = slot_leaves(program, name)
+        if program[name].op == "maximum" and linear(program[name].args[0], old)[0].op == "setting":
+            return program.replace_part(name, change(program[name]))
+    raise NotFoundError("no running maximum that forgets")
 
 
-def _change_sign(make: Callable[[Program, Node], Node]) -> Edit:
+def _change_sign(make: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the direction ``sign(x)`` by ``make`` of ``x``."""
-
-    def change(program: Program, node: Node) -> Node:
-        return make(program, node.args[0]) if node.op == "sign" and _has_old_state(node) else node
-
-    return edit_nodes(change, "step")
+    return program.rewrite(lambda n: make(program, n.args[0]) if n.op == "sign" and _has_old_state(n) else n, "step")
 
 
 def _has_old_state(node: Node) -> bool:
     return any(n.op == "old" for n in walk(node))
 
 
-def _average_leaves(program: Program) -> tuple[Node, Node]:
-    own = averages(program)
-    if len(own) != 1:
-        raise NotFoundError("no one average")
-    return own[0].old, own[0].new
+def _average(program: Program) -> Average:
+    return only(averages(program), "average")
 
 
 def _use_one_beta(program: Program) -> Program:
     by_name = settings(program)
-    directions = [n for n in program.nodes("step") if n.op == "sign" and _has_old_state(n)]
-    if not directions or "betas.0" not in by_name:
-        raise NotFoundError("no direction of its own")
+    require(any(n.op == "sign" and _has_old_state(n) for n in program.nodes("step")), "direction of its own")
     return program.rewrite(lambda n: by_name["betas.0"] if n is by_name.get("betas.1") else n, *program.slots)
 
 
 # -- Adagrad, Adadelta, RMSprop ---------------------------------------------------------------------------------------
 
 
-def _decay_rate_ahead(program: Program) -> Program:
-    return program.replace(step=substitute(program["step"], STEP - 1, STEP))
-
-
 def _average_sum(program: Program) -> Program:
-    sums = [a for a in second_moments(program) if a.old_weight is ONE]
-    if not sums:
-        raise NotFoundError("no sum of squares")
-    step = program["step"]
-    for a in sums:
-        step = substitute(step, a.new, a.new / STEP)
-    return program.replace(step=step)
+    averages_by_sum = {a.new: a.new / STEP for a in second_moments(program) if a.old_weight is ONE}
+    return program.replace(step=rewrite(program["step"], lambda n: averages_by_sum.get(n, n)))
 
 
-def _change_average_of_steps(change: Callable[[Program, Node], Node]) -> Edit:
+def _change_average_of_steps(change: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the value that the average of squared steps takes by ``change`` of it."""
-
-    def edit(program: Program) -> Program:
-        for a in second_moments(program):
-            if any(n.args == ("update", False) for n in walk(a.value)):
-                return program.replace_part(a.name, a.plus(a.new_weight * change(program, a.value)))
-        raise NotFoundError("no average of steps")
-
-    return edit
+    for a in second_moments(program):
+        if any(n.args == ("update", False) for n in walk(a.value)):
+            return program.replace_part(a.name, a.plus(a.new_weight * change(program, a.value)))
+    raise NotFoundError("no average of steps")
 
 
 def _remove_root_of_steps(program: Program) -> Program:
@@ -138,17 +115,15 @@ def _add_eps(program: Program) -> Program:
     eps = settings(program).get("eps.0", number(2.0**-52))
     bound = eps**2
 
-    def change(_: Program, node: Node) -> Node:
+    def change(node: Node) -> Node:
         if node.op == "maximum" and (bound in node.args or eps in node.args):
             return mul(*(a for a in node.args if a is not bound and a is not eps))
         return node
 
     new = GRADIENT**2 + eps
-    changed = edit_nodes(change)(program)
-    changed = changed.rewrite(lambda n: new if n is GRADIENT**2 else n, *program.slots)
+    changed = program.rewrite(change).rewrite(lambda n: new if n is GRADIENT**2 else n, *program.slots)
     unbounded = any(changed.parts.get(n) is not program.parts.get(n) for n in ("step", "update"))
-    if not unbounded or all(changed[n] is program[n] for n in program.slots):
-        raise NotFoundError("no bound of the average square")
+    require(unbounded and any(changed[n] is not program[n] for n in program.slots), "bound of the average square")
     return changed
 
 
@@ -177,33 +152,22 @@ def _remove_normalisation(_: Program, node: Node) -> Node:
     return ONE if is_mean else node
 
 
-def _reverse_weights(_: Program, node: Node) -> Node:
-    if node.op == "pow" and node.args[0] is STEP and node.args[1].op != "number":
-        return 1 - node
-    return node
-
-
-def _is_mean(node: Node) -> bool:
-    return any(n.op == "mean" for n in walk(node))
-
-
 def _keep_in_full(program: Program) -> Program:
     """Use one average of the parameter's shape instead of two, of rows and of columns."""
     has_row_means = any(n.op == "mean" and len(n.args) == 2 for n in program.nodes())
-    if not has_row_means or len(program.slots) != 2:
-        raise NotFoundError("no rows and columns")
+    require(has_row_means and len(program.slots) == 2, "rows and columns")
     row, col = program.slots
     old, new = slot_leaves(program, row)
     old_weight, value = linear(program[row], old)
     whole = mul(*(f.args[0] if f.op == "mean" else f for f in factors(value)))
     col_old, col_new = slot_leaves(program, col)
 
-    def unfactored(_: Program, node: Node) -> Node:
+    def unfactored(node: Node) -> Node:
         if node.op != "mul" or not {new, col_new} <= set(node.args):
             return node
-        return mul(new, *(f for f in node.args if f not in (new, col_new) and not _is_mean(f)))
+        return mul(new, *(f for f in node.args if f not in (new, col_new) and not any(n.op == "mean" for n in walk(f))))
 
-    full = edit_nodes(unfactored, "step")(program)
+    full = program.rewrite(unfactored, "step")
     return full.with_parts({**full.parts, row: old_weight * old + whole, col: col_old})
 
 
@@ -212,19 +176,19 @@ _MAXIMA = (
         "no-maximum",
         "a sum in the place of the maximum",
         "`max(beta2 * u, abs(grad))`",
-        _change_maximum(lambda u: add(*u.args)),
+        partial(_change_maximum, lambda u: add(*u.args)),
     ),
     _adamax_mistake(
         "maximum-never-forgets",
         "β₂ missing from the running maximum",
         "`max(beta2 * u, abs(grad))`",
-        _change_maximum(lambda u: call("maximum", split_scalars(u.args[0])[1], u.args[1])),
+        partial(_change_maximum, lambda u: call("maximum", split_scalars(u.args[0])[1], u.args[1])),
     ),
     _adamax_mistake(
         "no-magnitude",
         "the gradient instead of its magnitude in the maximum",
         "`abs(grad)`",
-        _change_maximum(lambda u: substitute(u, call("abs", GRADIENT), GRADIENT)),
+        partial(_change_maximum, lambda u: substitute(u, call("abs", GRADIENT), GRADIENT)),
     ),
 )
 
@@ -233,7 +197,7 @@ _LIONS = (
         "sign-of-average",
         "the sign of the updated average instead of the interpolation",
         "`sign(m)` after `m = beta2 * m + (1 - beta2) * grad`; the direction has β₁ and the old m",
-        _change_sign(lambda program, x: call("sign", _average_leaves(program)[1])),
+        partial(_change_sign, lambda program, x: call("sign", _average(program).new)),
     ),
     _lion_mistake(
         "one-beta", "β₁ for the average too", "`m = beta1 * m + (1 - beta1) * grad`; the average has β₂", _use_one_beta
@@ -242,19 +206,19 @@ _LIONS = (
         "sign-of-gradient",
         "the sign of the gradient alone",
         "`sign(grad)`, or an average that is not kept: the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        _change_sign(lambda program, x: call("sign", GRADIENT)),
+        partial(_change_sign, lambda program, x: call("sign", GRADIENT)),
     ),
     _lion_mistake(
         "sign-of-old-average",
         "the sign of the average before the gradient",
         "`sign(m)`; the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        _change_sign(lambda program, x: call("sign", _average_leaves(program)[0])),
+        partial(_change_sign, lambda program, x: call("sign", _average(program).old)),
     ),
     _lion_mistake(
         "no-sign",
         "no sign: the step is as long as the interpolation",
         "`sign(...)` around the direction",
-        _change_sign(lambda program, x: x),
+        partial(_change_sign, lambda program, x: x),
     ),
 )
 
@@ -263,7 +227,7 @@ _OTHERS = (
         "lr-decay-off-by-one",
         "the decay of the learning rate one step ahead",
         "`lr / (1 + t * lr_decay)`; it is `(t - 1)`",
-        _decay_rate_ahead,
+        lambda program: program.replace(step=substitute(program["step"], STEP - 1, STEP)),
         read="torch.optim.Adagrad",
     ),
     Mistake(
@@ -283,13 +247,13 @@ _OTHERS = (
         "steps-with-lr",
         "the learning rate inside the average of squared steps",
         "`(lr * delta)**2`; torch averages `delta**2`",
-        _change_average_of_steps(lambda program, value: setting(program, "lr") ** 2 * value),
+        partial(_change_average_of_steps, lambda program, value: setting(program, "lr") ** 2 * value),
     ),
     _adadelta_mistake(
         "steps-from-gradient",
         "the average of squared steps taken of the gradient",
         "`acc_delta` averages `delta**2`, not `grad**2`",
-        _change_average_of_steps(lambda program, value: GRADIENT**2),
+        partial(_change_average_of_steps, lambda program, value: GRADIENT**2),
     ),
     Mistake(
         "centered-not-squared",
@@ -336,7 +300,7 @@ _FACTORED = (
         "beta2-reversed",
         "the weights of old and new square exchanged",
         "`t**beta2_decay` is the weight of the new square, one minus it that of the old",
-        edit_nodes(_reverse_weights),
+        edit_nodes(lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n),
     ),
     _adafactor_mistake(
         "not-factored",
