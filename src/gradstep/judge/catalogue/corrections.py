@@ -266,19 +266,16 @@ MISTAKES = (
         "`{letter} / (1 + {beta}**t)`; it is a minus",
         _change(lambda c: 1 + c.of),
     ),
-    *_in_each(
-        "{letter}-correction-late",
-        "the {words} corrected one step late",
-        "`1 - {beta}**(t - 1)`",
-        _shift_step(-1),
-        when=_has_both,
-    ),
-    *_in_each(
-        "{letter}-correction-early",
-        "the {words} corrected one step early",
-        "`1 - {beta}**(t + 1)`",
-        _shift_step(1),
-        when=_has_both,
+    *(
+        _mistake(
+            f"{moment}-correction-{late}",
+            f"the {words['words']} corrected one step {late}",
+            f"`1 - {words['beta']}**(t {sign} 1)`",
+            _shift_step(by)(moment),
+            when=_has_both,
+        )
+        for moment, words in _MOMENTS.items()
+        for late, sign, by in (("late", "-", -1), ("early", "+", 1))
     ),
     Mistake(
         "correction-added",
