@@ -12,7 +12,7 @@ import gradstep
 from gradstep.cli import app
 from gradstep.monitor import Group, JsonLines, Parameter, read_run
 from gradstep.monitor.doctor.finding import Finding, grade
-from gradstep.monitor.doctor.report import rank_findings
+from gradstep.monitor.doctor.readings import rank_findings
 from gradstep.monitor.doctor.rules import RULES
 from gradstep.monitor.doctor.rules.gradients import SPIKE
 from gradstep.monitor.doctor.rules.learning_rate import LR_TOO_HIGH

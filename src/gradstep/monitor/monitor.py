@@ -12,11 +12,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from gradstep.monitor.describe import make_header
 from gradstep.monitor.outbox import Outbox
 from gradstep.monitor.record import Header, Update
-from gradstep.monitor.sinks.base import RESERVED, Sink
-from gradstep.monitor.sinks.files import JsonLines
+from gradstep.monitor.sinks import RESERVED, JsonLines, Sink
 from gradstep.monitor.steps import StepRecorder
 from gradstep.monitor.watched import (
     HasLrSchedules,
@@ -25,6 +23,7 @@ from gradstep.monitor.watched import (
     StepperLike,
     describe_schedule,
     lr_schedules,
+    make_header,
     schedule_length,
 )
 from gradstep.optimizers.wrapped import innermost

@@ -8,8 +8,7 @@ import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
-from gradstep.monitor.doctor.readings import Reading, readings
-from gradstep.monitor.doctor.report import Diagnosis, rank_findings
+from gradstep.monitor.doctor.readings import Diagnosis, Reading, rank_findings, readings
 from gradstep.monitor.doctor.rules import RULES
 from gradstep.monitor.doctor.rules.gradients import matrix_norms
 from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse

@@ -7,39 +7,32 @@ from collections.abc import Callable
 
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Finding
-from gradstep.monitor.doctor.rules.gradients import gradients_exploding, gradients_vanished, spike
-from gradstep.monitor.doctor.rules.learning_rate import lr_too_high, lr_too_low
-from gradstep.monitor.doctor.rules.loop import gradients_not_cleared, step_without_gradient, stepped_twice
-from gradstep.monitor.doctor.rules.parameters import frozen_but_decayed, no_gradient, not_registered
-from gradstep.monitor.doctor.rules.precision import loss_scale_collapse, lost_to_rounding, not_finite
-from gradstep.monitor.doctor.rules.schedule import lr_jumped, schedule_ended_early, schedule_too_long
-from gradstep.monitor.doctor.rules.settings import fine_tuning_settings, momentum_too_high, unusual_betas
-from gradstep.monitor.doctor.rules.weights import coupled_decay, no_decay, weights_growing, weights_shrinking
+from gradstep.monitor.doctor.rules import gradients, learning_rate, loop, precision, settings
 
 RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
-    lr_too_high,
-    lr_too_low,
-    gradients_exploding,
-    gradients_vanished,
-    not_finite,
-    spike,
-    weights_growing,
-    weights_shrinking,
-    coupled_decay,
-    no_decay,
-    unusual_betas,
-    not_registered,
-    no_gradient,
-    frozen_but_decayed,
-    schedule_ended_early,
-    schedule_too_long,
-    lr_jumped,
-    lost_to_rounding,
-    loss_scale_collapse,
-    gradients_not_cleared,
-    stepped_twice,
-    step_without_gradient,
-    momentum_too_high,
-    fine_tuning_settings,
+    learning_rate.lr_too_high,
+    learning_rate.lr_too_low,
+    gradients.gradients_exploding,
+    gradients.gradients_vanished,
+    precision.not_finite,
+    gradients.spike,
+    settings.weights_growing,
+    settings.weights_shrinking,
+    settings.coupled_decay,
+    settings.no_decay,
+    settings.unusual_betas,
+    loop.not_registered,
+    loop.no_gradient,
+    loop.frozen_but_decayed,
+    learning_rate.schedule_ended_early,
+    learning_rate.schedule_too_long,
+    learning_rate.lr_jumped,
+    precision.lost_to_rounding,
+    precision.loss_scale_collapse,
+    loop.gradients_not_cleared,
+    loop.stepped_twice,
+    loop.step_without_gradient,
+    settings.momentum_too_high,
+    settings.fine_tuning_settings,
 )
 """All rules; their order has no effect."""

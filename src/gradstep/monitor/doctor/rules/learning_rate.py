@@ -1,10 +1,14 @@
-"""Rules about the size of the learning rate."""
+"""Rules about the learning rate: its size, the length of its schedule, and jumps after a resume."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 
-from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
+from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Floats, Series
 from gradstep.monitor.doctor.finding import EVERY_READING, Cause, Fact, Finding, Severity, fell, grade, part
 
 LR_TOO_HIGH = Cause(
@@ -142,3 +146,145 @@ def lr_too_low(evidence: Evidence) -> Finding | None:
         Fact(f"the loss {fell(evidence.fall)}", evidence.fall, LOW_FALL, evidence.loss.span),
     )
     return Finding(LR_TOO_LOW, grade(high, limit=LOW_RATIO, certain=LOW_RATIO_CERTAIN), facts)
+
+
+SCHEDULE_ENDED_EARLY = Cause(
+    "schedule_ended_early",
+    "the schedule ended early",
+    Severity.CRITICAL,
+    "The learning rate has reached its end and training goes on: these updates change nothing, or next to nothing.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs; and advance it once per update, not per micro-batch.",
+    frozenset({"lr_too_low", "lost_to_rounding"}),
+)
+
+ENDED_LR = 1e-6
+"""Limit as a share of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its
+last 3%: computed from the shapes."""
+
+ENDED_ABOVE_ZERO_LR = 0.5
+"""A schedule with an end above 0 counts as ended early if its last value is at most this share of its highest. A
+choice."""
+
+ENDED_SHARE = 0.1
+"""Least share of updates after the end. A choice: a tenth of the compute."""
+
+LEAST_UPDATES = 10
+
+
+def schedule_ended_early(evidence: Evidence) -> Finding | None:
+    """Find a last tenth or more with a learning rate near 0, or at the last value of a schedule of known length."""
+    lr, last = evidence.lr, len(evidence.lr) - 1
+    if last + 1 < LEAST_UPDATES:
+        return None
+    highest = float(lr.values.max())
+    limit = ENDED_LR * highest
+    length = evidence.header.schedule_updates
+    if length is not None and lr.values[-1] <= ENDED_ABOVE_ZERO_LR * highest:
+        limit = lr.values[-1]
+    count = 0
+    while count <= last and lr.values[last - count] <= limit:
+        count += 1
+    share = count / len(lr)
+    if share < ENDED_SHARE or count > last:
+        return None
+    tail = lr.where(lr.updates >= lr.updates[last - count + 1])
+    text = f"the learning rate is {lr.values[-1]:.3g} in the last {share:.0%} of the updates; it was {highest:.3g}"
+    facts = [Fact(text, float(lr.values[-1]), float(limit), tail.span)]
+    if length is not None:
+        facts.append(
+            Fact(f"the schedule is {length:,} updates long, and there are {tail.span[1] + 1:,}", float(length))
+        )
+    return Finding(SCHEDULE_ENDED_EARLY, min(1.0, 0.5 + share), tuple(facts))
+
+
+SCHEDULE_TOO_LONG = Cause(
+    "schedule_too_long",
+    "the schedule is longer than the run",
+    Severity.WARNING,
+    "The run ends while the learning rate is still high, and misses the fall that brings most of the last gain.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs.",
+)
+
+TOO_LONG = 1.1
+"""Limit of the schedule's length over the run's. With a tenth more, a cosine ends at 2% of its peak (computed), which
+costs next to nothing."""
+
+
+def schedule_too_long(evidence: Evidence) -> Finding | None:
+    """Find a schedule of known length that is longer than the planned run."""
+    length, planned = evidence.header.schedule_updates, evidence.header.planned_updates
+    if length is None or planned is None or length <= TOO_LONG * planned:
+        return None
+    text = f"the schedule is {length:,} updates long, and the run {planned:,}"
+    facts = [Fact(text, length / planned, TOO_LONG)]
+    if len(evidence.lr):
+        highest = evidence.lr.values.max()
+        facts.append(
+            Fact(
+                f"the last learning rate seen is {evidence.lr.values[-1]:.3g}, the highest {highest:.3g}",
+                float(evidence.lr.values[-1]),
+                updates=(int(evidence.lr.updates[-1]),) * 2,
+            )
+        )
+    return Finding(SCHEDULE_TOO_LONG, min(1.0, 0.5 + 0.1 * length / planned), tuple(facts))
+
+
+LR_JUMPED = Cause(
+    "lr_jumped",
+    "the learning rate jumped on resume",
+    Severity.WARNING,
+    "The run was resumed with another learning rate than it had: mostly a schedule that began anew, because its state "
+    "was not saved or not loaded, or was overwritten by a scheduler that was made afterwards.",
+    "Keep the schedule's state with the optimizer's and load both (stepper.state_dict() and gradstep.save_checkpoint "
+    "hold all of it); make the scheduler before loading. If the change was meant, nothing is wrong.",
+    frozenset({"lr_too_high", "spike"}),
+)
+
+JUMP = 0.2
+"""Least jump, as a share of the highest learning rate so far: less costs little. A choice."""
+
+SCHEDULE_CHANGE = 3.0
+"""Least jump in units of the largest change between the records just before and after: the schedule itself changes by
+much in a warmup or a fast decay. A choice."""
+
+
+def lr_jumped(evidence: Evidence) -> Finding | None:
+    """Find a jump at a resume; a jump downwards only if the learning rate rises again, unlike in a stepped schedule.
+
+    If the record has a jump of that size elsewhere, the schedule itself has such steps, and nothing is found.
+    """
+    lr, headers = evidence.lr.finite, evidence.run.headers
+    facts: list[Fact] = []
+    largest = 0.0
+    # An added group also writes a header, and may have any learning rate.
+    first = [b.first_update for a, b in pairwise(headers) if len(a.groups) == len(b.groups)]
+    resumes = [at for at in np.searchsorted(lr.updates, first).tolist() if 0 < at < len(lr)]
+    for at in resumes:
+        if _jumped(lr.values, at, resumes):
+            old, new, update = float(lr.values[at - 1]), float(lr.values[at]), int(lr.updates[at])
+            text = f"resumed at update {update:,} with a learning rate of {new:.3g}; it had been {old:.3g}"
+            facts.append(Fact(text, new, old, (update, update)))
+            if _repeats(lr.values, at):
+                facts.append(Fact("what follows are the learning rates of the run's first updates once more"))
+            largest = max(largest, abs(new - old) / float(lr.values[:at].max()))
+    return Finding(LR_JUMPED, min(1.0, 0.5 + largest / 2), tuple(facts)) if facts else None
+
+
+def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:
+    """Return whether the learning rate jumps at the index ``at`` of ``values``, (n,)."""
+    steps, size = np.diff(values), float(values[at] - values[at - 1])
+    nearby = np.abs(steps[[j for j in (at - 2, at) if 0 <= j < len(steps)]])
+    if abs(size) <= JUMP * values[:at].max() or abs(size) <= SCHEDULE_CHANGE * nearby.max(initial=0.0):
+        return False
+    elsewhere = np.delete(steps, np.array(resumes) - 1) * math.copysign(1.0, size)
+    if elsewhere.max(initial=0.0) >= abs(size) / 2:
+        return False
+    return size > 0 or float(values[at:].max()) > values[at] - size / 2
+
+
+def _repeats(values: Floats, at: int) -> bool:
+    """Return whether the learning rates ``values``, (n,), from ``at`` on repeat those from the start on."""
+    count = min(at, len(values) - at)
+    return np.allclose(values[at : at + count], values[:count], rtol=1e-6, atol=0.0)
