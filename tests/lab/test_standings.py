@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from gradstep.lab.columns import columns
-from gradstep.lab.palette import COLOURS, SPARE, colours
+from gradstep.lab.charts import COLOURS, SPARE, colours
 from gradstep.lab.results import Entry, Header, Point, Results, Summary
-from gradstep.lab.standings import curve, standings
+from gradstep.lab.standings import columns, curve, standings, verdict
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.verdict import verdict
 
 
 def entry(name: str, **settings: str) -> Entry:

@@ -6,8 +6,7 @@ import types
 import pytest
 
 from gradstep.learn import check
-from gradstep.learn.challenges import CHALLENGES, challenge_named
-from gradstep.learn.checking import is_unfinished
+from gradstep.learn.checking import CHALLENGES, challenge_named, is_unfinished
 from gradstep.learn.course import diagnosis
 from gradstep.learn.lesson import FRAMEWORKS
 from tests.learn.wrong import WRONG

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.progress import DAMAGED, FILE
 
 SGD = CHALLENGES["sgd"].lesson.code["numpy"]

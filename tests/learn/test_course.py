@@ -4,7 +4,7 @@ import pytest
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.course import Course, advise, diagnosis, grade
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.progress import FILE, Progress, Work, save

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradstep.learn.experiments import EXPERIMENTS, bias_correction, decay, memory, ravine, resume
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import Walker
 from gradstep.rules import RULES, Adam, AdamW
 from tests.pages import check_picture
 
@@ -31,9 +31,9 @@ def test_each_has_figures_and_a_picture(experiment, tmp_path):
 def test_uncorrected_steps_by_hand():
     # (1 − 0.9ᵗ) / √(1 − 0.999ᵗ) along a constant gradient, the corrected ones 1.
     t = np.arange(1, bias_correction.STEPS + 1)
-    lengths = bias_correction._step_lengths(Walker(Adam(lr=0.1), [0.0], change=bias_correction.uncorrected))
+    lengths = bias_correction.step_lengths(bias_correction.uncorrected)
     np.testing.assert_allclose(lengths, (1 - 0.9**t) / np.sqrt(1 - 0.999**t), rtol=1e-6)
-    np.testing.assert_allclose(bias_correction._step_lengths(Walker(Adam(lr=0.1), [0.0])), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(bias_correction.step_lengths(lambda coefficients: coefficients), 1.0, rtol=1e-6)
 
 
 def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
@@ -60,7 +60,7 @@ def test_the_state_that_the_memory_experiment_counts():
 
 
 def test_momentum_ends_lower_in_the_ravine():
-    heights = {name: float(ravine.height(ravine._walk(rule))[-1]) for name, rule in ravine.RULES.items()}
+    heights = {name: float(ravine.height(path)[-1]) for name, path in ravine.walk_all().items()}
     assert heights["SGD with momentum"] < heights["SGD"] / 1000
     assert heights["Adam"] < heights["SGD"] / 1000
     assert ravine._count_crossings(np.array([1.0, -1.0, -0.5, 0.2, -0.001])) == 2

@@ -5,8 +5,7 @@ import time
 import pytest
 
 from gradstep.learn import checking as module
-from gradstep.learn.challenges import CHALLENGES
-from gradstep.learn.checking import check_file
+from gradstep.learn.checking import CHALLENGES, check_file
 
 FILES = {
     "does not import": ("schedule", "import nothing_like_it", "does not import"),

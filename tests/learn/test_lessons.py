@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.lesson import FRAMEWORKS, parse
 
 SMALL = """# A title

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.lesson import FRAMEWORKS
 from gradstep.learn.notebook import notebook, write
 

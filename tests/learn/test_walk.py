@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[2]

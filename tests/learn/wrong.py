@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from gradstep.learn.challenges import CHALLENGES
+from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.lesson import Framework
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, usage_errors
 
 
 def bench(
@@ -30,12 +30,10 @@ def bench(
     from gradstep.lab.bench_report import draw_chart, run_with_bar, summary
     from gradstep.report import check_file
 
-    try:
+    with usage_errors(ValueError):
         check_file(chart)
         works = [work for work in lab.WORKS if not quick or work.parameters <= lab.QUICK_PARAMETERS]
         cases = [*lab.cases(works), *lab.rule_cases(lab.rule_names(rules), works[-1])]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     screen = console()
     results = run_with_bar(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
     if json is not None:

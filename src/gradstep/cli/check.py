@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, usage_errors
 from gradstep.judge.isolation import TIME_LIMIT
 
 
@@ -122,12 +122,10 @@ def _check_target(
         raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if kind not in (None, "torch", "numpy", "function", "update"):
         raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy, function and update")
-    try:
+    with usage_errors(ValueError):
         # A user's file runs only in the process that judges.
         name = rule if names_file(rule) else find_rule(rule).__name__.lower()
         fixed = dict(_parse_setting(text) for text in settings)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     verdict = check_file(
         target,
         name,

@@ -93,7 +93,7 @@ def overview(context: typer.Context, dir_: Dir = None) -> None:
 def start(name: Name, torch: Torch = None, dir_: Dir = None) -> None:
     """Read about a challenge, and get a file to write it in. A file that is there already stays as it is."""
     from gradstep.learn import screen
-    from gradstep.learn.challenges import challenge_named
+    from gradstep.learn.checking import challenge_named
 
     with open_course(dir_) as course:
         challenge, framework = challenge_named(name), course.framework(choose_framework(torch))
@@ -114,8 +114,7 @@ def check(
     """Judge what you wrote. Exit codes: 0 passed, 1 not yet, 2 could not be judged."""
     from gradstep.judge.table import table
     from gradstep.learn import screen
-    from gradstep.learn.challenges import challenge_named
-    from gradstep.learn.checking import is_unfinished
+    from gradstep.learn.checking import challenge_named, is_unfinished
     from gradstep.learn.course import advise_after_check
 
     with open_course(dir_) as course:
@@ -160,7 +159,7 @@ def solution(
 ) -> None:
     """Show a finished program, once you have tried yourself."""
     from gradstep.learn import screen
-    from gradstep.learn.challenges import challenge_named
+    from gradstep.learn.checking import challenge_named
 
     with open_course(dir_) as course:
         challenge, framework = challenge_named(name), course.framework(choose_framework(torch))
@@ -268,7 +267,7 @@ def step_through(
 
 def notebook(name: Name, torch: Torch = None, dir_: Dir = None) -> None:
     """Write a challenge as a Jupyter notebook: text, file, check, hints, pictures and questions in one place."""
-    from gradstep.learn.challenges import challenge_named
+    from gradstep.learn.checking import challenge_named
     from gradstep.learn.notebook import write
 
     with open_course(dir_) as course:

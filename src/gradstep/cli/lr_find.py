@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import INTERRUPTED, console
+from gradstep.cli.screen import INTERRUPTED, console, usage_errors
 
 
 def lr_find(
@@ -36,7 +36,7 @@ def lr_find(
     from gradstep.training.lr_find import lr_find as find
     from gradstep.training.stepper import Stepper
 
-    try:
+    with usage_errors(ValueError, TypeError):
         if task not in TASKS:
             raise ValueError(f"Unknown task: {task!r}.{suggest(task, list(TASKS))} There are {', '.join(TASKS)}.")
         specs = parse_specs(optimizer)
@@ -52,8 +52,6 @@ def lr_find(
             accumulate=accumulate,
             precision=precision,  # type: ignore[arg-type]  # judged there
         )
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error)) from error
     screen = console()
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=screen, transient=True) as bar:

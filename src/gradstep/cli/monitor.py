@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, usage_errors
 
 if TYPE_CHECKING:
     from gradstep.monitor.doctor import Diagnosis, Finding
@@ -33,18 +33,14 @@ def monitor(
     from gradstep.monitor.view import view
 
     screen = console()
-    try:
+    with usage_errors(OSError, ValueError):
         reader = Reader(run)
         record = reader.read()
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
     if html is not None:
         from gradstep.monitor.report import write_report
 
-        try:
+        with usage_errors(ValueError):
             page = write_report(record, html)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
         screen.print(f"Report: {page}", soft_wrap=True)
         return
     if not (follow and screen.is_terminal):

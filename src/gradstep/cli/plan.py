@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, usage_errors
 from gradstep.rules import Rule
 from gradstep.storage.policy import STATES
 
@@ -56,7 +56,7 @@ def plan(
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
     fixed = {name: value for name, value in given.items() if value is not None}
-    try:
+    with usage_errors(ValueError, TypeError):
         if chart is not None:
             check_file(chart)
         result = plans(
@@ -70,8 +70,6 @@ def plan(
             engine=engine,
             **fixed,
         )
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error)) from error
     shown = result.plans if all_ else result.brief
     screen = console()
     if json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import INTERRUPTED, console
+from gradstep.cli.screen import INTERRUPTED, console, usage_errors
 
 
 def race(
@@ -49,7 +49,7 @@ def race(
     if list_:
         screen.print(terminal.listing())
         return
-    try:
+    with usage_errors(ValueError, TypeError, NotADirectoryError):
         plan = session.plan(
             tasks=tasks or [],
             optimizers=optimizers,
@@ -61,8 +61,6 @@ def race(
             clip=clip,
             out=out,
         )
-    except (ValueError, TypeError, NotADirectoryError) as error:
-        raise typer.BadParameter(str(error)) from error
     try:
         outcome = session.run(plan, display_for(screen))
     except OSError as error:
@@ -79,8 +77,6 @@ def report(
     """Build the report of a race again from its results."""
     from gradstep.lab.report import write_report
 
-    try:
+    with usage_errors(ValueError, FileNotFoundError):
         file = write_report(run)
-    except (ValueError, FileNotFoundError) as error:
-        raise typer.BadParameter(str(error)) from error
     console().print(f"Report: {file}", soft_wrap=True)

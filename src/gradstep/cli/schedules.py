@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, usage_errors
 
 
 def schedules(
@@ -28,12 +28,10 @@ def schedules(
     from gradstep.report.words import number, sparkline
     from gradstep.schedules.gallery import draw_together, gallery
 
-    try:
+    with usage_errors(ValueError):
         if out is not None:
             check_file(out)
         drawn = gallery(names or (), steps=steps, warm=warmup, lr=lr)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     screen = console()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("schedule", f"over {steps:,} updates", "first", "highest", "last"):

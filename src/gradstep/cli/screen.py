@@ -1,7 +1,10 @@
 """The terminal of the commands, and their exit code after Ctrl-C."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 
 INTERRUPTED = 130
@@ -9,6 +12,15 @@ INTERRUPTED = 130
 
 WIDE = 150
 """Columns of a log or a pipe, in which tables are not wrapped."""
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Report exceptions of these kinds as errors in the command's arguments."""
+    try:
+        yield
+    except kinds as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def console() -> Console:

@@ -1,9 +1,10 @@
-"""Draw the pictures of a race."""
+"""Draw the pictures of a race. An optimizer has the same colour in each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
-from gradstep.lab.palette import colours
-from gradstep.lab.results import Results
+from gradstep.lab.contenders import base_name
+from gradstep.lab.results import Entry, Results
 from gradstep.lab.standings import Curve, Standing, curve, path, standings
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
@@ -11,6 +12,45 @@ from gradstep.lab.tasks.surface import Surface, relief
 from gradstep.report import Bar, BarChart, Line, LineChart, Picture, SurfaceChart, Trajectory
 from gradstep.report.scales import Scale
 from gradstep.report.words import TINY, number, percent, seconds, size
+
+COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "sgd": "black",
+        "rmsprop": "green",
+        "adam": "blue",
+        "adamw": "vermilion",
+        "nadam": "sky",
+        "radam": "wine",
+        "lion": "amber",
+        "adafactor": "pink",
+        "adagrad": "olive",
+        "adamax": "indigo",
+        "adadelta": "forest",
+    }
+)
+"""Names of :data:`gradstep.report.markup.COLOURS`."""
+SPARE = ("magenta", "teal", "brown", "steel", "rose", "petrol", "sand", "grey")
+"""For optimizers without an entry above, and for one that races several times with different settings."""
+
+
+def colours(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return a colour for each contender, by label. torch's class has the colour of gradstep's with equal settings."""
+    chosen: dict[str, str] = {}
+    by_meaning: dict[tuple[str, str], str] = {}
+    spare = 0
+    for entry in entries:
+        settings = {key: value for key, value in entry.settings.items() if key != "engine"}
+        name = base_name(entry.name)
+        meaning = (name, repr(sorted(settings.items())))
+        if meaning not in by_meaning:
+            own = COLOURS.get(name)
+            if own is None or own in by_meaning.values():
+                own = SPARE[spare % len(SPARE)]
+                spare += 1
+            by_meaning[meaning] = own
+        chosen[entry.label] = by_meaning[meaning]
+    return chosen
+
 
 FLOOR = 1e-9
 """Lowest end of a logarithmic axis, as a share of the starting loss."""

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.lab.palette import colours
+from gradstep.lab.charts import colours
 from gradstep.lab.results import Header, Point, Record, Summary
 from gradstep.lab.tasks import TASKS
 from gradstep.report.markup import COLOURS

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-from gradstep.lab.charts import charts, paths
-from gradstep.lab.columns import columns
-from gradstep.lab.palette import colours
+from gradstep.lab.charts import charts, colours, paths
 from gradstep.lab.results import Header, Results
-from gradstep.lab.standings import Standing, races_in, standings
+from gradstep.lab.standings import Standing, columns, races_in, standings, verdict
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.verdict import verdict
 from gradstep.report import Row, cards, facts, figures, page, section, swatch, table
 from gradstep.report.markup import Child, Markup, join, tag
 from gradstep.report.words import UNKNOWN

@@ -1,15 +1,17 @@
-"""Summarise the records of a race: one standing and one curve for each contender, over all its seeds."""
+"""Summarise the records of a race: a standing and a curve for each contender, who won, and the columns of a table."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import final
 
 from gradstep.lab.contenders import base_name
 from gradstep.lab.results import Entry, Point, Results, Summary, read_results
+from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
-from gradstep.report.words import number, plus_minus, seconds
+from gradstep.lab.tasks.surface import Surface
+from gradstep.report.words import TINY, number, percent, plus_minus, seconds, size
 
 
 @final
@@ -184,3 +186,171 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 def _drop_missing(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
+
+
+TWICE = 2.0
+"""Smallest difference that is written as a ratio, and not in per cent."""
+MANY = 1000.0
+"""Largest ratio that is written exactly: beyond it, both losses are practically zero."""
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a race in words.
+
+    Args:
+        winner: label of the contender that is ahead beyond the noise; None if there is none.
+        short: a few words, for a card.
+        sentence: who won and by how much, or why nobody did.
+    """
+
+    winner: str | None
+    short: str
+    sentence: str
+
+
+def verdict(results: Results) -> Verdict:
+    """Return who won and by how much; nobody, if runs did not finish or differ only within the noise.
+
+    Contenders at one seed start alike and see the same batches, so they are compared seed by seed. A contender is ahead
+    of another if its loss is lower at every seed and its mean lead exceeds the standard deviation of the lead.
+    """
+    table = standings(results)
+    seeds = results.header.seeds
+    if any("interrupted" in one.status for one in table):
+        return Verdict(None, "interrupted", "No winner: the race was interrupted.")
+    finished = [one for one in table if len(one.losses) == len(seeds)]
+    if not finished:
+        return Verdict(None, "nobody arrived", "No winner: nobody arrived; no contender finished at every seed.")
+    after = f"after {results.header.steps:,} steps"
+    word = TASKS[results.header.task].loss_word
+    best = finished[0]
+    if len(table) == 1:
+        return Verdict(None, f"{word} {best.loss_text}", f"{best.entry.label}: {word} {best.loss_text} {after}.")
+    if len(seeds) == 1:
+        return Verdict(
+            None,
+            "one seed: too close to call",
+            f"Too close to call: with one seed the noise is not known. Lowest is {best.entry.label}, {word} "
+            f"{best.loss_text} {after}.",
+        )
+    rivals = [one for one in finished[1:] if not _ahead(best, one)]
+    if rivals:
+        names = [f"{one.entry.label} ({one.loss_text})" for one in (best, *rivals)]
+        between = f"{', '.join(names[:-1])} and {names[-1]}"
+        return Verdict(
+            None, "too close to call", f"Too close to call {after}, at {len(seeds)} seeds: {word} of {between}."
+        )
+    first = f"{best.entry.label} wins: {word} {best.loss_text} {after}"
+    if len(finished) == 1:
+        return Verdict(best.entry.label, f"{word} {best.loss_text}", f"{first}; no other finished at every seed.")
+    second = finished[1]
+    return Verdict(
+        best.entry.label,
+        f"{word} {best.loss_text}",
+        f"{first}, {_lower(best, second)} {second.entry.label} ({second.loss_text}), ahead at all {len(seeds)} seeds.",
+    )
+
+
+def _ahead(one: Standing, other: Standing) -> bool:
+    # Losses below TINY count as equal.
+    leads = [max(other.losses[seed], TINY) - max(loss, TINY) for seed, loss in one.losses.items()]
+    return min(leads) > 0 and fmean(leads) > stdev(leads)
+
+
+def _lower(best: Standing, second: Standing) -> str:
+    """Return how much lower the loss is: a ratio, or per cent where it is below `TWICE`."""
+    low, high = fmean(best.losses.values()), fmean(second.losses.values())
+    if high > MANY * low:
+        return f"over {MANY:,.0f} times lower than"
+    if high / low >= TWICE:
+        return f"{high / low:,.1f} times lower than"
+    return f"{100 * (1 - low / high):.0f} % lower than"
+
+
+@final
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, the text of a cell, and the value that decides which is best.
+
+    Args:
+        value: a number, the lower the better; None where a contender has none.
+        ahead: for a noisy measurement, whether a contender is ahead of all others beyond the noise; None for exact
+            values.
+    """
+
+    title: str
+    text: Callable[[Standing], str]
+    value: Callable[[Standing], float | None]
+    ahead: Callable[[Standing, list[Standing]], bool] | None = None
+
+    def best(self, table: list[Standing]) -> list[bool]:
+        """Return for each row whether it is shown in bold.
+
+        Exact values: all rows with the same text as the best, unless all rows are alike. Noisy measurements: the row
+        that is ahead beyond the noise.
+        """
+        if self.ahead is not None:
+            return [self.ahead(one, [other for other in table if other is not one]) for one in table]
+        values = [(value, self.text(one)) for one in table if (value := self.value(one)) is not None]
+        if len({text for _, text in values}) < 2:
+            return [False] * len(table)
+        _, best = min(values)
+        return [self.value(one) is not None and self.text(one) == best for one in table]
+
+
+def columns(task: Task, winner: str | None) -> list[Column]:
+    """Return the columns of a task; a surface has none for accuracy and memory.
+
+    Args:
+        task: the task of the race.
+        winner: label of the winner; None if there is none.
+    """
+    shown = [
+        Column(
+            task.loss_word, lambda one: one.loss_text, lambda one: one.loss, lambda one, _: one.entry.label == winner
+        )
+    ]
+    if not isinstance(task, Surface):
+        shown.append(
+            Column(
+                "accuracy",
+                lambda one: percent(one.accuracy),
+                lambda one: -one.accuracy if one.accuracy is not None else None,
+                lambda one, _: False,  # too coarse, a few of some hundred images: the loss decides
+            )
+        )
+    shown += [
+        Column(
+            "step",
+            lambda one: one.step_text,
+            lambda one: one.step,
+            lambda one, others: _faster(one.step_range, [other.step_range for other in others]),
+        ),
+        Column(
+            "optimizer",
+            lambda one: time_text(one.optimizer, one.optimizer_range),
+            lambda one: one.optimizer,
+            lambda one, others: _faster(one.optimizer_range, [other.optimizer_range for other in others]),
+        ),
+    ]
+    if not isinstance(task, Surface):
+        shown.append(Column("share", lambda one: percent(one.share), lambda one: None))
+    shown.append(Column("first step", lambda one: seconds(one.first_step), lambda one: None))
+    if not isinstance(task, Surface):
+        shown += [
+            Column("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
+            Column(
+                "per parameter",
+                lambda one: f"{one.bytes_per_parameter:.2f} B",
+                lambda one: one.bytes_per_parameter,
+            ),
+        ]
+    return shown
+
+
+def _faster(mine: tuple[float, float] | None, others: list[tuple[float, float] | None]) -> bool:
+    """Return whether the slowest run is faster than the fastest of all others; False without a spread."""
+    ranges = [ends for ends in others if ends is not None]
+    return mine is not None and bool(ranges) and all(mine[1] < ends[0] for ends in ranges)

@@ -8,14 +8,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.lab.columns import Column, columns
+from gradstep.lab.charts import colours
 from gradstep.lab.contenders import CLASSES, DEFAULT, PEERS, base_name
-from gradstep.lab.palette import colours
 from gradstep.lab.results import Results
 from gradstep.lab.session import Outcome
-from gradstep.lab.standings import races_in, standings
+from gradstep.lab.standings import Column, columns, races_in, standings, verdict
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.verdict import verdict
 from gradstep.report.markup import COLOURS
 from gradstep.report.words import UNKNOWN
 

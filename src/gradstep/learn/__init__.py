@@ -9,7 +9,6 @@ On the command line it is ``gradstep learn``; in a notebook:
 It is not linear warmup and cosine decay: by hand, warmup, cosine, floor, after the end, no warmup.
 """
 
-from gradstep.learn.challenges import CHALLENGES, Challenge
-from gradstep.learn.checking import check
+from gradstep.learn.checking import CHALLENGES, Challenge, check
 
 __all__ = ["CHALLENGES", "Challenge", "check"]

@@ -1,20 +1,86 @@
-"""Judge a learner's code, in this process or in a separate one."""
+"""The challenges, in the order of the course; and the judge of a learner's code, in this process or a separate one."""
 
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from gradstep import judge
 from gradstep.judge import Outcome, Probe, Status, Verdict, isolation
 from gradstep.judge.catalogue import CONVENTIONS
 from gradstep.judge.worker import LoadError, load, pick
-from gradstep.learn.challenges import Challenge, challenge_named
 from gradstep.learn.exams import clipping, schedule
-from gradstep.learn.lesson import UNWRITTEN, Framework
+from gradstep.learn.lesson import SECTIONS, UNWRITTEN, Framework, Lesson, lesson
+
+
+@final
+@dataclass(frozen=True)
+class Challenge:
+    """A class or function to write, with its lesson.
+
+    Attributes:
+        name: its name on the command line.
+        entry: the class or function that the learner writes.
+        rule: the rule that it is compared with; None if it is not an optimizer.
+        needs: settings that the learner's class must take.
+    """
+
+    name: str
+    entry: str
+    rule: str | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def lesson(self) -> Lesson:
+        """The lesson: text, code, hints and questions."""
+        return lesson(self.name)
+
+    def file(self, framework: Framework) -> str:
+        """Return the name of the learner's file."""
+        return f"{self.name}_{framework}.py"
+
+    def title_in(self, framework: Framework) -> str:
+        """Return the title with the framework: "AdamW in PyTorch"."""
+        return f"{self.entry} in {SECTIONS[framework]}"
+
+
+CHALLENGES: dict[str, Challenge] = {
+    challenge.name: challenge
+    for challenge in (
+        Challenge("sgd", "SGD", "sgd"),
+        Challenge("momentum", "SGD", "sgd", needs=("momentum", "nesterov")),
+        Challenge("rmsprop", "RMSprop", "rmsprop", needs=("alpha", "eps")),
+        Challenge("adam", "Adam", "adam", needs=("betas", "eps", "weight_decay")),
+        Challenge("adamw", "AdamW", "adamw", needs=("betas", "eps", "weight_decay")),
+        Challenge("lion", "Lion", "lion", needs=("betas", "weight_decay")),
+        Challenge("schedule", "warmup_cosine"),
+        Challenge("clipping", "clip_grad_norm"),
+    )
+}
+
+
+def challenge_named(name: str) -> Challenge:
+    """Return the challenge of that name.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
+
+    >>> challenge_named("adamw").entry
+    'AdamW'
+    >>> challenge_named("adma")
+    Traceback (most recent call last):
+    ValueError: no challenge 'adma'; did you mean 'adam'? There are sgd, momentum, rmsprop, adam, adamw, lion, ...
+    """
+    if name.lower() not in CHALLENGES:
+        near = get_close_matches(name.lower(), CHALLENGES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"no challenge {name!r}{hint} There are {', '.join(CHALLENGES)}")
+    return CHALLENGES[name.lower()]
+
 
 _EXAMS = {"schedule": schedule.check, "clipping": clipping.check}
 

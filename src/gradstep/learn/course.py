@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from gradstep.judge import Status, Verdict
-from gradstep.learn.challenges import CHALLENGES, Challenge, challenge_named
-from gradstep.learn.checking import check_file, is_unfinished
+from gradstep.learn.checking import CHALLENGES, Challenge, challenge_named, check_file, is_unfinished
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
 from gradstep.learn.progress import FILE, Progress, Work, load, save
@@ -113,10 +112,8 @@ class Course:
         Raises:
             OSError: the folder cannot be made or written to.
         """
-        lesson, progress = challenge.lesson, self.progress()
-        save(
-            self.folder, progress.with_work(challenge.name, framework, progress.of(challenge.name, framework) or Work())
-        )
+        lesson = challenge.lesson
+        self._save_work(challenge, framework)
         files = {
             self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
             self.file(challenge, framework): lesson.code[framework].skeleton,
@@ -131,52 +128,53 @@ class Course:
         verdict = check_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
         if verdict.status is Status.UNJUDGED or is_unfinished(verdict):
             return verdict
-        progress = self.progress()
-        work = progress.of(challenge.name, framework) or Work()
-        pieces = diagnosis(verdict)
-        work = replace(
-            work,
+        work, pieces = self._work(challenge, framework), diagnosis(verdict)
+        self._save_work(
+            challenge,
+            framework,
             attempts=work.attempts + 1,
             passed=work.passed or verdict.passed,
             diagnosis=pieces,
             told=work.told if pieces == work.diagnosis else 0,
         )
-        save(self.folder, progress.with_work(challenge.name, framework, work))
         return verdict
+
+    def _work(self, challenge: Challenge, framework: Framework) -> Work:
+        return self.progress().of(challenge.name, framework) or Work()
+
+    def _save_work(self, challenge: Challenge, framework: Framework, **changes: Any) -> None:
+        """Save the work on a challenge with some fields changed."""
+        work = replace(self._work(challenge, framework), **changes)
+        save(self.folder, self.progress().with_work(challenge.name, framework, work))
 
     def hints(self, challenge: Challenge, framework: Framework) -> list[Hint]:
         """Return the hints given so far: first those on the mistake of the last check, then the lesson's."""
-        work = self.progress().of(challenge.name, framework) or Work()
+        work = self._work(challenge, framework)
         every = (*work.diagnosis, *challenge.lesson.hints)
         shown = (*work.diagnosis[: work.told], *challenge.lesson.hints[: work.hints])
         return [Hint(text, every.index(text) + 1, len(every)) for text in shown]
 
     def hint(self, challenge: Challenge, framework: Framework) -> Hint | None:
         """Return one more hint and save that it was given; None if there are no more."""
-        progress = self.progress()
-        work = progress.of(challenge.name, framework) or Work()
+        work = self._work(challenge, framework)
         if work.told < len(work.diagnosis):
-            work = replace(work, told=work.told + 1)
-            text = work.diagnosis[work.told - 1]
+            text = work.diagnosis[work.told]
+            self._save_work(challenge, framework, told=work.told + 1)
         elif work.hints < len(challenge.lesson.hints):
-            work = replace(work, hints=work.hints + 1)
-            text = challenge.lesson.hints[work.hints - 1]
+            text = challenge.lesson.hints[work.hints]
+            self._save_work(challenge, framework, hints=work.hints + 1)
         else:
             return None
-        save(self.folder, progress.with_work(challenge.name, framework, work))
         every = (*work.diagnosis, *challenge.lesson.hints)
         return Hint(text, every.index(text) + 1, len(every))
 
     def tried(self, challenge: Challenge, framework: Framework) -> bool:
         """Return whether the learner's own code was checked at least once."""
-        work = self.progress().of(challenge.name, framework)
-        return work is not None and work.attempts > 0
+        return self._work(challenge, framework).attempts > 0
 
     def solution(self, challenge: Challenge, framework: Framework) -> str:
         """Return the finished program and save that it was shown."""
-        progress = self.progress()
-        work = progress.of(challenge.name, framework) or Work()
-        save(self.folder, progress.with_work(challenge.name, framework, replace(work, solution_seen=True)))
+        self._save_work(challenge, framework, solution_seen=True)
         return challenge.lesson.code[framework].solution
 
     def answer(self, challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
@@ -201,7 +199,7 @@ class Course:
 def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
     """Grade the answers to all questions of a challenge.
 
-    >>> from gradstep.learn.challenges import CHALLENGES
+    >>> from gradstep.learn.checking import CHALLENGES
     >>> [answer.right for answer in grade(CHALLENGES["sgd"], ["b", "a", "a"])]
     [True, True, False]
     """

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gradstep.learn.challenges import Challenge
+from gradstep.learn.checking import Challenge
 from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question
 
 _ABOUT: dict[str, tuple[str, ...]] = {

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradstep.judge import Status, Verdict
-from gradstep.learn.challenges import CHALLENGES, Challenge
-from gradstep.learn.checking import is_unfinished
+from gradstep.learn.checking import CHALLENGES, Challenge, is_unfinished
 from gradstep.learn.course import Answer, Course, Hint, StartFiles
 from gradstep.learn.experiments import EXPERIMENTS, Experiment, Finding
 from gradstep.learn.lesson import FRAMEWORKS, LETTERS, SECTIONS, Framework, Question

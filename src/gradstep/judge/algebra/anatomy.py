@@ -1,4 +1,7 @@
-"""Find the pieces of a traced rule: averages, corrections, denominators, the decay, the size of the step."""
+"""Find the pieces of a traced rule: averages, corrections, denominators, the decay, the size of the step.
+
+What is named in the singular, and what is to be replaced, must be there: :class:`NotFoundError` says that it is not.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +58,7 @@ NAMES = {
 
 
 def setting(program: Program, role: str) -> Node:
-    """Return the setting with this role, a key of ``NAMES``.
-
-    Raises:
-        NotFoundError: the rule does not use it.
-    """
+    """Return the setting with this role, a key of ``NAMES``."""
     by_name = settings(program)
     for name in NAMES[role]:
         if name in by_name:
@@ -182,11 +181,7 @@ def corrections(program: Program) -> tuple[Correction, ...]:
 
 
 def corrections_of(program: Program, moment: str) -> tuple[Correction, ...]:
-    """Return the corrections of the first (``m``) or the second moment (``v``).
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """Return the corrections of the first (``m``) or the second moment (``v``)."""
     squares = {a.old_weight for a in second_moments(program)}
     gradients = {a.old_weight for a in first_moments(program)}
     own = []
@@ -198,11 +193,7 @@ def corrections_of(program: Program, moment: str) -> tuple[Correction, ...]:
 
 
 def correction_of(program: Program, moment: str) -> Correction:
-    """Return the one correction ``1 - β**t`` of the moment (``m`` or ``v``).
-
-    Raises:
-        NotFoundError: there is none, or it has another form.
-    """
+    """Return the one correction ``1 - β**t`` of the moment (``m`` or ``v``)."""
     own = only(corrections_of(program, moment), f"correction of {moment}")
     require(own.beta, "power of beta")
     return own
@@ -213,11 +204,7 @@ Replacement = Callable[[Correction, float], Node]
 
 
 def replace_corrections(program: Program, moment: str, by: Replacement) -> Program:
-    """Replace each power of the moment's corrections in the step by ``by(correction, exponent)``.
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """Replace each power of the moment's corrections in the step by ``by(correction, exponent)``."""
     own = {c.node: c for c in corrections_of(program, moment)}
     powers = {
         (base, exponent)
@@ -284,32 +271,20 @@ def sums_with_eps(program: Program) -> Iterator[Denominator]:
 
 
 def replace_denominators(program: Program, make: Callable[[Denominator], Node]) -> Program:
-    """Replace every ``sqrt(v) + eps`` by ``make`` of it.
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """Replace every ``sqrt(v) + eps`` by ``make`` of it."""
     replacements = {d.node: make(d) for d in sums_with_eps(program) if split_power(d.bare_root)[1] == 0.5}
     return _require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
 
 
 def decoupled_decay(program: Program) -> Node:
-    """Return the factor of the decay on the weight, ``lr * weight_decay``.
-
-    Raises:
-        NotFoundError: the weight itself does not decay.
-    """
+    """Return the factor of the decay on the weight, ``lr * weight_decay``."""
     decay = 1 - program["keep"]
     require(contains(decay, setting(program, "weight_decay")), "decay on the weight")
     return decay
 
 
 def coupled_decay(program: Program) -> Node:
-    """Return the factor of the weight that is added to the gradient, ``weight_decay``.
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """Return the factor of the weight that is added to the gradient, ``weight_decay``."""
     scale, _ = linear(program["G"], P)
     require(contains(scale, setting(program, "weight_decay")), "decay in the gradient")
     return scale
@@ -329,11 +304,7 @@ def _of_gradient(node: Node) -> bool:
 
 
 def divide_terms(node: Node, factor: Node) -> Node:
-    """Divide every term of a sum by a factor that all of them have.
-
-    Raises:
-        NotFoundError: a term does not have the factor.
-    """
+    """Divide every term of a sum by a factor that all of them have."""
     quotients = []
     for term in terms(node):
         own = factors(term)

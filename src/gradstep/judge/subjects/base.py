@@ -1,15 +1,145 @@
-"""The interface of submissions: they take a rule's settings, and step parameters along gradients."""
+"""The interface of submissions and their arguments: they take settings, and step parameters along gradients."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.arguments import Arguments
+from gradstep.judge.scenario import Gradients, Scenario, Values, shared_defaults
+from gradstep.rules import Rule
+
+ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "lr": (("learning_rate",), ("step_size",), ("eta",), ("lrate",), ("alpha",)),
+    "betas": (("beta1", "beta2"), ("beta_1", "beta_2"), ("b1", "b2"), ("rho1", "rho2")),
+    "eps": (("epsilon",), ("eps1", "eps2"), ("e",)),
+    "weight_decay": (("wd",), ("decay",), ("weight_decay_rate",)),
+    "momentum": (("mu",), ("beta",)),
+    "alpha": (("rho",), ("beta",), ("decay_rate",), ("beta2",)),
+    "rho": (("alpha",), ("decay_rate",)),
+    "d": (("clip_threshold",), ("clipping_threshold",)),
+    "beta2_decay": (("decay_rate",),),
+}
+"""Other names for a setting; two names stand for the two numbers of a pair."""
+
+
+@final
+@dataclass(frozen=True)
+class Arguments:
+    """The settings that a submission takes, and their names there.
+
+    Attributes:
+        names: the submission's own name (or two, for the numbers of a pair) by the rule's name.
+        unknown: required arguments that match no setting of the rule.
+        open: settings of ``names`` that its ``**keywords`` may accept or refuse.
+        defaults: the submission's own defaults, by the rule's names.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    unknown: tuple[str, ...] = ()
+    open: frozenset[str] = frozenset()
+    defaults: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """The rule's settings that the submission takes."""
+        return frozenset(self.names)
+
+    def without(self, settings: frozenset[str]) -> Arguments:
+        """Return a copy without settings that the submission has refused."""
+        names = {name: used for name, used in self.names.items() if name not in settings}
+        return replace(self, names=names, open=self.open - settings)
+
+    def named(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings by the submission's own names, without those that it does not take."""
+        keywords: dict[str, Any] = {}
+        for setting, value in settings.items():
+            own = self.names.get(setting, ())
+            keywords |= dict(zip(own, value)) if len(own) == 2 else dict.fromkeys(own, value)
+        return keywords
+
+
+def arguments_of(make: Callable[..., Any], rule: type[Rule], *, skip: int, extra: Mapping[str, Any]) -> Arguments:
+    """Return the arguments of a class, factory or function after the first ``skip``, which are not settings."""
+    fields = shared_defaults(rule)
+    try:
+        parameters = _parameters(make)
+    except (TypeError, ValueError):
+        return Arguments({name: (name,) for name in fields})
+    places = [p for p in parameters if _is_named(p)][skip:]
+    own = {p.name: p.default for p in places}
+    # A flag and a number with the same name are different settings.
+    names = match_names(rule, own, lambda name, setting: _are_alike(own[name], fields[setting]))
+    unseen: frozenset[str] = frozenset()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        unseen = frozenset(fields) - names.keys()
+        names = {name: names.get(name, (name,)) for name in fields}
+    matched = {n for used in names.values() for n in used} | extra.keys()
+    unknown = tuple(p.name for p in places if p.default is p.empty and p.name not in matched)
+    values = {name: default for name, default in own.items() if default is not inspect.Parameter.empty}
+    return Arguments(names, unknown, unseen, collect_defaults(names, values))
+
+
+def match_names(
+    rule: type[Rule], own: Collection[str], suits: Callable[[str, str], bool] = lambda name, setting: True
+) -> dict[str, tuple[str, ...]]:
+    """Return the submission's own name (or two, for a pair) for each of the rule's settings that it has.
+
+    Args:
+        rule: the rule.
+        own: the submission's names.
+        suits: whether one of these names can stand for one of the rule's settings.
+    """
+    fields = shared_defaults(rule)
+    names: dict[str, tuple[str, ...]] = {}
+    for setting in fields:
+        free = set(own) - {n for used in names.values() for n in used}
+        aliases = (alias for alias in ALIASES.get(setting, ()) if fields.keys().isdisjoint(alias))
+        for alias in ((setting,), *aliases):
+            if free.issuperset(alias) and all(suits(name, setting) for name in alias):
+                names[setting] = alias
+                break
+    return names
+
+
+def collect_defaults(names: Mapping[str, tuple[str, ...]], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the submission's defaults by the rule's names, from their ``values`` by its own names."""
+    return tuple(
+        (setting, tuple(values[n] for n in used) if len(used) == 2 else values[used[0]])
+        for setting, used in names.items()
+        if all(n in values for n in used)
+    )
+
+
+def _parameters(make: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a callable; of a class that takes ``**keywords``, also those of its bases."""
+    parameters = list(inspect.signature(make).parameters.values())
+    if not isinstance(make, type) or not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return parameters
+    seen = {p.name for p in parameters}
+    for base in make.__mro__[1:]:
+        own = vars(base).get("__init__")
+        if not inspect.isfunction(own) or base.__module__.partition(".")[0] == "torch":
+            continue
+        further = list(inspect.signature(own).parameters.values())[1:]
+        parameters += [p.replace(kind=p.KEYWORD_ONLY) for p in further if p.name not in seen and _is_named(p)]
+        seen |= {p.name for p in further}
+        if not any(p.kind is p.VAR_KEYWORD for p in further):
+            return [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return parameters
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _are_alike(own: Any, default: Any) -> bool:
+    return own is inspect.Parameter.empty or isinstance(own, bool) == isinstance(default, bool)
+
 
 Kind: TypeAlias = Literal["torch", "numpy", "function", "update"]
 
@@ -61,19 +191,16 @@ class Subject(ABC):
     """A submission of one form.
 
     Attributes:
+        kind: its form.
         make: the class, factory or function.
         arguments: the settings it takes.
         extra: arguments that are no settings of the rule; it always receives them.
     """
 
+    kind: ClassVar[Kind]
     make: Any
     arguments: Arguments
     extra: dict[str, Any]
-
-    @property
-    @abstractmethod
-    def kind(self) -> Kind:
-        """Its form."""
 
     @property
     @abstractmethod

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradstep.judge.scenario import Scenario, Values, shared_defaults
-from gradstep.judge.subjects.arguments import Arguments, arguments_of
-from gradstep.judge.subjects.base import Kind, Subject
+from gradstep.judge.subjects.base import Arguments, Kind, Subject, arguments_of
 from gradstep.judge.subjects.functions import FunctionSubject, UpdaterSubject, arguments_of_config, find_method
 from gradstep.judge.subjects.numpy_optimizer import NumpySubject, Parameter
 from gradstep.rules import Rule

@@ -6,13 +6,22 @@ import inspect
 from abc import abstractmethod
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.arguments import Arguments, collect_defaults, match_names
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError, array_for
+from gradstep.judge.subjects.base import (
+    Arguments,
+    Kind,
+    NotOfferedError,
+    Session,
+    Subject,
+    SubmissionError,
+    array_for,
+    collect_defaults,
+    match_names,
+)
 from gradstep.rules import Rule
 
 
@@ -69,9 +78,7 @@ class FunctionSubject(Subject):
     tensors: bool = False
     takes_config: bool = False
 
-    @property
-    def kind(self) -> Kind:
-        return "function"
+    kind: ClassVar[Kind] = "function"
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -216,9 +223,7 @@ class UpdaterSubject(Subject):
     method: Method
     tensors: bool = False
 
-    @property
-    def kind(self) -> Kind:
-        return "update"
+    kind: ClassVar[Kind] = "update"
 
     @property
     def abilities(self) -> frozenset[str]:

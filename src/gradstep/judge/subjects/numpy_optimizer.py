@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -52,9 +52,7 @@ class NumpySubject(Subject):
 
     parameter: Callable[[Values], Any] = Parameter
 
-    @property
-    def kind(self) -> Kind:
-        return "numpy"
+    kind: ClassVar[Kind] = "numpy"
 
     @property
     def abilities(self) -> frozenset[str]:

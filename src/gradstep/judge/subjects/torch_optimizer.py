@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject
 class TorchSubject(Subject):
     """A class or factory called as ``make(params, **settings)``, which steps by ``step()`` along ``p.grad``."""
 
-    @property
-    def kind(self) -> Kind:
-        return "torch"
+    kind: ClassVar[Kind] = "torch"
 
     @property
     def abilities(self) -> frozenset[str]:

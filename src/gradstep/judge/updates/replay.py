@@ -12,7 +12,7 @@ import torch
 
 from gradstep.judge.formula import Formula
 from gradstep.judge.scenario import Values
-from gradstep.judge.subjects.arguments import ALIASES
+from gradstep.judge.subjects.base import ALIASES
 from gradstep.judge.updates.history import CODES, History, NumberFormat, ObservedStep
 from gradstep.rules import RULES, Rule, settings_of
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import COLOURS, Change, Experiment, Finding, Walker
 from gradstep.report import Grid, Line, LineChart
 from gradstep.report.scales import Scale, fit
 from gradstep.rules import Adam
@@ -24,10 +23,11 @@ def uncorrected(coefficients: dict[str, float]) -> dict[str, float]:
 
 def run() -> Finding:
     """Compare the length of steps on a constant gradient, and the path on a quadratic."""
-    walkers = {"corrected": Walker(Adam(lr=LR), [0.0]), "not corrected": Walker(Adam(lr=LR), [0.0], change=uncorrected)}
-    lengths = {name: _step_lengths(walker) for name, walker in walkers.items()}
-    walkers = {"corrected": Walker(Adam(lr=LR), [1.0]), "not corrected": Walker(Adam(lr=LR), [1.0], change=uncorrected)}
-    ways = {name: _descend(walker) for name, walker in walkers.items()}
+    changes: dict[str, Change] = {"corrected": lambda coefficients: coefficients, "not corrected": uncorrected}
+    lengths, ways = {}, {}
+    for name, change in changes.items():
+        lengths[name] = step_lengths(change)
+        ways[name] = Walker(Adam(lr=LR), [1.0], change=change).walk(lambda p: 2 * p, 200)[:, 0]
     wrong = lengths["not corrected"]
     lowest = {name: float(way.min()) for name, way in ways.items()}
     lines = (
@@ -40,22 +40,9 @@ def run() -> Finding:
     return Finding(lines, _picture(lengths, ways))
 
 
-def _step_lengths(walker: Walker) -> NDArray[Any]:
+def step_lengths(change: Change) -> NDArray[Any]:
     """Return the length of each step along a gradient of 1, in units of lr, of shape (STEPS,)."""
-    places = [0.0]
-    for _ in range(STEPS):
-        walker.step(np.ones(1))
-        places.append(float(walker.p[0]))
-    return -np.diff(places) / LR
-
-
-def _descend(walker: Walker) -> NDArray[Any]:
-    """Return p before and after each of 200 steps on p², of shape (201, 1)."""
-    places = [walker.p[0]]
-    for _ in range(200):
-        walker.step(2 * walker.p)
-        places.append(walker.p[0])
-    return np.array(places)
+    return -np.diff(Walker(Adam(lr=LR), [0.0], change=change).walk(np.ones_like, STEPS)[:, 0]) / LR
 
 
 def _picture(lengths: dict[str, NDArray[Any]], ways: dict[str, NDArray[Any]]) -> Grid:

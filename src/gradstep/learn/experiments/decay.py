@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
 from gradstep.report import Level, Line, LineChart
 from gradstep.report.scales import Scale
 from gradstep.rules import Adam, AdamW

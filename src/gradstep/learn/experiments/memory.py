@@ -11,8 +11,7 @@ from typing import final
 import numpy as np
 
 import gradstep.numpy as gn
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
 from gradstep.planner import plan
 from gradstep.report import Bar, BarChart, Grid
 from gradstep.report.words import size

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
 from gradstep.report import Grid, Line, LineChart, SurfaceChart, Trajectory
 from gradstep.report.scales import Scale
 from gradstep.report.words import number
@@ -33,7 +32,7 @@ def height(p: NDArray[Any]) -> NDArray[Any]:
 
 def run() -> Finding:
     """Run four rules from the same place for the same number of steps."""
-    paths = {name: _walk(rule) for name, rule in RULES.items()}
+    paths = walk_all()
     ends = {name: float(height(path)[-1]) for name, path in paths.items()}
     turns = {name: _count_crossings(path[:, 1]) for name, path in paths.items()}
     lines = (
@@ -44,20 +43,15 @@ def run() -> Finding:
     return Finding(lines, _picture(paths))
 
 
+def walk_all() -> dict[str, NDArray[Any]]:
+    """Return the path of each rule, of shape (STEPS + 1, 2)."""
+    return {name: Walker(rule, START).walk(lambda p: SLOPES * p, STEPS) for name, rule in RULES.items()}
+
+
 def _count_crossings(across: NDArray[Any]) -> int:
     """Count the changes of sign in y, of shape (steps,); skip values within 0.01 of 0, which the picture hides."""
     visible = across[np.abs(across) > 0.01]
     return int((np.diff(np.sign(visible)) != 0).sum())
-
-
-def _walk(rule: Rule) -> NDArray[Any]:
-    """Return the path of a rule, of shape (STEPS + 1, 2)."""
-    walker = Walker(rule, START)
-    places = [walker.p]
-    for _ in range(STEPS):
-        walker.step(SLOPES * walker.p)
-        places.append(walker.p)
-    return np.array(places)
 
 
 def _picture(paths: dict[str, NDArray[Any]]) -> Grid:

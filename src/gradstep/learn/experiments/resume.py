@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import Experiment, Finding
-from gradstep.learn.walker import Walker
+from gradstep.learn.experiments.experiment import Experiment, Finding, Walker
 from gradstep.report import Line, LineChart
 from gradstep.rules import AdamW
 
