@@ -16,4 +16,4 @@ def test_the_page_runs():
 
 def test_every_cause_is_on_the_page():
     page = PAGE.read_text(encoding="utf-8")
-    assert [rule.__name__ for rule in RULES if f"| `{rule.__name__}` |" not in page] == []
+    assert [rule.cause.name for rule in RULES if f"| `{rule.cause.name}` |" not in page] == []

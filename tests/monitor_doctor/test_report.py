@@ -14,16 +14,11 @@ from gradstep.monitor import Group, JsonLines, Parameter, read_run
 from gradstep.monitor.doctor.finding import Finding, grade
 from gradstep.monitor.doctor.readings import rank_findings
 from gradstep.monitor.doctor.rules import RULES
-from gradstep.monitor.doctor.rules.gradients import SPIKE
-from gradstep.monitor.doctor.rules.learning_rate import LR_TOO_HIGH
+from gradstep.monitor.doctor.rules.gradients import spike
+from gradstep.monitor.doctor.rules.learning_rate import lr_too_high
 from gradstep.monitor.report import write_report
 from tests.monitor_doctor.by_hand import header, run
 from tests.pages import check_page
-
-
-def cause_of(rule):
-    """The cause that a rule finds, by the name that both share."""
-    return rule.__globals__[rule.__name__.upper()]
 
 
 def test_consequences_stand_last():
@@ -42,7 +37,7 @@ def test_consequences_stand_last():
 
 
 def test_a_consequence_stands_last_however_bad():
-    symptom, cause = Finding(LR_TOO_HIGH, 1.0, ()), Finding(SPIKE, 0.5, ())
+    symptom, cause = Finding(lr_too_high.cause, 1.0, ()), Finding(spike.cause, 0.5, ())
     assert [finding.cause.name for finding in rank_findings([symptom, cause])] == ["spike", "lr_too_high"]
 
 
@@ -57,8 +52,8 @@ def test_the_worse_stands_first():
 
 
 def test_causes_explain_causes_that_there_are_and_form_no_circle():
-    causes = {cause_of(rule).name: cause_of(rule).explains for rule in RULES}
-    assert list(causes) == [rule.__name__ for rule in RULES]
+    causes = {rule.cause.name: rule.cause.explains for rule in RULES}
+    assert list(causes) == [rule.find.__name__ for rule in RULES]
     for explains in causes.values():
         assert explains <= causes.keys()
     tuple(TopologicalSorter(causes).static_order())  # raises CycleError
@@ -67,7 +62,7 @@ def test_causes_explain_causes_that_there_are_and_form_no_circle():
 def test_every_cause_spoils_quantities_that_have_a_reading():
     quantities = {reading.quantity for reading in gradstep.diagnose(run()).readings}
     for rule in RULES:
-        assert cause_of(rule).spoils <= quantities
+        assert rule.cause.spoils <= quantities
 
 
 def diverging(n):

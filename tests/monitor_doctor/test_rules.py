@@ -338,7 +338,7 @@ def test_fine_tuning_settings_are_hints_of_a_run_that_says_so():
 
 def test_every_rule_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
-    assert [rule.__name__ for rule in RULES if f'"{rule.__name__}"' not in source] == []
+    assert [rule.cause.name for rule in RULES if f'"{rule.cause.name}"' not in source] == []
 
 
 def resumed(rate, *firsts, groups=1, count=100):

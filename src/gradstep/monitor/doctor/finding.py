@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, final
+from typing import Any, TypeAlias, final
+
+from gradstep.monitor.doctor.evidence import Evidence
 
 
 @final
@@ -128,6 +130,36 @@ class Finding:
         lines += [f"  - {fact}" for fact in self.evidence]
         lines += [f"  reading: {self.cause.reading}", f"  remedy: {self.cause.remedy}"]
         return "\n".join(lines)
+
+
+Found: TypeAlias = tuple[float, Sequence[Fact]] | None
+"""The score and the facts of a finding; None, or no facts, if the cause shows no sign."""
+
+
+@final
+@dataclass(frozen=True)
+class Rule:
+    """Searches the record of a run for one cause."""
+
+    cause: Cause
+    find: Callable[[Evidence], Found]
+
+    def __call__(self, evidence: Evidence) -> Finding | None:
+        """Return the finding, or None."""
+        score, facts = self.find(evidence) or (0.0, ())
+        return Finding(self.cause, score, tuple(facts)) if facts else None
+
+
+def finds(
+    title: str,
+    severity: Severity,
+    reading: str,
+    remedy: str,
+    explains: frozenset[str] = frozenset(),
+    spoils: frozenset[str] = frozenset(),
+) -> Callable[[Callable[[Evidence], Found]], Rule]:
+    """Make a rule of a function. Its cause has the function's name, and the other fields of :class:`Cause`."""
+    return lambda find: Rule(Cause(find.__name__, title, severity, reading, remedy, explains, spoils), find)
 
 
 def grade(value: float, *, limit: float, certain: float) -> float:

@@ -1,15 +1,11 @@
-"""The rules of the doctor: for each cause of unhealthy training, a function that returns a finding or None.
+"""The rules of the doctor: for each cause of unhealthy training, a function that finds its signs.
 
-To add a rule, write a function in the file of its subject, and add it to ``RULES``.
+To add a rule, write a function under ``@finds(...)`` in the file of its subject, and add it to ``RULES``.
 """
 
-from collections.abc import Callable
-
-from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import Finding
 from gradstep.monitor.doctor.rules import gradients, learning_rate, loop, precision, settings
 
-RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
+RULES = (
     learning_rate.lr_too_high,
     learning_rate.lr_too_low,
     gradients.gradients_exploding,

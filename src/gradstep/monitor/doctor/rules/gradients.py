@@ -5,20 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity, fell, grade, join_names
+from gradstep.monitor.doctor.finding import Fact, Found, Severity, fell, finds, grade, join_names
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
-
-GRADIENTS_EXPLODING = Cause(
-    "gradients_exploding",
-    "gradients exploding",
-    Severity.CRITICAL,
-    "A gradient norm of 0.1 to 10 is usual, over 100 alarming: some factor, repeated over layers or time steps, "
-    "is above 1. (A loss that is summed, not averaged, looks the same.)",
-    "Clip the gradient norm (max_grad_norm=1.0), and mend the cause: smaller initial weights, normalisation, a "
-    "residual path, shorter sequences; average the loss.",
-    frozenset({"not_finite"}),
-    frozenset({"loss", "gradient norm"}),
-)
 
 ALARMING = 100.0
 """Limit of the norm, as a median of 5 updates. Source: common advice for monitoring fine-tuning, healthy 0.1 to 10,
@@ -31,7 +19,17 @@ LEAST_ROWS = 3
 """Least number of records over the limit: a single one may be one bad batch. A choice."""
 
 
-def gradients_exploding(evidence: Evidence) -> Finding | None:
+@finds(
+    "gradients exploding",
+    Severity.CRITICAL,
+    "A gradient norm of 0.1 to 10 is usual, over 100 alarming: some factor, repeated over layers or time steps, "
+    "is above 1. (A loss that is summed, not averaged, looks the same.)",
+    "Clip the gradient norm (max_grad_norm=1.0), and mend the cause: smaller initial weights, normalisation, a "
+    "residual path, shorter sequences; average the loss.",
+    frozenset({"not_finite"}),
+    frozenset({"loss", "gradient norm"}),
+)
+def gradients_exploding(evidence: Evidence) -> Found:
     """Find a gradient norm, before clipping, above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT_WIDTH)
     over = norm.where(norm.values >= ALARMING)
@@ -47,20 +45,8 @@ def gradients_exploding(evidence: Evidence) -> Finding | None:
             over.span,
         ),
     )
-    return Finding(GRADIENTS_EXPLODING, grade(largest, limit=ALARMING, certain=ALARMING_CERTAIN), facts)
+    return grade(largest, limit=ALARMING, certain=ALARMING_CERTAIN), facts
 
-
-GRADIENTS_VANISHED = Cause(
-    "gradients_vanished",
-    "gradients vanished",
-    Severity.CRITICAL,
-    "The gradient of some layers is nothing beside that of others, or of all: units are saturated or dead, or the "
-    "weights too small, and the loss does not move.",
-    "ReLU or GELU for sigmoid and tanh, initial weights that keep the variance (Glorot, He), normalisation, "
-    "residual paths; for dead units a smaller learning rate.",
-    frozenset({"lr_too_low"}),
-    frozenset({"loss", "gradient norm"}),
-)
 
 VANISHED_NORM = 1e-5
 """Limit of the median global norm: ten thousand times below the healthy 0.1 (see gradients_exploding). A choice."""
@@ -74,7 +60,17 @@ VANISHED_FALL = 0.3
 """A loss that fell by more than this share of its start is not stuck. A choice."""
 
 
-def gradients_vanished(evidence: Evidence) -> Finding | None:
+@finds(
+    "gradients vanished",
+    Severity.CRITICAL,
+    "The gradient of some layers is nothing beside that of others, or of all: units are saturated or dead, or the "
+    "weights too small, and the loss does not move.",
+    "ReLU or GELU for sigmoid and tanh, initial weights that keep the variance (Glorot, He), normalisation, "
+    "residual paths; for dead units a smaller learning rate.",
+    frozenset({"lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
+)
+def gradients_vanished(evidence: Evidence) -> Found:
     """Find a stuck loss with gradients near zero: of some matrices compared with others, or of all together."""
     norm = evidence.grad_norm
     if len(norm) < 2 * WIDTH or evidence.fall is None or evidence.fall > VANISHED_FALL:
@@ -96,7 +92,7 @@ def gradients_vanished(evidence: Evidence) -> Finding | None:
     if not facts:
         return None
     facts.append(Fact(f"the loss {fell(evidence.fall)}", evidence.fall, VANISHED_FALL, evidence.loss.span))
-    return Finding(GRADIENTS_VANISHED, score, tuple(facts))
+    return score, facts
 
 
 def matrix_norms(evidence: Evidence) -> dict[str, float]:
@@ -108,18 +104,6 @@ def matrix_norms(evidence: Evidence) -> dict[str, float]:
     finite = ((name, column[np.isfinite(column)]) for name, column in columns)
     return {name: float(np.median(column)) for name, column in finite if len(column)}
 
-
-SPIKE = Cause(
-    "spike",
-    "a spike",
-    Severity.WARNING,
-    "Loss and gradient leap from one update to the next: a broken or very unusual batch, or a layer that has "
-    "become unstable.",
-    "Look at the batch of that update and at the tensor named; clip the gradient norm (max_grad_norm=1.0), so that "
-    "one batch cannot do much; if it comes back, lower beta2 or the learning rate.",
-    frozenset({"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}),
-    frozenset({"loss", "gradient norm"}),
-)
 
 SPIKE_WINDOW = 20
 """Number of preceding updates for the medians that a spike is compared with. A choice."""
@@ -138,7 +122,17 @@ SPIKE_LEAD = 5
 """Number of updates before the spike in which to search for the leading tensor. A choice."""
 
 
-def spike(evidence: Evidence) -> Finding | None:
+@finds(
+    "a spike",
+    Severity.WARNING,
+    "Loss and gradient leap from one update to the next: a broken or very unusual batch, or a layer that has "
+    "become unstable.",
+    "Look at the batch of that update and at the tensor named; clip the gradient norm (max_grad_norm=1.0), so that "
+    "one batch cannot do much; if it comes back, lower beta2 or the learning rate.",
+    frozenset({"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}),
+    frozenset({"loss", "gradient norm"}),
+)
+def spike(evidence: Evidence) -> Found:
     """Find a loss and a gradient norm far above their recent medians, in a run that was healthy before."""
     leaps = [at for at in _find_leaps(evidence) if _was_healthy(evidence, at)]
     if not leaps:
@@ -154,7 +148,7 @@ def spike(evidence: Evidence) -> Finding | None:
     facts += _find_leading_tensor(evidence, at)
     if len(leaps) > 1:
         facts.append(Fact(f"{len(leaps)} updates leapt like that", len(leaps), 0, (leaps[0], leaps[-1])))
-    return Finding(SPIKE, min(1.0, 0.5 + 0.05 * factor), tuple(facts))
+    return min(1.0, 0.5 + 0.05 * factor), facts
 
 
 def _find_leaps(evidence: Evidence) -> list[int]:

@@ -9,19 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Floats, Series
-from gradstep.monitor.doctor.finding import EVERY_READING, Cause, Fact, Finding, Severity, fell, grade, part
-
-LR_TOO_HIGH = Cause(
-    "lr_too_high",
-    "learning rate too high",
-    Severity.CRITICAL,
-    "Updates of a tenth of the weights, several in a row, undo what was learnt: the loss rises above where it was "
-    "and settles high, while the weights have run away.",
-    "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
-    "the start is too fast.",
-    frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
-    EVERY_READING,
-)
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, Severity, fell, finds, grade, part
 
 HIGH_RATIO = 0.1
 """Limit of update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
@@ -47,7 +35,17 @@ SHORT_WIDTH = 5
 """Number of updates over which a quantity that jumps is smoothed by its median."""
 
 
-def lr_too_high(evidence: Evidence) -> Finding | None:
+@finds(
+    "learning rate too high",
+    Severity.CRITICAL,
+    "Updates of a tenth of the weights, several in a row, undo what was learnt: the loss rises above where it was "
+    "and settles high, while the weights have run away.",
+    "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
+    "the start is too fast.",
+    frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
+    EVERY_READING,
+)
+def lr_too_high(evidence: Evidence) -> Found:
     """Find very large updates with a loss that rose far above its lowest value, or that has not fallen at the end."""
     ratio, loss = evidence.ratio.smooth(SHORT_WIDTH), evidence.loss
     if not len(ratio) or len(loss) < 3:
@@ -75,7 +73,7 @@ def lr_too_high(evidence: Evidence) -> Finding | None:
     if grown > 2 * weights.values[0]:
         text = f"the weight norm went from {weights.values[0]:.3g} to {grown:.3g}"
         facts.append(Fact(text, grown / float(weights.values[0]), updates=(int(weights.updates[0]), grown_at)))
-    return Finding(LR_TOO_HIGH, grade(largest, limit=HIGH_RATIO, certain=HIGH_RATIO_CERTAIN), tuple(facts))
+    return grade(largest, limit=HIGH_RATIO, certain=HIGH_RATIO_CERTAIN), facts
 
 
 def gave_back_words(back: float) -> str:
@@ -104,17 +102,6 @@ def relapse(loss: Series) -> Series:
     )
 
 
-LR_TOO_LOW = Cause(
-    "lr_too_low",
-    "learning rate too low",
-    Severity.WARNING,
-    "There is a gradient, and updates are so small that the weights will not have gone anywhere by the end; the "
-    "loss is flat or creeps.",
-    "Multiply the learning rate by 10 until the loss falls visibly, or let gradstep.lr_find suggest one; look at "
-    "the unit and at a schedule that multiplies it.",
-    spoils=frozenset({"loss", "update over weights"}),
-)
-
 LOW_RATIO = 3e-5
 """Limit of update over weights for nine of ten updates: a thirtieth of the usual 1e-3 (Karpathy, CS231n, "Ratio of
 weights:updates"). Measured in benchmarks/doctor.py: fine-tuning at 2e-5 has 1.1e-4, sick runs 1.1e-5 and less."""
@@ -129,7 +116,16 @@ LEAST_GRADIENT = 1e-6
 the gradient. A choice."""
 
 
-def lr_too_low(evidence: Evidence) -> Finding | None:
+@finds(
+    "learning rate too low",
+    Severity.WARNING,
+    "There is a gradient, and updates are so small that the weights will not have gone anywhere by the end; the "
+    "loss is flat or creeps.",
+    "Multiply the learning rate by 10 until the loss falls visibly, or let gradstep.lr_find suggest one; look at "
+    "the unit and at a schedule that multiplies it.",
+    spoils=frozenset({"loss", "update over weights"}),
+)
+def lr_too_low(evidence: Evidence) -> Found:
     """Find very small updates with a gradient that is not small and a loss that hardly changed."""
     ratio = evidence.ratio
     if len(ratio) < 2 * WIDTH or evidence.fall is None or evidence.span is None:
@@ -145,18 +141,8 @@ def lr_too_low(evidence: Evidence) -> Finding | None:
         Fact(f"all {len(ratio):,} of them together can have moved the weights by {total:.2%} at most", total),
         Fact(f"the loss {fell(evidence.fall)}", evidence.fall, LOW_FALL, evidence.loss.span),
     )
-    return Finding(LR_TOO_LOW, grade(high, limit=LOW_RATIO, certain=LOW_RATIO_CERTAIN), facts)
+    return grade(high, limit=LOW_RATIO, certain=LOW_RATIO_CERTAIN), facts
 
-
-SCHEDULE_ENDED_EARLY = Cause(
-    "schedule_ended_early",
-    "the schedule ended early",
-    Severity.CRITICAL,
-    "The learning rate has reached its end and training goes on: these updates change nothing, or next to nothing.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
-    "times epochs; and advance it once per update, not per micro-batch.",
-    frozenset({"lr_too_low", "lost_to_rounding"}),
-)
 
 ENDED_LR = 1e-6
 """Limit as a share of the highest learning rate. A cosine is below it in its last 0.06% only, a fourth power in its
@@ -172,7 +158,15 @@ ENDED_SHARE = 0.1
 LEAST_UPDATES = 10
 
 
-def schedule_ended_early(evidence: Evidence) -> Finding | None:
+@finds(
+    "the schedule ended early",
+    Severity.CRITICAL,
+    "The learning rate has reached its end and training goes on: these updates change nothing, or next to nothing.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs; and advance it once per update, not per micro-batch.",
+    frozenset({"lr_too_low", "lost_to_rounding"}),
+)
+def schedule_ended_early(evidence: Evidence) -> Found:
     """Find a last tenth or more with a learning rate near 0, or at the last value of a schedule of known length."""
     lr, last = evidence.lr, len(evidence.lr) - 1
     if last + 1 < LEAST_UPDATES:
@@ -195,24 +189,22 @@ def schedule_ended_early(evidence: Evidence) -> Finding | None:
         facts.append(
             Fact(f"the schedule is {length:,} updates long, and there are {tail.span[1] + 1:,}", float(length))
         )
-    return Finding(SCHEDULE_ENDED_EARLY, min(1.0, 0.5 + share), tuple(facts))
+    return min(1.0, 0.5 + share), facts
 
-
-SCHEDULE_TOO_LONG = Cause(
-    "schedule_too_long",
-    "the schedule is longer than the run",
-    Severity.WARNING,
-    "The run ends while the learning rate is still high, and misses the fall that brings most of the last gain.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
-    "times epochs.",
-)
 
 TOO_LONG = 1.1
 """Limit of the schedule's length over the run's. With a tenth more, a cosine ends at 2% of its peak (computed), which
 costs next to nothing."""
 
 
-def schedule_too_long(evidence: Evidence) -> Finding | None:
+@finds(
+    "the schedule is longer than the run",
+    Severity.WARNING,
+    "The run ends while the learning rate is still high, and misses the fall that brings most of the last gain.",
+    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
+    "times epochs.",
+)
+def schedule_too_long(evidence: Evidence) -> Found:
     """Find a schedule of known length that is longer than the planned run."""
     length, planned = evidence.header.schedule_updates, evidence.header.planned_updates
     if length is None or planned is None or length <= TOO_LONG * planned:
@@ -228,19 +220,8 @@ def schedule_too_long(evidence: Evidence) -> Finding | None:
                 updates=(int(evidence.lr.updates[-1]),) * 2,
             )
         )
-    return Finding(SCHEDULE_TOO_LONG, min(1.0, 0.5 + 0.1 * length / planned), tuple(facts))
+    return min(1.0, 0.5 + 0.1 * length / planned), facts
 
-
-LR_JUMPED = Cause(
-    "lr_jumped",
-    "the learning rate jumped on resume",
-    Severity.WARNING,
-    "The run was resumed with another learning rate than it had: mostly a schedule that began anew, because its state "
-    "was not saved or not loaded, or was overwritten by a scheduler that was made afterwards.",
-    "Keep the schedule's state with the optimizer's and load both (stepper.state_dict() and gradstep.save_checkpoint "
-    "hold all of it); make the scheduler before loading. If the change was meant, nothing is wrong.",
-    frozenset({"lr_too_high", "spike"}),
-)
 
 JUMP = 0.2
 """Least jump, as a share of the highest learning rate so far: less costs little. A choice."""
@@ -250,7 +231,16 @@ SCHEDULE_CHANGE = 3.0
 much in a warmup or a fast decay. A choice."""
 
 
-def lr_jumped(evidence: Evidence) -> Finding | None:
+@finds(
+    "the learning rate jumped on resume",
+    Severity.WARNING,
+    "The run was resumed with another learning rate than it had: mostly a schedule that began anew, because its state "
+    "was not saved or not loaded, or was overwritten by a scheduler that was made afterwards.",
+    "Keep the schedule's state with the optimizer's and load both (stepper.state_dict() and gradstep.save_checkpoint "
+    "hold all of it); make the scheduler before loading. If the change was meant, nothing is wrong.",
+    frozenset({"lr_too_high", "spike"}),
+)
+def lr_jumped(evidence: Evidence) -> Found:
     """Find a jump at a resume; a jump downwards only if the learning rate rises again, unlike in a stepped schedule.
 
     If the record has a jump of that size elsewhere, the schedule itself has such steps, and nothing is found.
@@ -269,7 +259,7 @@ def lr_jumped(evidence: Evidence) -> Finding | None:
             if _repeats(lr.values, at):
                 facts.append(Fact("what follows are the learning rates of the run's first updates once more"))
             largest = max(largest, abs(new - old) / float(lr.values[:at].max()))
-    return Finding(LR_JUMPED, min(1.0, 0.5 + largest / 2), tuple(facts)) if facts else None
+    return min(1.0, 0.5 + largest / 2), facts
 
 
 def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Cause, Fact, Finding, Severity, join_names
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, Severity, finds, join_names
 
-GRADIENTS_NOT_CLEARED = Cause(
-    "gradients_not_cleared",
+NOT_CLEARED_SHARE = 0.5
+"""Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
+little harm. A choice."""
+
+NOT_CLEARED_UPDATES = 3
+
+
+@finds(
     "gradients are never cleared",
     Severity.CRITICAL,
     "backward() adds to the gradients that are there. Without zero_grad() each update uses the sum of all batches "
@@ -18,16 +24,7 @@ GRADIENTS_NOT_CLEARED = Cause(
     DIVERGENCE | {"lr_too_low"},
     EVERY_READING,
 )
-
-
-NOT_CLEARED_SHARE = 0.5
-"""Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
-little harm. A choice."""
-
-NOT_CLEARED_UPDATES = 3
-
-
-def gradients_not_cleared(evidence: Evidence) -> Finding | None:
+def gradients_not_cleared(evidence: Evidence) -> Found:
     """Find gradients that stayed through every backward pass until the next step; observed directly, not inferred."""
     observed = [u for u in evidence.made if u.uncleared is not None]
     uncleared = [u.update for u in observed if u.uncleared]
@@ -41,11 +38,16 @@ def gradients_not_cleared(evidence: Evidence) -> Finding | None:
         at, largest = norm.highest
         text = f"the gradient norm was {norm.values[0]:.3g} in the first update, and {largest:.3g} at its largest"
         facts.append(Fact(text, largest, updates=(at, at)))
-    return Finding(GRADIENTS_NOT_CLEARED, share, tuple(facts))
+    return share, facts
 
 
-STEP_WITHOUT_GRADIENT = Cause(
-    "step_without_gradient",
+EMPTY_SHARE = 0.9
+"""Least share of updates without a gradient. A choice."""
+
+EMPTY_UPDATES = 10
+
+
+@finds(
     "step() finds no gradients",
     Severity.CRITICAL,
     "An update without a gradient changes nothing, or only decays the weights. step() comes before backward(), or "
@@ -65,15 +67,7 @@ STEP_WITHOUT_GRADIENT = Cause(
     ),
     EVERY_READING,
 )
-
-
-EMPTY_SHARE = 0.9
-"""Least share of updates without a gradient. A choice."""
-
-EMPTY_UPDATES = 10
-
-
-def step_without_gradient(evidence: Evidence) -> Finding | None:
+def step_without_gradient(evidence: Evidence) -> Found:
     """Find no gradient, or an exact zero, in nearly all updates, or a first update with a loss and no gradient."""
     made = evidence.made
     if len(made) < EMPTY_UPDATES:
@@ -81,20 +75,21 @@ def step_without_gradient(evidence: Evidence) -> Finding | None:
     empty = [u for u in made if not u.elements or u.grad_norm == 0]
     if len(empty) >= EMPTY_SHARE * len(made):
         text = f"{len(empty):,} of {len(made):,} updates had no gradient, or one of zero"
-        return Finding(
-            STEP_WITHOUT_GRADIENT,
-            1.0,
-            (Fact(text, len(empty) / len(made), EMPTY_SHARE, (empty[0].update, empty[-1].update)),),
-        )
+        return 1.0, (Fact(text, len(empty) / len(made), EMPTY_SHARE, (empty[0].update, empty[-1].update)),)
     first = made[0]
     if first.update == 0 and first.elements == 0 and first.loss is not None and made[1].elements:
         text = "the first update had a loss and no gradient; later ones use the gradient of the batch before"
-        return Finding(STEP_WITHOUT_GRADIENT, 0.5, (Fact(text, 0.0, updates=(0, 0)),))
+        return 0.5, (Fact(text, 0.0, updates=(0, 0)),)
     return None
 
 
-STEPPED_TWICE = Cause(
-    "stepped_twice",
+STEPPED_TWICE_SHARE = 0.5
+"""Least share of updates with another optimizer: one that takes over for a part of the run is intended. A choice."""
+
+STEPPED_TWICE_UPDATES = 10
+
+
+@finds(
     "two optimizers step the same weights",
     Severity.CRITICAL,
     "Between two steps of this optimizer another one has stepped some of the same weights: each undoes or doubles "
@@ -104,15 +99,7 @@ STEPPED_TWICE = Cause(
     frozenset({"lr_too_high", "gradients_exploding", "spike", "weights_growing", "weights_shrinking", "not_finite"}),
     frozenset({"loss", "weight norm"}),
 )
-
-
-STEPPED_TWICE_SHARE = 0.5
-"""Least share of updates with another optimizer: one that takes over for a part of the run is intended. A choice."""
-
-STEPPED_TWICE_UPDATES = 10
-
-
-def stepped_twice(evidence: Evidence) -> Finding | None:
+def stepped_twice(evidence: Evidence) -> Found:
     """Find another optimizer that stepped some of the same parameters between most updates."""
     others = [u for u in evidence.made if u.other_optimizer]
     if len(others) < STEPPED_TWICE_UPDATES or len(others) < STEPPED_TWICE_SHARE * len(evidence.made):
@@ -122,11 +109,10 @@ def stepped_twice(evidence: Evidence) -> Finding | None:
         f"{names} stepped some of {evidence.header.optimizer}'s parameters between {len(others):,} of "
         f"{len(evidence.made):,} updates"
     )
-    return Finding(STEPPED_TWICE, 1.0, (Fact(text, float(len(others)), 0.0, (others[0].update, others[-1].update)),))
+    return 1.0, (Fact(text, float(len(others)), 0.0, (others[0].update, others[-1].update)),)
 
 
-NOT_REGISTERED = Cause(
-    "not_registered",
+@finds(
     "parameters not in the optimizer",
     Severity.CRITICAL,
     "These tensors want a gradient and are in no parameter group: they keep their starting values.",
@@ -134,9 +120,7 @@ NOT_REGISTERED = Cause(
     "them with requires_grad_(False), so that they cost no gradient.",
     frozenset({"lr_too_low"}),
 )
-
-
-def not_registered(evidence: Evidence) -> Finding | None:
+def not_registered(evidence: Evidence) -> Found:
     """Find trainable parameters of the model that no group holds; needs no threshold."""
     missing = [p for p in evidence.header.unregistered if p.requires_grad]
     if not missing:
@@ -146,11 +130,14 @@ def not_registered(evidence: Evidence) -> Finding | None:
     share = elements / (elements + trained)
     names = join_names(p.name for p in missing)
     text = f"{names}: {elements:,} numbers, {share:.0%} of the model, are in no parameter group"
-    return Finding(NOT_REGISTERED, 1.0, (Fact(text, share),))
+    return 1.0, (Fact(text, share),)
 
 
-NO_GRADIENT = Cause(
-    "no_gradient",
+NO_GRADIENT_UPDATES = 10
+"""Least number of updates: in fewer, a branch that is used only sometimes may be unused. A choice."""
+
+
+@finds(
     "parameters that never get a gradient",
     Severity.CRITICAL,
     "These tensors are in the optimizer and the loss does not depend on them: they keep their starting values.",
@@ -158,12 +145,7 @@ NO_GRADIENT = Cause(
     "on purpose, say so with requires_grad_(False).",
     frozenset({"lr_too_low"}),
 )
-
-NO_GRADIENT_UPDATES = 10
-"""Least number of updates: in fewer, a branch that is used only sometimes may be unused. A choice."""
-
-
-def no_gradient(evidence: Evidence) -> Finding | None:
+def no_gradient(evidence: Evidence) -> Found:
     """Find trainable parameters in the optimizer without a gradient in any update; by group without single numbers."""
     if len(evidence.made) < NO_GRADIENT_UPDATES or evidence.span is None:
         return None
@@ -180,18 +162,8 @@ def no_gradient(evidence: Evidence) -> Finding | None:
             return None
         names = "parameters (record them singly to see which)"
     text = f"{names}: {elements:,} numbers had no gradient in any update"
-    return Finding(NO_GRADIENT, 1.0, (Fact(text, elements, 0, evidence.span),))
+    return 1.0, (Fact(text, elements, 0, evidence.span),)
 
-
-FROZEN_BUT_DECAYED = Cause(
-    "frozen_but_decayed",
-    "frozen, yet decayed",
-    Severity.CRITICAL,
-    "The gradient is zero and the decay is not: what was to be kept shrinks a little with every update.",
-    "Freeze with requires_grad_(False) and clear gradients to None (zero_grad's default), so that the optimizer "
-    "passes over the tensor; or give it a group with weight_decay=0.",
-    frozenset({"weights_shrinking"}),
-)
 
 FROZEN_SHARE = 0.9
 """Least share of updates with a gradient of exactly zero, in the whole tensor: dead units or unused rows do not count.
@@ -200,7 +172,15 @@ A choice."""
 FROZEN_UPDATES = 10
 
 
-def frozen_but_decayed(evidence: Evidence) -> Finding | None:
+@finds(
+    "frozen, yet decayed",
+    Severity.CRITICAL,
+    "The gradient is zero and the decay is not: what was to be kept shrinks a little with every update.",
+    "Freeze with requires_grad_(False) and clear gradients to None (zero_grad's default), so that the optimizer "
+    "passes over the tensor; or give it a group with weight_decay=0.",
+    frozenset({"weights_shrinking"}),
+)
+def frozen_but_decayed(evidence: Evidence) -> Found:
     """Find tensors in groups with decay that have nearly always a gradient of zero, and a norm that has fallen."""
     if not evidence.has_parameters:
         return None
@@ -218,8 +198,6 @@ def frozen_but_decayed(evidence: Evidence) -> Finding | None:
         rest = float(weight[-1] / weight[0])
         text = f"{parameter.name}: gradient 0 in {np.mean(gradient == 0):.0%} of the updates, norm down to {rest:.3%}"
         facts.append(Fact(text, rest, 1.0, (int(updates[present][0]), int(updates[present][-1]))))
-    if not facts:
-        return None
     if len(facts) > 3:
         facts = [Fact(f"gradient 0 and norm falling: {join_names(names)}", float(len(names)), 0.0, evidence.span)]
-    return Finding(FROZEN_BUT_DECAYED, 1.0, tuple(facts))
+    return 1.0, facts

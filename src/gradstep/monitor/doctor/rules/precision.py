@@ -6,10 +6,10 @@ import math
 from itertools import groupby
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import EVERY_READING, Cause, Fact, Finding, Severity, fell
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, Severity, fell, finds
 
-NOT_FINITE = Cause(
-    "not_finite",
+
+@finds(
     "loss or gradients that are not finite",
     Severity.CRITICAL,
     "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
@@ -17,9 +17,7 @@ NOT_FINITE = Cause(
     "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
     spoils=EVERY_READING,
 )
-
-
-def not_finite(evidence: Evidence) -> Finding | None:
+def not_finite(evidence: Evidence) -> Found:
     """Find updates with a loss or gradient that is not finite; in float16, where updates are skipped, a loss only."""
     is_scaled = len(evidence.loss_scale) > 0
     facts = []
@@ -32,20 +30,8 @@ def not_finite(evidence: Evidence) -> Finding | None:
         where = next((f", first in {u.culprit}" for u in bad if u.culprit), "")
         text = f"gradients are not finite in {len(bad):,} of {len(evidence.run.updates):,} updates{where}"
         facts.append(Fact(text, float(len(bad)), 0.0, (bad[0].update, bad[-1].update)))
-    return Finding(NOT_FINITE, 1.0, tuple(facts)) if facts else None
+    return 1.0, facts
 
-
-LOST_TO_ROUNDING = Cause(
-    "lost_to_rounding",
-    "updates lost to rounding",
-    Severity.WARNING,
-    "The weights are kept in half precision and most updates are smaller than half the distance to the next "
-    "number: they are rounded away, update after update.",
-    "Keep the weights in float32 and compute in bfloat16 (autocast), or give the optimizer rounding='stochastic', "
-    "'kahan' or 'master'.",
-    frozenset({"lr_too_low", "gradients_vanished"}),
-    frozenset({"loss", "update over weights"}),
-)
 
 HALF_PRECISION = frozenset({"bfloat16", "float16"})
 
@@ -59,7 +45,17 @@ stochastic rounding by other libraries, with which most elements stay in a singl
 gradstep's own counts as a change. Measured in benchmarks/doctor.py: 0.1 and less in sick runs."""
 
 
-def lost_to_rounding(evidence: Evidence) -> Finding | None:
+@finds(
+    "updates lost to rounding",
+    Severity.WARNING,
+    "The weights are kept in half precision and most updates are smaller than half the distance to the next "
+    "number: they are rounded away, update after update.",
+    "Keep the weights in float32 and compute in bfloat16 (autocast), or give the optimizer rounding='stochastic', "
+    "'kahan' or 'master'.",
+    frozenset({"lr_too_low", "gradients_vanished"}),
+    frozenset({"loss", "update over weights"}),
+)
+def lost_to_rounding(evidence: Evidence) -> Found:
     """Find half-precision weights that are rounded to nearest and mostly not changed by their gradients."""
     half = [p for p in evidence.header.parameters if p.dtype in HALF_PRECISION]
     if not half:
@@ -73,20 +69,8 @@ def lost_to_rounding(evidence: Evidence) -> Finding | None:
         Fact(text, unmoved.median, UNMOVED_SHARE, unmoved.span),
         Fact(f"the loss {fell(evidence.fall)}", evidence.fall, UNMOVED_FALL, evidence.loss.span),
     )
-    return Finding(LOST_TO_ROUNDING, unmoved.median, facts)
+    return unmoved.median, facts
 
-
-LOSS_SCALE_COLLAPSE = Cause(
-    "loss_scale_collapse",
-    "the loss scale has collapsed",
-    Severity.CRITICAL,
-    "Gradients overflow float16 at every scale, so the values themselves are out of its range (65,504), not only "
-    "their scaled gradients; updates are skipped.",
-    "Train in bfloat16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
-    "attention scores, a loss that is summed) and compute it in float32.",
-    frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
-    frozenset({"loss", "gradient norm"}),
-)
 
 LEAST_SCALE = 1.0
 """Limit of the loss scale: below 1 it makes gradients smaller, against its purpose (Micikevicius et al.,
@@ -97,7 +81,17 @@ SKIPS_IN_A_ROW = 10
 than a usual scale. A choice."""
 
 
-def loss_scale_collapse(evidence: Evidence) -> Finding | None:
+@finds(
+    "the loss scale has collapsed",
+    Severity.CRITICAL,
+    "Gradients overflow float16 at every scale, so the values themselves are out of its range (65,504), not only "
+    "their scaled gradients; updates are skipped.",
+    "Train in bfloat16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
+    "attention scores, a loss that is summed) and compute it in float32.",
+    frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
+    frozenset({"loss", "gradient norm"}),
+)
+def loss_scale_collapse(evidence: Evidence) -> Found:
     """Find a loss scale below 1, or many skipped updates in a row."""
     scale = evidence.loss_scale
     if not len(scale):
@@ -112,4 +106,4 @@ def loss_scale_collapse(evidence: Evidence) -> Finding | None:
     if len(longest) >= SKIPS_IN_A_ROW:
         text = f"{len(longest)} updates in a row were skipped"
         facts.append(Fact(text, len(longest), SKIPS_IN_A_ROW, (longest[0].update, longest[-1].update)))
-    return Finding(LOSS_SCALE_COLLAPSE, 0.5 + 0.25 * len(facts), tuple(facts)) if facts else None
+    return 0.5 + 0.25 * len(facts), facts

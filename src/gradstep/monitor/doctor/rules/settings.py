@@ -5,18 +5,7 @@ from __future__ import annotations
 import math
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Cause, Fact, Finding, Severity, fell, grade
-
-WEIGHTS_GROWING = Cause(
-    "weights_growing",
-    "weights growing: decay too low",
-    Severity.WARNING,
-    "The weight norm grows like a random walk, with hardly any gain in the loss: updates add up and nothing takes "
-    "them back, so that each does less, and a network without normalisation becomes unstable.",
-    "Raise weight_decay (0.01 to 0.1 for AdamW; ten times that for Lion, at a tenth of the rate), or lower the "
-    "learning rate.",
-    spoils=frozenset({"weight norm"}),
-)
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, Severity, fell, finds, grade
 
 GROWTH_POWER = 0.3
 """Limit of p if the norm grows as the p-th power of the number of updates over the second half of the run. A random
@@ -34,7 +23,16 @@ GROWTH_UPDATES = 100
 """Least length of the run: in short runs from scratch every weight grows. A choice."""
 
 
-def weights_growing(evidence: Evidence) -> Finding | None:
+@finds(
+    "weights growing: decay too low",
+    Severity.WARNING,
+    "The weight norm grows like a random walk, with hardly any gain in the loss: updates add up and nothing takes "
+    "them back, so that each does less, and a network without normalisation becomes unstable.",
+    "Raise weight_decay (0.01 to 0.1 for AdamW; ten times that for Lion, at a tenth of the rate), or lower the "
+    "learning rate.",
+    spoils=frozenset({"weight norm"}),
+)
+def weights_growing(evidence: Evidence) -> Found:
     """Find a norm that still grows as a power of the updates in the second half of the run, without a gain in loss."""
     norm, loss = evidence.weight_norm, evidence.loss
     if len(norm) < 2 * WIDTH or len(loss) < 2 * WIDTH or norm.span[1] + 1 < GROWTH_UPDATES or norm.values[0] <= 0:
@@ -56,19 +54,8 @@ def weights_growing(evidence: Evidence) -> Finding | None:
         Fact(f"it went from {norm.values[0]:.3g} to {end.median:.3g}", grown, GROWTH, norm.span),
         Fact(f"the loss meanwhile {fell(fall)}", fall, GROWTH_FALL, (middle.span[0], end.span[1])),
     )
-    return Finding(WEIGHTS_GROWING, min(1.0, 0.5 + exponent - GROWTH_POWER), facts)
+    return min(1.0, 0.5 + exponent - GROWTH_POWER), facts
 
-
-WEIGHTS_SHRINKING = Cause(
-    "weights_shrinking",
-    "weights shrinking: decay too high",
-    Severity.WARNING,
-    "The weight norm falls far below its start: the decay takes away more than learning adds.",
-    "Lower weight_decay, to 0.01 to 0.1 for AdamW, 1e-4 to 5e-4 for SGD; what counts is learning rate × decay × "
-    "number of updates, which should not be far above 1.",
-    frozenset({"gradients_vanished", "lr_too_high"}),
-    frozenset({"weight norm"}),
-)
 
 SHRINKAGE = 0.7
 """Limit of the norm at the end over that at the start. Measured in benchmarks/doctor.py: healthy runs end at 1 or
@@ -77,7 +64,16 @@ above, sick ones below 0.4."""
 SHRINKAGE_CERTAIN = 0.3
 
 
-def weights_shrinking(evidence: Evidence) -> Finding | None:
+@finds(
+    "weights shrinking: decay too high",
+    Severity.WARNING,
+    "The weight norm falls far below its start: the decay takes away more than learning adds.",
+    "Lower weight_decay, to 0.01 to 0.1 for AdamW, 1e-4 to 5e-4 for SGD; what counts is learning rate × decay × "
+    "number of updates, which should not be far above 1.",
+    frozenset({"gradients_vanished", "lr_too_high"}),
+    frozenset({"weight norm"}),
+)
+def weights_shrinking(evidence: Evidence) -> Found:
     """Find a norm that has fallen by more than 30% in a run with decay."""
     norm = evidence.weight_norm
     decay = max((g.weight_decay or 0.0 for u in evidence.made for g in u.groups), default=0.0)
@@ -99,11 +95,15 @@ def weights_shrinking(evidence: Evidence) -> Finding | None:
     if evidence.rule in {"adamw", "lion"}:
         alone = math.prod(1 - (g.lr or 0.0) * (g.weight_decay or 0.0) for u in evidence.made for g in u.groups[:1])
         facts.append(Fact(f"decay alone would have left {alone:.0%}", alone))
-    return Finding(WEIGHTS_SHRINKING, grade(rest, limit=SHRINKAGE, certain=SHRINKAGE_CERTAIN), tuple(facts))
+    return grade(rest, limit=SHRINKAGE, certain=SHRINKAGE_CERTAIN), facts
 
 
-COUPLED_DECAY = Cause(
-    "coupled_decay",
+ADAPTIVE = frozenset({"adam", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta"})
+"""Rules that divide by a root of squared gradients and add the decay to the gradient unless told otherwise.
+Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, section 2."""
+
+
+@finds(
     "Adam where AdamW was meant",
     Severity.WARNING,
     "The decay is added to the gradient, so the adaptive rate divides it too: weights with large gradients hardly "
@@ -112,13 +112,7 @@ COUPLED_DECAY = Cause(
     "weight_decay anew, 0.01 to 0.1; or set weight_decay to 0.",
     frozenset({"weights_shrinking"}),
 )
-
-ADAPTIVE = frozenset({"adam", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta"})
-"""Rules that divide by a root of squared gradients and add the decay to the gradient unless told otherwise.
-Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, section 2."""
-
-
-def coupled_decay(evidence: Evidence) -> Finding | None:
+def coupled_decay(evidence: Evidence) -> Found:
     """Find an adaptive rule with a decay that is not decoupled."""
     if evidence.rule not in ADAPTIVE:
         return None
@@ -127,38 +121,37 @@ def coupled_decay(evidence: Evidence) -> Finding | None:
         for group, decay in zip(evidence.header.groups, evidence.decays)
         if decay > 0 and not group.settings.get("decoupled_weight_decay", False)
     ]
-    if not coupled:
-        return None
     facts = [
         Fact(f"{evidence.header.optimizer} has weight_decay={decay:g} in {name}, added to the gradient", decay)
         for name, decay in coupled
     ]
-    return Finding(COUPLED_DECAY, 1.0, tuple(facts))
+    return 1.0, facts
 
 
-NO_DECAY = Cause(
-    "no_decay",
+DECOUPLED = frozenset({"adamw"})
+"""Rules that differ from another rule only by their decay (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2)."""
+
+
+@finds(
     "no weight decay",
     Severity.HINT,
     "AdamW without decay is Adam: nothing holds the weights, which cost generalisation in long trainings.",
     "Set weight_decay to 0.01 to 0.1 for matrices (gradstep.param_groups leaves norms and biases out), unless this "
     "is meant, as with low-rank adapters and short fine-tuning.",
 )
-
-DECOUPLED = frozenset({"adamw"})
-"""Rules that differ from another rule only by their decay (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2)."""
-
-
-def no_decay(evidence: Evidence) -> Finding | None:
+def no_decay(evidence: Evidence) -> Found:
     """Find a rule of ``DECOUPLED`` with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
     if evidence.rule not in DECOUPLED or any(decays) or any(evidence.decays):
         return None
-    return Finding(NO_DECAY, 0.5, (Fact(f"{evidence.header.optimizer} has weight_decay=0 in every group", 0.0),))
+    return 0.5, (Fact(f"{evidence.header.optimizer} has weight_decay=0 in every group", 0.0),)
 
 
-MOMENTUM_TOO_HIGH = Cause(
-    "momentum_too_high",
+MOMENTUM_LIMIT = 1.0
+"""The sum of all powers of the momentum is finite below 1 only."""
+
+
+@finds(
     "momentum of 1 or more",
     Severity.CRITICAL,
     "Each update is the last one times the momentum, plus the gradient. From 1 on nothing is ever forgotten: the "
@@ -167,13 +160,7 @@ MOMENTUM_TOO_HIGH = Cause(
     DIVERGENCE,
     EVERY_READING,
 )
-
-
-MOMENTUM_LIMIT = 1.0
-"""The sum of all powers of the momentum is finite below 1 only."""
-
-
-def momentum_too_high(evidence: Evidence) -> Finding | None:
+def momentum_too_high(evidence: Evidence) -> Found:
     """Find a momentum, or a beta1, of 1 or more in any update."""
     used = {
         momentum: u.update
@@ -190,19 +177,8 @@ def momentum_too_high(evidence: Evidence) -> Finding | None:
         )
         for momentum, update in sorted(used.items())
     ]
-    return Finding(MOMENTUM_TOO_HIGH, 1.0, tuple(facts)) if facts else None
+    return 1.0, facts
 
-
-UNUSUAL_BETAS = Cause(
-    "unusual_betas",
-    "unusual betas",
-    Severity.WARNING,
-    "beta1 says over how many updates the direction is averaged, beta2 over how many its size. A size that is "
-    "forgotten sooner than the direction makes single steps far larger than the learning rate.",
-    "Take (0.9, 0.999), for language models (0.9, 0.95), for adversarial training (0.5, 0.999); for Lion (0.9, "
-    "0.99). Were the two exchanged?",
-    frozenset({"lr_too_high", "weights_growing", "gradients_exploding", "spike"}),
-)
 
 ADAM = frozenset({"adam", "adamw", "nadam", "radam", "adamax"})
 
@@ -217,7 +193,16 @@ MOST_BETA1 = 0.98
 """An average over 50 updates; one-cycle goes up to 0.95 (Smith, arXiv:1803.09820), Lion to 0.95 (arXiv:2302.06675)."""
 
 
-def unusual_betas(evidence: Evidence) -> Finding | None:
+@finds(
+    "unusual betas",
+    Severity.WARNING,
+    "beta1 says over how many updates the direction is averaged, beta2 over how many its size. A size that is "
+    "forgotten sooner than the direction makes single steps far larger than the learning rate.",
+    "Take (0.9, 0.999), for language models (0.9, 0.95), for adversarial training (0.5, 0.999); for Lion (0.9, "
+    "0.99). Were the two exchanged?",
+    frozenset({"lr_too_high", "weights_growing", "gradients_exploding", "spike"}),
+)
+def unusual_betas(evidence: Evidence) -> Found:
     """Find betas outside the published range, or a β₁ that is not below √β₂.
 
     For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification
@@ -236,18 +221,7 @@ def unusual_betas(evidence: Evidence) -> Finding | None:
         if evidence.rule in ADAM and beta1 >= beta2**0.5:
             text = f"beta1 = {beta1:g} is not below the root of beta2 = {beta2:g}, as convergence asks for"
             facts.append(Fact(text, beta1, beta2**0.5, at))
-    return Finding(UNUSUAL_BETAS, min(1.0, 0.5 + 0.25 * len(facts)), tuple(facts)) if facts else None
-
-
-FINE_TUNING_SETTINGS = Cause(
-    "fine_tuning_settings",
-    "unusual settings for fine-tuning",
-    Severity.HINT,
-    "A model that is trained already needs small updates: a learning rate made for training from scratch wipes "
-    "out what it knows, and a short average of squared gradients follows single batches.",
-    "With AdamW take a learning rate of 1e-5 to 1e-4 (adapters: up to 1e-3) with a warmup, and beta2 = 0.999, "
-    "unless the recipe of the model says otherwise.",
-)
+    return min(1.0, 0.5 + 0.25 * len(facts)), facts
 
 
 FINE_TUNING_LR = 1e-3
@@ -258,7 +232,15 @@ FINE_TUNING_BETA2 = 0.99
 """0.98 (RoBERTa) and 0.95 are recipes, of pretraining; a library's default is 0.999. Up to here it is worth a look."""
 
 
-def fine_tuning_settings(evidence: Evidence) -> Finding | None:
+@finds(
+    "unusual settings for fine-tuning",
+    Severity.HINT,
+    "A model that is trained already needs small updates: a learning rate made for training from scratch wipes "
+    "out what it knows, and a short average of squared gradients follows single batches.",
+    "With AdamW take a learning rate of 1e-5 to 1e-4 (adapters: up to 1e-3) with a warmup, and beta2 = 0.999, "
+    "unless the recipe of the model says otherwise.",
+)
+def fine_tuning_settings(evidence: Evidence) -> Found:
     """Find a high learning rate or a short average of squared gradients in a run marked as fine-tuning."""
     if not evidence.header.fine_tuning or evidence.rule not in ADAM:
         return None
@@ -272,4 +254,4 @@ def fine_tuning_settings(evidence: Evidence) -> Finding | None:
     facts += [
         Fact(f"beta2 is {beta2:g}; in fine-tuning 0.999 is usual", beta2, FINE_TUNING_BETA2) for beta2 in sorted(short)
     ]
-    return Finding(FINE_TUNING_SETTINGS, 0.5, tuple(facts)) if facts else None
+    return 0.5, facts
