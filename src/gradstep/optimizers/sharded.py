@@ -179,12 +179,12 @@ class ShardedParameter:
         """The local tensor."""
         return local_tensor(self.parameter)
 
-    @property
+    @cached_property
     def mesh(self) -> DeviceMesh:
         """The mesh of the processes that have the parameter."""
         return self.parameter.device_mesh
 
-    @property
+    @cached_property
     def placements(self) -> tuple[Placement, ...]:
         """How the parameter is distributed over each dimension of the mesh."""
         return self.parameter.placements
@@ -196,7 +196,7 @@ class ShardedParameter:
         return Place(self.mesh, tuple(dims))
 
     def gradient(self) -> Tensor | None:
-        """Return the local tensor of the present gradient; None without a gradient.
+        """Return the local tensor of the present gradient; None without a gradient. Call it without gradients enabled.
 
         A gradient with other placements (summands, under tensor parallelism) is redistributed first, which all
         processes of the mesh do together.
@@ -207,16 +207,15 @@ class ShardedParameter:
         g = self.parameter.grad
         if g is None:
             return None
-        if not is_distributed(g) or g.device_mesh != self.mesh or g.shape != self.parameter.shape:
+        if not is_distributed(g) or g.device_mesh != self.mesh:
             kind = f"on {g.device_mesh}" if is_distributed(g) else f"a {type(g).__name__}"
             raise RuntimeError(
                 f"the gradient of {self.name} is {kind} of shape {tuple(g.shape)}, but must be a DTensor of shape "
                 f"{tuple(self.parameter.shape)} on {self.mesh}, as the parameter is: use distribute_tensor()"
             )
-        with torch.no_grad():
-            if g.placements != self.placements:
-                g = g.redistribute(placements=self.placements)
-            return g.to_local()
+        if g.placements != self.placements:
+            g = g.redistribute(placements=self.placements)
+        return g.to_local()
 
     def localize(self, entry: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
         """Return an entry of state with the arrays of this process.
@@ -285,6 +284,18 @@ class ShardedParameter:
         if len(blocks) == 1:
             return (-(-math.prod(local) // per),)
         return (*local[: len(blocks) - 1], math.prod(local[len(blocks) - 1 :]) // per)
+
+
+def local_tensors(shards: Sequence[ShardedParameter]) -> list[Tensor]:
+    """Return the present local tensors of distributed parameters."""
+    with torch.no_grad():
+        return [shard.parameter.to_local() for shard in shards]
+
+
+def local_gradients(shards: Sequence[ShardedParameter]) -> list[Tensor | None]:
+    """Return the local tensors of the present gradients, as :meth:`ShardedParameter.gradient` does."""
+    with torch.no_grad():
+        return [shard.gradient() for shard in shards]
 
 
 def _row_major(shape: Sequence[int]) -> tuple[int, ...]:

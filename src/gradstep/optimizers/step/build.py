@@ -26,7 +26,7 @@ from gradstep.optimizers.memory import (
     is_freed,
     is_symbolic_zero,
 )
-from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
+from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed, local_gradients
 from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbage_collection
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
@@ -143,7 +143,7 @@ def build_table(
     for i in stateful:
         p, g, group = memory[i], gradients[i], group_of[i]
         if i in shards:
-            g = shards[i].gradient()
+            g = local_gradients([shards[i]])[0]
         plain = is_addressable(p)
         if not plain and (is_freed(p) or is_symbolic_zero(p)):
             raise RuntimeError(

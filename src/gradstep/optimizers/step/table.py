@@ -25,7 +25,7 @@ from gradstep.engines.base import LENGTH, Engine, Int64s, Ranks, UpdateSpec
 from gradstep.engines.statistics import DETAILS, Detail, RowLabels
 from gradstep.engines.step import StepBatch, StepTable
 from gradstep.optimizers.memory import Layouts, array_of, conform_gradient, is_freed
-from gradstep.optimizers.sharded import ShardedParameter, local_tensor
+from gradstep.optimizers.sharded import ShardedParameter, local_gradients, local_tensors
 from gradstep.optimizers.state.arrays import install_entries
 from gradstep.optimizers.state.check import MOST_STEPS
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
@@ -126,7 +126,7 @@ class Part:
     def params_moved(self) -> bool:
         """Return whether a parameter's memory, type, shape or device has changed since this part was made."""
         if self.plain:
-            params = [local_tensor(shard.parameter) for shard in self.shards] or self.params
+            params = local_tensors(self.shards) or self.params
             return not self.layouts[0].still_hold(params)
         return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
@@ -142,7 +142,7 @@ class Part:
         Raises:
             RuntimeError: a gradient does not fit its parameter.
         """
-        present = [shard.gradient() for shard in self.shards] if self.shards else [p.grad for p in self.params]
+        present = local_gradients(self.shards) if self.shards else [p.grad for p in self.params]
         if self.params_moved():
             return None
         gradients = cast("list[Tensor]", present)  # a None among them differs from any tensor
