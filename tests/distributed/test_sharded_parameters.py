@@ -264,8 +264,6 @@ def load(folder: str, mesh: Any, forms: Any) -> list[str]:
     """Go on for 3 steps from each checkpoint, and return what differs from 6 steps of one process."""
     found = []
     for (number, case), form in itertools.product(enumerate(CHECKPOINTS), forms):
-        if form == "flat" and case[1] == "8bit":
-            continue  # torch unflattens by the keys of the optimizer's state, which are not those of state_dict()
         model, expected = Holder(case, 9, mesh), Holder(case, 0, None)
         optimizer, other = make(*case, model.named_parameters()), make(*case, expected.named_parameters())
         options = StateDictOptions(**FORMS[form])
@@ -276,7 +274,12 @@ def load(folder: str, mesh: Any, forms: Any) -> list[str]:
             empty = form == "broadcast" and dist.get_rank() != 0
             state = ({}, {}) if empty else torch.load(f"{folder}/{number}full", weights_only=True)
         set_model_state_dict(model, state[0], options=options)
-        set_optimizer_state_dict(model, optimizer, state[1], options=options)
+        try:
+            set_optimizer_state_dict(model, optimizer, state[1], options=options)
+        except RuntimeError as error:  # torch unflattens by the keys of the optimizer's state, which are others
+            known = form == "flat" and case[1] == "8bit" and "save and load without it" in str(error)
+            found += [] if known else [f"{case} {form}: {error}"]
+            continue
         expected.take_steps(other, 1, 4)
         for stage in ("loaded", "went on"):
             found += [f"{case} {form} {stage}: {fault}" for fault in faults(optimizer, model.w, other, expected.w)]

@@ -243,6 +243,7 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
     Raises:
         KeyError: a part is missing.
         TypeError: a part has the wrong type.
+        RuntimeError: torch dropped 8-bit codes when it flattened the state.
     """
     for part in ("param_groups", "state"):
         if part not in state_dict:
@@ -262,6 +263,13 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
             entry = state.get(key)
             if not (entry is None or isinstance(entry, Mapping)):
                 raise TypeError(f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary")
+            lost = [name for name, value in (entry or {}).items() if isinstance(value, Mapping) and not value]
+            if lost:
+                raise RuntimeError(
+                    f"the loaded state dict has no {', '.join(lost)} of {key!r}: torch's flatten_optimizer_state_dict "
+                    "drops 8-bit codes, whose names in checkpoints differ from those in optimizer.state; save and load "
+                    "without it"
+                )
 
 
 def merge_group(
