@@ -128,8 +128,8 @@ def test_without_a_budget_nothing_is_judged():
         ({"optimizer": "adamv"}, "Invalid optimizer: 'adamv'.*Did you mean 'adam'"),
         ({"optimizer": "sgd", "state": "8bit"}, "SGD as set here keeps no state"),
         ({"optimizer": "sgd", "paged": True}, "SGD as set here keeps no state"),
-        ({"engine": "fused", "gpus": 1}, "engine='fused' is the CPU's"),
-        ({"engine": "compiled", "optimizer": "adafactor"}, "needs means: engine='eager'"),
+        ({"engine": "fused", "gpus": 1}, "engine='fused' runs on the CPU only"),
+        ({"engine": "compiled", "optimizer": "adafactor"}, "needs means: take engine='eager'"),
     ],
 )
 @pytest.mark.parametrize("ask", [gradstep.plan, gradstep.plans])

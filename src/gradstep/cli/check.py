@@ -27,16 +27,18 @@ def check(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="What it should compute: adamw, sgd, lion, ..., or FILE.py:NAME, a rule of yours."),
+        typer.Option(help="The rule that it should compute: adamw, sgd, lion, ..., or FILE.py:NAME."),
     ] = None,
     convention: Annotated[
         str,
         typer.Option(
-            help="Whose reading counts: torch, paper, optax, tinytorch, keras, huggingface, bitsandbytes, textbook."
+            help="The convention that counts as right: torch, paper, optax, tinytorch, keras, huggingface, "
+            "bitsandbytes, textbook."
         ),
     ] = "torch",
     kind: Annotated[
-        str | None, typer.Option(help="torch, numpy, function or update, where the code does not show it.")
+        str | None,
+        typer.Option(help="Its form, if the code does not show it: torch, numpy, function or update."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting held fixed; may be repeated.")

@@ -21,12 +21,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The challenge: sgd, m
 Current = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="The challenge: sgd, adam, ...; by default the current one.")
 ]
-Torch = Annotated[
-    bool | None, typer.Option("--torch/--numpy", help="Which of the two; by default the one worked in last.")
-]
+Torch = Annotated[bool | None, typer.Option("--torch/--numpy", help="The framework; by default the one used last.")]
 Dir = Annotated[
     Path | None,
-    typer.Option("--dir", help="The course's folder; by default gradstep-course, or this one if a course is in it."),
+    typer.Option("--dir", help="The course's folder; by default gradstep-course, or this folder if it has a course."),
 ]
 
 
@@ -107,7 +105,7 @@ def check(
     torch: Torch = None,
     dir_: Dir = None,
     convention: Annotated[
-        str, typer.Option(help="Whose reading of an optimizer counts: torch, paper, tinytorch, keras, ...")
+        str, typer.Option(help="The convention that counts as right: torch, paper, tinytorch, keras, ...")
     ] = "torch",
     all_: Annotated[bool, typer.Option("--all", help="Show every probe, and the diagnosis, at once.")] = False,
 ) -> None:
@@ -178,7 +176,7 @@ def solution(
 def quiz(
     name: Current = None,
     dir_: Dir = None,
-    answers: Annotated[str | None, typer.Option(help="Your letters, as in b,a,c; nothing is asked then.")] = None,
+    answers: Annotated[str | None, typer.Option(help="All your letters at once, as in b,a,c.")] = None,
 ) -> None:
     """Questions on a challenge, with the answers explained."""
     from gradstep.learn import screen

@@ -14,13 +14,13 @@ def lr_find(
     optimizer: Annotated[
         str, typer.Option("--optimizer", "-o", help="name[:key=value,...], as in sgd:momentum=0.9.")
     ] = "adamw",
-    sweeps: Annotated[int, typer.Option(min=1, help="How often, each time with other random numbers.")] = 3,
+    sweeps: Annotated[int, typer.Option(min=1, help="Sweeps, each with other random numbers.")] = 3,
     updates: Annotated[int, typer.Option(min=10, help="Updates of a sweep.")] = 100,
     start: Annotated[float, typer.Option(help="The lowest learning rate.")] = 1e-7,
     end: Annotated[float, typer.Option(help="The highest learning rate.")] = 10.0,
     accumulate: Annotated[int, typer.Option(min=1, help="Micro-batches of an update.")] = 1,
-    precision: Annotated[str, typer.Option(help="Of the forward pass: float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of the model and of the first sweep.")] = 0,
+    precision: Annotated[str, typer.Option(help="Forward pass in float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the model and of the first sweep.")] = 0,
     chart: Annotated[Path, typer.Option(help="Draw the curves into this file (.svg or .html).")] = Path(
         "runs/lr_find.html"
     ),

@@ -23,28 +23,29 @@ def plan(
         ),
     ] = "adamw",
     budget: Annotated[
-        str | None, typer.Option(help="What there is: 24GB (10⁹ bytes) or 24GiB (2³⁰); by default free memory.")
+        str | None,
+        typer.Option(help="Memory of a device: 24GB (10⁹ bytes) or 24GiB (2³⁰); by default free memory."),
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="How many GPUs, each with the budget; 0 plans for the CPU.")] = 0,
-    params: Annotated[str | None, typer.Option(help="Only this type of weights: float32, bfloat16, float16.")] = None,
+    params: Annotated[str | None, typer.Option(help="Only these weights: float32, bfloat16, float16.")] = None,
     gradients: Annotated[
         str | None, typer.Option(help="Type of the gradients; by default that of the weights.")
     ] = None,
     state: Annotated[str | None, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = None,
     rounding: Annotated[
-        str | None, typer.Option(help="Only this rounding: nearest, stochastic, kahan, master.")
+        str | None, typer.Option(help="Only plans with this rounding: nearest, stochastic, kahan, master.")
     ] = None,
     paged: Annotated[
-        bool | None, typer.Option("--paged/--resident", help="Only state paged out, or only kept.")
+        bool | None, typer.Option("--paged/--resident", help="Only plans with paged state, or only without.")
     ] = None,
     sharded: Annotated[
-        str | None, typer.Option(help="Only this sharding over the GPUs: none, state, gradients, weights.")
+        str | None, typer.Option(help="Only plans that shard this over the GPUs: none, state, gradients, weights.")
     ] = None,
     activations: Annotated[str | None, typer.Option(help="Activations on each device, such as 2GB.")] = None,
     page_budget: Annotated[
         str | None, typer.Option(help="Memory that paged state passes through; by default 512MB.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Who executes: auto, fused, eager, compiled.")] = "auto",
+    engine: Annotated[str, typer.Option(help="The engine: auto, fused, eager, compiled.")] = "auto",
     all_: Annotated[bool, typer.Option("--all", help="Show every combination.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (.svg or .html).")] = None,

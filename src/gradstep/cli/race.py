@@ -19,21 +19,21 @@ def race(
         typer.Option(
             "--optimizers",
             "-o",
-            help="Who races: name[:key=value,...], comma-separated, as in adamw,sgd:lr=0.1,momentum=0.9.",
+            help="The optimizers: name[:key=value,...], comma-separated, as in adamw,sgd:lr=0.1,momentum=0.9.",
         ),
     ] = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Add torch.optim's own class for each as a rival.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also race torch.optim's class of the same name.")] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Fewer steps, of tasks that show something in them: some 45 s."),
+        typer.Option("--quick", help="Few steps, of the tasks that can show a difference by then: about 45 s."),
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each optimizer; by default the task's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer, each from a start of its own.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer, each from other random weights.")] = 3,
     start: Annotated[
-        str | None, typer.Option(metavar="X,Y", help="Where paths over a surface begin, as in --start=-1,1.")
+        str | None, typer.Option(metavar="X,Y", help="Start of the paths over a surface, as in --start=-1,1.")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Clip gradients to this norm before every step; by default they are not.")
+        float | None, typer.Option(help="Clip gradients to this norm before every step; by default no clipping.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which results and report are put.")] = Path("runs"),
     list_: Annotated[bool, typer.Option("--list", help="List the tasks and optimizers, and end.")] = False,

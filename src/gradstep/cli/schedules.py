@@ -11,9 +11,9 @@ from gradstep.cli.screen import console, usage_errors
 def schedules(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SCHEDULE]...", help="Which to draw: cosine, wsd, one-cycle, ...; all by default."),
+        typer.Argument(metavar="[SCHEDULE]...", help="The schedules: cosine, wsd, one-cycle, ...; all by default."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Updates that each lasts.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Length of each schedule, in updates.")] = 1000,
     warmup: Annotated[
         int | None,
         typer.Option(help="Updates of a linear warmup before each; by default only where the name says so."),

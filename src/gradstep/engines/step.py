@@ -361,7 +361,7 @@ def defer_signals() -> Iterator[None]:
     try:
         for number in _SIGNALS:
             handler = _signal.getsignal(number)
-            is_deferred = isinstance(handler, _DeferredSignals) and not handler.is_open  # by a block around this one
+            is_deferred = isinstance(handler, _DeferredSignals) and not handler.is_open  # an outer block defers it
             if callable(handler) and not is_deferred:
                 waiting.handlers[number] = handler
                 _signal.signal(number, waiting)

@@ -18,9 +18,13 @@ loses 1 / (1 − β₂) units, a thousand. In float64 that is far below any mist
 
 
 def tolerance(dtype: str, steps: int) -> float:
-    """Return the largest relative distance that rounding explains after so many steps.
+    """Return the largest relative distance that rounding explains after a number of steps.
 
     Roundings of different steps go up as often as down, so they add up like a random walk.
+
+    Args:
+        dtype: the type that the submission computes in, a key of :data:`ROUNDINGS`.
+        steps: the number of steps, ≥ 0.
 
     >>> tolerance("float64", 1) < 1e-10, tolerance("float32", 1) < 1e-6
     (True, True)
@@ -32,7 +36,10 @@ def tolerance(dtype: str, steps: int) -> float:
 class Reference:
     """A trajectory from which the distances of others are measured.
 
-    An element's distance is relative to its size plus the length of its path so far, as its rounding is.
+    An element's distance is relative to its largest magnitude plus the length of its path so far, as its rounding is.
+
+    Args:
+        trajectory: the parameters at every step, one row for each.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:

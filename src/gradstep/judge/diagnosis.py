@@ -110,7 +110,7 @@ class Evidence:
         return [self._agrees(candidate, i, precision) for i in range(len(self.scenarios))]
 
     def hidden(self, candidate: Variant, precision: str) -> list[bool]:
-        """Return, for each scenario, whether the variant is the same as the rule."""
+        """Return, for each scenario, whether the variant has the rule's trajectory, so that it does not show."""
         return [
             self._applies(candidate, s) and self._near(self._replay(candidate, i), true, s.steps, precision)
             for i, (s, true) in enumerate(zip(self.scenarios, self._true_references))

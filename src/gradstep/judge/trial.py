@@ -108,7 +108,7 @@ class Trial:
                 probes.append(Probe(name, scenario.shows, Outcome.SKIPPED, "judged when the rest is known"))
             else:
                 run, observed = self.observed[name]
-                # Its defaults are compared in its own form of the rule, apart from the mathematics.
+                # Defaults are compared by the form of the rule that it computes: other mistakes do not count here.
                 formula = own.formula if scenario.defaults else base.formula
                 parting = find_parting(run, replay(formula, run), observed.trajectory, best.precision)
                 detail = self._describe_defaults() if parting and scenario.defaults else str(parting or "")

@@ -184,6 +184,7 @@ def _build_named(work: Work) -> Build:
 
 
 def _build_theirs(name: str, **settings: Any) -> Build:
+    """Return a function that makes torch's optimizer of that name and returns its ``step``."""
     return lambda params: getattr(torch.optim, COMPARED[name])(params, **settings).step
 
 
@@ -202,11 +203,13 @@ def _memory() -> dict[str, Build]:
 
 
 def _our_clip(params: list[Tensor]) -> Step:
+    """Return an AdamW step of gradstep that clips."""
     optimizer = OPTIMIZERS["adamw"](params)
     return lambda: optimizer.step(max_grad_norm=MAX_NORM)
 
 
 def _their_clip(params: list[Tensor]) -> Step:
+    """Return torch's clipping, then its fused AdamW step."""
     optimizer = torch.optim.AdamW(params, fused=True)
 
     def step() -> None:

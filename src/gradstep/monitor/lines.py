@@ -175,6 +175,7 @@ def _spell_non_finite(value: Any) -> Any:
 
 
 def _encode(column: NDArray[Any]) -> str:
+    """Return the bytes of a column, (n,), in little-endian order, as base64 text."""
     return base64.b64encode(column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
 
 

@@ -173,11 +173,13 @@ def _view_as_real(t: Tensor) -> Tensor:
 
 
 def _dense_gradient(p: Tensor) -> Tensor:
+    """Return the gradient of a parameter that has one, as a dense tensor of real numbers."""
     assert p.grad is not None
     return _view_as_real(p.grad.to_dense() if p.grad.is_sparse else p.grad)
 
 
 def _to_float32(t: Tensor) -> Tensor:
+    """Return 16-bit numbers as float32, in which their squares do not overflow; other types unchanged."""
     return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
 
 

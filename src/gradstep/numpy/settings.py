@@ -59,7 +59,11 @@ def build_rule(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
 
 
 def replace_setting(rule: Rule, name: str, value: Any) -> Rule:
-    """Return the rule with one setting replaced; raises as :func:`build_rule`."""
+    """Return the rule with one setting replaced.
+
+    Raises:
+        ValueError, TypeError: the new value, as in :func:`build_rule`.
+    """
     _check(type(rule), {name: value})
     return replace(rule, **{name: value})
 

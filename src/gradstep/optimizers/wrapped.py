@@ -13,7 +13,7 @@ class Wrapper(Protocol):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer inside, whose step count has the updates that are made and no others."""
+        """The optimizer inside; only its step count is the number of updates that were made."""
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

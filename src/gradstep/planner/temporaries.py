@@ -33,6 +33,7 @@ def temporaries(
         return 0, f"the {engine} engine makes none"
 
     def needed(p: ParameterSpec) -> int:
+        """Return the bytes of a parameter's live and decoded arrays, at least float32."""
         slots = rule.slots(len(p.shape))
         decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
         return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * p.numel
@@ -43,9 +44,9 @@ def temporaries(
 def refuse(engine: str, rule: Rule, gpus: int) -> str | None:
     """Return why an engine cannot run a rule on these devices, or None."""
     if engine == "fused" and gpus:
-        return "engine='fused' is the CPU's; engine='compiled' makes no temporaries on a GPU"
+        return "engine='fused' runs on the CPU only; engine='compiled' makes no temporaries on a GPU"
     if engine in ("fused", "compiled") and not rule.elementwise:
-        return f"engine={engine!r} goes element by element, and {type(rule).__name__} needs means: engine='eager'"
+        return f"engine={engine!r} works element by element, and {type(rule).__name__} needs means: take engine='eager'"
     return None
 
 

@@ -91,7 +91,7 @@ def seconds(value: float | None, half: float | None = None) -> str:
 
 
 def size(amount: int, *, binary: bool = False) -> str:
-    """Bytes with the unit that suits them, to three digits or more.
+    """Return a number of bytes as text, in the largest unit of which there is 1: KB, MB, …, or KiB, MiB, … if binary.
 
     >>> size(24 * 10**9), size(24 * 10**9, binary=True), size(700 * 10**9), size(12)
     ('24.0 GB', '22.35 GiB', '700.0 GB', '12 B')

@@ -109,6 +109,7 @@ class Rule(ABC):
     """False for a rule whose update combines several elements (a mean, a norm)."""
 
     def __post_init__(self) -> None:
+        """Check every setting, and store it as its check returns it (a tensor as a float, for example)."""
         for setting in fields(self):
             value = setting.metadata["check"](setting.name, getattr(self, setting.name))
             object.__setattr__(self, setting.name, value)

@@ -77,8 +77,8 @@ class Codec(ABC):
     def fields(self) -> tuple[Field, ...]:
         """The arrays of the codec; the first has the shape of the parameter.
 
-        If there are scales, codes are bytes, and the scale of each block is the last field. Its suffix is this codec's
-        alone: a checkpoint is recognised by it.
+        With scales, the first field has codes of one byte, and the last the scale of each block. No other codec has a
+        field with the suffix of that one, since loading recognises the codec of a checkpoint by it.
         """
 
     @property
@@ -252,7 +252,7 @@ class Kahan(Elementwise):
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         code = self.element.encode(x)
         rest = x - self.element.decode(code)
-        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # of an infinity, rest is NaN
+        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # where x is infinite, rest is NaN
 
     def expected_value(self, x: Array) -> Array:
         return x

@@ -130,6 +130,7 @@ def param_groups(
 
 
 def _decide(p: NamedParameter, policy: str, embeddings: str) -> Decision:
+    """Return whether a parameter decays, and the reason if it does not."""
     if p.in_embedding and embeddings == "no_decay":
         return False, "an embedding"
     return POLICIES[policy](p) if policy in POLICIES else (True, "")

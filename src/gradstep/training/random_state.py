@@ -49,7 +49,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def generator_states() -> tuple[Any, ...]:
-    """Return the state of the same generators for use in this process; CUDA's only if CUDA is in use."""
+    """Return the states of Python's, NumPy's and torch's generators for use in this process; CUDA's only if in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002
 
@@ -65,7 +65,7 @@ def set_generator_states(state: tuple[Any, ...]) -> None:
 
 
 def seed_random(seed: int) -> None:
-    """Seed the same generators."""
+    """Seed the global generators of Python, NumPy (with the seed modulo 2³²) and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)

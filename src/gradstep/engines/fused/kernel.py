@@ -241,10 +241,10 @@ class _Update:
         return b.select(cut.ir, self.cut_values[j], self.new_values[j])
 
     def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
-        """Read gradient, parameter and slots, in the rule's arithmetic; the gradient times its coefficient."""
+        """Return gradient times coefficient, parameter and slots, from element ``i`` on, in the rule's type."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
-            each = zip(self._addresses(j, i), codec.fields, strict=False)  # of blocks without the scale
+            each = zip(self._addresses(j, i), codec.fields, strict=False)  # the scale of blocks has no address here
             numbers = [self._read(address, f.element, lanes) for address, f in each]
             if j in self.blocks:
                 numbers.append(self._broadcast(scales[j], lanes))

@@ -56,6 +56,7 @@ class _Answers(dict[Node, bool]):
         return True
 
     def __getitem__(self, node: Node) -> bool:
+        """Return the value of a condition on settings."""
         leaves = {("setting", name): value for name, value in self.values_by_name.items()}
         return bool(Program({"p": node}).run(leaves)[0]["p"])
 

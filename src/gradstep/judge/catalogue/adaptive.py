@@ -107,10 +107,12 @@ def _use_this_mu(program: Program) -> Program:
 
 
 def _lose_product(program: Program) -> Program:
+    """Let every step start from the first value of NAdam's product of momenta."""
     return program.rewrite(lambda n: program.first_value(n.args[0]) if n.op == "memo" else n)
 
 
 def _remove_look_ahead(program: Program) -> Program:
+    """Leave out the term along this step's gradient."""
     averages = [a for a in first_moments(program) if a.is_average]
     along, rest = linear(program["step"], GRADIENT)
     require(averages and along is not ZERO and rest is not ZERO, "term along the gradient beside the average's")
@@ -141,11 +143,13 @@ def _is_rectified(node: Node) -> bool:
 
 
 def _skip_early(program: Program) -> Program:
+    """Take no step while the variance is not known."""
     node, _ = _find_early(program)
     return program.replace(step=substitute(program["step"], node, ZERO))
 
 
 def _skip_early_and_decay(program: Program) -> Program:
+    """Neither step nor decay while the variance is not known."""
     node, holds = _find_early(program)
     decay = setting(program, "weight_decay")
     is_late = call("ite", node.args[0], *((ZERO, ONE) if holds else (ONE, ZERO)))

@@ -60,6 +60,7 @@ def find_blends(program: Program) -> Iterator[Blend]:
 
 
 def _is_second(program: Program, blend: Blend) -> bool:
+    """Return whether an average belongs to the second moment: by its β, or by the β of an average of squares."""
     if blend.beta.op == "setting" and blend.beta.args[0] in ("betas.0", "betas.1"):
         return bool(blend.beta.args[0] == "betas.1")
     return any(a.old_weight is blend.beta for a in second_moments(program))

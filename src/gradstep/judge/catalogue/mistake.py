@@ -85,7 +85,7 @@ class Variant:
 
     @property
     def conventions(self) -> tuple[str, ...]:
-        """Who has all of the differences on purpose; empty if nobody has."""
+        """The libraries and papers that have all of the differences on purpose; empty if none has."""
         holders = [set(m.conventions_of(self.formula.rule)) for m in self.mistakes]
         if not holders or not all(holders):
             return ()
@@ -220,7 +220,7 @@ _REGIMES = (_Regime(-3, 2, True, 9), _Regime(-1, 0.5, True, 9), _Regime(-12, -6,
 
 @lru_cache(maxsize=512)
 def run_few_steps(formula: Formula) -> Values:
-    """Return the parameters after each of a few steps, over all forms of the rule, as one vector."""
+    """Return the parameters after each of a few steps, of all examples of the rule's settings, as one vector (n,)."""
     rows = []
     for example, ndim in examples(formula.rule):
         for regime in _REGIMES:

@@ -51,7 +51,7 @@ _MUON = Candidate("Muon", replay_muon, full=True, orthogonal=True)
 
 
 def conventions_of(name: str) -> tuple[Candidate, ...]:
-    """What counts as the rule of that name: it and every convention of it."""
+    """Return the forms that count as the rule of that name: the rule itself and every convention of it."""
     return (_MUON,) if name == "Muon" else _rule_conventions(RULES[name])
 
 
@@ -80,9 +80,9 @@ def find_promise(
 
 
 def _is_for_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor) -> bool:
-    """Whether a Muon updates this parameter by Muon, or by the AdamW that many have for the others.
+    """Return whether a Muon optimizer updates this parameter by Muon, and not by the AdamW that it has for the others.
 
-    It is said by a flag of the group or of the parameter's state; where no parameter has one, matrices are meant.
+    The flag ``use_muon`` of the group or of the parameter's state decides. If it is nowhere, matrices get Muon.
     """
     flags = [s["use_muon"] for s in optimizer.state.values() if "use_muon" in s]
     flags += [g["use_muon"] for g in optimizer.param_groups if "use_muon" in g]

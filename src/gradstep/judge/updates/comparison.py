@@ -128,8 +128,8 @@ def _compare_steps(candidate: Candidate, history: History, count: int, *, limit:
     if distance <= tolerance(candidate, history):
         return Fit(distance, factor)
     if history.state is CODES and not candidate.promised:
-        return Fit(distance, factor)  # how far codes move other rules hides which of them it is
-    # What the roundings on the way add up to is computed only where it matters.
+        return Fit(distance, factor)  # with 8-bit codes several rules come as near as this, so that none can be named
+    # The sum of the roundings costs three more replays, so it is computed only where the result depends on it.
     distance = -1.0
     for pair, spread in zip(pairs, _spreads(candidate, history, replayed)):
         if pair.visible(spread):
@@ -142,7 +142,7 @@ def _compare_steps(candidate: Candidate, history: History, count: int, *, limit:
 
 
 def collect_updates(candidate: Candidate, history: History, count: int) -> tuple[list[Values], Fit]:
-    """A rule's updates of the first steps, up to one that cannot be computed; and why it cannot."""
+    """Return a rule's updates of the first steps, up to one that cannot be computed, and the reason why it cannot."""
     updates: list[Values] = []
     try:
         for update in islice(candidate.replay(history, None), count):
@@ -170,7 +170,7 @@ def _spreads(
 
 
 def _without_decay(step: ObservedStep) -> Values:
-    """The update without what a decoupled decay of the weights makes of them."""
+    """Return the update without the decoupled decay of the weights, lr · weight_decay · weight."""
     weight_decay = float(settings_from(step.settings, RULES["AdamW"]).get("weight_decay", 0.0))
     keep = 1 - rate_of(step) * weight_decay
     return step.update - (keep - 1) * step.before

@@ -262,14 +262,14 @@ def group_histories(histories: Iterable[History], count: int) -> list[list[Histo
 
 
 def _key_of(setting: Any) -> str:
-    """What is equal for settings that make equal updates; texts, such as a group's name, make none."""
+    """Return a key that is equal for settings that make equal updates; texts, such as a group's name, do not count."""
     if isinstance(setting, (tuple, list)):
         return repr([_key_of(s) for s in setting])
     return "" if isinstance(setting, str) else repr(setting.tolist() if isinstance(setting, Tensor) else setting)
 
 
 def _rest_of(p: Tensor, state: Any) -> dict[str, Tensor]:
-    """What the state holds of the parameter's own value, by name: its compensation, or its master copy."""
+    """Return the entries of the state that make the parameter more precise: a compensation or a master copy."""
     if p.dtype not in (torch.bfloat16, torch.float16) or not isinstance(state, Mapping):
         return {}
     named = {name: state.get(name) for name in (COMPENSATION, MASTER)}

@@ -82,7 +82,7 @@ def has_zero_rate(history: History) -> bool:
 
 
 def judge_zero_rate(history: History, *, others_move: bool) -> tuple[str, Result]:
-    """What a learning rate of 0 in every step comes to.
+    """Judge an optimizer whose learning rate was 0 in every step.
 
     Args:
         history: the record of a parameter that :func:`has_zero_rate`.
@@ -107,7 +107,7 @@ def _judge_unmoved(history: History, candidates: Sequence[Candidate]) -> tuple[s
 
 
 def _name_update(history: History, promise: str, candidates: Sequence[Candidate], screen: Screen) -> str:
-    """What the updates are, in words."""
+    """Return in words what the updates are."""
     decays = any(settings_from(step.settings, RULES["AdamW"]).get("weight_decay") for step in history.steps)
     for candidate in all_rules() if decays else ():  # the simplest mistake, which others resemble at small rates
         if candidate.name == f"{promise} without weight decay" and _matches(candidate, history, screen):

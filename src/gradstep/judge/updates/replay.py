@@ -105,7 +105,7 @@ def replay(
     if count is not None:
         yield from _replay_from(count, formula, fixed, history, roundings, machine)
         return
-    # Of a state without its age only that it is not new is known: what depends on the age cannot be computed.
+    # Without a step count the state is only known not to be new. What is the same at two ages holds for all.
     young, old = (_replay_from(age, formula, fixed, history, roundings, machine) for age in (1, 1000))
     for one, other in zip_longest(young, old):
         if one is None or other is None or not np.array_equal(one, other):

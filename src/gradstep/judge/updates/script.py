@@ -35,7 +35,7 @@ def watch_script(
         text. Its traceback begins in the script.
     """
     watch = RuleWatch((), None, steps)
-    # The hooks are the watch's.
+    # torch warns of global hooks, which the watch has set.
     warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
     before = sys.argv, list(sys.path)
     sys.argv = [str(script), *arguments]
@@ -46,7 +46,7 @@ def watch_script(
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as exit_:
         error = exit_ if exit_.code not in (None, 0) else None
-    except BaseException as raised:  # also Ctrl-C: the report is what it was for
+    except BaseException as raised:  # also Ctrl-C: the user wants the report
         error = raised
     finally:
         watch.close()
@@ -82,7 +82,7 @@ def _frames_from(script: Path, error: BaseException) -> TracebackType | None:
 
 
 def _describe(error: BaseException | None) -> str:
-    """How the script ended, in words; empty where it came to its end."""
+    """Return in words how the script ended; empty if it ran to its end."""
     if error is None:
         return ""
     if isinstance(error, KeyboardInterrupt):

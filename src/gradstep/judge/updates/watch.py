@@ -178,7 +178,7 @@ class RuleWatch:
         self._restart(self._record(optimizer), "its optimizer's state was loaded after the last step that was watched")
 
     def _restart(self, record: OptimizerRecord, reason: str) -> None:
-        """Begin anew with an optimizer whose state is not what its steps made of it; what is complete stays."""
+        """Begin anew with an optimizer whose state was changed other than by its steps; complete histories stay."""
         if record.steps >= self._steps:
             return
         for *_, p in record.parameters():
@@ -192,6 +192,7 @@ class RuleWatch:
             self._modules[id(module)] = module
 
     def _new_history(self, optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor) -> History:
+        """Return an empty history of a parameter, which keeps whole matrices if they are within the budget."""
         largest = LARGE_MATRIX if find_promise(optimizer, group, p)[0] in _MATRIX_RULES else MATRIX
         full = p.numel() <= largest and self._elements + p.numel() <= BUDGET and not p.is_complex()
         self._elements += p.numel() if full else 0
@@ -344,7 +345,7 @@ def _place(group: Mapping[str, Any], number: int, i: int) -> str:
 
 
 def _scale_of(optimizer: torch.optim.Optimizer, kwargs: Mapping[str, Any]) -> float:
-    """What the gradients were multiplied by inside the step."""
+    """Return the factor by which the step multiplied the gradients: its clipping, divided by the loss scale."""
     scale = kwargs.get("grad_scale")
     scale = vars(optimizer).get("grad_scale") if scale is None else scale
     clip = optimizer.last_step.clip if isinstance(optimizer, Optimizer) and optimizer.last_step else 1.0
@@ -352,7 +353,7 @@ def _scale_of(optimizer: torch.optim.Optimizer, kwargs: Mapping[str, Any]) -> fl
 
 
 def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer left the step out: a scaler told it to, or it is gradstep's and says so."""
+    """Return whether the optimizer skipped the step, as a GradScaler or a gradstep optimizer's own report shows."""
     overflow = vars(optimizer).get("found_inf")
     if overflow is not None and bool(overflow):
         return True

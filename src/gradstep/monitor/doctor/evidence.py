@@ -188,7 +188,11 @@ class Evidence:
         return any(u.parameters is not None for u in self.made)
 
     def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Floats]:
-        """Return the numbers of the updates, (n,), and a column, (n, parameters), NaN without a gradient."""
+        """Return a quantity of every parameter, by its field's name in :class:`PerParameter`, such as ``grad_norm``.
+
+        Returns:
+            The numbers of the updates, (n,), and the values, (n, parameters), NaN where there was no gradient.
+        """
         rows = [u for u in self.made if u.parameters is not None]
         table = np.full((len(rows), len(self.header.parameters)), np.nan)
         for row, u in zip(table, rows):

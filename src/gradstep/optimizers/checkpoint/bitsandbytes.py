@@ -53,7 +53,7 @@ def slot_names(rule: type[Rule]) -> tuple[str, ...]:
         ValueError: bitsandbytes has no such optimizer.
     """
     if rule.__name__ not in SLOTS:
-        raise ValueError(f"bitsandbytes has no layout for {rule.__name__} that is known here (but {', '.join(SLOTS)})")
+        raise ValueError(f"bitsandbytes' layout is known for {', '.join(SLOTS)}, not for {rule.__name__}")
     return SLOTS[rule.__name__]
 
 
@@ -84,7 +84,7 @@ def read_group(rule: type[Rule], group: Mapping[str, Any]) -> dict[str, Any]:
     if rule.__name__ == "RMSprop":
         result["momentum"] = 0.0  # bitsandbytes accepts a momentum and does not use it
     if rule.__name__ == "Adam":
-        result["decoupled_weight_decay"] = True  # its Adam is AdamW
+        result["decoupled_weight_decay"] = True  # its Adam decays the weight itself
     return result
 
 

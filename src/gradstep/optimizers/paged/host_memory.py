@@ -268,7 +268,17 @@ class HostWindow:
 
 @final
 class Arena:
-    """The host's memory for the state of some parameters, with the layout of a page file."""
+    """The host's memory for the state of some parameters, with the layout of a page file.
+
+    Args:
+        parameters: the parameters with their codecs, all on one device.
+        device: the device that computes; it pins the memory.
+
+    Attributes:
+        memory: all bytes, uint8, (file_bytes of the layout,).
+        blank: whether nothing has been written yet, so that all state is 0.
+        tensors: the fields of each parameter's state by its id and their keys; views of ``memory``.
+    """
 
     def __init__(self, parameters: Sequence[NewParameter], device: Device) -> None:
         self._params = [p for _, p, _ in parameters]  # held, so that their ids stay unique

@@ -57,8 +57,8 @@ def make_placement(pages: Pages, parameters: Sequence[NewParameter]) -> Placemen
         if device.type in DEVICES:
             if pages.folder is not None:
                 raise ValueError(
-                    f"paged to a folder is state of parameters on the CPU, and {name} is on {device}: give paged=True, "
-                    "which keeps it in the host's memory"
+                    f"a folder keeps only state of parameters on the CPU, and {name} is on {device}: give paged=True, "
+                    "which keeps state in the host's memory"
                 )
             return HostPlacement(pages, device)
         if device.type != "cpu":

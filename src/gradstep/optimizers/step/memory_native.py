@@ -91,10 +91,12 @@ class NativeLayouts:
 
     @cached_property
     def _gradient_pointers(self) -> Int64s:
+        """(n,) the array that :meth:`pointers_of_likes` writes at every step."""
         return np.empty(len(self.rows), dtype=np.int64)
 
     @cached_property
     def _addresses(self) -> tuple[int, int]:
+        """The addresses of :attr:`rows` and of the array that receives pointers; every step needs both."""
         return self.rows.ctypes.data, self._gradient_pointers.ctypes.data
 
     def still_hold(self, tensors: list[Tensor]) -> bool:
