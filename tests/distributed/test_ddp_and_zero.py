@@ -1,6 +1,9 @@
 """DistributedDataParallel and ZeroRedundancyOptimizer: the same bits on every rank, in every precision of state."""
 
 import copy
+import gc
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,3 +247,102 @@ def test_a_rank_that_fails_keeps_no_other_waiting(runs):
 
 def test_model_is_refused_since_a_checkpoint_would_hold_it(runs):
     assert all("gradstep.param_groups(model)" in found["model"] for found in runs[3])
+
+
+def run_checkpoints(folder: str) -> dict[str, Any]:
+    """Save in all three processes, whose generators differ; then load in all of them, and in two of one."""
+    rank = dist.get_rank()
+    model = network()
+    optimizer = plain(model, "groups", state="8bit")
+    train(model, optimizer, range(2))
+    torch.manual_seed(rank)
+    gradstep.save_checkpoint(
+        f"{folder}/all.pt", model=model, optimizer=optimizer, process_group=dist.group.WORLD, epoch=3
+    )
+    found: dict[str, Any] = {"expected": torch.rand(3)}
+    torch.manual_seed(100)
+    found["extra"] = gradstep.load_checkpoint(f"{folder}/all.pt", model=model, optimizer=optimizer)
+    found["resumed"] = torch.rand(3)
+    if rank == 0:
+        gradstep.save_checkpoint(f"{folder}/one.pt", model=model, optimizer=optimizer)
+    dist.barrier()
+    torch.manual_seed(100 + rank)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gradstep.load_checkpoint(f"{folder}/one.pt", model=model, optimizer=optimizer)
+    found["warned"] = [str(w.message) for w in caught]
+    found["kept"] = torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(100 + rank)))
+    try:
+        gradstep.save_checkpoint(f"{folder}/no/such/folder.pt", model=model, process_group=dist.group.WORLD)
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    return found | run_paged(f"{folder}/pages") | run_shards(folder)
+
+
+def run_paged(folder: str) -> dict[str, Any]:
+    """One folder for all ranks, which keep their pages apart and reopen them, with the seed that they began with."""
+    models = [network(), network()]
+    through = plain(models[0], "groups", state="8bit", seed=3)
+    before = plain(models[1], "groups", state="8bit", seed=3, paged=folder)
+    train(models[0], through, range(6))
+    train(models[1], before, range(3))
+    del before
+    gc.collect()
+    after = plain(models[1], "groups", state="8bit", seed=5, paged=gradstep.Pages(Path(folder), resume=True))
+    train(models[1], after, range(3, 6))
+    dist.barrier()
+    return {"folders": sorted(p.name for p in Path(folder).iterdir()), "paged": [weights(model) for model in models]}
+
+
+def run_shards(folder: str) -> dict[str, Any]:
+    """What FSDP makes of a model is refused on every rank."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    found: dict[str, Any] = {}
+    whole, flat = Network(), FullyShardedDataParallel(Network(), device_id=torch.device("cpu"))
+    fully_shard(whole)
+    for name, model in (("FSDP2", whole), ("FSDP1", flat)):
+        try:
+            gradstep.save_checkpoint(f"{folder}/{name}.pt", model=model)
+        except NotImplementedError as error:
+            found[name] = str(error)
+    try:
+        gradstep.save_checkpoint(f"{folder}/optimizer.pt", optimizer=gradstep.AdamW(whole.parameters()))
+    except NotImplementedError as error:
+        found["optimizer"] = str(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> list[dict[str, Any]]:
+    return run(run_checkpoints, 3, str(tmp_path_factory.mktemp("checkpoints")), timeout=280)
+
+
+def test_each_rank_gets_its_own_random_generators(checkpoints):
+    numbers = [found["resumed"] for found in checkpoints]
+    assert not torch.equal(numbers[0], numbers[1])
+    for found in checkpoints:
+        assert torch.equal(found["resumed"], found["expected"])
+        assert found["extra"] == {"epoch": 3}
+
+
+def test_the_generators_of_another_rank_are_not_taken(checkpoints):
+    assert [len(found["warned"]) for found in checkpoints] == [0, 1, 1]
+    assert [found["kept"] for found in checkpoints] == [False, True, True]
+    assert "process_group=torch.distributed.group.WORLD" in checkpoints[1]["warned"][0]
+
+
+def test_every_rank_learns_that_the_first_could_not_save(checkpoints):
+    assert "FileNotFoundError" in checkpoints[0]["error"]
+    assert all("the first process of the group could not save" in found["error"] for found in checkpoints[1:])
+
+
+def test_pages_of_each_rank_are_reopened(checkpoints):
+    for found in checkpoints:
+        assert found["folders"] == ["rank-0", "rank-1", "rank-2"]
+        assert_same(*found["paged"])
+
+
+@pytest.mark.parametrize("what", ["FSDP1", "FSDP2", "optimizer"])
+def test_shards_are_refused(checkpoints, what):
+    assert all("torch.distributed.checkpoint" in found[what] for found in checkpoints)

@@ -20,6 +20,7 @@ from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
 from gradstep.training.loading import load_part
 from gradstep.training.random_state import random_state, restore_random_state
+from gradstep.training.ranks import own_rank, refuse_shards, restore_of_rank, save_in_first
 from gradstep.training.stepper import Stepper
 
 FORMAT = 1
@@ -37,6 +38,7 @@ def save_checkpoint(
     schedule: Driver | None = None,
     scaler: torch.amp.GradScaler | None = None,
     stepper: Stepper | None = None,
+    process_group: Any = None,
     **extra: Any,
 ) -> None:
     """Write the state of a training run to one file, which ``torch.load(weights_only=True)`` can read.
@@ -46,20 +48,24 @@ def save_checkpoint(
     there is removed. Every array is stored with its checksum, which :func:`load_checkpoint` compares. The global
     random generators of torch, NumPy and Python are saved too; save other generators (a ``DataLoader``'s) in ``extra``.
 
-    With several processes, call it in one of them only.
+    With several processes, either call it in one of them only, whose random generators are then saved; or call it in
+    all of them with ``process_group=``: the first of them saves, with the generators of each.
 
     Args:
         path: the file to write, in a folder that exists; or a binary file object, such as ``io.BytesIO()``, which is
             written to at its position after all checks; until then the checkpoint is in memory.
         model, optimizer, schedule, scaler: objects with a ``state_dict()``.
         stepper: a :class:`gradstep.Stepper`; it includes its model, optimizer, schedule and scaler.
+        process_group: the group of torch.distributed whose processes all make this call, with the same weights and
+            state; ``torch.distributed.group.WORLD`` are all of them.
         extra: further tensors, numbers, text, lists and dictionaries, by name: ``epoch=3``.
 
     Raises:
         ValueError: a stepper together with a part that it includes.
         TypeError: an object that cannot be read back without running code; the old file stays.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
-        RuntimeError: a stepper in the middle of a window.
+        RuntimeError: a stepper in the middle of a window; the first process of the group could not save.
+        NotImplementedError: a sharded model or optimizer, of which this process has only a part.
 
     Example:
         >>> import tempfile, torch, gradstep
@@ -71,12 +77,21 @@ def save_checkpoint(
         {'epoch': 3}
     """
     parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
-    content = {
+    refuse_shards(parts, "saved")
+    content: dict[str, Any] = {
         "gradstep": {"format": FORMAT, "version": gradstep.__version__, "kind": "checkpoint"},
         **{name: part.state_dict() for name, part in parts.items()},
         "random": random_state(),
+        "rank": own_rank(),
         "extra": extra,
     }
+    if process_group is not None:
+        save_in_first(process_group, content, lambda: _save(path, content))
+        return
+    _save(path, content)
+
+
+def _save(path: File, content: Mapping[str, Any]) -> None:
     if isinstance(path, (str, os.PathLike)):
         with atomic_write(path, nbytes=_count_bytes(content)) as file:
             _write(content, file)
@@ -130,7 +145,8 @@ def load_checkpoint(
     Args:
         path: the file, or a readable and seekable binary file object, positioned where the checkpoint begins.
         model, optimizer, schedule, scaler, stepper: as for saving, constructed as they were then.
-        rng: whether to set the random generators as well.
+        rng: whether to set the random generators as well, of several processes each to its own; a process whose
+            generators were not saved keeps its present ones, with a warning.
         strict: False loads the entries of the model and of gradstep's optimizers that match by name and shape, and
             leaves out the rest: for a model with other layers, or another head. Other parts are loaded as always.
 
@@ -143,6 +159,7 @@ def load_checkpoint(
         ValueError: a damaged file, no checkpoint of gradstep, or a later format.
         KeyError: the file lacks a part that was passed.
         RuntimeError: the model's parameters or the optimizer's state do not match; the message lists them.
+        NotImplementedError: a sharded model or optimizer.
 
     Example:
         >>> import io, torch, gradstep
@@ -154,9 +171,10 @@ def load_checkpoint(
         ({'epoch': 3}, True)
     """
     parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
+    refuse_shards(parts, "loaded")
     content = _read_checkpoint(path)
     if missing := [name for name in parts if name not in content]:
-        present = [name for name in content if name not in ("gradstep", "random", "extra")]
+        present = [name for name in content if name not in ("gradstep", "random", "rank", "ranks", "extra")]
         raise KeyError(f"{_name(path)} holds no {', '.join(missing)} (it holds {', '.join(present) or 'none'})")
     target = parts.pop("model", None)
     weights, left_out = ({}, {}) if target is None else _match_weights(target, content["model"], strict=strict)
@@ -176,7 +194,7 @@ def load_checkpoint(
             report += part.of("optimizer")
         if rng:
             undo.callback(restore_random_state, random_state())
-            restore_random_state(content["random"])
+            restore_of_rank(content)
         if target is not None:
             target.load_state_dict(weights, strict=strict)
         undo.pop_all()
