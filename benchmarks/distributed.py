@@ -9,12 +9,14 @@ step(max_grad_norm=1.0) with clip_grad_norm_ followed by torch's fused step.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
-from turns import main, take_turns
+from turns import take_turns
 
 import gradstep
+from gradstep.lab.machine import describe
 
+RESULTS = Path(__file__).parent / "results" / "distributed.json"
 RANKS = 2
 WORKS = {"200 × 64²": [(64, 64)] * 200, "4 × 2048²": [(2048, 2048)] * 4}
 
@@ -103,5 +107,16 @@ def measure_rows(repeat: int) -> list[dict[str, Any]]:
     return rows
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=40)
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} into results/")
+    arguments = parser.parse_args()
+    rows = measure_rows(arguments.repeat)
+    content = {"machine": describe(), "ranks": RANKS, "date": date.today().isoformat(), "rows": rows}
+    if arguments.save:
+        RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main(__doc__, 40, Path(__file__).parent / "results" / "distributed.json", measure_rows)
+    main()
