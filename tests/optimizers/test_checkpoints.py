@@ -814,7 +814,7 @@ def test_the_remedies_for_other_names_work():
     renamed = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 4, bias=False), "b": torch.nn.Linear(4, 2, bias=False)})
     optimizer = gradstep.AdamW(renamed.named_parameters())
     state = saved.state_dict()
-    with pytest.raises(ValueError, match=r"weight\nif they are only called otherwise, delete 'param_names'"):
+    with pytest.raises(ValueError, match=r"weight\nif only the names differ, delete 'param_names'"):
         optimizer.load_state_dict(state)
     del state["param_groups"][0]["param_names"]
     optimizer.load_state_dict(state)

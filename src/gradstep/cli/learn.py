@@ -213,7 +213,7 @@ def _ask_letter(letters: str) -> str:
 
 
 def run(
-    experiment: Annotated[str | None, typer.Argument(help="Which one; without a name they are listed.")] = None,
+    experiment: Annotated[str | None, typer.Argument(help="The experiment; without a name, all are listed.")] = None,
     dir_: Dir = None,
 ) -> None:
     """Run an experiment: figures here, and a picture in the course's folder."""

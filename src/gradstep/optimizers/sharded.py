@@ -96,7 +96,7 @@ def block_shape(p: DTensor, per: int) -> tuple[int, ...] | None:
 
 
 def flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
-    """Return the state of a whole parameter with the scales of its blocks as (blocks,), in which shards have rows.
+    """Return the state of a whole parameter with scales of shape (blocks,); saved from shards they have several axes.
 
     Args:
         entry: the state.

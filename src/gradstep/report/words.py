@@ -100,7 +100,7 @@ def size(amount: int, *, binary: bool = False) -> str:
     if amount < base:
         return f"{amount} B"
     power = 1
-    # Rounded up to the next unit's 1 it would read "1000.0 MB".
+    # A size just under 1 GB would be rounded to "1000.0 MB": take the next unit.
     while power < len(letters) and round(amount / base**power, digits) >= base:
         power += 1
     return f"{amount / base**power:,.{digits}f} {letters[power - 1]}{'iB' if binary else 'B'}"

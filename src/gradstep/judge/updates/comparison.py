@@ -151,7 +151,7 @@ def collect_updates(candidate: Candidate, history: History, count: int) -> tuple
             updates.append(update)
     except UnknowableError as error:
         return updates, Fit(math.inf, reason=f"not judged: {error}", hidden=isinstance(error, StateOverflowError))
-    except Exception:  # settings are anybody's: from these the rule cannot be computed
+    except Exception:  # a foreign optimizer's settings may be of any kind
         return updates, Fit(math.inf, reason="not judged: its settings are not the rule's")
     return updates, Fit(math.inf, reason="not judged: no step was recorded")
 

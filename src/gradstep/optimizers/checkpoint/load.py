@@ -199,7 +199,7 @@ def prepare_load(
         if key in fitting:
             state[fitting[key].parameter] = fitting[key].copy(on_host=on_host)
         elif key not in of_parameters:
-            state[key] = entry  # of no parameter: the same object, as in torch
+            state[key] = entry  # it belongs to no parameter, and stays the same object as in torch
     storage = continue_noise(storage, header)
     for group in new:
         write_group_header(rule, storage, group)

@@ -144,7 +144,7 @@ def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = Tru
         if own & keys.keys():
             remedies.append("load_state_dict(state_dict, strict=False) loads those that match, and lists the rest")
         if [len(group["params"]) for group in groups] == [len(group["params"]) for group in saved]:
-            remedies.append("if they are only called otherwise, delete 'param_names' in its groups to go by order")
+            remedies.append("if only the names differ, delete 'param_names' in its groups to match by order")
         last = "; ".join(remedies) or "Make the optimizer of the model that was saved, or begin with fresh state"
         raise ValueError(f"the loaded state dict is of other parameters:\n{listed(lines)}\n{last}")
     by_names = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}

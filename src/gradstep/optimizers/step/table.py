@@ -391,4 +391,5 @@ def _contents(entries: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _structure(rule: Rule) -> tuple[Any, ...]:
+    """Return a rule's slots for vectors and for matrices, which settings may change (AMSGrad adds one)."""
     return tuple(rule.slots(ndim) for ndim in (1, 2))
