@@ -126,7 +126,7 @@ class Part:
     def params_moved(self) -> bool:
         """Return whether a parameter's memory, type, shape or device has changed since this part was made."""
         if self.plain:
-            params = local_tensors(self.shards) or self.params
+            params = local_tensors(self.shards) if self.shards else self.params
             return not self.layouts[0].still_hold(params)
         return list(map(_kind, self.params)) != self._kinds or any(map(is_freed, self.params))
 
