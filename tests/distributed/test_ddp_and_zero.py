@@ -2,8 +2,10 @@
 
 import copy
 import gc
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -276,7 +278,7 @@ def run_checkpoints(folder: str) -> dict[str, Any]:
         gradstep.save_checkpoint(f"{folder}/no/such/folder.pt", model=model, process_group=dist.group.WORLD)
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"
-    return found | run_paged(f"{folder}/pages") | run_shards(folder)
+    return found | run_paged(f"{folder}/pages") | run_shards(folder) | run_flat()
 
 
 def run_paged(folder: str) -> dict[str, Any]:
@@ -313,6 +315,39 @@ def run_shards(folder: str) -> dict[str, Any]:
     return found
 
 
+def run_flat() -> dict[str, Any]:
+    """FSDP1: an elementwise rule in float32 steps; what goes by shapes or by a norm is refused, and nothing changes."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    found: dict[str, Any] = {}
+    for original in (False, True):
+        made = {}
+        for kind in (torch.optim.AdamW, gradstep.AdamW):
+            torch.manual_seed(0)
+            model = FullyShardedDataParallel(Network(), device_id=torch.device("cpu"), use_orig_params=original)
+            made[kind] = model, kind(model.parameters(), lr=1e-2)
+            for t in range(3):
+                backward(model, t, dist.get_rank())
+                made[kind][1].step()
+        (theirs, _), (model, optimizer) = made.values()
+        pairs = zip(theirs.parameters(), model.parameters(), strict=True)
+        found[f"difference {original}"] = max(float((p - q).abs().max()) for p, q in pairs if p.numel())
+        backward(model, 3, dist.get_rank())
+        before = weights(model)
+        attempts: dict[str, Any] = {
+            "clip": lambda optimizer=optimizer: optimizer.step(max_grad_norm=1.0),
+            "8bit": gradstep.AdamW(model.parameters(), state="8bit").step,
+            "Adafactor": gradstep.Adafactor(model.parameters()).step,
+        }
+        for name, attempt in attempts.items():
+            try:
+                attempt()
+            except (RuntimeError, ValueError) as error:
+                found[f"{name} {original}"] = str(error)
+        found[f"unchanged {original}"] = all(map(torch.equal, before, weights(model)))
+    return found
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> list[dict[str, Any]]:
     return run(run_checkpoints, 3, str(tmp_path_factory.mktemp("checkpoints")), timeout=280)
@@ -346,3 +381,26 @@ def test_pages_of_each_rank_are_reopened(checkpoints):
 @pytest.mark.parametrize("what", ["FSDP1", "FSDP2", "optimizer"])
 def test_shards_are_refused(checkpoints, what):
     assert all("torch.distributed.checkpoint" in found[what] for found in checkpoints)
+
+
+@pytest.mark.parametrize("original", [False, True], ids=["FlatParameter", "use_orig_params"])
+def test_flat_shards_step_in_float32_and_what_needs_shapes_is_refused(checkpoints, original):
+    for found in checkpoints:
+        assert found[f"difference {original}"] < 1e-6
+        assert "clip_grad_norm_()" in found[f"clip {original}"]
+        for what in ("8bit", "Adafactor"):
+            assert "by the shapes of parameters, and these are flat shards" in found[f"{what} {original}"]
+        assert found[f"unchanged {original}"]
+
+
+def test_partitions_of_deepspeed_are_flat_shards(monkeypatch):
+    """It is not installed here: what it makes of the groups is, one flat partition in each."""
+    matrix, flat = (torch.ones(shape).requires_grad_() for shape in ((80, 80), (6400,)))
+    matrix.grad, flat.grad = torch.ones(80, 80), torch.ones(6400)
+    monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
+    gradstep.AdamW([matrix], state="8bit").step()
+    optimizer = gradstep.AdamW([matrix], state="8bit")
+    optimizer.param_groups[0]["params"] = [flat]
+    with pytest.raises(ValueError, match="these are flat shards"):
+        optimizer.step()
+    gradstep.AdamW([flat]).step()

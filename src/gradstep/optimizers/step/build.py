@@ -17,6 +17,7 @@ from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.checkpoint.header import stored_in_groups
 from gradstep.optimizers.checkpoint.matching import plain_name
+from gradstep.optimizers.flat import FlatShards, check_flat_shards, holds_flat_shards
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
@@ -130,6 +131,9 @@ def build_table(
     sizes = [len(g["params"]) for g in groups]
     group_of = np.repeat(np.arange(len(groups)), sizes)
     shards = {i: ShardedParameter(p, names[i]) for i, p in enumerate(flat) if is_distributed(p)}
+    shards_of_others = FlatShards() if whole is None and holds_flat_shards(groups) else None
+    if shards_of_others is not None:
+        check_flat_shards(storage, rules, groups)
     gradients = [p.grad for p in flat]
     old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
     stateful = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
@@ -218,7 +222,7 @@ def build_table(
         starts=starts,
         state=state,
         paged=paged,
-        ranks=MeshRanks(list(places), names) if places else whole,
+        ranks=MeshRanks(list(places), names) if places else whole or shards_of_others,
         streams=_noise_streams(storage, groups if whole is None else whole.groups, flat)
         if any(kind.spec.noise for kind in members)
         else None,
