@@ -143,6 +143,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 def _text(plain: dict[str, Any]) -> str:
+    """Return one line of JSON, in which NaN and infinity are texts."""
     try:
         return _ENCODER.encode(plain)
     except ValueError:

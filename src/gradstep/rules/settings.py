@@ -1,4 +1,26 @@
-"""Kinds of hyperparameters: each has a default, bounds, and torch's wording for errors."""
+"""Kinds of settings: each function returns a field of a rule, which is a dataclass, with its default and its check.
+
+A setting that is out of bounds raises ValueError, in torch's wording; one of the wrong type raises TypeError. Numbers
+may be given as int, float, NumPy number or 1-element tensor, must be finite, and become a Python float.
+
+>>> from dataclasses import dataclass
+>>> from gradstep import Rule
+>>> @dataclass(frozen=True)
+... class Descent(Rule):
+...     lr: float = learning_rate(1e-2)
+...
+...     def coefficients(self, step, **scalars):
+...         return {"lr": self.lr}
+...
+...     @staticmethod
+...     def update(p, g, s, c):
+...         return p - c.lr * g
+>>> Descent().lr
+0.01
+>>> Descent(lr=-1)
+Traceback (most recent call last):
+ValueError: Invalid learning rate: -1 (must be at least 0)
+"""
 
 from __future__ import annotations
 
@@ -40,42 +62,42 @@ def _setting(default: Any, check: Check, *, kw_only: bool = False) -> Any:
 
 
 def learning_rate(default: float) -> Any:
-    """A step size, at least 0."""
+    """Return the field of a learning rate, at least 0."""
     return _setting(default, _bounded("learning rate", lambda x: x >= 0, "at least 0"))
 
 
 def epsilon(default: float) -> Any:
-    """A small number added to a denominator, at least 0."""
+    """Return the field of a small number that is added to a denominator, at least 0."""
     return _setting(default, _bounded("epsilon value", lambda x: x >= 0, "at least 0"))
 
 
 def real(default: float) -> Any:
-    """Any finite number."""
+    """Return the field of any finite number."""
     return _setting(default, number)
 
 
 def nonnegative(default: float) -> Any:
-    """A number of at least 0."""
+    """Return the field of a number of at least 0."""
     return _setting(default, _bounded("", lambda x: x >= 0, "at least 0"))
 
 
 def nonpositive(default: float) -> Any:
-    """A number of at most 0."""
+    """Return the field of a number of at most 0."""
     return _setting(default, _bounded("", lambda x: x <= 0, "at most 0"))
 
 
 def at_least_one(default: float) -> Any:
-    """A number of at least 1."""
+    """Return the field of a number of at least 1."""
     return _setting(default, _bounded("", lambda x: x >= 1, "at least 1"))
 
 
 def fraction(default: float) -> Any:
-    """A number in [0, 1], both ends allowed."""
+    """Return the field of a number in [0, 1], both ends allowed."""
     return _setting(default, _bounded("", lambda x: 0 <= x <= 1, "between 0 and 1"))
 
 
 def betas(first: float, second: float) -> Any:
-    """A pair of averaging coefficients, each in [0, 1)."""
+    """Return the field of a pair of averaging coefficients, each in [0, 1)."""
 
     def check(name: str, value: Any) -> tuple[float, float]:
         pair = _pair(name, value)
@@ -89,7 +111,7 @@ def betas(first: float, second: float) -> Any:
 
 
 def optional_pair(first: float | None, second: float) -> Any:
-    """Two numbers of at least 0; the first may be ``None``."""
+    """Return the field of two numbers of at least 0; the first may be ``None``."""
 
     def check(name: str, value: Any) -> tuple[float | None, float]:
         pair = _pair(name, value)
@@ -103,7 +125,7 @@ def optional_pair(first: float | None, second: float) -> Any:
 
 
 def flag(default: bool = False, *, kw_only: bool = False) -> Any:
-    """True or False."""
+    """Return the field of a setting that is True or False; with ``kw_only``, it is not taken by position."""
 
     def check(name: str, value: Any) -> bool:
         if value not in (True, False):

@@ -21,8 +21,8 @@ BITS = 20
 """Number of random bits for each element."""
 
 NOISES = ("names", "positions")
-"""What the noise knows a parameter by: its name if it has one, else its position; or always its position, as in
-checkpoints from before there were names."""
+"""What a parameter's noise depends on: its name if it has one, else its position; or always its position, as in older
+checkpoints."""
 
 PARAMETER, SLOTS = 0x297A2D39, 0x29F4ECE7
 """The second multiplier of each stream: odd numbers, the pair that mixes best of 19 tried."""

@@ -66,7 +66,13 @@ class Fit:
 @final
 @dataclass(frozen=True)
 class _Pair:
-    """One step: the update that was observed, the one that a rule makes, and the distance that roundings explain."""
+    """One step of a parameter with n recorded elements.
+
+    Attributes:
+        observed: (n,) the update that was observed.
+        replayed: (n,) the update that the rule makes.
+        rounding: the 2-norm of what rounding of the parameter may add.
+    """
 
     observed: Values
     replayed: Values
@@ -74,12 +80,15 @@ class _Pair:
 
     @property
     def length(self) -> float:
+        """The 2-norm of the longer update."""
         return max(norm(self.observed), norm(self.replayed))
 
     def visible(self, spread: float = 0.0) -> bool:
+        """Return whether the updates are longer than roundings; ``spread`` is what those inside the rule add."""
         return self.length > max(VISIBLE * self.rounding, self.rounding + spread)
 
     def distance(self, factor: float, spread: float = 0.0) -> float:
+        """Return the relative distance, beyond roundings, of the observed update from ``factor`` times the rule's."""
         longest = max(norm(self.observed), factor * norm(self.replayed))
         apart = norm(self.observed - factor * self.replayed) - self.rounding - factor * spread
         return max(0.0, apart) / longest if longest else 0.0
@@ -177,6 +186,7 @@ def _without_decay(step: ObservedStep) -> Values:
 
 
 def _common_factor(pairs: Sequence[_Pair]) -> float:
+    """Return the factor ≥ 0 of the rule's updates that fits all steps best (least squares)."""
     square = sum(float(np.vdot(pair.replayed, pair.replayed)) for pair in pairs)
     product = sum(float(np.vdot(pair.observed, pair.replayed)) for pair in pairs)
     return max(product / square, 0.0) if square else 0.0
@@ -221,7 +231,7 @@ class Screen:
         self._excluded: dict[tuple[Candidate, int, float, bool], bool] = {}
 
     def excludes(self, candidate: Candidate, history: History, *, limit: float, scaled: bool) -> bool:
-        """Whether the rule is known to be further than ``limit`` from one parameter's updates."""
+        """Return whether the rule is known to be further than ``limit`` from one parameter's updates."""
         if len(self._places) == 1:
             return False
         if candidate.full:
@@ -232,7 +242,7 @@ class Screen:
         return not self._possible[key][self._places[id(history)]]
 
     def _excludes_matrix(self, candidate: Candidate, history: History, limit: float, scaled: bool) -> bool:
-        """Of a rule that needs whole matrices: whether it did not make the updates of the smallest of them."""
+        """Return whether a rule of whole matrices is further than ``limit`` from the updates of the smallest matrix."""
         smallest = self._smallest.get(len(history.shape))
         if smallest is None or smallest is history:
             return False
@@ -243,7 +253,7 @@ class Screen:
         return self._excluded[key]
 
     def _find_possible(self, candidate: Candidate, limit: float, scaled: bool) -> NDArray[np.bool_]:
-        """For each parameter, whether its first updates are no further away; True where that is not known."""
+        """Return, (parameters,), whether the rule may be within ``limit`` of the first updates; True if not known."""
         joint, every = self._joint, np.ones(len(self._sizes), dtype=np.bool_)
         replayed, _ = collect_updates(candidate, joint, _FIRST_STEPS)
         if len(replayed) < min(_FIRST_STEPS, len(joint.steps)):
@@ -260,13 +270,16 @@ class Screen:
         return near | (self._distances(pairs, spreads, factor) <= limit)
 
     def _norms(self, x: Values) -> Values:
+        """Return the 2-norm of each parameter's part of ``x``, (elements of all parameters,), as (parameters,)."""
         return np.sqrt(np.add.reduceat(x * x, self._starts))
 
     def _visible(self, observed: Values, replayed: Values, rounding: Values, spread: Values) -> NDArray[np.bool_]:
+        """Return :meth:`_Pair.visible` of each parameter, (parameters,)."""
         length = np.maximum(self._norms(observed), self._norms(replayed))
         return length > np.maximum(VISIBLE * rounding, rounding + spread)
 
     def _common_factors(self, pairs: Sequence[tuple[Values, Values, Values]]) -> Values:
+        """Return (parameters,) the factor ≥ 0 of the rule's updates that fits each parameter best (least squares)."""
         square = product = np.zeros(len(self._sizes))
         for observed, replayed, rounding in pairs:
             visible = self._visible(observed, replayed, rounding, np.zeros_like(rounding))
@@ -277,6 +290,7 @@ class Screen:
     def _distances(
         self, pairs: Sequence[tuple[Values, Values, Values]], spreads: Sequence[Values], factor: Values
     ) -> Values:
+        """Return the largest :meth:`_Pair.distance` over the steps of each parameter, (parameters,)."""
         farthest = np.zeros(len(self._sizes))
         for (observed, replayed, rounding), spread in zip(pairs, spreads):
             longest = np.maximum(self._norms(observed), factor * self._norms(replayed))

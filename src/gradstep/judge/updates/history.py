@@ -253,7 +253,7 @@ def group_histories(histories: Iterable[History], count: int) -> list[list[Histo
         for step in h.steps[:count]:
             if id(step.settings) not in keys:
                 keys[id(step.settings)] = id(step.settings)
-                with contextlib.suppress(Exception):  # settings are anybody's
+                with contextlib.suppress(Exception):  # a foreign optimizer's settings may be of any kind
                     keys[id(step.settings)] = sorted((str(k), _key_of(v)) for k, v in step.settings.items())
         settings = [keys[id(step.settings)] for step in h.steps[:count]]
         state = [(k, "array" if isinstance(v, np.ndarray) else v) for k, v in (h.initial_state or {}).items()]

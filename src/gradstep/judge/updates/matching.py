@@ -48,7 +48,7 @@ def _is_exactly_another(history: History, screen: Screen) -> bool:
 def judge(
     history: History, promise: str, candidates: Sequence[Candidate], screen: Screen | None = None
 ) -> tuple[str, Result]:
-    """The rule whose updates a parameter received, in words, and what that comes to.
+    """Return in words which rule updated a parameter, and whether that is right.
 
     Args:
         history: its record, of at least one step.

@@ -95,7 +95,7 @@ class RuleWatch:
                 name = names.get(id(p)) or _place(group, number, i)
                 try:
                     rows[id(p)] = self._report_parameter(name, p, holders[id(p)], names, screens)
-                except Exception as error:  # optimizers are anybody's: one that cannot be judged ends no report
+                except Exception as error:  # one foreign optimizer that cannot be judged must not end the report
                     kind, text = type(record.optimizer).__name__, f"not judged: {type(error).__name__}: {error}"
                     rows[id(p)] = UpdateReport(name, tuple(p.shape), kind, "", text, Result.OPEN)
         missing = [_report_missing(name, p) for p, name in self._missing_parameters(rows.keys())]
@@ -286,7 +286,7 @@ def watch_rules(*optimizers: torch.optim.Optimizer, model: nn.Module | None = No
     the report says which rule it was.
 
     Args:
-        optimizers: torch's, gradstep's or anybody's; none stands for every optimizer that steps from now on.
+        optimizers: any torch.optim.Optimizer; none stands for every optimizer that steps from now on.
         model: its parameters' names are used, and those that no optimizer holds are found. Where no optimizer is
             given, models are found by their calls.
         steps: how many steps of each are watched, at least 1; three tell every rule from the others.

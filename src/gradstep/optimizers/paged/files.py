@@ -46,7 +46,7 @@ from gradstep.storage.policy import Pages
 
 SCALARS = "scalars"  # the array of step counts in each file
 SEED = "seed"  # an array of one number: the seed of the rounding noise
-NOISE = "noise"  # an array of one number: how the noise knows parameters, as an index of NOISES; older files lack it
+NOISE = "noise"  # an array of one number: index in NOISES of what identifies a parameter; older files lack it
 FIRST = "state-0.pages"  # the name of an optimizer's first file
 _MAX_CACHED = 64  # sets of parameters with cached windows
 

@@ -172,7 +172,7 @@ def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
         has_any = has_any or not own.isdisjoint(ids)
         marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
     if not has_any:
-        raise ValueError("model has none of the parameters that are optimized: give the module that they are of")
+        raise ValueError("model has none of the parameters that are optimized: give the module that has them")
     return marked_groups
 
 
