@@ -30,8 +30,8 @@ from gradstep.optimizers.checkpoint.header import HEADER, make_header, stored_in
 from gradstep.optimizers.checkpoint.load import export_state_dict, load_state_dict
 from gradstep.optimizers.checkpoint.matching import LoadReport
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
-from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Embeddings, Storage, mark_embeddings
-from gradstep.optimizers.state.summary import GUESSED, Summary, choose_each, summarize
+from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
+from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
 from gradstep.optimizers.step.table import Table, TorchBatch
 from gradstep.optimizers.wrapped import innermost
@@ -107,8 +107,7 @@ class Optimizer(torch.optim.Optimizer):
         self.rule()(**settings)  # refuse bad settings before anything exists
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
-        seed = 0 if own["seed"] is None else own["seed"]
-        self._storage = Storage(own["state"], own["rounding"], seed)
+        self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
         if own["model"] is not None:
             params = mark_embeddings(params, own["model"])
         defaults = {s.name: settings.get(s.name, s.default) for s in settings_of(self.rule())}
@@ -200,10 +199,8 @@ class Optimizer(torch.optim.Optimizer):
         weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
-        few_bits = [group for group in self.param_groups if self._storage.state_of(group) != "float32"]
-        note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else GUESSED
         whole = None if self._whole is None else self._parameters(self._whole.groups)
-        return summarize(self.rule(), self._parameters(), note, whole)
+        return summarize(self.rule(), self._parameters(), self._storage, self.param_groups, whole)
 
     def _choices(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Iterator[tuple[str, Tensor, Choice]]:
         """Return each (name, parameter, its engine and storage), in the order of the groups, by default its own."""
@@ -371,9 +368,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         inside = innermost(self)
         if inside is not self:  # self is a trainer's wrapper around the optimizer
-            return cast(
-                "LoadReport | None", inside.load_state_dict(state_dict, **({} if strict else {"strict": False}))
-            )
+            options = {} if strict else {"strict": False}
+            return cast("LoadReport | None", inside.load_state_dict(state_dict, **options))
         report = load_state_dict(self, state_dict, strict=strict)
         return None if strict else report
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, final
 
 import numpy as np
@@ -291,3 +291,23 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether the elements fill one stretch of memory, each once, in any order of axes.
+
+    >>> import torch
+    >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
+    (True, False, False)
+    """
+    return _is_dense(tuple(tensor.shape), tensor.stride())
+
+
+@cache
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for stride, size in sorted((st, si) for st, si in zip(strides, shape, strict=True) if si != 1):
+        if stride != expected:
+            return 0 in shape
+        expected *= size
+    return True

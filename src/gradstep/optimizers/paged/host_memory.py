@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradstep.optimizers.memory import is_dense
 from gradstep.optimizers.paged.placement import NewParameter, shaped
-from gradstep.optimizers.state.storage import is_dense
 from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, split_work
 from gradstep.storage.pages.layout import round_up
 

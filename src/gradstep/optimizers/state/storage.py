@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -15,7 +15,7 @@ from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
-from gradstep.optimizers.memory import is_addressable
+from gradstep.optimizers.memory import is_addressable, is_dense
 from gradstep.optimizers.sharded import block_shape, explain_refusal, is_distributed, local_tensor, sharded_axes
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
@@ -280,26 +280,6 @@ class Storage:
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
 """Every engine by its name."""
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill one stretch of memory, each once, in any order of axes.
-
-    >>> import torch
-    >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(2, 3)[:, :2]), is_dense(torch.zeros(1).expand(3))
-    (True, False, False)
-    """
-    return _is_dense(tuple(tensor.shape), tensor.stride())
-
-
-@cache
-def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for stride, size in sorted((st, si) for st, si in zip(strides, shape, strict=True) if si != 1):
-        if stride != expected:
-            return 0 in shape
-        expected *= size
-    return True
 
 
 def traits(p: Tensor, *, noisy: bool) -> Traits:

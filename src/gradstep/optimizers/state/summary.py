@@ -9,7 +9,7 @@ from typing import Any, final
 from torch import Tensor
 
 from gradstep.optimizers.arguments import build_rule, check_lists, parameter_names
-from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
+from gradstep.optimizers.state.storage import Choice, Choices, Embeddings, ParameterStorage, Storage
 from gradstep.rules import Rule
 
 
@@ -74,7 +74,9 @@ class Summary:
         return "\n".join([*map(row, (head, *lines)), *([self.note] if self.note else [])])
 
 
-GUESSED = "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
+_GUESSED = (
+    "Embeddings are guessed from names here; model=..., or the groups of gradstep.param_groups(model), know them."
+)
 
 
 def choose_each(
@@ -91,10 +93,20 @@ def choose_each(
 def summarize(
     rule: type[Rule],
     parameters: Iterable[tuple[str, Tensor, ParameterStorage]],
-    note: str = "",
+    storage: Storage,
+    groups: Iterable[Mapping[str, Any]],
     whole: Iterable[tuple[str, Tensor, ParameterStorage]] | None = None,
 ) -> Summary:
-    """Return the summary of parameters: (name, parameter, its codecs); ``whole`` are those of all ranks."""
+    """Return the summary of parameters.
+
+    Args:
+        rule: their rule.
+        parameters: (name, parameter, its codecs) for each.
+        storage, groups: the user's choices; if embeddings are guessed from names where that matters, a note says so.
+        whole: the same as ``parameters`` for those of all ranks; None if this process has them all.
+    """
+    few_bits = [group for group in groups if storage.state_of(group) != "float32"]
+    note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else _GUESSED
     rows = tuple(_summarize_parameter(*parameter, rule) for parameter in parameters)
     total = None if whole is None else sum(_summarize_parameter(*parameter, rule).nbytes for parameter in whole)
     return Summary(rows, note, total)
