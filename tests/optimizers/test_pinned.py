@@ -331,7 +331,7 @@ def test_a_budget_that_nothing_fits_is_refused_with_one_that_does(monkeypatch):
 def test_what_cannot_be_honoured_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(host_memory.DEVICES, "cpu", Host)
     p = torch.ones(3, 3, requires_grad=True)
-    with pytest.raises(ValueError, match="give paged=True, which keeps it in the host's memory"):
+    with pytest.raises(ValueError, match="give paged=True, which keeps state in the host's memory"):
         gradstep.AdamW([p], paged=tmp_path)
     with pytest.raises(ValueError, match="Adafactor keeps a row and a column"):
         gradstep.Adafactor([p], paged=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
+import torch
 from torch import Tensor
 
 from gradstep.engines.base import Batch, Ranks
@@ -25,21 +27,27 @@ def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
     """
     params = [p for group in groups for p in group["params"]]
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has no shards of it
-    if fsdp is not None and any(isinstance(p, fsdp.FlatParameter) or _is_view_of_flat(p, params) for p in params):
+    if fsdp is not None and _are_of_fsdp(params, fsdp.FlatParameter):
         return True
     flat = all(len(group["params"]) == 1 and group["params"][0].dim() == 1 for group in groups)
     return bool(params) and flat and "deepspeed" in sys.modules
 
 
-def _is_view_of_flat(p: Tensor, params: Sequence[Tensor]) -> bool:
-    """Return whether a parameter is one-dimensional, and a part of a larger storage that has no matrix.
-
-    The weights of a recurrent module on a GPU share a storage too, but with its matrices.
-    """
-    if type(p).__name__ != "Parameter" or p.dim() != 1 or p.untyped_storage().nbytes() <= p.nbytes:
+def _are_of_fsdp(params: Sequence[Tensor], flat_class: type) -> bool:
+    """Return whether one of the parameters is a ``FlatParameter``, or a part of one that exists."""
+    if any(isinstance(p, flat_class) for p in params):
+        return True
+    parts = {
+        p.untyped_storage().data_ptr()
+        for p in params
+        if type(p) is torch.nn.Parameter and p.dim() == 1 and p.untyped_storage().nbytes() > p.nbytes
+    }
+    if not parts:
         return False
-    storage = p.untyped_storage().data_ptr()
-    return storage != 0 and not any(q.dim() > 1 and q.untyped_storage().data_ptr() == storage for q in params)
+    # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
+    # takes some tens of milliseconds, once for a table.
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Parameter)]
+    return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)
 
 
 def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[Mapping[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
     build_rule,
+    build_rules,
     check_lists,
     check_params,
     check_positive,
@@ -291,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 scale *= 1.0 if self.grad_scale == 1.0 else check_positive("grad_scale", self.grad_scale)
                 check = grad_scale is not None
-                rules, table, batches, created = self._prepare(measured=check or norm is not None)
+                rules, table, batches, created = self._prepare(check or norm is not None, detail is not None)
                 report = created or take_step(
                     table, batches, rules, table.ranks, scale=scale, max_grad_norm=norm, check=check, detail=detail
                 )
@@ -302,16 +303,21 @@ class Optimizer(torch.optim.Optimizer):
             observer.after(report)
         return loss
 
-    def _prepare(self, *, measured: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
-        """Return rules, table and batches of a step that measures the norm or not, or the report of a first one."""
+    def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
+        """Return rules, table and batches of a step, or the report of one that only creates the state.
+
+        Args:
+            measured: whether the step measures the norm.
+            watched: whether it collects statistics.
+        """
         try:
-            rules = [build_rule(self._rule, group) for group in self.param_groups]
+            rules = build_rules(self._rule, self.param_groups)
             now = (rules, self.param_groups, self.__dict__["state"])
             table, created = self._table, None
             batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
             if table is None or batches is None:
                 table, batches = build_batches(self._engine, self._storage, self._paged, *now, self._whole)
-                created = None if self._whole else create_state(table, batches, *now[1:])
+                created = create_state(table, batches, *now[1:]) if not (measured or watched or self._whole) else None
         except Exception:
             if self._whole is not None and measured:
                 self._whole.fail()
