@@ -47,7 +47,7 @@ def _are_of_fsdp(params: Sequence[Tensor], flat_class: type) -> bool:
     # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
     # takes some tens of milliseconds, once for a table. Their types are asked, since isinstance() asks the objects, and
     # some (proxies of dead objects, deprecated names) answer with an error or a warning.
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
+    tensors: list[Any] = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
     return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)
 
 
