@@ -33,7 +33,7 @@ def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
     return bool(params) and flat and "deepspeed" in sys.modules
 
 
-def _are_of_fsdp(params: Sequence[Tensor], flat_class: type) -> bool:
+def _are_of_fsdp(params: Sequence[Tensor], flat_class: type[Tensor]) -> bool:
     """Return whether one of the parameters is a ``FlatParameter``, or a part of one that exists."""
     if any(isinstance(p, flat_class) for p in params):
         return True
@@ -47,7 +47,7 @@ def _are_of_fsdp(params: Sequence[Tensor], flat_class: type) -> bool:
     # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
     # takes some tens of milliseconds, once for a table. Their types are asked, since isinstance() asks the objects, and
     # some (proxies of dead objects, deprecated names) answer with an error or a warning.
-    tensors: list[Any] = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
     return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)
 
 
