@@ -289,6 +289,20 @@ def test_a_step_with_lr_0_and_gradients_of_zero_moves_nothing_and_makes_every_ke
         assert names | {"step"} <= optimizer.state[p].keys()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_not_0(bad):
+    """The first step has a learning rate of 0 and gradients of 0 but for one of two parameters."""
+    states = []
+    for kind in (gradstep.AdamW, torch.optim.AdamW):
+        params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+        optimizer = kind(params, lr=0.0)
+        params[0].grad, params[1].grad = torch.zeros(3), torch.full((3,), bad)
+        optimizer.step()
+        states.append(optimizer.state[params[1]])
+    assert_same_bits(states[0]["exp_avg"], states[1]["exp_avg"])
+    assert states[0]["step"] == states[1]["step"] == 1
+
+
 # -- stored in fewer bits --------------------------------------------------------------------------------------------
 
 LARGE = [(64, 64), (5,), (65, 66)]
@@ -710,6 +724,7 @@ def test_a_foreign_entry_passes_a_conversion():
         ),
         (lambda d: d.update(gradstep=5), ValueError, "'gradstep' .* is not what gradstep writes there"),
         (lambda d: d["gradstep"].pop("rule"), ValueError, "'gradstep' .* is not what gradstep writes there"),
+        (lambda d: d["gradstep"].update(rule=["AdamW"]), ValueError, "'gradstep' .* is not what gradstep writes there"),
         (lambda d: d["gradstep"].update(seed="x"), TypeError, "seed must be a whole number, but is 'x'"),
         (lambda d: d["state"].update({0: 5}), TypeError, "under 0 is 5, but must be a dictionary"),
         (lambda d: d["param_groups"][0].update(lr=-1.0), ValueError, "Invalid learning rate"),

@@ -128,6 +128,22 @@ def test_named_parameters():
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
+@pytest.mark.parametrize("name", [0, None, b"w", ("block", 0), "", "\ud800"])
+def test_names_may_be_any_objects_as_in_torch(name):
+    w = torch.ones(64, 64, requires_grad=True)
+    w.grad = torch.full((64, 64), float("nan"))
+    named: Any = [(name, w)]
+    optimizer = gradstep.AdamW(named, state="8bit")
+    assert optimizer.param_groups[0]["param_names"] == torch.optim.AdamW(named).param_groups[0]["param_names"] == [name]
+    optimizer.step(max_grad_norm=1.0)
+    assert optimizer.last_step
+    assert optimizer.last_step.reason == f"the gradient of {name} is not finite"
+    w.grad = torch.ones(64, 64)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state[w]["step"] == 1
+
+
 def test_closure_runs_with_gradients_enabled_and_its_loss_is_returned():
     p = normal(5).requires_grad_()
     optimizer = gradstep.SGD([p], lr=0.1)

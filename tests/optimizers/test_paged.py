@@ -375,11 +375,27 @@ def test_a_run_that_was_killed_resumes_only_where_its_pages_are_whole(tmp_path):
         ({"paged": 7}, TypeError, "paged must be True, False, a folder"),
         ({"paged": True, "page_budget": "many"}, ValueError, "many"),
         ({"paged": gradstep.Pages(Path("x")), "page_budget": "1GB"}, ValueError, "given by Pages"),
+        ({"paged": ""}, TypeError, "'' names none: name one"),
     ],
 )
 def test_settings_that_mean_nothing(options, error, words):
     with pytest.raises(error, match=words):
         made(gradstep.AdamW, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"folder": ""}, "'' names none"),
+        ({"folder": 3}, "3 names none"),
+        ({"folder": b"pages"}, "b'pages' names none"),
+        ({"resume": "False"}, "resume must be True or False, but is 'False'"),
+        ({"resume": None}, "resume must be True or False, but is None"),
+    ],
+)
+def test_pages_of_wrong_types(options, words):
+    with pytest.raises(TypeError, match=words):
+        gradstep.Pages(**options)
 
 
 def test_what_cannot_be_paged_is_said():

@@ -254,7 +254,7 @@ def check_lists(groups: Sequence[Mapping[str, Any]]) -> None:
 def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     """Return names for the parameters of a group: their own if the group has them, else by position."""
     count = len(group["params"])  # code that adds or removes parameters by hand may leave param_names unchanged
-    own = list(group.get("param_names") or ())[:count]
+    own = [str(name) for name in group.get("param_names") or ()][:count]
     return [*own, *(f"parameter {j} of group {index}" for j in range(len(own), count))]
 
 

@@ -42,7 +42,7 @@ def number_of_name(name: str) -> int:
     >>> number_of_name("layers.0.weight")
     4473830710502933260
     """
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little", signed=True)
 
 
 def streams(seed: int, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -86,6 +86,7 @@ class Pages:
 
     Raises:
         ValueError: a budget that is not above 0.
+        TypeError: a folder that is no path, or is empty text; another type of ``budget`` or ``resume``.
         NotADirectoryError: the folder is a file.
 
     >>> Pages(budget="2GB")
@@ -97,7 +98,15 @@ class Pages:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", None if self.folder is None else Path(self.folder))
+        folder: Any = self.folder  # text is taken, too
+        if not (folder is None or (isinstance(folder, (str, Path)) and folder != "")):
+            raise TypeError(
+                f"state is paged to a folder, and {folder!r} names none: name one ('.' is the current one), or give "
+                "None for a temporary one"
+            )
+        if not isinstance(self.resume, bool):
+            raise TypeError(f"resume must be True or False, but is {self.resume!r}")
+        object.__setattr__(self, "folder", None if folder is None else Path(folder))
         object.__setattr__(self, "budget", parse_bytes(self.budget))
         if not self.budget > 0:
             raise ValueError(f"Invalid page budget: {self.budget} (must be more than 0 bytes)")
@@ -122,7 +131,8 @@ class Pages:
             return None
         if not (paged is True or isinstance(paged, (str, Path))):
             raise TypeError(f"paged must be True, False, a folder or gradstep.Pages, but is {paged!r}")
-        return cls(None if paged is True else Path(paged), parse_bytes(PAGE_BUDGET if budget is None else budget))
+        folder: Any = None if paged is True else paged
+        return cls(folder, parse_bytes(PAGE_BUDGET if budget is None else budget))
 
 
 _EMBEDDING = re.compile(r"Embedding(Bag)?$")

@@ -73,7 +73,10 @@ def read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str,
     if header is None:
         return None
     if not (
-        isinstance(header, Mapping) and isinstance(header.get("format"), int) and {"version", "rule"} <= header.keys()
+        isinstance(header, Mapping)
+        and isinstance(header.get("format"), int)
+        and isinstance(header.get("rule"), str)
+        and "version" in header
     ):
         raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {header!r}")
     if header["format"] > FORMAT:

@@ -356,7 +356,7 @@ class Choices:
         for index, p in enumerate(params):
             name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
             if isinstance(tensor, Tensor):
-                self.of(tensor, name)
+                self.of(tensor, str(name))
 
     def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
         """Return the engine and storage of one parameter.

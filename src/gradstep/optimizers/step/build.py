@@ -106,7 +106,7 @@ def create_state(
     """
     if state or not batches or not all("lr" in group and float(group["lr"]) == 0 for group in groups):
         return None
-    moves = [float(batch.largest_gradient() != 0) for batch in batches]
+    moves = [float(any(bool(g.any()) for g in batch.gradients)) for batch in batches]  # NaN is not 0
     if max(moves) if table.ranks is None else table.ranks.combine(batches, moves, "max"):
         return None
     table.install()
