@@ -25,7 +25,7 @@ from torch import Tensor, nn
 '''
 
 _TYPES = (  # used in the stubs, but not public
-    "from gradstep.optimizers.front import ParamsT\n",
+    "from gradstep.optimizers.arguments import ParamsT\n",
     "from gradstep.storage.policy import RoundingName, StateName\n",
 )
 

@@ -20,9 +20,9 @@ from gradstep.optimizers import Pages as Pages
 from gradstep.optimizers import StepReport as StepReport
 from gradstep.optimizers import create as create
 from gradstep.optimizers import optimizer as optimizer
+from gradstep.optimizers.arguments import ParamsT
 from gradstep.optimizers.checkpoint.convert import convert_state as convert_state
 from gradstep.optimizers.checkpoint.matching import LoadReport as LoadReport
-from gradstep.optimizers.front import ParamsT
 from gradstep.planner import Plan as Plan
 from gradstep.planner import Plans as Plans
 from gradstep.planner import plan as plan

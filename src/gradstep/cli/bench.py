@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import console, usage_errors
+from gradstep.cli.screen import console, usage_errors, waiting
 
 
 def bench(
@@ -26,8 +26,9 @@ def bench(
     ),
 ) -> None:
     """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
-    from gradstep.lab import bench as lab
-    from gradstep.lab.bench_report import draw_chart, run_with_bar, summary
+    with waiting("loading PyTorch"):
+        from gradstep.lab import bench as lab
+        from gradstep.lab.bench_report import draw_chart, run_with_bar, summary
     from gradstep.report import check_file
 
     with usage_errors(ValueError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradstep.cli.screen import console, usage_errors
+from gradstep.cli.screen import console, usage_errors, waiting
 from gradstep.judge.isolation import TIME_LIMIT
 
 
@@ -128,16 +128,17 @@ def _check_target(
         # A user's file runs only in the process that judges.
         name = rule if names_file(rule) else find_rule(rule).__name__.lower()
         fixed = dict(_parse_setting(text) for text in settings)
-    verdict = check_file(
-        target,
-        name,
-        fixed,
-        convention=convention,
-        kind=kind,
-        parameter=parameter,
-        strict=strict,
-        time_limit=time_limit,
-    )
+    with waiting(f"judging {target}"):
+        verdict = check_file(
+            target,
+            name,
+            fixed,
+            convention=convention,
+            kind=kind,
+            parameter=parameter,
+            strict=strict,
+            time_limit=time_limit,
+        )
     if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradstep.cli.screen import console
+from gradstep.cli.screen import console, waiting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -123,7 +123,8 @@ def check(
             show(screen.describe_missing(place, course))
             show_next(course, f"gradstep learn start {challenge.name} --{framework}{course.option}")
             raise typer.Exit(2)
-        verdict = course.check(challenge, framework, place, convention)
+        with waiting(f"judging {place}"):
+            verdict = course.check(challenge, framework, place, convention)
         if all_ and not is_unfinished(verdict):
             console().print(table(verdict))
         else:

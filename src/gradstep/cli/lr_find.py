@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import INTERRUPTED, console, usage_errors
+from gradstep.cli.screen import INTERRUPTED, console, usage_errors, waiting
 
 
 def lr_find(
@@ -29,12 +29,13 @@ def lr_find(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded; see race
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gradstep.lab.contenders import make_contender
-    from gradstep.lab.specs import parse_specs, suggest
-    from gradstep.lab.tasks import TASKS
-    from gradstep.report import check_file
-    from gradstep.training.lr_find import lr_find as find
-    from gradstep.training.stepper import Stepper
+    with waiting("loading PyTorch"):
+        from gradstep.lab.contenders import make_contender
+        from gradstep.lab.specs import parse_specs, suggest
+        from gradstep.lab.tasks import TASKS
+        from gradstep.report import check_file
+        from gradstep.training.lr_find import lr_find as find
+        from gradstep.training.stepper import Stepper
 
     with usage_errors(ValueError, TypeError):
         if task not in TASKS:

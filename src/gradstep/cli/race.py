@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import INTERRUPTED, console, usage_errors
+from gradstep.cli.screen import INTERRUPTED, console, usage_errors, waiting
 
 
 def race(
@@ -42,8 +42,9 @@ def race(
     # Set before torch is loaded: torch's threads wait for each other in a busy loop, which makes a step ten times
     # slower if other programs use the cores. Sleeping threads cost almost nothing, and all contenders the same.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from gradstep.lab import session, terminal
-    from gradstep.lab.display import display_for
+    with waiting("loading PyTorch"):
+        from gradstep.lab import session, terminal
+        from gradstep.lab.display import display_for
 
     screen = console()
     if list_:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import typer
 from rich.console import Console
@@ -26,3 +26,13 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 def console() -> Console:
     """Return a console of the terminal's width, or a wide one without a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on the terminal what is being done, until the block ends; nothing without a terminal.
+
+    It is for work of some seconds that shows nothing itself, such as loading PyTorch. It writes to standard error.
+    """
+    with Console(stderr=True).status(what) if sys.stderr.isatty() else nullcontext():
+        yield

@@ -123,7 +123,8 @@ def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> Result
         last_drawing = time.monotonic() if due else last_drawing
 
     with bar:
-        task = bar.add_task("", total=sum(repetitions(case, repeat) for case in cases))
+        first = f"preparing {cases[0].title}" if cases else ""
+        task = bar.add_task(first, total=sum(repetitions(case, repeat) for case in cases))
         return run(cases, repeat, tick)
 
 

@@ -132,7 +132,8 @@ class Optimizer:
         """Update the parameters that have a gradient.
 
         Raises:
-            NotImplementedError: always in this base class; each optimizer has its own rule.
+            NotImplementedError: always in this base class. It is not abstract, since the teaching framework's is not:
+                one can make it, clear gradients with it, and see that a step needs a rule.
         """
         raise NotImplementedError(f"{type(self).__name__} must write step(): the base has no rule to update by")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gradstep.engines.step import StepReport
-from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION
-from gradstep.optimizers.front import Optimizer, ParamsT
+from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION, ParamsT
+from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.storage.policy import STATES, Pages, check_precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.warn import warn_user
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+"""What an optimizer is made for: tensors, groups, or pairs of a name and a tensor."""
 
 OWN: Mapping[str, Any] = {
     "engine": "auto",

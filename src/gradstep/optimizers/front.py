@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
@@ -18,6 +19,7 @@ from gradstep.engines.statistics import Detail, finest_detail
 from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
+    ParamsT,
     build_rule,
     build_rules,
     check_lists,
@@ -45,8 +47,6 @@ if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and o
 
     from gradstep.optimizers.paged.placement import NewParameter, Placement
     from gradstep.storage.pages import Preflight
-
-ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -306,22 +306,17 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
         """Return rules, table and batches of a step, or the report of one that only creates the state.
 
-        Args:
-            measured: whether the step measures the norm.
-            watched: whether it collects statistics.
+        ``measured``: whether the step takes the norm; ``watched``: whether it collects statistics.
         """
-        try:
+        whole = self._whole
+        with nullcontext() if whole is None or not measured else whole.failing_together():
             rules = build_rules(self._rule, self.param_groups)
             now = (rules, self.param_groups, self.__dict__["state"])
             table, created = self._table, None
             batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
             if table is None or batches is None:
-                table, batches = build_batches(self._engine, self._storage, self._paged, *now, self._whole)
-                created = create_state(table, batches, *now[1:]) if not (measured or watched or self._whole) else None
-        except Exception:
-            if self._whole is not None and measured:
-                self._whole.fail()
-            raise
+                table, batches = build_batches(self._engine, self._storage, self._paged, *now, whole)
+                created = create_state(table, batches, *now[1:]) if not (measured or watched or whole) else None
         return rules, table, batches, created
 
     @property
@@ -330,8 +325,7 @@ class Optimizer(torch.optim.Optimizer):
 
         A forked process has its own lock, since no thread there would release a lock that its parent held.
         """
-        process = os.getpid()
-        return self._locks.get(process) or self._locks.setdefault(process, threading.RLock())
+        return self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), threading.RLock())
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 

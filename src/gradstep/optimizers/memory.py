@@ -147,7 +147,7 @@ def lacks_memory(tensor: Tensor) -> bool:
         if storage.data_ptr() == 0:
             return tensor.numel() > 0
         return storage.nbytes() < tensor.storage_offset() * tensor.element_size() + extent(tensor)
-    except (RuntimeError, NotImplementedError):  # torch raises these if there is no storage
+    except RuntimeError:  # torch raises it, or NotImplementedError, which is one, if there is no storage
         return True
 
 
@@ -173,7 +173,7 @@ def is_freed(tensor: Tensor) -> bool:
             return not is_symbolic_zero(tensor)
         needed = tensor.storage_offset() * tensor.element_size() + extent(tensor)
         return tensor.untyped_storage().nbytes() < needed
-    except (RuntimeError, NotImplementedError):  # a wrapper of torch.func
+    except RuntimeError:  # a wrapper of torch.func has no storage
         return False
 
 

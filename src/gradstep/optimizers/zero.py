@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, final
 
@@ -59,9 +60,14 @@ class Whole(Ranks):
 
     # -- the other ranks ----------------------------------------------------------------------------------------
 
-    def fail(self) -> None:
-        """Let the others fail in the first exchange of this step, in which they would wait for this rank."""
-        self._exchange(0.0, "sum", failed=True)
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """If the block raises, let the others fail in the first exchange of this step, in which they would wait."""
+        try:
+            yield
+        except Exception:
+            self._exchange(0.0, "sum", failed=True)
+            raise
 
     def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
         del batches  # each rank has whole parameters

@@ -61,11 +61,11 @@ def save_checkpoint(
         extra: further tensors, numbers, text, lists and dictionaries, by name: ``epoch=3``.
 
     Raises:
-        ValueError: a stepper together with a part that it includes.
+        ValueError: a stepper together with a part that it includes; or a sharded model or optimizer, of which this
+            process has only a part: torch.distributed.checkpoint saves these.
         TypeError: an object that cannot be read back without running code; the old file stays.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
         RuntimeError: a stepper in the middle of a window; the first process of the group could not save.
-        NotImplementedError: a sharded model or optimizer, of which this process has only a part.
 
     Example:
         >>> import tempfile, torch, gradstep
@@ -156,10 +156,10 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged file, no checkpoint of gradstep, or a later format.
+        ValueError: a damaged file, no checkpoint of gradstep, or a later format; or a sharded model or optimizer, as
+            in :func:`save_checkpoint`.
         KeyError: the file lacks a part that was passed.
         RuntimeError: the model's parameters or the optimizer's state do not match; the message lists them.
-        NotImplementedError: a sharded model or optimizer.
 
     Example:
         >>> import io, torch, gradstep

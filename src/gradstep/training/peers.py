@@ -27,7 +27,7 @@ class Peers:
         model: a DistributedDataParallel, a module that contains one (as ``torch.compile`` makes it), or another module.
 
     Raises:
-        NotImplementedError: a sharded model (FSDP).
+        NotImplementedError: a sharded model (FSDP), whose window this class cannot exchange.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +68,11 @@ class Peers:
 
 
 def _refuse_shards(model: nn.Module) -> None:
-    """Raise NotImplementedError if the model is sharded (FSDP): the gradient norm would be that of one shard only."""
+    """Raise NotImplementedError if the model is sharded (FSDP).
+
+    The Stepper's own norm, for optimizers that are not gradstep's, adds up what this process holds; and a window whose
+    end is known only later (``exchange_late``) needs more of FSDP than it promises.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # slow to import, and seldom needed
@@ -76,5 +80,7 @@ def _refuse_shards(model: nn.Module) -> None:
     if any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules()):
         raise NotImplementedError(
             "the Stepper does not know sharded models (FSDP): the gradient norm would be that of one process's shard. "
-            "Use DistributedDataParallel, or torch's own sequence with the sharded clip_grad_norm_"
+            "Use DistributedDataParallel, or torch's own sequence: with fully_shard, a gradstep optimizer's "
+            "step(max_grad_norm=...) clips by the norm over all processes; with FullyShardedDataParallel, the model's "
+            "sharded clip_grad_norm_ before step() does"
         )

@@ -27,7 +27,7 @@ def refuse_shards(parts: Mapping[str, Any], what: str) -> None:
         what: what is to be done with them, for the message.
 
     Raises:
-        NotImplementedError: naming a part.
+        ValueError: naming a part, and what saves it.
     """
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before anybody has imported it nothing is sharded by it
     for name, part in parts.items():
@@ -38,7 +38,7 @@ def refuse_shards(parts: Mapping[str, Any], what: str) -> None:
             params = list(part.parameters())
             wrapped = fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in part.modules())
         if wrapped or any(map(is_distributed, params)):
-            raise NotImplementedError(
+            raise ValueError(
                 f"the {name} is sharded, and cannot be {what} here: this process has its own shards only. Use "
                 "torch.distributed.checkpoint with get_state_dict and set_state_dict, which know the other processes"
             )

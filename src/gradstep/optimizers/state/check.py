@@ -238,7 +238,7 @@ def _one_number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError):  # meta tensors, any object
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # any object; RuntimeError for a tensor without memory
         return None
 
 
