@@ -4,6 +4,7 @@ import copy
 import gc
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,6 +162,17 @@ def run_faults(found: dict[str, Any]) -> None:
         zero(model, "parameters", state="8bit", model=model)
     except ValueError as error:
         found["model"] = str(error)
+    found["model is freed"] = is_freed_after_construction()
+
+
+def is_freed_after_construction() -> bool:
+    """Whether a model that the caller of a constructor deletes is freed before the caller returns."""
+    model = Network()
+    freed = weakref.ref(model)
+    gradstep.AdamW([{"params": [nn.Parameter(torch.zeros(3))]}])
+    del model
+    gc.collect()
+    return freed() is None
 
 
 def everything() -> dict[int, dict[str, Any]]:
@@ -249,6 +261,10 @@ def test_a_rank_that_fails_keeps_no_other_waiting(runs):
 
 def test_model_is_refused_since_a_checkpoint_would_hold_it(runs):
     assert all("gradstep.param_groups(model)" in found["model"] for found in runs[3])
+
+
+def test_the_search_for_the_outer_optimizer_keeps_no_values_of_its_callers(runs):
+    assert all(found["model is freed"] for found in runs[3])
 
 
 def run_checkpoints(folder: str) -> dict[str, Any]:

@@ -111,7 +111,10 @@ def find_whole(params: Any) -> Whole | None:
         return None
     frame = inspect.currentframe()
     while frame is not None:
-        outer = frame.f_locals.get("self")
+        # Only torch's own frames are read: before Python 3.13, f_locals keeps all local values of a function alive
+        # until it returns, also those that it has deleted.
+        is_torch = frame.f_globals.get("__name__") == module.ZeroRedundancyOptimizer.__module__
+        outer = frame.f_locals.get("self") if is_torch else None
         if isinstance(outer, module.ZeroRedundancyOptimizer) and _has_all(outer, params):
             if outer.defaults.get("model") is not None:
                 raise ValueError(
