@@ -45,15 +45,20 @@ def test_the_lines_make_the_optimizer_that_was_planned(options, lines):
 
 
 @pytest.mark.parametrize(
-    ("sharded", "line"),
+    ("sharding", "line"),
     [
-        ("state", 'optimizer = ZeroRedundancyOptimizer(model.parameters(), gradstep.AdamW, state="8bit")'),
-        ("gradients", "fully_shard(model, reshard_after_forward=False)"),
-        ("weights", "fully_shard(model)"),
+        (
+            "zero1",
+            'optimizer = ZeroRedundancyOptimizer(gradstep.param_groups(model, 0.01, policy="all"), '
+            'gradstep.AdamW, state="8bit")',
+        ),
+        ("ddp", "model = DistributedDataParallel(model)"),
+        ("zero2", "fully_shard(model, reshard_after_forward=False)"),
+        ("fsdp2", "fully_shard(model)"),
     ],
 )
-def test_sharded_state_is_that_of_torch_s_distributed_engines(sharded, line):
-    assert line in gradstep.plan("3B", gpus=8, sharded=sharded, state="8bit").code.splitlines()
+def test_sharded_state_is_that_of_torch_s_distributed_engines(sharding, line):
+    assert line in gradstep.plan("3B", gpus=8, sharding=sharding, state="8bit").code.splitlines()
 
 
 CONFIGS = {

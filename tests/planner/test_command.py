@@ -42,13 +42,15 @@ def test_options_reach_the_plan():
     done = gradstep(
         "gpt2", "-o", "sgd:momentum=0.9,nesterov=True", "--budget", "2GB", "--params", "bfloat16",
         "--rounding", "kahan", "--state", "8bit", "--gradients", "float32", "--resident", "--gpus", "2",
-        "--sharded", "state", "--activations", "1MB", "--page-budget", "1MB", "--engine", "compiled", "--json",
+        "--sharding", "zero1", "--activations", "1MB", "--page-budget", "1MB", "--engine", "compiled", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     (plan,) = json.loads(done.output)["plans"]
     rows = {row["name"]: row["nbytes"] for row in plan["rows"]}
     assert rows["gradients"] == 2 * rows["weights"] == 4 * 124_439_808
-    assert rows["kahan_comp"] == 124_439_808
+    assert (
+        0 <= rows["kahan_comp"] - 124_439_808 <= 2 * 768
+    )  # whole parameters are dealt out: half, and part of a vector
     assert rows["activations"] == 10**6
     assert plan["optimizer"] == "SGD"
 

@@ -15,18 +15,18 @@ def chosen(*arguments: object, **options: object) -> str:
     if best is None:
         return "nothing"
     c = best.choice
-    return " ".join(filter(None, (c.params, c.rounding, c.state, "paged" if c.paged else "", c.sharded)))
+    return " ".join(filter(None, (c.params, c.rounding, c.state, "paged" if c.paged else "", c.sharding)))
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        ("49GB", "float32 nearest float32 none"),  # 48
-        ("47GB", "float32 nearest bfloat16 none"),  # 36
-        ("35GB", "float32 nearest 8bit none"),  # 30.02
-        ("30GB", "float32 nearest float32 paged none"),  # 24.5 and 24 on disk
-        ("24GB", "bfloat16 master float32 paged none"),  # 12.5, and 36 on disk
-        ("16GB", "bfloat16 master float32 paged none"),  # what fits a card of 16 GB
+        ("49GB", "float32 nearest float32 ddp"),  # 48
+        ("47GB", "float32 nearest bfloat16 ddp"),  # 36
+        ("35GB", "float32 nearest 8bit ddp"),  # 30.02
+        ("30GB", "float32 nearest float32 paged ddp"),  # 24.5 and 24 on disk
+        ("24GB", "bfloat16 master float32 paged ddp"),  # 12.5, and 36 on disk
+        ("16GB", "bfloat16 master float32 paged ddp"),  # what fits a card of 16 GB
         ("12GB", "nothing"),
     ],
 )
@@ -37,11 +37,11 @@ def test_3_billion_from_the_plainest_down(budget, expected):
 @pytest.mark.parametrize(
     ("model", "budget", "expected"),
     [
-        ("1B", "17GB", "float32 nearest float32 none"),  # 16
-        ("1B", "15GB", "float32 nearest float32 state"),  # 4 + 4 + 1
-        ("1B", "8.9GB", "float32 nearest float32 gradients"),  # 4 + 0.5 + 1
-        ("llama-3-8b", "24GB", "float32 nearest float32 weights"),  # 4 + 4 + 8 and the embedding's 2.1
-        ("llama-3-8b", "18GB", "float32 nearest bfloat16 weights"),
+        ("1B", "17GB", "float32 nearest float32 ddp"),  # 16
+        ("1B", "15GB", "float32 nearest float32 zero1"),  # 4 + 4 + 1
+        ("1B", "8.9GB", "float32 nearest float32 zero2"),  # 0.5 + 0.5 + 1 + 4
+        ("llama-3-8b", "24GB", "float32 nearest float32 fsdp2"),  # 4 + 4 + 8 and the embedding's 2.1
+        ("llama-3-8b", "18GB", "float32 nearest bfloat16 fsdp2"),
     ],
 )
 def test_gpus_are_used_before_anything_is_less_precise(model, budget, expected):
@@ -53,7 +53,8 @@ def test_every_combination_is_there_once_and_those_that_make_no_sense_are_not():
     choices = [plan.choice for plan in compared.plans]
     assert len(choices) == len(set(choices)) == 2 * 3 * (1 + 4)  # placements, states, float32 and bfloat16's roundings
     assert {c.rounding for c in choices if c.params == "float32"} == {"nearest"}
-    assert len(gradstep.plans("3B", budget="24GB", gpus=8).plans) == 4 * len(choices)
+    both = len(choices), len(choices) // 2  # zero2 and fsdp2 divide parameters, which cannot be paged
+    assert len(gradstep.plans("3B", budget="24GB", gpus=8).plans) == 2 * both[0] + 2 * both[1]
     assert len(gradstep.plans("3B", budget="24GB", optimizer="sgd").plans) == 1 + 4  # no state to store otherwise
     assert len(gradstep.plans("3B", budget="24GB", optimizer=SGD(momentum=0.9)).plans) == len(choices)
 
@@ -118,8 +119,16 @@ def test_without_a_budget_nothing_is_judged():
         ({"state": "8bits"}, "Invalid state: '8bits' .*Did you mean '8bit'"),
         ({"rounding": "kahn"}, "Did you mean 'kahan'"),
         ({"rounding": "kahan", "params": "float32"}, "rounding='kahan' is for bfloat16 or float16 weights"),
-        ({"sharded": "state"}, "sharded='state' needs gpus=2 or more"),
-        ({"sharded": "all", "gpus": 8}, "Invalid sharded: 'all'"),
+        ({"sharding": "zero1"}, "sharding='zero1' needs two data parallel ranks: give ranks=2 or more, or gpus=2"),
+        ({"sharding": "all", "gpus": 8}, "Invalid sharding: 'all'"),
+        ({"sharding": "zero1", "ranks": 4, "tensor_parallel": 2}, "take sharding='fsdp2'"),
+        ({"sharding": "zero3", "ranks": 4, "paged": True}, "paged state holds whole parameters"),
+        ({"sharding": "fsdp2", "ranks": 4, "optimizer": "adafactor"}, "Adafactor looks at whole tensors"),
+        ({"ranks": 0}, "Invalid ranks: 0"),
+        ({"ranks": 2, "gpus": 4}, "each GPU has one rank, so give one of them"),
+        ({"ranks": 4, "tensor_parallel": 3}, "tensor_parallel=3 must divide the 4 ranks"),
+        ({"ranks": 4, "rank": 4}, "rank=4: the 4 ranks are 0 to 3"),
+        ({"tokens": 0}, "Invalid tokens: 0"),
         ({"gradients": "int8"}, "Invalid gradients: 'int8'"),
         ({"gpus": -1}, "Invalid gpus: -1"),
         ({"gpus": 1.0}, "Invalid gpus: 1.0"),
@@ -151,4 +160,4 @@ def test_wrong_kinds():
     for ask in (gradstep.plan, gradstep.plans):
         with pytest.raises(TypeError, match=r"paged must be True, False, a folder or gradstep\.Pages, but is 1"):
             ask("gpt2", paged=1)  # type: ignore[arg-type]
-    assert list(OPTIONS) == ["params", "rounding", "paged", "state", "sharded"]
+    assert list(OPTIONS) == ["params", "rounding", "paged", "state", "sharding"]

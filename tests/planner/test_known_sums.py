@@ -106,34 +106,34 @@ def test_a_count_has_no_rows_and_columns():
 
 
 @pytest.mark.parametrize(
-    ("sharded", "device"),
+    ("sharding", "device"),
     [
-        ("none", 4 + 4 + 8),
-        ("state", 4 + 4 + 1),
-        ("gradients", 4 + 0.5 + 1),
-        ("weights", 0.5 + 0.5 + 1 + 4 * plausible_embedding(8 * GB) / (8 * GB)),  # and the embedding, made whole
+        ("ddp", 4 + 4 + 8),
+        ("zero1", 4 + 4 + 1),
+        ("zero2", 0.5 + 0.5 + 1 + 4),  # and the weights, whole from the forward to the backward pass
+        ("fsdp2", 0.5 + 0.5 + 1 + 4 * plausible_embedding(8 * GB) / (8 * GB)),  # and the embedding, made whole
     ],
 )
-def test_8_gpus_share(sharded, device):
-    plan = gradstep.plan("8B", gpus=8, sharded=sharded, engine="compiled")
+def test_8_gpus_share(sharding, device):
+    plan = gradstep.plan("8B", gpus=8, sharding=sharding, engine="compiled")
     assert plan.device == pytest.approx(device * 8 * GB + 4, abs=1)
     assert plan.checkpoint == 96 * GB + 4  # a checkpoint is whole
 
 
 def test_what_is_dealt_out_is_rounded_up():
-    assert of(gradstep.plan(1001, gpus=2, sharded="state", engine="compiled"), "exp_avg") == 2002
-    assert of(gradstep.plan(1001, gpus=3, sharded="state", engine="compiled"), "exp_avg") == 1335
+    assert of(gradstep.plan(1001, gpus=2, sharding="zero1", engine="compiled"), "exp_avg") == 4 * 501
+    assert of(gradstep.plan(1001, gpus=3, sharding="zero1", engine="compiled"), "exp_avg") == 4 * 334
 
 
 def test_the_gathered_block_is_a_layer_of_the_transformer_or_the_embedding():
-    plan = gradstep.plan("llama-3.2-1b", params="bfloat16", gpus=8, sharded="weights")
-    assert of(plan, "gathered block") == 2 * 128_256 * 2_048
+    plan = gradstep.plan("llama-3.2-1b", params="bfloat16", gpus=8, sharding="fsdp2")
+    assert of(plan, "gathered") == 2 * 128_256 * 2_048
     block = 2 * 8_192 * 8_192 + 2 * 8_192 * 1_024 + 3 * 28_672 * 8_192 + 2 * 8_192
     embedding = 128_256 * 8_192
     assert embedding > block
-    assert of(gradstep.plan("llama-3-70b", gpus=8, sharded="weights"), "gathered block") == 4 * embedding
-    blocks = gradstep.plan("gpt2-xl", gpus=2, sharded="weights")
-    assert of(blocks, "gathered block") == 4 * 50_257 * 1_600
+    assert of(gradstep.plan("llama-3-70b", gpus=8, sharding="fsdp2"), "gathered") == 4 * embedding
+    blocks = gradstep.plan("gpt2-xl", gpus=2, sharding="fsdp2")
+    assert of(blocks, "gathered") == 4 * 50_257 * 1_600
 
 
 def test_activations_are_counted_only_if_they_are_given():

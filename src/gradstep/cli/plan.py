@@ -38,8 +38,17 @@ def plan(
     paged: Annotated[
         bool | None, typer.Option("--paged/--resident", help="Only plans with paged state, or only without.")
     ] = None,
-    sharded: Annotated[
-        str | None, typer.Option(help="Only plans that shard this over the GPUs: none, state, gradients, weights.")
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many processes, each with a device; by default one on each GPU."),
+    ] = None,
+    sharding: Annotated[
+        str | None, typer.Option(help="Only plans with this sharding: ddp, zero1, zero2, fsdp2 (or zero3).")
+    ] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="How many of the ranks divide each matrix.")] = 1,
+    rank: Annotated[int | None, typer.Option(min=0, help="The rank to plan for; by default the largest.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a rank's batch, for what tensor parallelism sends.")
     ] = None,
     activations: Annotated[str | None, typer.Option(help="Activations on each device, such as 2GB.")] = None,
     page_budget: Annotated[
@@ -55,7 +64,7 @@ def plan(
     from gradstep.planner.display import draw_chart, draw_table
     from gradstep.report import check_file
 
-    given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharded": sharded}
+    given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharding": sharding}
     fixed = {name: value for name, value in given.items() if value is not None}
     with usage_errors(ValueError, TypeError):
         if chart is not None:
@@ -65,6 +74,10 @@ def plan(
             optimizer=_parse_rule(optimizer),
             budget=budget,
             gpus=gpus,
+            ranks=ranks,
+            tensor_parallel=tensor_parallel,
+            rank=rank,
+            tokens=tokens,
             activations=activations,
             page_budget=page_budget,
             gradients=gradients,

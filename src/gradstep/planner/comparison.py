@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import MemoryItem, items
+from gradstep.planner.items import checkpoint_bytes, items
 from gradstep.planner.machine import usable_memory
 from gradstep.planner.options import OPTIONS, Choice, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.planning import Plan, build_plan
-from gradstep.planner.request import make_request
+from gradstep.planner.planning import Plan, build_plan, list_traffic
+from gradstep.planner.request import make_ranks, make_request
 from gradstep.report.words import size
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -64,17 +64,16 @@ class Plans:
         plain, best, smallest = self.plans[0], self.best, self.smallest
         binary = plain.binary
         budget = f"{size(self.budget, binary=binary)} ({self.source})"
-        each = " on each GPU" if plain.gpus > 1 else ""
         if best is None:
             unit = " A budget without a unit is in bytes; 24GB has one." if self.budget < 1_000_000 else ""
             return (
                 f"Nothing fits {budget}: the smallest, {describe_choice(smallest.choice)}, needs "
-                f"{size(smallest.device, binary=binary)}{each}.{unit}"
+                f"{size(smallest.device, binary=binary)}{plain.each}.{unit}"
             )
         left = size(self.budget - best.device, binary=binary)
         has_activations = any(row.name == "activations" for row in best.rows)
         room = f"It leaves {left}" + ("." if has_activations else " for activations, which are not counted.")
-        fit = f"{describe_choice(best.choice)}, with {size(best.device, binary=binary)}{each} of {budget}"
+        fit = f"{describe_choice(best.choice)}, with {size(best.device, binary=binary)}{plain.each} of {budget}"
         elsewhere = [
             f"{size(best.on(p), binary=binary)} {words}"
             for p, words in (("host", "in the host's memory"), ("disk", "on disk"))
@@ -105,6 +104,10 @@ def plans(
     optimizer: str | Rule | type[Rule] = "adamw",
     budget: str | int | None = None,
     gpus: int = 0,
+    ranks: int | None = None,
+    tensor_parallel: int = 1,
+    rank: int | None = None,
+    tokens: int | None = None,
     activations: str | int | None = None,
     page_budget: str | int | None = None,
     engine: str = "auto",
@@ -114,29 +117,31 @@ def plans(
     """Compare every combination of storages with a budget, the least deviation from plain float32 first.
 
     The order, most important first: the type of the weights (float32, bfloat16); their rounding (with a master copy,
-    Kahan, stochastic, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits); what is
-    sharded. So sharding over the GPUs comes before any loss of precision, 8-bit state comes before paging, which costs
+    Kahan, stochastic, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits); how it is
+    sharded. So sharding over the ranks comes before any loss of precision, 8-bit state comes before paging, which costs
     time at every step, and weights stay in float32 as long as something else is sufficient.
 
     Args:
-        model, optimizer, gpus, activations, page_budget, engine, gradients: as in :func:`plan`.
+        model, optimizer, gpus, ranks, tensor_parallel, rank, tokens: as in :func:`plan`.
+        activations, page_budget, engine, gradients: as in :func:`plan`.
         budget: memory of one GPU (or this machine), such as ``"24GB"``; None takes this machine's free memory.
-        fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharded``, to compare only combinations with
+        fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharding``, to compare only combinations with
             these values. float16 weights, which need loss scaling, are compared only if they are requested.
 
     Raises:
         ValueError: as in :func:`plan`; GPUs without a budget; no combination with the fixed values is possible.
 
     >>> plans("3B", budget="32GB").best.choice
-    Choice(params='float32', rounding='nearest', paged=False, state='8bit', sharded='none', gradients=None)
+    Choice(params='float32', rounding='nearest', paged=False, state='8bit', sharding='ddp', gradients=None)
     """
     unknown = fixed.keys() - OPTIONS.keys()
     if unknown:
         raise TypeError(f"plans() has no argument {min(unknown)!r} (what can be fixed is {', '.join(OPTIONS)})")
     pages = Pages.of(fixed.get("paged", True) or True, page_budget)
-    request = make_request(model, optimizer, gpus, budget, activations, pages, engine)
+    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
+    request = make_request(model, optimizer, gpus, processes, tokens, budget, activations, pages, engine)
     least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
-    refusal = Choice(**least_refused, gradients=gradients).refuse(request.model, request.rule, gpus)
+    refusal = Choice(**least_refused, gradients=gradients).refuse(request.model, request.rule, gpus, processes)
     if refusal is not None:
         raise ValueError(refusal)
     if budget is None:
@@ -146,11 +151,16 @@ def plans(
     source = "free on this machine" if budget is None else "as given"
     options = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
     choices = [Choice(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
-    choices = [choice for choice in choices if choice.refuse(request.model, request.rule, gpus) is None]
+    choices = [choice for choice in choices if choice.refuse(request.model, request.rule, gpus, processes) is None]
 
-    @cache  # paging and sharding only move memory, so the sums are computed once without them
-    def sum_items(plain: Choice) -> tuple[MemoryItem, ...]:
-        return tuple(items(request, plain))
+    # Paging only moves memory, a checkpoint is whole, and what is sent depends on types and sharding.
+    sum_items = cache(lambda plain: tuple(items(request, plain)))
+    sum_checkpoint = cache(lambda plain: checkpoint_bytes(request, plain))
+    sum_traffic = cache(lambda plain: list_traffic(request, plain))
 
-    every = [build_plan(request, c, sum_items(replace(c, paged=False, sharded="none"))) for c in choices]
-    return Plans(tuple(every), request.budget or 0, source)
+    def build(choice: Choice) -> Plan:
+        resident = replace(choice, paged=False)
+        whole, sent = replace(resident, sharding="ddp"), replace(resident, rounding="nearest", state="float32")
+        return build_plan(request, choice, sum_items(resident), sum_checkpoint(whole), sum_traffic(sent))
+
+    return Plans(tuple(map(build, choices)), request.budget or 0, source)

@@ -17,7 +17,7 @@ from gradstep.report import Bar, BarChart
 from gradstep.report.words import size
 from gradstep.storage.policy import describe_state
 
-TITLES = ("", "weights", "rounding", "state in", "paged", "sharded")
+TITLES = ("", "weights", "rounding", "state in", "paged", "sharding")
 FIGURES = ("weights", "gradients", "state", "extra", "total")
 
 
@@ -28,7 +28,8 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
     grid = Table(box=None, pad_edge=False)
     for title in TITLES:
         grid.add_column(title, no_wrap=True)
-    for title in (*FIGURES, *(f"on {p}" for p in places), "fits?"):
+    sends = ["sends"] if first.ranks > 1 else []
+    for title in (*FIGURES, *(f"on {p}" for p in places), *sends, "fits?"):
         grid.add_column(title, justify="right", no_wrap=True)
     for plan in shown:
         best = plan == plans.best
@@ -38,9 +39,10 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
             plan.choice.rounding if plan.choice.params != "float32" else "–",
             plan.choice.state,
             "yes" if plan.choice.paged else "–",
-            plan.choice.sharded if plan.choice.sharded != "none" else "–",
+            plan.choice.sharding if plan.ranks > plan.tensor_parallel else "–",
             *(size(nbytes, binary=plan.binary) for nbytes in figures(plan)),
             *(size(plan.on(p), binary=plan.binary) if plan.on(p) else "–" for p in places),
+            *(size(plan.sent, binary=plan.binary) for _ in sends),
             "yes" if plan.fits else "no",
             style="bold green" if best else "" if plan.fits else "dim",
         )
@@ -75,6 +77,9 @@ def _head(plain: Plan) -> str:
 def _where(plans: Plans) -> str:
     plain = plans.plans[0]
     budget = f"{size(plans.budget, binary=plain.binary)} ({plans.source})"
+    if not plain.gpus and plain.ranks > 1:
+        divided = f", of which {plain.tensor_parallel} divide each matrix" if plain.tensor_parallel > 1 else ""
+        return f"Planned for each of {plain.ranks} ranks on CPUs{divided}, with {budget}; for GPUs, add --gpus."
     if not plain.gpus:
         return f"Planned for the CPU of this machine with {budget}; for a GPU, add --gpus 1 --budget 24GB."
     of = f"each of {plain.gpus} GPUs" if plain.gpus > 1 else "one GPU"
@@ -97,6 +102,12 @@ def _notes(plans: Plans, shown: Sequence[Plan]) -> list[RenderableType]:
         f"A checkpoint takes {size(plan.checkpoint, binary=plan.binary)}; while torch.load reads it (without "
         f"mmap=True), {size(plan.checkpoint_peak, binary=plan.binary)} of main memory."
     )
+    if plan.ranks > 1:
+        missing = plan.tensor_parallel > 1 and not any(row.what == "activations" for row in plan.traffic)
+        notes.append(
+            "“sends”: bytes that a rank sends in a forward and a backward pass, by ring algorithms"
+            + ("; the activations of tensor parallelism are counted with --tokens." if missing else ".")
+        )
     if len(shown) < len(plans.plans):
         notes.append(f"Shown are {len(shown)} of {len(plans.plans)} combinations; --all shows them all.")
     return [Text(note, style="dim") for note in notes]
@@ -125,7 +136,7 @@ def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
     keys = [(NAMES.get(kind, kind), colour) for kind, colour in COLOURS.items() if any(_bytes(p, kind) for p in shown)]
     return BarChart(
         f"{first.model}: {first.parameters:,} parameters with {first.optimizer}",
-        f"{name}{' on each GPU' if first.gpus > 1 else ''}; the number is what is on the device",
+        f"{name}{first.each}; the number is what is on the device",
         bars,
         limit=(plans.budget / unit, f"budget {size(plans.budget, binary=first.binary)}"),
         keys=keys,
@@ -143,5 +154,5 @@ def _label(plan: Plan) -> str:
     weights = (choice.params or "as it is") + ("" if choice.params == "float32" else f" {choice.rounding}")
     words = [weights, f"{describe_state(choice.state)} state"]
     words += ["paged"] if choice.paged else []
-    words += [f"{choice.sharded} sharded"] if choice.sharded != "none" else []
+    words += [choice.sharding] if choice.sharding != "ddp" else []
     return " · ".join(words)

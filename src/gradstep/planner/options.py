@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.parameters import ITEMSIZES, Model
+from gradstep.planner.sharding import OTHER_NAMES, SHARDINGS, Ranks
 from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
 from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
-SHARDINGS = ("none", "state", "gradients", "weights")
-"""What is sharded over the GPUs; each includes those before it (ZeRO stages 1, 2 and 3 of arXiv:1910.02054)."""
 
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "params": tuple(ITEMSIZES),
     "rounding": ROUNDINGS,
     "paged": (False, True),
     "state": tuple(STATES),
-    "sharded": SHARDINGS,
+    "sharding": SHARDINGS,
 }
 """The options, the most important first; the values of each from the least deviation from plain float32 on."""
 
@@ -37,7 +36,7 @@ class Choice:
         paged: whether state is outside the device: on disk, or for GPUs in the host's memory. A folder, or
             :class:`gradstep.Pages` with one, becomes its path as text.
         state: how state is stored.
-        sharded: what is sharded over the GPUs.
+        sharding: how data parallel ranks share the work; ``"zero3"`` becomes ``"fsdp2"``.
         gradients: type of the gradients; None takes that of the weights.
     """
 
@@ -45,7 +44,7 @@ class Choice:
     rounding: str = "nearest"
     paged: bool | str | Path | Pages = False
     state: str = "float32"
-    sharded: str = "none"
+    sharding: str = "ddp"
     gradients: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,20 +53,29 @@ class Choice:
             if name == "paged":
                 pages = Pages.of(value, None)
                 value = pages is not None and (pages.folder is None or str(pages.folder))
-            elif name == "rounding" or name == "sharded":
+            elif name == "rounding" or name == "sharding":
+                value = OTHER_NAMES.get(value, value) if name == "sharding" else value
                 check_choice(name, value, allowed)
             elif value is not None or name == "state":
                 value = check_precision(name, value, allowed)
             object.__setattr__(self, name, value)
 
-    def refuse(self, model: Model, rule: Rule, gpus: int) -> str | None:
+    def refuse(self, model: Model, rule: Rule, gpus: int, ranks: Ranks) -> str | None:
         """Return why this combination is impossible, or None."""
         if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
-        if self.sharded != "none" and gpus < 2:
-            return f"sharded={self.sharded!r} needs gpus=2 or more"
+        if self.sharding != "ddp" and ranks.data < 2:
+            return f"sharding={self.sharding!r} needs two data parallel ranks: give ranks=2 or more, or gpus=2"
+        if self.sharding == "zero1" and ranks.tensor > 1:
+            return "sharding='zero1' (ZeroRedundancyOptimizer) is not for tensor parallelism: take sharding='fsdp2'"
         if isinstance(self.paged, str) and gpus:
             return f"paged={self.paged!r} is for the CPU: with GPUs give paged=True, which pages to the host's memory"
+        if self.sharding in ("zero2", "fsdp2") or ranks.tensor > 1:  # the parameters are DTensors
+            how = f"sharding={self.sharding!r}" if ranks.tensor == 1 else f"tensor_parallel={ranks.tensor}"
+            if self.paged:
+                return f"paged state holds whole parameters, and {how} divides them: take paged=False, or zero1"
+            if not rule.elementwise:
+                return f"{type(rule).__name__} looks at whole tensors, and {how} divides them: take ddp or zero1"
         stateless = not any(rule.slots(len(p.shape)) for p in model.trainable)
         if stateless and (self.paged or self.state != "float32"):
             return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"
@@ -117,6 +125,6 @@ def describe_choice(choice: Choice) -> str:
     words = [weights + rounding, f"{describe_state(choice.state)} state"]
     if choice.paged:
         words.append("paged")
-    if choice.sharded != "none":
-        words.append(f"{choice.sharded} sharded")
+    if choice.sharding != "ddp":
+        words.append(choice.sharding)
     return ", ".join(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -25,6 +26,7 @@ class ParameterSpec:
         itemsize: bytes of one element.
         trainable: whether it has a gradient.
         embedding: whether an embedding holds it; None if this can only be guessed from its name.
+        local: the shape of the part that a rank keeps; None for all of it.
     """
 
     name: str
@@ -33,6 +35,25 @@ class ParameterSpec:
     itemsize: int = 4
     trainable: bool = True
     embedding: bool | None = None
+    local: tuple[int, ...] | None = None
+
+    @property
+    def part(self) -> tuple[int, ...]:
+        """The shape of the part that a rank keeps."""
+        return self.shape if self.local is None else self.local
+
+    @property
+    def local_nbytes(self) -> int:
+        """Bytes of the part that a rank keeps."""
+        return prod(self.part) * self.itemsize
+
+    def local_nbytes_in(self, dtype: str | None) -> int:
+        """Return the bytes of the part that a rank keeps in another real type; None keeps the parameter's.
+
+        >>> ParameterSpec("w", (8, 3)).local_nbytes_in("bfloat16")
+        48
+        """
+        return prod(self.part) * (self.itemsize if dtype is None or self.pieces > 1 else ITEMSIZES[dtype])
 
     @property
     def numel(self) -> int:
@@ -50,7 +71,7 @@ class ParameterSpec:
         >>> ParameterSpec("w", (8, 3)).cast("bfloat16").nbytes
         48
         """
-        if dtype is None or self.pieces > 1:
+        if dtype is None or dtype == self.dtype or self.pieces > 1:
             return self
         return replace(self, dtype=dtype, itemsize=ITEMSIZES[dtype])
 
@@ -114,7 +135,7 @@ class Model:
         dtypes = {p.dtype for p in self.parameters}
         return min(dtypes) if len(dtypes) == 1 and dtypes <= ITEMSIZES.keys() else None
 
-    @property
+    @cached_property
     def trainable(self) -> tuple[ParameterSpec, ...]:
         """The parameters that have gradients and state."""
         return tuple(p for p in self.parameters if p.trainable)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import GATHERED, MemoryItem, MemoryRow, items, rows
+from gradstep.planner.items import GATHERED, MemoryItem, MemoryRow, checkpoint_bytes, items, rows
 from gradstep.planner.options import Choice, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import Request, make_request
+from gradstep.planner.request import Request, make_ranks, make_request
+from gradstep.planner.sharding import Traffic, cut_matrices, traffic
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.storage.policy import PAGE_BUDGET, Pages
@@ -22,7 +23,7 @@ from gradstep.storage.policy import PAGE_BUDGET, Pages
 class Plan:
     """The memory of a training run, as planned by :func:`plan`.
 
-    Figures are bytes; with several GPUs, bytes on each.
+    Figures are bytes; with several ranks, those of one: the rank that keeps the most, or the one that was asked for.
 
     Attributes:
         model: name of the model.
@@ -30,7 +31,10 @@ class Plan:
         optimizer: the rule's name.
         choice: the combination of storages.
         gpus: number of GPUs; 0 for the CPU.
+        ranks: number of processes that train together.
+        tensor_parallel: how many of them divide each matrix.
         rows: every kind of memory.
+        traffic: what a rank sends in a step (one forward and one backward pass).
         checkpoint: size of a checkpoint of weights and state.
         code: lines of Python that set this up, for a variable ``model``.
         budget: bytes of the device; None if unknown.
@@ -47,7 +51,10 @@ class Plan:
     optimizer: str
     choice: Choice
     gpus: int
+    ranks: int
+    tensor_parallel: int
     rows: tuple[MemoryRow, ...]
+    traffic: tuple[Traffic, ...]
     checkpoint: int
     code: str
     budget: int | None = None
@@ -60,6 +67,16 @@ class Plan:
     def on(self, place: str) -> int:
         """Return the bytes in a ``place``: ``"device"``, ``"host"`` or ``"disk"``."""
         return sum(row.nbytes for row in self.rows if row.place == place)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that a rank sends in a step."""
+        return sum(row.nbytes for row in self.traffic)
+
+    @property
+    def each(self) -> str:
+        """The words for a figure of one of several ranks; empty for a single one."""
+        return "" if self.ranks == 1 else " on each GPU" if self.gpus else " on each rank"
 
     @property
     def kept(self) -> int:
@@ -111,9 +128,13 @@ class Plan:
             "optimizer": self.optimizer,
             **vars(self.choice),
             "gpus": self.gpus,
+            "ranks": self.ranks,
+            "tensor_parallel": self.tensor_parallel,
             "code": self.code,
             "kept": self.kept,
             "rows": [vars(row) for row in self.rows],
+            "traffic": [vars(row) for row in self.traffic],
+            "sent": self.sent,
             "device": self.device,
             "host": self.host,
             "disk": self.disk,
@@ -130,6 +151,10 @@ class Plan:
         shown = [
             *self.rows,
             *(MemoryRow(f"total on {p}", "", self.on(p)) for p in ("device", "host", "disk") if self.on(p)),
+            *(
+                MemoryRow(f"sends {row.what}", "", row.nbytes, note=f"{row.collective}, each step")
+                for row in self.traffic
+            ),
         ]
         wide = max(len(row.name) for row in shown)
         lines = []
@@ -150,7 +175,11 @@ def plan(
     rounding: str = "nearest",
     paged: bool | str | Path | Pages = False,
     gpus: int = 0,
-    sharded: str = "none",
+    ranks: int | None = None,
+    sharding: str = "ddp",
+    tensor_parallel: int = 1,
+    rank: int | None = None,
+    tokens: int | None = None,
     budget: str | int | None = None,
     activations: str | int | None = None,
     page_budget: str | int | None = None,
@@ -171,8 +200,15 @@ def plan(
         paged: whether state is outside the device: on disk, or, with GPUs, in the host's memory; a folder or
             :class:`gradstep.Pages` says where on disk.
         gpus: number of GPUs; 0 plans for the CPU.
-        sharded: what is sharded over the GPUs: ``"none"``, ``"state"``, ``"gradients"`` (and state) or ``"weights"``
-            (all).
+        ranks: number of processes that train together, each with its own device; None for one on each GPU.
+        sharding: how ranks with different data share the work: ``"ddp"`` (DistributedDataParallel: each keeps
+            everything), ``"zero1"`` (``ZeroRedundancyOptimizer``: state is dealt out, whole parameters each),
+            ``"zero2"`` (``fully_shard`` with ``reshard_after_forward=False``: state, gradients and weights are sharded
+            by rows, and the weights whole from the forward to the backward pass) or ``"fsdp2"``, also ``"zero3"``
+            (``fully_shard``: one block of layers whole at a time).
+        tensor_parallel: number of ranks that share the same data and divide each matrix; it must divide ``ranks``.
+        rank: the number of the rank to plan for; None for the one that keeps the most.
+        tokens: tokens of a rank's batch, for the activations that tensor parallelism sends; not counted without it.
         budget: memory of one GPU (or this machine): ``"24GB"`` is 24 × 10⁹ bytes, ``"24GiB"`` 24 × 2³⁰.
         activations: bytes of activations on each device; not counted without it.
         page_budget: memory for the pages of paged state; None takes 512 MB.
@@ -194,16 +230,28 @@ def plan(
       total on device      24.5 GB
       total on disk        24.0 GB
     """
-    request = make_request(model, optimizer, gpus, budget, activations, Pages.of(paged or True, page_budget), engine)
-    choice = Choice(params or request.model.dtype, rounding, paged, state, sharded, gradients)
-    refusal = choice.refuse(request.model, request.rule, gpus)
+    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
+    pages = Pages.of(paged or True, page_budget)
+    request = make_request(model, optimizer, gpus, processes, tokens, budget, activations, pages, engine)
+    choice = Choice(params or request.model.dtype, rounding, paged, state, sharding, gradients)
+    refusal = choice.refuse(request.model, request.rule, gpus, processes)
     if refusal is not None:
         raise ValueError(refusal)
-    return build_plan(request, choice, tuple(items(request, choice)))
+    checkpoint, sent = checkpoint_bytes(request, choice), list_traffic(request, choice)
+    return build_plan(request, choice, tuple(items(request, choice)), checkpoint, sent)
 
 
-def build_plan(request: Request, choice: Choice, whole: Sequence[MemoryItem]) -> Plan:
-    """Build the plan of a possible combination from the :func:`items` of the whole model."""
+def list_traffic(request: Request, choice: Choice) -> tuple[Traffic, ...]:
+    """Return what a rank sends in a step; it depends on the types and the sharding only."""
+    cut = cut_matrices(request.model.cast(choice.params), request.ranks)
+    return tuple(traffic(cut, choice.gradients, choice.sharding, request.ranks, request.tokens))
+
+
+def build_plan(
+    request: Request, choice: Choice, parts: Sequence[MemoryItem], checkpoint: int, sent: tuple[Traffic, ...]
+) -> Plan:
+    """Build the plan of a possible combination from its :func:`items`, the bytes of a checkpoint and its traffic."""
+    ranks = request.ranks
     return Plan(
         model=request.model.name,
         parameters=sum(p.numel for p in request.model.parameters),
@@ -211,23 +259,34 @@ def build_plan(request: Request, choice: Choice, whole: Sequence[MemoryItem]) ->
         optimizer=type(request.rule).__name__,
         choice=choice,
         gpus=request.gpus,
-        rows=tuple(rows(request, choice, whole)),
-        checkpoint=sum(item.nbytes for item in whole if item.kind in ("weights", "state")),
+        ranks=ranks.count,
+        tensor_parallel=ranks.tensor,
+        rows=tuple(rows(request, choice, parts)),
+        traffic=sent,
+        checkpoint=checkpoint,
         code=write_code(request, choice),
         budget=request.budget,
         binary=request.binary,
     )
 
 
-SHARDS = {"gradients": "fully_shard(model, reshard_after_forward=False)", "weights": "fully_shard(model)"}
-"""The call of FSDP2 for each sharding beyond the state; call it for the blocks of a model before the whole model."""
+WRAPPERS = {
+    "ddp": "model = DistributedDataParallel(model)",
+    "zero1": "model = DistributedDataParallel(model)",
+    "zero2": "fully_shard(model, reshard_after_forward=False)",
+    "fsdp2": "fully_shard(model)",
+}
+"""The call for each sharding; call ``fully_shard`` for the blocks of a model before the whole model."""
 
 
 def write_code(request: Request, choice: Choice) -> str:
     """Return lines of Python to use after a model has been made; the last one makes its optimizer.
 
     Settings with their default values are left out. The names to import are ``gradstep``, ``torch``,
-    ``fully_shard`` of ``torch.distributed.fsdp`` and ``ZeroRedundancyOptimizer`` of ``torch.distributed.optim``.
+    ``DistributedDataParallel`` of ``torch.nn.parallel``, ``fully_shard`` of ``torch.distributed.fsdp``,
+    ``ZeroRedundancyOptimizer`` of ``torch.distributed.optim``, ``init_device_mesh`` of
+    ``torch.distributed.device_mesh`` and ``parallelize_module`` of ``torch.distributed.tensor.parallel``; ``layers``
+    is the plan of the model's layers that the latter takes.
     """
     rule = request.rule
     name = type(rule).__name__
@@ -248,12 +307,22 @@ def write_code(request: Request, choice: Choice) -> str:
     lines = []
     if choice.params is not None and choice.params != request.model.dtype:
         lines.append(f"model.to(torch.{choice.params})")
-    if choice.sharded in SHARDS:
-        lines.append(SHARDS[choice.sharded])
-    if choice.sharded == "state":
-        lines.append(f"optimizer = ZeroRedundancyOptimizer(model.parameters(), {kind}{arguments})")
+    ranks = request.ranks
+    mesh = ""
+    if ranks.tensor > 1:
+        device = "cuda" if request.gpus else "cpu"
+        dims = f'({ranks.data}, {ranks.tensor}), mesh_dim_names=("data", "tensor")'
+        lines += [f'mesh = init_device_mesh("{device}", {dims})', 'parallelize_module(model, mesh["tensor"], layers)']
+        mesh = ', mesh=mesh["data"]' if choice.sharding != "ddp" else ', device_mesh=mesh["data"]'
+    if ranks.data > 1:
+        lines.append(f"{WRAPPERS[choice.sharding][:-1]}{mesh})")
+    groups = f"model.named_parameters(){modules}"
+    if choice.sharding == "zero1":
+        # One group, with the names and embeddings that ZeroRedundancyOptimizer does not pass on otherwise.
+        groups = f'gradstep.param_groups(model, {getattr(rule, "weight_decay", 0.0)}, policy="all")'
+        lines.append(f"optimizer = ZeroRedundancyOptimizer({groups}, {kind}{arguments})")
     else:
-        lines.append(f"optimizer = {kind}(model.named_parameters(){modules}{arguments})")
+        lines.append(f"optimizer = {kind}({groups}{arguments})")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import final
 from gradstep.planner.models import model_of
 from gradstep.planner.options import resolve_rule
 from gradstep.planner.parameters import Model, Module
+from gradstep.planner.sharding import Ranks
 from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
 from gradstep.rules import Rule
@@ -23,6 +24,8 @@ class Request:
         model: the model to train.
         rule: the rule of the optimizer.
         gpus: number of GPUs; 0 for the CPU.
+        ranks: the processes that train together.
+        tokens: tokens of a rank's batch, if given.
         budget: bytes of the device, if known.
         activations: bytes of activations, if given.
         engine: name of the engine.
@@ -33,6 +36,8 @@ class Request:
     model: Model
     rule: Rule
     gpus: int
+    ranks: Ranks
+    tokens: int | None
     budget: int | None
     activations: int | None
     engine: str
@@ -44,14 +49,14 @@ def make_request(
     model: Module | str | float,
     optimizer: str | Rule | type[Rule],
     gpus: int,
+    ranks: Ranks,
+    tokens: int | None,
     budget: str | int | None,
     activations: str | int | None,
     pages: Pages | None,
     engine: str,
 ) -> Request:
     """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
-    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:  # type: ignore[redundant-expr]
-        raise ValueError(f"Invalid gpus: {gpus!r} (a whole number; 0 plans for the CPU)")
     check_choice("engine", engine, ENGINES)
     resolved, rule = model_of(model), resolve_rule(optimizer)
     if resolved.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
@@ -66,9 +71,36 @@ def make_request(
         model=resolved,
         rule=rule,
         gpus=gpus,
+        ranks=ranks,
+        tokens=tokens,
         budget=None if budget is None else parse_size(budget),
         activations=None if activations is None else parse_size(activations),
         engine=engine,
         pages=(pages or Pages()).budget,
         binary=is_binary(budget),
     )
+
+
+def make_ranks(gpus: int, ranks: int | None, tensor_parallel: int, rank: int | None, tokens: int | None) -> Ranks:
+    """Check the arguments of :func:`gradstep.plan` about processes, and return the ranks.
+
+    >>> make_ranks(0, 8, 2, None, None)
+    Ranks(data=4, tensor=2, rank=None)
+    """
+    for name, value, least, what in (
+        ("gpus", gpus, 0, "a whole number; 0 plans for the CPU"),
+        ("ranks", 1 if ranks is None else ranks, 1, "the number of processes, at least 1"),
+        ("tensor_parallel", tensor_parallel, 1, "the number of ranks that divide a matrix, at least 1"),
+        ("rank", 0 if rank is None else rank, 0, "the number of a rank, from 0 on"),
+        ("tokens", 1 if tokens is None else tokens, 1, "the tokens of a rank's batch, at least 1"),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:  # type: ignore[redundant-expr]
+            raise ValueError(f"Invalid {name}: {value!r} ({what})")
+    count = ranks or max(1, gpus)
+    if gpus and count != gpus:
+        raise ValueError(f"ranks={count} and gpus={gpus}: each GPU has one rank, so give one of them")
+    if count % tensor_parallel:
+        raise ValueError(f"tensor_parallel={tensor_parallel} must divide the {count} ranks (ranks=, or gpus=)")
+    if rank is not None and rank >= count:
+        raise ValueError(f"rank={rank}: the {count} ranks are 0 to {count - 1}")
+    return Ranks(count // tensor_parallel, tensor_parallel, rank)

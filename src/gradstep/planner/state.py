@@ -28,7 +28,7 @@ def stays_full(p: ParameterSpec) -> str | None:
 
 
 def slot_bytes(p: ParameterSpec, slot: Slot, state: str) -> tuple[int, int]:
-    """Return the bytes of the values, and of the scales, of one slot.
+    """Return the bytes of the values, and of the scales, of one slot, for the part of the parameter that a rank keeps.
 
     Args:
         p: the parameter.
@@ -39,7 +39,7 @@ def slot_bytes(p: ParameterSpec, slot: Slot, state: str) -> tuple[int, int]:
     (257000, 1004)
     """
     codec = _codec(p, slot, state)
-    elements = p.pieces * prod(slot.shape(p.shape))
+    elements = p.pieces * prod(slot.shape(p.part))
     codes = codec.fields[0]
     values = codes.length(elements) * codes.element.itemsize
     return values, codec.nbytes(elements) - values
@@ -54,7 +54,7 @@ def rounding_copies(p: ParameterSpec, rounding: str) -> dict[str, int]:
     if not p.is_half:
         return {}
     extra = parameter_codec(rounding, ELEMENTS[p.dtype]).fields[1:]
-    return {field.suffix: field.length(p.numel) * field.element.itemsize for field in extra}
+    return {field.suffix: field.length(prod(p.part)) * field.element.itemsize for field in extra}
 
 
 def _codec(p: ParameterSpec, slot: Slot, state: str) -> Codec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,7 @@ def temporaries(
         """Return the bytes of a parameter's live and decoded arrays, at least float32."""
         slots = rule.slots(len(p.shape))
         decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
-        return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * p.numel
+        return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * prod(p.part)
 
     return max(map(needed, trainable), default=0), "an estimate: the eager engine at the largest parameter"
 
