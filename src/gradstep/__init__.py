@@ -36,6 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "gradstep.optimizers.checkpoint.convert": ("convert_state",),
     "gradstep.optimizers.checkpoint.matching": ("LoadReport",),
+    "gradstep.optimizers.released": ("GradientRelease", "release_gradients"),
     "gradstep.planner": ("Plan", "Plans", "plan", "plans"),
     "gradstep.training.checkpoints": ("load_checkpoint", "save_checkpoint"),
     "gradstep.training.groups": ("param_groups",),

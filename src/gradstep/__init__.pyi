@@ -23,6 +23,8 @@ from gradstep.optimizers import optimizer as optimizer
 from gradstep.optimizers.arguments import ParamsT
 from gradstep.optimizers.checkpoint.convert import convert_state as convert_state
 from gradstep.optimizers.checkpoint.matching import LoadReport as LoadReport
+from gradstep.optimizers.released import GradientRelease as GradientRelease
+from gradstep.optimizers.released import release_gradients as release_gradients
 from gradstep.planner import Plan as Plan
 from gradstep.planner import Plans as Plans
 from gradstep.planner import plan as plan

@@ -1,0 +1,141 @@
+"""Released gradients: the bits of backward and step, and errors where parameters would be ahead unnoticed."""
+
+import pytest
+import torch
+from torch import nn
+
+import gradstep
+
+
+class Tied(nn.Module):
+    """A tied embedding, a module that is used twice, and a layer that is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.twice = nn.Embedding(300, 64), nn.Linear(64, 64)
+        self.head, self.unused = nn.Linear(64, 300, bias=False), nn.Linear(3, 3)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.twice(torch.relu(self.twice(self.embed(x)))))
+
+
+def train(released, dtype, make, steps=6):
+    torch.manual_seed(0)
+    model = Tied().to(dtype)
+    optimizer = make(model)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    release = gradstep.release_gradients(model, optimizer) if released else None
+    for _ in range(steps):
+        x = torch.randint(300, (4, 16))
+        nn.functional.cross_entropy(model(x).flatten(0, 1).float(), x.roll(1, 1).flatten()).backward()
+        assert (model.twice.weight.grad is None) == (model.embed.weight.grad is None) == released
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    if release is not None:
+        release.remove()
+    return list(model.parameters()), optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "dtype", "settings"),
+    [
+        ("AdamW", torch.float32, {}),
+        ("AdamW", torch.float32, {"engine": "eager"}),
+        ("AdamW", torch.float32, {"state": "8bit"}),
+        ("Lion", torch.bfloat16, {"state": "8bit", "rounding": "stochastic"}),
+        ("AdamW", torch.bfloat16, {"state": "bfloat16", "rounding": "kahan"}),
+        ("SGD", torch.bfloat16, {"rounding": "master"}),
+        ("Adafactor", torch.float32, {}),
+    ],
+)
+def test_the_bits_are_those_of_backward_and_step(rule, dtype, settings):
+    def make(model):
+        return getattr(gradstep, rule)(model.named_parameters(), lr=1e-2, seed=3, **settings)
+
+    (params, state), (others, plain) = train(True, dtype, make), train(False, dtype, make)
+    assert all(map(torch.equal, params, others))
+    assert state.keys() == plain.keys()  # the unused layer has none
+    for index, entry in plain.items():
+        for key, value in entry.items():
+            assert torch.equal(torch.as_tensor(state[index][key]), torch.as_tensor(value)), (index, key)
+
+
+def two_layers():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    return model, gradstep.AdamW(model.named_parameters()), torch.ones(2, 8)
+
+
+def test_a_second_backward_pass_before_the_step_is_refused():
+    model, optimizer, x = two_layers()
+    gradstep.release_gradients(model, optimizer)
+    model(x).sum().backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match="second gradient since the last"):
+        model(x).sum().backward()
+    assert all(map(torch.equal, before, model.parameters()))
+    optimizer.step()
+    model(x).sum().backward()
+    assert {int(entry["step"]) for entry in optimizer.state.values()} == {2}
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_backward_pass_that_raises_half_way_says_so(error):
+    model, optimizer, x = two_layers()
+    release = gradstep.release_gradients(model, optimizer)
+
+    def fail(_):
+        raise error
+
+    hidden = model[0](x)
+    hidden.register_hook(fail)
+    with pytest.raises(error):
+        model[1](hidden).sum().backward()
+    assert [int(optimizer.state[p]["step"]) for p in model[1].parameters()] == [1, 1]
+    for act in (optimizer.step, optimizer.state_dict, lambda: model(x).sum().backward()):
+        with pytest.raises(RuntimeError, match=r"2 of 4 parameters \(such as 1\.\w+\) are one update ahead"):
+            act()
+    release.discard()
+    model(x).sum().backward()
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in model.parameters()] == [1, 1, 2, 2]
+
+
+def test_what_needs_all_gradients_at_once_is_refused():
+    model, optimizer, x = two_layers()
+    with pytest.raises(TypeError, match="for gradstep's optimizers, not for SGD"):
+        gradstep.release_gradients(model, torch.optim.SGD(model.parameters()))
+    with pytest.raises(ValueError, match="paged state"):
+        gradstep.release_gradients(model, gradstep.AdamW(model.parameters(), paged=True))
+    optimizer.watch = "groups"
+    with pytest.raises(ValueError, match="watch"):
+        gradstep.release_gradients(model, optimizer)
+    optimizer.watch = None
+    model(x).sum().backward()
+    with pytest.raises(ValueError, match=r"0\.weight has a gradient from before"):
+        gradstep.release_gradients(model, optimizer)
+    optimizer.zero_grad()
+    with gradstep.release_gradients(model, optimizer):
+        with pytest.raises(ValueError, match="released already"):
+            gradstep.release_gradients(model, optimizer)
+        model(x).sum().backward()
+        with pytest.raises(ValueError, match="clipped by their global norm"):
+            optimizer.step(max_grad_norm=1.0)
+        optimizer.step()
+    model(x).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_a_closure_computes_the_gradients_of_the_update():
+    model, optimizer, x = two_layers()
+
+    def closure():
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    with gradstep.release_gradients(model, optimizer):
+        losses = [float(optimizer.step(closure).detach()) for _ in range(3)]
+    assert losses == sorted(losses, reverse=True)
+    assert int(optimizer.state[model[0].weight]["step"]) == 3
