@@ -203,6 +203,16 @@ SUBJECTS = (
         (*_LR, *_DECAY, *_BETAS, *_flags("maximize")),
     ),
     Subject(
+        "AdaBelief",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3}, {"eps": 1e-8, "weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("maximize")),
+    ),
+    Subject(
+        "LaProp",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3}, {"weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("maximize")),
+    ),
+    Subject(
         "Adafactor",
         (
             {},

@@ -32,6 +32,8 @@ BEST_FOR = {
     "NAdam": "as Adam; at times a little faster",
     "RAdam": "training without a warmup",
     "Lion": "large batches, less memory",
+    "AdaBelief": "as Adam; gradients that keep their size and sign",
+    "LaProp": "as AdamW; small β₂ and large β₁",
     "Adafactor": "very large models, least memory",
 }
 """What each is usually taken for: the only column that is not computed from the rule."""
@@ -50,6 +52,8 @@ FAMILY = {
     "Adamax": ("Adam", "the largest |g| in place of the root"),
     "Adafactor": ("Adam", "row and column means of g² only"),
     "Lion": ("Adam", "the sign of the momentum"),
+    "AdaBelief": ("AdamW", "the square of g − m in place of g²"),
+    "LaProp": ("AdamW", "momentum after the division"),
 }
 """Each optimizer's nearest ancestor, and what it changes; parents stand before their children."""
 
@@ -60,7 +64,7 @@ class Counted:
 
     operations = 0
 
-    def _operate(self, *others: Any) -> Counted:
+    def _operate(self, *others: Any, **named: Any) -> Counted:
         Counted.operations += 1
         return self
 
@@ -92,8 +96,8 @@ def describe(kind: type[Rule]) -> tuple[str, ...]:
         adaptive = "each element" if any(not slot.signed for slot in rule.slots(2)) else "by the sign"
     else:
         adaptive = "no"
-    first, second = step(rule, start, [1.0, 0.0])
-    momentum = "yes" if not np.allclose(first, second, rtol=1e-9) else "optional" if "momentum" in names else "no"
+    *_, before, after = step(rule, start, [1.0, 1.0, 0.0])
+    momentum = "yes" if not np.allclose(before, after, rtol=1e-9) else "optional" if "momentum" in names else "no"
     if "nesterov" in names or kind.__name__ == "NAdam":
         momentum += ", or Nesterov's" if "nesterov" in names else ", Nesterov's"
     option: dict[str, Any] = (

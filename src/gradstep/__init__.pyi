@@ -48,6 +48,32 @@ from gradstep.training.stepper import Stepper as Stepper
 __version__: str
 
 @final
+class AdaBelief(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class Adadelta(Optimizer):
     def __init__(
         self,
@@ -211,6 +237,32 @@ class AdamW(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class LaProp(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class Lion(Optimizer):
     def __init__(
         self,
@@ -345,6 +397,9 @@ class SGD(Optimizer):
     @classmethod
     def rule(cls) -> type[Rule]: ...
 
+AdaBelief8bit = AdaBelief
+PagedAdaBelief = AdaBelief
+PagedAdaBelief8bit = AdaBelief
 Adadelta8bit = Adadelta
 PagedAdadelta = Adadelta
 PagedAdadelta8bit = Adadelta
@@ -360,6 +415,9 @@ PagedAdamax8bit = Adamax
 AdamW8bit = AdamW
 PagedAdamW = AdamW
 PagedAdamW8bit = AdamW
+LaProp8bit = LaProp
+PagedLaProp = LaProp
+PagedLaProp8bit = LaProp
 Lion8bit = Lion
 PagedLion = Lion
 PagedLion8bit = Lion

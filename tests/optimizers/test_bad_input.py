@@ -43,7 +43,7 @@ def test_added_group(subject, bad):
 @pytest.mark.parametrize(("subject", "bad"), bad_cases()[2::3])
 def test_setting_spoiled_in_mid_run(subject, bad):
     optimizer, _ = ready(subject.optimizer)
-    if bad.settings == {"d": True}:
+    if bad.settings.get("d") is True:
         return  # equal to the 1.0 that was checked before
     optimizer.param_groups[0].update(bad.settings)
     with unchanged(optimizer), pytest.raises(bad.error, match=bad.words):

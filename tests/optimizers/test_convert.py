@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import gradstep
 from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, encode
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
-from tests.optimizers.user_rules import AdaBelief
+from tests.optimizers.user_rules import Belief
 from tests.registry import subjects
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk
 
@@ -172,12 +172,12 @@ def test_memory_order_is_kept():
 
 
 def test_a_rule_of_one_s_own():
-    kind = gradstep.optimizer(AdaBelief)
+    kind = gradstep.optimizer(Belief)
     optimizer, params = half_way(kind)
-    with pytest.raises(ValueError, match=r"no rule is called 'AdaBelief'.*give rule=, its class"):
+    with pytest.raises(ValueError, match=r"no rule is called 'Belief'.*give rule=, its class"):
         gradstep.convert_state(optimizer.state_dict(), "8bit")
     for converted in (
-        gradstep.convert_state(optimizer.state_dict(), "8bit", rule=AdaBelief),
+        gradstep.convert_state(optimizer.state_dict(), "8bit", rule=Belief),
         gradstep.convert_state(optimizer.state_dict(), kind(leaves(params), state="8bit")),
     ):
         kind(leaves(params), state="8bit").load_state_dict(converted.state_dict)

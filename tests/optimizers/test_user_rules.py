@@ -9,7 +9,7 @@ import torch
 import gradstep
 from gradstep import Rule
 from tests.optimizers import user_rules
-from tests.optimizers.user_rules import AdaBelief, Branches, Counts, Exchanges, Literals, Remembers, Signum, Twice
+from tests.optimizers.user_rules import Belief, Branches, Counts, Exchanges, Literals, Remembers, Signum, Twice
 from tests.training import (
     assert_near,
     assert_same,
@@ -24,7 +24,7 @@ from tests.training import (
 
 SHAPES = [(5,), (3, 4), (), (33,)]
 STEPS = gradients(6, SHAPES)
-GOOD = [Signum, AdaBelief, Literals, Remembers, Exchanges, Twice, Counts]
+GOOD = [Signum, Belief, Literals, Remembers, Exchanges, Twice, Counts]
 
 
 @pytest.mark.parametrize("maximize", [False, True])

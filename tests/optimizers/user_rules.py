@@ -28,7 +28,7 @@ class Signum(Rule):
 
 
 @dataclass(frozen=True)
-class AdaBelief(Rule):
+class Belief(Rule):
     """Adam by the variance of the prediction error (Zhuang et al., arXiv:2010.07468)."""
 
     lr: float = learning_rate(1e-3)

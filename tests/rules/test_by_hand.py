@@ -8,12 +8,14 @@ import pytest
 
 from gradstep.rules import (
     SGD,
+    AdaBelief,
     Adadelta,
     Adafactor,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    LaProp,
     Lion,
     NAdam,
     RAdam,
@@ -104,6 +106,20 @@ WORKED = {
         (2,),
         (1 - 0.1 * (0.2696 / (1 - 0.26 * 0.2696) + 2) / 3,),
     ),
+    # m = 1, s = 1/4·(2 − 1)² + 1 = 5/4, corrected 5: 2/(√5 + 1); m = 1, s = 3/4·5/4 + 0 + 1 = 31/16, corrected 31/7
+    "adabelief": (
+        AdaBelief(**HALVES, eps=1.0),
+        (2, 1),
+        (1 - 0.2 / (sqrt(5) + 1), 1 - 0.2 / (sqrt(5) + 1) - 0.1 * (4 / 3) / (sqrt(31 / 7) + 1)),
+    ),
+    "adabelief, decay": (AdaBelief(**HALVES, eps=1.0, weight_decay=0.5), (2,), (0.95 - 0.2 / (sqrt(5) + 1),)),
+    # u = 2/(2 + 1), m = 1/2·2/3 = 1/3, corrected 2/3; u = 1/(4/√7 + 1), m = 1/6 + u/2, corrected by 3/4
+    "laprop": (
+        LaProp(**HALVES, eps=1.0),
+        (2, 1),
+        (1 - 0.2 / 3, 1 - 0.2 / 3 - 0.1 * (1 / 6 + 0.5 / (4 / sqrt(7) + 1)) * 4 / 3),
+    ),
+    "laprop, decay": (LaProp(**HALVES, eps=1.0, weight_decay=0.5), (2,), (0.95 - 0.2 / 3,)),
     # c = 1/2·2 > 0 → 0.9, m = 1/4·2 = 1/2; c = 1/4 − 1/4 = 0: no move, m = 3/8 − 1/8 = 1/4;
     # c = 1/8 − 1/4 < 0 → 1.0
     "lion": (Lion(**HALVES), (2, -0.5, -0.5), (0.9, 0.9, 1.0)),

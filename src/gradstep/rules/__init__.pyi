@@ -1,5 +1,6 @@
 """Written by tools/stubs.py from the rules; do not edit."""
 
+from gradstep.rules.adabelief import AdaBelief as AdaBelief
 from gradstep.rules.adadelta import Adadelta as Adadelta
 from gradstep.rules.adafactor import Adafactor as Adafactor
 from gradstep.rules.adagrad import Adagrad as Adagrad
@@ -9,6 +10,7 @@ from gradstep.rules.adamw import AdamW as AdamW
 from gradstep.rules.base import Rule as Rule
 from gradstep.rules.base import Slot as Slot
 from gradstep.rules.base import State as State
+from gradstep.rules.laprop import LaProp as LaProp
 from gradstep.rules.lion import Lion as Lion
 from gradstep.rules.nadam import NAdam as NAdam
 from gradstep.rules.radam import RAdam as RAdam
