@@ -29,7 +29,7 @@ the rule, the precision of state and whether state is paged."""
 _BY_LOWER = {name.lower(): name for name in RULES}
 _BITS: Mapping[str | None, str] = {None: "float32", "32bit": "float32", **{state: state for state in _SMALL}}
 _NAME = re.compile(
-    rf"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_bnb)?(_(?P<bits>32bit|{'|'.join(_SMALL)}))?"
+    rf"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_npu_fused|_xla|_bnb)?(_(?P<bits>32bit|{'|'.join(_SMALL)}))?"
 )
 
 
@@ -42,6 +42,8 @@ def parse_name(name: str) -> tuple[str, str, bool]:
 
     >>> parse_name("paged_adamw_32bit")
     ('AdamW', 'float32', True)
+    >>> parse_name("adamw_torch_npu_fused") == parse_name("adamw_torch_xla") == parse_name("adamw")
+    True
     >>> parse_name("adamw_torch_4bit")
     Traceback (most recent call last):
     ValueError: Unknown optimizer: 'adamw_torch_4bit' (did you mean adamw_torch, adam_torch or radam_torch?)

@@ -101,7 +101,7 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     Args:
         name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that name an
             implementation are accepted and change nothing: ``adamw_torch``, ``adamw_torch_fused``, ``adamw_bnb_8bit``,
-            ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``.
+            ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``, ``adamw_torch_xla``, ``adamw_torch_npu_fused``.
         params: the parameters, as for every optimizer.
         settings: the optimizer's settings, also under the names of ``TrainingArguments``: ``learning_rate``,
             ``adam_beta1``, ``adam_beta2`` (the other keeps its default) and ``adam_epsilon``.
