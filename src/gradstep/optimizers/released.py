@@ -175,7 +175,7 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
         optimizer: a gradstep optimizer.
 
     Returns:
-        The handle: ``remove()`` or the end of its ``with`` block undoes the release.
+        The handle, whose ``remove()`` undoes the release, as does the end of its ``with`` block.
 
     Raises:
         TypeError: not an optimizer of gradstep.
