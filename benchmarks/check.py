@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # see start.py
 RESULTS = Path(__file__).parent / "results"
 Form = Literal["torch", "numpy", "function"]
 FORMS: tuple[Form, ...] = get_args(Form)

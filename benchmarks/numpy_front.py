@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # see start.py
 RESULTS = Path(__file__).parent / "results"
 REPEAT = {1_000_000: 41, 25_000_000: 11}
 """Number of parameters, and steps of each optimizer."""

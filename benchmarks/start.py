@@ -9,11 +9,14 @@ The first step imports LLVM, compiles, and creates the state.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 
 REPEAT = 5
+# As for users: Python keeps what it compiles. With this variable every process would compile every file of gradstep, but none of torch.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 CHILD = """
 import json, sys, time
