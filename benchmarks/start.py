@@ -15,7 +15,8 @@ import subprocess
 import sys
 
 REPEAT = 5
-# As for users: Python keeps what it compiles. With this variable every process would compile every file of gradstep, but none of torch.
+# As for users, Python keeps what it compiles: with this variable every process would compile all files of gradstep,
+# and none of torch, whose installer has compiled them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 CHILD = """

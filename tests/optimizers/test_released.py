@@ -127,6 +127,17 @@ def test_what_needs_all_gradients_at_once_is_refused():
     assert model[0].weight.grad is not None
 
 
+def test_a_stepper_refuses_an_optimizer_whose_gradients_are_released():
+    model = nn.Linear(2, 1)
+    optimizer = gradstep.AdamW(model.parameters())
+    with (
+        gradstep.release_gradients(model, optimizer),
+        pytest.raises(ValueError, match="the gradients of this optimizer are released"),
+    ):
+        gradstep.Stepper(model, optimizer)
+    gradstep.Stepper(model, optimizer)  # they no longer are
+
+
 def test_a_closure_computes_the_gradients_of_the_update():
     model, optimizer, x = two_layers()
 

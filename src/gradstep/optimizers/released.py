@@ -149,6 +149,11 @@ class GradientRelease:
             )
 
 
+def is_released(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether :func:`release_gradients` updates the parameters of an optimizer, or of the one it wraps, now."""
+    return innermost(optimizer) in _RELEASED
+
+
 _WATCHED = (
     "statistics of a step (watch, gradstep.Monitor) are of all parameters together, and released gradients are gone "
     "one by one: set watch to None and remove the monitor, or do not release gradients"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradstep.engines.step import StepReport, clip_factor, norm_by_largest
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.released import is_released
 from gradstep.optimizers.wrapped import innermost
 
 Optimizers: TypeAlias = Sequence[torch.optim.Optimizer]
@@ -75,7 +76,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
     Raises:
         TypeError: not an optimizer, or one that needs a closure.
-        ValueError: an empty list, or a parameter in two optimizers.
+        ValueError: an empty list, a parameter in two optimizers, or an optimizer whose gradients are released.
     """
     if not optimizers:
         raise ValueError("the list of optimizers is empty: give at least one")
@@ -88,6 +89,11 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
             raise TypeError(
                 f"{kind.__name__}.step needs a closure that computes the loss again, as often as it likes, and a "
                 "window is computed once: call optimizer.step(closure) in a loop of your own"
+            )
+        if is_released(optimizer):
+            raise ValueError(
+                "the gradients of this optimizer are released (gradstep.release_gradients), and a stepper clips and "
+                "checks all gradients together: call remove() of the release first, or step in a loop of your own"
             )
     params = list_parameters(optimizers)
     if len(optimizers) > 1 and len(set(params)) < len(params):
