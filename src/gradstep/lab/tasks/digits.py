@@ -63,6 +63,8 @@ class Digits(Task):
         "radam": 0.03,
         "lion": 0.001,
         "adafactor": 0.3,
+        "adabelief": 0.01,
+        "laprop": 0.01,
     }
 
     def model(self, seed: int) -> nn.Module:

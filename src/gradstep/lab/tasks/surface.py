@@ -131,6 +131,8 @@ class Ravine(Surface):
         "radam": 0.02,
         "lion": 0.1,
         "adafactor": 0.5,
+        "adabelief": 0.5,
+        "laprop": 1.0,
     }
 
     def height(self, x: Tensor, y: Tensor) -> Tensor:
@@ -172,6 +174,8 @@ class Rosenbrock(Surface):
         "radam": 0.0005,
         "lion": 0.01,
         "adafactor": 0.05,
+        "adabelief": 0.1,
+        "laprop": 0.1,
     }
 
     def height(self, x: Tensor, y: Tensor) -> Tensor:

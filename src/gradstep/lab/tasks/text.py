@@ -117,6 +117,8 @@ class Text(Task):
         "radam": 0.003,
         "lion": 0.0003,
         "adafactor": 0.03,
+        "adabelief": 0.001,
+        "laprop": 0.001,
     }
 
     def model(self, seed: int) -> nn.Module:
