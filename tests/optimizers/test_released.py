@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradstep
 
@@ -125,6 +126,35 @@ def test_what_needs_all_gradients_at_once_is_refused():
         optimizer.step()
     model(x).sum().backward()
     assert model[0].weight.grad is not None
+
+
+def test_a_parameter_that_was_added_later_is_not_updated_again_and_again():
+    model, optimizer, x = two_layers()
+    gradstep.release_gradients(model, optimizer)
+    last = nn.Linear(model(x).shape[-1], 1)
+    optimizer.add_param_group({"params": list(last.named_parameters("last"))})
+    with pytest.raises(RuntimeError, match="was added later, remove"):
+        last(model(x)).sum().backward()  # the gradients of the last layer come first
+    assert not any(optimizer.state.get(p) for p in last.parameters())
+
+
+def test_the_model_must_be_the_optimizers():
+    model, optimizer, _ = two_layers()
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+        gradstep.release_gradients(list(model.parameters()), optimizer)
+    with pytest.raises(ValueError, match="no parameter of this model"):
+        gradstep.release_gradients(nn.Linear(2, 2), optimizer)
+
+
+def test_reentrant_checkpointing_is_named_where_it_hides_the_end_of_the_pass():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 1))
+    optimizer, x = gradstep.AdamW(model.named_parameters()), torch.ones(2, 8)
+    gradstep.release_gradients(model, optimizer)
+    model[2](checkpoint(model[1], model[0](x), use_reentrant=False)).sum().backward()
+    optimizer.step()
+    model[2](checkpoint(model[1], model[0](x), use_reentrant=True)).sum().backward()
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        optimizer.step()
 
 
 def test_a_stepper_refuses_an_optimizer_whose_gradients_are_released():

@@ -50,7 +50,7 @@ def race(
     if list_:
         screen.print(terminal.listing())
         return
-    with usage_errors(ValueError, TypeError, NotADirectoryError):
+    with waiting("preparing the race"), usage_errors(ValueError, TypeError, NotADirectoryError):
         plan = session.plan(
             tasks=tasks or [],
             optimizers=optimizers,

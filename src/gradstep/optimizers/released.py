@@ -110,12 +110,15 @@ class GradientRelease:
             )
         if optimizer.watch is not None or optimizer._observers:
             raise RuntimeError(_WATCHED)
-        for other, its in self._names.items():
-            if other is not p and other.grad is not None:
-                raise RuntimeError(
-                    f"{its} has a gradient that was not released: clear it with optimizer.zero_grad(); if it required "
-                    "no gradient before, remove() the release and call release_gradients() again"
-                )
+        for group in optimizer.param_groups:  # also parameters that were added since
+            for other in group["params"]:
+                if other is not p and other.grad is not None:
+                    its = self._names.get(other, f"a parameter of shape {tuple(other.shape)} that was added later")
+                    raise RuntimeError(
+                        f"{its} has a gradient that was not released: clear it with optimizer.zero_grad(); if it "
+                        "required no gradient before or was added later, remove() the release and call "
+                        "release_gradients() again"
+                    )
         optimizer._step()  # of all parameters only this one has a gradient now
         p.grad = None
         self._updated.add(p)
@@ -145,7 +148,8 @@ class GradientRelease:
             raise RuntimeError(
                 f"cannot {verb}: the backward pass did not reach its end, and {count} of {len(self._names)} parameters "
                 f"(such as {last}) are one update ahead of the others. Call discard() of the release to go on from "
-                "these weights, and load model and optimizer from a checkpoint to go back"
+                "these weights, and load model and optimizer from a checkpoint to go back. If nothing was raised: "
+                "torch.utils.checkpoint hides the end of the pass, unless it is called with use_reentrant=False"
             )
 
 
@@ -172,19 +176,23 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
     per step, statistics (``watch``, :class:`gradstep.Monitor`), several processes, and paged state.
     :class:`gradstep.Stepper` clips and checks all gradients together, and does not work with released ones.
 
+    ``torch.utils.checkpoint`` works with ``use_reentrant=False``. ``torch.autograd.grad`` for the parameters themselves
+    raises an error of torch while they are released.
+
     If a backward pass raises half-way, the parameters that it reached are one update ahead. The next step, save or
     backward pass then raises an error that says so; :meth:`GradientRelease.discard` goes on.
 
     Args:
-        model: the model; it gives the names in messages.
+        model: the model whose parameters the optimizer updates, all or some; it gives the names in messages.
         optimizer: a gradstep optimizer.
 
     Returns:
         The handle, whose ``remove()`` undoes the release, as does the end of its ``with`` block.
 
     Raises:
-        TypeError: not an optimizer of gradstep.
-        ValueError: gradients of this optimizer cannot be released, or are released already, or there are gradients.
+        TypeError: not a module, or not an optimizer of gradstep.
+        ValueError: the optimizer has no parameter of the model; its gradients cannot be released, or are released
+            already, or are there from before.
 
     >>> import torch, gradstep
     >>> model = torch.nn.Linear(2, 1)
@@ -196,6 +204,8 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
     >>> optimizer.step()
     >>> release.remove()
     """
+    if not isinstance(model, nn.Module):  # type: ignore[redundant-expr]
+        raise TypeError(f"model must be a torch.nn.Module, not {model!r}")
     inside = innermost(optimizer)
     if not isinstance(inside, Optimizer):
         raise TypeError(f"release_gradients() is for gradstep's optimizers, not for {type(inside).__name__}")
@@ -207,6 +217,8 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
         for name, p in zip(parameter_names(group, index), group["params"], strict=True)
     }
     own = {p: name for name, p in model.named_parameters()}
+    if own.keys().isdisjoint(names):
+        raise ValueError("the optimizer has no parameter of this model: make it with model.named_parameters()")
     names = {p: own.get(p, name) for p, name in names.items()}
     if any(map(is_distributed, names)) or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         raise ValueError(
