@@ -120,6 +120,10 @@ def test_without_a_budget_nothing_is_judged():
         ({"rounding": "kahn"}, "Did you mean 'kahan'"),
         ({"rounding": "kahan", "params": "float32"}, "rounding='kahan' is for bfloat16 or float16 weights"),
         ({"sharding": "zero1"}, "sharding='zero1' needs two data parallel ranks: give ranks=2 or more, or gpus=2"),
+        (
+            {"sharding": "fsdp2", "ranks": 4, "tensor_parallel": 4},
+            "sharding='fsdp2' needs two data parallel ranks: give ranks=8 or more, or gpus=8",
+        ),
         ({"sharding": "all", "gpus": 8}, "Invalid sharding: 'all'"),
         ({"sharding": "zero1", "ranks": 4, "tensor_parallel": 2}, "take sharding='fsdp2'"),
         ({"sharding": "zero3", "ranks": 4, "paged": True}, "paged state holds whole parameters"),

@@ -65,7 +65,10 @@ class Choice:
         if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
         if self.sharding != "ddp" and ranks.data < 2:
-            return f"sharding={self.sharding!r} needs two data parallel ranks: give ranks=2 or more, or gpus=2"
+            least = 2 * ranks.tensor
+            return (
+                f"sharding={self.sharding!r} needs two data parallel ranks: give ranks={least} or more, or gpus={least}"
+            )
         if self.sharding == "zero1" and ranks.tensor > 1:
             return "sharding='zero1' (ZeroRedundancyOptimizer) is not for tensor parallelism: take sharding='fsdp2'"
         if isinstance(self.paged, str) and gpus:
