@@ -141,7 +141,7 @@ def test_a_parameter_that_was_added_later_is_not_updated_again_and_again():
 def test_the_model_must_be_the_optimizers():
     model, optimizer, _ = two_layers()
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
-        gradstep.release_gradients(list(model.parameters()), optimizer)
+        gradstep.release_gradients(list(model.parameters()), optimizer)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no parameter of this model"):
         gradstep.release_gradients(nn.Linear(2, 2), optimizer)
 

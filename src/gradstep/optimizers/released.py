@@ -204,7 +204,7 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
     >>> optimizer.step()
     >>> release.remove()
     """
-    if not isinstance(model, nn.Module):  # type: ignore[redundant-expr]
+    if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {model!r}")
     inside = innermost(optimizer)
     if not isinstance(inside, Optimizer):
