@@ -433,3 +433,11 @@ def test_random_generators_go_on():
     assert draw() == first
     restore_random_state(state)
     assert draw() != first
+
+
+def test_a_pure_schedule_has_no_state_to_save(tmp_path):
+    pure: Any = gradstep.schedules.constant(0.1)
+    for save in (gradstep.save_checkpoint, gradstep.load_checkpoint):
+        with pytest.raises(TypeError, match=r"schedule= is .*, which has no state: leave it out"):
+            save(tmp_path / "run.pt", schedule=pure)
+    assert not list(tmp_path.iterdir())

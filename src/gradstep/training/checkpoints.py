@@ -16,6 +16,7 @@ from torch import nn
 
 import gradstep
 from gradstep.optimizers.checkpoint.matching import LoadReport, listed, plain_name
+from gradstep.schedules import Schedule
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
 from gradstep.training.loading import load_part
@@ -63,7 +64,8 @@ def save_checkpoint(
     Raises:
         ValueError: a stepper together with a part that it includes; or a sharded model or optimizer, of which this
             process has only a part: torch.distributed.checkpoint saves these.
-        TypeError: an object that cannot be read back without running code; the old file stays.
+        TypeError: an object that cannot be read back without running code, or a pure schedule, which has no state; the
+            old file stays.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
         RuntimeError: a stepper in the middle of a window; the first process of the group could not save.
 
@@ -254,7 +256,17 @@ def _collect_parts(
     scaler: torch.amp.GradScaler | None,
     stepper: Stepper | None,
 ) -> dict[str, Any]:
-    """Return the given objects by name; raise ValueError for a stepper together with a part that it includes."""
+    """Return the given objects by name.
+
+    Raises:
+        ValueError: for a stepper together with a part that it includes.
+        TypeError: for a pure schedule.
+    """
+    if isinstance(schedule, Schedule):
+        raise TypeError(
+            f"schedule= is {schedule!r}, which has no state: leave it out, or give what counts its updates, "
+            "a gradstep.Scheduler or a scheduler of torch"
+        )
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     parts = {name: part for name, part in parts.items() if part is not None}
     if stepper is None:
