@@ -3,6 +3,7 @@
 An example begins where its page begins, with a model, an optimizer or a loader at hand; ``GIVEN`` makes them.
 """
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 import gradstep
 from tests.distributed import processes
@@ -64,12 +65,13 @@ def given_checkpoints() -> dict[str, Any]:
 
 
 def given_clients() -> dict[str, Any]:
-    import huggingface_trainer as example
+    example = importlib.import_module("huggingface_trainer")
 
     return {**vars(example), "model": example.gpt2()}
 
 
 def given_distributed() -> dict[str, Any]:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.optim import ZeroRedundancyOptimizer
     from torch.nn.parallel import DistributedDataParallel
@@ -78,7 +80,7 @@ def given_distributed() -> dict[str, Any]:
     return given | {
         "DistributedDataParallel": DistributedDataParallel,
         "ZeroRedundancyOptimizer": ZeroRedundancyOptimizer,
-        "fully_shard": lambda model: fully_shard(model, mesh=distributed.init_device_mesh("cpu", (2,))),
+        "fully_shard": lambda model: fully_shard(model, mesh=init_device_mesh("cpu", (2,))),
         "batch": given["batches"][0],
     }
 
