@@ -59,13 +59,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(_HOME[name]), name)
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)  # later uses find it themselves
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ModuleNotFoundError(
             f'gradstep.{name} works with PyTorch, which is not installed: pip install "gradstep[torch]"', name="torch"
         ) from error
+    return value
 
 
 def __dir__() -> list[str]:

@@ -16,9 +16,8 @@ from gradstep.planner.parameters import ParameterSpec
 from gradstep.planner.state import slot_bytes
 from gradstep.rules import AdamW, Slot
 from gradstep.rules.ops import Array, where
-from gradstep.storage.bits import at_least, from_bits, to_bits
 from gradstep.storage.codecs import Blocks, Codec, Field, Nearest
-from gradstep.storage.elements import BYTE, ELEMENTS
+from gradstep.storage.elements import BYTE, ELEMENTS, at_least, from_bits, to_bits
 from gradstep.storage.noise import BITS
 from gradstep.storage.policy import ROUNDINGS, STATES, RoundingName, StateName
 from tests.training import assert_same, assert_same_bits, normal, trained, unchanged, walk

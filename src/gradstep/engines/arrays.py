@@ -18,8 +18,8 @@ from gradstep.engines.base import UpdateSpec
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
 from gradstep.rules.ops import Array
-from gradstep.storage.bits import to_bits
 from gradstep.storage.codecs import Codec
+from gradstep.storage.elements import to_bits
 from gradstep.storage.noise import draw_noise, sequence_position, split_key
 
 

@@ -20,8 +20,7 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.bits import at_least, at_most, from_bits, to_bits, truncate
-from gradstep.storage.elements import BYTE, ELEMENTS, Element, Half
+from gradstep.storage.elements import BYTE, ELEMENTS, Element, Half, at_least, at_most, from_bits, to_bits, truncate
 from gradstep.storage.noise import BITS
 
 

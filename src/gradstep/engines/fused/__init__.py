@@ -71,7 +71,7 @@ class Fused(Engine):
         batch.tally = Tally(totals[:count, : len(STATISTICS)], math.isfinite(totals[count, 0]))
 
     def sum_squares(self, batch: Batch) -> float:
-        work = divide_tensors(batch.lengths_key)
+        work = divide_tensors(batch.lengths_key, None)  # with the key of the update, whose division is cached
         partial = np.empty(len(work.runs))
         kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial)
@@ -107,9 +107,9 @@ def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
 
 def _compiled_squares(gradient: Element, columns: int) -> CompiledKernel:
     from gradstep.engines.fused.jit import compile_module
-    from gradstep.engines.fused.kernel import build_squares
+    from gradstep.engines.fused.kernel import ACCUMULATORS, build_squares
 
-    choices = patterns()
+    choices = patterns((1, ACCUMULATORS))
     return CompiledKernel(compile_module(build_squares(gradient, columns)), f"squares of {gradient.name}", choices)
 
 

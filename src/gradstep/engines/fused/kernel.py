@@ -13,19 +13,18 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
-from gradstep.engines.fused.launcher import STREAMS
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Value, llvm_type, max_lane, ramp, splat, sum_lanes
-from gradstep.engines.fused.watch import Watch, write_totals
 from gradstep.rules import State
-from gradstep.storage.bits import to_bits
-from gradstep.storage.elements import Element
+from gradstep.storage.elements import Element, to_bits
 from gradstep.storage.noise import SLOTS, STRIDE, draw_noise, sequence_position
 
-ACCUMULATORS = max(STREAMS)
-"""Accumulators for the squares of a piece: one for each stream, if there are as many as possible. With fewer streams,
-each stream adds to several accumulators, one after the other, so the result does not depend on the number of streams.
-"""
+if TYPE_CHECKING:
+    from gradstep.engines.fused.watch import Watch
+
+ACCUMULATORS = 4
+"""Accumulators for the squares of a piece, one for each quarter. The quarters are read in turns, as streams, or one
+after the other, with the same result."""
 
 
 def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
@@ -36,12 +35,17 @@ def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
         watched: whether to collect statistics, per run, in ``results``.
     """
     kernel = Kernel(columns=len(spec.fields))
-    with kernel.every_run(then=partial(write_totals, kernel) if watched else None) as run:
-        watch = Watch(kernel, spec, run) if watched else None
+    if not watched:
+        with kernel.every_run() as run, kernel.every_piece(run) as piece:
+            _Update(kernel, spec, piece, None).write()
+        return kernel.module
+    from gradstep.engines.fused.watch import Watch, write_totals  # most optimizers collect no statistics
+
+    with kernel.every_run(then=partial(write_totals, kernel)) as run:
+        watch = Watch(kernel, spec, run)
         with kernel.every_piece(run) as piece:
             _Update(kernel, spec, piece, watch).write()
-        if watch is not None:
-            watch.finish()
+        watch.finish()
     return kernel.module
 
 
@@ -64,28 +68,31 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
             kernel.prefetch(kernel.element(address, kernel.job["prefetch"], gradient))
         b.store((kernel.get(to, np.float64, lanes) + x * x).ir, to)
 
+    def accumulator(k: ir.Value) -> ir.Value:
+        return b.gep(sums, [k], source_etype=vector)
+
+    vector, count = llvm_type(np.float64, LANES), integer(ACCUMULATORS)
     with kernel.every_run() as run:
-        sums = [kernel.allocate_zero(np.float64, LANES) for _ in range(ACCUMULATORS)]
+        sums = kernel.allocate(np.float64, ACCUMULATORS * LANES)
+        b.store(ir.Constant(ir.ArrayType(vector, ACCUMULATORS), None), sums)
         single = kernel.allocate_zero(np.float64, 1)
         with kernel.every_piece(run) as piece:
             middle = kernel.end_of_whole_steps(piece.start, piece.stop, LANES)
             part = kernel.stream_length(piece.start, middle, ACCUMULATORS, [gradient.itemsize])
-            for streams in STREAMS:
-                with b.if_then(b.icmp_signed("==", kernel.job["streams"], integer(streams))):
-                    for first in range(ACCUMULATORS // streams):
-                        mine = range(first, ACCUMULATORS, ACCUMULATORS // streams)
-                        with kernel.loop(integer(0), part, LANES) as i:
-                            for k in mine:
-                                begin = b.add(piece.start, b.mul(part, integer(k)))
-                                add(sums[k], b.add(begin, i), LANES)
-            rest = b.add(piece.start, b.mul(part, integer(ACCUMULATORS)))
+            one_stream = b.icmp_signed("==", kernel.job["streams"], integer(1))
+            with b.if_else(one_stream) as (one_by_one, in_turns):
+                with one_by_one, kernel.loop(integer(0), count, 1) as k, kernel.loop(integer(0), part, LANES) as i:
+                    add(accumulator(k), b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
+                with in_turns, kernel.loop(integer(0), part, LANES) as i, kernel.loop(integer(0), count, 1) as k:
+                    add(accumulator(k), b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
+            rest = b.add(piece.start, b.mul(part, count))
             with kernel.loop(rest, middle, LANES) as i:
-                add(sums[0], i, LANES)
+                add(sums, i, LANES)
             with kernel.loop(middle, piece.stop, 1) as i:
                 add(single, i, 1)
         total = kernel.get(single, np.float64, 1)
-        for place in sums:
-            total = total + sum_lanes(kernel.get(place, np.float64, LANES))
+        for k in range(ACCUMULATORS):
+            total = total + sum_lanes(kernel.get(accumulator(integer(k)), np.float64, LANES))
         target = b.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
         b.store(total.ir, target)
     return kernel.module

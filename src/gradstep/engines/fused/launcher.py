@@ -96,7 +96,7 @@ def patterns(streams: Sequence[int] = STREAMS) -> tuple[AccessPattern, ...]:
     fixed = parse_pattern(os.environ.get(VARIABLE, ""))
     if fixed is None:
         return tuple(AccessPattern(count, ahead) for ahead in PREFETCH for count in streams)
-    return (AccessPattern(min(fixed.streams, max(streams)), fixed.prefetch),)
+    return (AccessPattern(max(count for count in streams if count <= fixed.streams), fixed.prefetch),)
 
 
 def parse_pattern(text: str) -> AccessPattern | None:
