@@ -4,7 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-READY := .venv/.installed
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/gradstep/__init__.py)
+# With the version, which the installed metadata repeat: where it changes, .venv is set up anew.
+READY := .venv/.installed-$(VERSION)
 ARGS ?=
 
 # Packages are installed without bytecode: let Python keep what it compiles.
@@ -73,10 +75,16 @@ setup: $(READY) ## only set up .venv
 
 $(READY): pyproject.toml constraints.txt tools/setup
 	@bash tools/setup
+	@touch $@
+
+.PHONY: dist
+dist: $(READY) ## build wheel and sdist into dist/, and use them as a stranger does; nothing is published
+	@$(BIN)/python -m tools.dist $(ARGS)
 
 .PHONY: pins
 pins: ## resolve the newest versions of everything but torch, and write them to constraints.txt
 	@bash tools/setup --repin
+	@touch $(READY)
 
 .PHONY: clean
 clean: ## remove .venv, caches and builds; runs/ stays

@@ -17,7 +17,7 @@ from gradstep import rules, schedules
 from gradstep.rules import RULES, Rule, Slot, State
 from gradstep.variants import VARIANTS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.judge": ("Verdict", "check", "conformance"),

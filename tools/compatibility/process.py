@@ -25,6 +25,7 @@ def run(
     variables: Mapping[str, str] | None = None,
     limit: float = 3600,
     check: bool = True,
+    folder: Path = ROOT,
 ) -> int:
     """Run a command to its end and return its exit code.
 
@@ -35,6 +36,7 @@ def run(
         variables: added to the environment.
         limit: seconds after which it is ended.
         check: raise :class:`Failed` if it does not succeed.
+        folder: the folder it runs in.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = shown = time.monotonic()
@@ -42,7 +44,7 @@ def run(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
