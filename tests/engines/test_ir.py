@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from gradstep.engines.fused.jit import optimize
 from gradstep.engines.fused.kernel import build_squares, build_update
+from gradstep.engines.fused.skeleton import optimize
 from gradstep.optimizers.state.storage import Storage
 from gradstep.storage.elements import ELEMENTS
 from tests.registry import cases, subjects

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.engines.fused import job, launcher
-from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, divide_pieces
+from gradstep.engines import fused
+from gradstep.engines.fused import divide_pieces, divide_tensors, launcher
+from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS
 from tests.registry import cases
 from tests.training import assert_same, give, leaves, normal, trained
 
@@ -81,7 +82,7 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
     """By hand: what of each table belongs to what of the next, without gap or overlap, and nothing too large."""
     sizes = np.array(lengths, dtype=np.int64)
     owners = np.array(sorted(groups[: len(lengths)]), dtype=np.int64)
-    work = job.divide_tensors(sizes.tobytes(), owners.tobytes())
+    work = divide_tensors(sizes.tobytes(), owners.tobytes())
     for table, following in ((work.chunks, work.runs), (work.runs, work.pieces)):
         assert [0, *table[:, 1].tolist()] == [*table[:, 0].tolist(), len(following)]
         assert (table[:, 1] > table[:, 0]).all()
@@ -93,7 +94,7 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
     for first, stop in work.chunks.tolist():
         pieces = work.pieces[work.runs[first, 0] : work.runs[stop - 1, 1]]
         assert (pieces[:, 2] - pieces[:, 1]).sum() < 2 * CHUNK
-    alone = job.divide_tensors(sizes.tobytes())
+    alone = divide_tensors(sizes.tobytes())
     np.testing.assert_array_equal(alone.pieces, work.pieces)
     assert len(alone.runs) == len(alone.chunks) == len(work.chunks)
 
@@ -101,10 +102,10 @@ def test_small_tensors_share_chunks_and_each_run_has_one_owner(lengths, groups):
 @pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.AdamW8bit, gradstep.SGD])
 def test_large_chunks_give_the_same_bits(kind, monkeypatch):
     small, _ = clipped(kind)
-    monkeypatch.setattr(job, "MIN_CHUNKS", 1)
-    job.divide_tensors.cache_clear()
+    monkeypatch.setattr(fused, "MIN_CHUNKS", 1)
+    divide_tensors.cache_clear()
     large, _ = clipped(kind)
-    job.divide_tensors.cache_clear()
+    divide_tensors.cache_clear()
     assert_same(large, small)
 
 

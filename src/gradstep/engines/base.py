@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.statistics import Tally
 from gradstep.rules import Rule, Slot
-from gradstep.storage.codecs import Codec, Elementwise, Field
+from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
 from gradstep.storage.noise import PARAMETER, SLOTS
 
 T = TypeVar("T")
@@ -43,14 +43,14 @@ class UpdateSpec:
     rule: type[Rule]
     slots: tuple[str, ...]
     coefficients: tuple[str, ...]
-    gradient: Elementwise
+    gradient: Nearest
     parameter: Elementwise
     state: tuple[Codec, ...]
     second: str = ""
 
     @staticmethod
     def of(
-        rule: Rule, slots: Sequence[Slot], gradient: Elementwise, parameter: Elementwise, state: Sequence[Codec]
+        rule: Rule, slots: Sequence[Slot], gradient: Nearest, parameter: Elementwise, state: Sequence[Codec]
     ) -> UpdateSpec:
         """Return the spec of a rule and the codecs of gradient, parameter and slots.
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.fused.jit import compile_module
 from gradstep.engines.fused.launcher import run
+from gradstep.engines.fused.skeleton import compile_module
 
 LANES = 16
 BYTES = 28

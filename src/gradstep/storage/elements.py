@@ -84,20 +84,17 @@ class Element(ABC):
     Attributes:
         name: torch's name of the type.
         stored: the NumPy type of its memory.
+        itemsize: bytes per element.
         arithmetic: the NumPy type that rules compute in.
     """
 
     name: str
     stored: type[np.generic]
+    itemsize: int
     arithmetic: type[np.floating[Any]] = np.float32
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per element."""
-        return np.dtype(self.stored).itemsize
 
     def decode(self, code: Array) -> Array:
         """Return the stored numbers in the arithmetic; exact."""
@@ -137,6 +134,7 @@ class Float32(Element):
 
     name = "float32"
     stored = np.float32
+    itemsize = 4
 
     def _decode(self, code: Array) -> Array:
         return code
@@ -151,6 +149,7 @@ class Float64(Element):
 
     name = "float64"
     stored = np.float64
+    itemsize = 8
     arithmetic = np.float64
 
     def _decode(self, code: Array) -> Array:
@@ -166,6 +165,7 @@ class Float16(Half):
 
     name = "float16"
     stored = np.float16
+    itemsize = 2
 
     def _decode(self, code: Array) -> Array:
         return code.astype(np.float32)
@@ -191,6 +191,7 @@ class BFloat16(Half):
 
     name = "bfloat16"
     stored = np.uint16
+    itemsize = 2
 
     def _decode(self, code: Array) -> Array:
         return (code.astype(np.uint32) << 16).view(np.float32)
@@ -213,6 +214,7 @@ class Byte(Element):
 
     name = "uint8"
     stored = np.uint8
+    itemsize = 1
 
     def _decode(self, code: Array) -> Array:
         return code.astype(np.int32)
@@ -229,6 +231,7 @@ class Native(Element):
     """A type that only torch can convert, for the eager engine."""
 
     stored = np.void
+    itemsize = 0
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, lru_cache
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
-from gradstep.engines.fused.job import PER_TENSOR, ROW_WIDTH, divide_pieces, divide_tensors
+from gradstep.engines.base import Batch, Engine, Int64s, Pieces, Traits, UpdateSpec
+from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, PER_TENSOR, PIECE_COST, ROW_WIDTH, Work
 from gradstep.engines.fused.launcher import CompiledKernel, allocate_results, launch, patterns
 from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
 from gradstep.rules import Rule
@@ -73,10 +74,58 @@ class Fused(Engine):
     def sum_squares(self, batch: Batch) -> float:
         work = divide_tensors(batch.lengths_key, None)  # with the key of the update, whose division is cached
         partial = np.empty(len(work.runs))
-        kernel = _squares_kernel(batch.spec.gradient.fields[0].element, batch.table.shape[1] - len(PER_TENSOR))
+        kernel = _squares_kernel(batch.spec.gradient.element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial)
         return float(partial.sum())
 
+
+# -- division of the work ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)  # an optimizer's arguments are the same at every step
+def divide_tensors(lengths_key: bytes, owners: bytes | None = None) -> Work:
+    """Divide whole tensors into chunks; (n,) int64 lengths, and owners as in :func:`divide_pieces`, are bytes."""
+    lengths = np.frombuffer(lengths_key, dtype=np.int64)
+    whole = np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths))
+    return divide_pieces(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
+
+
+def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
+    """Divide pieces into chunks.
+
+    The size of the chunks depends only on the number of elements, so sums are the same for any number of threads.
+
+    Args:
+        pieces: (pieces, 3) the parts of tensors to update.
+        owners: (n,) the row of statistics that each tensor counts for; None without statistics.
+    """
+    tensor, start, stop = pieces.T
+    elements = int((stop - start).sum())
+    size = CHUNK
+    while size < MAX_CHUNK and elements >= 2 * size * MIN_CHUNKS:
+        size *= 2
+    counts = -(-(stop - start) // size)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    tensor, start, stop = (np.repeat(column, counts) for column in pieces.T)
+    start = start + (np.arange(len(before)) - before) * size
+    stop = np.minimum(start + size, stop)
+    cost = stop - start + PIECE_COST
+    owner = np.zeros_like(tensor) if owners is None else owners[tensor]
+    chunk = (np.cumsum(cost) - cost) // size
+    opens = np.diff(chunk, prepend=-1) != 0
+    runs = _bounds(opens | (np.diff(owner, prepend=-1) != 0))
+    chunks = _bounds(opens[runs[:, 0]])
+    owned, smaller = np.column_stack((runs, owner[runs[:, 0]])), np.column_stack((tensor, start, stop))
+    return Work(chunks, owned, smaller, elements, (chunks.ctypes.data, owned.ctypes.data, smaller.ctypes.data))
+
+
+def _bounds(opens: NDArray[np.bool_]) -> Int64s:
+    """Return (ranges, 2) the first index of each range and the one after its last; ``opens`` (n,) marks the first."""
+    first = np.flatnonzero(opens)
+    return np.column_stack((first, np.append(first, len(opens))[1:]))
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
 
 _kernels: dict[Hashable, CompiledKernel] = {}
 """All compiled kernels. Two threads may compile the same one at once; both then use the first."""
@@ -96,26 +145,26 @@ def _squares_kernel(gradient: Element, columns: int) -> CompiledKernel:
 
 
 def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
-    from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import build_update
+    from gradstep.engines.fused.skeleton import compile_module
 
     # One stream: statistics must be added up in one order, and blocks are visited one after the other.
     one_stream = watched or any(codec.block > 1 for codec in spec.codecs)
-    choices = patterns((1,)) if one_stream else patterns()
-    return CompiledKernel(compile_module(build_update(spec, watched=watched)), _title(spec, watched), choices)
+    address = compile_module(build_update(spec, watched=watched))
+    return CompiledKernel(address, _title(spec, watched), patterns((1,)) if one_stream else patterns())
 
 
 def _compiled_squares(gradient: Element, columns: int) -> CompiledKernel:
-    from gradstep.engines.fused.jit import compile_module
     from gradstep.engines.fused.kernel import ACCUMULATORS, build_squares
+    from gradstep.engines.fused.skeleton import compile_module
 
-    choices = patterns((1, ACCUMULATORS))
-    return CompiledKernel(compile_module(build_squares(gradient, columns)), f"squares of {gradient.name}", choices)
+    address = compile_module(build_squares(gradient, columns))
+    return CompiledKernel(address, f"squares of {gradient.name}", patterns((1, ACCUMULATORS)))
 
 
 @cache
 def _converts_float16() -> bool:
-    from gradstep.engines.fused.jit import converts_float16
+    from gradstep.engines.fused.skeleton import converts_float16
 
     return converts_float16()
 

@@ -10,13 +10,12 @@ coefficients, of the results per run, and of the totals per owner.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Int64s, Pieces
+from gradstep.engines.base import Int64s
 
 CHUNK = 16_384
 """Elements of a chunk when there is little work: a few microseconds."""
@@ -61,6 +60,7 @@ class Work:
         runs: (runs, PER_RUN).
         pieces: (pieces, PER_PIECE).
         elements: the elements of all pieces.
+        addresses: of the three tables.
         result_buffers: unused buffers, each (runs, ROW_WIDTH), for the results of a launch; there are as many as
             launches ran at the same time.
     """
@@ -69,51 +69,5 @@ class Work:
     runs: Int64s
     pieces: Int64s
     elements: int
+    addresses: tuple[int, int, int]
     result_buffers: list[NDArray[np.float64]] = field(default_factory=list)
-
-    @cached_property
-    def addresses(self) -> tuple[int, int, int]:
-        """The addresses of the three tables."""
-        return self.chunks.ctypes.data, self.runs.ctypes.data, self.pieces.ctypes.data
-
-
-@lru_cache(maxsize=32)  # an optimizer's arguments are the same at every step
-def divide_tensors(lengths_key: bytes, owners: bytes | None = None) -> Work:
-    """Divide whole tensors into chunks; (n,) int64 lengths, and owners as in :func:`divide_pieces`, are bytes."""
-    lengths = np.frombuffer(lengths_key, dtype=np.int64)
-    whole = np.column_stack((np.arange(len(lengths)), np.zeros_like(lengths), lengths))
-    return divide_pieces(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
-
-
-def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
-    """Divide pieces into chunks.
-
-    The size of the chunks depends only on the number of elements, so sums are the same for any number of threads.
-
-    Args:
-        pieces: (pieces, 3) the parts of tensors to update.
-        owners: (n,) the row of statistics that each tensor counts for; None without statistics.
-    """
-    tensor, start, stop = pieces.T
-    elements = int((stop - start).sum())
-    size = CHUNK
-    while size < MAX_CHUNK and elements >= 2 * size * MIN_CHUNKS:
-        size *= 2
-    counts = -(-(stop - start) // size)
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    tensor, start, stop = (np.repeat(column, counts) for column in pieces.T)
-    start = start + (np.arange(len(before)) - before) * size
-    stop = np.minimum(start + size, stop)
-    cost = stop - start + PIECE_COST
-    owner = np.zeros_like(tensor) if owners is None else owners[tensor]
-    chunk = (np.cumsum(cost) - cost) // size
-    opens = np.diff(chunk, prepend=-1) != 0
-    runs = _bounds(opens | (np.diff(owner, prepend=-1) != 0))
-    chunks = _bounds(opens[runs[:, 0]])
-    return Work(chunks, np.column_stack((runs, owner[runs[:, 0]])), np.column_stack((tensor, start, stop)), elements)
-
-
-def _bounds(opens: NDArray[np.bool_]) -> Int64s:
-    """Return (ranges, 2) the first index of each range and the one after its last; ``opens`` (n,) marks the first."""
-    first = np.flatnonzero(opens)
-    return np.column_stack((first, np.append(first, len(opens))[1:]))

@@ -14,9 +14,9 @@ from llvmlite import ir
 
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
-from gradstep.engines.fused.trace import Value, llvm_type, max_lane, ramp, splat, sum_lanes
+from gradstep.engines.fused.trace import Column, Value, Variable, allocate, llvm_type, max_lane, ramp, splat, sum_lanes
 from gradstep.rules import State
-from gradstep.storage.elements import Element, to_bits
+from gradstep.storage.elements import ELEMENTS, Element, to_bits
 from gradstep.storage.noise import SLOTS, STRIDE, draw_noise, sequence_position
 
 if TYPE_CHECKING:
@@ -61,38 +61,32 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
     kernel = Kernel(columns)
     b = kernel.builder
 
-    def add(to: ir.Value, i: ir.Value, lanes: int) -> None:
-        address = kernel.element(piece.addresses[0], i, gradient)
-        x = gradient.decode(kernel.read(address, gradient, lanes)).astype(np.float64)
+    def add(to: Variable, k: ir.Value | None, i: ir.Value, lanes: int) -> None:
+        x = column.read(i, lanes).astype(np.float64)
+        to.set(to.get(k) + x * x, k)
         if lanes > 1:
-            kernel.prefetch(kernel.element(address, kernel.job["prefetch"], gradient))
-        b.store((kernel.get(to, np.float64, lanes) + x * x).ir, to)
+            column.prefetch(b.add(i, kernel.job["prefetch"]))
 
-    def accumulator(k: ir.Value) -> ir.Value:
-        return b.gep(sums, [k], source_etype=vector)
-
-    vector, count = llvm_type(np.float64, LANES), integer(ACCUMULATORS)
     with kernel.every_run() as run:
-        sums = kernel.allocate(np.float64, ACCUMULATORS * LANES)
-        b.store(ir.Constant(ir.ArrayType(vector, ACCUMULATORS), None), sums)
-        single = kernel.allocate_zero(np.float64, 1)
+        sums = Variable(b, np.float64, LANES, length=ACCUMULATORS)
+        single = Variable(b, np.float64, 1)
         with kernel.every_piece(run) as piece:
+            column = Column(b, piece.addresses[0], gradient)
             middle = kernel.end_of_whole_steps(piece.start, piece.stop, LANES)
             part = kernel.stream_length(piece.start, middle, ACCUMULATORS, [gradient.itemsize])
-            one_stream = b.icmp_signed("==", kernel.job["streams"], integer(1))
-            with b.if_else(one_stream) as (one_by_one, in_turns):
-                with one_by_one, kernel.loop(integer(0), count, 1) as k, kernel.loop(integer(0), part, LANES) as i:
-                    add(accumulator(k), b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
-                with in_turns, kernel.loop(integer(0), part, LANES) as i, kernel.loop(integer(0), count, 1) as k:
-                    add(accumulator(k), b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
-            rest = b.add(piece.start, b.mul(part, count))
-            with kernel.loop(rest, middle, LANES) as i:
-                add(sums, i, LANES)
+            zero, quarters = integer(0), integer(ACCUMULATORS)
+            in_turns = b.icmp_signed(">", kernel.job["streams"], integer(1))
+            with b.if_then(in_turns), kernel.loop(zero, part, LANES) as i, kernel.loop(zero, quarters, 1) as k:
+                add(sums, k, b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
+            # What is left after the quarters is like a fifth one, and counts for the first.
+            with kernel.loop(b.select(in_turns, quarters, zero), integer(ACCUMULATORS + 1), 1) as k:
+                begin = b.add(piece.start, b.mul(part, k))
+                end = b.select(b.icmp_signed("<", k, quarters), b.add(begin, part), middle)
+                with kernel.loop(begin, end, LANES) as i:
+                    add(sums, b.and_(k, integer(ACCUMULATORS - 1)), i, LANES)
             with kernel.loop(middle, piece.stop, 1) as i:
-                add(single, i, 1)
-        total = kernel.get(single, np.float64, 1)
-        for k in range(ACCUMULATORS):
-            total = total + sum_lanes(kernel.get(accumulator(integer(k)), np.float64, LANES))
+                add(single, None, i, 1)
+        total = sum(map(sum_lanes, sums.vectors()), start=single.get())
         target = b.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
         b.store(total.ir, target)
     return kernel.module
@@ -149,16 +143,19 @@ class _Update:
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
             for j in range(len(spec.coefficients))
         ]
-        self.addresses = spec.split_by_codec(piece.addresses)
+        every = [Column(b, at, field.element) for at, field in zip(piece.addresses, spec.fields, strict=True)]
+        columns = list(zip(spec.codecs, spec.split_by_codec(every), strict=True))
+        self.columns = [each if codec.block == 1 else each[:-1] for codec, each in columns]
         self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if codec.block > 1}
         sizes = sorted({codec.block for codec in self.blocks.values()})
         if len(sizes) > 1:
             raise ValueError(f"the fused kernel stores slots in blocks of one size, not {sizes}: use engine='eager'")
         self.block = max(sizes, default=1)
         self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
+        self.scales = {i: columns[i][1][-1] for i in self.blocks}
         # Two (block,) buffers on the stack for each slot in blocks.
-        self.new_values = {i: kernel.allocate(np.float32, self.block) for i in self.blocks}
-        self.cut_values = {i: kernel.allocate(np.float32, self.block) for i in self.blocks}
+        self.new_values = {i: self._buffer(allocate(b, np.float32, self.block)) for i in self.blocks}
+        self.cut_values = {i: self._buffer(allocate(b, np.float32, self.block)) for i in self.blocks}
 
     def write(self) -> None:
         """Update the piece."""
@@ -190,69 +187,62 @@ class _Update:
         """Store the new values of a block on the stack, and write its scales; return its old and its new scales."""
         kernel, b = self.kernel, self.builder
         number = b.sdiv(start, integer(self.block))
-        elements = {j: codec.fields[-1].element for j, codec in self.blocks.items()}
-        at = {j: kernel.element(self.addresses[j][-1], number, element) for j, element in elements.items()}
-        old = {j: self._read(at[j], element, 1) for j, element in elements.items()}
-        peaks = {(j, lanes): kernel.allocate_zero(np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
+        old = {j: column.read(number, 1) for j, column in self.scales.items()}
+        peaks = {(j, lanes): Variable(b, np.int32, lanes) for j in self.blocks for lanes in (LANES, 1)}
 
         def compute(i: ir.Value, lanes: int) -> None:
             self._prefetch(i, lanes)
             new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
             for j in self.blocks:
-                b.store(new[j - 1].ir, self._place_in(self.new_values[j], i), align=4)
+                self.new_values[j].write(self._in_block(i), new[j - 1])
                 size, peak = to_bits(new[j - 1]) & 0x7FFFFFFF, peaks[j, lanes]
-                b.store(size.clamp(min=kernel.get(peak, np.int32, lanes)).ir, peak)
+                peak.set(size.clamp(min=peak.get()))
 
         kernel.every_vector(start, stop, compute)
         scales = {}
         for j, codec in self.blocks.items():
-            wide, single = (kernel.get(peaks[j, lanes], np.int32, lanes) for lanes in (LANES, 1))
-            peak = max_lane(wide).clamp(min=single)
-            scales[j] = codec.scale(peak)
-            kernel.write(at[j], elements[j], elements[j].encode(scales[j]))
+            scales[j] = codec.scale(max_lane(peaks[j, LANES].get()).clamp(min=peaks[j, 1].get()))
+            self.scales[j].write(number, self.scales[j].element.encode(scales[j]))
         return old, scales
 
     def _encode_block(self, start: ir.Value, stop: ir.Value, old: dict[int, Value], scales: dict[int, Value]) -> None:
         """Write the codes of a block's new values, and its parameters."""
-        kernel, b = self.kernel, self.builder
         sources = {j: self._choose_source(j, scales[j]) for j in self.blocks}
-        place = kernel.allocate_zero(np.int32, LANES)
-        b.store(self._place(start, LANES).ir, place)
+        place = Variable(self.builder, np.int32, LANES)
+        place.set(self._place(start, LANES))
 
         def encode(i: ir.Value, lanes: int) -> None:
             values = self._read_values(i, lanes, old)  # before their codes are overwritten
-            new = {self.spec.slots[j - 2]: self._load(self.new_values[j], i, lanes) for j in self.blocks}
+            new = {self.spec.slots[j - 2]: self.new_values[j].read(self._in_block(i), lanes) for j in self.blocks}
             if lanes == 1:
                 here = self._place(i, lanes)
             else:
-                here = kernel.get(place, np.int32, lanes)
-                b.store((here + lanes * STRIDE % 2**32).ir, place)
+                here = place.get()
+                place.set(here + lanes * STRIDE % 2**32)
             noise = draw_noise(here, self._key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
-                x = self._load(sources[j], i, lanes)
+                x = sources[j].read(self._in_block(i), lanes)
                 self._write_codes(j, i, codec.split(x, noise, self._broadcast(scales[j], lanes)))
             self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
 
-        every_vector = kernel.every_vector if self.watch is None else self.watch.every_vector
+        every_vector = self.kernel.every_vector if self.watch is None else self.watch.every_vector
         every_vector(start, stop, encode)
 
-    def _choose_source(self, j: int, scale: Value) -> ir.Value:
-        """Return the address of the values to encode: the new ones or, rarely, results of ``codec.cut_noise_bits``."""
+    def _choose_source(self, j: int, scale: Value) -> Column:
+        """Return the values to encode: the new ones or, rarely, results of ``codec.cut_noise_bits``."""
         kernel, b, codec = self.kernel, self.builder, self.blocks[j]
-        cut = codec.has_noise_bits_to_cut(scale)
-        if cut is None:
-            return self.new_values[j]
-        with b.if_then(cut.ir, likely=False), kernel.loop(integer(0), integer(self.block), LANES) as i:
-            x = codec.cut_noise_bits(self._load(self.new_values[j], i, LANES), self._broadcast(scale, LANES))
-            b.store(x.ir, self._place_in(self.cut_values[j], i), align=4)
-        return b.select(cut.ir, self.cut_values[j], self.new_values[j])
+        new, cut, has_bits = self.new_values[j], self.cut_values[j], codec.has_noise_bits_to_cut(scale)
+        if has_bits is None:
+            return new
+        with b.if_then(has_bits.ir, likely=False), kernel.loop(integer(0), integer(self.block), LANES) as i:
+            cut.write(i, codec.cut_noise_bits(new.read(i, LANES), self._broadcast(scale, LANES)))
+        return self._buffer(b.select(has_bits.ir, cut.address, new.address))
 
     def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
         """Return gradient times coefficient, parameter and slots, from element ``i`` on, in the rule's type."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
-            each = zip(self._addresses(j, i), codec.fields, strict=False)  # the scale of blocks has no address here
-            numbers = [self._read(address, f.element, lanes) for address, f in each]
+            numbers = [column.read(i, lanes) for column in self.columns[j]]
             if j in self.blocks:
                 numbers.append(self._broadcast(scales[j], lanes))
             values.append(codec.join(*numbers).astype(self.spec.arithmetic))
@@ -281,45 +271,28 @@ class _Update:
 
     def _write_codes(self, j: int, i: ir.Value, codes: Sequence[Value]) -> None:
         """Write codes of codec ``j``, one sequence for each field but the scale, from element ``i`` on."""
-        for code, address, f in zip(codes, self._addresses(j, i), self.spec.codecs[j].fields, strict=False):
-            self.kernel.write(address, f.element, code)
+        for column, code in zip(self.columns[j], codes, strict=True):
+            column.write(i, code)
 
     def _prefetch(self, i: ir.Value, lanes: int) -> None:
         """Prefetch the memory that a later vector reads."""
         if lanes > 1:
             ahead = self.builder.add(i, self.kernel.job["prefetch"])
-            for address in chain.from_iterable(self._addresses(j, ahead) for j in range(len(self.spec.codecs))):
-                self.kernel.prefetch(address)
+            for column in chain.from_iterable(self.columns):
+                column.prefetch(ahead)
 
     def _coefficients(self, lanes: int) -> SimpleNamespace:
         named = zip(self.spec.coefficients, self.coefficients, strict=True)
         return SimpleNamespace(**{name: Value(self.builder, splat(self.builder, c, lanes)) for name, c in named})
 
-    # -- addresses ------------------------------------------------------------------------------------------------
+    # -- vectors --------------------------------------------------------------------------------------------------
 
-    def _addresses(self, j: int, i: ir.Value) -> list[ir.Value]:
-        """Return the addresses of element ``i`` in the fields of codec ``j`` that have one number per element."""
-        fields = self.spec.codecs[j].fields
-        return [
-            self.kernel.element(base, i, f.element)
-            for base, f in zip(self.addresses[j], fields, strict=True)
-            if f.per == 1
-        ]
+    def _buffer(self, address: ir.Value) -> Column:
+        return Column(self.builder, address, ELEMENTS["float32"])
 
-    def _read(self, address: ir.Value, element: Element, lanes: int) -> Value:
-        """Read and decode numbers of a field."""
-        number: Value = element.decode(self.kernel.read(address, element, lanes))
-        return number
-
-    def _place_in(self, block: ir.Value, i: ir.Value) -> ir.Value:
-        """Return the address of element ``i`` in a (block,) buffer."""
-        place = self.builder.and_(i, integer(self.block - 1))
-        return self.builder.gep(block, [place], source_etype=llvm_type(np.float32))
-
-    def _load(self, block: ir.Value, i: ir.Value, lanes: int) -> Value:
-        """Load the numbers from element ``i`` on from a (block,) buffer."""
-        loaded = self.builder.load(self._place_in(block, i), typ=llvm_type(np.float32, lanes), align=4)
-        return Value(self.builder, loaded)
+    def _in_block(self, i: ir.Value) -> ir.Value:
+        """Return the position of element ``i`` in its block."""
+        return self.builder.and_(i, integer(self.block - 1))
 
     def _broadcast(self, scalar: Value, lanes: int) -> Value:
         return Value(self.builder, splat(self.builder, scalar.ir, lanes))

@@ -1,23 +1,24 @@
-"""The skeleton of all kernels: claim a chunk, look its tensors up, loop over their vectors.
+"""The skeleton of all kernels: claim a chunk, look its tensors up, loop over their vectors; and their compilation.
 
 A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job
 (`job.py`). Each thread takes the next chunk from a shared counter until none is left, so that no thread waits for a
-late or slow one.
+late or slow one. Compiling takes a few hundredths of a second, so nothing is cached on disk.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_PIECE, PER_RUN, PER_TENSOR
-from gradstep.engines.fused.trace import Value, llvm_type
-from gradstep.storage.elements import Element
+from gradstep.engines.fused.trace import POINTER, Variable
 
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
@@ -31,7 +32,6 @@ recent write agree in the last 12 bits, a processor may confuse them and wait.
 """
 
 I64 = ir.IntType(64)
-_POINTER = ir.PointerType()
 
 
 def integer(number: int) -> ir.Constant:
@@ -67,7 +67,7 @@ class Kernel:
 
     def __init__(self, columns: int) -> None:
         self.module = ir.Module("gradstep")
-        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_POINTER]), "task")
+        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "task")
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.columns = columns
         self.job = {
@@ -75,8 +75,7 @@ class Kernel:
             for j, name in enumerate(FIELDS)
         }
         for name in FIELDS[2:]:  # threads change the first two
-            self.job[name] = self.builder.load(self.job[name], typ=I64 if name in COUNTS else _POINTER)
-        self._entry = self.builder.block  # the function's first block: stack memory is allocated at its end
+            self.job[name] = self.builder.load(self.job[name], typ=I64 if name in COUNTS else POINTER)
 
     def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
         """Load ``base[index]`` from an array of ``kind``."""
@@ -87,46 +86,6 @@ class Kernel:
         first = self.builder.mul(index, integer(width))
         return [self.load(self.job[table], self.builder.add(first, integer(j)), I64) for j in range(width)]
 
-    def element(self, base: ir.Value, index: ir.Value, element: Element) -> ir.Value:
-        """Return the address of one stored element."""
-        return self.builder.gep(base, [index], source_etype=llvm_type(element.stored))
-
-    def read(self, address: ir.Value, element: Element, lanes: int) -> Value:
-        """Load stored elements, still encoded."""
-        kind = llvm_type(element.stored, lanes)
-        return Value(self.builder, self.builder.load(address, typ=kind, align=element.itemsize))
-
-    def write(self, address: ir.Value, element: Element, code: Value) -> None:
-        """Store encoded elements."""
-        self.builder.store(code.ir, address, align=element.itemsize)
-
-    def prefetch(self, address: ir.Value, *, to_write: bool = False) -> None:
-        """Prefetch the cache line at an address, which need not be valid."""
-        word, name = ir.IntType(32), "llvm.prefetch.p0"
-        kind = ir.FunctionType(ir.VoidType(), [_POINTER, word, word, word])
-        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        near, data = ir.Constant(word, 3), ir.Constant(word, 1)
-        self.builder.call(function, [address, ir.Constant(word, int(to_write)), near, data])
-
-    def allocate(self, dtype: Any, count: int) -> ir.Value:
-        """Allocate ``count`` numbers on the stack, aligned for vectors; return their address."""
-        with self.builder.goto_block(self._entry):
-            array = self.builder.alloca(ir.ArrayType(llvm_type(dtype), count))
-        array.align = 64
-        array.type = _POINTER  # llvmlite still gives it a typed pointer
-        return array
-
-    def allocate_zero(self, dtype: Any, lanes: int) -> ir.Value:
-        """Allocate one value on the stack and set it to 0 here; return its address."""
-        with self.builder.goto_block(self._entry):
-            place = self.builder.alloca(llvm_type(dtype, lanes))
-        self.builder.store(ir.Constant(llvm_type(dtype, lanes), None), place)
-        return place
-
-    def get(self, place: ir.Value, dtype: Any, lanes: int) -> Value:
-        """Load the value at such an address."""
-        return Value(self.builder, self.builder.load(place, typ=llvm_type(dtype, lanes)))
-
     @contextmanager
     def every_run(self, then: Callable[[], None] | None = None) -> Iterator[PieceRun]:
         """Claim chunks until none is left, and loop over their runs; the ``with`` block builds the loop's body.
@@ -135,7 +94,7 @@ class Kernel:
             then: builds code that the last thread to finish runs once, after all chunks.
         """
         b = self.builder
-        mine = self.allocate_zero(np.int64, 1)
+        mine = None if then is None else Variable(b, np.int64, 1)  # chunks that this thread has done
         claim, work, done = (self.function.append_basic_block(n) for n in ("claim", "work", "done"))
         b.branch(claim)
         b.position_at_end(claim)
@@ -147,12 +106,13 @@ class Kernel:
         with self.loop(begin, end, 1) as run:
             first, stop, _ = self.row("runs", run, len(PER_RUN))
             yield PieceRun(run, first, stop)
-        b.store(b.add(b.load(mine, typ=I64), integer(1)), mine)
+        if mine is not None:
+            mine.set(mine.get() + 1)
         b.branch(claim)
 
         b.position_at_end(done)
-        if then is not None:
-            count = b.load(mine, typ=I64)
+        if then is not None and mine is not None:
+            count = mine.get().ir
             others = b.atomic_rmw("add", self.job["done"], count, "acq_rel")
             last = b.icmp_signed("==", b.add(others, count), self.job["chunk_count"])
             with b.if_then(b.and_(last, b.icmp_signed("!=", count, integer(0)))):
@@ -166,7 +126,7 @@ class Kernel:
             tensor, start, stop = self.row("pieces", k, len(PER_PIECE))
             entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
             _, row, key = entries[self.columns :]
-            addresses = [self.builder.inttoptr(entry, _POINTER) for entry in entries[: self.columns]]
+            addresses = [self.builder.inttoptr(entry, POINTER) for entry in entries[: self.columns]]
             yield Piece(start, stop, addresses, row, key)
 
     def end_of_whole_steps(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
@@ -249,3 +209,47 @@ class Kernel:
         i.add_incoming(b.add(i, integer(step) if isinstance(step, int) else step), b.block)
         b.branch(head)
         b.position_at_end(after)
+
+
+# -- compilation ------------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()  # LLVM's tools are not safe to use from two threads at once
+_engines: list[Any] = []  # the machine code lives as long as its engine
+
+
+def _target_machine() -> Any:
+    """Return a new target machine: each LLVM engine owns the one that it was made with."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+
+
+def optimize(module: ir.Module | str) -> Any:
+    """Parse, check and optimize a module or its text."""
+    machine = _target_machine()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=1)
+    # Kernels are written in vectors; vectorizing the loop over the remaining elements would double the compile time.
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(parsed, passes)
+    return parsed
+
+
+def compile_module(module: ir.Module | str) -> int:
+    """Compile a module for this processor; return the address of its function ``task``."""
+    with _lock:
+        optimized = optimize(module)
+        engine = llvm.create_mcjit_compiler(optimized, _target_machine())
+        engine.finalize_object()
+        _engines.append(engine)
+        return int(engine.get_function_address("task"))
+
+
+def converts_float16() -> bool:
+    """Return whether this processor converts half precision; else LLVM would call a function that does not exist."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("f16c") or not llvm.get_default_triple().startswith(("x86", "i686", "amd64")))

@@ -2,7 +2,8 @@
 
 A :class:`Value` stands for one element or for a vector of elements. It has the operations of NumPy arrays that rules
 and codecs use (arithmetic, comparison, ``sqrt``, ``astype``, ``view``), and each use appends one LLVM instruction. No
-flag allows LLVM to contract or reorder them, so the kernel computes the same bits as NumPy.
+flag allows LLVM to contract or reorder them, so the kernel computes the same bits as NumPy. Values are read from and
+written to a :class:`Column` of a tensor's memory, or a :class:`Variable` on the kernel's stack.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, final
 
 import numpy as np
 from llvmlite import ir
+
+from gradstep.storage.elements import Element
 
 _SCALARS: dict[Any, ir.Type] = {
     np.float16: ir.HalfType(),
@@ -278,3 +281,98 @@ class Value:
 def _numpy_type(kind: ir.Type) -> Any:
     scalar = _scalar(kind)
     return next(numpy for numpy, llvm in _SCALARS.items() if llvm == scalar)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+POINTER = ir.PointerType()
+
+
+@final
+class Column:
+    """The array of one field of a tensor.
+
+    Args:
+        builder: of the kernel.
+        address: of the tensor's first element.
+        element: the type of its elements.
+    """
+
+    __slots__ = ("_align", "address", "builder", "element")
+
+    def __init__(self, builder: ir.IRBuilder, address: ir.Value, element: Element) -> None:
+        self.builder, self.address, self.element, self._align = builder, address, element, element.itemsize
+
+    def read(self, i: ir.Value, lanes: int) -> Value:
+        """Load elements from ``i`` on, and decode them."""
+        kind = llvm_type(self.element.stored, lanes)
+        code = Value(self.builder, self.builder.load(self._address_of(i), typ=kind, align=self._align))
+        value: Value = self.element.decode(code)
+        return value
+
+    def write(self, i: ir.Value, code: Value) -> None:
+        """Store encoded elements from ``i`` on."""
+        self.builder.store(code.ir, self._address_of(i), align=self._align)
+
+    def prefetch(self, i: ir.Value) -> None:
+        """Prefetch the cache line of an element, which need not exist."""
+        prefetch(self.builder, self._address_of(i))
+
+    def _address_of(self, i: ir.Value) -> ir.Value:
+        return self.builder.gep(self.address, [i], source_etype=llvm_type(self.element.stored))
+
+
+@final
+class Variable:
+    """A number or a vector of numbers, or an array of them, on the stack of a kernel.
+
+    Args:
+        builder: of the kernel.
+        dtype: the NumPy type of the numbers.
+        lanes: numbers in a vector.
+        start: the value at first, which is set where the kernel is being built now.
+        length: of the array; 1 for a single vector.
+    """
+
+    __slots__ = ("_address", "_builder", "_kind", "_length")
+
+    def __init__(self, builder: ir.IRBuilder, dtype: Any, lanes: int, start: float = 0, *, length: int = 1) -> None:
+        self._builder, self._kind, self._length = builder, llvm_type(dtype, lanes), length
+        array = ir.ArrayType(self._kind, length)
+        with builder.goto_entry_block():
+            self._address = builder.alloca(array)
+        builder.store(ir.Constant(array, [_constant(self._kind, start)] * length), self._address)
+        self._address.type = POINTER  # llvmlite still gives it a typed pointer
+
+    def vectors(self) -> list[Value]:
+        """Load each vector of the array."""
+        return [self.get(ir.Constant(_INDEX, k)) for k in range(self._length)]
+
+    def get(self, k: ir.Value | None = None) -> Value:
+        """Load the value, or vector ``k`` of the array."""
+        return Value(self._builder, self._builder.load(self._address_of(k), typ=self._kind))
+
+    def set(self, value: Value, k: ir.Value | None = None) -> None:
+        """Store another value."""
+        self._builder.store(value.ir, self._address_of(k))
+
+    def _address_of(self, k: ir.Value | None) -> ir.Value:
+        return self._address if k is None else self._builder.gep(self._address, [k], source_etype=self._kind)
+
+
+def allocate(builder: ir.IRBuilder, dtype: Any, count: int) -> ir.Value:
+    """Allocate ``count`` numbers on the stack of a kernel, aligned for vectors; return their address."""
+    with builder.goto_entry_block():
+        array = builder.alloca(ir.ArrayType(llvm_type(dtype), count))
+    array.align = 64
+    array.type = POINTER  # llvmlite still gives it a typed pointer
+    return array
+
+
+def prefetch(builder: ir.IRBuilder, address: ir.Value, *, to_write: bool = False) -> None:
+    """Prefetch the cache line at an address, which need not be valid."""
+    word, name = ir.IntType(32), "llvm.prefetch.p0"
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, word, word, word])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    near, data = ir.Constant(word, 3), ir.Constant(word, 1)
+    builder.call(function, [address, ir.Constant(word, int(to_write)), near, data])

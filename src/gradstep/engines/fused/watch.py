@@ -21,7 +21,17 @@ from llvmlite import ir
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import PER_RUN, ROW_WIDTH
 from gradstep.engines.fused.skeleton import LANES, Kernel, PieceRun, integer
-from gradstep.engines.fused.trace import Value, fold_lanes, intrinsic, lanes_of, llvm_type, max_lane
+from gradstep.engines.fused.trace import (
+    Value,
+    Variable,
+    allocate,
+    fold_lanes,
+    intrinsic,
+    lanes_of,
+    llvm_type,
+    max_lane,
+    prefetch,
+)
 from gradstep.engines.statistics import EMPTY_ROW, SUMS
 
 SQUARES = 3
@@ -52,19 +62,19 @@ class Watch:
         b, kind = kernel.builder, spec.arithmetic
         row = b.mul(run.index, integer(ROW_WIDTH))
         self.results = b.gep(kernel.job["results"], [row], source_etype=llvm_type(np.float64))
-        kernel.prefetch(self.results, to_write=True)  # the end of a run waits until its writes are done
-        self.totals = [kernel.allocate_zero(np.float64, 1) for _ in range(SQUARES)]
-        self.partial_sums = kernel.allocate_zero(np.float64, LANES)  # as _partial_sums() leaves them
+        prefetch(b, self.results, to_write=True)  # the end of a run waits until its writes are done
+        self.totals = [Variable(b, np.float64, 1) for _ in range(SQUARES)]
+        self.partial_sums = Variable(b, np.float64, LANES)  # as _partial_sums() leaves them
         # Columns of the tile: gradient, stored new parameter, old parameter and, if there is one, the second moment.
-        self.tile = [kernel.allocate(kind, TILE) for _ in range(4 if spec.second else 3)]
-        self.count = kernel.allocate_zero(np.int64, 1)  # elements in the tile
+        self.tile = [allocate(b, kind, TILE) for _ in range(4 if spec.second else 3)]
+        self.count = Variable(b, np.int64, 1)  # elements in the tile
         # In float32, which is exact up to 2²⁴, counting takes one instruction less than in int32.
-        self.unmoved = {lanes: kernel.allocate_zero(np.float32, lanes) for lanes in (HALF, 1)}
+        self.unmoved = {lanes: Variable(b, np.float32, lanes) for lanes in (HALF, 1)}
         self.bounds = {
-            (least, lanes): kernel.allocate_zero(kind, lanes) for least in (True, False) for lanes in (HALF, 1)
+            (least, lanes): Variable(b, kind, lanes, np.inf if least else -np.inf)
+            for least in (True, False)
+            for lanes in (HALF, 1)
         }
-        for (least, lanes), place in self.bounds.items():
-            self._store(place, self._constant(kind, np.inf if least else -np.inf, lanes))
 
     def add_vector(self, g: Value, p: Value, new: Sequence[Value], lanes: int) -> None:
         """Add a vector (or one element) of gradient, old parameter, and new parameter and slots to the statistics."""
@@ -72,25 +82,25 @@ class Watch:
         if self.spec.second:
             numbers.append(new[1 + self.spec.slots.index(self.spec.second)])
         if lanes == 1:
-            self._add_exactly(numbers, lanes, self.totals)
+            self._add_exactly(numbers, self.totals)
             self._compare(numbers, lanes)
             return
-        count = self._tile_count()
+        count = self.count.get()
         for room, x in zip(self.tile, numbers, strict=True):
             self.kernel.builder.store(x.ir, self._place_in(room, count.ir), align=64)
-        self._store(self.count, count + lanes)
+        self.count.set(count + lanes)
 
     def every_vector(self, start: ir.Value, stop: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
         """Like :meth:`Kernel.every_vector`, tile by tile, for a body that calls :meth:`add_vector`."""
         kernel, b = self.kernel, self.kernel.builder
         middle = kernel.end_of_whole_steps(start, stop, LANES)
-        with kernel.loop(b.sub(start, self._tile_count().ir), middle, TILE) as block:
+        with kernel.loop(b.sub(start, self.count.get().ir), middle, TILE) as block:
             end = b.add(block, integer(TILE))
             first = b.select(b.icmp_signed("<", block, start), start, block)
             last = b.select(b.icmp_signed("<", end, middle), end, middle)
             with kernel.loop(first, last, LANES) as i:
                 body(i, LANES)
-            with b.if_then((self._tile_count() == TILE).ir):
+            with b.if_then((self.count.get() == TILE).ir):
                 self._add_up_tile()
         with kernel.loop(middle, stop, 1) as i:
             body(i, 1)
@@ -98,85 +108,75 @@ class Watch:
     def _add_up_tile(self) -> None:
         """Add the tile to the statistics, and begin a new tile."""
         kernel, kind, b = self.kernel, self.spec.arithmetic, self.kernel.builder
-        count = self._tile_count()
-        sums = [kernel.allocate_zero(kind, LANES) for _ in range(SQUARES)]
+        count = self.count.get()
+        sums = [Variable(b, kind, LANES) for _ in range(SQUARES)]
         with kernel.loop(integer(0), count.ir, LANES) as i:
             numbers = self._numbers(i)
             g, stored, p = numbers[:3]
             for place, x in zip(sums, (g, stored, stored - p), strict=True):
-                self._store(place, _plus_square(kernel.get(place, kind, LANES), x))
+                place.set(_plus_square(place.get(), x))
             for half in zip(*map(_halves, numbers)):
                 self._compare(half, HALF)
-        self._store(self.count, Value(b, integer(0)))
-        new = _partial_sums(*(kernel.get(place, kind, LANES) for place in sums))
+        self.count.set(Value(b, integer(0)))
+        new = _partial_sums(*(place.get() for place in sums))
         if kind is not np.float32:
-            self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + new)
+            self.partial_sums.set(self.partial_sums.get() + new)
             return
         mask = ir.IntType(LANES)  # a bit for each sum: whether it is right
-        right = kernel.allocate_zero(np.uint16, 1)
-        b.store(b.bitcast(((new >= MIN_EXACT_SUM) & (new < np.inf)).ir, mask), right)
+        right = Variable(b, np.uint16, 1)
+        right.set(Value(b, b.bitcast(((new >= MIN_EXACT_SUM) & (new < np.inf)).ir, mask)))
         full = ir.Constant(mask, 2**LANES - 1)
-        with b.if_then(b.icmp_unsigned("!=", b.load(right, typ=mask), full), likely=False):
-            b.store(b.or_(b.load(right, typ=mask), self._find_zero_sums(count)), right)
-        every = b.icmp_unsigned("==", b.load(right, typ=mask), full)
+        with b.if_then(b.icmp_unsigned("!=", right.get().ir, full), likely=False):
+            right.set(right.get() | Value(b, self._find_zero_sums(count)))
+        every = b.icmp_unsigned("==", right.get().ir, full)
         with b.if_else(every, likely=True) as (good, doubtful):
             with good:
-                wide = new.astype(np.float64)
-                self._store(self.partial_sums, kernel.get(self.partial_sums, np.float64, LANES) + wide)
+                self.partial_sums.set(self.partial_sums.get() + new.astype(np.float64))
             with doubtful:
-                exact = [kernel.allocate_zero(np.float64, LANES) for _ in range(SQUARES)]
+                exact = [Variable(b, np.float64, LANES) for _ in range(SQUARES)]
                 with kernel.loop(integer(0), count.ir, LANES) as i:
-                    self._add_exactly(self._numbers(i), LANES, exact)
+                    self._add_exactly(self._numbers(i), exact)
                 for total, place in zip(self.totals, exact, strict=True):
-                    self._add(total, fold_lanes(kernel.get(place, np.float64, LANES), operator.add))
+                    total.set(total.get() + fold_lanes(place.get(), operator.add))
 
     def _find_zero_sums(self, count: Value) -> ir.Value:
         """Return as bits which lanes of :func:`_partial_sums` add only zeros, in the first ``count`` elements."""
         kernel, b = self.kernel, self.kernel.builder
-        magnitudes = [kernel.allocate_zero(np.int32, LANES) for _ in range(SQUARES)]
+        magnitudes = [Variable(b, np.int32, LANES) for _ in range(SQUARES)]
         with kernel.loop(integer(0), count.ir, LANES) as i:
             g, stored, p = self._numbers(i)[:3]
             for place, x in zip(magnitudes, (g, stored, stored - p), strict=True):
-                self._store(place, kernel.get(place, np.int32, LANES) | (x.view(np.int32) & _MAGNITUDE_BITS))
+                place.set(place.get() | (x.view(np.int32) & _MAGNITUDE_BITS))
         mask = ir.IntType(LANES)
         result = ir.Constant(mask, 0)
         for place, lanes in zip(magnitudes, (0x000F, 0x00F0, 0xFF00), strict=True):
-            only = max_lane(kernel.get(place, np.int32, LANES)) == 0
+            only = max_lane(place.get()) == 0
             result = b.or_(result, b.select(only.ir, ir.Constant(mask, lanes), ir.Constant(mask, 0)))
         return result
 
     def _compare(self, numbers: Sequence[Value], lanes: int) -> None:
         """Count the elements that the step did not move, and update the bounds of the second moment."""
         g, stored, p, *second = numbers
-        get, kind = self.kernel.get, self.spec.arithmetic
         # Conditions are not combined: for AVX2 LLVM would narrow each to 16 bits, and widen the result.
-        before = p.where(g != 0.0, np.nan)
-        so_far = get(self.unmoved[lanes], np.float32, lanes)
-        self._store(self.unmoved[lanes], so_far + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
+        before, unmoved = p.where(g != 0.0, np.nan), self.unmoved[lanes]
+        unmoved.set(unmoved.get() + self._constant(np.float32, 1.0, lanes).where(stored == before, 0.0))
         for x in second:
             for least in (True, False):
-                place = self.bounds[least, lanes]
-                self._store(place, _min_or_max(x, get(place, kind, lanes), least=least))
-
-    def _tile_count(self) -> Value:
-        return self.kernel.get(self.count, np.int64, 1)
+                bound = self.bounds[least, lanes]
+                bound.set(_min_or_max(x, bound.get(), least=least))
 
     def finish(self) -> None:
         """Write the run's row of results."""
-        kernel, b, kind = self.kernel, self.kernel.builder, self.spec.arithmetic
-        with b.if_then((self._tile_count() != 0).ir):
+        b = self.kernel.builder
+        with b.if_then((self.count.get() != 0).ir):
             self._add_up_tile()
-        parts = lanes_of(kernel.get(self.partial_sums, np.float64, LANES))
-        for k, total in enumerate(self.totals):
-            self._store(total, sum(parts[4 * k : 4 * k + 4], start=kernel.get(total, np.float64, 1)))
-        results = [kernel.get(total, np.float64, 1) for total in self.totals]
-        unmoved = fold_lanes(kernel.get(self.unmoved[HALF], np.float32, HALF), operator.add)
-        results.append(unmoved + kernel.get(self.unmoved[1], np.float32, 1))
+        parts = lanes_of(self.partial_sums.get())
+        results = [sum(parts[4 * k : 4 * k + 4], start=total.get()) for k, total in enumerate(self.totals)]
+        results.append(fold_lanes(self.unmoved[HALF].get(), operator.add) + self.unmoved[1].get())
         ends = []
         for least in (True, False):
-            wide, single = (kernel.get(self.bounds[least, lanes], kind, lanes) for lanes in (HALF, 1))
             further = partial(_min_or_max, least=least)
-            ends.append(further(fold_lanes(wide, further), single))
+            ends.append(further(fold_lanes(self.bounds[least, HALF].get(), further), self.bounds[least, 1].get()))
         # Without a second moment, or if all of it is NaN, the bounds still have their initial values.
         results += [end.where(ends[0] <= ends[1], np.nan) for end in ends]
         for j, x in enumerate(results):
@@ -185,17 +185,11 @@ class Watch:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def _store(self, place: ir.Value, x: Value) -> None:
-        self.kernel.builder.store(x.ir, place)
-
-    def _add(self, total: ir.Value, x: Value, lanes: int = 1) -> None:
-        self._store(total, self.kernel.get(total, np.float64, lanes) + x)
-
-    def _add_exactly(self, numbers: Sequence[Value], lanes: int, totals: Sequence[ir.Value]) -> None:
+    def _add_exactly(self, numbers: Sequence[Value], totals: Sequence[Variable]) -> None:
         """Add the squares of the gradient, the parameter and its change to their totals, in float64."""
         g, stored, p = (x.astype(np.float64) for x in numbers[:3])
         for total, x in zip(totals, (g, stored, stored - p), strict=True):
-            self._add(total, x * x, lanes)
+            total.set(total.get() + x * x)
 
     def _numbers(self, i: ir.Value) -> list[Value]:
         """Load a vector of each of the tile's columns, from its element ``i`` on."""

@@ -151,7 +151,7 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
         functions |= {call: getattr(ctypes.pythonapi, call) for call in _CALLS}
     except (OSError, AttributeError):
         return None
-    from gradstep.engines.fused.jit import compile_module
+    from gradstep.engines.fused.skeleton import compile_module
 
     addresses = {field: ctypes.cast(at, ctypes.c_void_p).value or 0 for field, at in functions.items()}
     objects = {name: ctypes.c_void_p.from_buffer(ctypes.py_object(it)).value or 0 for name, it in _OBJECTS.items()}
