@@ -78,6 +78,6 @@ class Reference(Engine):
             batch.tally = build_tally(statistics, batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
-        element = batch.spec.gradient.fields[0].element
+        element = batch.spec.gradient.element
         with np.errstate(all="ignore"):
             return float(sum(np.sum(element.decode(g).astype(np.float64) ** 2) for g in batch.arrays()[0]))

@@ -129,28 +129,12 @@ class Half(Element):
 
 
 @final
-class Float32(Element):
-    """IEEE single precision, the arithmetic itself."""
+class Full(Element):
+    """IEEE single or double precision, the arithmetic itself."""
 
-    name = "float32"
-    stored = np.float32
-    itemsize = 4
-
-    def _decode(self, code: Array) -> Array:
-        return code
-
-    def _encode(self, x: Array) -> Array:
-        return x
-
-
-@final
-class Float64(Element):
-    """IEEE double precision, computed in double precision."""
-
-    name = "float64"
-    stored = np.float64
-    itemsize = 8
-    arithmetic = np.float64
+    def __init__(self, arithmetic: type[np.floating[Any]]) -> None:
+        self.name, self.itemsize = arithmetic.__name__, np.dtype(arithmetic).itemsize
+        self.stored = self.arithmetic = arithmetic
 
     def _decode(self, code: Array) -> Array:
         return code
@@ -245,7 +229,7 @@ class Native(Element):
 
 BFLOAT16 = BFloat16()
 
-ELEMENTS: dict[str, Element] = {e.name: e for e in (Float32(), Float64(), Float16(), BFLOAT16)}
+ELEMENTS: dict[str, Element] = {e.name: e for e in (Full(np.float32), Full(np.float64), Float16(), BFLOAT16)}
 """The element types of numbers by name."""
 
 BYTE = Byte()

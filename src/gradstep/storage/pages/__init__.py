@@ -9,9 +9,17 @@ from gradstep.storage.pages.file import PageFile
 from gradstep.storage.pages.header import PageFileError
 from gradstep.storage.pages.layout import Layout
 from gradstep.storage.pages.memory import resident_bytes
-from gradstep.storage.pages.pager import Pager
 from gradstep.storage.pages.preflight import Preflight, preflight
-from gradstep.storage.pages.windows import Column, Item, PageWindow, Piece, check_budget, plan_windows, split_work
+from gradstep.storage.pages.windows import (
+    Column,
+    Item,
+    Pager,
+    PageWindow,
+    Piece,
+    check_budget,
+    plan_windows,
+    split_work,
+)
 
 __all__ = [
     "Column",

@@ -1,7 +1,8 @@
-"""Many named arrays in one memory-mapped file, which is created as a whole, and refused if its contents are not."""
+"""Many named arrays in one memory-mapped file: created whole, refused if it is not whole, used by one owner."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -28,8 +29,10 @@ from gradstep.storage.pages.header import (
     read_head,
 )
 from gradstep.storage.pages.layout import PAGE, Layout
-from gradstep.storage.pages.lock import FileLock
 from gradstep.storage.pages.memory import Residency
+
+if sys.platform != "win32":
+    import fcntl
 
 Array = npt.NDArray[Any]
 
@@ -249,3 +252,56 @@ class PageFile:
         if sys.platform == "win32":
             self._mapping.flush()
         os.fsync(self._fileno)
+
+
+# -- the lock ---------------------------------------------------------------------------------------------------------
+
+_LOCKS: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+@final
+class FileLock:
+    """Locks a file for one owner in any process, until it is released or the process ends.
+
+    The lock is `flock`'s. It has its own file descriptor, which forked children close: a DataLoader's worker that
+    outlives its parent does not keep the file locked. Windows has no `flock`; nothing is locked there.
+
+    Raises:
+        BlockingIOError: another owner has locked the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fileno = os.open(path, os.O_RDONLY)
+        self._close = weakref.finalize(self, os.close, self._fileno)
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(self._fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._close()
+                raise BlockingIOError(
+                    error.errno,
+                    "in use by another optimizer; one at a time: close it, or give another folder",
+                    str(path),
+                ) from None
+        _LOCKS.add(self)
+
+    def release(self) -> None:
+        """Unlock the file."""
+        if sys.platform != "win32" and self._close.alive:
+            fcntl.flock(self._fileno, fcntl.LOCK_UN)
+        self._close()
+
+    def drop(self) -> None:
+        """Drop the lock in a forked child; the parent process still holds it."""
+        self._close()
+
+
+def _drop_locks() -> None:
+    """Drop all locks in a forked child, since they belong to the parent."""
+    for lock in list(_LOCKS):
+        with contextlib.suppress(OSError):
+            lock.drop()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_drop_locks)
