@@ -36,6 +36,19 @@ def build_tally(rows: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) 
     return Tally.of(table)
 
 
+def apply_rule(spec: UpdateSpec, c: Any, old: Sequence[Array]) -> list[Array]:
+    """Return the new parameter and slots.
+
+    Args:
+        spec: the update to compute.
+        c: the coefficients, by name.
+        old: the parameter, its gradient, and every slot.
+    """
+    p, g, *slots = old
+    state = State(**dict(zip(spec.slots, slots, strict=True)))
+    return [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
+
+
 class Arrays(ABC):
     """The operations that NumPy and torch spell differently, and the update that is built from them."""
 
@@ -85,14 +98,48 @@ class Arrays(ABC):
         Returns:
             (len(STATISTICS),) the statistics, or an empty list.
         """
+        old = self.decode(spec, c, columns)
+        new = apply_rule(spec, c, old)
+        numbers = self.number_elements(columns[1], start) if spec.noise else None
+        return self.store(spec, key, columns, old, new, numbers, watched=watched)
+
+    def decode(self, spec: UpdateSpec, c: Any, columns: Sequence[Array]) -> list[Array]:
+        """Return what a rule receives: the parameter, the gradient times its coefficient, and every slot.
+
+        Args:
+            spec, c, columns: as in :meth:`update`.
+        """
         places = spec.split_by_codec(columns)
         g, p, *slots = (
             self.cast(self.value(codec, fields), spec.arithmetic)
             for codec, fields in zip(spec.codecs, places, strict=True)
         )
-        state = State(**dict(zip(spec.slots, slots, strict=True)))
-        g = g * c.gradient
-        new = [spec.rule.update(p, g, state, c), *(getattr(state, name) for name in spec.slots)]
+        return [p, g * c.gradient, *slots]
+
+    def store(
+        self,
+        spec: UpdateSpec,
+        key: int,
+        columns: Sequence[Array],
+        old: Sequence[Array],
+        new: Sequence[Array],
+        numbers: Array | None,
+        *,
+        watched: bool,
+    ) -> list[float]:
+        """Encode and write the new parameter and slots.
+
+        Args:
+            spec, key, columns, watched: as in :meth:`update`.
+            old: the result of :meth:`decode`.
+            new: the new parameter and slots.
+            numbers: (n,) int32 the number of every element within the whole parameter, if something is rounded at
+                random.
+
+        Returns:
+            (len(STATISTICS),) the statistics, or an empty list.
+        """
+        places = spec.split_by_codec(columns)
         random: dict[int, Array] = {}
         codes: list[Array] = []
         for j, (x, fields) in enumerate(zip(new, places[1:], strict=True), 1):
@@ -101,12 +148,10 @@ class Arrays(ABC):
                 stream = spec.noise[j]
                 if stream not in random:
                     low, high = split_key(key)
-                    random[stream] = draw_noise(
-                        sequence_position(self.number_elements(fields[0], start), low), high, stream
-                    )
+                    random[stream] = draw_noise(sequence_position(numbers, low), high, stream)
                 noise = self._unflatten(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
-        statistics = self._statistics(spec, g, p, new) if watched else []
+        statistics = self._statistics(spec, old[1], old[0], new) if watched else []
         self.write(columns[1:], codes)
         return statistics
 

@@ -162,8 +162,31 @@ class Batch(ABC):
         """Return :attr:`columns` as NumPy arrays of the stored types, sharing memory."""
 
 
+ANOTHER_FAILED = "another rank could not take this step, and its own error says why; nothing was changed on any rank"
+"""The error of the ranks that could have taken a step."""
+
+
 class Ranks(ABC):
     """The processes among which the parameters of an optimizer, or their elements, are divided."""
+
+    @abstractmethod
+    def fail(self, *, measured: bool) -> None:
+        """Join the first exchange of a step that this rank cannot take, so that all ranks raise an error.
+
+        Args:
+            measured: whether the step takes the norm.
+        """
+
+    @abstractmethod
+    def agree(self, batches: Sequence[Batch]) -> None:
+        """Exchange errors, before an update that exchanges or is followed by an exchange; all ranks must call it.
+
+        Args:
+            batches: this rank's part of each batch.
+
+        Raises:
+            RuntimeError: a rank cannot take this step.
+        """
 
     @abstractmethod
     def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
@@ -173,6 +196,9 @@ class Ranks(ABC):
             batches: this rank's part of each batch.
             values: one per batch, of this rank's part.
             how: what to return.
+
+        Raises:
+            RuntimeError: a rank cannot take this step, which a sum tells the others.
         """
 
     @abstractmethod

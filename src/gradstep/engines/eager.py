@@ -52,6 +52,12 @@ class TorchArrays(Arrays):
 ARRAYS = TorchArrays()
 
 
+def name_coefficients(batch: Batch) -> list[SimpleNamespace]:
+    """Return each row of a batch's coefficients by their names."""
+    names = batch.spec.coefficients
+    return [SimpleNamespace(**dict(zip(names, map(float, row), strict=True))) for row in batch.coefficients]
+
+
 @final
 class Eager(Engine):
     """Updates one parameter after the other with torch operations; needs temporaries of a parameter's size."""
@@ -65,9 +71,7 @@ class Eager(Engine):
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
         spec = batch.spec
-        rows = [
-            SimpleNamespace(**dict(zip(spec.coefficients, map(float, row), strict=True))) for row in batch.coefficients
-        ]
+        rows = name_coefficients(batch)
         statistics = {}
         for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():

@@ -72,6 +72,12 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
 class FlatShards(Ranks):
     """The ranks of flat shards, which this process does not know: it cannot take a norm over all of them."""
 
+    def fail(self, *, measured: bool) -> None:
+        """Do nothing: no step of these ranks exchanges anything."""
+
+    def agree(self, batches: Sequence[Batch]) -> None:
+        """Do nothing, as above."""
+
     def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
         if how == "sum":
             raise RuntimeError(

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
@@ -36,6 +35,7 @@ from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
+from gradstep.optimizers.step.mesh import tell_ranks
 from gradstep.optimizers.step.table import Table, TorchBatch
 from gradstep.optimizers.wrapped import innermost
 from gradstep.optimizers.zero import Whole, find_whole
@@ -304,20 +304,20 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
-        """Return rules, table and batches of a step, or the report of one that only creates the state.
-
-        ``measured``: whether the step takes the norm; ``watched``: whether it collects statistics.
-        """
-        whole = self._whole
-        with nullcontext() if whole is None or not measured else whole.failing_together():
-            rules = build_rules(self._rule, self.param_groups)
-            now = (rules, self.param_groups, self.__dict__["state"])
-            table, created = self._table, None
-            batches = None if table is None else table.batches(*now, state_seen=self._state_seen)
+        """Return rules, table and batches of a step; and the report of one that only creates the state."""
+        whole, groups, state = self._whole, self.param_groups, self.__dict__["state"]
+        try:
+            rules = build_rules(self._rule, groups)
+            table = self._table
+            batches = None if table is None else table.batches(rules, groups, state, state_seen=self._state_seen)
             if table is None or batches is None:
-                table, batches = build_batches(self._engine, self._storage, self._paged, *now, whole)
-                created = create_state(table, batches, *now[1:]) if not (measured or watched or whole) else None
-        return rules, table, batches, created
+                chosen = (self._engine, self._storage, self._paged)
+                table, batches = build_batches(*chosen, rules, groups, state, whole)
+        except Exception:
+            tell_ranks(whole, self._rule, groups, state, measured=measured, watched=watched)
+            raise
+        quiet = table is not self._table and not (measured or watched or whole)
+        return rules, table, batches, create_state(table, batches, groups, state) if quiet else None
 
     @property
     def _lock(self) -> threading.RLock:

@@ -50,6 +50,11 @@ def sharded_axes(tensor: DTensor) -> list[int | None]:
     return [None if kind.is_replicate() else kind.dim for kind in tensor.placements]  # type: ignore[attr-defined]
 
 
+def any_sharded(tensor: DTensor) -> bool:
+    """Return whether a process has only a part of the tensor."""
+    return any(axis is not None for axis in sharded_axes(tensor))
+
+
 def explain_refusal(p: DTensor, name: str) -> str | None:
     """Return why a DTensor cannot be updated through its local tensor, and what to do; None if it can."""
     if any(kind.is_partial() for kind in p.placements):
@@ -169,10 +174,12 @@ class ShardedParameter:
     Attributes:
         parameter: the parameter.
         name: its name in an error.
+        collapsed: the keys of the slots that have length 1 along an axis, and this axis, counted from the end.
     """
 
     parameter: DTensor
     name: str
+    collapsed: Mapping[str, int]
 
     @cached_property
     def local(self) -> Tensor:
@@ -236,19 +243,33 @@ class ShardedParameter:
         from torch.distributed.tensor import distribute_tensor
 
         blocks = None if field is None or field.per == 1 else block_shape(self.parameter, field.per)
+        shape, placements = self._distribution(key)
         with torch.no_grad():
             if not is_distributed(value):
-                whole = tuple(self.parameter.shape) if blocks is None else blocks
+                whole = shape if blocks is None else blocks
                 if field is None or value.numel() != math.prod(whole) or not self.place.dims:
                     return value
-                value = distribute_tensor(value.detach().reshape(whole), self.mesh, self.placements, src_data_rank=None)
-            if value.device_mesh != self.mesh or value.placements != self.placements:
+                value = distribute_tensor(value.detach().reshape(whole), self.mesh, placements, src_data_rank=None)
+            if value.device_mesh != self.mesh or value.placements != placements:
                 raise RuntimeError(
-                    f"{key} of {self.name} has placements {value.placements} on {value.device_mesh}, and the parameter "
-                    f"{self.placements} on {self.mesh}: load it with torch.distributed.checkpoint, which reshards"
+                    f"{key} of {self.name} has placements {value.placements} on {value.device_mesh}, but must have "
+                    f"{placements} on {self.mesh}, as the parameter has: load it with torch.distributed.checkpoint, "
+                    "which reshards"
                 )
             local = value.to_local()
-            return local if value.shape == self.parameter.shape else local.reshape(-1)  # scales
+            return local.reshape(-1) if blocks is not None else local
+
+    def _distribution(self, key: str) -> tuple[tuple[int, ...], tuple[Placement, ...]]:
+        """Return the shape and the placements of an array of the whole parameter's state."""
+        from torch.distributed.tensor import Replicate
+
+        p = self.parameter
+        if key not in self.collapsed:
+            return tuple(p.shape), self.placements
+        axis = self.collapsed[key] % p.dim()
+        shape = (*p.shape[:axis], 1, *p.shape[axis + 1 :])
+        each = zip(self.placements, sharded_axes(p), strict=True)
+        return shape, tuple(Replicate() if own == axis else kind for kind, own in each)
 
     def distribute(
         self, entry: Mapping[str, Any], fields: Mapping[str, Field], old: Mapping[str, Any] | None = None
@@ -260,23 +281,25 @@ class ShardedParameter:
             fields: every array by its key.
             old: DTensors to take where they have the same memory.
         """
+        old = {} if old is None else old
         return {
-            key: self._distribute(value, fields[key], None if old is None else old.get(key)) if key in fields else value
+            key: self._distribute(key, value, fields[key], old.get(key)) if key in fields else value
             for key, value in entry.items()
         }
 
-    def _distribute(self, value: Tensor, field: Field, old: Any) -> DTensor:
+    def _distribute(self, key: str, value: Tensor, field: Field, old: Any) -> DTensor:
         from torch.distributed.tensor import DTensor
 
         if isinstance(old, DTensor) and local_tensor(old).data_ptr() == value.data_ptr() and value.numel():
             return old
-        shape = tuple(self.parameter.shape if self.place.dims else value.shape)
+        whole, placements = self._distribution(key)
+        shape = whole if self.place.dims else tuple(value.shape)
         if self.place.dims and field.per > 1:
             blocks = block_shape(self.parameter, field.per)
             assert blocks is not None  # such a parameter is refused
             shape, value = blocks, value.view(self._local_block_shape(blocks, field.per))
         return DTensor.from_local(
-            value, self.mesh, self.placements, run_check=False, shape=torch.Size(shape), stride=_row_major(shape)
+            value, self.mesh, placements, run_check=False, shape=torch.Size(shape), stride=_row_major(shape)
         )
 
     def _local_block_shape(self, blocks: Sequence[int], per: int) -> tuple[int, ...]:

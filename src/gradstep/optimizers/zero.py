@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, final
 
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Ranks
+from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
 from gradstep.optimizers.arguments import parameter_names
 
 
@@ -60,23 +59,19 @@ class Whole(Ranks):
 
     # -- the other ranks ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def failing_together(self) -> Iterator[None]:
-        """If the block raises, let the others fail in the first exchange of this step, in which they would wait."""
-        try:
-            yield
-        except Exception:
+    def fail(self, *, measured: bool) -> None:
+        if measured:
             self._exchange(0.0, "sum", failed=True)
-            raise
+
+    def agree(self, batches: Sequence[Batch]) -> None:
+        """Do nothing: without a norm, no step of these ranks exchanges anything."""
 
     def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
         del batches  # each rank has whole parameters
         value = sum(values) if how == "sum" else max(values, default=-math.inf)
         total, failures = self._exchange(value, how, failed=False)
         if failures:
-            raise RuntimeError(
-                "another rank could not take this step, and its own error says why; nothing was changed on any rank"
-            )
+            raise RuntimeError(ANOTHER_FAILED)
         return total
 
     def first_name(self, name: str | None) -> str:

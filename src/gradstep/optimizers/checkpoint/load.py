@@ -166,7 +166,7 @@ def prepare_load(
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
-            shard = ShardedParameter(p, name) if is_distributed(p) else None
+            shard = ShardedParameter(p, name, stored.collapsed) if is_distributed(p) else None
             like = p if shard is None else shard.local
             entry = flatten_scales(entry, stored.fields) if shard is None else shard.localize(entry, stored.fields)
             regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)

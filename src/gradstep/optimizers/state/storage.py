@@ -16,7 +16,7 @@ from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
 from gradstep.optimizers.memory import is_addressable, is_dense
-from gradstep.optimizers.sharded import block_shape, explain_refusal, is_distributed, local_tensor, sharded_axes
+from gradstep.optimizers.sharded import any_sharded, block_shape, explain_refusal, is_distributed, local_tensor
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import ELEMENTS, Element, Native
@@ -106,6 +106,11 @@ class ParameterStorage:
             for slot, codec in zip(self.slots, self.codecs, strict=True)
             for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
         }
+
+    @cached_property
+    def collapsed(self) -> dict[str, int]:
+        """The keys of the slots that have length 1 along an axis of the parameter, and this axis."""
+        return {slot.name: slot.collapsed for slot in self.slots if slot.collapsed is not None}
 
     @cached_property
     def zeros(self) -> dict[str, Field] | None:
@@ -299,18 +304,17 @@ def traits(p: Tensor, *, noisy: bool) -> Traits:
     )
 
 
-def _check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, name: str) -> None:
+def _check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, name: str, engine: str) -> None:
     """Refuse a DTensor whose local tensor cannot be updated as one process would update the whole.
 
     Raises:
         ValueError: with the reason and what to do.
     """
     refusal = explain_refusal(p, name)
-    if refusal is None and not rule.elementwise and any(axis is not None for axis in sharded_axes(p)):
+    if refusal is None and engine == Reference.name and not rule.elementwise and any_sharded(p):
         refusal = (
             f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
-            "this process has a part of it: take an elementwise rule such as AdamW or Lion, or "
-            "ZeroRedundancyOptimizer, which divides whole parameters among the processes"
+            f"this process has a part of it: the sums over all processes are for engine='eager', not {engine!r}"
         )
     for field in stored.fields.values():
         if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
@@ -384,7 +388,7 @@ class Choices:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         label = f"{name} of shape {tuple(p.shape)}"
         if is_distributed(p):
-            _check_distributed(p, type(self._rule), stored, name)
+            _check_distributed(p, type(self._rule), stored, name, self._engine)
         own = traits(local_tensor(p), noisy=stored.noisy)
         engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), own, label, "tensor on the CPU")
         return Choice(engine, reason, stored)

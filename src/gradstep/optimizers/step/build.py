@@ -32,6 +32,7 @@ from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbag
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.mesh import MeshRanks
+from gradstep.optimizers.step.sums import check_rule, needs_sums
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.optimizers.zero import Whole
 from gradstep.rules import Rule
@@ -107,7 +108,7 @@ def create_state(
     if state or not batches or not all("lr" in group and float(group["lr"]) == 0 for group in groups):
         return None
     moves = [float(any(bool(g.any()) for g in batch.gradients)) for batch in batches]  # NaN is not 0
-    if max(moves) if table.ranks is None else table.ranks.combine(batches, moves, "max"):
+    if sum(moves) if table.ranks is None else table.ranks.combine(batches, moves, "sum"):
         return None
     table.install()
     return StepReport(stepped=False, reason="lr and gradients are 0: the state was created, and nothing was updated")
@@ -130,7 +131,7 @@ def build_table(
     _check_parameters(flat, names)
     sizes = [len(g["params"]) for g in groups]
     group_of = np.repeat(np.arange(len(groups)), sizes)
-    shards = {i: ShardedParameter(p, names[i]) for i, p in enumerate(flat) if is_distributed(p)}
+    shards = {i: ShardedParameter(p, names[i], {}) for i, p in enumerate(flat) if is_distributed(p)}
     shards_of_others = FlatShards() if whole is None and holds_flat_shards(groups) else None
     if shards_of_others is not None:
         check_flat_shards(storage, rules, groups)
@@ -157,6 +158,8 @@ def build_table(
             g = conform_gradient(p, g, names[i])
         choice = choices[group].of(flat[i], names[i], addressable=plain)
         stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
+        if i in shards:
+            shards[i] = ShardedParameter(shards[i].parameter, names[i], stored[i].collapsed)
         if i in old:
             old[i] = _restore_code_names(stored[i], old[i])
             if i in shards:
@@ -333,6 +336,9 @@ def _rehearse(part: Part) -> None:
     Raises:
         RuntimeError: a parameter, its gradient or its state refuses an operation; nothing was changed.
     """
+    if needs_sums(part.shards, part.spec):
+        for shard in part.shards:
+            check_rule(shard, part.spec)
     if part.plain and {p.dtype for p in part.params} <= _COMMON_DTYPES:
         return
     for k, p in enumerate(part.params):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, final
+from zlib import crc32
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Ranks
+from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
 from gradstep.engines.statistics import SUMS, Tally
-from gradstep.optimizers.sharded import Place
+from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
 from gradstep.optimizers.step.table import TorchBatch
+from gradstep.rules import Rule
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -40,6 +42,21 @@ class MeshRanks(Ranks):
         ]
         self._places, self._names = places, names
 
+    @staticmethod
+    def of(groups: Sequence[Mapping[str, Any]]) -> MeshRanks | None:
+        """Return the processes that have parts of the parameters of these groups; None if this process has them all."""
+        params = [p for group in groups for p in group["params"]]
+        places = dict.fromkeys(ShardedParameter(p, "", {}).place for p in params if is_distributed(p))
+        divided = [place for place in places if place.dims]
+        return MeshRanks(divided, []) if divided else None
+
+    def fail(self, *, measured: bool) -> None:
+        del measured  # the caller calls this for steps with an exchange only
+        self._add_up(dict.fromkeys([None, *self._places], 0.0), {}, failed=True)
+
+    def agree(self, batches: Sequence[Batch]) -> None:
+        self.combine(batches, [0.0] * len(batches), "sum")
+
     def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
         if how == "max":
             largest = max(values, default=-math.inf)
@@ -47,17 +64,45 @@ class MeshRanks(Ranks):
                 largest = float(_all_reduce(np.array([largest]), mesh, dim, "max")[0])
             return largest
         totals = dict.fromkeys([None, *self._places], 0.0)
+        members = dict.fromkeys(self._places, b"")
         for batch, value in zip(batches, values, strict=True):
-            totals[_place(batch)] += value
+            place = _place(batch)
+            totals[place] += value
+            if place is not None and isinstance(batch, TorchBatch):
+                members[place] += batch.members.tobytes()
+        failure = self._add_up(totals, members, failed=False)
+        if failure:
+            raise RuntimeError(failure)
+        return sum(totals.values())
+
+    def _add_up(self, totals: dict[Place | None, float], members: Mapping[Place, bytes], *, failed: bool) -> str:
+        """Add up the numbers of all ranks, and tell them whether this one cannot take the step.
+
+        Args:
+            totals: this rank's sum for each place, and for the parameters that it has whole; replaced by those of all.
+            members: which parameters of each place have a gradient; all ranks must have the same.
+            failed: whether this rank cannot take the step.
+
+        Returns:
+            Why no rank may take the step; empty if all can.
+        """
+        failures, unlike = float(failed), 0.0
         for mesh, dim in self._exchanges:
             places = [place for place in self._places if place.mesh == mesh and dim in place.dims]
             others = sum(total for place, total in totals.items() if place not in places)
-            # What is not finite must reach every rank, so that all of them skip the step.
+            # All ranks have the same number n if, and only if, their count times the sum of n² is the square of the sum
+            # of n. These numbers of 20 bits and their squares are exact in float64.
+            number = float(crc32(b"".join(members.get(place, b"") for place in places)) >> 12)
+            # What is not finite, and errors, must reach every rank, so that all of them skip the step or raise.
             numbers = [*(totals[place] for place in places), 0.0 if math.isfinite(others) else others]
-            *sums, unfinite = _all_reduce(np.array(numbers), mesh, dim, "sum").tolist()
+            numbers += [failures, unlike, number, number**2]
+            *sums, unfinite, failures, unlike, first, second = _all_reduce(np.array(numbers), mesh, dim, "sum").tolist()
             totals.update(zip(places, sums, strict=True))
-            totals[None] += unfinite
-        return sum(totals.values())
+            totals[None] = totals.get(None, 0.0) + unfinite
+            unlike += float(mesh.size(dim) * second != first**2)
+        if failures:
+            return ANOTHER_FAILED
+        return _UNLIKE if unlike else ""
 
     def first_name(self, name: str | None) -> str:
         before = -math.inf if name is None else -float(self._names.index(name))
@@ -83,6 +128,35 @@ class MeshRanks(Ranks):
             for batch, unfinite in zip(members, largest[extremes.size :], strict=True):
                 stop = first + len(batch.tally.table)
                 batch.tally, first = Tally(table[first:stop], not unfinite), stop
+
+
+def tell_ranks(
+    whole: Ranks | None,
+    rule: type[Rule],
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Any, Any],
+    *,
+    measured: bool,
+    watched: bool,
+) -> None:
+    """Tell the other ranks that this one cannot take a step, if they will wait for it in an exchange.
+
+    Args:
+        whole: the optimizer that this one has a part of; None if it has all parameters.
+        rule, groups, state: the optimizer's.
+        measured: whether the step takes the norm.
+        watched: whether it collects statistics.
+    """
+    ranks = MeshRanks.of(groups) if whole is None else whole
+    creates_state = not state and all(group.get("lr") == 0 for group in groups)
+    if ranks is not None and (measured or watched or not rule.elementwise or creates_state):
+        ranks.fail(measured=measured)
+
+
+_UNLIKE = (
+    "some parameters have a gradient on some ranks only, so that their parts would be updated differently; nothing was "
+    "changed: every rank must compute a loss from the same parameters, or set the same gradients to None"
+)
 
 
 def _place(batch: Batch) -> Place | None:

@@ -30,6 +30,7 @@ from gradstep.optimizers.state.arrays import install_entries
 from gradstep.optimizers.state.check import MOST_STEPS
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.step.runs import Runs, update_runs
+from gradstep.optimizers.step.sums import needs_sums, update_with_sums
 from gradstep.rules import Rule
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
@@ -191,17 +192,18 @@ class TorchBatch(StepBatch):
             self.members, self.table = part.members[active], part.table[active]
         self.threads = torch.get_num_threads()
 
-    def _select_active(self, column: Sequence[Any]) -> Sequence[Any]:
+    def select_active(self, column: Sequence[Any]) -> Sequence[Any]:
+        """Return the entries of a column of the part that belong to this batch."""
         return column if self.active is None or not column else [column[i] for i in self.active]
 
     @property
     def params(self) -> Sequence[Tensor]:
         """The parameters."""
-        return self._select_active(self.part.params)
+        return self.select_active(self.part.params)
 
     @property
     def names(self) -> Sequence[str]:
-        return self._select_active(self.part.names)
+        return self.select_active(self.part.names)
 
     def watch(self, detail: Detail) -> None:
         if self.active is None:
@@ -217,12 +219,12 @@ class TorchBatch(StepBatch):
         """The parameters that have a version counter; those made in inference mode have none."""
         if self.active is None:
             return self.part.versioned
-        shards = (shard.parameter for shard in self._select_active(self.part.shards))
+        shards = (shard.parameter for shard in self.select_active(self.part.shards))
         return [p for p in (*self.params, *shards) if not p.is_inference()]
 
     @property
     def columns(self) -> Sequence[Sequence[Tensor]]:
-        return [self.gradients, self.params, *map(self._select_active, self.part.slots)]
+        return [self.gradients, self.params, *map(self.select_active, self.part.slots)]
 
     def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
         return [[array_of(t) for t in column] for column in self.columns]
@@ -366,6 +368,8 @@ class Table(StepTable):
     def update(self, batch: TorchBatch) -> None:
         if self._paged is not None:
             self._paged.update(batch)
+        elif needs_sums(batch.part.shards, batch.spec):
+            update_with_sums(batch, batch.select_active(batch.part.shards))
         elif batch.part.runs is not None:
             update_runs(batch, batch.part.runs, batch.active)
         else:

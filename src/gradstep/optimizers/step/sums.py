@@ -1,0 +1,246 @@
+"""The update of a rule that looks at whole tensors, of which each process has a part: means by sums over processes.
+
+The rule's own lines run on values of :class:`PartOf`, which know the whole tensor's shape and along which of its axes
+this process has a part. A mean along such an axis needs a sum over processes. The first run computes everything that
+needs no such sum, and finds the local sums; they are added up over the processes, those of all parameters together;
+the next run goes on from there, until the update is known. Adafactor takes two sums one after the other, whatever the
+number of parameters: of the gradient's squares, and of the update's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradstep.engines.arrays import apply_rule, build_tally
+from gradstep.engines.base import UpdateSpec
+from gradstep.engines.eager import ARRAYS, name_coefficients
+from gradstep.engines.step import StepBatch
+from gradstep.optimizers.sharded import ShardedParameter, find_runs, sharded_axes
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@final
+@dataclass(eq=False)
+class Sum:
+    """A sum that the processes along some dimensions of the mesh add up.
+
+    Attributes:
+        value: this process's sum, later that of all, in float64.
+        dims: the dimensions of the mesh.
+        known: whether the processes have added it up.
+    """
+
+    value: Tensor
+    dims: Sequence[int]
+    known: bool = False
+
+
+@final
+class Update:
+    """The update of one parameter, of which this process has a part.
+
+    Args:
+        shard: the parameter.
+        spec: its update.
+    """
+
+    def __init__(self, shard: ShardedParameter, spec: UpdateSpec) -> None:
+        p = shard.parameter
+        self._shape, self._spec = tuple(p.shape), spec
+        self.dtype = torch.float64 if spec.arithmetic is np.float64 else torch.float32
+        self._dims: dict[
+            int, list[int]
+        ] = {}  # of the mesh, by the axis that is divided over them, counted from the end
+        for dim, axis in enumerate(sharded_axes(p)):
+            if axis is not None:
+                self._dims.setdefault(axis - p.dim(), []).append(dim)
+        self._collapsed = [None, None, *map(shard.collapsed.get, spec.slots)]
+        self.sums: list[Sum | None] = []
+        self._next = 0
+
+    def run(self, c: Any, old: Sequence[Tensor | None]) -> list[Tensor] | None:
+        """Run the rule; return the new parameter and slots, or None while sums are missing.
+
+        Args:
+            c: the coefficients, by name.
+            old: the parameter, its gradient, and every slot; None where the numbers are not to be computed.
+        """
+        self._next = 0
+        values = [self._part(value, axis) for value, axis in zip(old, self._collapsed, strict=True)]
+        new = [part.value for part in apply_rule(self._spec, c, values)]
+        known = [value for value in new if value is not None]
+        return known if len(known) == len(new) else None
+
+    def _part(self, value: Tensor | None, collapsed: int | None) -> PartOf:
+        shape = tuple(1 if k - len(self._shape) == collapsed else n for k, n in enumerate(self._shape))
+        return PartOf(self, value, shape, frozenset(self._dims.keys() - {collapsed}))
+
+    def add_up(self, axes: frozenset[int], local: Callable[[], Tensor] | None) -> Tensor | None:
+        """Return the sum over all processes, once it is known; note the local one, if it can be computed.
+
+        Args:
+            axes: the axes that are divided among the processes.
+            local: computes this process's sum; None if it depends on numbers that are not known.
+        """
+        number, self._next = self._next, self._next + 1
+        if number == len(self.sums):
+            self.sums.append(None)
+        found = self.sums[number]
+        if found is None and local is not None:
+            dims = sorted({dim for axis in axes for dim in self._dims[axis]})
+            self.sums[number] = Sum(local(), dims)
+        return found.value if found is not None and found.known else None
+
+
+def _operation(function: Callable[..., Any]) -> Callable[..., PartOf]:
+    return lambda part, *others: part.apply(function, *others)
+
+
+def _reversed(function: Callable[..., Any]) -> Callable[..., PartOf]:
+    return lambda part, other: part.apply(lambda a, b: function(b, a), other)
+
+
+@final
+class PartOf:
+    """A process's part of a value, with the operations that rules use.
+
+    Args:
+        update: the update that computes it.
+        value: the part; None as long as it depends on sums that are not known.
+        shape: the shape of the whole value.
+        divided: the axes, counted from the end, along which the processes have different parts.
+    """
+
+    def __init__(self, update: Update, value: Tensor | None, shape: tuple[int, ...], divided: frozenset[int]) -> None:
+        self._update, self.value, self._shape, self._divided = update, value, shape, divided
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the rule computes in."""
+        return self._update.dtype
+
+    def apply(self, function: Callable[..., Any], *others: Any) -> PartOf:
+        """Apply a function of single elements; other arguments are values too, or numbers."""
+        values, shape, divided = [self.value], self._shape, self._divided
+        for other in others:
+            if isinstance(other, PartOf):
+                shape = tuple(torch.broadcast_shapes(shape, other._shape))
+                divided |= other._divided
+            values.append(other.value if isinstance(other, PartOf) else other)
+        return PartOf(self._update, None if any(v is None for v in values) else function(*values), shape, divided)
+
+    __add__ = __radd__ = _operation(torch.add)
+    __mul__ = __rmul__ = _operation(torch.mul)
+    __sub__, __rsub__ = _operation(lambda a, b: a - b), _reversed(lambda a, b: a - b)
+    __truediv__, __rtruediv__ = _operation(lambda a, b: a / b), _reversed(lambda a, b: a / b)
+    __neg__, __abs__ = _operation(torch.neg), _operation(torch.abs)
+    __lt__, __le__, __gt__, __ge__ = map(_operation, (torch.lt, torch.le, torch.gt, torch.ge))
+    __eq__, __ne__ = _operation(torch.eq), _operation(torch.ne)  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise
+    sqrt, sign, maximum = _operation(torch.sqrt), _operation(torch.sign), _operation(torch.maximum)
+    where = _operation(lambda x, condition, y: x.where(condition, y))
+
+    def clamp(self, *, min: float) -> PartOf:  # torch's name
+        """Return the larger of each element and a number."""
+        return self.apply(lambda x: x.clamp(min=min))
+
+    def mean(self, axis: int | None = None, *, keepdim: bool = False) -> PartOf:
+        """Return the mean along an axis, which must be kept, or of all elements."""
+        del keepdim  # an axis is always kept
+        count, whole = len(self._shape), axis is None
+        axes = tuple(range(-count, 0)) if axis is None else (axis if axis < 0 else axis - count,)
+        shape = () if whole else tuple(1 if k - count in axes else n for k, n in enumerate(self._shape))
+        divided, x = self._divided.intersection(axes), self.value
+        if not divided:
+            value = x if x is None else x.mean() if whole else x.mean(axes, keepdim=True)
+        else:
+            double = torch.float64
+            known = self._update.add_up(
+                divided, None if x is None else lambda: x.sum(axes, keepdim=not whole, dtype=double)
+            )
+            elements = math.prod(self._shape[axis] for axis in axes)
+            value = None if known is None else (known / elements).to(self.dtype)
+        return PartOf(self._update, value, shape, frozenset() if whole else self._divided - divided)
+
+
+def needs_sums(shards: Sequence[ShardedParameter], spec: UpdateSpec) -> bool:
+    """Return whether an update of distributed parameters of one place needs sums over processes."""
+    return bool(shards) and bool(shards[0].place.dims) and not spec.rule.elementwise
+
+
+@torch.no_grad()
+def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> None:
+    """Update the parameters of a batch; all processes of their mesh must call it for the same parameters.
+
+    Args:
+        batch: the batch, of local tensors.
+        shards: the parameters, all on one mesh.
+    """
+    spec, rows, columns = batch.spec, name_coefficients(batch), batch.columns
+    updates = {k: Update(shard, spec) for k, shard in enumerate(shards) if shard.parameter.numel()}
+    statistics: dict[int, list[float]] = {}
+    while updates:
+        for k, update in list(updates.items()):
+            own, row = [column[k] for column in columns], rows[int(batch.rows[k])]
+            old = ARRAYS.decode(spec, row, own)
+            new = update.run(row, old)
+            if new is None:
+                continue
+            del updates[k]
+            watched = batch.owners is not None and own[0].numel() > 0
+            numbers = _number_elements(shards[k]) if spec.noise else None
+            found = ARRAYS.store(spec, int(batch.keys[k]), own, old, new, numbers, watched=watched)
+            if watched:
+                statistics[k] = found
+        add_up([total for update in updates.values() for total in update.sums], shards[0].mesh)
+    if batch.owners is not None:
+        batch.tally = build_tally(statistics, batch.owners)
+
+
+def check_rule(shard: ShardedParameter, spec: UpdateSpec) -> None:
+    """Run a rule without numbers, to find operations that parts of tensors do not have.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    c = SimpleNamespace(**dict.fromkeys(spec.coefficients, 1.0))
+    try:
+        Update(shard, spec).run(c, [None] * (2 + len(spec.slots)))
+    except Exception as error:  # a rule may raise anything
+        raise RuntimeError(
+            f"{spec.rule.__name__} cannot update {shard.name}, of which each process has a part: {error}. For such "
+            "parameters a rule may use arithmetic and the functions of gradstep.rules"
+        ) from error
+
+
+def add_up(sums: Sequence[Sum | None], mesh: DeviceMesh) -> None:
+    """Add up the sums that are not known yet over the processes, with one collective for each dimension of the mesh."""
+    import torch.distributed as dist
+
+    new = [total for total in sums if total is not None and not total.known]
+    for dim in range(mesh.ndim):
+        over = [total for total in new if dim in total.dims]
+        if over:
+            flat = torch.cat([total.value.reshape(-1) for total in over])
+            dist.all_reduce(flat, group=mesh.get_group(dim))
+            pieces = flat.split([total.value.numel() for total in over])
+            for total, piece in zip(over, pieces, strict=True):
+                total.value = piece.reshape(total.value.shape)
+    for total in new:
+        total.known = True
+
+
+def _number_elements(shard: ShardedParameter) -> Tensor:
+    """Return (n,) int32 the number of each local element within the whole parameter."""
+    numbers = [np.arange(first, first + length) for first, length in find_runs(shard.parameter).tolist()]
+    return torch.from_numpy(np.concatenate(numbers).astype(np.int32)).to(shard.local.device)

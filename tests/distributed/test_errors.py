@@ -1,0 +1,97 @@
+"""An error on one rank: all ranks raise, none waits, and nothing has changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+import gradstep
+from tests.distributed.processes import run
+from tests.distributed.test_sharded_parameters import placed, whole
+
+
+def no_gradient(optimizer: Any, params: Any) -> None:
+    params[1].grad = None
+
+
+def bad_setting(optimizer: Any, params: Any) -> None:
+    optimizer.param_groups[0]["lr"] = -1.0
+
+
+def bad_state(optimizer: Any, params: Any) -> None:
+    optimizer.state[params[0]]["step"] = torch.tensor(-3.0)
+
+
+FAULTS: dict[str, tuple[Callable[..., None], str]] = {
+    "bad setting": (bad_setting, "Invalid learning rate"),
+    "no gradient": (no_gradient, "have a gradient on some ranks only"),
+    "bad state": (bad_state, "step is -3"),
+    "no DTensor": (lambda optimizer, params: setattr(params[0], "grad", torch.zeros(8, 6)), "must be a DTensor"),
+}
+OTHERS = "another rank could not take this step"
+STEPS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "norm": ("AdamW", {"max_grad_norm": 1.0}, None),
+    "unscaled": ("AdamW", {"grad_scale": 2.0}, None),
+    "watched": ("AdamW", {}, "groups"),
+    "Adafactor": ("Adafactor", {}, None),
+    "Adafactor, norm": ("Adafactor", {"max_grad_norm": 1.0}, None),
+}
+
+
+def raises_everywhere(mesh: Any, kinds: Any, step: str, fault: str, *, first: bool) -> list[str]:
+    """Break something on the last rank, at the first step or a later one."""
+    rule, arguments, watch = STEPS[step]
+    change, message = FAULTS[fault]
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, [torch.ones(8, 6), torch.ones(4, 4)])]
+    optimizer: Any = getattr(gradstep, rule)([("w", params[0]), ("v", params[1])])
+    optimizer.watch = watch
+
+    def set_gradients() -> None:
+        for p, g in zip(params, placed(mesh, kinds, [torch.full((8, 6), 0.5), torch.ones(4, 4)]), strict=True):
+            p.grad = g
+
+    set_gradients()
+    if not first:
+        optimizer.step(**arguments)
+        set_gradients()
+    before = [whole(p.detach()).clone() for p in params]
+    counts = [int(entry["step"]) for entry in optimizer.state.values()]
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    label, found = f"{step}, {fault}, first={first}", []
+    if is_last:
+        change(optimizer, params)
+    try:
+        optimizer.step(**arguments)
+        found.append(f"{label}: no error")
+    except (RuntimeError, ValueError) as error:
+        expected = message if is_last or fault == "no gradient" else OTHERS
+        found += [] if expected in str(error) else [f"{label}: {error}"]
+    if not is_last or fault != "bad state":
+        found += [f"{label}: steps"] * ([int(entry["step"]) for entry in optimizer.state.values()] != counts)
+    if not all(torch.equal(whole(p.detach()), b) for p, b in zip(params, before, strict=True)):
+        found.append(f"{label}: a parameter changed")
+    return found
+
+
+def on_ranks() -> list[str]:
+    from torch.distributed.tensor import Shard
+
+    found = []
+    if dist.get_world_size() == 2:
+        mesh, kinds = init_device_mesh("cpu", (2,)), [Shard(0)]
+    else:
+        mesh, kinds = init_device_mesh("cpu", (2, 2)), [Shard(0), Shard(1)]
+    for step in STEPS:
+        for fault in FAULTS:
+            for first in (True, False):
+                if not (first and fault == "bad state"):
+                    found += raises_everywhere(mesh, kinds, step, fault, first=first)
+    return found
+
+
+def test_all_ranks_raise():
+    assert run(on_ranks, 2) == [[]] * 2
+    assert run(on_ranks, 4) == [[]] * 4
