@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -92,6 +93,6 @@ def on_ranks() -> list[str]:
     return found
 
 
-def test_all_ranks_raise():
-    assert run(on_ranks, 2) == [[]] * 2
-    assert run(on_ranks, 4) == [[]] * 4
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_all_ranks_raise(ranks):
+    assert run(on_ranks, ranks) == [[]] * ranks

@@ -17,6 +17,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "bfloat16": {"state": "bfloat16"},
     "8bit": {"state": "8bit"},
     "kahan": {"rounding": "kahan", "state": "8bit"},
+    "means of rows and columns": {"optimizer": "Adafactor"},
 }
 
 
@@ -74,17 +75,18 @@ def state_bytes(storage: str) -> dict[str, int]:
     from torch.distributed.optim import ZeroRedundancyOptimizer
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-    options, ranks = STORAGES[storage], dist.get_world_size()
+    options, ranks = dict(STORAGES[storage]), dist.get_world_size()
+    rule = getattr(gradstep, options.pop("optimizer", "AdamW"))
     found = {}
     for sharding, reshards in (("zero2", False), ("fsdp2", True)):
         model = make(storage)
         mesh = init_device_mesh("cpu", (ranks,))
         fully_shard(model, mesh=mesh, reshard_after_forward=reshards)
-        optimizer = gradstep.AdamW(model.named_parameters(), model=model, **options)
+        optimizer = rule(model.named_parameters(), model=model, **options)
         found[sharding] = measured(step(model, optimizer))
     model = make(storage)
     groups = gradstep.param_groups(model, 0.01, policy="all")
-    zero: Any = ZeroRedundancyOptimizer(groups, gradstep.AdamW, **options)
+    zero: Any = ZeroRedundancyOptimizer(groups, rule, **options)
     step(model, zero)
     found["zero1"] = measured(zero.optim)
     if ranks % 2 == 0:
@@ -94,7 +96,7 @@ def state_bytes(storage: str) -> dict[str, int]:
         sharding = "fsdp2" if ranks > 2 else "ddp"
         if ranks > 2:
             fully_shard(model.block, mesh=square["data"])
-        optimizer = gradstep.AdamW(model.block.named_parameters(), model=model, **options)
+        optimizer = rule(model.block.named_parameters(), model=model, **options)
         found[f"{sharding} and tensor parallelism"] = measured(step(model.block, optimizer))
     return found
 

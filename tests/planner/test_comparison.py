@@ -127,7 +127,6 @@ def test_without_a_budget_nothing_is_judged():
         ({"sharding": "all", "gpus": 8}, "Invalid sharding: 'all'"),
         ({"sharding": "zero1", "ranks": 4, "tensor_parallel": 2}, "take sharding='fsdp2'"),
         ({"sharding": "zero3", "ranks": 4, "paged": True}, "paged state holds whole parameters"),
-        ({"sharding": "fsdp2", "ranks": 4, "optimizer": "adafactor"}, "Adafactor looks at whole tensors"),
         ({"ranks": 0}, "Invalid ranks: 0"),
         ({"ranks": 2, "gpus": 4}, "each GPU has one rank, so give one of them"),
         ({"ranks": 4, "tensor_parallel": 3}, "tensor_parallel=3 must divide the 4 ranks"),

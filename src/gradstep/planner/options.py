@@ -77,8 +77,6 @@ class Choice:
             how = f"sharding={self.sharding!r}" if ranks.tensor == 1 else f"tensor_parallel={ranks.tensor}"
             if self.paged:
                 return f"paged state holds whole parameters, and {how} divides them: take paged=False, or zero1"
-            if not rule.elementwise:
-                return f"{type(rule).__name__} looks at whole tensors, and {how} divides them: take ddp or zero1"
         stateless = not any(rule.slots(len(p.shape)) for p in model.trainable)
         if stateless and (self.paged or self.state != "float32"):
             return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"

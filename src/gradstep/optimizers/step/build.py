@@ -32,7 +32,7 @@ from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbag
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.mesh import MeshRanks
-from gradstep.optimizers.step.sums import check_rule, needs_sums
+from gradstep.optimizers.step.sums import check_rule
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.optimizers.zero import Whole
 from gradstep.rules import Rule
@@ -336,7 +336,7 @@ def _rehearse(part: Part) -> None:
     Raises:
         RuntimeError: a parameter, its gradient or its state refuses an operation; nothing was changed.
     """
-    if needs_sums(part.shards, part.spec):
+    if part.place is not None and not part.spec.rule.elementwise:
         for shard in part.shards:
             check_rule(shard, part.spec)
     if part.plain and {p.dtype for p in part.params} <= _COMMON_DTYPES:

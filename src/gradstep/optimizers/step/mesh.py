@@ -160,9 +160,7 @@ _UNLIKE = (
 
 
 def _place(batch: Batch) -> Place | None:
-    """Return where the elements of a batch are; None if this process has them all."""
-    shards = batch.part.shards if isinstance(batch, TorchBatch) else ()
-    return shards[0].place if shards and shards[0].place.dims else None  # the place of all
+    return batch.part.place if isinstance(batch, TorchBatch) else None
 
 
 def _all_reduce(

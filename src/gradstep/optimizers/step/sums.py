@@ -173,11 +173,6 @@ class PartOf:
         return PartOf(self._update, value, shape, frozenset() if whole else self._divided - divided)
 
 
-def needs_sums(shards: Sequence[ShardedParameter], spec: UpdateSpec) -> bool:
-    """Return whether an update of distributed parameters of one place needs sums over processes."""
-    return bool(shards) and bool(shards[0].place.dims) and not spec.rule.elementwise
-
-
 @torch.no_grad()
 def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> None:
     """Update the parameters of a batch; all processes of their mesh must call it for the same parameters.

@@ -25,12 +25,12 @@ from gradstep.engines.base import LENGTH, Engine, Int64s, Ranks, UpdateSpec
 from gradstep.engines.statistics import DETAILS, Detail, RowLabels
 from gradstep.engines.step import StepBatch, StepTable
 from gradstep.optimizers.memory import Layouts, array_of, conform_gradient, is_freed
-from gradstep.optimizers.sharded import ShardedParameter, local_gradients, local_tensors
+from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients, local_tensors
 from gradstep.optimizers.state.arrays import install_entries
 from gradstep.optimizers.state.check import MOST_STEPS
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.step.runs import Runs, update_runs
-from gradstep.optimizers.step.sums import needs_sums, update_with_sums
+from gradstep.optimizers.step.sums import update_with_sums
 from gradstep.rules import Rule
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
@@ -124,6 +124,11 @@ class Part:
         """The runs of distributed parameters whose update depends on the numbers of elements; else None."""
         return Runs(self.shards, self.spec) if self.shards and self.spec.noise else None
 
+    @cached_property
+    def place(self) -> Place | None:
+        """The place of the parameters' elements; None if this process has them all."""
+        return self.shards[0].place if self.shards and self.shards[0].place.dims else None
+
     def params_moved(self) -> bool:
         """Return whether a parameter's memory, type, shape or device has changed since this part was made."""
         if self.plain:
@@ -157,9 +162,8 @@ class Part:
                 if self.plain:
                     pointers = self.layouts[0].select(active).pointers_of_likes(gradients, self.dtype)
         if pointers is None:
-            gradients = [
-                conform_gradient(self.params[k], g, self.names[k]) for k, g in zip(owners, gradients, strict=True)
-            ]
+            pairs = zip(owners, gradients, strict=True)
+            gradients = [conform_gradient(self.params[k], g, self.names[k]) for k, g in pairs]
             if any(g.dtype != self.dtype for g in gradients):
                 return None
             pointers = [g.data_ptr() for g in gradients] if self.plain else [0] * len(gradients)
@@ -282,8 +286,7 @@ class Table(StepTable):
         self._state, self._installed, self._paged = state, False, paged
         self.numbers = np.zeros((len(flat), len(starts)), dtype=np.float32)
         if entries:
-            rows = [[float(entry.get(name, start)) for name, start in starts.items()] for entry in entries]
-            self.numbers[stateful] = rows
+            self.numbers[stateful] = [[float(e.get(name, start)) for name, start in starts.items()] for e in entries]
         self._rows = [] if paged is None else paged.scalar_rows(flat)
         # Each number has its own storage, so that a copy of it, or a file, does not contain other parameters' numbers.
         self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i in stateful for k in range(len(starts))]
@@ -356,9 +359,7 @@ class Table(StepTable):
         )
 
     def _same_structure(self, rules: Sequence[Rule]) -> bool:
-        if _same(rules, self.rules):
-            return True
-        same = list(map(_structure, rules)) == list(map(_structure, self.rules))
+        same = _same(rules, self.rules) or list(map(_structure, rules)) == list(map(_structure, self.rules))
         self.rules = list(rules)
         return same
 
@@ -368,7 +369,7 @@ class Table(StepTable):
     def update(self, batch: TorchBatch) -> None:
         if self._paged is not None:
             self._paged.update(batch)
-        elif needs_sums(batch.part.shards, batch.spec):
+        elif batch.part.place is not None and not batch.spec.rule.elementwise:
             update_with_sums(batch, batch.select_active(batch.part.shards))
         elif batch.part.runs is not None:
             update_runs(batch, batch.part.runs, batch.active)
