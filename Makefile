@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: race
 race: $(READY) ## race the optimizers on real data (45 s); or choose: make race ARGS="text --peers"
@@ -69,6 +69,10 @@ stubs: $(READY) ## write the constructors' types anew, after a rule was added or
 .PHONY: pages
 pages: $(READY) ## write the table and the picture of the optimizers anew, after a rule was added
 	@$(BIN)/python tools/pages.py
+
+.PHONY: notebooks
+notebooks: $(READY) ## write tutorials of docs/ as Jupyter notebooks into build/notebooks
+	@$(BIN)/python -m tools.notebooks
 
 .PHONY: setup
 setup: $(READY) ## only set up .venv

@@ -35,25 +35,19 @@ def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
     lesson = challenge.lesson
     check = f'from gradstep.learn import check\n\nprint(check("{challenge.name}", {challenge.entry}, "{framework}"))'
     cells = [
-        _text(f"# {lesson.title}\n\n{lesson.text}"),
-        _text(f"## Your turn, in {SECTIONS[framework]}"),
-        _code(lesson.code[framework].skeleton.rstrip("\n")),
-        _text("Run the cell above, then this one. It tells what is wrong and where to look."),
-        _code(check),
-        _text("## Hints\n\n" + "\n\n".join(map(_hint, range(1, 1 + len(lesson.hints)), lesson.hints))),
+        text_cell(f"# {lesson.title}\n\n{lesson.text}"),
+        text_cell(f"## Your turn, in {SECTIONS[framework]}"),
+        code_cell(lesson.code[framework].skeleton.rstrip("\n")),
+        text_cell("Run the cell above, then this one. It tells what is wrong and where to look."),
+        code_cell(check),
+        text_cell("## Hints\n\n" + "\n\n".join(map(_hint, range(1, 1 + len(lesson.hints)), lesson.hints))),
     ]
     if challenge.name == "adamw":
-        cells += [_text("## AdamW's step, line by line"), _code(_STEP)]
+        cells += [text_cell("## AdamW's step, line by line"), code_cell(_STEP)]
     for name in _ABOUT.get(challenge.name, ()):
-        cells += [_text(_experiment_text(name)), _code(_experiment_code(name))]
-    cells.append(_text("## Questions\n\n" + "\n\n".join(map(_question, lesson.questions))))
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return {
-        "nbformat": 4,
-        "nbformat_minor": 5,
-        "metadata": {"kernelspec": kernel},
-        "cells": [{**cell, "id": f"{challenge.name}-{number}"} for number, cell in enumerate(cells)],
-    }
+        cells += [text_cell(_experiment_text(name)), code_cell(_experiment_code(name))]
+    cells.append(text_cell("## Questions\n\n" + "\n\n".join(map(_question, lesson.questions))))
+    return make_notebook(challenge.name, cells)
 
 
 def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Path, bool]:
@@ -69,12 +63,25 @@ def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Pat
     return file, True
 
 
-def _text(source: str) -> Cell:
+def text_cell(source: str) -> Cell:
+    """Return a cell of Markdown."""
     return {"cell_type": "markdown", "metadata": {}, "source": source}
 
 
-def _code(source: str) -> Cell:
+def code_cell(source: str) -> Cell:
+    """Return a cell of Python that has not run."""
     return {"cell_type": "code", "metadata": {}, "source": source, "execution_count": None, "outputs": []}
+
+
+def make_notebook(name: str, cells: list[Cell]) -> dict[str, Any]:
+    """Return a notebook of these cells; their identifiers begin with ``name``."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": kernel},
+        "cells": [{**cell, "id": f"{name}-{number}"} for number, cell in enumerate(cells)],
+    }
 
 
 def _hint(number: int, text: str) -> str:
