@@ -40,6 +40,8 @@ _QUIET = 0.4
 _BLOCK = re.compile(r"((?:<!--.*?-->\n)*)```(\w+)\n(.*?)^```$\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (\w+): (.*?) -->")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\r(?=\n)|\x07")
+_ERASED = re.compile(r"[^\n]*\n(?:\x1b\[\?25h)?\r\x1b\[1A\x1b\[2K")
+"""A line that a program shows while it works, and takes away again."""
 _TURN = re.compile(r"^( *)# Your turn: .*\n *raise NotImplementedError\(.*\)\n", re.MULTILINE)
 _TIMES = re.compile(r"\d[\d,.]*(?= (?:s|ms|µs|ns|times as)\b)")
 
@@ -123,7 +125,7 @@ class Walk:
             process.kill()
             process.wait()
             os.close(ours)
-        plain = _CONTROL.sub("", text.decode("utf-8", errors="replace"))
+        plain = _CONTROL.sub("", _ERASED.sub("", text.decode("utf-8", errors="replace")))
         return "\n".join(line.rstrip() for line in plain.splitlines())
 
 

@@ -103,9 +103,31 @@ class Parting:
     def __str__(self) -> str:
         index = ", ".join(map(str, self.element))
         return (
-            f"step {self.step}, parameter {self.parameter}, element [{index}]: "
+            f"{self.compare_lengths()}; step {self.step}, parameter {self.parameter}, element [{index}]: "
             f"from {self.before:.10g} to {self.expected:.10g} expected, got {self.got:.10g}"
         )
+
+    def compare_lengths(self) -> str:
+        """Return in plain words how the element's move differs from the right one.
+
+        >>> Parting("first step", 1, 0, (0,), before=1.0, expected=0.9, got=1.1).compare_lengths()
+        'the step goes the wrong way'
+        >>> Parting("first step", 1, 0, (0,), before=1.0, expected=0.9, got=0.99).compare_lengths()
+        'the step is 0.1 times as long as it should be'
+        """
+        moved, right = self.got - self.before, self.expected - self.before
+        if not np.isfinite(moved):
+            return "the new weight is not finite"
+        if moved == 0:
+            return "the weight does not move"
+        if right == 0:
+            return "the weight moves and should not"
+        ratio = moved / right
+        if ratio < 0:
+            return "the step goes the wrong way"
+        if abs(ratio - 1) < 0.01:
+            return f"the step is nearly right: its length is off by {abs(ratio - 1):.1g} of itself"
+        return f"the step is {ratio:.3g} times as long as it should be"
 
 
 def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
