@@ -67,7 +67,7 @@ def given_checkpoints() -> dict[str, Any]:
 def given_clients() -> dict[str, Any]:
     example = importlib.import_module("huggingface_trainer")
 
-    return {**vars(example), "model": example.gpt2()}
+    return {**vars(example), "model": example.gpt2(), "train_dataset": example.dataset()}
 
 
 def given_distributed() -> dict[str, Any]:

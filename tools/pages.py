@@ -1,6 +1,7 @@
-"""Write the parts of docs/ that follow from the rules: `make pages`; a test compares them with the rules.
+"""Write the parts of docs/ that follow from the rules or from results: `make pages`; a test compares them.
 
-They are the table of optimizers in docs/which_optimizer.md, between its two marks, and docs/images/family.svg.
+They are the table of optimizers in docs/which_optimizer.md, the measured errors in docs/questions.md, each between two
+marks, and docs/images/family.svg.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gradstep.report.picture import Picture, draw_path, draw_text
 from gradstep.rules import RULES, Rule, State, settings_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-BEGIN, END = "<!-- optimizers:begin -->", "<!-- optimizers:end -->"
+RESULTS = DOCS.parent / "benchmarks" / "results"
 
 BEST_FOR = {
     "SGD": "vision with a tuned rate; convex problems",
@@ -179,13 +180,23 @@ def _slots(name: str) -> str:
     return " and ".join(slot.name for slot in rule.slots(2)) or "nothing"
 
 
+def errors() -> str:
+    """Return the tables of benchmarks/results/generalization.md, their titles in italics."""
+    _, found = (RESULTS / "generalization.md").read_text(encoding="utf-8").split("\n## ", 1)
+    return re.sub("^## (.*)$", r"*\1*", f"## {found.strip()}", flags=re.MULTILINE)
+
+
+def put(page: str, name: str, text: str) -> tuple[Path, str]:
+    """Return a page's path and its text with new text between the marks of that name."""
+    path, begin, end = DOCS / page, f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    between = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return path, between.sub(lambda _: f"{begin}\n{text}\n{end}", path.read_text(encoding="utf-8"))
+
+
 def texts() -> dict[Path, str]:
     """Return what each file should contain."""
-    page = DOCS / "which_optimizer.md"
-    written = page.read_text(encoding="utf-8")
-    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    new = f"{BEGIN}\n{table()}\n{END}"
-    return {page: between.sub(lambda _: new, written), DOCS / "images" / "family.svg": FamilyTree().file()}
+    parts = [put("which_optimizer.md", "optimizers", table()), put("questions.md", "errors", errors())]
+    return {**dict(parts), DOCS / "images" / "family.svg": FamilyTree().file()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gradstep
+from gradstep.schedules import cosine, warmup
 from tests.examples.plain import plain, same
 
 pytestmark = [
@@ -44,6 +45,37 @@ def test_trainer_does_not_pass_its_learning_rate_on(example, tmp_path):
         args=client.TrainingArguments(str(tmp_path), learning_rate=5e-3, report_to="none", use_cpu=True),
     )
     assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {1e-3}  # AdamW's own
+
+
+def test_trainer_s_defaults_are_those_of_the_page(example, tmp_path):
+    args = example("huggingface_trainer").TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    assert (args.weight_decay, args.warmup_steps, args.learning_rate) == (0.0, 0, 5e-5)
+    assert (args.lr_scheduler_type, args.adam_beta2, args.max_grad_norm) == ("linear", 0.999, 1.0)
+
+
+def test_trainer_s_own_schedule_and_decay_drive_our_optimizer(example, tmp_path):
+    client = example("huggingface_trainer")
+    trainer = client.Trainer(
+        model=client.gpt2(),
+        optimizer_cls_and_kwargs=(gradstep.AdamW, {"lr": 3e-4}),
+        args=client.TrainingArguments(
+            str(tmp_path),
+            weight_decay=0.1,
+            lr_scheduler_type="cosine",
+            warmup_steps=4,
+            report_to="none",
+            use_cpu=True,
+        ),
+    )
+    trainer.create_optimizer_and_scheduler(num_training_steps=12)
+    seen = []
+    for _ in range(12):
+        seen.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    ours = warmup(updates=4, to=3e-4).then(cosine(3e-4, updates=8))
+    assert seen == pytest.approx([ours(update) for update in range(12)])
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.1, 0.0]
 
 
 def test_trainer_groups_a_gpt2_as_we_do(example, tmp_path):
