@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.sharded import local_tensor
+from gradstep.optimizers.memory import local_tensor
 from tests.distributed.processes import run
 
 STORAGES: dict[str, dict[str, Any]] = {

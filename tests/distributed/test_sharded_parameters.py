@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
-from gradstep.optimizers.sharded import is_distributed
+from gradstep.optimizers.memory import is_distributed
 from tests.distributed.processes import run
 
 SHAPES = [(130, 512), (7, 1024), (3, 2048), (512,), (5,)]

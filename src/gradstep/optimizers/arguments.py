@@ -261,6 +261,18 @@ def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     return [*own, *(f"parameter {j} of group {index}" for j in range(len(own), count))]
 
 
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without the prefixes that wrappers of a model add.
+
+    >>> plain_name("_orig_mod.module.layers.0.weight")
+    'layers.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def check_params(params: Any) -> list[Any]:
     """Return the parameters of a new group, tensors or pairs of name and tensor, as a list.
 

@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
-
-import torch
-from torch import Tensor
 
 from gradstep.engines.base import Batch, Ranks
 from gradstep.optimizers.state.storage import Storage
 from gradstep.rules import Rule
-
-
-def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether parameters are flat shards: those of FSDP1 or of DeepSpeed's ZeRO.
-
-    FSDP1 gives an optimizer its ``FlatParameter``, or, with ``use_orig_params=True``, one-dimensional views into it.
-    DeepSpeed puts one flat partition into each group.
-
-    >>> import torch
-    >>> holds_flat_shards([{"params": [torch.zeros(3)]}])
-    False
-    """
-    params = [p for group in groups for p in group["params"]]
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has no shards of it
-    if fsdp is not None and _are_of_fsdp(params, fsdp.FlatParameter):
-        return True
-    flat = all(len(group["params"]) == 1 and group["params"][0].dim() == 1 for group in groups)
-    return bool(params) and flat and "deepspeed" in sys.modules
-
-
-def _are_of_fsdp(params: Sequence[Tensor], flat_class: type[Tensor]) -> bool:
-    """Return whether one of the parameters is a ``FlatParameter``, or a part of one that exists."""
-    if any(isinstance(p, flat_class) for p in params):
-        return True
-    parts = {
-        p.untyped_storage().data_ptr()
-        for p in params
-        if type(p) is torch.nn.Parameter and p.dim() == 1 and p.untyped_storage().nbytes() > p.nbytes
-    }
-    if not parts:
-        return False
-    # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
-    # takes some tens of milliseconds, once for a table. Their types are asked, since isinstance() asks the objects, and
-    # some (proxies of dead objects, deprecated names) answer with an error or a warning.
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
-    return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)
 
 
 def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[Mapping[str, Any]]) -> None:

@@ -8,15 +8,20 @@ Each property is read for all tensors at once, so that loops and comparisons run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, TypeGuard, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:  # importing it takes a second; a process that has a DTensor has imported it
+    from torch.distributed.tensor import DTensor
 
 PLAIN: frozenset[type] = frozenset({Tensor, torch.nn.Parameter})
 """Types with their elements in their own memory; a subclass may keep them elsewhere or give them another meaning."""
@@ -311,3 +316,60 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
             return 0 in shape
         expected *= size
     return True
+
+
+# -- distributed parameters -------------------------------------------------------------------------------------------
+
+
+def is_distributed(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return whether a tensor is torch's DTensor.
+
+    >>> is_distributed(torch.zeros(3))
+    False
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Return the part of a DTensor that this process has, sharing its memory; any other tensor unchanged."""
+    if not is_distributed(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()
+
+
+def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether parameters are flat shards: those of FSDP1 or of DeepSpeed's ZeRO.
+
+    FSDP1 gives an optimizer its ``FlatParameter``, or, with ``use_orig_params=True``, one-dimensional views into it.
+    DeepSpeed puts one flat partition into each group.
+
+    >>> import torch
+    >>> holds_flat_shards([{"params": [torch.zeros(3)]}])
+    False
+    """
+    params = [p for group in groups for p in group["params"]]
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has no shards of it
+    if fsdp is not None and _are_of_fsdp(params, fsdp.FlatParameter):
+        return True
+    flat = all(len(group["params"]) == 1 and group["params"][0].dim() == 1 for group in groups)
+    return bool(params) and flat and "deepspeed" in sys.modules
+
+
+def _are_of_fsdp(params: Sequence[Tensor], flat_class: type[Tensor]) -> bool:
+    """Return whether one of the parameters is a ``FlatParameter``, or a part of one that exists."""
+    if any(isinstance(p, flat_class) for p in params):
+        return True
+    parts = {
+        p.untyped_storage().data_ptr()
+        for p in params
+        if type(p) is torch.nn.Parameter and p.dim() == 1 and p.untyped_storage().nbytes() > p.nbytes
+    }
+    if not parts:
+        return False
+    # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
+    # takes some tens of milliseconds, once for a table. Their types are asked, since isinstance() asks the objects, and
+    # some (proxies of dead objects, deprecated names) answer with an error or a warning.
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
+    return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)

@@ -13,7 +13,7 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.front import Optimizer
-from gradstep.optimizers.sharded import is_distributed
+from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.wrapped import innermost
 
 _RELEASED: WeakSet[Optimizer] = WeakSet()

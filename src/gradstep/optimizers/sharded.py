@@ -9,40 +9,22 @@ that any number of processes gets the bits of one process.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradstep.engines.base import Int64s
+from gradstep.optimizers.memory import is_distributed, local_tensor
 from gradstep.storage.codecs import Field
 
 if TYPE_CHECKING:  # importing it takes a second; a process that has a DTensor has imported it
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Placement
-
-
-def is_distributed(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Return whether a tensor is torch's DTensor.
-
-    >>> is_distributed(torch.zeros(3))
-    False
-    """
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def local_tensor(tensor: Tensor) -> Tensor:
-    """Return the part of a DTensor that this process has, sharing its memory; any other tensor unchanged."""
-    if not is_distributed(tensor):
-        return tensor
-    with torch.no_grad():
-        return tensor.to_local()
 
 
 def sharded_axes(tensor: DTensor) -> list[int | None]:
@@ -98,19 +80,6 @@ def block_shape(p: DTensor, per: int) -> tuple[int, ...] | None:
     if ways.keys() == {0} and shape[0] % shards == 0 and count // shards % per == 0:
         return (count // per,)
     return None
-
-
-def flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
-    """Return the state of a whole parameter with scales of shape (blocks,); saved from shards they have several axes.
-
-    Args:
-        entry: the state.
-        fields: every array by its key.
-    """
-    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
-    if all(entry[key].dim() == 1 for key in scales):
-        return entry
-    return {**entry, **{key: entry[key].reshape(-1) for key in scales}}
 
 
 def find_runs(p: DTensor) -> Int64s:

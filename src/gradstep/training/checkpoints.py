@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.checkpoint.matching import LoadReport, listed, plain_name
+from gradstep.optimizers.arguments import plain_name
+from gradstep.optimizers.checkpoint.matching import LoadReport, listed
 from gradstep.schedules import Schedule
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver

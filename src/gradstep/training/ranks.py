@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
-from gradstep.optimizers.sharded import is_distributed
+from gradstep.optimizers.memory import is_distributed
 from gradstep.training.random_state import random_state, restore_random_state
 from gradstep.warn import warn_user
 

@@ -118,6 +118,4 @@ def stored_in_groups(rule: type[Rule], storage: Storage, groups: Sequence[Mappin
     Raises:
         ValueError: the groups are of another rule, of a later format, or invalid.
     """
-    if not any(HEADER in group for group in groups):
-        return storage
     return continue_noise(storage, read_header(rule, {"param_groups": groups}))

@@ -30,12 +30,14 @@ from gradstep.optimizers.checkpoint.matching import (
     rename_codes,
     restore_code_names,
 )
-from gradstep.optimizers.sharded import ShardedParameter, flatten_scales, is_distributed
+from gradstep.optimizers.memory import is_distributed
+from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
 from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
 from gradstep.rules import Rule, settings_of
 from gradstep.rules.settings import shared_settings_of
+from gradstep.storage.codecs import Field
 
 if TYPE_CHECKING:
     from gradstep.optimizers.front import Optimizer
@@ -168,7 +170,7 @@ def prepare_load(
                 continue
             shard = ShardedParameter(p, name, stored.collapsed) if is_distributed(p) else None
             like = p if shard is None else shard.local
-            entry = flatten_scales(entry, stored.fields) if shard is None else shard.localize(entry, stored.fields)
+            entry = _flatten_scales(entry, stored.fields) if shard is None else shard.localize(entry, stored.fields)
             regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)
             fits = _Fitting(p, like, shard, stored, name, entry, regular)
             if regular:  # usual, in a fifth of the time
@@ -296,6 +298,19 @@ def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         ValueError, TypeError: a setting is out of its bounds.
     """
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
+
+
+def _flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
+    """Return the state of a whole parameter with scales of shape (blocks,); saved from shards they have several axes.
+
+    Args:
+        entry: the state.
+        fields: every array by its key.
+    """
+    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
+    if all(entry[key].dim() == 1 for key in scales):
+        return entry
+    return {**entry, **{key: entry[key].reshape(-1) for key in scales}}
 
 
 def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:

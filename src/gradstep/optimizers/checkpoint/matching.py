@@ -9,6 +9,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.state.arrays import CODES
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault
 from gradstep.optimizers.state.storage import ParameterStorage, find_codec, possible_keys
@@ -89,8 +90,6 @@ def _slot_name(name: str, entry: Mapping[str, Any]) -> str:
 
 
 Group = Mapping[str, Any]
-
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @final
@@ -182,15 +181,6 @@ def _names(groups: Sequence[Group]) -> list[list[str]] | None:
     flat = list(chain(*names_by_group))
     complete = [len(n) for n in names_by_group] == [len(g["params"]) for g in groups]
     return names_by_group if complete and len(set(flat)) == len(flat) else None
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without the prefixes that wrappers of a model add.
-
-    >>> plain_name("_orig_mod.module.layers.0.weight")
-    'layers.0.weight'
-    """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def listed(lines: Iterable[str], most: int = 12) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.paged.files import FilePlacement
 from gradstep.optimizers.paged.host import HostPlacement
 from gradstep.optimizers.paged.host_memory import DEVICES
 from gradstep.optimizers.paged.placement import NewParameter, Placement
-from gradstep.optimizers.sharded import is_distributed
 from gradstep.optimizers.state.storage import Storage
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages

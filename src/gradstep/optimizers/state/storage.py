@@ -15,8 +15,8 @@ from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
-from gradstep.optimizers.memory import is_addressable, is_dense
-from gradstep.optimizers.sharded import any_sharded, block_shape, explain_refusal, is_distributed, local_tensor
+from gradstep.optimizers.memory import is_addressable, is_dense, is_distributed, local_tensor
+from gradstep.optimizers.sharded import any_sharded, block_shape, explain_refusal
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import ELEMENTS, Element, Native

@@ -14,20 +14,21 @@ from torch import Tensor
 
 from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.engines.step import StepReport
-from gradstep.optimizers.arguments import parameter_names
-from gradstep.optimizers.checkpoint.header import stored_in_groups
-from gradstep.optimizers.checkpoint.matching import plain_name
-from gradstep.optimizers.flat import FlatShards, check_flat_shards, holds_flat_shards
+from gradstep.optimizers.arguments import parameter_names, plain_name
+from gradstep.optimizers.checkpoint.header import HEADER, stored_in_groups
+from gradstep.optimizers.flat import FlatShards, check_flat_shards
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
     extent,
     find_overlaps,
+    holds_flat_shards,
     is_addressable,
+    is_distributed,
     is_freed,
     is_symbolic_zero,
 )
-from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed, local_gradients
+from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
 from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbage_collection
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
@@ -81,7 +82,7 @@ def build_batches(
         TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
         ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
     """
-    if rules:
+    if any(HEADER in group for group in groups):
         storage = stored_in_groups(type(rules[0]), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
         table = build_table(engine, storage, paged, rules, groups, state, whole)

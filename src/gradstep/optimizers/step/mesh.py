@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
 from gradstep.engines.statistics import SUMS, Tally
-from gradstep.optimizers.sharded import Place, ShardedParameter, is_distributed
+from gradstep.optimizers.memory import is_distributed
+from gradstep.optimizers.sharded import Place, ShardedParameter
 from gradstep.optimizers.step.table import TorchBatch
 from gradstep.rules import Rule
 
