@@ -76,6 +76,14 @@ def test_the_mistakes_that_everyone_makes_are_there():
     assert {"first-buffer-damped", "nesterov-always", "lr-in-buffer"} <= {v.name for v in catalogue(RULES["SGD"])}
 
 
+def test_every_mistake_has_one_change_and_one_row_of_the_table():
+    changes = [name for kind in kinds.KINDS for name in kind.CHANGES]
+    assert sorted(changes) == sorted(mistake.name for mistake in kinds.MISTAKES)
+    assert len(set(changes)) == len(changes)
+    assert {holder for m in kinds.MISTAKES for holder, _ in m.conventions} <= {*kinds.CONVENTIONS}
+    assert {rule for m in kinds.MISTAKES for _, rules in m.conventions for rule in rules} <= RULES.keys()
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_rule_has_a_catalogue_and_a_battery_it_can_be_computed_in(rule):
     assert len(catalogue(rule)) >= 30

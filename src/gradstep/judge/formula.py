@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -20,6 +20,9 @@ from gradstep.rules import Rule, State
 
 Edit: TypeAlias = Callable[[Program], Program]
 """Changes a traced rule; raises :class:`NotFoundError` if there is nothing to change."""
+
+Condition: TypeAlias = Callable[[Program], object]
+"""Whether a traced rule meets a condition, by the truth of the result."""
 
 
 @final
@@ -64,12 +67,14 @@ class Change:
     """The change that one known mistake makes in a rule.
 
     Attributes:
-        edit: changes the mathematics of one step.
+        edit: changes the mathematics of one step; None if that stays the same.
         habits: the fields of :class:`Habits` that differ.
+        when: whether a rule can have the mistake, by its graph at its default settings; None for every rule.
     """
 
     edit: Edit | None = None
     habits: tuple[tuple[str, Any], ...] = ()
+    when: Condition | None = None
 
 
 @final
@@ -246,7 +251,7 @@ def true_formula(rule: type[Rule]) -> Formula:
     return Formula(rule)
 
 
-def apply_changes(rule: type[Rule], changes: tuple[Change, ...]) -> Formula:
+def apply_changes(rule: type[Rule], changes: Sequence[Change]) -> Formula:
     """Return the rule with the changes applied one after the other.
 
     Raises:

@@ -16,22 +16,14 @@ from gradstep.judge.catalogue import (
     particular,
     state,
 )
-from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, variant, variants
+from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, read_mistakes, variant, variants
 from gradstep.rules import Rule
 
 __all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variant", "variants"]
 
-MISTAKES: tuple[Mistake, ...] = (
-    *corrections.MISTAKES,
-    *decay.MISTAKES,
-    *epsilons.MISTAKES,
-    *adaptive.MISTAKES,
-    *particular.MISTAKES,
-    *averages.MISTAKES,
-    *state.MISTAKES,
-    *momentum.MISTAKES,
-    *driving.MISTAKES,
-)
+KINDS = (corrections, decay, epsilons, adaptive, particular, averages, state, momentum, driving)
+
+MISTAKES = read_mistakes({name: change for kind in KINDS for name, change in kind.CHANGES.items()})
 """Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""
 
 

@@ -34,12 +34,7 @@ from gradstep.judge.algebra.expression import (
     walk,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import Mistake, held_by
-
-_nadam_mistake = partial(Mistake, read="Dozat, ICLR 2016 workshop, Algorithm 2")
-_RADAM = "Liu et al., arXiv:1908.03265, Algorithm 2"
-_radam_mistake = partial(Mistake, read=_RADAM)
-_amsgrad_mistake = partial(Mistake, read="Reddi et al., arXiv:1904.09237, Algorithm 2")
+from gradstep.judge.formula import Change, Edit
 
 
 def _find_maximum(program: Program) -> tuple[str, str]:
@@ -189,79 +184,17 @@ def _change_rho_inf(program: Program) -> Program:
     return program.rewrite(lambda n: n + 1 if n.op == "add" and lengths & set(n.args) else n, "step")
 
 
-MISTAKES = (
-    _amsgrad_mistake(
-        "amsgrad-of-corrected",
-        "AMSGrad's maximum taken of the corrected v",
-        "`max(v_max, v_hat)`; torch and the paper take the maximum of v itself",
-        _maximum_of_corrected,
-        conventions=held_by("optax"),
-    ),
-    _amsgrad_mistake(
-        "amsgrad-in-average",
-        "AMSGrad's maximum written into the average itself",
-        "`exp_avg_sq = max(...)`: the maximum is a state of its own",
-        _maximum_in_average,
-    ),
-    # Before the next: once μ is constant, this step's μ and the next one's are the same.
-    _nadam_mistake(
-        "mu-not-ahead",
-        "this step's μ where the next one's belongs",
-        "`mu_t * m / (1 - mu_product)`; the look-ahead has `mu_next * m / (1 - mu_product * mu_next)`",
-        _use_this_mu,
-        conventions=held_by("textbook"),
-    ),
-    _nadam_mistake(
-        "mu-constant",
-        "a constant momentum β₁ in the place of the schedule μ_t",
-        "`beta1` where the rule has `beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))`",
-        _keep_mu_constant,
-        conventions=held_by("optax", "textbook"),
-    ),
-    _nadam_mistake(
-        "mu-product-not-kept",
-        "the product of the μ not kept from step to step",
-        "`mu_product = mu`; it is `mu_product *= mu`",
-        _lose_product,
-    ),
-    _nadam_mistake(
-        "no-look-ahead",
-        "no gradient term in the step: Adam's with NAdam's schedule",
-        "the term `(1 - mu_t) * grad / (1 - mu_product)`",
-        _remove_look_ahead,
-    ),
-    _radam_mistake(
-        "threshold-4",
-        "rectification from ρ > 4 on instead of 5",
-        "`rho > 4`; the authors' code and torch wait for 5",
-        _lower_threshold,
-        conventions=held_by("paper"),
-    ),
-    Mistake(
-        "no-early-steps",
-        "no step at all before the variance is known",
-        "the branch for ρ ≤ 5: torch takes a plain momentum step there",
-        _skip_early,
-        read=_RADAM + "; the authors' code has it as degenerated_to_sgd",
-    ),
-    Mistake(
-        "no-early-steps-nor-decay",
-        "no step at all and no decay before the variance is known",
-        "the branch for ρ ≤ 5: torch takes a plain momentum step there, along the gradient with the decay in it",
-        _skip_early_and_decay,
-        read=_RADAM + "; pytorch_optimizer's RAdam",
-    ),
-    _radam_mistake(
-        "never-rectified",
-        "no rectification: r = 1",
-        "the factor r_t of the adaptive step",
-        partial(_change_rectification, lambda r: ONE),
-    ),
-    _radam_mistake(
-        "rectification-not-rooted",
-        "the rectification not square-rooted",
-        "`sqrt` around r_t",
-        partial(_change_rectification, lambda r: r**2),
-    ),
-    _radam_mistake("rho-inf", "ρ∞ without the − 1", "`2 / (1 - beta2) - 1`", _change_rho_inf),
-)
+CHANGES: dict[str, Edit | Change] = {
+    "amsgrad-of-corrected": _maximum_of_corrected,
+    "amsgrad-in-average": _maximum_in_average,
+    "mu-not-ahead": _use_this_mu,
+    "mu-constant": _keep_mu_constant,
+    "mu-product-not-kept": _lose_product,
+    "no-look-ahead": _remove_look_ahead,
+    "threshold-4": _lower_threshold,
+    "no-early-steps": _skip_early,
+    "no-early-steps-nor-decay": _skip_early_and_decay,
+    "never-rectified": partial(_change_rectification, lambda r: ONE),
+    "rectification-not-rooted": partial(_change_rectification, lambda r: r**2),
+    "rho-inf": _change_rho_inf,
+}

@@ -32,7 +32,8 @@ from gradstep.judge.algebra.expression import (
     walk,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import adam_mistake, edit_nodes
+from gradstep.judge.catalogue.mistake import edit_nodes
+from gradstep.judge.formula import Change, Edit
 
 
 class Blend(NamedTuple):
@@ -130,119 +131,29 @@ def _follow_gradient(program: Program) -> Program:
     return program.replace(step=substitute(program["step"], moment.new, GRADIENT))
 
 
-MISTAKES = (
-    adam_mistake(
-        "betas-swapped",
-        "β₁ and β₂ swapped",
-        "`beta2, beta1 = betas`, or β₂ in the average of the gradient",
-        edit_nodes(
-            lambda program, n: (
-                settings(program).get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
-                if n.op == "setting" and n.args[0] in ("betas.0", "betas.1")
-                else n
-            )
-        ),
+CHANGES: dict[str, Edit | Change] = {
+    "betas-swapped": edit_nodes(
+        lambda program, n: (
+            settings(program).get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
+            if n.op == "setting" and n.args[0] in ("betas.0", "betas.1")
+            else n
+        )
     ),
-    adam_mistake(
-        "v-from-gradient",
-        "v averaged from the gradient instead of its square",
-        "`(1 - beta2) * grad`; it is `(1 - beta2) * grad**2`",
-        partial(_replace_square, lambda program: GRADIENT),
-    ),
-    adam_mistake(
-        "v-from-magnitude",
-        "v averaged from the gradient's magnitude instead of its square",
-        "`abs(grad)` in the second average; it is `grad**2`",
-        partial(_replace_square, lambda program: call("abs", GRADIENT)),
-    ),
-    adam_mistake(
-        "v-not-rooted",
-        "the average square not square-rooted",
-        "a division by `v + eps`; it is `sqrt(v) + eps`",
-        edit_nodes(_remove_roots),
-    ),
-    adam_mistake(
-        "rest1-missing",
-        "(1 − β₁) missing from the average of the gradient",
-        "`m = beta1 * m + grad`; it is `+ (1 - beta1) * grad`",
-        partial(_reweight, "m", lambda p, b: b.beta * b.old + b.value),
-    ),
-    adam_mistake(
-        "rest2-missing",
-        "(1 − β₂) missing from the second average",
-        "`v = beta2 * v + grad**2`; it is `+ (1 - beta2) * grad**2`",
-        partial(_reweight, "v", lambda p, b: b.beta * b.old + b.value, everywhere=True),
-    ),
-    adam_mistake(
-        "m-weights-swapped",
-        "the weights of the average gradient exchanged: (1 − β₁) for the old value and β₁ for the gradient",
-        "`(1 - beta1) * m + beta1 * grad`",
-        partial(_reweight, "m", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
-    ),
-    adam_mistake(
-        "v-weights-swapped",
-        "the weights of the second average exchanged: (1 − β) for the old value and β for the new",
-        "`(1 - beta2) * v + beta2 * grad**2`",
-        partial(_reweight, "v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
-    ),
-    adam_mistake(
-        "m-rest-of-beta2",
-        "the gradient weighted with (1 − β₂) in its average",
-        "`beta1 * m + (1 - beta2) * grad`: the two weights add up to 1",
-        partial(_reweight, "m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
-    ),
-    adam_mistake(
-        "v-rest-of-beta1",
-        "the square weighted with (1 − β₁) in its average",
-        "`beta2 * v + (1 - beta1) * grad**2`: the two weights add up to 1",
-        partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
-    ),
-    adam_mistake(
-        "m-with-beta2",
-        "β₂ in the average of the gradient",
-        "`beta2 * m + (1 - beta2) * grad`; it is beta1",
-        partial(_reweight, "m", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
-    ),
-    adam_mistake(
-        "v-with-beta1",
-        "β₁ in the average square",
-        "`beta1 * v + (1 - beta1) * grad**2`; it is beta2",
-        partial(_reweight, "v", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
-    ),
-    adam_mistake(
-        "m-beta-missing",
-        "the old average gradient not multiplied by β₁",
-        "`m = m + (1 - beta1) * grad`; it is `beta1 * m + ...`",
-        partial(_reweight, "m", lambda p, b: b.old + (1 - b.beta) * b.value),
-    ),
-    adam_mistake(
-        "v-beta-missing",
-        "the old average square not multiplied by its β",
-        "`v = v + (1 - beta2) * grad**2`; it is `beta2 * v + ...`",
-        partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
-    ),
-    adam_mistake(
-        "v-rest-squared",
-        "(1 − β₂) squared together with the gradient",
-        "`((1 - beta2) * grad)**2`; it is `(1 - beta2) * grad**2`",
-        partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),
-    ),
-    adam_mistake(
-        "step-along-gradient",
-        "the step along the gradient instead of its average",
-        "the numerator of the update: it is the corrected m, not grad",
-        _follow_gradient,
-    ),
-    adam_mistake(
-        "v-from-average",
-        "v averaged from m² instead of g²",
-        "`(1 - beta2) * m**2`; it is `grad**2`",
-        partial(_replace_square, _square_of_average),
-    ),
-    adam_mistake(
-        "v-from-parameter",
-        "v averaged from the weight's square instead of the gradient's",
-        "`(1 - beta2) * p**2`; it is `grad**2`",
-        partial(_replace_square, lambda program: P**2),
-    ),
-)
+    "v-from-gradient": partial(_replace_square, lambda program: GRADIENT),
+    "v-from-magnitude": partial(_replace_square, lambda program: call("abs", GRADIENT)),
+    "v-not-rooted": edit_nodes(_remove_roots),
+    "rest1-missing": partial(_reweight, "m", lambda p, b: b.beta * b.old + b.value),
+    "rest2-missing": partial(_reweight, "v", lambda p, b: b.beta * b.old + b.value, everywhere=True),
+    "m-weights-swapped": partial(_reweight, "m", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+    "v-weights-swapped": partial(_reweight, "v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+    "m-rest-of-beta2": partial(_reweight, "m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+    "v-rest-of-beta1": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+    "m-with-beta2": partial(_reweight, "m", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
+    "v-with-beta1": partial(_reweight, "v", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
+    "m-beta-missing": partial(_reweight, "m", lambda p, b: b.old + (1 - b.beta) * b.value),
+    "v-beta-missing": partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
+    "v-rest-squared": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),
+    "step-along-gradient": _follow_gradient,
+    "v-from-average": partial(_replace_square, _square_of_average),
+    "v-from-parameter": partial(_replace_square, lambda program: P**2),
+}

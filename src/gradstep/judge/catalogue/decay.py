@@ -37,8 +37,8 @@ from gradstep.judge.algebra.expression import (
     substitute,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import ADAMW_PAPER, Mistake, adamw_mistake, any_of, habit, held_by, rule_mistake
-from gradstep.judge.formula import Edit
+from gradstep.judge.catalogue.mistake import any_of, habit
+from gradstep.judge.formula import Change, Edit
 
 
 def _change_decoupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
@@ -141,155 +141,28 @@ def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Progr
     return program.with_parts({**others, **parts, "G": G, "keep": ONE})
 
 
-MISTAKES = (
-    adamw_mistake(
-        "decay-in-gradient",
-        "the decay added to the gradient",
-        "`grad + weight_decay * p`; the decay acts on the weight: `p *= 1 - lr * weight_decay`",
-        _move_to_gradient,
-        when=decoupled_decay,
-    ),
-    Mistake(
-        "decay-on-weight",
-        "the decay on the weight itself",
-        "`p *= 1 - lr * weight_decay`; this rule adds it to the gradient: `grad + weight_decay * p`",
-        _move_to_weight,
-        when=coupled_decay,
-        conventions=(
-            *held_by("optax", "textbook", rules=("NAdam", "RAdam")),
-            *held_by("bitsandbytes", "textbook", rules=("Adam",)),
-        ),
-        read=ADAMW_PAPER + ", which compares the two",
-    ),
-    adamw_mistake(
-        "decay-after",
-        "the decay after the update",
-        "the update first and `p *= 1 - lr * weight_decay` last; torch and the paper decay the old weight",
-        _decay_after,
-        conventions=(
-            *held_by("tinytorch", "bitsandbytes", "textbook", rules=("AdamW",)),
-            *held_by("textbook", rules=("Adam", "NAdam", "RAdam")),
-        ),
-    ),
-    Mistake(
-        "decay-without-lr",
-        "the decay not multiplied by the learning rate",
-        "`p *= 1 - weight_decay`; torch multiplies by `1 - lr * weight_decay`",
-        # As where a schedule's multiplier takes the place of lr.
-        partial(_change_decoupled, lambda p, d: divide_terms(d, setting(p, "lr"))),
-        conventions=held_by("paper", rules=("AdamW",)),
-        read=ADAMW_PAPER + ", where λ stands beside α",
-    ),
-    adamw_mistake(
-        "decay-lr-twice",
-        "the decay multiplied by the learning rate twice",
-        "`lr * (update + lr * weight_decay * p)`",
-        partial(_change_decoupled, lambda p, d: setting(p, "lr") * d),
-    ),
-    rule_mistake(
-        "decay-with-lr",
-        "the decay in the gradient multiplied by the learning rate",
-        "`grad + lr * weight_decay * p`; the update multiplies by lr already",
-        partial(_change_coupled, lambda p, d: setting(p, "lr") * d),
-    ),
-    adamw_mistake(
-        "decay-by-step-size",
-        "the decay multiplied by the whole step size instead of lr",
-        "`step_size * (update + weight_decay * p)`, where step_size holds more than lr, such as a bias correction; "
-        "the decay is `lr * weight_decay * p`",
-        _multiply_by_step_size,
-        conventions=held_by("huggingface", rules=("Adafactor",)),
-    ),
-    adamw_mistake(
-        "decay-by-both-corrections",
-        "the decay multiplied by both bias corrections, √(1 − β₂ᵗ) / (1 − β₁ᵗ)",
-        "`step_size = lr * sqrt(1 - beta2**t) / (1 - beta1**t)` beside `weight_decay * p`; the decay is "
-        "`lr * weight_decay * p`",
-        _multiply_by_corrections,
-    ),
-    adamw_mistake(
-        "decay-in-numerator",
-        "the decay beside the average gradient, divided by the root of v",
-        "`(m_hat + weight_decay * p) / (sqrt(v_hat) + eps)`; the decay is not divided",
-        _move_to_numerator,
-    ),
-    adamw_mistake(
-        "decay-in-denominator",
-        "the decay inside the denominator",
-        "`m / (sqrt(v) + eps + weight_decay * p)`: a parenthesis is in the wrong place",
-        _move_to_denominator,
-    ),
-    adamw_mistake(
-        "decay-in-m-only",
-        "the decay added to the gradient of m alone",
-        "`grad + weight_decay * p` in one of the two averages",
-        partial(_in_one_moment, first_moments),
-    ),
-    adamw_mistake(
-        "decay-in-v-only",
-        "the decay added to the gradient of v alone",
-        "`grad + weight_decay * p` in one of the two averages",
-        partial(_in_one_moment, second_moments),
-    ),
-    adamw_mistake(
-        "decay-sign",
-        "the decay's sign flipped: weights grow",
-        "`p *= 1 + lr * weight_decay` or `grad - weight_decay * p`",
-        _scale(-1),
-    ),
-    rule_mistake(
-        "decay-doubled",
-        "the decay doubled: the gradient of λ‖p‖² instead of ½λ‖p‖²",
-        "`2 * weight_decay * p`",
-        _scale(2),
-    ),
-    rule_mistake(
-        "decay-halved",
-        "the decay halved",
-        "`0.5 * weight_decay * p`: ½ belongs to ½λ‖p‖², whose gradient is λp",
-        _scale(0.5),
-    ),
-    adamw_mistake(
-        "decay-twice",
-        "the decay both in the gradient and on the weight",
-        "both `grad + weight_decay * p` and `p *= 1 - lr * weight_decay`: keep one",
-        _decay_twice,
-    ),
-    adamw_mistake(
-        "decay-without-weight",
-        "the decay not multiplied by the weight",
-        "`lr * weight_decay` subtracted; it is `lr * weight_decay * p`",
-        partial(_decay_along, ONE),
-    ),
-    adamw_mistake(
-        "decay-of-gradient",
-        "the decay multiplied by the gradient instead of the weight",
-        "`weight_decay * grad`; it is `weight_decay * p`",
-        partial(_decay_along, G),
-    ),
-    adamw_mistake(
-        "decay-before-and-after",
-        "the decay both before and after the update",
-        "`p *= 1 - lr * weight_decay` in two places: keep the first",
-        _decay_before_and_after,
-    ),
-    adamw_mistake(
-        "decay-of-sign",
-        "the decay along the weight's sign: L1 instead of L2",
-        "`weight_decay * sign(p)`; it is `weight_decay * p`",
-        partial(_decay_along, call("sign", P)),
-    ),
-    adamw_mistake(
-        "decay-skipped-at-zero",
-        "the decay skipped where the gradient is zero",
-        "a mask such as `grad != 0` around the decay",
-        _skip_at_zero,
-    ),
-    Mistake(
-        "skips-zero-gradients",
-        "parameters whose gradient is zero left out of the step",
-        "`if grad.abs().sum() == 0: continue`: decay and momentum go on; only a gradient of None is left out",
-        habits=habit(skips_zero=True),
-        read="torch.optim: a gradient of None and one of zero are different things",
-    ),
-)
+CHANGES: dict[str, Edit | Change] = {
+    "decay-in-gradient": Change(_move_to_gradient, when=decoupled_decay),
+    "decay-on-weight": Change(_move_to_weight, when=coupled_decay),
+    "decay-after": _decay_after,
+    # As where a schedule's multiplier takes the place of lr.
+    "decay-without-lr": partial(_change_decoupled, lambda p, d: divide_terms(d, setting(p, "lr"))),
+    "decay-lr-twice": partial(_change_decoupled, lambda p, d: setting(p, "lr") * d),
+    "decay-with-lr": partial(_change_coupled, lambda p, d: setting(p, "lr") * d),
+    "decay-by-step-size": _multiply_by_step_size,
+    "decay-by-both-corrections": _multiply_by_corrections,
+    "decay-in-numerator": _move_to_numerator,
+    "decay-in-denominator": _move_to_denominator,
+    "decay-in-m-only": partial(_in_one_moment, first_moments),
+    "decay-in-v-only": partial(_in_one_moment, second_moments),
+    "decay-sign": _scale(-1),
+    "decay-doubled": _scale(2),
+    "decay-halved": _scale(0.5),
+    "decay-twice": _decay_twice,
+    "decay-without-weight": partial(_decay_along, ONE),
+    "decay-of-gradient": partial(_decay_along, G),
+    "decay-before-and-after": _decay_before_and_after,
+    "decay-of-sign": partial(_decay_along, call("sign", P)),
+    "decay-skipped-at-zero": _skip_at_zero,
+    "skips-zero-gradients": habit(skips_zero=True),
+}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from gradstep.judge.algebra.anatomy import NAMES, averages, coupled_decay
 from gradstep.judge.algebra.expression import STEP, contains
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue import epsilons
 from gradstep.judge.catalogue.corrections import debias_averages, uses_step
-from gradstep.judge.catalogue.mistake import Mistake, habit, held_by, rule_mistake
-from gradstep.judge.catalogue.state import WORDS, not_stored
-from gradstep.judge.formula import examples
+from gradstep.judge.catalogue.epsilons import set_eps
+from gradstep.judge.catalogue.mistake import Mistake, habit
+from gradstep.judge.catalogue.state import lose
+from gradstep.judge.formula import Change, Edit, examples
 from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
-
-_COUNTING_RULES = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor", "Adagrad")
-_count_mistake = partial(Mistake, read="torch.optim counts in `state[p]['step']`")
-_torch_mistake = partial(Mistake, read="the documentation of torch.optim.Optimizer")
 
 
 def _counts_and_keeps(program: Program) -> bool:
@@ -26,119 +23,72 @@ def _counts_and_keeps(program: Program) -> bool:
     return bool(program.slots) and counted and not forgets
 
 
-MISTAKES = (
-    _count_mistake(
-        "steps-of-all",
-        "the steps counted once for all parameters",
-        "one counter for all parameters; one without gradient takes no step, so keep a count for each",
-        habits=habit(clock="calls"),
-        when=uses_step,
-        conventions=held_by("tinytorch", "optax", "keras", "textbook", rules=_COUNTING_RULES),
-    ),
-    _count_mistake(
-        "steps-of-all-debiased",
-        "the steps counted once for all parameters, and the bias correction part of the averages",
-        "`beta * (1 - beta**(t - 1)) / (1 - beta**t)` with one t for all: a parameter that joins late starts biased",
-        debias_averages,
-        habit(clock="calls"),
-    ),
-    _count_mistake(
-        "steps-per-visit",
-        "the step counter raised once for every parameter of every step",
-        "`t += 1` inside the loop over the parameters",
-        habits=habit(clock="visits"),
-        when=uses_step,
-    ),
-    _torch_mistake(
-        "state-shared",
-        "one state for all parameters",
-        "`self.m` in the place of a value for each parameter, such as `state[p]['exp_avg']`",
-        habits=habit(shared=True),
-    ),
-    _torch_mistake(
-        "missing-as-zero",
-        "a missing gradient treated as zero: decay and momentum go on",
-        "`if p.grad is None: continue`",
-        habits=habit(missing="zero"),
-    ),
-    _torch_mistake(
-        "stops-at-missing",
-        "the step ended by the first parameter without gradient",
-        "`break` or `return` where it should be `continue`",
-        habits=habit(missing="ends"),
-    ),
-    Mistake(
-        "gradient-written",
-        "the gradient overwritten during the step",
-        "`p.grad.add_(...)`, `p.grad.mul_(...)` or `grad += ...`: take `grad.add(...)`, which returns a new tensor",
-        habits=habit(writes_gradient=True),
-        when=coupled_decay,
-        read="gradients belong to the caller, who may log, clip or accumulate them",
-    ),
-    _torch_mistake(
-        "settings-latched",
-        "the learning rate read only once",
-        "`self.lr` taken in the constructor; read `group['lr']` at every step, schedulers change it",
-        habits=habit(latched=True),
-    ),
-    _torch_mistake(
-        "rate-of-constructor",
-        "the learning rate given to the constructor used at every step and in every group",
-        "`self.lr`; read `group['lr']` at every step: schedulers change it, and groups have their own",
-        habits=habit(latched=True, one_rate=True),
-    ),
-    _torch_mistake(
-        "first-group-only",
-        "the settings of the first group used for all",
-        "`self.param_groups[0]` or `self.defaults` inside the loop over the groups",
-        habits=habit(first_group=True),
-    ),
-    _torch_mistake(
-        "state-not-saved",
-        "state that state_dict does not carry",
-        "averages kept in attributes of the optimizer instead of `self.state[p]`",
-        habits=habit(forgets="all"),
-        when=_counts_and_keeps,
-    ),
-    _torch_mistake(
-        "slots-not-saved",
-        "averages that state_dict does not carry",
-        "averages kept in attributes of the optimizer instead of `self.state[p]`",
-        habits=habit(forgets="slots"),
-    ),
-    _torch_mistake(
-        "steps-not-saved",
-        "a step count that state_dict does not carry",
-        "`self.t`; keep it in `self.state[p]['step']` or in the group",
-        habits=habit(forgets="steps"),
-        when=uses_step,
-    ),
-)
+_SLOTS = {
+    "exp_avg": "the average of the gradient",
+    "exp_avg_sq": "the average square",
+    "exp_inf": "the running maximum",
+    "square_avg": "the average square",
+    "acc_delta": "the average squared step",
+    "grad_avg": "the average gradient",
+    "momentum_buffer": "the momentum",
+    "sum": "the sum of squares",
+}
+"""Words for the slots of gradstep's own rules; other slots are called by their names."""
 
 
-def mistakes_of_settings(rule: type[Rule]) -> tuple[Mistake, ...]:
-    """Return a mistake for each setting without effect, each flag always on, each slot not kept and each constant ε."""
-    ignored = (
-        rule_mistake(
-            f"{setting.name.replace('_', '-')}-ignored",
-            f"the setting {setting.name} ignored ({setting.default} is used)",
-            f"where `{setting.name}` is used",
-            habits=habit(ignores=(setting.name,)),
+_EPSILONS = ("1e-08", "1e-06", "1e-07", "1e-05", "1e-10", "1e-12", "1e-04", "1e-03")
+"""Values that people write for ε."""
+
+
+def mistakes_of_settings(rule: type[Rule]) -> Iterator[Mistake]:
+    """Yield a mistake for each slot not kept, each setting without effect, each flag always on and each constant ε."""
+    for slot in dict.fromkeys(s.name for example, ndim in examples(rule) for s in example.slots(ndim)):
+        yield Mistake(
+            f"{slot.replace('_', '-')}-not-stored",
+            f"{_SLOTS.get(slot, f'the state {slot}')} computed but not kept",
+            f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
+            Change(lose(slot)),
+            "the tensor methods that end in an underscore work in place; the others return a new tensor",
         )
-        for setting in shared_settings_of(rule)
-    )
-    always = (
-        rule_mistake(
-            f"{setting.name.replace('_', '-')}-always",
-            "Nesterov's step always" if setting.name == "nesterov" else f"{setting.name} always on",
-            f"where `{setting.name}` is not set",
-            habits=habit(always=(setting.name,)),
+    settings = shared_settings_of(rule)
+    for name, default in ((s.name, s.default) for s in settings):
+        yield Mistake(
+            f"{name.replace('_', '-')}-ignored",
+            f"the setting {name} ignored ({default} is used)",
+            f"where `{name}` is used",
+            habit(ignores=(name,)),
         )
-        for setting in shared_settings_of(rule)
-        if setting.default is False
-    )
-    slots = dict.fromkeys(s.name for example, ndim in examples(rule) for s in example.slots(ndim))
-    not_kept = (not_stored(slot, WORDS.get(slot, f"the state {slot}")) for slot in slots)
-    eps = next((s.default for s in shared_settings_of(rule) if s.name in NAMES["eps"]), None)
-    constant_eps = (epsilons.always(value) for value in epsilons.VALUES if eps != float(value))
-    return (*not_kept, *ignored, *always, *constant_eps)
+    for name in (s.name for s in settings if s.default is False):
+        yield Mistake(
+            f"{name.replace('_', '-')}-always",
+            "Nesterov's step always" if name == "nesterov" else f"{name} always on",
+            f"where `{name}` is not set",
+            habit(always=(name,)),
+        )
+    eps = next((s.default for s in settings if s.name in NAMES["eps"]), None)
+    for value in (v for v in _EPSILONS if eps != float(v)):
+        yield Mistake(
+            f"eps-is-{value}",
+            f"ε = {value} whatever is set",
+            f"`{value}` written into the formula; use the setting eps",
+            Change(partial(set_eps, float(value))),
+            "Kingma and Ba, arXiv:1412.6980, Algorithm 1; the rule's docstring in gradstep.rules says where ε stands "
+            "in this rule",
+        )
+
+
+CHANGES: dict[str, Edit | Change] = {
+    "steps-of-all": habit(clock="calls", when=uses_step),
+    "steps-of-all-debiased": habit(debias_averages, clock="calls"),
+    "steps-per-visit": habit(clock="visits", when=uses_step),
+    "state-shared": habit(shared=True),
+    "missing-as-zero": habit(missing="zero"),
+    "stops-at-missing": habit(missing="ends"),
+    "gradient-written": habit(writes_gradient=True, when=coupled_decay),
+    "settings-latched": habit(latched=True),
+    "rate-of-constructor": habit(latched=True, one_rate=True),
+    "first-group-only": habit(first_group=True),
+    "state-not-saved": habit(forgets="all", when=_counts_and_keeps),
+    "slots-not-saved": habit(forgets="slots"),
+    "steps-not-saved": habit(forgets="steps", when=uses_step),
+}

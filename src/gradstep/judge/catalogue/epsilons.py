@@ -17,12 +17,7 @@ from gradstep.judge.algebra.anatomy import (
 )
 from gradstep.judge.algebra.expression import ONE, ZERO, Node, call, factors, mul, number, split_power, substitute
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import ADAM_PAPER, Mistake, held_by
-from gradstep.judge.formula import Edit
-
-_mistake = partial(
-    Mistake, read=ADAM_PAPER + "; the rule's docstring in gradstep.rules says where ε stands in this rule"
-)
+from gradstep.judge.formula import Change, Edit
 
 
 def _replace(make: Callable[[Denominator], Node]) -> Edit:
@@ -84,101 +79,23 @@ def _add_to_quotient(program: Program) -> Program:
     return program.rewrite(edit)
 
 
-def always(value: str) -> Mistake:
-    """Return the mistake of one value of ε written into the formula."""
-    return _mistake(
-        f"eps-is-{value}",
-        f"ε = {value} whatever is set",
-        f"`{value}` written into the formula; use the setting eps",
-        partial(_set, number(float(value))),
-    )
-
-
-def _set(value: Node, program: Program) -> Program:
+def set_eps(value: float, program: Program) -> Program:
+    """Write one value of ε into the formula."""
     eps = setting(program, "eps")
-    return program.rewrite(lambda n: value if n is eps else n)
+    return program.rewrite(lambda n: number(value) if n is eps else n)
 
 
-VALUES = ("1e-08", "1e-06", "1e-07", "1e-05", "1e-10", "1e-12", "1e-04", "1e-03")
-"""Values that people write for ε."""
-
-
-MISTAKES = (
-    _mistake(
-        "eps-inside-root",
-        "ε inside the square root",
-        "`sqrt(v + eps)`; it is `sqrt(v) + eps`",
-        _replace(lambda d: (d.root**2 + d.eps) ** 0.5),
-        conventions=(
-            *held_by("optax", "keras", rules=("RMSprop", "Adagrad")),
-            *held_by("textbook", rules=("Adam", "AdamW")),
-        ),
-    ),
-    _mistake(
-        "eps-squared-inside-root",
-        "ε² inside the square root",
-        "`sqrt(v + eps**2)`; it is `sqrt(v) + eps`",
-        _replace(lambda d: (d.root**2 + d.eps**2) ** 0.5),
-    ),
-    _mistake(
-        "eps-inside-before-correction",
-        "ε inside the root and before the bias correction",
-        "`sqrt(v + eps)` with the uncorrected v",
-        _replace(partial(_add_before_correction, inside=True)),
-    ),
-    _mistake(
-        "eps-outside-root",
-        "ε outside the square roots",
-        "`sqrt(v) + eps`; here it is `sqrt(v + eps)`, and it sets the size of the first steps",
-        _move_outside_root,
-    ),
-    Mistake(
-        "eps-before-correction",
-        "ε before the bias correction",
-        "`(sqrt(v) + eps)` divided by the root of `1 - beta2**t`: add ε to the root of the corrected v",
-        _replace(partial(_add_before_correction, inside=False)),
-        conventions=held_by("paper", "keras", "bitsandbytes", rules=("Adam", "AdamW", "NAdam")),
-        read=ADAM_PAPER + ": the reordered form at the end of section 2, with its ε̂",
-    ),
-    Mistake(
-        "eps-after-correction",
-        "ε after the bias correction",
-        "`sqrt(v_hat) + eps`; torch's RAdam adds ε to the root of the uncorrected v",
-        _add_after_correction,
-        conventions=held_by("optax", rules=("RAdam",)),
-        read="Liu et al., arXiv:1908.03265, and torch.optim.RAdam",
-    ),
-    Mistake(
-        "eps-added-to-denominator",
-        "ε added to the maximum instead of to |g|",
-        "`m / (u + eps)`; torch has `max(beta2 * u, abs(g) + eps)`",
-        _add_to_maximum,
-        conventions=held_by("keras"),
-        read="Kingma and Ba, arXiv:1412.6980, Algorithm 2, which has no ε; torch.optim.Adamax",
-    ),
-    _mistake("eps-missing", "no ε", "a division by `sqrt(v)` alone", partial(_set, ZERO)),
-    _mistake(
-        "eps-max",
-        "ε as the least value of the denominator instead of added to it",
-        "`max(sqrt(v), eps)`; it is `sqrt(v) + eps`",
-        _replace(lambda d: call("maximum", d.root, d.eps)),
-    ),
-    _mistake(
-        "eps-twice",
-        "ε both inside and outside the square root",
-        "`sqrt(v + eps) + eps`; it is `sqrt(v) + eps`",
-        _replace(lambda d: (d.root**2 + d.eps) ** 0.5 + d.eps),
-    ),
-    _mistake(
-        "eps-squared",
-        "ε squared",
-        "`sqrt(v) + eps**2`; it is `sqrt(v) + eps`",
-        _replace(lambda d: d.root + d.eps**2),
-    ),
-    _mistake(
-        "eps-added-to-quotient",
-        "ε added to the quotient instead of the denominator",
-        "`m / sqrt(v) + eps` without parentheses; it is `m / (sqrt(v) + eps)`",
-        _add_to_quotient,
-    ),
-)
+CHANGES: dict[str, Edit | Change] = {
+    "eps-inside-root": _replace(lambda d: (d.root**2 + d.eps) ** 0.5),
+    "eps-squared-inside-root": _replace(lambda d: (d.root**2 + d.eps**2) ** 0.5),
+    "eps-inside-before-correction": _replace(partial(_add_before_correction, inside=True)),
+    "eps-outside-root": _move_outside_root,
+    "eps-before-correction": _replace(partial(_add_before_correction, inside=False)),
+    "eps-after-correction": _add_after_correction,
+    "eps-added-to-denominator": _add_to_maximum,
+    "eps-missing": partial(set_eps, 0.0),
+    "eps-max": _replace(lambda d: call("maximum", d.root, d.eps)),
+    "eps-twice": _replace(lambda d: (d.root**2 + d.eps) ** 0.5 + d.eps),
+    "eps-squared": _replace(lambda d: d.root + d.eps**2),
+    "eps-added-to-quotient": _add_to_quotient,
+}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from itertools import permutations
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, final, get_args
 
 import numpy as np
@@ -15,7 +17,7 @@ from gradstep.judge.algebra.expression import Node
 from gradstep.judge.algebra.program import Program
 from gradstep.judge.algebra.trace import key_of
 from gradstep.judge.battery import DECAY, LR, QUICK
-from gradstep.judge.formula import Change, Edit, Formula, Habits, apply_changes, examples
+from gradstep.judge.formula import Change, Condition, Edit, Formula, Habits, apply_changes, examples
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import Scenario, Values
 from gradstep.rules import Rule
@@ -38,30 +40,49 @@ class Mistake:
         name: identifier in kebab-case.
         sentence: the difference, as it follows "matches AdamW with …".
         look_for: what to look for in the code, and what to put there.
-        edit: changes the rule's graph; None if the mathematics of a step stays the same.
-        habits: the fields of :class:`~gradstep.judge.formula.Habits` that differ.
-        when: whether a rule can have the mistake, by its graph at its default settings; None for every rule.
-        conventions: who writes the rule like this on purpose, and for which rules (an empty tuple: for all).
+        change: what it changes in a rule.
         read: where the right way is explained.
+        conventions: who writes the rule like this on purpose, and for which rules (an empty tuple: for all).
     """
 
     name: str
     sentence: str
     look_for: str
-    edit: Edit | None = None
-    habits: tuple[tuple[str, Any], ...] = ()
-    when: Callable[[Program], object] | None = None
-    conventions: tuple[tuple[Convention, tuple[str, ...]], ...] = ()
-    read: str = field(kw_only=True)
+    change: Change
+    read: str = "the rule's docstring in gradstep.rules"
+    conventions: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
         """Return who has this difference in this rule on purpose; empty if it is simply wrong."""
         return tuple(holder for holder, rules in self.conventions if not rules or rule.__name__ in rules)
 
-    @property
-    def change(self) -> Change:
-        """The change it makes in a rule."""
-        return Change(self.edit, self.habits)
+
+def read_mistakes(changes: Mapping[str, Edit | Change]) -> tuple[Mistake, ...]:
+    """Return the mistakes of ``mistakes.md``, in its order, each with the change of its name.
+
+    Raises:
+        KeyError: a mistake has no change.
+    """
+    sources: dict[str, str] = {}
+    mistakes = []
+    for line in Path(__file__).with_name("mistakes.md").read_text("utf-8").splitlines():
+        if source := re.fullmatch(r"- `(.+?)`: (.+)", line):
+            sources[source[1]] = source[2]
+        elif line.startswith("| ") and not line.startswith("| mistake |"):
+            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            name, sentence, look_for, read, holders = cells
+            change = changes[name] if isinstance(changes[name], Change) else Change(changes[name])
+            mistakes.append(Mistake(name, sentence, look_for, change, sources.get(read, read), _read_holders(holders)))
+    return tuple(mistakes)
+
+
+def _read_holders(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the conventions of "optax, textbook: NAdam, RAdam; keras": who, and for which rules."""
+    conventions = []
+    for group in text.split("; ") if text else ():
+        holders, _, rules = group.partition(": ")
+        conventions += [(holder, tuple(rules.split(", ")) if rules else ()) for holder in holders.split(", ")]
+    return tuple(conventions)
 
 
 @final
@@ -119,12 +140,12 @@ def variants(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> tuple[Variant, 
     orders = permutations(mistakes) if len(mistakes) < 3 else (mistakes, mistakes[::-1])
     for order in orders:
         try:
-            candidate = Variant(mistakes, apply_changes(rule, tuple(m.change for m in order)))
+            candidate = Variant(mistakes, apply_changes(rule, [m.change for m in order]))
         except NotFoundError:
             continue
         if not any(_same(candidate.formula, other.formula) for other in differing):
             differing.append(candidate)
-        if sum(m.edit is not None for m in mistakes) < 2:
+        if sum(m.change.edit is not None for m in mistakes) < 2:
             break
     return tuple(differing)
 
@@ -139,13 +160,13 @@ def _same(one: Formula, other: Formula) -> bool:
 @cache
 def can_be_made(rule: type[Rule], mistake: Mistake) -> bool:
     """Whether the rule can have the mistake: at its default settings, or for a habit at any settings."""
-    if mistake.when is None:
+    when = mistake.change.when
+    if when is None:
         return True
-    forms = examples(rule) if mistake.edit is None else ((rule(), 2),)
-    for example, ndim in forms:
+    for example, ndim in examples(rule) if mistake.change.edit is None else ((rule(), 2),):
         program = Formula(rule).program(example, ndim)
         try:
-            if program is not None and mistake.when(program):
+            if program is not None and when(program):
                 return True
         except NotFoundError:
             continue
@@ -247,14 +268,9 @@ def _settings_away(example: Rule, ndim: int) -> Mapping[str, Any]:
     return vars(rule)
 
 
-def held_by(*holders: Convention, rules: tuple[str, ...] = ()) -> tuple[tuple[Convention, tuple[str, ...]], ...]:
-    """Return the conventions of these holders for these rules, by default for all."""
-    return tuple((holder, rules) for holder in holders)
-
-
-def habit(**fields: Any) -> tuple[tuple[str, Any], ...]:
-    """Return the fields of :class:`~gradstep.judge.formula.Habits` that differ."""
-    return tuple(fields.items())
+def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> Change:
+    """Return the change of these fields of :class:`~gradstep.judge.formula.Habits`, and of a rule's graph."""
+    return Change(edit, tuple(fields.items()), when)
 
 
 def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
@@ -292,11 +308,3 @@ def any_of(*edits: Edit) -> Edit:
         return program
 
     return edit
-
-
-ADAM_PAPER = "Kingma and Ba, arXiv:1412.6980, Algorithm 1"
-ADAMW_PAPER = "Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2"
-RULE = "the rule's docstring in gradstep.rules"
-adam_mistake = partial(Mistake, read=ADAM_PAPER)
-adamw_mistake = partial(Mistake, read=ADAMW_PAPER)
-rule_mistake = partial(Mistake, read=RULE)

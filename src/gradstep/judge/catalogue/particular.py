@@ -37,13 +37,8 @@ from gradstep.judge.algebra.expression import (
     walk,
 )
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, held_by
-
-_lion_mistake = partial(Mistake, read="Chen et al., arXiv:2302.06675, Algorithm 2")
-_adafactor_mistake = partial(Mistake, read="Shazeer and Stern, arXiv:1804.04235, Algorithms 4 to 6")
-_adadelta_mistake = partial(Mistake, read="Zeiler, arXiv:1212.5701, Algorithm 1")
-_adamax_mistake = partial(Mistake, read="Kingma and Ba, arXiv:1412.6980, Algorithm 2")
-
+from gradstep.judge.catalogue.mistake import edit_nodes
+from gradstep.judge.formula import Change, Edit
 
 # -- Adamax, Lion -----------------------------------------------------------------------------------------------------
 
@@ -171,143 +166,30 @@ def _keep_in_full(program: Program) -> Program:
     return full.with_parts({**full.parts, row: old_weight * old + whole, col: col_old})
 
 
-_MAXIMA = (
-    _adamax_mistake(
-        "no-maximum",
-        "a sum in the place of the maximum",
-        "`max(beta2 * u, abs(grad))`",
-        partial(_change_maximum, lambda u: add(*u.args)),
+CHANGES: dict[str, Edit | Change] = {
+    "no-maximum": partial(_change_maximum, lambda u: add(*u.args)),
+    "maximum-never-forgets": partial(
+        _change_maximum, lambda u: call("maximum", split_scalars(u.args[0])[1], u.args[1])
     ),
-    _adamax_mistake(
-        "maximum-never-forgets",
-        "β₂ missing from the running maximum",
-        "`max(beta2 * u, abs(grad))`",
-        partial(_change_maximum, lambda u: call("maximum", split_scalars(u.args[0])[1], u.args[1])),
+    "no-magnitude": partial(_change_maximum, lambda u: substitute(u, call("abs", GRADIENT), GRADIENT)),
+    "sign-of-average": partial(_change_sign, lambda program, x: call("sign", _average(program).new)),
+    "one-beta": _use_one_beta,
+    "sign-of-gradient": partial(_change_sign, lambda program, x: call("sign", GRADIENT)),
+    "sign-of-old-average": partial(_change_sign, lambda program, x: call("sign", _average(program).old)),
+    "no-sign": partial(_change_sign, lambda program, x: x),
+    "lr-decay-off-by-one": lambda program: program.replace(step=substitute(program["step"], STEP - 1, STEP)),
+    "sum-as-average": _average_sum,
+    "no-root-of-steps": _remove_root_of_steps,
+    "steps-with-lr": partial(_change_average_of_steps, lambda program, value: setting(program, "lr") ** 2 * value),
+    "steps-from-gradient": partial(_change_average_of_steps, lambda program, value: GRADIENT**2),
+    "centered-not-squared": edit_nodes(_unsquare_mean),
+    "eps1-added": _add_eps,
+    "not-relative": edit_nodes(_remove_parameter_size, "step"),
+    "rate-not-falling": edit_nodes(_make_rate_constant, "step"),
+    "not-clipped": edit_nodes(_remove_clipping, "step"),
+    "factors-not-normalised": edit_nodes(_remove_normalisation, "step"),
+    "beta2-reversed": edit_nodes(
+        lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n
     ),
-    _adamax_mistake(
-        "no-magnitude",
-        "the gradient instead of its magnitude in the maximum",
-        "`abs(grad)`",
-        partial(_change_maximum, lambda u: substitute(u, call("abs", GRADIENT), GRADIENT)),
-    ),
-)
-
-_LIONS = (
-    _lion_mistake(
-        "sign-of-average",
-        "the sign of the updated average instead of the interpolation",
-        "`sign(m)` after `m = beta2 * m + (1 - beta2) * grad`; the direction has β₁ and the old m",
-        partial(_change_sign, lambda program, x: call("sign", _average(program).new)),
-    ),
-    _lion_mistake(
-        "one-beta", "β₁ for the average too", "`m = beta1 * m + (1 - beta1) * grad`; the average has β₂", _use_one_beta
-    ),
-    _lion_mistake(
-        "sign-of-gradient",
-        "the sign of the gradient alone",
-        "`sign(grad)`, or an average that is not kept: the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        partial(_change_sign, lambda program, x: call("sign", GRADIENT)),
-    ),
-    _lion_mistake(
-        "sign-of-old-average",
-        "the sign of the average before the gradient",
-        "`sign(m)`; the direction is `sign(beta1 * m + (1 - beta1) * grad)`",
-        partial(_change_sign, lambda program, x: call("sign", _average(program).old)),
-    ),
-    _lion_mistake(
-        "no-sign",
-        "no sign: the step is as long as the interpolation",
-        "`sign(...)` around the direction",
-        partial(_change_sign, lambda program, x: x),
-    ),
-)
-
-_OTHERS = (
-    Mistake(
-        "lr-decay-off-by-one",
-        "the decay of the learning rate one step ahead",
-        "`lr / (1 + t * lr_decay)`; it is `(t - 1)`",
-        lambda program: program.replace(step=substitute(program["step"], STEP - 1, STEP)),
-        read="torch.optim.Adagrad",
-    ),
-    Mistake(
-        "sum-as-average",
-        "an average of the squares instead of their sum",
-        "`sum / t`; Adagrad divides by the root of the whole sum",
-        _average_sum,
-        read="Duchi, Hazan and Singer, JMLR 12 (2011)",
-    ),
-    _adadelta_mistake(
-        "no-root-of-steps",
-        "no root of past steps in the numerator",
-        "`sqrt(acc_delta + eps)` over `sqrt(square_avg + eps)`",
-        _remove_root_of_steps,
-    ),
-    _adadelta_mistake(
-        "steps-with-lr",
-        "the learning rate inside the average of squared steps",
-        "`(lr * delta)**2`; torch averages `delta**2`",
-        partial(_change_average_of_steps, lambda program, value: setting(program, "lr") ** 2 * value),
-    ),
-    _adadelta_mistake(
-        "steps-from-gradient",
-        "the average of squared steps taken of the gradient",
-        "`acc_delta` averages `delta**2`, not `grad**2`",
-        partial(_change_average_of_steps, lambda program, value: GRADIENT**2),
-    ),
-    Mistake(
-        "centered-not-squared",
-        "the average gradient subtracted without being squared",
-        "`v - grad_avg**2`",
-        edit_nodes(_unsquare_mean),
-        read="Graves, arXiv:1308.0850, eq. 40",
-    ),
-)
-
-_FACTORED = (
-    _adafactor_mistake(
-        "eps1-added",
-        "ε₁ added to the squared gradient instead of bounding v",
-        "`grad**2 + eps1`; torch takes `max(v, eps1**2)`",
-        _add_eps,
-        conventions=held_by("paper", "huggingface"),
-    ),
-    _adafactor_mistake(
-        "not-relative",
-        "steps that do not depend on the parameter's size",
-        "`max(eps2, rms(p))`; Hugging Face's scale_parameter=False",
-        edit_nodes(_remove_parameter_size, "step"),
-    ),
-    _adafactor_mistake(
-        "rate-not-falling",
-        "a learning rate that does not fall as 1/√t",
-        "`min(lr, 1 / sqrt(t))`; Hugging Face's relative_step=False",
-        edit_nodes(_make_rate_constant, "step"),
-    ),
-    _adafactor_mistake(
-        "not-clipped",
-        "the update not clipped",
-        "`update / max(1, rms(update) / d)`",
-        edit_nodes(_remove_clipping, "step"),
-    ),
-    _adafactor_mistake(
-        "factors-not-normalised",
-        "rows times columns not divided by the rows' mean",
-        "`row * col / mean(row)`",
-        edit_nodes(_remove_normalisation, "step"),
-    ),
-    _adafactor_mistake(
-        "beta2-reversed",
-        "the weights of old and new square exchanged",
-        "`t**beta2_decay` is the weight of the new square, one minus it that of the old",
-        edit_nodes(lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n),
-    ),
-    _adafactor_mistake(
-        "not-factored",
-        "the average square kept in full for matrices",
-        "rows and columns for parameters of two and more dimensions",
-        _keep_in_full,
-    ),
-)
-
-MISTAKES = (*_MAXIMA, *_LIONS, *_OTHERS, *_FACTORED)
+    "not-factored": _keep_in_full,
+}

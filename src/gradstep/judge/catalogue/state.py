@@ -10,11 +10,7 @@ from gradstep.judge.algebra.anatomy import Average, first_moments, require, seco
 from gradstep.judge.algebra.expression import COUNT, ONE, STEP, Node, P, call, contains, substitute
 from gradstep.judge.algebra.program import Program
 from gradstep.judge.catalogue.averages import maximum_slots, step_moments
-from gradstep.judge.catalogue.mistake import Mistake, adam_mistake
-
-_in_place_mistake = partial(
-    Mistake, read="the tensor methods that end in an underscore work in place; the others return a new tensor"
-)
+from gradstep.judge.formula import Change, Edit
 
 
 def _start_at(moments: str, value: Callable[[Average], Node], program: Program) -> Program:
@@ -55,116 +51,24 @@ def _lose(slots: Slots, program: Program) -> Program:
     return program.rewrite(lambda n: first.get(n, n))
 
 
-def not_stored(slot: str, what: str) -> Mistake:
-    """Return the mistake of a slot that is computed and not kept."""
-    return _in_place_mistake(
-        f"{slot.replace('_', '-')}-not-stored",
-        f"{what} computed but not kept",
-        f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
-        partial(_lose, lambda program: {f"new {slot}"} & program.parts.keys()),
-    )
+def lose(slot: str) -> Edit:
+    """Return the edit that computes a slot and does not keep it."""
+    return partial(_lose, lambda program: {f"new {slot}"} & program.parts.keys())
 
 
-WORDS = {
-    "exp_avg": "the average of the gradient",
-    "exp_avg_sq": "the average square",
-    "exp_inf": "the running maximum",
-    "square_avg": "the average square",
-    "acc_delta": "the average squared step",
-    "grad_avg": "the average gradient",
-    "momentum_buffer": "the momentum",
-    "sum": "the sum of squares",
+CHANGES: dict[str, Edit | Change] = {
+    "m-from-gradient-first": partial(_start_at, "m", lambda a: a.value),
+    "v-from-square-first": partial(_start_at, "v", lambda a: a.value),
+    "averages-from-first-values": partial(_start_at, "mv", lambda a: a.value),
+    "m-from-one": partial(_start_at, "m", lambda a: ONE),
+    "v-from-one": partial(_start_at, "v", lambda a: ONE),
+    "averages-from-one": partial(_start_at, "mv", lambda a: ONE),
+    "m-from-parameter": partial(_start_at, "m", lambda a: P),
+    "m-updated-late": Change(partial(_update_late, _first_slots), when=lambda p: len(p.slots) > 1),
+    "v-updated-late": Change(partial(_update_late, _second_slots), when=lambda p: len(p.slots) > 1),
+    "state-updated-late": partial(_update_late, lambda p: p.slots),
+    "m-never-updated": partial(_never_update, _first_slots),
+    "v-never-updated": partial(_never_update, _second_slots),
+    "state-not-stored": Change(partial(_lose, lambda p: p.slots), when=lambda p: len(p.slots) > 1),
+    "parameter-not-moved": lambda program: program.replace(p=P),
 }
-"""Words for the slots of gradstep's own rules; other slots are called by their names."""
-
-
-MISTAKES = (
-    adam_mistake(
-        "m-from-gradient-first",
-        "the average gradient started at the first gradient instead of zero",
-        "`exp_avg = grad.clone()` at the first step; the correction is made for a start at zero",
-        partial(_start_at, "m", lambda a: a.value),
-    ),
-    adam_mistake(
-        "v-from-square-first",
-        "the average square started at the first square instead of zero",
-        "`exp_avg_sq = grad**2` at the first step: start at zeros",
-        partial(_start_at, "v", lambda a: a.value),
-    ),
-    adam_mistake(
-        "averages-from-first-values",
-        "both averages started at their first values instead of zero",
-        "`exp_avg = grad.clone()` and `exp_avg_sq = grad**2` at the first step: start at zeros",
-        partial(_start_at, "mv", lambda a: a.value),
-    ),
-    adam_mistake(
-        "m-from-one",
-        "the average gradient started at one instead of zero",
-        "`torch.ones_like(p)`: it is `zeros_like`",
-        partial(_start_at, "m", lambda a: ONE),
-    ),
-    adam_mistake(
-        "v-from-one",
-        "the average square started at one instead of zero",
-        "`torch.ones_like(p)`: it is `zeros_like`",
-        partial(_start_at, "v", lambda a: ONE),
-    ),
-    adam_mistake(
-        "averages-from-one",
-        "both averages started at one instead of zero",
-        "`torch.ones_like(p)`: it is `zeros_like`",
-        partial(_start_at, "mv", lambda a: ONE),
-    ),
-    adam_mistake(
-        "m-from-parameter",
-        "the average gradient started at the weight instead of zero",
-        "`p.clone()` where it should be `torch.zeros_like(p)`",
-        partial(_start_at, "m", lambda a: P),
-    ),
-    adam_mistake(
-        "m-updated-late",
-        "the average gradient updated after the step that uses it",
-        "update m first, then take the step with it",
-        partial(_update_late, _first_slots),
-        when=lambda p: len(p.slots) > 1,
-    ),
-    adam_mistake(
-        "v-updated-late",
-        "the average square updated after the step that uses it",
-        "update v first, then take the step with it",
-        partial(_update_late, _second_slots),
-        when=lambda p: len(p.slots) > 1,
-    ),
-    adam_mistake(
-        "state-updated-late",
-        "the state updated after the step that uses it",
-        "update the state first, then take the step with it",
-        partial(_update_late, lambda p: p.slots),
-    ),
-    _in_place_mistake(
-        "m-never-updated",
-        "the average gradient never updated: it stays at its first value",
-        "`exp_avg.mul(beta1)` without the underscore computes a new tensor that nobody keeps",
-        partial(_never_update, _first_slots),
-    ),
-    _in_place_mistake(
-        "v-never-updated",
-        "the average square never updated: it stays at its first value",
-        "`exp_avg_sq.mul(beta2)` without the underscore computes a new tensor that nobody keeps",
-        partial(_never_update, _second_slots),
-    ),
-    _in_place_mistake(
-        "state-not-stored",
-        "the averages computed but not kept: each step starts from zero",
-        "`exp_avg.mul(beta1)` without the underscore, or state made anew at each step",
-        partial(_lose, lambda p: p.slots),
-        when=lambda p: len(p.slots) > 1,
-    ),
-    Mistake(
-        "parameter-not-moved",
-        "the new weight computed but not written to the parameter",
-        "`p = p - ...`, which only names a new tensor: use `p.add_(...)`, `p.copy_(...)` or `param.data = ...`",
-        lambda program: program.replace(p=P),
-        read="an assignment to a loop's variable never changes what the loop is over",
-    ),
-)
