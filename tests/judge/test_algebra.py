@@ -9,14 +9,7 @@ import pytest
 
 import gradstep
 from gradstep.judge import catalogue as kinds
-from gradstep.judge.algebra.expression import (
-    ONE,
-    STEP,
-    ZERO,
-    Node,
-    linear,
-    number,
-)
+from gradstep.judge.algebra.expression import ONE, STEP, ZERO, Node, number
 from gradstep.judge.algebra.trace import key_of, trace, values_of
 from gradstep.judge.formula import examples
 from gradstep.rules import RULES, Rule, State
@@ -53,10 +46,10 @@ def test_what_may_be_0_over_0_stays():
 
 
 def test_a_formula_is_taken_apart_along_one_of_its_leaves():
-    a, b = linear(BETA * X + (1 - BETA) * Y, X)
+    a, b = (BETA * X + (1 - BETA) * Y).linear(X)
     assert a is BETA
     assert b is (1 - BETA) * Y
-    assert linear(X**0.5, X) == (ZERO, X**0.5)
+    assert (X**0.5).linear(X) == (ZERO, X**0.5)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -11,8 +11,7 @@ from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.algebra.anatomy import NotFoundError
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.program import NotFoundError, Program
 from gradstep.judge.algebra.symbol import UntraceableError
 from gradstep.judge.algebra.trace import Key, key_of, trace, values_of
 from gradstep.judge.battery import battery

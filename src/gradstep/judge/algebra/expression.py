@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias, final
 from weakref import WeakValueDictionary
@@ -21,6 +20,8 @@ _INTERNED: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
 _OF_DATA = ("p", "g", "old", "named")
 """Leaves with the parameter's shape; every other leaf is one number."""
 
+_REDUCTIONS = ("mean", "sum", "size")
+
 
 @final
 class Node:
@@ -31,14 +32,16 @@ class Node:
             (leaves); ``add``, ``mul``, ``pow``; or the name of a function, such as ``abs`` or ``maximum``.
         args: nodes; for a leaf its name or its value.
         scalar: whether the value is one number for all elements.
+        elementwise: whether it has a value for each element; a number or a mean has one for all of them.
         rank: sort key of terms and factors, the same in every process.
     """
 
-    __slots__ = ("__weakref__", "args", "op", "rank", "scalar")
+    __slots__ = ("__weakref__", "args", "elementwise", "op", "rank", "scalar")
 
     op: str
     args: tuple[Any, ...]
     scalar: bool
+    elementwise: bool
     rank: tuple[int, int]
 
     def __new__(cls, op: str, *args: Any) -> Node:
@@ -52,6 +55,8 @@ class Node:
         node.scalar = op not in _OF_DATA and all(a.scalar for a in inner)
         if op == "named":
             node.scalar = args[0].startswith("memo ")
+        one_for_all = node.scalar or (op in _REDUCTIONS and len(args) == 1)
+        node.elementwise = not one_for_all and (op in _OF_DATA or any(a.elementwise for a in inner))
         arguments = ",".join(str(a.rank) if isinstance(a, Node) else repr(a) for a in args)
         node.rank = 1 + max((a.rank[0] for a in inner), default=0), crc32(f"{op}({arguments})".encode())
         _INTERNED[key] = node
@@ -86,6 +91,119 @@ class Node:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    @property
+    def terms(self) -> tuple[Node, ...]:
+        """Return the terms of a sum; any other node is its own only term."""
+        return self.args if self.op == "add" else (self,)
+
+    @property
+    def factors(self) -> tuple[Node, ...]:
+        """Return the factors of a product; any other node is its own only factor."""
+        return self.args if self.op == "mul" else (self,)
+
+    def split_coefficient(self) -> tuple[float, Node]:
+        """Split a term into its constant and the rest: ``-2 * x`` into ``(-2, x)``."""
+        if self.op == "number":
+            return self.args[0], ONE
+        if self.op == "mul" and self.args[0].op == "number":
+            rest = self.args[1:]
+            return self.args[0].args[0], rest[0] if len(rest) == 1 else Node("mul", *rest)
+        return 1.0, self
+
+    def split_power(self) -> tuple[Node, float]:
+        """Split a factor into base and constant exponent: ``x**-0.5`` into ``(x, -0.5)``, ``x`` into ``(x, 1)``."""
+        if self.op == "pow" and self.args[1].op == "number":
+            return self.args[0], self.args[1].args[0]
+        return self, 1.0
+
+    def split_scalars(self) -> tuple[Node, Node]:
+        """Split a product into its scalar factors and its array factors."""
+        scalars = [f for f in self.factors if f.scalar]
+        return mul(*scalars), mul(*(f for f in self.factors if not f.scalar))
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether the value cannot be below zero, as far as its form shows; settings never are."""
+        match self.op:
+            case "number":
+                return bool(self.args[0] >= 0)
+            case "setting" | "abs" | "step" | "count":
+                return True
+            case "old" | "named":
+                return bool(self.args[1])
+            case "pow":
+                base, e = self.split_power()
+                return (base is not self and (e % 2 == 0 or abs(e) == 0.5)) or self.args[0].nonnegative
+            case "mul" | "maximum":
+                return all(a.nonnegative for a in self.args)
+            case "add":
+                return all(a.nonnegative for a in self.args) or self.complement is not None
+        return False
+
+    @property
+    def complement(self) -> Node | None:
+        """Return ``x`` if the node is ``1 - x`` and a scalar, else None."""
+        if self.op != "add" or not self.scalar or ONE not in self.args or len(self.args) != 2:
+            return None
+        (other,) = (t for t in self.args if t is not ONE)
+        coefficient, content = other.split_coefficient()
+        return mul(number(-coefficient), content) if coefficient < 0 else None
+
+    def walk(self) -> Iterator[Node]:
+        """Yield the node and everything below it, each once."""
+        seen, pending = {self}, [self]
+        while pending:
+            current = pending.pop()
+            yield current
+            for a in current.args:
+                if isinstance(a, Node) and a not in seen:
+                    seen.add(a)
+                    pending.append(a)
+
+    def contains(self, part: Node) -> bool:
+        """Whether ``part`` occurs in the node."""
+        return any(n is part for n in self.walk())
+
+    def has(self, *ops: str) -> bool:
+        """Whether one of these operations occurs in the node."""
+        return any(n.op in ops for n in self.walk())
+
+    def rewrite(self, edit: Edit) -> Node:
+        """Rebuild the expression from its leaves up and apply ``edit`` to each node on the way."""
+        results: dict[Node, Node] = {}
+
+        def rebuild(current: Node) -> Node:
+            if current not in results:
+                args = tuple(rebuild(a) if isinstance(a, Node) else a for a in current.args)
+                same = all(a is b for a, b in zip(args, current.args))
+                results[current] = edit(current if same else build(current.op, args))
+            return results[current]
+
+        return rebuild(self)
+
+    def substitute(self, part: Node, by: Node) -> Node:
+        """Replace ``part`` by another node everywhere in the expression."""
+        return self.rewrite(lambda n: by if n is part else n)
+
+    def linear(self, leaf: Node) -> tuple[Node, Node]:
+        """Return ``(a, b)`` such that the node is ``a * leaf + b`` and ``leaf`` does not occur in ``a``.
+
+        Terms with the leaf in another place, such as under a root, stay in ``b``.
+        """
+        if self is leaf:
+            return ONE, ZERO
+        if self.op == "add":
+            parts = [t.linear(leaf) for t in self.args]
+            return add(*(a for a, _ in parts)), add(*(b for _, b in parts))
+        if self.op == "mul":
+            with_leaf = [f for f in self.args if f.contains(leaf)]
+            if len(with_leaf) == 1:
+                a, b = with_leaf[0].linear(leaf)
+                if a is not ZERO:
+                    others = [f for f in self.args if f is not with_leaf[0]]
+                    return mul(a, *others), mul(b, *others)
+        return ZERO, self
+
 
 Edit: TypeAlias = Callable[[Node], Node]
 
@@ -104,39 +222,12 @@ P, G, STEP, COUNT = Node("p"), Node("g"), Node("step"), Node("count")
 GRADIENT, KEEP, MOVE = Node("named", "G", False), Node("named", "keep", False), Node("named", "step", False)
 
 
-def split_coefficient(node: Node) -> tuple[float, Node]:
-    """Split a term into its constant and the rest: ``-2 * x`` into ``(-2, x)``."""
-    if node.op == "number":
-        return node.args[0], ONE
-    if node.op == "mul" and node.args[0].op == "number":
-        rest = node.args[1:]
-        return node.args[0].args[0], rest[0] if len(rest) == 1 else Node("mul", *rest)
-    return 1.0, node
-
-
-def terms(node: Node) -> tuple[Node, ...]:
-    """Return the terms of a sum; any other node is its own only term."""
-    return node.args if node.op == "add" else (node,)
-
-
-def factors(node: Node) -> tuple[Node, ...]:
-    """Return the factors of a product; any other node is its own only factor."""
-    return node.args if node.op == "mul" else (node,)
-
-
-def split_power(node: Node) -> tuple[Node, float]:
-    """Split a factor into its base and its constant exponent: ``x**-0.5`` into ``(x, -0.5)``, ``x`` into ``(x, 1)``."""
-    if node.op == "pow" and node.args[1].op == "number":
-        return node.args[0], node.args[1].args[0]
-    return node, 1.0
-
-
 def add(*nodes: Node) -> Node:
     """Return the sum of the nodes."""
     collected: dict[Node, float] = {}
     pending = list(reversed(nodes))
     while pending:
-        coefficient, content = split_coefficient(pending.pop())
+        coefficient, content = pending.pop().split_coefficient()
         if content.op == "add":
             pending += [mul(number(coefficient), term) for term in reversed(content.args)]
         else:
@@ -159,7 +250,7 @@ def mul(*nodes: Node) -> Node:
         elif node.op == "number":
             coefficient *= node.args[0]
         else:
-            base, exponent = split_power(node)
+            base, exponent = node.split_power()
             # x / x is 1 for a setting x; for data it may be 0 / 0.
             key = base, base.scalar or exponent > 0
             powers[key] = powers.get(key, 0.0) + exponent
@@ -198,15 +289,15 @@ def power(base: Node, exponent: Node | float) -> Node:
         return power(base.args[0], exponent)
     if base.op == "pow" and base.args[1].op == "number":
         inner = base.args[1].args[0]
-        if whole or inner != int(inner) or inner % 2 or nonnegative(base.args[0]):
+        if whole or inner != int(inner) or inner % 2 or base.args[0].nonnegative:
             return power(base.args[0], inner * e)
         if inner * e == 1:
             return call("abs", base.args[0])
     if base.op == "mul":
         if whole:
             return mul(*(power(f, exponent) for f in base.args))
-        free = [f for f in base.args if nonnegative(f)]
-        rest = [f for f in base.args if not nonnegative(f)]
+        free = [f for f in base.args if f.nonnegative]
+        rest = [f for f in base.args if not f.nonnegative]
         if free and rest:
             return mul(*(power(f, exponent) for f in free), Node("pow", mul(*rest), exponent))
         if free:
@@ -223,7 +314,7 @@ def call(op: str, *args: Node) -> Node:
         return yes if yes is no else Node("ite", *args)
     if op in _COMPARISONS and all(a.op == "number" for a in args):
         return number(_COMPARISONS[op](*(a.args[0] for a in args)))
-    if op == "abs" and nonnegative(args[0]):
+    if op == "abs" and args[0].nonnegative:
         return args[0]
     return Node(op, *args)
 
@@ -231,105 +322,10 @@ def call(op: str, *args: Node) -> Node:
 _COMPARISONS = {"lt": operator.lt, "le": operator.le, "eq": operator.eq, "ne": operator.ne}
 
 
-def nonnegative(node: Node) -> bool:
-    """Whether the value cannot be below zero, as far as its form shows; settings never are."""
-    match node.op:
-        case "number":
-            return bool(node.args[0] >= 0)
-        case "setting" | "abs" | "step" | "count":
-            return True
-        case "old" | "named":
-            return bool(node.args[1])
-        case "pow":
-            base, e = split_power(node)
-            return (base is not node and (e % 2 == 0 or abs(e) == 0.5)) or nonnegative(node.args[0])
-        case "mul" | "maximum":
-            return all(nonnegative(a) for a in node.args)
-        case "add":
-            return all(nonnegative(a) for a in node.args) or complement(node) is not None
-    return False
-
-
-def complement(node: Node) -> Node | None:
-    """Return ``x`` if the node is ``1 - x`` and a scalar, else None."""
-    if node.op != "add" or not node.scalar or ONE not in node.args or len(node.args) != 2:
-        return None
-    (other,) = (t for t in node.args if t is not ONE)
-    coefficient, content = split_coefficient(other)
-    return mul(number(-coefficient), content) if coefficient < 0 else None
-
-
-@cache
-def elementwise(node: Node) -> bool:
-    """Whether the node has a value for each element; a number or a mean has one for all of them."""
-    if node.scalar or (node.op in _REDUCTIONS and len(node.args) == 1):
-        return False
-    return node.op in _OF_DATA or any(elementwise(a) for a in node.args if isinstance(a, Node))
-
-
-_REDUCTIONS = ("mean", "sum", "size")
-
-
 def build(op: str, args: tuple[Any, ...]) -> Node:
     """Return the canonical node of an operation."""
     makers: dict[str, Callable[..., Node]] = {"add": add, "mul": mul, "pow": power}
     return makers[op](*args) if op in makers else call(op, *args)
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """Yield the node and everything below it, each once."""
-    seen, pending = {node}, [node]
-    while pending:
-        current = pending.pop()
-        yield current
-        for a in current.args:
-            if isinstance(a, Node) and a not in seen:
-                seen.add(a)
-                pending.append(a)
-
-
-def contains(node: Node, part: Node) -> bool:
-    """Whether ``part`` occurs in the node."""
-    return any(n is part for n in walk(node))
-
-
-def rewrite(node: Node, edit: Edit) -> Node:
-    """Rebuild the expression from its leaves up and apply ``edit`` to each node on the way."""
-    results: dict[Node, Node] = {}
-
-    def rebuild(current: Node) -> Node:
-        if current not in results:
-            args = tuple(rebuild(a) if isinstance(a, Node) else a for a in current.args)
-            same = all(a is b for a, b in zip(args, current.args))
-            results[current] = edit(current if same else build(current.op, args))
-        return results[current]
-
-    return rebuild(node)
-
-
-def substitute(node: Node, part: Node, by: Node) -> Node:
-    """Replace ``part`` by another node everywhere in the expression."""
-    return rewrite(node, lambda n: by if n is part else n)
-
-
-def linear(node: Node, leaf: Node) -> tuple[Node, Node]:
-    """Return ``(a, b)`` such that the node is ``a * leaf + b`` and ``leaf`` does not occur in ``a``.
-
-    Terms with the leaf in another place, such as under a root, stay in ``b``.
-    """
-    if node is leaf:
-        return ONE, ZERO
-    if node.op == "add":
-        parts = [linear(t, leaf) for t in node.args]
-        return add(*(a for a, _ in parts)), add(*(b for _, b in parts))
-    if node.op == "mul":
-        with_leaf = [f for f in node.args if contains(f, leaf)]
-        if len(with_leaf) == 1:
-            a, b = linear(with_leaf[0], leaf)
-            if a is not ZERO:
-                others = [f for f in node.args if f is not with_leaf[0]]
-                return mul(a, *others), mul(b, *others)
-    return ZERO, node
 
 
 def describe(node: Node) -> str:

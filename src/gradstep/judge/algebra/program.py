@@ -2,15 +2,94 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias, final
+from typing import Any, TypeVar, final
 
-import numpy as np
+from gradstep.judge.algebra.expression import ONE, STEP, ZERO, Edit, Node, add
+from gradstep.judge.algebra.tape import WHOLE, Tape
 
-from gradstep.judge.algebra.expression import ZERO, Edit, Node, rewrite, split_coefficient, split_power, walk
+
+class NotFoundError(LookupError):
+    """The rule has no place for an edit."""
+
+
+Found = TypeVar("Found")
+
+
+def require(found: Found | None, what: str) -> Found:
+    """Return ``found``; raise :class:`NotFoundError` with ``what`` it is if that is None, False or empty."""
+    if not found:
+        raise NotFoundError(f"no {what}")
+    return found
+
+
+def only(found: Iterable[Found], what: str) -> Found:
+    """Return the one item of ``found``; raise :class:`NotFoundError` if there is none, or if there are several."""
+    items = list(found)
+    require(len(items) == 1, f"one {what}")
+    return items[0]
+
+
+NAMES = {
+    "lr": ("lr", "learning_rate", "step_size", "eta"),
+    "weight_decay": ("weight_decay", "wd", "decay", "weight_decay_rate"),
+    "eps": ("eps", "epsilon"),
+}
+"""Names that a rule may give to the settings that edits look for."""
+
+
+@final
+@dataclass(frozen=True)
+class Average:
+    """A slot that is ``old_weight * old + new_weight * value`` after the step.
+
+    Attributes:
+        name: name of the part, such as ``new exp_avg``.
+        old: the slot before the step.
+        new: the slot after it.
+        old_weight: ``β``.
+        new_weight: ``1 - β`` for an average and ``1`` for a sum.
+        value: the averaged value, such as the gradient or its square.
+    """
+
+    name: str
+    old: Node
+    new: Node
+    old_weight: Node
+    new_weight: Node
+    value: Node
+
+    @property
+    def of_squares(self) -> bool:
+        """Whether the averaged values are squares."""
+        data = [f for f in self.value.factors if not f.scalar]
+        data = [n.args[0] if n.op == "mean" else n for n in data]
+        return any(n.split_power()[1] == 2 for n in data)
+
+    @property
+    def is_average(self) -> bool:
+        """Whether the weights add up to 1."""
+        return self.old_weight + self.new_weight is ONE
+
+    def plus(self, addend: Node) -> Node:
+        """Return ``old_weight * old + addend``."""
+        return self.old_weight * self.old + addend
+
+
+@final
+@dataclass(frozen=True)
+class Correction:
+    """The bias correction ``1 - of`` of an average that starts at 0: ``1 - β**t``, or ``1 - Π μ``."""
+
+    node: Node
+    of: Node
+
+    @property
+    def beta(self) -> Node | None:
+        """β if the correction is ``1 - β**t``, else None."""
+        return self.of.args[0] if self.of.op == "pow" else None
 
 
 @final
@@ -45,7 +124,7 @@ class Program:
         """Apply ``edit`` to every node of these parts, by default of all; ``step`` includes ``update``."""
         if "step" in names:
             names = (*names, "update")
-        return self.with_parts({n: rewrite(e, edit) if not names or n in names else e for n, e in self.parts.items()})
+        return self.with_parts({n: e.rewrite(edit) if not names or n in names else e for n, e in self.parts.items()})
 
     def first_value(self, name: str) -> Node:
         """Return the value of a slot or a scalar of the state before the first step."""
@@ -59,26 +138,103 @@ class Program:
         """Yield every node of these parts, by default of all; ``step`` includes ``update``."""
         for name, expression in self.parts.items():
             if not names or name in names or (name == "update" and "step" in names):
-                yield from walk(expression)
+                yield from expression.walk()
 
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of the parts that are state."""
         return tuple(n for n in self.parts if n.startswith("new "))
 
+    def setting(self, role: str) -> Node:
+        """Return the setting with this role, a key of ``NAMES``."""
+        by_name = self.settings
+        for name in NAMES[role]:
+            if name in by_name:
+                return by_name[name]
+        raise NotFoundError(role)
+
     @cached_property
-    def _tape(self) -> _Tape:
-        return _Tape(self.parts)
+    def settings(self) -> dict[str, Node]:
+        """Return the settings that the program uses, by name (``betas.0`` for the first of a pair)."""
+        return {n.args[0]: n for n in self.nodes() if n.op == "setting"}
+
+    def slot_leaves(self, name: str) -> tuple[Node, Node]:
+        """Return the leaves of a slot's old value and of its new one."""
+        slot = name.removeprefix("new ")
+        signs = (n.args[1] for n in self.nodes() if n.op in ("old", "named") and n.args[0] in (slot, name))
+        nonnegative = next(signs, False)
+        return Node("old", slot, nonnegative), Node("named", name, nonnegative)
+
+    @cached_property
+    def averages(self) -> tuple[Average, ...]:
+        """Return every slot that is linear in its old value."""
+        slots = []
+        for name in self.slots:
+            old, new = self.slot_leaves(name)
+            old_weight, added = self[name].linear(old)
+            if not old_weight.scalar:  # the averaged value holds the old value too
+                own = [t for t in self[name].terms if t.split_scalars()[1] is old]
+                old_weight = add(*(t.split_scalars()[0] for t in own))
+                added = add(*(t for t in self[name].terms if t not in own))
+            if (old_weight.scalar and old_weight.op != "number") or old_weight is ONE:
+                new_weight, value = added.split_scalars() if added.op != "add" else (ONE, added)
+                if value is not ONE:
+                    slots.append(Average(name, old, new, old_weight, new_weight, value))
+        return tuple(slots)
+
+    @property
+    def first_moments(self) -> tuple[Average, ...]:
+        """Return the averages and sums of the gradient."""
+        return tuple(a for a in self.averages if not a.of_squares)
+
+    @property
+    def second_moments(self) -> tuple[Average, ...]:
+        """Return the averages and sums of squares."""
+        return tuple(a for a in self.averages if a.of_squares)
+
+    @cached_property
+    def corrections(self) -> tuple[Correction, ...]:
+        """Return every bias correction in the step."""
+        by_node = {}
+        for node in self.nodes("step"):
+            part = node.complement
+            if part is None:
+                continue
+            is_power = part.op == "pow" and part.args[1].op != "number" and part.args[1].contains(STEP)
+            if is_power or any(n.op == "named" and n.args[0].startswith("memo ") for n in part.factors):
+                by_node[node] = Correction(node, part)
+        return tuple(by_node.values())
+
+    def corrections_of(self, moment: str) -> tuple[Correction, ...]:
+        """Return the corrections of the first (``m``) or the second moment (``v``)."""
+        squares = {a.old_weight for a in self.second_moments}
+        gradients = {a.old_weight for a in self.first_moments}
+        own = []
+        for c in self.corrections:
+            of_second = c.beta in squares and (c.beta not in gradients or moment == "v")
+            if of_second == (moment == "v"):
+                own.append(c)
+        return tuple(require(own, f"correction of {moment}"))
+
+    def correction_of(self, moment: str) -> Correction:
+        """Return the one correction ``1 - β**t`` of the moment (``m`` or ``v``)."""
+        own = only(self.corrections_of(moment), f"correction of {moment}")
+        require(own.beta, "power of beta")
+        return own
+
+    @cached_property
+    def _tape(self) -> Tape:
+        return Tape(self.parts)
 
     @cached_property
     def opaque(self) -> bool:
         """Whether some numbers must come from the rule's own ``coefficients``."""
-        return any(n.op == "coefficient" for e in self.parts.values() for n in walk(e))
+        return any(e.has("coefficient") for e in self.parts.values())
 
     @cached_property
     def elementwise(self) -> bool:
         """Whether each element is computed from the same element of parameter, gradient and state."""
-        return not any(n.op in _WHOLE for e in self.parts.values() for n in walk(e))
+        return not any(e.has(*WHOLE) for e in self.parts.values())
 
     def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
         """Compute the step.
@@ -91,228 +247,3 @@ class Program:
             where Python raises an error and NumPy goes on.
         """
         return self._tape.run(values)
-
-
-@final
-@dataclass(frozen=True)
-class _Branch:
-    """One branch of a choice: its operations, and the index of its value among the results."""
-
-    calls: list[_Call]
-    result: int
-
-
-@final
-@dataclass(frozen=True)
-class _Branches:
-    """Two branches of which only one is computed: the other one may divide by zero."""
-
-    yes: _Branch
-    no: _Branch
-
-
-_Call: TypeAlias = tuple[int, Callable[..., Any] | _Branches, tuple[int, ...]]
-"""Index of the result, the function that computes it, and the indices of its arguments."""
-
-
-@final
-class _Tape:
-    """The operations of a program in order; arguments are indices of earlier results.
-
-    Args:
-        parts: the expressions of the program, by name.
-    """
-
-    def __init__(self, parts: Mapping[str, Node]) -> None:
-        self.parts = parts
-        self.constants: list[tuple[int, float]] = []
-        self.places: dict[Any, int] = {}
-        self.size = 0
-        self.numbers: dict[float, int] = {}
-        self.calls: list[_Call] = []
-        self.loads: list[tuple[int, tuple[str, str]]] = []
-        outputs = [n for n in parts if n == "p" or n.startswith(("new ", "memo "))]
-        self.outputs = [(n, self._place(parts[n])) for n in outputs]
-
-    def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
-        """Compute the outputs from the leaves.
-
-        Args:
-            values: the value of every leaf, by its kind and name.
-
-        Returns:
-            The new parameter and slots, by name, and whether anything was divided by zero.
-        """
-        results: list[Any] = [None] * self.size
-        for place, constant in self.constants:
-            results[place] = constant
-        for place, leaf in self.loads:
-            results[place] = values[leaf]
-        _divided.clear()
-        self._run(self.calls, results)
-        return {name: results[place] for name, place in self.outputs}, bool(_divided)
-
-    def _run(self, calls: list[_Call], results: list[Any]) -> None:
-        for place, function, inputs in calls:
-            if isinstance(function, _Branches):
-                branch = function.yes if results[inputs[0]] else function.no
-                self._run(branch.calls, results)
-                results[place] = results[branch.result]
-            else:
-                results[place] = function(*[results[i] for i in inputs])
-
-    def _new(self) -> int:
-        self.size += 1
-        return self.size - 1
-
-    def _number(self, value: float) -> int:
-        if value not in self.numbers:
-            self.numbers[value] = self._new()
-            self.constants.append((self.numbers[value], value))
-        return self.numbers[value]
-
-    def _call(self, function: Callable[..., Any], *inputs: int) -> int:
-        key = function, inputs
-        if key not in self.places:
-            self.places[key] = self._new()
-            self.calls.append((self.places[key], function, inputs))
-        return self.places[key]
-
-    def _place(self, node: Node) -> int:
-        if node not in self.places:
-            self.places[node] = self._lower(node)
-        return self.places[node]
-
-    def _lower(self, node: Node) -> int:
-        match node.op:
-            case "number":
-                return self._number(node.args[0])
-            case "named":
-                return self._place(self.parts[node.args[0]])
-            case "add":
-                return self._sum(node)
-            case "mul":
-                return self._product(node)
-            case "pow":
-                return self._power(node)
-            case "ite":
-                condition, yes, no = node.args
-                inputs = (self._place(condition),)
-                place = self._new()
-                self.calls.append((place, _Branches(self._branch(yes), self._branch(no)), inputs))
-                return place
-            case op if op in _FUNCTIONS:
-                return self._call(_FUNCTIONS[op], *(self._place(a) for a in node.args))
-        place = self._new()
-        self.loads.append((place, (node.op, str(node.args[0]) if node.args else "")))
-        return place
-
-    def _branch(self, node: Node) -> _Branch:
-        """Lower one branch; its results are not shared with operations outside, since it may not be computed."""
-        places, calls = dict(self.places), self.calls
-        self.calls = []
-        result = self._place(node)
-        branch = _Branch(self.calls, result)
-        self.places, self.calls = places, calls
-        return branch
-
-    def _sum(self, node: Node) -> int:
-        numbers = [t for t in node.args if t.scalar]
-        arrays = [t for t in node.args if not t.scalar]
-        total: int | None = None
-        for term in numbers + arrays:
-            coefficient, content = split_coefficient(term)
-            if total is not None and coefficient == -1:
-                total = self._call(operator.sub, total, self._place(content))
-            else:
-                place = self._place(term)
-                total = place if total is None else self._call(operator.add, total, place)
-        assert total is not None, "a sum has terms"
-        return total
-
-    def _product(self, node: Node) -> int:
-        numbers = [f for f in node.args if f.scalar]
-        arrays = [f for f in node.args if not f.scalar]
-        # Scalars first: together they cost one multiplication of the array, and lose nothing in float64.
-        total: int | None = None
-        for factor in numbers:
-            place = self._place(factor)
-            total = place if total is None else self._call(operator.mul, total, place)
-        for factor in sorted(arrays, key=lambda f: split_power(f)[1] < 0):
-            base, exponent = split_power(factor)
-            if exponent < 0 and total is not None:
-                inside = self._raise(self._place(base), -exponent, scalar=False)
-                total = self._call(np.divide, total, inside)
-            else:
-                place = self._place(factor)
-                total = place if total is None else self._call(operator.mul, total, place)
-        assert total is not None, "a product has factors"
-        return total
-
-    def _power(self, node: Node) -> int:
-        base, exponent = node.args
-        if exponent.op != "number":
-            return self._call(_scalar_power if node.scalar else np.power, self._place(base), self._place(exponent))
-        return self._raise(self._place(base), exponent.args[0], scalar=node.scalar)
-
-    def _raise(self, base: int, exponent: float, *, scalar: bool) -> int:
-        if exponent == 1:
-            return base
-        if scalar:
-            return self._call(_scalar_power, base, self._number(exponent))
-        if abs(exponent) == 2:
-            result = self._call(operator.mul, base, base)
-        elif abs(exponent) == 0.5:
-            result = self._call(np.sqrt, base)
-        elif abs(exponent) == 1:
-            result = base
-        else:
-            return self._call(np.power, base, self._number(exponent))
-        return self._call(np.divide, self._number(1.0), result) if exponent < 0 else result
-
-
-_divided: list[bool] = []
-"""Not empty if the current step has divided a scalar by zero."""
-
-
-def _scalar_power(base: float, exponent: float) -> float:
-    if base == 0 and exponent < 0:
-        _divided.append(True)
-        return float("inf")
-    if base < 0 and exponent != int(exponent):
-        _divided.append(True)
-        return float("nan")
-    try:
-        return float(base**exponent)
-    except OverflowError:
-        return float("inf")
-
-
-def _mean(x: Any, axis: float | None = None) -> Any:
-    return np.mean(x) if axis is None else np.mean(x, int(axis), keepdims=True)
-
-
-def _row_mean(x: Any) -> Any:
-    return np.mean(x, tuple(range(1, np.ndim(x))), keepdims=True) if np.ndim(x) > 1 else 0.0
-
-
-_WHOLE = ("mean", "sum", "size", "row_mean")
-"""Functions of all elements of a parameter."""
-
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "abs": np.abs,
-    "sign": np.sign,
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "exp": np.exp,
-    "log": np.log,
-    "where": np.where,
-    "mean": _mean,
-    "sum": np.sum,
-    "size": np.size,
-    "row_mean": _row_mean,
-    "lt": operator.lt,
-    "le": operator.le,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}

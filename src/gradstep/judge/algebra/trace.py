@@ -13,27 +13,7 @@ from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, TypeAlias, final
 
-from gradstep.judge.algebra.expression import (
-    GRADIENT,
-    KEEP,
-    MOVE,
-    STEP,
-    ZERO,
-    G,
-    Node,
-    P,
-    add,
-    call,
-    elementwise,
-    factors,
-    linear,
-    mul,
-    number,
-    rewrite,
-    split_coefficient,
-    split_power,
-    substitute,
-)
+from gradstep.judge.algebra.expression import GRADIENT, KEEP, MOVE, STEP, ZERO, G, Node, P, add, call, mul, number
 from gradstep.judge.algebra.program import Program
 from gradstep.judge.algebra.symbol import Fork, Rebuilder, Symbol, UntraceableError, as_node, branching
 from gradstep.rules import Rule, Slot
@@ -141,7 +121,7 @@ class _Recorder:
             raise UntraceableError(f"a rule assigns {name!r}, which is no slot of its")
         node = as_node(value)
         if name in self._assigned:
-            node = substitute(node, self._leaves[name], self._assigned[name])
+            node = node.substitute(self._leaves[name], self._assigned[name])
         self._assigned[name] = node
         self._values[name] = Symbol(self._leaves[name])
 
@@ -206,7 +186,7 @@ def _first_values(rule: Rule, symbolic: Any, ndim: int) -> dict[str, Node]:
 def _name_parts(results: dict[str, Node], signed: Mapping[str, bool]) -> dict[str, Node]:
     """Replace expressions that occur in others by their names, and split the parameter into ``keep`` and ``step``."""
     decayed = _decayed_gradient(results)
-    named = {name: rewrite(e, lambda n: _with_name(n, decayed, GRADIENT)) for name, e in results.items()}
+    named = {name: e.rewrite(lambda n: _with_name(n, decayed, GRADIENT)) for name, e in results.items()}
     named = {"G": decayed, **named}
     # Also where an expression stands in full instead of its name; innermost first.
     inner = sorted((n for n in named if n.startswith(("new ", "memo "))), key=lambda n: named[n].rank)
@@ -214,8 +194,8 @@ def _name_parts(results: dict[str, Node], signed: Mapping[str, bool]) -> dict[st
         whole, new = named[name], Node("named", name, name in signed and not signed[name])
         if whole.args and whole.op != "named":
             edit = partial(_with_name, whole=whole, leaf=new)
-            named = {n: e if n == name else rewrite(e, edit) for n, e in named.items()}
-    keep, change = linear(named.pop("p"), P)
+            named = {n: e if n == name else e.rewrite(edit) for n, e in named.items()}
+    keep, change = named.pop("p").linear(P)
     named |= {"keep": keep, "step": -change}
     named = {n: _as_average(n, e, signed) if n in signed else e for n, e in named.items()}
     return _with_update(named) | {"p": KEEP * P - MOVE}
@@ -224,9 +204,9 @@ def _name_parts(results: dict[str, Node], signed: Mapping[str, bool]) -> dict[st
 def _as_average(name: str, expression: Node, signed: Mapping[str, bool]) -> Node:
     """Rewrite ``x + β * (old - x)`` or ``old + (1 - β) * (x - old)`` as ``β * old + (1 - β) * x``."""
     old = Node("old", name.removeprefix("new "), not signed[name])
-    old_weight, added = linear(expression, old)
+    old_weight, added = expression.linear(old)
     for value in (GRADIENT, GRADIENT**2):
-        new_weight, other = linear(added, value)
+        new_weight, other = added.linear(value)
         if old_weight.op == "setting" and new_weight.scalar and new_weight is not ZERO and other is ZERO:
             return old_weight * old + new_weight * value
     return expression
@@ -234,19 +214,19 @@ def _as_average(name: str, expression: Node, signed: Mapping[str, bool]) -> Node
 
 def _with_update(named: dict[str, Node]) -> dict[str, Node]:
     """Name the direction of the step ``update`` if another expression uses its square."""
-    along = [f for f in factors(named["step"]) if elementwise(f)]
+    along = [f for f in named["step"].factors if f.elementwise]
     update, leaf = mul(*along), Node("named", "update", False)
-    squared = factors(update**2)
+    squared = (update**2).factors
 
     def edit(node: Node) -> Node:
         if node.op == "mul" and len(squared) > 1 and set(squared) <= set(node.args):
             return mul(leaf**2, *(f for f in node.args if f not in squared))
         return node
 
-    after = {n: rewrite(e, edit) for n, e in named.items()}
+    after = {n: e.rewrite(edit) for n, e in named.items()}
     if all(after[n] is e for n, e in named.items()):
         return named
-    size = mul(*(f for f in factors(after["step"]) if f not in along))
+    size = mul(*(f for f in after["step"].factors if f not in along))
     return {**after, "update": update, "step": size * leaf}
 
 
@@ -268,13 +248,13 @@ def _sums_with_gradient(expression: Node) -> list[Node]:
             sums.append(node)
         return node
 
-    rewrite(expression, look)  # from the leaves up: the innermost sum first
+    expression.rewrite(look)  # from the leaves up: the innermost sum first
     return sums
 
 
 def _is_decay(term: Node) -> bool:
-    scale, leaf = linear(term, P)
-    return scale.scalar and split_coefficient(scale)[0] > 0 and scale is not ZERO and leaf is ZERO
+    scale, leaf = term.linear(P)
+    return scale.scalar and scale.split_coefficient()[0] > 0 and scale is not ZERO and leaf is ZERO
 
 
 def _with_name(node: Node, whole: Node, leaf: Node) -> Node:
@@ -284,7 +264,7 @@ def _with_name(node: Node, whole: Node, leaf: Node) -> Node:
     if node.op == whole.op == "add" and set(whole.args) <= set(node.args):
         return add(leaf, *(t for t in node.args if t not in whole.args))
     if node.op == whole.op == "mul" and node.scalar and whole.scalar:
-        powers = dict(map(split_power, node.args))
-        if all(powers.get(base, 0.0) >= exponent for base, exponent in map(split_power, whole.args)):
+        powers = dict(map(Node.split_power, node.args))
+        if all(powers.get(base, 0.0) >= exponent for base, exponent in map(Node.split_power, whole.args)):
             return leaf * node / whole
     return node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from gradstep.judge.algebra.anatomy import NotFoundError
+from gradstep.judge.algebra.program import NotFoundError
 from gradstep.judge.catalogue import (
     adaptive,
     averages,

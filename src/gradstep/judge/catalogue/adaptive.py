@@ -5,35 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import (
-    NotFoundError,
-    corrections_of,
-    first_moments,
-    replace_corrections,
-    require,
-    second_moments,
-    setting,
-    slot_leaves,
-)
-from gradstep.judge.algebra.expression import (
-    GRADIENT,
-    ONE,
-    STEP,
-    ZERO,
-    G,
-    Node,
-    call,
-    complement,
-    contains,
-    factors,
-    linear,
-    mul,
-    number,
-    split_power,
-    substitute,
-    walk,
-)
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import replace_corrections
+from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, call, mul, number
+from gradstep.judge.algebra.program import NotFoundError, Program, require
 from gradstep.judge.formula import Change, Edit
 
 
@@ -49,16 +23,16 @@ def _find_maximum(program: Program) -> tuple[str, str]:
 
 def _maximum_of_corrected(program: Program) -> Program:
     name, other = _find_maximum(program)
-    correction = corrections_of(program, "v")[0].node
+    correction = program.corrections_of("v")[0].node
     program = replace_corrections(program, "v", lambda c, e: ONE)
-    _, new = slot_leaves(program, other)
-    return program.replace_part(name, substitute(program[name], new, new / correction))
+    _, new = program.slot_leaves(other)
+    return program.replace_part(name, program[name].substitute(new, new / correction))
 
 
 def _maximum_in_average(program: Program) -> Program:
     name, other = _find_maximum(program)
-    _, new = slot_leaves(program, other)
-    return program.replace_part(other, substitute(program[name], new, program[other])).replace_part(name, new)
+    _, new = program.slot_leaves(other)
+    return program.replace_part(other, program[name].substitute(new, program[other])).replace_part(name, new)
 
 
 # -- NAdam
@@ -69,9 +43,9 @@ def _find_schedule(program: Program) -> set[Node]:
     return {
         n
         for n in program.nodes()
-        if (part := complement(n)) is not None
-        for f in factors(part)
-        if f.op == "pow" and f.args[0].op == "number" and contains(f.args[1], STEP)
+        if (part := n.complement) is not None
+        for f in part.factors
+        if f.op == "pow" and f.args[0].op == "number" and f.args[1].contains(STEP)
     }
 
 
@@ -81,9 +55,9 @@ def _keep_mu_constant(program: Program) -> Program:
     program = program.rewrite(lambda n: ONE if n in warmups else n)
     products = {}
     for name, product in program.parts.items():
-        memos = [f for f in factors(product) if f.op == "memo"]
+        memos = [f for f in product.factors if f.op == "memo"]
         if name.startswith("memo ") and len(memos) == 1:
-            products[memos[0]] = mul(*(f for f in factors(product) if f is not memos[0])) ** (STEP - 1)
+            products[memos[0]] = mul(*(f for f in product.factors if f is not memos[0])) ** (STEP - 1)
     return program.rewrite(lambda n: products.get(n, n))
 
 
@@ -91,14 +65,14 @@ def _use_this_mu(program: Program) -> Program:
     """Use ``mu_t / (1 - mu_product)`` instead of ``mu_next / (1 - mu_product * mu_next)``."""
     ahead = STEP + 1
     step = program["step"]
-    for node in list(walk(step)):
-        part = complement(node)
-        if part is not None and contains(part, ahead):
-            products = [f for f in factors(part) if f.op == "named"]
+    for node in list(step.walk()):
+        part = node.complement
+        if part is not None and part.contains(ahead):
+            products = [f for f in part.factors if f.op == "named"]
             if products:
-                step = substitute(step, node, 1 - mul(*products))
+                step = step.substitute(node, 1 - mul(*products))
     require(step is not program["step"], "product of the momenta")
-    return program.replace(step=substitute(step, ahead, STEP))
+    return program.replace(step=step.substitute(ahead, STEP))
 
 
 def _lose_product(program: Program) -> Program:
@@ -108,8 +82,8 @@ def _lose_product(program: Program) -> Program:
 
 def _remove_look_ahead(program: Program) -> Program:
     """Leave out the term along this step's gradient."""
-    averages = [a for a in first_moments(program) if a.is_average]
-    along, rest = linear(program["step"], GRADIENT)
+    averages = [a for a in program.first_moments if a.is_average]
+    along, rest = program["step"].linear(GRADIENT)
     require(averages and along is not ZERO and rest is not ZERO, "term along the gradient beside the average's")
     return program.replace(step=rest)
 
@@ -119,7 +93,7 @@ def _remove_look_ahead(program: Program) -> Program:
 
 def _find_choices(program: Program) -> list[Node]:
     """Return the factors of the step that differ in the early steps, in which the variance is not known yet."""
-    choices = [n for n in program.nodes("step") if n.op == "ite" and contains(n.args[0], STEP)]
+    choices = [n for n in program.nodes("step") if n.op == "ite" and n.args[0].contains(STEP)]
     return require(choices[1:] and choices, "early steps of their own")
 
 
@@ -134,24 +108,24 @@ def _find_early(program: Program) -> tuple[Node, bool]:
 
 def _is_rectified(node: Node) -> bool:
     """Whether a step size has more factors than the learning rate and a correction."""
-    return len(factors(node)) > 2
+    return len(node.factors) > 2
 
 
 def _skip_early(program: Program) -> Program:
     """Take no step while the variance is not known."""
     node, _ = _find_early(program)
-    return program.replace(step=substitute(program["step"], node, ZERO))
+    return program.replace(step=program["step"].substitute(node, ZERO))
 
 
 def _skip_early_and_decay(program: Program) -> Program:
     """Neither step nor decay while the variance is not known."""
     node, holds = _find_early(program)
-    decay = setting(program, "weight_decay")
+    decay = program.setting("weight_decay")
     is_late = call("ite", node.args[0], *((ZERO, ONE) if holds else (ONE, ZERO)))
     program = _skip_early(program)
     if program["G"] is not G:
-        program = program.replace(G=substitute(program["G"], decay, decay * is_late))
-    return program.replace(keep=substitute(program["keep"], decay, decay * is_late))
+        program = program.replace(G=program["G"].substitute(decay, decay * is_late))
+    return program.replace(keep=program["keep"].substitute(decay, decay * is_late))
 
 
 def _change_rectification(change: Callable[[Node], Node], program: Program) -> Program:
@@ -160,11 +134,11 @@ def _change_rectification(change: Callable[[Node], Node], program: Program) -> P
         condition, yes, no = node.args
         size = no if yes is ZERO else yes
         if ZERO in (yes, no) and _is_rectified(size):
-            plain = [f for f in factors(size) if f.op == "setting" or complement(split_power(f)[0]) is not None]
-            rest = mul(*(f for f in factors(size) if f not in plain))
+            plain = [f for f in size.factors if f.op == "setting" or f.split_power()[0].complement is not None]
+            rest = mul(*(f for f in size.factors if f not in plain))
             changed = mul(*plain, change(rest))
             new = call("ite", condition, *((changed, no) if size is yes else (yes, changed)))
-            return program.replace(step=substitute(program["step"], node, new))
+            return program.replace(step=program["step"].substitute(node, new))
     raise NotFoundError("no rectification")
 
 
@@ -173,14 +147,14 @@ def _lower_threshold(program: Program) -> Program:
     step = program["step"]
     for condition in conditions:
         lower = call(condition.op, *(number(4) if a is number(5) else a for a in condition.args))
-        step = substitute(step, condition, lower)
+        step = step.substitute(condition, lower)
     return program.replace(step=step)
 
 
 def _change_rho_inf(program: Program) -> Program:
     """Use ``2 / (1 - beta2)`` without the ``- 1``."""
     _find_choices(program)
-    lengths = {2 / (1 - a.old_weight) for a in second_moments(program)}
+    lengths = {2 / (1 - a.old_weight) for a in program.second_moments}
     return program.rewrite(lambda n: n + 1 if n.op == "add" and lengths & set(n.args) else n, "step")
 
 

@@ -6,32 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from gradstep.judge.algebra.anatomy import (
-    Average,
-    averages,
-    first_moments,
-    only,
-    require,
-    second_moments,
-    settings,
-    split_scalars,
-)
-from gradstep.judge.algebra.expression import (
-    GRADIENT,
-    ZERO,
-    Node,
-    P,
-    call,
-    complement,
-    contains,
-    elementwise,
-    linear,
-    mul,
-    split_power,
-    substitute,
-    walk,
-)
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.expression import GRADIENT, ZERO, Node, P, call, mul
+from gradstep.judge.algebra.program import Average, Program, only, require
 from gradstep.judge.catalogue.mistake import edit_nodes
 from gradstep.judge.formula import Change, Edit
 
@@ -49,14 +25,14 @@ def find_blends(program: Program) -> Iterator[Blend]:
     """Yield every sum of two terms with the weights β and 1 − β."""
     seen = set()
     for expression in program.parts.values():
-        for node in walk(expression):
+        for node in expression.walk():
             if node.op != "add" or len(node.args) != 2 or node in seen or node.scalar:
                 continue
             seen.add(node)
             for one, other in (node.args, node.args[::-1]):
-                beta, old = split_scalars(one)
-                new_weight, value = split_scalars(other)
-                if beta.op != "number" and complement(new_weight) is beta:
+                beta, old = one.split_scalars()
+                new_weight, value = other.split_scalars()
+                if beta.op != "number" and new_weight.complement is beta:
                     yield Blend(node, beta, old, value)
 
 
@@ -64,7 +40,7 @@ def _is_second(program: Program, blend: Blend) -> bool:
     """Return whether an average belongs to the second moment: by its β, or by the β of an average of squares."""
     if blend.beta.op == "setting" and blend.beta.args[0] in ("betas.0", "betas.1"):
         return bool(blend.beta.args[0] == "betas.1")
-    return any(a.old_weight is blend.beta for a in second_moments(program))
+    return any(a.old_weight is blend.beta for a in program.second_moments)
 
 
 def _reweight(
@@ -72,13 +48,13 @@ def _reweight(
 ) -> Program:
     """Replace the averages of a moment (``m`` or ``v``) by ``make``; if several share β, only those of the square."""
     own = [b for b in find_blends(program) if _is_second(program, b) == (moment == "v")]
-    squares = [b for b in own if contains(b.value, GRADIENT**2)]
+    squares = [b for b in own if b.value.contains(GRADIENT**2)]
     replacements = {b.node: make(program, b) for b in (own if everywhere else squares or own)}
     return program.rewrite(lambda n: replacements.get(n, n))
 
 
 def _other_beta(program: Program, b: Blend) -> Node:
-    by_name = settings(program)
+    by_name = program.settings
     other = {"betas.0": "betas.1", "betas.1": "betas.0"}.get(str(b.beta.args[0]) if b.beta.op == "setting" else "")
     return by_name[other or ""]
 
@@ -96,11 +72,11 @@ def maximum_slots(program: Program) -> list[str]:
 
 def step_moments(program: Program) -> tuple[Average, ...]:
     """Return the averages of the gradient that the step follows."""
-    only = len(averages(program)) == 1
+    only = len(program.averages) == 1
     return tuple(
         a
-        for a in first_moments(program)
-        if a.is_average and a.value is GRADIENT and (only or linear(program["step"], a.new)[0] is not ZERO)
+        for a in program.first_moments
+        if a.is_average and a.value is GRADIENT and (only or program["step"].linear(a.new)[0] is not ZERO)
     )
 
 
@@ -109,32 +85,32 @@ def _square_of_average(program: Program) -> Node:
 
 
 def _remove_roots(_: Program, node: Node) -> Node:
-    if not elementwise(node):
+    if not node.elementwise:
         return node
-    base, exponent = split_power(node)
-    if abs(exponent) == 0.5 and any(n.op in ("named", "old") for n in walk(node)):
+    base, exponent = node.split_power()
+    if abs(exponent) == 0.5 and node.has("named", "old"):
         return base ** (2 * exponent)
     if node.op == "mul" and any(_was_root(f) for f in node.args):
-        return mul(*(f**2 if f.scalar and abs(split_power(f)[1]) == 0.5 else f for f in node.args))
+        return mul(*(f**2 if f.scalar and abs(f.split_power()[1]) == 0.5 else f for f in node.args))
     return node
 
 
 def _was_root(node: Node) -> bool:
     # Roots below are removed already, so a factor with state and without a root had one.
-    base, exponent = split_power(node)
+    base, exponent = node.split_power()
     return not node.scalar and abs(exponent) == 1 and base.op in ("named", "add", "maximum")
 
 
 def _follow_gradient(program: Program) -> Program:
     moment = only(step_moments(program), "average of the gradient")
-    require(second_moments(program) or maximum_slots(program), "root")
-    return program.replace(step=substitute(program["step"], moment.new, GRADIENT))
+    require(program.second_moments or maximum_slots(program), "root")
+    return program.replace(step=program["step"].substitute(moment.new, GRADIENT))
 
 
 CHANGES: dict[str, Edit | Change] = {
     "betas-swapped": edit_nodes(
         lambda program, n: (
-            settings(program).get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
+            program.settings.get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
             if n.op == "setting" and n.args[0] in ("betas.0", "betas.1")
             else n
         )
@@ -148,8 +124,8 @@ CHANGES: dict[str, Edit | Change] = {
     "v-weights-swapped": partial(_reweight, "v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
     "m-rest-of-beta2": partial(_reweight, "m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
     "v-rest-of-beta1": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
-    "m-with-beta2": partial(_reweight, "m", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
-    "v-with-beta1": partial(_reweight, "v", lambda p, b: substitute(b.node, b.beta, _other_beta(p, b))),
+    "m-with-beta2": partial(_reweight, "m", lambda p, b: b.node.substitute(b.beta, _other_beta(p, b))),
+    "v-with-beta1": partial(_reweight, "v", lambda p, b: b.node.substitute(b.beta, _other_beta(p, b))),
     "m-beta-missing": partial(_reweight, "m", lambda p, b: b.old + (1 - b.beta) * b.value),
     "v-beta-missing": partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
     "v-rest-squared": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradstep.judge.algebra.anatomy import (
-    Correction,
-    NotFoundError,
-    Replacement,
-    averages,
-    correction_of,
-    corrections,
-    corrections_of,
-    first_moments,
-    replace_corrections,
-    require,
-    second_moments,
-    settings,
-)
-from gradstep.judge.algebra.expression import ONE, STEP, Node, contains, substitute, walk
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import Replacement, replace_corrections
+from gradstep.judge.algebra.expression import ONE, STEP, Node
+from gradstep.judge.algebra.program import Correction, NotFoundError, Program, require
 from gradstep.judge.catalogue.mistake import all_of, any_of, habit
 from gradstep.judge.formula import Change, Edit
 
@@ -39,21 +26,21 @@ _remove = {moment: _replace(moment, lambda c, e: ONE) for moment in "mv"}
 
 def _has(program: Program, moment: str) -> bool:
     try:
-        return bool(corrections_of(program, moment))
+        return bool(program.corrections_of(moment))
     except NotFoundError:
         return False
 
 
 def _swap(program: Program) -> Program:
-    m, v = correction_of(program, "m"), correction_of(program, "v")
+    m, v = program.correction_of("m"), program.correction_of("v")
     swap = {m.node: v.node, v.node: m.node}
     return program.rewrite(lambda n: swap.get(n, n), "step")
 
 
 def _use_other_beta(moment: str, other: str) -> Edit:
     def edit(program: Program) -> Program:
-        correction_of(program, moment)
-        wrong = correction_of(program, other).node
+        program.correction_of(moment)
+        wrong = program.correction_of(other).node
         return replace_corrections(program, moment, lambda c, e: wrong**e)
 
     return edit
@@ -63,8 +50,8 @@ def _store_corrected(moment: str) -> Edit:
     """Keep the corrected averages as the state, and use them as they are."""
 
     def edit(program: Program) -> Program:
-        stored, c = dict(program.parts), correction_of(program, moment)
-        for average in first_moments(program) if moment == "m" else second_moments(program):
+        stored, c = dict(program.parts), program.correction_of(moment)
+        for average in program.first_moments if moment == "m" else program.second_moments:
             if average.old_weight is c.beta:
                 stored[average.name] = program[average.name] / c.node
         return program.with_parts({**stored, "step": _remove[moment](program)["step"]})
@@ -72,7 +59,7 @@ def _store_corrected(moment: str) -> Edit:
     return edit
 
 
-_correct_as_at_first = {m: _change(m, lambda c: substitute(c.node, c.of, c.of.args[0])) for m in "mv"}
+_correct_as_at_first = {m: _change(m, lambda c: c.node.substitute(c.of, c.of.args[0])) for m in "mv"}
 
 
 def _has_both(program: Program) -> bool:
@@ -81,7 +68,7 @@ def _has_both(program: Program) -> bool:
 
 def _correct_twice(program: Program) -> Program:
     """Correct the averages, and the step size again."""
-    m, v = correction_of(program, "m"), correction_of(program, "v")
+    m, v = program.correction_of("m"), program.correction_of("v")
     return program.replace(step=program["step"] / m.node * v.node**0.5)
 
 
@@ -89,8 +76,8 @@ def debias_averages(program: Program) -> Program:
     """Move the corrections into the averages, which are then unbiased if they are updated at every step."""
     uncorrected = any_of(*_remove.values())(program)
     parts = dict(uncorrected.parts)
-    betas = {c.beta for c in corrections(program)}
-    for average in averages(program):
+    betas = {c.beta for c in program.corrections}
+    for average in program.averages:
         if average.is_average and average.old_weight in betas:
             beta_t = average.old_weight**STEP
             hat = (beta_t - average.old_weight) / (beta_t - 1)
@@ -100,38 +87,38 @@ def debias_averages(program: Program) -> Program:
 
 def _add_correction(program: Program) -> Program:
     """Divide averages that the rule does not correct by ``1 - beta**t``."""
-    betas = {c.beta for c in corrections(program)}
+    betas = {c.beta for c in program.corrections}
     corrected = {
         a.new: a.new / (1 - a.old_weight**STEP)
-        for a in averages(program)
+        for a in program.averages
         if a.is_average and a.of_squares and a.old_weight not in betas
     }
     if any(n in corrected for n in program.nodes()):
         return program.rewrite(lambda n: corrected.get(n, n))
     step = _correct_maxima(program)
-    if step is program["step"] and any(n.op == "sign" for n in walk(step)):
-        step = step / (1 - settings(program)["betas.0"] ** STEP)
+    if step is program["step"] and step.has("sign"):
+        step = step / (1 - program.settings["betas.0"] ** STEP)
     return program.replace(step=step)
 
 
 def _correct_maxima(program: Program) -> Node:
     step = program["step"]
     for name in program.slots:
-        for node in walk(program[name]):
+        for node in program[name].walk():
             if node.op == "maximum":
-                beta = next((f for a in node.args for f in walk(a) if f.op == "setting" and "betas" in f.args[0]), None)
-                new = next((n for n in walk(step) if n.op == "named" and n.args[0] == name), None)
+                beta = next((f for f in node.walk() if f.op == "setting" and "betas" in f.args[0]), None)
+                new = next((n for n in step.walk() if n.op == "named" and n.args[0] == name), None)
                 if beta is not None and new is not None:
-                    step = substitute(step, new, new / (1 - beta**STEP))
+                    step = step.substitute(new, new / (1 - beta**STEP))
     return step
 
 
 def _shift_step(moment: str, by: int) -> Edit:
-    return _change(moment, lambda c: substitute(c.node, STEP, STEP + by))
+    return _change(moment, lambda c: c.node.substitute(STEP, STEP + by))
 
 
 def _uses_step_in_power(program: Program) -> bool:
-    return any(n.op == "pow" and any(contains(a, STEP) for a in n.args) for n in program.nodes())
+    return any(n.op == "pow" and any(a.contains(STEP) for a in n.args) for n in program.nodes())
 
 
 def uses_step(program: Program) -> bool:

@@ -5,38 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import (
-    Average,
-    correction_of,
-    coupled_decay,
-    decoupled_decay,
-    divide_terms,
-    first_moments,
-    only,
-    replace_denominators,
-    require,
-    second_moments,
-    setting,
-    step_size,
-)
-from gradstep.judge.algebra.expression import (
-    GRADIENT,
-    KEEP,
-    MOVE,
-    ONE,
-    ZERO,
-    G,
-    Node,
-    P,
-    call,
-    complement,
-    factors,
-    linear,
-    mul,
-    split_power,
-    substitute,
-)
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import coupled_decay, decoupled_decay, divide_terms, replace_denominators, step_size
+from gradstep.judge.algebra.expression import GRADIENT, KEEP, MOVE, ONE, ZERO, G, Node, P, call, mul
+from gradstep.judge.algebra.program import Average, Program, only, require
 from gradstep.judge.catalogue.mistake import any_of, habit
 from gradstep.judge.formula import Change, Edit
 
@@ -57,16 +28,16 @@ def _scale(factor: float) -> Edit:
 
 def _move_to_gradient(program: Program) -> Program:
     decoupled_decay(program)
-    return program.replace(G=program["G"] + setting(program, "weight_decay") * P, keep=ONE)
+    return program.replace(G=program["G"] + program.setting("weight_decay") * P, keep=ONE)
 
 
 def _move_to_weight(program: Program) -> Program:
-    decay = setting(program, "lr") * coupled_decay(program)
+    decay = program.setting("lr") * coupled_decay(program)
     return program.replace(G=G, keep=program["keep"] - decay)
 
 
 def _decay_twice(program: Program) -> Program:
-    decay, lr = setting(program, "weight_decay"), setting(program, "lr")
+    decay, lr = program.setting("weight_decay"), program.setting("lr")
     return program.replace(G=G + decay * P, keep=1 - lr * decay)
 
 
@@ -78,12 +49,12 @@ def _decay_after(program: Program) -> Program:
 def _multiply_by_step_size(program: Program) -> Program:
     """Multiply the decay by the step size, as in ``step_size * (update + weight_decay * p)``."""
     size = step_size(program)
-    require(size is not setting(program, "lr"), "other factor of the step")
-    return _change_decoupled(lambda p, d: setting(p, "weight_decay") * size, program)
+    require(size is not program.setting("lr"), "other factor of the step")
+    return _change_decoupled(lambda p, d: p.setting("weight_decay") * size, program)
 
 
 def _multiply_by_corrections(program: Program) -> Program:
-    corrections = correction_of(program, "v").node ** 0.5 / correction_of(program, "m").node
+    corrections = program.correction_of("v").node ** 0.5 / program.correction_of("m").node
     return _change_decoupled(lambda p, d: d * corrections, program)
 
 
@@ -91,7 +62,7 @@ def _skip_at_zero(program: Program) -> Program:
     moving = call("ne", GRADIENT if program["G"] is G else G, ZERO)
     changed = program
     if program["keep"] is not ONE:
-        changed = changed.replace(p=substitute(program["p"], KEEP * P, call("where", moving, KEEP * P, P)))
+        changed = changed.replace(p=program["p"].substitute(KEEP * P, call("where", moving, KEEP * P, P)))
     if program["G"] is not G:
         changed = changed.replace(G=call("where", call("ne", G, ZERO), program["G"], G))
     return changed
@@ -112,32 +83,32 @@ def _decay_before_and_after(program: Program) -> Program:
 
 def _move_to_numerator(program: Program) -> Program:
     """Add the decay to the average gradient, so that it is divided by the root too."""
-    new = only(first_moments(program), "average").new
-    decay = setting(program, "weight_decay") * P
-    along, rest = linear(program["step"], new)
-    require(second_moments(program) and along is not ZERO, "step along an average over a root")
+    new = only(program.first_moments, "average").new
+    decay = program.setting("weight_decay") * P
+    along, rest = program["step"].linear(new)
+    require(program.second_moments and along is not ZERO, "step along an average over a root")
     step = along * new + along * _undo_corrections(along) * decay + rest
     return program.replace(G=G, keep=ONE, step=step)
 
 
 def _move_to_denominator(program: Program) -> Program:
-    decay = setting(program, "weight_decay") * P
+    decay = program.setting("weight_decay") * P
     decoupled_decay(program)
     return replace_denominators(program, lambda d: d.node + decay).replace(keep=ONE)
 
 
 def _undo_corrections(along: Node) -> Node:
     """Return the factor that undoes the corrections of the average, which the decay does not have."""
-    own = [f for f in factors(along) if f.scalar and complement(split_power(f)[0]) is not None]
+    own = [f for f in along.factors if f.scalar and f.split_power()[0].complement is not None]
     return mul(*(1 / f for f in own))
 
 
 def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Program) -> Program:
     """Add the decay to the gradient of one moment only."""
-    require(first_moments(program) and second_moments(program), "two averages")
-    whole = G + setting(program, "weight_decay") * P
-    parts = {a.name: substitute(program[a.name], GRADIENT, whole) for a in own(program)}
-    others = {n: substitute(e, GRADIENT, G) for n, e in program.parts.items() if n not in parts and n != "G"}
+    require(program.first_moments and program.second_moments, "two averages")
+    whole = G + program.setting("weight_decay") * P
+    parts = {a.name: program[a.name].substitute(GRADIENT, whole) for a in own(program)}
+    others = {n: e.substitute(GRADIENT, G) for n, e in program.parts.items() if n not in parts and n != "G"}
     return program.with_parts({**others, **parts, "G": G, "keep": ONE})
 
 
@@ -146,15 +117,15 @@ CHANGES: dict[str, Edit | Change] = {
     "decay-on-weight": Change(_move_to_weight, when=coupled_decay),
     "decay-after": _decay_after,
     # As where a schedule's multiplier takes the place of lr.
-    "decay-without-lr": partial(_change_decoupled, lambda p, d: divide_terms(d, setting(p, "lr"))),
-    "decay-lr-twice": partial(_change_decoupled, lambda p, d: setting(p, "lr") * d),
-    "decay-with-lr": partial(_change_coupled, lambda p, d: setting(p, "lr") * d),
+    "decay-without-lr": partial(_change_decoupled, lambda p, d: divide_terms(d, p.setting("lr"))),
+    "decay-lr-twice": partial(_change_decoupled, lambda p, d: p.setting("lr") * d),
+    "decay-with-lr": partial(_change_coupled, lambda p, d: p.setting("lr") * d),
     "decay-by-step-size": _multiply_by_step_size,
     "decay-by-both-corrections": _multiply_by_corrections,
     "decay-in-numerator": _move_to_numerator,
     "decay-in-denominator": _move_to_denominator,
-    "decay-in-m-only": partial(_in_one_moment, first_moments),
-    "decay-in-v-only": partial(_in_one_moment, second_moments),
+    "decay-in-m-only": partial(_in_one_moment, lambda p: p.first_moments),
+    "decay-in-v-only": partial(_in_one_moment, lambda p: p.second_moments),
     "decay-sign": _scale(-1),
     "decay-doubled": _scale(2),
     "decay-halved": _scale(0.5),

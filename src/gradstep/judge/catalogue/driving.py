@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import NAMES, averages, coupled_decay
-from gradstep.judge.algebra.expression import STEP, contains
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import coupled_decay
+from gradstep.judge.algebra.expression import STEP
+from gradstep.judge.algebra.program import NAMES, Program
 from gradstep.judge.catalogue.corrections import debias_averages, uses_step
 from gradstep.judge.catalogue.epsilons import set_eps
 from gradstep.judge.catalogue.mistake import Mistake, habit
@@ -18,7 +18,7 @@ from gradstep.rules.settings import shared_settings_of
 
 
 def _counts_and_keeps(program: Program) -> bool:
-    forgets = any(contains(a.old_weight, STEP) for a in averages(program))  # the first step ignores the old state
+    forgets = any(a.old_weight.contains(STEP) for a in program.averages)  # the first step ignores the old state
     counted = any(STEP in n.args and n.op != "eq" for n in program.nodes())  # more than a test for the first step
     return bool(program.slots) and counted and not forgets
 

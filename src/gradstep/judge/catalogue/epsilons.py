@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import (
-    Denominator,
-    NotFoundError,
-    correction_of,
-    replace_denominators,
-    require,
-    setting,
-    slot_leaves,
-    sums_with_eps,
-)
-from gradstep.judge.algebra.expression import ONE, ZERO, Node, call, factors, mul, number, split_power, substitute
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import Denominator, replace_denominators, sums_with_eps
+from gradstep.judge.algebra.expression import ONE, ZERO, Node, call, mul, number
+from gradstep.judge.algebra.program import NotFoundError, Program, require
 from gradstep.judge.formula import Change, Edit
 
 
@@ -31,10 +22,10 @@ def _add_before_correction(d: Denominator, *, inside: bool) -> Node:
 
 
 def _move_outside_root(program: Program) -> Program:
-    inside = {d.node: d for d in sums_with_eps(program) if split_power(d.bare_root)[1] != 0.5}
+    inside = {d.node: d for d in sums_with_eps(program) if d.bare_root.split_power()[1] != 0.5}
 
     def edit(node: Node) -> Node:
-        base, exponent = split_power(node)
+        base, exponent = node.split_power()
         if base in inside and abs(exponent) == 0.5:
             return (inside[base].root ** 0.5 + inside[base].eps) ** (2 * exponent)
         return node
@@ -44,30 +35,30 @@ def _move_outside_root(program: Program) -> Program:
 
 def _add_after_correction(program: Program) -> Program:
     """Add ε to the root of the corrected v; the rule adds it to the root of v itself."""
-    c = correction_of(program, "v")
-    is_factor = any(split_power(f) == (c.node, 0.5) for n in program.nodes("step") for f in factors(n))
+    c = program.correction_of("v")
+    is_factor = any(f.split_power() == (c.node, 0.5) for n in program.nodes("step") for f in n.factors)
     require(is_factor, "such factor of the step")
-    eps = setting(program, "eps")
-    return program.replace(step=substitute(program["step"], eps, eps * c.node**0.5))
+    eps = program.setting("eps")
+    return program.replace(step=program["step"].substitute(eps, eps * c.node**0.5))
 
 
 def _add_to_maximum(program: Program) -> Program:
-    eps = setting(program, "eps")
+    eps = program.setting("eps")
     for name in program.slots:
         if program[name].op == "maximum" and any(eps in n.args for n in program[name].args if n.op == "add"):
-            _, new = slot_leaves(program, name)
-            step = substitute(program["step"], new, new + eps)
-            return program.replace_part(name, substitute(program[name], eps, ZERO)).replace(step=step)
+            _, new = program.slot_leaves(name)
+            step = program["step"].substitute(new, new + eps)
+            return program.replace_part(name, program[name].substitute(eps, ZERO)).replace(step=step)
     raise NotFoundError("no maximum with eps in it")
 
 
 def _add_to_quotient(program: Program) -> Program:
     """Write ``m / sqrt(v) + eps``, without the parentheses."""
-    sums = {d.node: d for d in sums_with_eps(program) if split_power(d.bare_root)[1] == 0.5}
+    sums = {d.node: d for d in sums_with_eps(program) if d.bare_root.split_power()[1] == 0.5}
 
     def edit(node: Node) -> Node:
-        for factor in factors(node):
-            base, exponent = split_power(factor)
+        for factor in node.factors:
+            base, exponent = factor.split_power()
             if base in sums and exponent == -1 and node.op == "mul":
                 others = [f for f in node.args if f is not factor]
                 data = [f for f in others if not f.scalar]
@@ -81,7 +72,7 @@ def _add_to_quotient(program: Program) -> Program:
 
 def set_eps(value: float, program: Program) -> Program:
     """Write one value of ε into the formula."""
-    eps = setting(program, "eps")
+    eps = program.setting("eps")
     return program.rewrite(lambda n: number(value) if n is eps else n)
 
 

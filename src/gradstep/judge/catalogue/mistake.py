@@ -12,9 +12,8 @@ from typing import Any, Literal, TypeAlias, final, get_args
 
 import numpy as np
 
-from gradstep.judge.algebra.anatomy import NotFoundError
 from gradstep.judge.algebra.expression import Node
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.program import NotFoundError, Program
 from gradstep.judge.algebra.trace import key_of
 from gradstep.judge.battery import DECAY, LR, QUICK
 from gradstep.judge.formula import Change, Condition, Edit, Formula, Habits, apply_changes, examples

@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import Average, divide_terms, first_moments, only, require, setting, sums_with_eps
-from gradstep.judge.algebra.expression import (
-    GRADIENT,
-    ONE,
-    STEP,
-    ZERO,
-    G,
-    Node,
-    call,
-    factors,
-    linear,
-    mul,
-    number,
-    split_power,
-    substitute,
-)
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.anatomy import divide_terms, sums_with_eps
+from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, call, mul, number
+from gradstep.judge.algebra.program import Average, Program, only, require
 from gradstep.judge.formula import Change, Edit
 
 _CLIPPING = "clipping is the caller's, before step(); torch.nn.utils.clip_grad_norm_ and clip_grad_value_"
@@ -29,13 +15,13 @@ _CLIPPING = "clipping is the caller's, before step(); torch.nn.utils.clip_grad_n
 
 def _find_buffer(program: Program) -> Average:
     """Return the momentum buffer: the one slot that is a sum of gradients."""
-    return only((a for a in first_moments(program) if not a.is_average), "momentum buffer")
+    return only((a for a in program.first_moments if not a.is_average), "momentum buffer")
 
 
 def _move_lr_into_buffer(program: Program) -> Program:
-    lr = setting(program, "lr")
+    lr = program.setting("lr")
     buffer = _find_buffer(program)
-    along, rest = linear(program["step"], buffer.new)
+    along, rest = program["step"].linear(buffer.new)
     require(along is not ZERO, "step along the buffer")
     changed = program.replace_part(buffer.name, buffer.plus(lr * buffer.new_weight * buffer.value))
     return changed.replace(step=divide_terms(along, lr) * buffer.new + rest)
@@ -55,27 +41,27 @@ def _dampen_first(buffer: Average) -> Node:
 def _change_direction(look_ahead: bool, make: Callable[[Average], Node], program: Program) -> Program:
     """Replace the direction of a step, with Nesterov's look-ahead or without it, by ``make`` of the buffer."""
     buffer = _find_buffer(program)
-    looks_ahead = linear(program["step"], GRADIENT)[0] is not ZERO
+    looks_ahead = program["step"].linear(GRADIENT)[0] is not ZERO
     require(buffer.value is GRADIENT and looks_ahead == look_ahead, "such momentum of the gradient")
-    return program.replace(step=setting(program, "lr") * make(buffer))
+    return program.replace(step=program.setting("lr") * make(buffer))
 
 
 def _divide_after_buffer(program: Program) -> Program:
     """Divide by the root after the momentum instead of before it."""
     buffer = _find_buffer(program)
     roots = {d.node for d in sums_with_eps(program)}
-    quotients = [f for f in factors(buffer.value) if split_power(f)[0] in roots and split_power(f)[1] == -1]
+    quotients = [f for f in buffer.value.factors if f.split_power()[0] in roots and f.split_power()[1] == -1]
     require(quotients, "division before the momentum")
-    value = mul(*(f for f in factors(buffer.value) if f not in quotients))
+    value = mul(*(f for f in buffer.value.factors if f not in quotients))
     changed = program.replace_part(buffer.name, buffer.plus(buffer.new_weight * value))
-    return changed.replace(step=substitute(changed["step"], buffer.new, mul(buffer.new, *quotients)))
+    return changed.replace(step=changed["step"].substitute(buffer.new, mul(buffer.new, *quotients)))
 
 
 def _add_look_ahead(program: Program) -> Program:
     """Use NAdam's numerator in Adam: ``beta1 * m_hat + (1 - beta1) * grad / (1 - beta1**t)``."""
-    m = only((a for a in first_moments(program) if a.is_average and a.value is GRADIENT), "average of the gradient")
-    along, rest = linear(program["step"], m.new)
-    require(along is not ZERO and linear(program["step"], GRADIENT)[0] is ZERO, "step along the average alone")
+    m = only((a for a in program.first_moments if a.is_average and a.value is GRADIENT), "average of the gradient")
+    along, rest = program["step"].linear(m.new)
+    require(along is not ZERO and program["step"].linear(GRADIENT)[0] is ZERO, "step along the average alone")
     ahead = m.old_weight * m.new + m.new_weight * GRADIENT
     return program.replace(step=along * ahead + rest)
 
@@ -104,12 +90,12 @@ _NORM = call("sum", G**2) ** 0.5
 CHANGES: dict[str, Edit | Change] = {
     "ascent": _change_step(lambda program, step: -step),
     "gradient-negated": _negate_gradient,
-    "lr-twice": _change_step(lambda program, step: setting(program, "lr") * step),
-    "lr-missing": _change_step(lambda program, step: divide_terms(step, setting(program, "lr"))),
+    "lr-twice": _change_step(lambda program, step: program.setting("lr") * step),
+    "lr-missing": _change_step(lambda program, step: divide_terms(step, program.setting("lr"))),
     "lr-over-root-of-t": _change_step(lambda program, step: step / STEP**0.5),
     "lr-over-t": _change_step(lambda program, step: step / STEP),
     "step-by-sign": Change(
-        _change_step(lambda program, step: setting(program, "lr") * call("sign", step)),
+        _change_step(lambda program, step: program.setting("lr") * call("sign", step)),
         when=lambda program: not any(n.op == "sign" for n in program.nodes("step")),
     ),
     "lr-in-buffer": _move_lr_into_buffer,

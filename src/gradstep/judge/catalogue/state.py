@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
-from gradstep.judge.algebra.anatomy import Average, first_moments, require, second_moments, slot_leaves
-from gradstep.judge.algebra.expression import COUNT, ONE, STEP, Node, P, call, contains, substitute
-from gradstep.judge.algebra.program import Program
+from gradstep.judge.algebra.expression import COUNT, ONE, STEP, Node, P, call
+from gradstep.judge.algebra.program import Average, Program, require
 from gradstep.judge.catalogue.averages import maximum_slots, step_moments
 from gradstep.judge.formula import Change, Edit
 
@@ -16,10 +15,10 @@ from gradstep.judge.formula import Change, Edit
 def _start_at(moments: str, value: Callable[[Average], Node], program: Program) -> Program:
     """Start the averages of each of these moments (``m``, ``v`` or ``mv``) at ``value`` of them instead of zero."""
     for moment in moments:
-        squares = [a for a in second_moments(program) if a.is_average and not contains(a.old_weight, STEP)]
+        squares = [a for a in program.second_moments if a.is_average and not a.old_weight.contains(STEP)]
         for a in require(squares if moment == "v" else step_moments(program), "such average"):
             start = call("ite", call("eq", COUNT, ONE), value(a), a.old)
-            program = program.replace_part(a.name, substitute(program[a.name], a.old, start))
+            program = program.replace_part(a.name, program[a.name].substitute(a.old, start))
     return program
 
 
@@ -28,26 +27,26 @@ Slots: TypeAlias = Callable[[Program], Iterable[str]]
 
 def _update_late(slots: Slots, program: Program) -> Program:
     """Take the step with the old state of these slots."""
-    old_by_new = dict(slot_leaves(program, name)[::-1] for name in slots(program))
+    old_by_new = dict(program.slot_leaves(name)[::-1] for name in slots(program))
     return program.rewrite(lambda n: old_by_new.get(n, n), "step")
 
 
 def _never_update(slots: Slots, program: Program) -> Program:
     """Compute the new values of these slots and discard them."""
-    return program.with_parts({**program.parts, **{name: slot_leaves(program, name)[0] for name in slots(program)}})
+    return program.with_parts({**program.parts, **{name: program.slot_leaves(name)[0] for name in slots(program)}})
 
 
 def _first_slots(program: Program) -> list[str]:
-    return [a.name for a in first_moments(program)]
+    return [a.name for a in program.first_moments]
 
 
 def _second_slots(program: Program) -> list[str]:
-    return [a.name for a in second_moments(program)] + maximum_slots(program)
+    return [a.name for a in program.second_moments] + maximum_slots(program)
 
 
 def _lose(slots: Slots, program: Program) -> Program:
     """Start each step with the first values of these slots."""
-    first = {slot_leaves(program, n)[0]: program.first_value(n.removeprefix("new ")) for n in slots(program)}
+    first = {program.slot_leaves(n)[0]: program.first_value(n.removeprefix("new ")) for n in slots(program)}
     return program.rewrite(lambda n: first.get(n, n))
 
 
