@@ -10,8 +10,8 @@ import gradstep
 from gradstep.judge import catalogue as kinds
 from gradstep.judge.battery import battery
 from gradstep.judge.catalogue import distinct, variant, variants
-from gradstep.judge.compare import distance, tolerance
-from gradstep.judge.formula import Formula, true_formula
+from gradstep.judge.compare import Reference, tolerance
+from gradstep.judge.formula import Formula
 from gradstep.judge.replay import LazyTrajectory, replay
 from gradstep.judge.scenario import Trajectory
 from gradstep.rules import RULES
@@ -52,13 +52,15 @@ def scenarios(rule):
 
 def silent(formula, rule, precision="float32"):
     """Whether nothing tells the formula from the rule."""
-    truth = zip(scenarios(rule), ways(true_formula(rule), rule))
+    truth = zip(scenarios(rule), ways(Formula(rule), rule))
     return all(_near(LazyTrajectory(formula, s), true, tolerance(precision, s.steps)) for s, true in truth)
 
 
 def _near(way, true, limit):
     # Most leave at the first steps, and need not be followed further.
-    return all(distance(way.until(end), true[: end + 1]) <= limit for end in (1, 3, len(true) - 1) if end < len(true))
+    return all(
+        Reference(true[: end + 1]).distance(way.until(end)) <= limit for end in (1, 3, len(true) - 1) if end < len(true)
+    )
 
 
 _WAYS: dict[Formula, list[Trajectory]] = {}
@@ -87,7 +89,7 @@ def test_every_mistake_has_one_change_and_one_row_of_the_table():
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_rule_has_a_catalogue_and_a_battery_it_can_be_computed_in(rule):
     assert len(catalogue(rule)) >= 30
-    assert all(np.isfinite(way).all() for way in ways(true_formula(rule), rule))
+    assert all(np.isfinite(way).all() for way in ways(Formula(rule), rule))
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -101,7 +103,10 @@ def test_no_two_mistakes_look_the_same(rule):
     same = [
         (a.name, b.name)
         for a, b in combinations(catalogue(rule), 2)
-        if all(distance(x, y) <= limit for x, y, limit in zip(ways(a.formula, rule), ways(b.formula, rule), limits))
+        if all(
+            Reference(y).distance(x) <= limit
+            for x, y, limit in zip(ways(a.formula, rule), ways(b.formula, rule), limits)
+        )
     ]
     assert same == []
 

@@ -67,16 +67,6 @@ class Reference:
         return float(self.distances(other).max(initial=0.0))
 
 
-def distances(one: Trajectory, other: Trajectory) -> Values:
-    """Return the relative distance of ``one`` from ``other`` at every step and element; see :class:`Reference`."""
-    return Reference(other).distances(one)
-
-
-def distance(one: Trajectory, other: Trajectory) -> float:
-    """Return the largest of the distances."""
-    return Reference(other).distance(one)
-
-
 @final
 @dataclass(frozen=True)
 class Parting:
@@ -132,7 +122,7 @@ class Parting:
 
 def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
     """Return the first step at which they differ by more than rounding, with the element that differs most there."""
-    apart = distances(got, expected)
+    apart = Reference(expected).distances(got)
     wrong = apart > tolerance(dtype, scenario.steps)
     if not wrong.any():
         return None

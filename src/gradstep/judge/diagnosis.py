@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
 from gradstep.judge.compare import Reference, tolerance
-from gradstep.judge.formula import Formula, true_formula
+from gradstep.judge.formula import Formula
 from gradstep.judge.observe import Observed
 from gradstep.judge.replay import LazyTrajectory
 from gradstep.judge.scenario import Scenario
@@ -70,7 +70,7 @@ class Evidence:
     ) -> None:
         self.rule, self.scenarios, self.observed = rule, scenarios, observed
         self._replays: dict[tuple[Formula, Scenario], LazyTrajectory] = {} if replays is None else replays
-        self.rule_itself = Variant((), true_formula(rule))
+        self.rule_itself = Variant((), Formula(rule))
         self._true_references = [
             Reference(self._replay(self.rule_itself, i).until(s.steps)) for i, s in enumerate(scenarios)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
@@ -94,10 +93,19 @@ class Step:
     divided: bool = False
 
 
-class Stepper(ABC):
-    """Computes the steps of one parameter, by a rule with its settings."""
+@final
+class Stepper:
+    """Computes the steps of one parameter, by a rule with its settings.
 
-    @abstractmethod
+    Args:
+        rule: the rule.
+        program: its edited graph; None to run the rule's own functions.
+    """
+
+    def __init__(self, rule: Rule, program: Program | None = None) -> None:
+        self.rule, self.program = rule, program
+        self.values: dict[tuple[str, str], Any] = {("setting", n): v for n, v in values_of(rule).items()}
+
     def step(
         self, number: int, count: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]
     ) -> Step:
@@ -111,34 +119,8 @@ class Stepper(ABC):
             slots: the state by name.
             scalars: the scalars of the state by name.
         """
-
-
-@final
-class _RuleStepper(Stepper):
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-
-    def step(
-        self, number: int, count: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]
-    ) -> Step:
-        numbers = self.rule.coefficients(number, **scalars)
-        if any(isinstance(x, complex) for x in numbers.values()):
-            raise ValueError("the root of a negative number")
-        state = State(**slots)
-        new = self.rule.update(p, g, state, SimpleNamespace(**numbers))
-        return Step(new, {name: vars(state)[name] for name in slots}, {name: numbers[name] for name in scalars})
-
-
-@final
-class _ProgramStepper(Stepper):
-    def __init__(self, rule: Rule, program: Program) -> None:
-        self.rule, self.program = rule, program
-        self.values: dict[tuple[str, str], Any] = {("setting", n): v for n, v in values_of(rule).items()}
-        self.opaque = program.opaque
-
-    def step(
-        self, number: int, count: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]
-    ) -> Step:
+        if self.program is None:
+            return self._run_rule(number, p, g, slots, scalars)
         values = self.values
         values[("step", "")], values[("count", "")] = float(number), count
         values[("p", "")], values[("g", "")] = p, g
@@ -146,7 +128,7 @@ class _ProgramStepper(Stepper):
             values[("old", name)] = value
         for name, value in scalars.items():
             values[("memo", name)] = value
-        if self.opaque:
+        if self.program.opaque:
             computed = self.rule.coefficients(number, **scalars)
             values |= {("coefficient", name): value for name, value in computed.items()}
         results, divided = self.program.run(values)
@@ -156,6 +138,14 @@ class _ProgramStepper(Stepper):
             {name: results[f"memo {name}"] for name in scalars},
             divided,
         )
+
+    def _run_rule(self, number: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]) -> Step:
+        numbers = self.rule.coefficients(number, **scalars)
+        if any(isinstance(x, complex) for x in numbers.values()):
+            raise ValueError("the root of a negative number")
+        state = State(**slots)
+        new = self.rule.update(p, g, state, SimpleNamespace(**numbers))
+        return Step(new, {name: vars(state)[name] for name in slots}, {name: numbers[name] for name in scalars})
 
 
 def _broadcast(new: Any, old: Any) -> Any:
@@ -227,9 +217,9 @@ class Formula:
     def stepper(self, rule: Rule, ndim: int) -> Stepper:
         """Return the stepper of a parameter with ``ndim`` dimensions."""
         if not self.edits:
-            return _RuleStepper(rule)
+            return Stepper(rule)
         program, applied = _apply_edits(self.rule, key_of(rule, ndim), self.edits)
-        return _ProgramStepper(rule, program) if program is not None and any(applied) else _RuleStepper(rule)
+        return Stepper(rule, program if any(applied) else None)
 
     def program(self, rule: Rule, ndim: int) -> Program | None:
         """Return the edited graph, or None if the rule cannot be traced."""
@@ -243,11 +233,6 @@ class Formula:
         values = {("setting", n): v for n, v in values_of(rule).items()}
         values |= {("p", ""): p, ("g", ""): g, ("step", ""): float(number), ("count", ""): number}
         return Program({"p": program["G"]}).run(values)[0]["p"]
-
-
-def true_formula(rule: type[Rule]) -> Formula:
-    """Return the rule without mistakes."""
-    return Formula(rule)
 
 
 def apply_changes(rule: type[Rule], changes: Sequence[Change]) -> Formula:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -43,6 +44,7 @@ def check_file(
     parameter: str | None = None,
     strict: bool = False,
     time_limit: float = TIME_LIMIT,
+    exam: str | None = None,
 ) -> Verdict:
     """Judge ``FILE.py:Class`` as :func:`gradstep.check` does, whatever the file does.
 
@@ -57,6 +59,8 @@ def check_file(
         parameter: for NumPy optimizers, the name in that file of the parameter's class.
         strict: advice counts as failure.
         time_limit: seconds, once gradstep and torch are loaded.
+        exam: what judges instead of :func:`gradstep.check`, as "MODULE:FUNCTION": it is called with the submission and
+            ``kind``, and returns a verdict; ``rule`` is then only a name for the verdict.
     """
     request = {
         "target": target,
@@ -64,6 +68,7 @@ def check_file(
         "settings": dict(settings or {}),
         "options": {"convention": convention, "kind": kind, "strict": strict},
         "parameter": parameter,
+        "exam": exam,
     }
     # Lines without the token are not the worker's; the submission cannot find the token in a file or argument.
     token = secrets.token_hex(16)
@@ -89,7 +94,7 @@ def check_file(
             blank = Verdict(target, rule, convention, Status.UNJUDGED, "")
             last = next((e["probe"] for e in reversed(received) if "probe" in e), "loading the file")
             why = f"ended its process (code {worker.returncode})" if ended else f"did not end within {time_limit:g} s"
-            verdict = blank.because(f"It could not be judged: it {why} in the probe {last!r}")
+            verdict = replace(blank, reason=f"It could not be judged: it {why} in the probe {last!r}")
         return output.add_note(verdict)
 
 
@@ -152,7 +157,8 @@ class _Output(threading.Thread):
             return verdict
         lines = self.first.decode("utf-8", errors="replace").splitlines()
         shown = " / ".join(printable(line.strip())[:80] for line in lines[:_PRINTED_LINES])
-        return verdict.noting(f"It prints, {count} line{'s' if count > 1 else ''} in all: {shown}")
+        note = f"It prints, {count} line{'s' if count > 1 else ''} in all: {shown}"
+        return replace(verdict, notes=(*verdict.notes, note))
 
 
 def _printable(value: Any) -> Any:

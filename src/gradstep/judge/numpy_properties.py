@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.judge.battery import LR
-from gradstep.judge.properties import Context, Property
+from gradstep.judge.properties import Context, as_property
 from gradstep.judge.subjects.base import NotOfferedError, array_for
 from gradstep.judge.subjects.functions import FunctionSubject
 from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, get_buffers
@@ -16,15 +15,14 @@ from gradstep.judge.subjects.numpy_optimizer import Gradient, NumpySubject, get_
 
 def _make_optimizer(context: Context, dtype: str) -> tuple[Any, list[Any]]:
     """Return an optimizer over two parameters of shape (2, 3), and the parameters."""
-    subject = context.subject
-    if not isinstance(subject, NumpySubject):
-        raise NotOfferedError("it is no NumPy optimizer")
-    params = [subject.parameter(np.linspace(-1, 1.5, 6, dtype=dtype).reshape(2, 3)) for _ in range(2)]
-    usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **context.fixed}
-    return subject.make(params, **subject.arguments.named(usual), **subject.extra), params
+    assert isinstance(context.subject, NumpySubject), "these are its properties"
+    values = np.linspace(-1, 1.5, 6, dtype=dtype).reshape(2, 3)
+    params = [context.subject.parameter(values.copy()) for _ in range(2)]
+    return context.make(params), params
 
 
-def _check_gradient(context: Context) -> str:
+@as_property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`")
+def _gradient(context: Context) -> str:
     optimizer, params = _make_optimizer(context, "float64")
     for _ in range(2):
         grads = [np.linspace(-2, 3, 6).reshape(2, 3).view(Gradient) for _ in params]
@@ -37,7 +35,10 @@ def _check_gradient(context: Context) -> str:
     return ""
 
 
-def _check_dtype(context: Context) -> str:
+@as_property(
+    "float32 kept", "a float32 parameter stays float32", "Python floats keep an array's type; `np.float64` does not"
+)
+def _dtype(context: Context) -> str:
     optimizer, params = _make_optimizer(context, "float32")
     for p in params:
         p.grad = np.ones((2, 3), dtype=np.float32).view(Gradient)
@@ -46,7 +47,8 @@ def _check_dtype(context: Context) -> str:
     return "" if kind == np.float32 else f"a float32 parameter becomes {kind}"
 
 
-def _check_no_gradients(context: Context) -> str:
+@as_property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`")
+def _no_gradients(context: Context) -> str:
     optimizer, params = _make_optimizer(context, "float64")
     before = [np.array(p.data) for p in params]
     optimizer.step()
@@ -63,7 +65,8 @@ def _take_two_steps(context: Context) -> tuple[Any, list[Any]]:
     return optimizer, params
 
 
-def _check_state_copied(context: Context) -> str:
+@as_property("state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`")
+def _state_copied(context: Context) -> str:
     ends = []
     for spoil in (False, True):
         optimizer, params = _take_two_steps(context)
@@ -85,7 +88,13 @@ def _overwrite(state: Any) -> None:
                 array[...] = 99.0
 
 
-def _check_state_refused(context: Context) -> str:
+@as_property(
+    "state refused",
+    "a state of other parameters is refused",
+    "`if len(state) != len(self.params): raise ValueError` before anything is stored",
+    essential=False,
+)
+def _state_refused(context: Context) -> str:
     optimizer, _ = _take_two_steps(context)
     state = deepcopy(get_buffers(optimizer))
     if not state:
@@ -97,54 +106,31 @@ def _check_state_refused(context: Context) -> str:
     return "set_momentum_state takes the state of one parameter for two"
 
 
-def _check_step_count(context: Context) -> str:
+@as_property(
+    "step count", "step_count counts the steps", "`self.step_count += 1` once, at the end of step()", essential=False
+)
+def _step_count(context: Context) -> str:
     optimizer, _ = _take_two_steps(context)
     if "step_count" not in dir(optimizer):
         raise NotOfferedError("it has no step_count")
     return "" if optimizer.step_count == 2 else f"step_count is {optimizer.step_count} after two steps"
 
 
-def _check_pure(context: Context) -> str:
+@as_property("pure", "the inputs are left alone", "`p -= ...`, `g *= ...`: take `p = p - ...`")
+def _pure(context: Context) -> str:
     subject = context.subject
     if not isinstance(subject, FunctionSubject) or subject.takes_config:
         raise NotOfferedError("it is no function")
     p, g = np.linspace(-1, 1.5, 6), np.linspace(-2, 3, 6)
     arrays = tuple(array_for(x, "float64", tensors=subject.tensors) for x in (p, g))
-    settings = subject.arguments.named({"lr": LR, "weight_decay": 0.1, "momentum": 0.9, **context.fixed})
-    subject.make(*arrays, {}, 1, **settings, **subject.extra)
+    context.make(*arrays, {}, 1)
     if not np.array_equal(np.asarray(arrays[1]), g):
         return "the gradient changes during the step"
     return "" if np.array_equal(np.asarray(arrays[0]), p) else "the parameter given is changed beside the one returned"
 
 
-NUMPY = (
-    Property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`", _check_gradient),
-    Property(
-        "float32 kept",
-        "a float32 parameter stays float32",
-        "Python floats keep an array's type; `np.float64` does not",
-        _check_dtype,
-    ),
-    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _check_no_gradients),
-    Property(
-        "state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`", _check_state_copied
-    ),
-    Property(
-        "state refused",
-        "a state of other parameters is refused",
-        "`if len(state) != len(self.params): raise ValueError` before anything is stored",
-        _check_state_refused,
-        essential=False,
-    ),
-    Property(
-        "step count",
-        "step_count counts the steps",
-        "`self.step_count += 1` once, at the end of step()",
-        _check_step_count,
-        essential=False,
-    ),
-)
+NUMPY = (_gradient, _dtype, _no_gradients, _state_copied, _state_refused, _step_count)
 """For NumPy optimizers only."""
 
-FUNCTION = (Property("pure", "the inputs are left alone", "`p -= ...`, `g *= ...`: take `p = p - ...`", _check_pure),)
+FUNCTION = (_pure,)
 """For functions only."""

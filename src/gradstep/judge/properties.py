@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
 from gradstep.judge.battery import LR, battery
-from gradstep.judge.compare import distance, tolerance
-from gradstep.judge.formula import true_formula
+from gradstep.judge.compare import Reference, tolerance
+from gradstep.judge.formula import Formula
 from gradstep.judge.observe import Failure, NotOffered, Observed, describe_error, fit_scenarios, observe
 from gradstep.judge.replay import FormulaRun
 from gradstep.judge.scenario import Scenario, Trajectory, shared_defaults
-from gradstep.judge.subjects.base import NotOfferedError, Subject
+from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
 from gradstep.judge.verdict import Outcome, Probe
 from gradstep.rules import Rule
 
+Examine: TypeAlias = Callable[[Any], str]
 STEPS_TO_CONVERGE = 150
 DTYPE_SCENARIOS = ("first step", "averages", "weight decay", "tiny gradients", "fifty steps")
 
@@ -52,65 +53,77 @@ class Context:
                 return scenario
         raise NotOfferedError(f"{self.rule.__name__} has no scenario {name!r}")
 
+    def make(self, *arguments: Any) -> Any:
+        """Call the submission with these arguments and usual settings, as far as it takes them."""
+        usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **self.fixed}
+        return self.subject.make(*arguments, **self.subject.arguments.named(usual), **self.subject.extra)
+
     def run(self, scenario: Scenario, dtype: str = "float64") -> Trajectory:
         """Return the submission's trajectory in a scenario, with parameters of this dtype.
 
         Raises:
             NotOfferedError: the submission cannot run it.
-            RuntimeError: the submission raised an error.
+            SubmissionError: the submission raised an error.
         """
         result = observe(self.subject, scenario, dtype)
         if isinstance(result, NotOffered):
             raise NotOfferedError(result.what)
         if isinstance(result, Failure):
-            raise RuntimeError(result.what)
+            raise SubmissionError(result.what)
         if result.raised_at:
-            raise RuntimeError(result.error)
+            raise SubmissionError(result.error)
         return result.trajectory
 
 
 @final
 @dataclass(frozen=True)
 class Property:
-    """A property that an optimizer must have.
+    """A property that a submission must have.
 
     Attributes:
         name: one to three words.
         shows: what it tests.
         look_for: what to look for in the code if it does not hold.
-        examine: returns what is wrong, or "".
+        examine: returns what is wrong with what it is given, such as a :class:`Context`, or "".
         essential: whether its absence is a failure; otherwise it is advice.
     """
 
     name: str
     shows: str
     look_for: str
-    examine: Callable[[Context], str]
+    examine: Examine
     essential: bool = True
 
-    def probe(self, context: Context) -> Probe:
+    def probe(self, submission: Any) -> Probe:
         """Test the property, and catch everything that the submission raises."""
         try:
             # NaN and infinity are judged by the results, not by warnings.
             with np.errstate(all="ignore"):
-                wrong = self.examine(context)
+                wrong = self.examine(submission)
         except NotOfferedError as error:
             return Probe(self.name, self.shows, Outcome.SKIPPED, str(error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a submission may raise SystemExit
-            wrong = str(error) if type(error) is RuntimeError else describe_error(error)
+            wrong = describe_error(error)
         bad = Outcome.FAIL if self.essential else Outcome.ADVICE
         return Probe(self.name, self.shows, bad if wrong else Outcome.PASS, wrong, self.look_for)
 
 
-def _check_determinism(context: Context) -> str:
+def as_property(name: str, shows: str, look_for: str, *, essential: bool = True) -> Callable[[Examine], Property]:
+    """Return a decorator that makes a property of the function that examines a submission."""
+    return lambda examine: Property(name, shows, look_for, examine, essential)
+
+
+@as_property("determinism", "the same result in two runs", "random numbers, or state kept outside the optimizer")
+def _determinism(context: Context) -> str:
     scenario = context.scenario("averages")
     one, two = context.run(scenario), context.run(scenario)
     return "" if np.array_equal(one, two, equal_nan=True) else "two runs with the same gradients differ"
 
 
-def _check_order(context: Context) -> str:
+@as_property("order", "the order of the parameters", "state that goes from one parameter to the next")
+def _order(context: Context) -> str:
     scenario = context.scenario("averages")
     reversed_ = replace(scenario, initial=scenario.initial[::-1], gradients=tuple(g[::-1] for g in scenario.gradients))
     one, two = context.run(scenario), context.run(reversed_)
@@ -119,7 +132,8 @@ def _check_order(context: Context) -> str:
     return "" if same else "the same parameters in another order end elsewhere"
 
 
-def _check_split(context: Context) -> str:
+@as_property("split", "the same numbers in other tensors", "a norm, a mean or a state over more than one element")
+def _split(context: Context) -> str:
     if not context.rule.elementwise:
         raise NotOfferedError(f"{context.rule.__name__} looks at whole parameters")
     scenario = context.scenario("averages")
@@ -133,10 +147,11 @@ def _check_split(context: Context) -> str:
 
 
 def _are_near(one: Trajectory, two: Trajectory, scenario: Scenario) -> bool:
-    return distance(two, one) <= tolerance("float32", scenario.steps)
+    return Reference(one).distance(two) <= tolerance("float32", scenario.steps)
 
 
-def _check_float32(context: Context) -> str:
+@as_property("float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32")
+def _float32(context: Context) -> str:
     """Compare float32 with the submission's own float64; the scenarios test whether it computes the rule."""
     for name in DTYPE_SCENARIOS:
         try:
@@ -146,20 +161,21 @@ def _check_float32(context: Context) -> str:
         exact = observe(context.subject, scenario)
         if not isinstance(exact, Observed):
             continue
-        apart = distance(context.run(scenario, "float32"), exact.trajectory)
+        apart = Reference(exact.trajectory).distance(context.run(scenario, "float32"))
         # Inputs are rounded too, and centered variances, for example, magnify rounding.
         if not apart <= 4 * tolerance("float32", scenario.steps):
             return f"float32 is {apart:.0e} away from float64 in the scenario {name!r}"
     return ""
 
 
-def _check_convergence(context: Context) -> str:
+@as_property("convergence", "a quadratic's minimum", "the sign and the size of the step")
+def _convergence(context: Context) -> str:
     usual = {"lr": LR, "momentum": 0.5, **context.fixed}
     settings = {name: value for name, value in usual.items() if name in _offered(context)}
     start = (np.linspace(-1, 1, 7) + 0.1,)
     slope = np.linspace(0.5, 4.0, 7)
     scenario = Scenario("convergence", "", settings, start, ((start[0] * slope,),))
-    reference = FormulaRun(true_formula(context.rule), replace(scenario, settings=settings | _fixed_settings(context)))
+    reference = FormulaRun(Formula(context.rule), replace(scenario, settings=settings | _fixed_settings(context)))
     true = start[0]
     for step in range(1, STEPS_TO_CONVERGE + 1):
         true = reference.step(step, (true * slope,))
@@ -197,7 +213,14 @@ _BAD: tuple[tuple[str, Any], ...] = (
 )
 
 
-def _check_bad_settings(context: Context) -> str:
+@as_property(
+    "bad settings",
+    "settings out of bounds are refused",
+    "`raise ValueError` in the constructor, before anything is stored",
+    essential=False,
+)
+def bad_settings(context: Context) -> str:
+    """Return the settings out of bounds that the constructor takes; for forms with a constructor."""
     plain = context.scenario("first step")
     accepted = []
     for name, value in _BAD:
@@ -219,7 +242,8 @@ def _is_allowed(rule: type[Rule], name: str, value: Any) -> bool:
     return True
 
 
-def _check_empty(context: Context) -> str:
+@as_property("empty", "a parameter without elements", "a division by the number of elements", essential=False)
+def _empty(context: Context) -> str:
     plain = context.scenario("averages")
     none = np.zeros((0,))
     gradients = tuple((*g, none) for g in plain.gradients)
@@ -227,34 +251,4 @@ def _check_empty(context: Context) -> str:
     return ""
 
 
-PROPERTIES = (
-    Property(
-        "determinism",
-        "the same result in two runs",
-        "random numbers, or state kept outside the optimizer",
-        _check_determinism,
-    ),
-    Property("order", "the order of the parameters", "state that goes from one parameter to the next", _check_order),
-    Property(
-        "split",
-        "the same numbers in other tensors",
-        "a norm, a mean or a state over more than one element",
-        _check_split,
-    ),
-    Property(
-        "float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32", _check_float32
-    ),
-    Property("convergence", "a quadratic's minimum", "the sign and the size of the step", _check_convergence),
-    Property(
-        "empty", "a parameter without elements", "a division by the number of elements", _check_empty, essential=False
-    ),
-)
-
-BAD_SETTINGS = Property(
-    "bad settings",
-    "settings out of bounds are refused",
-    "`raise ValueError` in the constructor, before anything is stored",
-    _check_bad_settings,
-    essential=False,
-)
-"""For forms with a constructor."""
+PROPERTIES = (_determinism, _order, _split, _float32, _convergence, _empty)

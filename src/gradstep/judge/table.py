@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.judge.verdict import Outcome, Status, Verdict, diagnosis, headline, sign
+from gradstep.judge.verdict import SIGNS, Outcome, Status, Verdict, diagnosis, headline
 
 _COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ADVICE: "yellow", Outcome.SKIPPED: "dim"}
 _RESULT = {Status.PASSED: "bold green", Status.DIFFERS: "bold yellow"}
@@ -25,7 +25,7 @@ def table(verdict: Verdict) -> RenderableType:
         found = probe.detail
         if probe.look_for and probe.outcome in (Outcome.FAIL, Outcome.ADVICE):
             found += f"; look for {probe.look_for}"
-        grid.add_row(Text(sign(probe.outcome), style), Text(probe.name, style), probe.shows, Text(found))
+        grid.add_row(Text(SIGNS[probe.outcome], style), Text(probe.name, style), probe.shows, Text(found))
     parts: list[RenderableType] = [grid] if verdict.probes else []
     head = Text(headline(verdict), _RESULT.get(verdict.status, "bold red"))
     parts.append(Padding(head, (1, 0, 0, 0)) if parts else head)

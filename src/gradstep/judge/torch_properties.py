@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
-from gradstep.judge.battery import LR
 from gradstep.judge.observe import describe_error
-from gradstep.judge.properties import Context, Property
+from gradstep.judge.properties import Context, as_property
 from gradstep.judge.subjects.base import NotOfferedError
-from gradstep.judge.subjects.torch_optimizer import TorchSubject
-
-
-def _make_optimizer(context: Context, params: Any) -> Any:
-    subject = context.subject
-    if not isinstance(subject, TorchSubject):
-        raise NotOfferedError("it is no PyTorch optimizer")
-    return subject.make_over(params, **{"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **context.fixed})
 
 
 def _make_leaves(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
@@ -31,9 +23,10 @@ def _loss(leaves: list[torch.nn.Parameter]) -> torch.Tensor:
     return torch.stack([(p.float() ** 2).sum() for p in leaves]).sum()
 
 
-def _check_gradient(context: Context) -> str:
+@as_property("gradient untouched", "p.grad belongs to the caller", "`p.grad.add_`, `p.grad.mul_`, `grad += ...`")
+def _gradient(context: Context) -> str:
     leaves = _make_leaves()
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     for _ in range(2):
         gradients = [torch.linspace(-2, 3, 6).reshape(2, 3) for _ in leaves]
         copies = [g.clone() for g in gradients]
@@ -48,10 +41,11 @@ def _check_gradient(context: Context) -> str:
     return ""
 
 
-def _check_in_place(context: Context) -> str:
+@as_property("in place", "parameters keep their memory", "`p.data = ...`; use `p.add_(...)` or `p.copy_(...)`")
+def _in_place(context: Context) -> str:
     leaves = _make_leaves()
     places = [p.data_ptr() for p in leaves]
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     for _ in range(2):
         _loss(leaves).backward()
         optimizer.step()
@@ -62,9 +56,10 @@ def _check_in_place(context: Context) -> str:
     return ""
 
 
-def _check_graph(context: Context) -> str:
+@as_property("no graph", "no autograd history is kept", "`@torch.no_grad()` on step")
+def _graph(context: Context) -> str:
     leaves = _make_leaves()
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     for _ in range(2):
         for p in leaves:
             p.grad = None
@@ -91,7 +86,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _check_dtype(dtype: torch.dtype, context: Context) -> str:
     leaves = _make_leaves(dtype)
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     before = [p.detach().clone() for p in leaves]
     for _ in range(2):
         for p in leaves:
@@ -105,13 +100,14 @@ def _check_dtype(dtype: torch.dtype, context: Context) -> str:
 
 
 def _make_optimizer_with_closure(context: Context, leaves: list[torch.nn.Parameter]) -> Any:
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     if not isinstance(optimizer, torch.optim.Optimizer) and not inspect.signature(optimizer.step).parameters:
         raise NotOfferedError("it is no torch.optim.Optimizer, and its step() takes no closure")
     return optimizer
 
 
-def _check_closure(context: Context) -> str:
+@as_property("closure", "step(closure) returns the loss", "`with torch.enable_grad(): loss = closure()`")
+def _closure(context: Context) -> str:
     leaves = _make_leaves()
     optimizer = _make_optimizer_with_closure(context, leaves)
     enabled = []
@@ -136,7 +132,13 @@ def _check_closure(context: Context) -> str:
     return "" if loss > 0 else "step(closure) returns something else than the loss"
 
 
-def _check_closure_called(context: Context) -> str:
+@as_property(
+    "closure called",
+    "step(closure) calls its closure",
+    "`if closure is not None:` and `with torch.enable_grad(): loss = closure()`",
+    essential=False,
+)
+def _closure_called(context: Context) -> str:
     leaves = _make_leaves()
     optimizer = _make_optimizer_with_closure(context, leaves)
     calls = []
@@ -154,16 +156,18 @@ def _check_closure_called(context: Context) -> str:
     return "" if calls else "step(closure) does not call the closure: whatever computes the loss there is left out"
 
 
-def _check_no_gradients(context: Context) -> str:
+@as_property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`")
+def _no_gradients(context: Context) -> str:
     leaves = _make_leaves()
     before = [p.detach().clone() for p in leaves]
-    _make_optimizer(context, leaves).step()
+    context.make(leaves).step()
     return "" if all(torch.equal(p, b) for p, b in zip(leaves, before)) else "parameters without gradient move"
 
 
-def _check_generator(context: Context) -> str:
+@as_property("generator", "model.parameters() as it is", "`self.params = list(params)`")
+def _generator(context: Context) -> str:
     leaves = _make_leaves()
-    optimizer = _make_optimizer(context, (p for p in leaves))
+    optimizer = context.make(p for p in leaves)
     values = [leaves[0].detach().clone()]
     for _ in range(2):
         leaves[0].grad = torch.ones_like(leaves[0])
@@ -174,27 +178,29 @@ def _check_generator(context: Context) -> str:
     return ""
 
 
-def _check_frozen(context: Context) -> str:
+@as_property("frozen", "a parameter without requires_grad", "`if p.grad is None: continue`")
+def _frozen(context: Context) -> str:
     leaves = _make_leaves()
     leaves[1].requires_grad_(False)
     before = leaves[1].detach().clone()
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     (leaves[0] ** 2).sum().backward()
     optimizer.step()
     return "" if torch.equal(before, leaves[1]) else "a frozen parameter moves"
 
 
-def _check_alone(context: Context) -> str:
+@as_property("alone", "two optimizers side by side", "state in the class or the module instead of in self")
+def _alone(context: Context) -> str:
     """Compare an optimizer's steps with and without another optimizer beside it."""
     results = []
     for other in (False, True):
         leaves = _make_leaves()
-        optimizer = _make_optimizer(context, leaves)
+        optimizer = context.make(leaves)
         for _ in range(3):
             if other:
                 extra = _make_leaves()
                 extra[0].grad = torch.full_like(extra[0], 5.0)
-                _make_optimizer(context, extra).step()
+                context.make(extra).step()
             for p in leaves:
                 p.grad = torch.ones_like(p)
             optimizer.step()
@@ -202,9 +208,15 @@ def _check_alone(context: Context) -> str:
     return "" if torch.equal(results[0], results[1]) else "an optimizer beside it changes what it does"
 
 
-def _check_base_class(context: Context) -> str:
+@as_property(
+    "an Optimizer",
+    "derived from torch.optim.Optimizer",
+    "`class Mine(torch.optim.Optimizer)` and `super().__init__(params, defaults)`",
+    essential=False,
+)
+def _base_class(context: Context) -> str:
     leaves = _make_leaves()
-    optimizer = _make_optimizer(context, leaves)
+    optimizer = context.make(leaves)
     if not isinstance(optimizer, torch.optim.Optimizer):
         return f"{type(optimizer).__name__} is no torch.optim.Optimizer: schedulers, scalers and trainers refuse it"
     try:
@@ -216,55 +228,15 @@ def _check_base_class(context: Context) -> str:
     return ""
 
 
+_float32 = as_property("float32 kept", "a float32 parameter stays float32", "`p.data = ...` of a wider type")(
+    partial(_check_dtype, torch.float32)
+)
+_bfloat16 = as_property(
+    "bfloat16 kept", "a bfloat16 parameter stays bfloat16", "`p.data = ...` of a wider type", essential=False
+)(partial(_check_dtype, torch.bfloat16))
+
 PROPERTIES = (
-    Property(
-        "closure called",
-        "step(closure) calls its closure",
-        "`if closure is not None:` and `with torch.enable_grad(): loss = closure()`",
-        _check_closure_called,
-        essential=False,
-    ),
-    Property(
-        "gradient untouched",
-        "p.grad belongs to the caller",
-        "`p.grad.add_`, `p.grad.mul_`, `grad += ...`",
-        _check_gradient,
-    ),
-    Property(
-        "in place",
-        "parameters keep their memory",
-        "`p.data = ...`; use `p.add_(...)` or `p.copy_(...)`",
-        _check_in_place,
-    ),
-    Property("no graph", "no autograd history is kept", "`@torch.no_grad()` on step", _check_graph),
-    Property(
-        "float32 kept",
-        "a float32 parameter stays float32",
-        "`p.data = ...` of a wider type",
-        lambda c: _check_dtype(torch.float32, c),
-    ),
-    Property(
-        "bfloat16 kept",
-        "a bfloat16 parameter stays bfloat16",
-        "`p.data = ...` of a wider type",
-        lambda c: _check_dtype(torch.bfloat16, c),
-        essential=False,
-    ),
-    Property(
-        "closure", "step(closure) returns the loss", "`with torch.enable_grad(): loss = closure()`", _check_closure
-    ),
-    Property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`", _check_no_gradients),
-    Property("frozen", "a parameter without requires_grad", "`if p.grad is None: continue`", _check_frozen),
-    Property("generator", "model.parameters() as it is", "`self.params = list(params)`", _check_generator),
-    Property(
-        "alone", "two optimizers side by side", "state in the class or the module instead of in self", _check_alone
-    ),
-    Property(
-        "an Optimizer",
-        "derived from torch.optim.Optimizer",
-        "`class Mine(torch.optim.Optimizer)` and `super().__init__(params, defaults)`",
-        _check_base_class,
-        essential=False,
-    ),
+    *(_closure_called, _gradient, _in_place, _graph, _float32, _bfloat16),
+    *(_closure, _no_gradients, _frozen, _generator, _alone, _base_class),
 )
 """For PyTorch optimizers only."""

@@ -12,7 +12,7 @@ from gradstep.judge.compare import Parting, find_parting, tolerance
 from gradstep.judge.diagnosis import Evidence, Explanation, accepted, as_match, describe_nearest, explain
 from gradstep.judge.formula import Formula
 from gradstep.judge.observe import Failure, NotOffered, Observed, fit_scenarios, observe
-from gradstep.judge.properties import BAD_SETTINGS, PROPERTIES, Context, Property
+from gradstep.judge.properties import PROPERTIES, Context, Property, bad_settings
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import Scenario, shared_defaults
 from gradstep.judge.subjects.base import Subject
@@ -151,10 +151,10 @@ class Trial:
         if self.subject.kind == "torch":
             from gradstep.judge.torch_properties import PROPERTIES as TORCH
 
-            return (*TORCH, *PROPERTIES, BAD_SETTINGS)
+            return (*TORCH, *PROPERTIES, bad_settings)
         from gradstep.judge.numpy_properties import FUNCTION, NUMPY
 
-        own = {"function": FUNCTION, "update": (BAD_SETTINGS,), "numpy": (*NUMPY, BAD_SETTINGS)}
+        own = {"function": FUNCTION, "update": (bad_settings,), "numpy": (*NUMPY, bad_settings)}
         return (*own[self.subject.kind], *PROPERTIES)
 
     def _status(self, probes: list[Probe], best: Explanation, is_right: bool) -> tuple[Status, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, final
 
@@ -147,14 +147,6 @@ class Verdict:
             }
         )
 
-    def because(self, reason: str) -> Verdict:
-        """Return a copy with another ``reason``."""
-        return replace(self, reason=reason)
-
-    def noting(self, note: str) -> Verdict:
-        """Return a copy with one more ``note``."""
-        return replace(self, notes=(*self.notes, note))
-
     def __str__(self) -> str:
         return report(self)
 
@@ -173,7 +165,7 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_SIGNS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.ADVICE: "!", Outcome.SKIPPED: "–"}
+SIGNS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.ADVICE: "!", Outcome.SKIPPED: "–"}
 
 _SCENARIOS = 3
 """Number of failed scenarios with their details in the report."""
@@ -222,15 +214,10 @@ def report(verdict: Verdict) -> str:
     for probe in shown:
         if probe in scenarios[_SCENARIOS:]:
             continue
-        lines.append(f"  {_SIGNS[probe.outcome]} {probe.name:<{width}}  {probe.detail or probe.shows}")
+        lines.append(f"  {SIGNS[probe.outcome]} {probe.name:<{width}}  {probe.detail or probe.shows}")
         if probe.look_for and probe.outcome is not Outcome.SKIPPED:
             lines.append(f"    {'':<{width}}look for: {probe.look_for}")
     if len(scenarios) > _SCENARIOS:
-        lines.append(f"  {_SIGNS[Outcome.FAIL]} and also: {', '.join(p.name for p in scenarios[_SCENARIOS:])}")
+        lines.append(f"  {SIGNS[Outcome.FAIL]} and also: {', '.join(p.name for p in scenarios[_SCENARIOS:])}")
     lines += [f"  Note: {note}" for note in verdict.notes]
     return "\n".join(lines)
-
-
-def sign(outcome: Outcome) -> str:
-    """Return one character for an outcome."""
-    return _SIGNS[outcome]

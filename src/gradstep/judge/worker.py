@@ -7,6 +7,7 @@ once leaves both unchanged.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import json
@@ -21,6 +22,7 @@ from typing import Any, final
 from gradstep.judge.checking import check, find_rule
 from gradstep.judge.observe import describe_error
 from gradstep.judge.verdict import Status, Verdict
+from gradstep.rules import Rule
 
 
 @final
@@ -49,21 +51,28 @@ def main() -> None:
             module = load(Path(file))
             submission = pick(module, name)
             parameter = pick(module, request["parameter"]) if request["parameter"] else None
-            try:
-                judged_by = find_rule(rule)
-            except ValueError as error:
-                raise LoadError(str(error)) from error
-            verdict = check(
-                submission,
-                judged_by,
-                request["settings"],
-                parameter=parameter,
-                watch=lambda probe: send(probe=probe),
-                **options,
-            )
+            if request["exam"]:
+                examiner, _, function = request["exam"].partition(":")
+                verdict = vars(importlib.import_module(examiner))[function](submission, options["kind"])
+            else:
+                verdict = check(
+                    submission,
+                    _find_rule(rule),
+                    request["settings"],
+                    parameter=parameter,
+                    watch=lambda probe: send(probe=probe),
+                    **options,
+                )
         except LoadError as error:
             verdict = Verdict(target, rule, options["convention"], Status.UNJUDGED, f"It could not be judged: {error}.")
         send(verdict=verdict.as_dict())
+
+
+def _find_rule(name: str) -> type[Rule]:
+    try:
+        return find_rule(name)
+    except ValueError as error:
+        raise LoadError(str(error)) from error
 
 
 @final

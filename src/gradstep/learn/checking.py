@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, final
 
 from gradstep import judge
 from gradstep.judge import Outcome, Probe, Status, Verdict, isolation
 from gradstep.judge.catalogue import CONVENTIONS
-from gradstep.judge.worker import LoadError, load, pick
 from gradstep.learn.exams import clipping, schedule
 from gradstep.learn.lesson import SECTIONS, UNWRITTEN, Framework, Lesson, lesson
 
@@ -85,7 +82,7 @@ def challenge_named(name: str) -> Challenge:
 _EXAMS = {"schedule": schedule.check, "clipping": clipping.check}
 
 TIME_LIMIT = 60.0
-"""Seconds that the process may take to judge a schedule or a clipping function, with the import of torch."""
+"""Seconds that the process may take to judge a schedule or a clipping function."""
 
 
 def check(name: str, submission: Any, framework: Framework = "numpy", *, convention: str = "torch") -> Verdict:
@@ -126,9 +123,11 @@ def check_file(challenge: Challenge, framework: Framework, file: Path, *, conven
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
-    if challenge.rule is None:
-        return _examine_file(challenge, framework, file)
     target = f"{file}:{challenge.entry}"
+    if challenge.rule is None:
+        exam, title = _EXAMS[challenge.name], challenge.lesson.title
+        name = f"{exam.__module__}:{exam.__name__}"
+        return isolation.check_file(target, title, kind=framework, time_limit=TIME_LIMIT, exam=name)
     verdict = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
     return _require_settings(challenge, verdict)
 
@@ -150,32 +149,3 @@ def _require_settings(challenge: Challenge, verdict: Verdict) -> Verdict:
 
 def _lacks(probe: Probe, setting: str) -> bool:
     return probe.outcome is Outcome.SKIPPED and setting in probe.detail.replace(",", " ").split()
-
-
-def _examine_file(challenge: Challenge, framework: Framework, file: Path) -> Verdict:
-    """Run the exam of a challenge in a separate process."""
-    blank = Verdict(file.name, challenge.lesson.title, "torch", Status.UNJUDGED, "")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_run_worker, args=(sender, challenge.name, framework, file), daemon=True)
-    worker.start()
-    sender.close()  # the worker has the only copy: if the worker ends without an answer, recv raises EOFError
-    try:
-        if not receiver.poll(TIME_LIMIT):
-            return blank.because(f"It could not be judged: it did not end within {TIME_LIMIT:g} s.")
-        answer: Verdict | str = receiver.recv()
-        return answer if isinstance(answer, Verdict) else blank.because(f"It could not be judged: {answer}.")
-    except EOFError:
-        return blank.because("It could not be judged: it ended its process.")
-    finally:
-        worker.kill()
-        worker.join()
-
-
-def _run_worker(sender: Connection, name: str, framework: Framework, file: Path) -> None:
-    """Judge the file in the worker process; send the verdict, or the reason why the file cannot be loaded."""
-    try:
-        submission = pick(load(file), challenge_named(name).entry)
-        sender.send(check(name, submission, framework))
-    except LoadError as error:
-        sender.send(str(error))

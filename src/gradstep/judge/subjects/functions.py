@@ -57,7 +57,7 @@ class _HoldingSession(Session):
             settings |= self._named({"lr": lr})
 
     def reload(self) -> None:
-        raise NotOfferedError("a function keeps no state of its own")
+        raise NotOfferedError("it has no state_dict")
 
     def _array(self, values: Values) -> Any:
         return array_for(values, self._dtype, tensors=self._tensors)
@@ -85,15 +85,15 @@ class FunctionSubject(Subject):
         return frozenset({"rates", "groups"})
 
     def start(self, scenario: Scenario, dtype: str) -> Session:
-        return (_ConfigSession if self.takes_config else _FunctionSession)(self, scenario, dtype)
+        return _FunctionSession(self, scenario, dtype)
 
 
 @final
 class _FunctionSession(_HoldingSession):
     def __init__(self, subject: FunctionSubject, scenario: Scenario, dtype: str) -> None:
         super().__init__(subject, scenario, dtype)
-        self._call = subject.make
-        self._states: list[Any] = [{} for _ in self.params]
+        self._call, self._takes_config = subject.make, subject.takes_config
+        self._states: list[Any] = self.settings if subject.takes_config else [{} for _ in self.params]
         self._counts = [0] * len(self.params)
 
     def _step(self, gradients: list[Any]) -> None:
@@ -101,26 +101,15 @@ class _FunctionSession(_HoldingSession):
             if g is None:
                 continue
             self._counts[i] += 1
-            result = self._call(self.params[i], g, self._states[i], self._counts[i], **self.settings[i])
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise SubmissionError(f"it must return (p, state), but returned {type(result).__name__}")
+            arguments = self.params[i], g, self._states[i]
+            if self._takes_config:
+                result, form = self._call(*arguments), "(w, config)"
+            else:
+                result, form = self._call(*arguments, self._counts[i], **self.settings[i]), "(p, state)"
+            pair = isinstance(result, tuple) and len(result) == 2
+            if not pair or (self._takes_config and not isinstance(result[1], dict)):
+                raise SubmissionError(f"it must return {form}, but returned {type(result).__name__}")
             self.params[i], self._states[i] = result
-
-
-@final
-class _ConfigSession(_HoldingSession):
-    def __init__(self, subject: FunctionSubject, scenario: Scenario, dtype: str) -> None:
-        super().__init__(subject, scenario, dtype)
-        self._call = subject.make
-
-    def _step(self, gradients: list[Any]) -> None:
-        for i, g in enumerate(gradients):
-            if g is None:
-                continue
-            result = self._call(self.params[i], g, self.settings[i])
-            if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-                raise SubmissionError(f"it must return (w, config), but returned {type(result).__name__}")
-            self.params[i], self.settings[i] = result
 
 
 @final
@@ -277,6 +266,3 @@ class _UpdaterSession(_HoldingSession):
             if not name:
                 raise NotOfferedError("the optimizer has no attribute for its learning rate")
             setattr(optimizer, name, lr)
-
-    def reload(self) -> None:
-        raise NotOfferedError("it has no state_dict")

@@ -27,10 +27,6 @@ class TorchSubject(Subject):
     def start(self, scenario: Scenario, dtype: str) -> Session:
         return _TorchSession(self, scenario, getattr(torch, dtype))
 
-    def make_over(self, params: Any, **settings: Any) -> Any:
-        """Make an optimizer over these parameters, with settings by the rule's names."""
-        return self.make(params, **self.arguments.named(settings), **self.extra)
-
 
 def make_parameter(values: Values, dtype: torch.dtype, *, strided: bool = False) -> torch.nn.Parameter:
     """Make a parameter with these values; if ``strided``, from every other element of a larger, transposed tensor."""

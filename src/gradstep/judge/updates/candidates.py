@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradstep.judge.catalogue import CONVENTIONS, catalogue
 from gradstep.judge.diagnosis import accepted
-from gradstep.judge.formula import Formula, Habits, true_formula
+from gradstep.judge.formula import Formula, Habits
 from gradstep.judge.updates.history import History
 from gradstep.judge.updates.replay import Roundings, Updates, rate_of, replay, replay_muon, uses_machine_epsilon
 from gradstep.optimizers import Optimizer
@@ -94,7 +94,7 @@ def _is_for_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: 
 @cache
 def plain_rules() -> tuple[Candidate, Candidate]:
     """SGD, and the sign of the gradient."""
-    sgd = _formula_candidate("SGD", true_formula(RULES["SGD"]), {"momentum": 0.0, "nesterov": False, "dampening": 0.0})
+    sgd = _formula_candidate("SGD", Formula(RULES["SGD"]), {"momentum": 0.0, "nesterov": False, "dampening": 0.0})
     return sgd, Candidate("the sign of the gradient", _replay_sign)
 
 
@@ -107,7 +107,7 @@ def all_rules() -> tuple[Candidate, ...]:
 def _make_rules() -> Iterator[Candidate]:
     plain, sign = plain_rules()
     yield plain
-    sgd = true_formula(RULES["SGD"])
+    sgd = Formula(RULES["SGD"])
     for momentum in (None, 0.9):
         fixed = {} if momentum is None else {"momentum": momentum}
         yield _formula_candidate("SGD with momentum", sgd, {"nesterov": False, "dampening": 0.0, **fixed})
@@ -116,8 +116,8 @@ def _make_rules() -> Iterator[Candidate]:
     yield sign
     for name in ("AdamW", "Adam", "Lion", *RULES):
         if name != "SGD":
-            yield _formula_candidate(name, true_formula(RULES[name]))
-            yield _formula_candidate(f"{name} without weight decay", true_formula(RULES[name]), {"weight_decay": 0.0})
+            yield _formula_candidate(name, Formula(RULES[name]))
+            yield _formula_candidate(f"{name} without weight decay", Formula(RULES[name]), {"weight_decay": 0.0})
     yield _MUON
 
 

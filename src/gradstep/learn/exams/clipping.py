@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.judge import Verdict
-from gradstep.learn.exams.exam import Exam, Slip, verdict
+from gradstep.judge.properties import Property
+from gradstep.learn.exams.exam import Slip, verdict
 from gradstep.learn.lesson import Framework
 
 Arrays: TypeAlias = Sequence["NDArray[Any] | None"]
@@ -42,18 +43,26 @@ def check(submission: Any, framework: Framework) -> Verdict:
         return lambda it: _find_difference(run(it, grads, limit), _clip(grads, limit))
 
     exams = (
-        Exam("by hand", "gradients [3] and [4], limit 1", "the norm √(3² + 4²) = 5, and g / 5", compare(_HAND, 1.0)),
-        Exam("one factor", "tensors of different sizes", "a norm over all of them, one factor", compare(mixed, 2.0)),
-        Exam("below the limit", "nothing to clip", "`if norm > max_norm`", compare(mixed, 1e4)),
-        Exam("zeros", "all gradients zero", "a division by a norm of zero", compare([np.zeros(3)], 1.0)),
-        Exam("missing", "parameters without gradient", "`if p.grad is not None`", compare([None, *_HAND, None], 1.0)),
-        Exam("none at all", "no gradient anywhere", "a sum that starts from nothing", compare([None, None], 1.0)),
-        Exam("huge", "gradients of 1e38 in float32", "squares in float32, which overflow", compare(huge, 1.0)),
-        Exam(
+        Property(
+            "by hand", "gradients [3] and [4], limit 1", "the norm √(3² + 4²) = 5, and g / 5", compare(_HAND, 1.0)
+        ),
+        Property(
+            "one factor", "tensors of different sizes", "a norm over all of them, one factor", compare(mixed, 2.0)
+        ),
+        Property("below the limit", "nothing to clip", "`if norm > max_norm`", compare(mixed, 1e4)),
+        Property("zeros", "all gradients zero", "a division by a norm of zero", compare([np.zeros(3)], 1.0)),
+        Property(
+            "missing", "parameters without gradient", "`if p.grad is not None`", compare([None, *_HAND, None], 1.0)
+        ),
+        Property("none at all", "no gradient anywhere", "a sum that starts from nothing", compare([None, None], 1.0)),
+        Property("huge", "gradients of 1e38 in float32", "squares in float32, which overflow", compare(huge, 1.0)),
+        Property(
             "generator", "model.parameters() as it is", "`params = list(params)`", lambda it: _check_generator(run, it)
         ),
-        Exam("dtype", "float32 stays float32", "a factor that is a float64 array", lambda it: _check_dtype(run, it)),
-        Exam("not finite", "a gradient of NaN", "a norm that hides it", lambda it: _check_nan(run, it)),
+        Property(
+            "dtype", "float32 stays float32", "a factor that is a float64 array", lambda it: _check_dtype(run, it)
+        ),
+        Property("not finite", "a gradient of NaN", "a norm that hides it", lambda it: _check_nan(run, it)),
     )
     return verdict(
         submission,
@@ -99,8 +108,7 @@ def _check_dtype(run: _Runner, submission: Any) -> str:
 
 
 def _check_nan(run: _Runner, submission: Any) -> str:
-    with np.errstate(all="ignore"):
-        norm, _ = run(submission, [np.array([1.0, np.nan])], 1.0)
+    norm, _ = run(submission, [np.array([1.0, np.nan])], 1.0)
     return f"the norm of [1, nan] is returned as {norm:g}: nobody can see it" if math.isfinite(norm) else ""
 
 

@@ -1,4 +1,4 @@
-"""An exam of a submission, and the verdict over all exams."""
+"""The verdict of all exams of a submission; each exam is a :class:`~gradstep.judge.properties.Property` of it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
-from gradstep.judge import Match, Outcome, Probe, Status, Verdict
-from gradstep.judge.observe import describe_error
-
-
-@final
-@dataclass(frozen=True)
-class Exam:
-    """One check of a submission.
-
-    Attributes:
-        name: one to three words.
-        shows: what the check is about.
-        look_for: what to look for in the code if the check fails.
-        find_fault: called with the submission; returns what is wrong, or "".
-    """
-
-    name: str
-    shows: str
-    look_for: str
-    find_fault: Callable[[Any], str]
-
-    def probe(self, submission: Any) -> Probe:
-        """Run the check and return its outcome; an exception of the submission is a failure."""
-        try:
-            fault = self.find_fault(submission)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a submission may raise SystemExit
-            fault = describe_error(error)
-        return Probe(self.name, self.shows, Outcome.FAIL if fault else Outcome.PASS, fault, self.look_for)
+from gradstep.judge import Match, Outcome, Status, Verdict
+from gradstep.judge.properties import Property
 
 
 @final
@@ -59,7 +31,9 @@ class Slip:
         return Match((), self.sentence, 0.0, (), (self.look_for,), (read,))
 
 
-def verdict(submission: Any, what: str, exams: Iterable[Exam], slips: Callable[[Any], tuple[Match, ...]]) -> Verdict:
+def verdict(
+    submission: Any, what: str, exams: Iterable[Property], slips: Callable[[Any], tuple[Match, ...]]
+) -> Verdict:
     """Run all exams; if one fails, search for a slip that explains it.
 
     Args:

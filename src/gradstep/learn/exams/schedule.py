@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from gradstep.judge import Verdict
-from gradstep.learn.exams.exam import Exam, Slip, verdict
+from gradstep.judge.properties import Property
+from gradstep.learn.exams.exam import Slip, verdict
 from gradstep.learn.lesson import Framework
 from gradstep.schedules import cosine, warmup
 
@@ -93,11 +94,11 @@ def _collect_rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
     return rates
 
 
-def _make_exam(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Exam:
+def _make_exam(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Property:
     def find_fault(submission: Any) -> str:
         return _find_difference(follow(submission, plan), plan, since, until)
 
-    return Exam(name, shows, "the formula of that part, with numbers put in by hand", find_fault)
+    return Property(name, shows, "the formula of that part, with numbers put in by hand", find_fault)
 
 
 def _find_difference(got: list[float], plan: Plan, since: int = 0, until: int | None = None) -> str:
@@ -136,9 +137,9 @@ def _check_resume(submission: Any) -> str:
     return f"saved after update 30 and loaded: {wrong}" if wrong else ""
 
 
-_PURE = Exam("any order", "a function of the update alone", "a counter kept between calls", _check_pure)
-_GROUPS = Exam("groups", "two groups with rates of their own", "a factor of each group's own rate", _check_groups)
-_RESUMED = Exam("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _check_resume)
+_PURE = Property("any order", "a function of the update alone", "a counter kept between calls", _check_pure)
+_GROUPS = Property("groups", "two groups with rates of their own", "a factor of each group's own rate", _check_groups)
+_RESUMED = Property("resumed", "saved and loaded in mid-run", "a counter kept outside the scheduler", _check_resume)
 
 
 def _has_slip(slip: Slip, submission: Any, follow: Follow) -> bool:
