@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradstep.lab.display import Silence
 from gradstep.lab.results import Results, read_results
 from gradstep.lab.session import Outcome, plan, run
+from tests.lab.silence import Silence
 
 RaceNow = Callable[..., tuple[Outcome, list[Results]]]
 

@@ -17,11 +17,10 @@ def contender(text: str):
 
 
 def test_the_task_gives_the_learning_rate_unless_one_is_asked_for():
-    rates = DIGITS.learning_rates
-    assert dict(contender("adamw").settings)["lr"] == rates["adamw"]
-    assert dict(contender("torch.adamw").settings)["lr"] == rates["adamw"]
-    assert dict(contender("sgd").settings)["lr"] == rates["sgd"]
-    assert dict(contender("sgd:momentum=0.9").settings)["lr"] == rates["sgd+momentum"]
+    assert dict(contender("adamw").settings)["lr"] == 0.01
+    assert dict(contender("torch.adamw").settings)["lr"] == 0.01
+    assert dict(contender("sgd").settings)["lr"] == 0.3
+    assert dict(contender("sgd:momentum=0.9").settings)["lr"] == 0.1
     assert dict(contender("adamw:lr=0.5").settings)["lr"] == 0.5
 
 

@@ -72,7 +72,7 @@ def test_own_rules_race_beside_built_in_ones(mine, tmp_path):
 def test_a_name_of_hugging_face_has_the_rate_of_its_rule():
     (spec,) = parse_specs("paged_adamw_8bit")
     task = TASKS["digits"]
-    assert dict(make_contender(spec, task).settings)["lr"] == task.learning_rates["adamw"]
+    assert dict(make_contender(spec, task).settings)["lr"] == task.learning_rate("adamw")
     assert class_of("paged_adamw_8bit") is gradstep.PagedAdamW8bit
 
 

@@ -9,11 +9,11 @@ from gradstep.lab.results import (
     Entry,
     Header,
     Point,
-    ResultsWriter,
     Summary,
     decode,
     encode,
     read_results,
+    write_results,
 )
 
 HEADER = Header(
@@ -39,7 +39,7 @@ def test_a_record_is_read_back_as_it_was(record):
 
 
 def write(folder, *records) -> None:
-    with ResultsWriter(folder) as writer:
+    with write_results(folder) as writer:
         for record in records:
             writer(record)
 
@@ -54,7 +54,7 @@ def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
 
 
 def test_each_record_is_on_disk_when_the_writer_returns(tmp_path):
-    with ResultsWriter(tmp_path) as writer:
+    with write_results(tmp_path) as writer:
         writer(HEADER)
         assert decode((tmp_path / FILE).read_text()) == HEADER
 

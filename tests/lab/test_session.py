@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradstep.lab.display import Display, Silence
+from gradstep.lab.display import Display
 from gradstep.lab.race import Race
 from gradstep.lab.report import write_report
 from gradstep.lab.results import FILE, Point, Record, read_results
@@ -18,6 +18,7 @@ from gradstep.lab.standings import standings
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.terminal import closing
 from gradstep.report.words import seconds
+from tests.lab.silence import Silence
 from tests.pages import HOSTILE, check_page, words
 
 REAL = ("loss", "loss-over-time", "final", "time", "memory")
@@ -82,10 +83,8 @@ def test_a_report_stands_when_every_contender_diverged(race_now):
     assert "nobody arrived" in outcome.report.read_text(encoding="utf-8")
 
 
-class CtrlC(Silence.__base__):  # type: ignore[name-defined,misc]
+class CtrlC(Silence):
     """Someone presses Ctrl-C when the task's second contender has taken three steps."""
-
-    open = Silence.open
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -126,7 +125,7 @@ def test_sessions_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
 
 def test_the_command_of_a_plan_runs_the_same_plan(tmp_path):
     chosen = plan(["digits"], "adamw:betas=(0.9,0.95)", peers=True, steps=3, seeds=2, quick=True, out=tmp_path)
-    assert chosen.command == (
+    assert chosen.races[0].command == (
         "gradstep race digits --optimizers 'adamw:betas=(0.9,0.95),torch.adamw:betas=(0.9,0.95)'"
         " --quick --steps 3 --seeds 2"
     )
@@ -187,12 +186,12 @@ def test_a_start_or_clip_that_cannot_be_is_refused(options, says):
 
 
 def test_the_default_plan_is_every_task():
-    assert [task.name for task in plan().line_ups] == list(TASKS)
-    assert plan().seeds == 3
+    assert [race.task.name for race in plan().races] == list(TASKS)
+    assert {race.seeds for race in plan().races} == {(0, 1, 2)}
 
 
 def test_a_quick_plan_has_fixed_steps_and_leaves_out_what_they_say_nothing_about(race_now):
-    assert [task.name for task in plan(quick=True).line_ups] == ["digits", "rosenbrock", "ravine"]
+    assert [race.task.name for race in plan(quick=True).races] == ["digits", "rosenbrock", "ravine"]
     _, (race,) = race_now(["ravine"], "adamw", quick=True)
     assert [(one.status, one.steps) for one in race.summaries] == [("finished", 150)] * 3
 

@@ -52,18 +52,7 @@ declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 define void @task(ptr %job) {{
 entry:
   %counter = load ptr, ptr %job
-  %p.at = getelementptr i64, ptr %job, i64 1
-  %g.at = getelementptr i64, ptr %job, i64 2
-  %m.at = getelementptr i64, ptr %job, i64 3
-  %v.at = getelementptr i64, ptr %job, i64 4
-  %vectors.at = getelementptr i64, ptr %job, i64 5
-  %threads.at = getelementptr i64, ptr %job, i64 6
-  %p = load ptr, ptr %p.at
-  %g = load ptr, ptr %g.at
-  %m = load ptr, ptr %m.at
-  %v = load ptr, ptr %v.at
-  %vectors = load i64, ptr %vectors.at
-  %threads = load i64, ptr %threads.at
+{loads}
   %me = atomicrmw add ptr %counter, i64 1 monotonic
   %next = add i64 %me, 1
   %before = mul i64 %vectors, %me
@@ -96,22 +85,9 @@ done:
 }}
 """
 
-BODY = """
-  %{n}.p.i = getelementptr <16 x float>, ptr %p, i64 %{n}.i
-  %{n}.g.i = getelementptr <16 x float>, ptr %g, i64 %{n}.i
-  %{n}.m.i = getelementptr <16 x float>, ptr %m, i64 %{n}.i
-  %{n}.v.i = getelementptr <16 x float>, ptr %v, i64 %{n}.i
-{prefetch}
-  %{n}.p.old = load <16 x float>, ptr %{n}.p.i, align 4
-  %{n}.g.now = load <16 x float>, ptr %{n}.g.i, align 4
-  %{n}.m.old = load <16 x float>, ptr %{n}.m.i, align 4
-  %{n}.v.old = load <16 x float>, ptr %{n}.v.i, align 4
-  %{n}.p.new = fadd <16 x float> %{n}.p.old, %{n}.g.now
-  %{n}.m.new = fadd <16 x float> %{n}.m.old, %{n}.g.now
-  %{n}.v.new = fadd <16 x float> %{n}.v.old, %{n}.g.now
-  store <16 x float> %{n}.p.new, ptr %{n}.p.i, align 4
-  store <16 x float> %{n}.m.new, ptr %{n}.m.i, align 4
-  store <16 x float> %{n}.v.new, ptr %{n}.v.i, align 4
+LOAD = """
+  %{name}.at = getelementptr i64, ptr %job, i64 {place}
+  %{name} = load {kind}, ptr %{name}.at
 """
 
 WHERE = """
@@ -120,21 +96,29 @@ WHERE = """
   %{n}.i = add i64 %{n}.from, %k
 """
 
+ADDRESS = "  %{n}.{array}.i = getelementptr <16 x float>, ptr %{array}, i64 %{n}.i\n"
+
 PREFETCH = """
   %{n}.{array}.ahead = getelementptr <16 x float>, ptr %{n}.{array}.i, i64 {ahead}
   call void @llvm.prefetch.p0(ptr %{n}.{array}.ahead, i32 0, i32 3, i32 1)
 """
+
+READ = "  %{n}.{array} = load <16 x float>, ptr %{n}.{array}.i, align 4\n"
+ADD = "  %{n}.{array}.new = fadd <16 x float> %{n}.{array}, %{n}.g\n"
+WRITE = "  store <16 x float> %{n}.{array}.new, ptr %{n}.{array}.i, align 4\n"
 
 
 def kernel_text(loop: Loop) -> str:
     """Return the loop as LLVM IR."""
 
     def body(n: str) -> str:
-        fetched = "".join(PREFETCH.format(n=n, array=array, ahead=AHEAD) for array in "pgmv") if loop.prefetch else ""
-        return BODY.format(n=n, prefetch=fetched)
+        lines = [(ADDRESS, "pgmv"), (PREFETCH, "pgmv" * loop.prefetch), (READ, "pgmv"), (ADD, "pmv"), (WRITE, "pmv")]
+        return "".join(line.format(n=n, array=array, ahead=AHEAD) for line, arrays in lines for array in arrays)
 
+    fields = [(name, "ptr") for name in "pgmv"] + [("vectors", "i64"), ("threads", "i64")]
+    loads = "".join(LOAD.format(name=name, kind=kind, place=place) for place, (name, kind) in enumerate(fields, 1))
     bodies = "".join(WHERE.format(n=f"s{place}", place=place) + body(f"s{place}") for place in range(loop.places))
-    return KERNEL.format(places=loop.places, bodies=bodies, last=body("r"))
+    return KERNEL.format(places=loop.places, loads=loads, bodies=bodies, last=body("r"))
 
 
 @cache

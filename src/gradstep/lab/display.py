@@ -40,17 +40,6 @@ class Display(ABC):
 
 
 @final
-class Silence(Display):
-    """Shows nothing."""
-
-    def open(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def __call__(self, record: Record) -> None:
-        return
-
-
-@final
 class PlainDisplay(Display):
     """A few lines for each contender, for logs."""
 

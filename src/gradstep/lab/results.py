@@ -6,11 +6,11 @@ contender and seed. Every line names its task and can be read alone. A number th
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO, TypeAlias, final
+from typing import TypeAlias, final
 
 FILE = "results.jsonl"
 FORMAT = 1
@@ -128,30 +128,16 @@ class Results:
     summaries: list[Summary] = field(default_factory=list)
 
 
-@final
-class ResultsWriter:
-    """Writes records to `results.jsonl` in a folder, one line each, and flushes after each line."""
+@contextmanager
+def write_results(folder: Path) -> Iterator[Callable[[Record], None]]:
+    """Open `results.jsonl` in a folder; inside, what is returned writes a record as one line, at once."""
+    with (folder / FILE).open("w", encoding="utf-8") as file:
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        self._file: TextIO | None = None
+        def write(record: Record) -> None:
+            file.write(encode(record) + "\n")
+            file.flush()
 
-    def __enter__(self) -> "ResultsWriter":
-        self._file = self._path.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __call__(self, record: Record) -> None:
-        if self._file is None:
-            raise ValueError("The results file is not open: use the writer in a with statement")
-        self._file.write(encode(record) + "\n")
-        self._file.flush()
+        yield write
 
 
 def encode(record: Record) -> str:

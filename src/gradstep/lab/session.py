@@ -3,19 +3,18 @@
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from gradstep.lab.contenders import DEFAULT, Contender, make_contender, with_peers
+from gradstep.lab.contenders import DEFAULT, make_contender, with_peers
 from gradstep.lab.display import Display
 from gradstep.lab.machine import describe
 from gradstep.lab.race import Race
 from gradstep.lab.report import write_report
-from gradstep.lab.results import Record, ResultsWriter
+from gradstep.lab.results import Record, write_results
 from gradstep.lab.specs import parse_specs, suggest
-from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
 
@@ -26,36 +25,10 @@ SEEDS = 3
 @final
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a session.
+    """The races of a session, one for each task, and the folder in which the session makes its own folder."""
 
-    Args:
-        line_ups: the contenders of each task.
-        steps: steps of each contender; None: the task's own number.
-        seeds: number of seeds, counted from 0.
-        quick: shorter races: each task's quick number of steps.
-        clip: norm to which gradients are clipped before every step; None: no clipping.
-        out: folder in which the session makes its own folder.
-        command: the command line that runs this session again.
-    """
-
-    line_ups: Mapping[Task, tuple[Contender, ...]]
-    steps: int | None
-    seeds: int
-    quick: bool
+    races: tuple[Race, ...]
     out: Path
-    command: str
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.line_ups:
-            raise ValueError("No task to race")
-        for name, value in (("steps", self.steps), ("seeds", self.seeds)):
-            if value is not None and value < 1:
-                raise ValueError(f"Invalid number of {name}: {value} (at least 1)")
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"Invalid clip: {self.clip} (a norm above 0)")
-        if self.out.exists() and not self.out.is_dir():
-            raise NotADirectoryError(f"Not a folder: {self.out} (give a folder, or one that can be made)")
 
 
 @final
@@ -86,8 +59,12 @@ def plan(
         tasks: names of tasks; none: all, or with `quick` the tasks that have a quick number of steps.
         optimizers: see `gradstep.lab.specs`; None: the default line-up.
         peers: whether torch's own class of each optimizer races too.
+        quick: shorter races: each task's quick number of steps.
+        steps: steps of each contender; None: the task's own number.
+        seeds: number of seeds, counted from 0.
         start: where paths over a surface begin, as "x,y"; None: each surface's own place.
-        quick, steps, seeds, clip, out: see `Plan`.
+        clip: norm to which gradients are clipped before every step; None: no clipping.
+        out: folder in which the session makes its own folder.
 
     Raises:
         ValueError, TypeError, NotADirectoryError: an argument is invalid; the message says what is allowed.
@@ -112,21 +89,33 @@ def plan(
         twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
         if twice:
             raise ValueError(f"Several contenders would be called {twice[0]!r}: rename one, or vary its settings")
+    for name, value in (("steps", steps), ("seeds", seeds)):
+        if value is not None and value < 1:
+            raise ValueError(f"Invalid number of {name}: {value} (at least 1)")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"Invalid clip: {clip} (a norm above 0)")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"Not a folder: {out} (give a folder, or one that can be made)")
     words = ["gradstep", "race", *(task.name for task in chosen), "--optimizers", ",".join(map(str, line_up))]
     words += ["--quick"] * quick
     words += ["--steps", str(steps)] if steps is not None else []
     words += ["--seeds", str(seeds)] if seeds != SEEDS else []
     words += [f"--start={start}"] if start is not None else []
     words += ["--clip", f"{clip:g}"] if clip is not None else []
-    return Plan(
-        line_ups=line_ups,
-        steps=steps,
-        seeds=seeds,
-        quick=quick,
-        out=out,
-        command=shlex.join(words),
-        clip=clip,
+    command, machine = shlex.join(words), describe()
+    races = (
+        Race(
+            task=task,
+            contenders=contenders,
+            steps=steps or (task.quick_steps if quick else 0) or task.steps,
+            seeds=tuple(range(seeds)),
+            command=command,
+            machine=machine,
+            clip=clip,
+        )
+        for task, contenders in line_ups.items()
     )
+    return Plan(tuple(races), out)
 
 
 def _parse_place(text: str) -> tuple[float, float]:
@@ -143,7 +132,7 @@ def run(plan: Plan, display: Display) -> Outcome:
     folder = _make_folder(plan)
     interrupted = False
     recorded = False
-    with ResultsWriter(folder) as write:
+    with write_results(folder) as write:
 
         def listen(record: Record) -> None:
             nonlocal recorded
@@ -153,33 +142,16 @@ def run(plan: Plan, display: Display) -> Outcome:
 
         try:
             with display.open():
-                for race in _make_races(plan):
+                for race in plan.races:
                     race.run(listen)
         except KeyboardInterrupt:
             interrupted = True
     return Outcome(folder, write_report(folder) if recorded else None, interrupted)
 
 
-def _make_races(plan: Plan) -> list[Race]:
-    """Return one race for each task."""
-    machine = describe()
-    return [
-        Race(
-            task=task,
-            contenders=contenders,
-            steps=plan.steps or (task.quick_steps if plan.quick else 0) or task.steps,
-            seeds=tuple(range(plan.seeds)),
-            command=plan.command,
-            machine=machine,
-            clip=plan.clip,
-        )
-        for task, contenders in plan.line_ups.items()
-    ]
-
-
 def _make_folder(plan: Plan) -> Path:
     """Make a new folder for this session, named after its task and the time."""
-    subject = next(iter(plan.line_ups)).name if len(plan.line_ups) == 1 else "race"
+    subject = plan.races[0].task.name if len(plan.races) == 1 else "race"
     stem = f"{subject}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{number}" for number in range(2, 100))):
         folder = plan.out / (stem + suffix)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -50,8 +52,6 @@ class Task(ABC):
     """Steps of a quick race; 0 if few steps show nothing: the task then takes part only if it is named."""
     stride: ClassVar[int]
     """Steps between two evaluations."""
-    learning_rates: ClassVar[Mapping[str, float]]
-    """Learning rates by optimizer name; "name+momentum" is for an optimizer with momentum."""
 
     @abstractmethod
     def model(self, seed: int) -> nn.Module:
@@ -70,9 +70,18 @@ class Task(ABC):
         """Evaluate the model on held-out data; draw no random numbers and leave the model as it was."""
 
     def learning_rate(self, name: str, momentum: float = 0.0) -> float | None:
-        """Return the task's learning rate for the optimizer `name` ("adamw"), or None if it has none."""
-        plain = self.learning_rates.get(name)
-        return self.learning_rates.get(f"{name}+momentum", plain) if momentum else plain
+        """Return the task's learning rate for the optimizer `name` ("adamw"), or None if `tasks/rates.md` has none."""
+        rates = _learning_rates()[self.name]
+        return rates.get(f"{name}+momentum", rates.get(name)) if momentum else rates.get(name)
+
+
+@cache
+def _learning_rates() -> Mapping[str, Mapping[str, float]]:
+    """Read the table: for each task the learning rates by optimizer."""
+    lines = (Path(__file__).parent / "tasks" / "rates.md").read_text("utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    columns = enumerate(table[0][1:], 1)
+    return {task: {row[0]: float(row[place]) for row in table[1:]} for place, task in columns}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 from gradstep.judge import Status, Verdict
 from gradstep.learn.checking import CHALLENGES, Challenge, challenge_named, check_file, is_unfinished
 from gradstep.learn.experiments import EXPERIMENTS
-from gradstep.learn.lesson import FRAMEWORKS, Framework, Question
+from gradstep.learn.lesson import FRAMEWORKS, Framework, Question, create_file
 from gradstep.learn.progress import FILE, Progress, Work, load, save
 
 FOLDER = "gradstep-course"
@@ -118,7 +118,7 @@ class Course:
             self.folder / f"{challenge.name}.md": f"# {lesson.title}\n\n{lesson.text}\n",
             self.file(challenge, framework): lesson.code[framework].skeleton,
         }
-        made = tuple(file for file, content in files.items() if _create_file(file, content))
+        made = tuple(file for file, content in files.items() if create_file(file, content))
         return StartFiles(made, tuple(file for file in files if file not in made))
 
     def check(
@@ -227,16 +227,6 @@ def diagnosis(verdict: Verdict) -> tuple[str, ...]:
     if verdict.status is Status.DIFFERS or not about:
         about.insert(0, verdict.reason)
     return tuple(dict.fromkeys(about))
-
-
-def _create_file(file: Path, content: str) -> bool:
-    """Create a file and return True; leave an existing file, which is the learner's work, and return False."""
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(content)
-    except FileExistsError:
-        return False
-    return True
 
 
 def advise(progress: Progress, course: Course, passed: Challenge | None = None) -> str:

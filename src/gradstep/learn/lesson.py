@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Literal, TypeAlias, final, get_args
 
 Framework: TypeAlias = Literal["numpy", "torch"]
@@ -172,3 +173,17 @@ def _parse_question(text: str, body: str) -> Question:
 
 def _join_lines(text: str) -> str:
     return " ".join(text.split())
+
+
+def create_file(file: Path, content: str) -> bool:
+    """Create a file and return True; leave an existing file, which is the learner's work, and return False.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(content)
+    except FileExistsError:
+        return False
+    return True

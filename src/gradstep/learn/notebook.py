@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradstep.learn.checking import Challenge
-from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question
+from gradstep.learn.lesson import LETTERS, SECTIONS, Framework, Question, create_file
 
 _ABOUT: dict[str, tuple[str, ...]] = {
     "momentum": ("ravine",),
@@ -55,12 +55,7 @@ def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Pat
     content = json.dumps(notebook(challenge, framework), indent=1, ensure_ascii=False)
     file = folder / f"{challenge.name}_{framework}.ipynb"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(content + "\n")
-    except FileExistsError:
-        return file, False
-    return file, True
+    return file, create_file(file, content + "\n")
 
 
 def text_cell(source: str) -> Cell:

@@ -114,26 +114,6 @@ class Ravine(Surface):
     home = (-3.6, 1.1)
     minimum = (0.0, 0.0)
     view = ((-4.2, 2.8), (-1.5, 1.5))
-    # Chosen from a grid of 18 rates (1, 2, 5 times powers of ten from 1e-4 to 10) at seed 1: the lowest mean
-    # height over the last tenth of the steps, among rates at which the path never climbs above twice the
-    # height of its start. AdamW has Adam's: its decay pulls to the origin, which is the minimum here, and the
-    # grid rewards that alone.
-    learning_rates: ClassVar = {
-        "sgd": 0.02,
-        "sgd+momentum": 0.01,
-        "adagrad": 2.0,
-        "adadelta": 10.0,
-        "rmsprop": 0.1,
-        "adam": 0.5,
-        "adamw": 0.5,
-        "adamax": 0.5,
-        "nadam": 0.2,
-        "radam": 0.02,
-        "lion": 0.1,
-        "adafactor": 0.5,
-        "adabelief": 0.5,
-        "laprop": 1.0,
-    }
 
     def height(self, x: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (x * x + 50 * y * y)
@@ -158,25 +138,6 @@ class Rosenbrock(Surface):
     home = (-1.5, 2.0)
     minimum = (1.0, 1.0)
     view = ((-2.0, 2.0), (-0.75, 3.0))
-    # Chosen from a grid of 18 rates (1, 2, 5 times powers of ten from 1e-4 to 10) at seed 1: the lowest mean
-    # height over the last tenth of the steps, among rates at which the path never climbs above twice the
-    # height of its start.
-    learning_rates: ClassVar = {
-        "sgd": 0.001,
-        "sgd+momentum": 0.001,
-        "adagrad": 0.1,
-        "adadelta": 20.0,
-        "rmsprop": 0.01,
-        "adam": 0.1,
-        "adamw": 0.1,
-        "adamax": 0.1,
-        "nadam": 0.1,
-        "radam": 0.0005,
-        "lion": 0.01,
-        "adafactor": 0.05,
-        "adabelief": 0.1,
-        "laprop": 0.1,
-    }
 
     def height(self, x: Tensor, y: Tensor) -> Tensor:
         return (1 - x) ** 2 + 100 * (y - x * x) ** 2
