@@ -9,7 +9,7 @@ import pytest
 import gradstep
 from gradstep.judge import catalogue as kinds
 from gradstep.judge.battery import battery
-from gradstep.judge.catalogue import distinct, variant, variants
+from gradstep.judge.catalogue import distinct, variants
 from gradstep.judge.compare import Reference, tolerance
 from gradstep.judge.formula import Formula
 from gradstep.judge.replay import LazyTrajectory, replay
@@ -156,5 +156,5 @@ def test_where_the_first_step_raises_both_mistakes_that_divide_by_zero_there_are
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_a_mutant_without_mistakes_passes(rule):
-    verdict = gradstep.check(optimizer_class(variant(rule, ())), rule)
+    verdict = gradstep.check(optimizer_class(*variants(rule, ())), rule)
     assert verdict.passed, str(verdict)

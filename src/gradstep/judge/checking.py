@@ -89,7 +89,14 @@ def check(
     if convention not in CONVENTIONS:
         raise ValueError(f"No convention {convention!r}: there are {', '.join(CONVENTIONS)}")
     if isinstance(submission, str):
-        return _check_in_process(
+        if not isinstance(rule, str):
+            raise TypeError(
+                f"A file is judged by the name of a rule, not by {rule!r}: import it, and give the class itself"
+            )
+        if not isinstance(parameter, (str, type(None))):
+            raise TypeError(f"For a file, parameter is a name in it, not {parameter!r}")
+        limit = TIME_LIMIT if time_limit is None else time_limit
+        return check_file(
             submission,
             rule,
             settings,
@@ -97,7 +104,7 @@ def check(
             kind=kind,
             parameter=parameter,
             strict=strict,
-            time_limit=time_limit,
+            time_limit=limit,
         )
     if time_limit is not None:
         raise ValueError("A time limit needs a process of its own: give the submission as a text, 'FILE.py:NAME'")
@@ -127,19 +134,6 @@ def _torch_defaults() -> AbstractContextManager[None]:
     from gradstep.judge.defaults import fresh_defaults
 
     return fresh_defaults()
-
-
-def _check_in_process(
-    target: str, rule: str | type[Rule], settings: Mapping[str, Any] | None, **options: Any
-) -> Verdict:
-    if not isinstance(rule, str):
-        raise TypeError(
-            f"A file is judged by the name of a rule, not by {rule!r}: import it, and give the class itself"
-        )
-    if not isinstance(options["parameter"], (str, type(None))):
-        raise TypeError(f"For a file, parameter is a name in it, not {options['parameter']!r}")
-    limit = TIME_LIMIT if options["time_limit"] is None else options["time_limit"]
-    return check_file(target, rule, settings, **{**options, "time_limit": limit})
 
 
 def find_rule(rule: str | type[Rule]) -> type[Rule]:

@@ -23,25 +23,16 @@ _HERE = Path(__file__).parent
 
 
 @final
-@dataclass(frozen=True)
-class Failure:
-    """The submission raised an error.
+class FailureError(SubmissionError):
+    """The submission raised an error: the text has it in one line, with the submission's line that raised it.
 
     Attributes:
-        what: the error in one line, with the submission's line that raised it.
         step: the number of the step that raised it; 0 for the constructor.
     """
 
-    what: str
-    step: int
-
-
-@final
-@dataclass(frozen=True)
-class NotOffered:
-    """The submission lacks the setting or ability that the scenario tests."""
-
-    what: str
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(what)
+        self.step = step
 
 
 @final
@@ -60,11 +51,13 @@ class Observed:
     error: str = ""
 
 
-Observation = Observed | Failure | NotOffered
+def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Observed:
+    """Run the submission through one scenario, with parameters of this dtype.
 
-
-def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Observation:
-    """Run the submission through one scenario, and catch everything that it raises."""
+    Raises:
+        NotOfferedError: the submission lacks the setting or ability that the scenario tests.
+        FailureError: the submission raised an error, of whatever kind.
+    """
     rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
     rows[0] = scenario.start
     step = 0
@@ -81,18 +74,17 @@ def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Obs
                 session.step(None if scenario.keeps_gradients and step > 1 else gradients)
                 after = flat(session.values())
                 if after.size != rows.shape[1]:
-                    return Failure(f"step {step} changed the parameters' shapes", step)
+                    raise FailureError(f"step {step} changed the parameters' shapes", step)
                 rows[step] = after
-    except NotOfferedError as error:
-        return NotOffered(str(error))
-    except _NOT_A_NUMBER as error:
-        return Observed(rows, step, describe_error(error)) if step else Failure(describe_error(error), 0)
-    except KeyboardInterrupt:
+    except (NotOfferedError, FailureError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a submission may raise SystemExit
+        what = describe_error(error)
+        if step and isinstance(error, _NOT_A_NUMBER):
+            return Observed(rows, step, what)
         if step == 0 and scenario.needs and isinstance(error, _REFUSALS):
-            return NotOffered(f"it refuses: {describe_error(error)}")
-        return Failure(describe_error(error), step)
+            raise NotOfferedError(f"it refuses: {what}") from error
+        raise FailureError(what, step) from error
     return Observed(rows)
 
 

@@ -11,11 +11,11 @@ from gradstep.judge.catalogue import Variant
 from gradstep.judge.compare import Parting, find_parting, tolerance
 from gradstep.judge.diagnosis import Evidence, Explanation, accepted, as_match, describe_nearest, explain
 from gradstep.judge.formula import Formula
-from gradstep.judge.observe import Failure, NotOffered, Observed, fit_scenarios, observe
+from gradstep.judge.observe import FailureError, Observed, fit_scenarios, observe
 from gradstep.judge.properties import PROPERTIES, Context, Property, bad_settings
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import Scenario, shared_defaults
-from gradstep.judge.subjects.base import Subject
+from gradstep.judge.subjects.base import NotOfferedError, Subject
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
 from gradstep.rules import Rule
 
@@ -38,7 +38,7 @@ class Trial:
     ) -> None:
         self.subject, self.rule, self.fixed, self.convention = subject, rule, fixed, convention
         self.strict, self.watch = strict, watch
-        self.failures: dict[str, Failure] = {}
+        self.failures: dict[str, FailureError] = {}
         self.skipped: dict[str, str] = {}
         self.observed: dict[str, tuple[Scenario, Observed]] = {}
 
@@ -46,7 +46,7 @@ class Trial:
         """Run the check and return the blank verdict with its results."""
         scenarios = battery(self.rule)
         if failure := self._run(scenarios):
-            return replace(blank, reason=f"It could not be judged: the constructor raises {failure.what}.")
+            return replace(blank, reason=f"It could not be judged: the constructor raises {failure}.")
         compared = [pair for pair in self.observed.values() if not pair[0].defaults]
         evidence = Evidence(self.rule, [s for s, _ in compared], [o for _, o in compared])
         self.watch("diagnosis")
@@ -69,7 +69,7 @@ class Trial:
             notes=tuple(self._notes(base, best)),
         )
 
-    def _run(self, scenarios: tuple[Scenario, ...]) -> Failure | None:
+    def _run(self, scenarios: tuple[Scenario, ...]) -> FailureError | None:
         """Run every scenario; return the failure of the constructor if it fails in the first of them."""
         for scenario, reason in fit_scenarios(scenarios, self.subject, self.rule, self.fixed):
             if scenario.defaults and self.convention != "torch":
@@ -78,15 +78,14 @@ class Trial:
                 self.skipped[scenario.name] = reason
                 continue
             self.watch(scenario.name)
-            result = observe(self.subject, scenario)
-            if isinstance(result, NotOffered):
-                self.skipped[scenario.name] = result.what
-            elif isinstance(result, Failure):
-                if result.step == 0 and not self.observed and not self.failures:
-                    return result
-                self.failures[scenario.name] = result
-            else:
-                self.observed[scenario.name] = scenario, result
+            try:
+                self.observed[scenario.name] = scenario, observe(self.subject, scenario)
+            except NotOfferedError as error:
+                self.skipped[scenario.name] = str(error)
+            except FailureError as failure:
+                if failure.step == 0 and not self.observed and not self.failures:
+                    return failure
+                self.failures[scenario.name] = failure
         return None
 
     def _probe_trajectories(
@@ -103,7 +102,7 @@ class Trial:
             elif name in self.failures:
                 failure = self.failures[name]
                 where = f"step {failure.step}" if failure.step else "the constructor"
-                probes.append(Probe(name, scenario.shows, Outcome.FAIL, f"{where} raises {failure.what}"))
+                probes.append(Probe(name, scenario.shows, Outcome.FAIL, f"{where} raises {failure}"))
             elif scenario.defaults and not best.variants:
                 probes.append(Probe(name, scenario.shows, Outcome.SKIPPED, "judged when the rest is known"))
             else:
@@ -162,7 +161,7 @@ class Trial:
         if not failed and is_right:
             return Status.PASSED, f"It computes {self._rule_name()} and behaves as an optimizer should."
         if not self.observed:
-            return Status.FAILED, f"It raises in every scenario: {next(iter(self.failures.values())).what}."
+            return Status.FAILED, f"It raises in every scenario: {next(iter(self.failures.values()))}."
         math = [p for p in failed if p.name in self.observed and p.name != "defaults"]
         others = [p for p in failed if p not in math and p.name != "defaults"]
         variant = best.variants[0] if best.variants and not is_right and not best.unexplained else None

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from gradstep.lab.contenders import base_name
 from gradstep.lab.results import Entry, Results
-from gradstep.lab.standings import Curve, Standing, curve, path, standings
+from gradstep.lab.standings import Curve, curve, path, standings
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface, relief
@@ -185,10 +185,6 @@ def _memory(results: Results) -> BarChart:
             [(one.bytes_per_parameter, chosen[one.entry.label])],
             f"{one.bytes_per_parameter:.2f} B, {size(one.state_bytes, binary=True)} in all",
         )
-        for one in sorted(standings(results), key=_state)
+        for one in sorted(standings(results), key=lambda one: one.state_bytes)
     ]
     return BarChart("Memory the optimizer keeps", "bytes of state for each parameter", bars)
-
-
-def _state(one: Standing) -> int:
-    return one.state_bytes

@@ -20,21 +20,7 @@ OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
 
 PEER_PREFIX = "torch."
 PEERS: Mapping[str, OptimizerClass] = MappingProxyType(
-    {
-        PEER_PREFIX + peer.__name__.lower(): peer
-        for peer in (
-            torch.optim.SGD,
-            torch.optim.Adagrad,
-            torch.optim.Adadelta,
-            torch.optim.RMSprop,
-            torch.optim.Adam,
-            torch.optim.AdamW,
-            torch.optim.Adamax,
-            torch.optim.NAdam,
-            torch.optim.RAdam,
-            torch.optim.Adafactor,
-        )
-    }
+    {PEER_PREFIX + name.lower(): vars(torch.optim)[name] for name in RULES if name in vars(torch.optim)}
 )
 """torch's own classes under "torch.<name>"."""
 

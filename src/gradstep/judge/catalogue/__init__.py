@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from gradstep.judge.algebra.program import NotFoundError
 from gradstep.judge.catalogue import (
     adaptive,
     averages,
@@ -16,10 +15,10 @@ from gradstep.judge.catalogue import (
     particular,
     state,
 )
-from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, read_mistakes, variant, variants
+from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, read_mistakes, variants
 from gradstep.rules import Rule
 
-__all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variant", "variants"]
+__all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variants"]
 
 KINDS = (corrections, decay, epsilons, adaptive, particular, averages, state, momentum, driving)
 
@@ -37,10 +36,4 @@ def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
     >>> catalogue(Lion)[0].sentence
     'Lion with a bias correction that the rule does not have'
     """
-    singles: list[Variant] = []
-    for mistake in (*MISTAKES, *driving.mistakes_of_settings(rule)):
-        try:
-            singles.append(variant(rule, (mistake,)))
-        except NotFoundError:
-            continue
-    return tuple(singles)
+    return tuple(v for m in (*MISTAKES, *driving.mistakes_of_settings(rule)) for v in variants(rule, (m,)))

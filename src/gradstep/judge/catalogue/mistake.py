@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final, get_args
+from typing import Any, final
 
 import numpy as np
 
@@ -21,11 +21,7 @@ from gradstep.judge.replay import replay
 from gradstep.judge.scenario import Scenario, Values
 from gradstep.rules import Rule
 
-Convention: TypeAlias = Literal[
-    "torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook"
-]
-
-CONVENTIONS: tuple[str, ...] = get_args(Convention)
+CONVENTIONS = ("torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook")
 """Libraries and papers whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it;
 ``textbook`` stands for the listings of tutorials."""
 
@@ -111,22 +107,6 @@ class Variant:
             return ()
         shared = set.intersection(*holders)
         return tuple(name for name in CONVENTIONS if name in shared)
-
-
-@lru_cache(maxsize=16384)
-def variant(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> Variant:
-    """Return the rule with these mistakes, made in the given order or, if that fails, in another one.
-
-    Raises:
-        NotFoundError: the rule cannot have them, or not together.
-    """
-    for mistake in mistakes:
-        if not can_be_made(rule, mistake):
-            raise NotFoundError(f"{mistake.name} is no mistake that {rule.__name__} can have")
-    possible = variants(rule, mistakes)
-    if not possible:
-        raise NotFoundError(f"{' and '.join(m.name for m in mistakes)} cannot be made together in {rule.__name__}")
-    return possible[0]
 
 
 @lru_cache(maxsize=16384)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, final
@@ -101,45 +101,33 @@ def plain_rules() -> tuple[Candidate, Candidate]:
 @cache
 def all_rules() -> tuple[Candidate, ...]:
     """Every rule that is known, the plainest first."""
-    return tuple(_make_rules())
-
-
-def _make_rules() -> Iterator[Candidate]:
     plain, sign = plain_rules()
-    yield plain
+    rules = [plain]
     sgd = Formula(RULES["SGD"])
-    for momentum in (None, 0.9):
-        fixed = {} if momentum is None else {"momentum": momentum}
-        yield _formula_candidate("SGD with momentum", sgd, {"nesterov": False, "dampening": 0.0, **fixed})
-        nesterov = {"nesterov": True, "dampening": 0.0, **fixed}
-        yield _formula_candidate("SGD with Nesterov's momentum", sgd, nesterov)
-    yield sign
-    for name in ("AdamW", "Adam", "Lion", *RULES):
+    for fixed in ({"dampening": 0.0}, {"dampening": 0.0, "momentum": 0.9}):
+        rules.append(_formula_candidate("SGD with momentum", sgd, {"nesterov": False, **fixed}))
+        rules.append(_formula_candidate("SGD with Nesterov's momentum", sgd, {"nesterov": True, **fixed}))
+    rules.append(sign)
+    for name in dict.fromkeys(("AdamW", "Adam", "Lion", *RULES)):
         if name != "SGD":
-            yield _formula_candidate(name, Formula(RULES[name]))
-            yield _formula_candidate(f"{name} without weight decay", Formula(RULES[name]), {"weight_decay": 0.0})
-    yield _MUON
+            rules.append(_formula_candidate(name, Formula(RULES[name])))
+            rules.append(
+                _formula_candidate(f"{name} without weight decay", Formula(RULES[name]), {"weight_decay": 0.0})
+            )
+    return (*rules, _MUON)
 
 
 @cache
 def known_mistakes(name: str) -> tuple[Candidate, ...]:
     """The rule of that name with each known mistake in its mathematics."""
-    return tuple(_make_mistakes(name))
-
-
-def _make_mistakes(name: str) -> Iterator[Candidate]:
     if name == "Muon":
-        yield Candidate(
-            "Muon that divides its own momentum by its norm at every step (it orthogonalises in place)",
-            partial(replay_muon, overwritten=True),
-            full=True,
-            orthogonal=True,
-        )
-        return
-    for variant in catalogue(RULES[name]):
-        habits = variant.formula.habits
-        if replace(habits, offset=0, ignores=(), always=()) == Habits():
-            yield _formula_candidate(variant.sentence, variant.formula)
+        sentence = "Muon that divides its own momentum by its norm at every step (it orthogonalises in place)"
+        return (replace(_MUON, name=sentence, replay=partial(replay_muon, overwritten=True)),)
+    return tuple(
+        _formula_candidate(variant.sentence, variant.formula)
+        for variant in catalogue(RULES[name])
+        if replace(variant.formula.habits, offset=0, ignores=(), always=()) == Habits()
+    )
 
 
 def _formula_candidate(
