@@ -66,7 +66,8 @@ def read_mistakes(changes: Mapping[str, Edit | Change]) -> tuple[Mistake, ...]:
         elif line.startswith("| ") and not line.startswith("| mistake |"):
             cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             name, sentence, look_for, read, holders = cells
-            change = changes[name] if isinstance(changes[name], Change) else Change(changes[name])
+            made = changes[name]
+            change = made if isinstance(made, Change) else Change(made)
             mistakes.append(Mistake(name, sentence, look_for, change, sources.get(read, read), _read_holders(holders)))
     return tuple(mistakes)
 
