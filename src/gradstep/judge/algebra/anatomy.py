@@ -1,7 +1,4 @@
-"""Find the pieces of a traced rule: averages, corrections, denominators, the decay, the size of the step.
-
-What is named in the singular, and what is to be replaced, must be there: :class:`NotFoundError` says that it is not.
-"""
+"""Find and replace pieces of a traced rule: corrections, denominators, the decay, the size of the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A traced rule as named expressions: edit it, and compute its steps in float64."""
+"""A traced rule as named expressions, with its settings, averages and corrections.
+
+What is named in the singular must be there: :class:`NotFoundError` says that it is not.
+"""
 
 from __future__ import annotations
 
