@@ -1,5 +1,6 @@
 """The site is built in strict mode, has an entry for every public name, and every page opens without an error."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,20 @@ from sphinx.util.inventory import InventoryFile
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("gradstep", "gradstep.numpy", "gradstep.rules", "gradstep.schedules")
+JOBS = {
+    "from torch.optim": "from_torch.html",
+    "from bitsandbytes": "from_bitsandbytes.html",
+    "with Hugging Face": "clients.html#hugging-face-trainer",
+    "with Accelerate": "clients.html#accelerate",
+    "with Lightning": "clients.html#lightning",
+    "several workers": "distributed.html",
+    "on a GPU": "gpu.html",
+    "fine-tune with little memory": "little_memory.html",
+    "my loss is NaN, flat or jumping": "my_loss.html",
+    "write an optimizer": "own_rule.html",
+    "learn": "course.html",
+}
+"""What people come for, and the place that answers it."""
 MODULES_AS_NAMES = {"gradstep.rules", "gradstep.schedules", "gradstep.__version__"}
 
 
@@ -51,6 +66,62 @@ def test_pages_take_nothing_from_elsewhere(site):
     """No script, font or picture of another host: the site works offline, and tells nobody who reads it."""
     for page in site.rglob("*.html"):
         assert not re.findall(r'(?:src|<link[^>]*href)="https?://[^"]*', page.read_text(encoding="utf-8")), page
+
+
+def test_every_job_is_two_clicks_from_the_first_page(site):
+    """Counted in the text of the pages: the navigation beside it is closed on a phone."""
+    clicks = {"index.html": 0}
+    for number in (1, 2):
+        for page in list(clicks):
+            text = (site / page.partition("#")[0]).read_text(encoding="utf-8")
+            article = text[text.index("<article") : text.index("</article>")]
+            for link in re.findall(r'href="(?!https?:)([^"]+\.html[^"]*)"', article):
+                clicks.setdefault(link, number)
+    assert not {job for job, place in JOBS.items() if place not in clicks}
+    for place in JOBS.values():
+        page, _, anchor = place.partition("#")
+        assert not anchor or f'id="{anchor}"' in (site / page).read_text(encoding="utf-8")
+
+
+WIDTHS = """<iframe id="page" width="390" height="900"></iframe><pre id="wide"></pre><script>
+(async () => {
+  const page = document.getElementById("page"), wide = document.getElementById("wide");
+  for (const address of PAGES) {
+    await new Promise(loaded => { page.onload = loaded; page.src = address; });
+    const width = page.contentDocument.documentElement.scrollWidth;
+    if (width > 390) wide.textContent += `${address} has ${width} pixels. `;
+  }
+  wide.textContent += "All were opened.";
+})()
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+def test_no_page_is_wider_than_a_phone(site, tmp_path):
+    """Tables and code scroll inside; the page does not."""
+    pages = [page.relative_to(site).as_posix() for page in sorted(site.rglob("*.html"))]
+    widths = site / "widths.html"
+    widths.write_text(WIDTHS.replace("PAGES", json.dumps(pages)), encoding="utf-8")
+    try:
+        opened = subprocess.run(
+            [
+                "chromium",
+                "--headless",
+                "--no-sandbox",
+                "--allow-file-access-from-files",
+                f"--user-data-dir={tmp_path}",
+                "--virtual-time-budget=600000",
+                "--dump-dom",
+                widths.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        widths.unlink()
+    assert '<pre id="wide">All were opened.</pre>' in opened.stdout
 
 
 @pytest.mark.slow
