@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.monitor.statistics import PIECE, Collector, FusedCollector, StatisticsTable, TorchCollector
+from gradstep.monitor.statistics import PIECE, CollectedStep, Collector, FusedCollector, TorchCollector
 
 SECOND = {
     "AdamW": lambda state: state["exp_avg_sq"],
@@ -38,11 +38,12 @@ def collector(optimizer):
 class Named:
     """What was collected, by name."""
 
-    def __init__(self, found: StatisticsTable):
-        self.index, self.groups, self.elements = found.index, found.groups, found.elements
+    def __init__(self, found: CollectedStep):
+        step = found.statistics
+        self.index, self.groups, self.elements = step.index, step.groups, step.elements
         self.grad_square, self.weight_square, self.update_square, *others = found.table.T
         self.unmoved, self.second_min, self.second_max = others
-        self.non_finite = np.zeros(len(found.index)) if found.non_finite is None else found.non_finite
+        self.non_finite = np.zeros(len(self.index)) if found.non_finite is None else found.non_finite
 
 
 def stepped(optimizer: Any, **how: Any) -> Named:
@@ -51,7 +52,7 @@ def stepped(optimizer: Any, **how: Any) -> Named:
     if wanted is not None:
         optimizer.watch = wanted
     optimizer.step(**how)
-    return Named(statistics.collect().make_table())
+    return Named(statistics.collect())
 
 
 def exact(tensors):
@@ -111,7 +112,7 @@ def test_every_engine_agrees_with_torch_operations(engine):
     optimizer.watch = ours.before(closure=False)
     theirs.before(closure=False)
     optimizer.step()
-    a, b = (Named(statistics.collect().make_table()) for statistics in (ours, theirs))
+    a, b = (Named(statistics.collect()) for statistics in (ours, theirs))
     for name in vars(a):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=2e-6, err_msg=name)
 
@@ -179,7 +180,7 @@ def test_gradients_that_the_step_computes_itself_are_seen():
     statistics = TorchCollector(optimizer)
     statistics.before(closure=True)
     optimizer.step(closure)
-    found = Named(statistics.collect().make_table())
+    found = Named(statistics.collect())
     assert (found.grad_square.item(), found.update_square.item()) == (9.0, 2.25)
 
 

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+import gradstep
+from gradstep.engines.statistics import Detail
 from gradstep.monitor.outbox import Outbox
-from gradstep.monitor.record import Header, Update
+from gradstep.monitor.record import Group, Header, Parameter, Update
 from gradstep.monitor.sinks import RESERVED, JsonLines, Sink
-from gradstep.monitor.steps import StepRecorder
-from gradstep.monitor.watched import (
-    HasLrSchedules,
-    LossScaler,
-    Outcome,
-    StepperLike,
-    describe_schedule,
-    lr_schedules,
-    make_header,
-    schedule_length,
-)
+from gradstep.monitor.statistics import list_parameters
+from gradstep.monitor.steps import GRAD_SCALER_SKIP, StepRecorder
+from gradstep.optimizers import Optimizer
+from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 from gradstep.storage.policy import SHORT_NAMES
+from gradstep.training.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from gradstep.training.outcome import UpdateOutcome
+    from gradstep.training.stepper import Stepper
 
 
 @final
@@ -87,7 +89,7 @@ class Monitor:
 
     def __init__(
         self,
-        target: torch.optim.Optimizer | StepperLike,
+        target: torch.optim.Optimizer | Stepper,
         *,
         every: int = 1,
         per_parameter: bool = False,
@@ -95,20 +97,22 @@ class Monitor:
         model: nn.Module | None = None,
         name: str | None = None,
         planned_updates: int | None = None,
-        schedule: Schedule | HasLrSchedules | str | None = None,
+        schedule: Schedule | Scheduler | str | None = None,
         accumulate: int | None = None,
         precision: str | None = None,
-        scaler: LossScaler | None = None,
+        scaler: torch.amp.GradScaler | None = None,
         fine_tuning: bool = False,
     ) -> None:
         driver: Any = schedule
         if isinstance(target, torch.optim.Optimizer):
             optimizer = target
-        elif isinstance(target, StepperLike):
+        else:
+            from gradstep.training.stepper import Stepper  # a tenth of a second, which a loop without it saves
+
+            if not isinstance(target, Stepper):
+                raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
             optimizer, model, driver = target.optimizer, model or target.model, schedule or target.schedule
             accumulate, precision = accumulate or target.accumulate, precision or target.precision
-        else:
-            raise TypeError(f"Monitor watches a torch.optim.Optimizer or a gradstep.Stepper, not {target!r}")
         optimizer = innermost(optimizer)
         for setting, value in (("every", every), ("planned_updates", planned_updates)):
             if value is not None and (value < 1 or value != int(value)):
@@ -120,31 +124,21 @@ class Monitor:
             sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
         self.optimizer = optimizer
         self._outbox = Outbox(sinks, single=per_parameter)
-
-        def header(first_update: int, others: Sequence[torch.optim.Optimizer]) -> Header:
-            return make_header(
-                optimizer,
-                model,
-                others,
-                first_update=first_update,
-                every=int(every),
-                planned_updates=planned_updates,
-                schedule=describe_schedule(driver),
-                schedule_updates=schedule_length(lr_schedules(driver)),
-                accumulate=accumulate,
-                precision=SHORT_NAMES.get(precision or "", precision),
-                fine_tuning=fine_tuning,
-                started=started.isoformat(timespec="seconds"),
-            )
-
-        self._steps = StepRecorder(
+        header = partial(
+            make_header,
             optimizer,
-            self._outbox,
-            header,
+            model,
             every=int(every),
-            detail="parameters" if per_parameter else "groups",
-            scaler=scaler,
+            planned_updates=planned_updates,
+            schedule=describe_schedule(driver),
+            schedule_updates=schedule_length(lr_schedules(driver)),
+            accumulate=accumulate,
+            precision=SHORT_NAMES.get(precision or "", precision),
+            fine_tuning=fine_tuning,
+            started=started.isoformat(timespec="seconds"),
         )
+        detail: Detail = "parameters" if per_parameter else "groups"
+        self._steps = StepRecorder(optimizer, self._outbox, header, every=int(every), detail=detail, scaler=scaler)
 
     @property
     def updates(self) -> int:
@@ -153,7 +147,7 @@ class Monitor:
 
     def log(
         self,
-        outcome: Outcome | EllipsisType | None = ...,
+        outcome: UpdateOutcome | EllipsisType | None = ...,
         *,
         loss: float | Tensor | None = None,
         grad_norm: float | Tensor | None = None,
@@ -187,7 +181,7 @@ class Monitor:
         if not isinstance(outcome, EllipsisType):
             reason = outcome.reason
         elif scale is not None and steps.loss_scale is not None and scale < steps.loss_scale:
-            reason = "a gradient is not finite (found by GradScaler)"
+            reason = GRAD_SCALER_SKIP
         else:
             reason = ""
         if reason and outbox.current is None:
@@ -202,11 +196,11 @@ class Monitor:
             if not isinstance(outcome, EllipsisType):
                 current.add_outcome(outcome)
             if loss is not None:
-                current.loss = _to_float(loss)
+                current.fields["loss"] = _to_float(loss)
             if grad_norm is not None:
                 current.grad_norm = _to_float(grad_norm)
             if extra:
-                current.extra = {name: _to_float(value) for name, value in extra.items()}
+                current.fields["extra"] = {name: _to_float(value) for name, value in extra.items()}
             outbox.put_current()
         elif extra or (steps.due and loss is not None):
             numbers = {name: _to_float(value) for name, value in extra.items()}
@@ -257,3 +251,90 @@ def _to_float(value: float | Tensor) -> float:
     if type(value) is float:  # isinstance(value, Tensor) takes microseconds after a step, with cold caches
         return value
     return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def lr_schedules(driver: Any) -> tuple[Schedule, ...]:
+    """Return the learning-rate schedules of a schedule or scheduler; empty for other objects."""
+    if isinstance(driver, Schedule):
+        return (driver,)
+    return tuple(filter(None, driver.lr_schedules)) if isinstance(driver, Scheduler) else ()
+
+
+def schedule_length(schedules: Sequence[Schedule]) -> int | None:
+    """Return the update at which the last schedule ends; None if one has no end, or without schedules.
+
+    >>> from gradstep.schedules import constant, cosine
+    >>> schedule_length([cosine(0.1, updates=100), cosine(0.1, updates=80)])
+    100
+    >>> schedule_length([constant(0.1)]), schedule_length([])
+    (None, None)
+    """
+    ends = [schedule.updates for schedule in schedules]
+    finite = [end for end in ends if end is not None]
+    return max(finite, default=None) if len(finite) == len(ends) else None
+
+
+def describe_schedule(driver: Any) -> str:
+    """Return the text of a schedule or scheduler, or the name of its class."""
+    if driver is None or isinstance(driver, str):
+        return driver or ""
+    return "; ".join(dict.fromkeys(map(str, lr_schedules(driver)))) or type(driver).__name__
+
+
+def make_header(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module | None,
+    first_update: int,
+    others: Iterable[torch.optim.Optimizer],
+    **fields: Any,
+) -> Header:
+    """Make the header of a run; ``fields`` are further fields of it.
+
+    Parameters of the model in no group are listed as unregistered, unless one of the other optimizers has them.
+    """
+    names = {} if model is None else _names_and_modules(model)
+    registered: set[Tensor] = {p for other in others for p in list_parameters(other)}
+    groups, parameters = [], []
+    for index, group in enumerate(optimizer.param_groups):
+        groups.append(Group(str(group.get("name") or f"group {index}"), _json_settings(group)))
+        for name, p in zip(parameter_names(group, index), group["params"], strict=True):
+            registered.add(p)
+            parameters.append(_describe_parameter(p, *names.get(p, (name, "")), index))
+    return Header(
+        optimizer=type(optimizer).__name__,
+        package=type(optimizer).__module__.partition(".")[0],
+        rule=optimizer.rule().__name__ if isinstance(optimizer, Optimizer) else None,
+        groups=tuple(groups),
+        parameters=tuple(parameters),
+        unregistered=tuple(_describe_parameter(p, *name, None) for p, name in names.items() if p not in registered),
+        first_update=first_update,
+        version=gradstep.__version__,
+        **fields,
+    )
+
+
+def _names_and_modules(model: nn.Module) -> dict[Tensor, tuple[str, str]]:
+    """Return the first name of every parameter, and the class of the module that holds it under this name."""
+    names: dict[Tensor, tuple[str, str]] = {}
+    for prefix, module in model.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            names.setdefault(p, (f"{prefix}.{name}" if prefix else name, type(module).__name__))
+    return names
+
+
+def _describe_parameter(p: Tensor, name: str, module: str, group: int | None) -> Parameter:
+    shape = () if is_lazy(p) else tuple(p.shape)
+    return Parameter(name, shape, str(p.dtype).removeprefix("torch."), group, p.requires_grad, module)
+
+
+def _json_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a group as JSON values; a value of another type becomes text."""
+    return {key: _json_value(value) for key, value in group.items() if key not in {"params", "param_names", "name"}}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return [_json_value(one) for one in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

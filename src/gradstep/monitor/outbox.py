@@ -12,22 +12,23 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import repeat
+from operator import methodcaller
 from time import monotonic
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.optim import Optimizer
 
-from gradstep.engines.statistics import SUMS
+from gradstep.engines.statistics import SUMS, Statistics
 from gradstep.monitor.record import Header, Numbers, PerParameter, Update
 from gradstep.monitor.sinks import Sink
-from gradstep.monitor.statistics import CollectedStep, StatisticsTable
-from gradstep.monitor.watched import Outcome
+from gradstep.monitor.statistics import CollectedStep
 from gradstep.rules import Rule
+
+if TYPE_CHECKING:
+    from gradstep.training.outcome import UpdateOutcome
 
 INTERVAL = 1.0
 """Seconds between two writes while updates are made."""
@@ -45,11 +46,8 @@ class Outbox:
     is alarming. There is no thread for this: it would compete with the training for the processors and for Python's
     lock.
 
-    At the end of the process the waiting records are written, even without :meth:`close`.
-
-    Args:
-        sinks: the destinations of records.
-        single: whether to record the numbers of single parameters.
+    At the end of the process the waiting records are written, even without :meth:`close`. ``single`` says whether to
+    record the numbers of single parameters.
     """
 
     current: Pending | None = None
@@ -90,18 +88,17 @@ class Outbox:
         while self._waiting:
             entry = self._waiting.popleft()
             update = entry if isinstance(entry, Update) else entry.make_record(self._group_rows, single=self._single)
-            for sink in list(self._sinks):
-                self._call(sink, partial(sink.write, update))
-        for sink in list(self._sinks):
-            self._call(sink, sink.flush)
+            self._call(methodcaller("write", update))
+        self._call(methodcaller("flush"))
         self._last_write = monotonic()
 
-    def _call(self, sink: Sink, method: Callable[[], None]) -> None:
-        try:
-            method()
-        except OSError as error:  # a full disk ends the record, not the training
-            self._sinks.remove(sink)
-            warnings.warn(f"{type(sink).__name__} gets no more records: {error}", stacklevel=2)
+    def _call(self, method: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                method(sink)
+            except OSError as error:  # a full disk ends the record, not the training
+                self._sinks.remove(sink)
+                warnings.warn(f"{type(sink).__name__} gets no more records: {error}", stacklevel=2)
 
     def finish(self) -> None:
         """Write every record, including that of the last update."""
@@ -139,14 +136,11 @@ Settings = tuple[float | None, float | None, tuple[float, float] | None, float |
 """The settings of a group: lr, weight_decay, betas and momentum, the first fields of :class:`Numbers`."""
 
 
-def group_settings(optimizer: Optimizer) -> list[Settings]:
-    """Return the current settings of every group."""
-    return [_settings(group) for group in optimizer.param_groups]
-
-
-def rule_settings(rule: Rule) -> Settings:
-    """Return the settings of a rule, as :func:`group_settings` returns those of a group."""
-    return _settings(vars(rule))
+def read_settings(group: Mapping[str, Any]) -> Settings:
+    """Return the current settings of a group, or of the variables of a rule."""
+    betas = group.get("betas")
+    pair = None if betas is None or len(betas) != 2 else (float(betas[0]), float(betas[1]))
+    return _to_float(group.get("lr")), _to_float(group.get("weight_decay")), pair, _to_float(group.get("momentum"))
 
 
 @final
@@ -159,42 +153,36 @@ class GroupRows:
     _first: NDArray[np.int64]
     _elements: Sequence[int]
 
-    def make(self, statistics: StatisticsTable, settings: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
-        """Return a row for each group.
-
-        Args:
-            statistics: the statistics of the step.
-            settings: the settings of the groups.
-            clip: the factor by which the gradients were clipped before the optimizer's step.
-        """
-        if statistics.groups is not self._groups:
-            self._index_rows(statistics)
-        table, non_finite = statistics.table, statistics.non_finite
+    def make(self, step: CollectedStep, settings: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
+        """Return a row for each group; ``clip`` is the factor of clipping before the optimizer's step."""
+        if step.statistics.groups is not self._groups:
+            self._index_rows(step.statistics)
+        table, non_finite = step.table, step.non_finite
         if len(table) > len(self._present):
             table = np.empty((len(self._present), table.shape[1]))
-            np.add.reduceat(statistics.table[:, :SUMS], self._first, out=table[:, :SUMS])
-            np.fmin.reduceat(statistics.table[:, SUMS], self._first, out=table[:, SUMS])
-            np.fmax.reduceat(statistics.table[:, SUMS + 1], self._first, out=table[:, SUMS + 1])
+            np.add.reduceat(step.table[:, :SUMS], self._first, out=table[:, :SUMS])
+            np.fmin.reduceat(step.table[:, SUMS], self._first, out=table[:, SUMS])
+            np.fmax.reduceat(step.table[:, SUMS + 1], self._first, out=table[:, SUMS + 1])
             non_finite = None if non_finite is None else np.add.reduceat(non_finite, self._first)
         rows, counts = table.tolist(), repeat(0, len(table)) if non_finite is None else non_finite.tolist()
         by_group = dict(zip(self._present, zip(self._elements, rows, counts)))
         return tuple([_make_numbers(own, clip, *by_group.get(group, _NONE)) for group, own in enumerate(settings)])
 
-    def _index_rows(self, statistics: StatisticsTable) -> None:
+    def _index_rows(self, statistics: Statistics) -> None:
         """Find the groups that have rows, the first row of each group, and the elements of each group."""
         present, self._first = np.unique(statistics.groups, return_index=True)
         self._groups, self._present = statistics.groups, present.tolist()
         self._elements = np.add.reduceat(statistics.elements, self._first).tolist() if self._present else []
 
 
-def per_parameter(statistics: StatisticsTable, clip: float) -> PerParameter:
+def per_parameter(step: CollectedStep, clip: float) -> PerParameter:
     """Return a row for each parameter; ``clip`` is the factor of clipping before the optimizer's step."""
-    grad, weight, update, unmoved, least, most = np.array(statistics.table.T, order="C")
-    non_finite = np.zeros(len(statistics.index)) if statistics.non_finite is None else statistics.non_finite
+    grad, weight, update, unmoved, least, most = np.array(step.table.T, order="C")
+    non_finite = np.zeros(len(unmoved)) if step.non_finite is None else step.non_finite
     with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has numbers beyond float32, or NaN
         roots = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
     return PerParameter(
-        index=statistics.index.astype(np.int32),
+        index=step.statistics.index.astype(np.int32),
         grad_norm=roots[0],
         weight_norm=roots[1],
         update_norm=roots[2],
@@ -230,12 +218,6 @@ def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
 
 
-def _settings(group: Mapping[str, Any]) -> Settings:
-    betas = group.get("betas")
-    pair = None if betas is None or len(betas) != 2 else (float(betas[0]), float(betas[1]))
-    return _to_float(group.get("lr")), _to_float(group.get("weight_decay")), pair, _to_float(group.get("momentum"))
-
-
 def _to_float(setting: Any) -> float | None:
     """Return a setting as a number, since a schedule may change a tensor in place."""
     return None if setting is None else float(setting)
@@ -248,86 +230,65 @@ NO_CLIP = 1 - 1e-5
 @final
 @dataclass(slots=True)
 class Pending:
-    """The fields of an update before its record is made; see :class:`gradstep.monitor.record.Update`.
+    """An update before its record is made.
 
     Attributes:
+        number: the number of the update.
         settings: the settings of each group in this update, or the rule that holds them.
+        fields: fields of :class:`gradstep.monitor.record.Update` that the record gets as they are.
         clip: the optimizer's own clip factor.
+        grad_norm: the norm before any clipping, if it was logged.
         collected: the statistics, if they were collected.
-        uncleared, other_optimizer: the observations between the previous step and this one.
-        extra: further numbers that were logged.
     """
 
     number: int
     settings: Sequence[Settings | Rule]
-    seconds: float | None = None
+    fields: dict[str, Any]
     clip: float | None = None
-    loss_scale: float | None = None
-    skipped: str = ""
-    culprit: str | None = None
-    micro_batches: int | None = None
-    loss: float | None = None
     grad_norm: float | None = None
     collected: CollectedStep | None = None
-    uncleared: bool | None = None
-    other_optimizer: str = ""
-    extra: Mapping[str, float] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
 
-    def add_outcome(self, outcome: Outcome) -> None:
+    def add_outcome(self, outcome: UpdateOutcome) -> None:
         """Add the fields of a stepper's outcome."""
-        self.loss, self.grad_norm = outcome.loss, outcome.grad_norm
-        self.skipped, self.culprit = outcome.reason, outcome.parameter
-        self.loss_scale, self.micro_batches = outcome.loss_scale, outcome.micro_batches
+        self.grad_norm = outcome.grad_norm
+        self.fields |= {
+            "loss": outcome.loss,
+            "skipped": outcome.reason,
+            "culprit": outcome.parameter,
+            "loss_scale": outcome.loss_scale,
+            "micro_batches": outcome.micro_batches,
+        }
 
     @property
     def alarming(self) -> bool:
         """Whether the record has to be written at once: a skipped update, or a non-finite gradient or loss."""
+        loss, collected = self.fields.get("loss"), self.collected
         return (
-            bool(self.skipped)
-            or not (self.collected is None or self.collected.finite)
-            or not (self.loss is None or math.isfinite(self.loss))
+            bool(self.fields.get("skipped"))
+            or not (collected is None or collected.finite)
+            or not (loss is None or math.isfinite(loss))
         )
 
     def make_record(self, groups: GroupRows, *, single: bool) -> Update:
-        """Make the record.
+        """Make the record; ``groups`` makes the rows of the groups, and ``single`` includes single parameters."""
+        settings = [read_settings(vars(own)) if isinstance(own, Rule) else own for own in self.settings]
+        outer_clip = self._outer_clip()
+        if self.collected is None:
+            rows, parameters = tuple(Numbers(*own) for own in settings), None
+        else:
+            rows = groups.make(self.collected, settings, outer_clip)
+            parameters = per_parameter(self.collected, outer_clip) if single else None
+        clip = None
+        if not self.fields.get("skipped") and (self.clip is not None or self.grad_norm is not None):
+            clip = outer_clip if self.clip is None else self.clip * outer_clip
+        return Update(self.number, self.time, groups=rows, clip=clip, parameters=parameters, **self.fields)
 
-        Args:
-            groups: makes the rows of the groups.
-            single: whether to include the numbers of single parameters.
-        """
-        statistics = None if self.collected is None else self.collected.make_table()
-        outer_clip = 1.0 if statistics is None else self._outer_clip(statistics)
-        settings = [rule_settings(own) if isinstance(own, Rule) else own for own in self.settings]
-        return Update(
-            self.number,
-            self.time,
-            loss=self.loss,
-            groups=tuple(Numbers(*own) for own in settings)
-            if statistics is None
-            else groups.make(statistics, settings, outer_clip),
-            clip=self._total_clip(outer_clip),
-            seconds=self.seconds,
-            loss_scale=self.loss_scale,
-            skipped=self.skipped,
-            culprit=self.culprit,
-            micro_batches=self.micro_batches,
-            parameters=per_parameter(statistics, outer_clip) if statistics is not None and single else None,
-            uncleared=self.uncleared,
-            other_optimizer=self.other_optimizer,
-            extra=self.extra,
-        )
-
-    def _total_clip(self, outer_clip: float) -> float | None:
-        if self.skipped or (self.clip is None and self.grad_norm is None):
-            return None
-        return outer_clip if self.clip is None else self.clip * outer_clip
-
-    def _outer_clip(self, statistics: StatisticsTable) -> float:
+    def _outer_clip(self) -> float:
         """Return the factor by which the gradients were clipped before the optimizer's step."""
-        if self.grad_norm is None:
+        if self.grad_norm is None or self.collected is None:
             return 1.0
-        step_norm = math.sqrt(float(statistics.table[:, 0].sum()))
+        step_norm = math.sqrt(float(self.collected.table[:, 0].sum()))
         if not (0 < step_norm < self.grad_norm * NO_CLIP and math.isfinite(self.grad_norm)):
             return 1.0
         return step_norm / self.grad_norm

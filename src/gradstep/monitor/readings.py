@@ -14,7 +14,8 @@ HEALTHY_GRADIENT = (0.1, 10.0)
 """Gradient norms of a healthy run: a rule of thumb from fine-tuning, for a loss that is a mean."""
 
 ALARMING_GRADIENT = 100.0
-"""A gradient norm above this is alarming; the same rule of thumb."""
+"""A gradient norm above this is alarming; the same rule of thumb. Measured in benchmarks/doctor.py: healthy runs stay
+below 10."""
 
 USUAL_RATIO = 1e-3
 """Norm of the update over norm of the weights. Karpathy, CS231n notes, "Ratio of weights:updates"."""

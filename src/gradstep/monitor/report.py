@@ -101,14 +101,8 @@ def _chart(
 ) -> LineChart:
     """Draw a metric: a line for all groups together, and one for each group if there are several.
 
-    Args:
-        run: the record.
-        metric: the metric to draw.
-        y_title: title of the axis.
-        unit: factor of the values.
-        suffix: name of the unit.
-        include: values that the axis includes; with two, the axis also includes the largest value of the lines.
-        marks: updates to mark.
+    Values are multiplied by ``unit``, whose name is ``suffix``. The axis includes the values ``include``, and if they
+    are two, also the largest value of the lines. ``marks`` are updates to mark.
     """
     of_group = metric.of_group
     several = len(run.header.groups) > 1 and of_group is not None and not (metric.name == "lr" and _one_rate(run))

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, final
 
 from gradstep.monitor.lines import FILE, Reader, encode
 from gradstep.monitor.record import Header, Run, Update
@@ -45,18 +45,8 @@ class Sink(ABC):
 
 
 GLOBAL = (
-    "loss",
-    "grad_norm",
-    "weight_norm",
-    "update_norm",
-    "update_ratio",
-    "root_min",
-    "root_max",
-    "unmoved_share",
-    "non_finite",
-    "clip",
-    "loss_scale",
-    "seconds",
+    *("loss", "grad_norm", "weight_norm", "update_norm", "update_ratio", "root_min", "root_max"),
+    *("unmoved_share", "non_finite", "clip", "loss_scale", "seconds"),
 )
 OF_GROUP = ("lr", "weight_decay", "grad_norm", "weight_norm", "update_ratio")
 OF_PARAMETER = ("grad_norm", "weight_norm", "update_norm")
@@ -78,14 +68,11 @@ def scalars(header: Header, update: Update) -> Iterator[tuple[str, float]]:
             yield name, float(value)
     if update.skipped:
         yield "skipped", 1.0
-    if len(update.groups) == 1:
-        only = update.groups[0]
-        yield from ((name, getattr(only, name)) for name in ("lr", "weight_decay") if getattr(only, name) is not None)
-    else:
-        for group, numbers in zip(header.groups, update.groups):
-            for name in OF_GROUP:
-                if getattr(numbers, name) is not None:
-                    yield f"{name}/{group.name}", getattr(numbers, name)
+    single = len(update.groups) == 1  # its norms are the global ones
+    for group, numbers in zip(header.groups, update.groups):
+        for name in ("lr", "weight_decay") if single else OF_GROUP:
+            if getattr(numbers, name) is not None:
+                yield name if single else f"{name}/{group.name}", getattr(numbers, name)
     if update.parameters is not None:
         for name in OF_PARAMETER:
             column = getattr(update.parameters, name).tolist()
@@ -119,13 +106,16 @@ class JsonLines(Sink):
     def open(self, header: Header) -> None:
         if self._file is None:
             self._file = self._open_file(resumed=header.first_update > 0)
-        self._line(header)
+        self.write(header)
 
     def _open_file(self, *, resumed: bool) -> BinaryIO:
         if self.path.exists() and self.path.stat().st_size:
             if resumed:
                 Reader(self.path).read()  # raises if the file is not a record
-                return _cut_to_whole_lines(self.path.open("r+b", buffering=0))
+                file = self.path.open("r+b", buffering=0)
+                file.seek(file.read().rfind(b"\n") + 1)
+                file.truncate()  # removes a last line that a crash cut off
+                return file
             if not self._overwrite:
                 raise FileExistsError(
                     f"{self.path} holds a record already: give another path, or JsonLines(path, overwrite=True); to "
@@ -134,24 +124,14 @@ class JsonLines(Sink):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self.path.open("wb", buffering=0)
 
-    def write(self, update: Update) -> None:
-        self._line(update)
+    def write(self, update: Header | Update) -> None:
+        assert self._file is not None
+        self._file.write((encode(update) + "\n").encode())
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _line(self, entry: Header | Update) -> None:
-        assert self._file is not None
-        self._file.write((encode(entry) + "\n").encode())
-
-
-def _cut_to_whole_lines(file: BinaryIO) -> BinaryIO:
-    """Remove a last line that a crash cut off, and return the file positioned at its end."""
-    file.seek(file.read().rfind(b"\n") + 1)
-    file.truncate()
-    return file
 
 
 @final
@@ -256,14 +236,17 @@ class Terminal(Sink):
 class _Tracker(Sink):
     """The base of sinks that log to a run of a tracker's library."""
 
-    def __init__(self, module: str, name: str, run: Any, settings: dict[str, Any]) -> None:
+    module: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, run: Any = None, **settings: Any) -> None:
         try:
-            self._library = import_module(module)
+            self._library = import_module(self.module)
         except ImportError as error:
-            raise ImportError(f"{name} is not installed: pip install {module}") from error
+            raise ImportError(f"{self.title} is not installed: pip install {self.module}") from error
         if run is not None and settings:
             raise ValueError(
-                f"give a run, or settings for {module}.init, not both: {', '.join(settings)} would be lost"
+                f"give a run, or settings for {self.module}.init, not both: {', '.join(settings)} would be lost"
             )
         self._given, self._run, self._settings = run, run, settings
         self._header: Header | None = None
@@ -297,8 +280,7 @@ class WandB(_Tracker):
         ValueError: both a run and settings for a new one.
     """
 
-    def __init__(self, run: Any = None, **settings: Any) -> None:
-        super().__init__("wandb", "Weights & Biases", run, settings)
+    module, title = "wandb", "Weights & Biases"
 
     def open(self, header: Header) -> None:
         self._start(header)
@@ -324,8 +306,7 @@ class Trackio(_Tracker):
         ValueError: both a run and settings for a new one.
     """
 
-    def __init__(self, run: Any = None, **settings: Any) -> None:
-        super().__init__("trackio", "trackio", run, settings)
+    module = title = "trackio"
 
     def open(self, header: Header) -> None:
         self._start(header, config={"gradstep": _config(header)})

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, final
+from functools import cached_property
+from typing import final
 
 import numpy as np
 import torch
@@ -18,43 +17,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradstep.engines.statistics import SUMS, Detail, Statistics
+from gradstep.engines.statistics import SUMS, BatchStatistics, Detail, RowLabels, Statistics, Tally
 from gradstep.optimizers import Optimizer as GradstepOptimizer
 
 Floats = NDArray[np.float64]
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class StatisticsTable:
-    """The statistics of one step: a row for each parameter that had a gradient, or for each group of them.
+class CollectedStep:
+    """The statistics of one step, read right after it; they refer neither to the optimizer nor to a gradient.
 
-    Attributes:
-        index: (n,) the parameter, counted over all groups, or the group; ascending.
-        groups: (n,) the group of each row.
-        elements: (n,) the number of elements; real and imaginary parts count separately.
-        table: (n, len(STATISTICS)) the columns of :data:`gradstep.engines.statistics.STATISTICS`, for the gradient that
-            the optimizer received, without any loss scale; Adamax's norm is squared.
+    Args:
+        statistics: a row for each parameter that had a gradient, or for each group of them, for the gradient that the
+            optimizer received, without any loss scale.
         non_finite: (n,) elements with a gradient that is not finite; None if there is none.
+        second_is_root: whether the last two columns are of Adamax's norm, which is not squared.
     """
 
-    index: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    elements: NDArray[np.int64]
-    table: Floats
-    non_finite: Floats | None
+    def __init__(self, statistics: Statistics, non_finite: Floats | None, *, second_is_root: bool = False) -> None:
+        self.statistics, self.finite, self.non_finite = statistics, statistics.finite, non_finite
+        self._second_is_root = second_is_root
 
-
-class CollectedStep(NamedTuple):
-    """The statistics of one step, read right after it; the table is computed when the record is written.
-
-    Attributes:
-        finite: whether all gradients are finite.
-        make_table: computes the table; it refers neither to the optimizer nor to a gradient.
-    """
-
-    finite: bool
-    make_table: Callable[[], StatisticsTable]
+    @cached_property
+    def table(self) -> Floats:
+        """(n, len(STATISTICS)) the columns of :data:`gradstep.engines.statistics.STATISTICS`; computed when read."""
+        table = self.statistics.table
+        if self._second_is_root:
+            table = table.copy()
+            table[:, SUMS:] **= 2
+        return table
 
 
 class Collector(ABC):
@@ -62,13 +53,9 @@ class Collector(ABC):
 
     @abstractmethod
     def before(self, *, closure: bool) -> Detail | None:
-        """Prepare for the next step.
+        """Prepare for the next step, and return the detail that a gradstep optimizer has to collect.
 
-        Args:
-            closure: whether the step computes the gradients itself.
-
-        Returns:
-            The detail that a gradstep optimizer has to collect.
+        ``closure`` says that the step computes the gradients itself.
         """
 
     @abstractmethod
@@ -89,15 +76,16 @@ def list_parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def count_non_finite(grad_square: Floats, parameters: Callable[[int], Iterable[Tensor]]) -> Floats:
-    """Count the non-finite elements of the gradients of each row; shape (n,).
+def count_non_finite(step: Statistics, parameters: Callable[[int], Iterable[Tensor]]) -> Floats | None:
+    """Count the non-finite elements of the gradients of each row, (n,); None if there are none.
 
-    Args:
-        grad_square: (n,) the sums of squares of the gradients; only gradients with a non-finite sum are read.
-        parameters: returns the parameters of a row.
+    Only gradients with a non-finite sum of squares are read, and now, since they may be cleared later. ``parameters``
+    returns the parameters of a row.
     """
-    counts = np.zeros(len(grad_square))
-    for row in np.flatnonzero(~np.isfinite(grad_square)).tolist():
+    if step.finite:
+        return None
+    counts = np.zeros(len(step.index))
+    for row in np.flatnonzero(~np.isfinite(step.grad_square)).tolist():
         gradients = [p.grad for p in parameters(row) if p.grad is not None]
         counts[row] = sum(int((~torch.isfinite(g.to_dense() if g.is_sparse else g)).sum()) for g in gradients)
     return counts
@@ -144,13 +132,12 @@ class TorchCollector(Collector):
             _fetch([low for low, _ in second]),
             _fetch([high for _, high in second]),
         )
-        finite = bool(np.isfinite(columns[0]).all())
-        non_finite = None if finite else count_non_finite(columns[0], lambda row: [params[index[row]]])
         elements = np.array([p.numel() for p in weights], dtype=np.int64)
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
         groups = np.repeat(np.arange(len(sizes)), sizes)[index]
-        table = StatisticsTable(index, groups, elements, np.column_stack(columns), non_finite)
-        return CollectedStep(finite, lambda: table)
+        labels = RowLabels.of("parameters", [], index, groups, elements)
+        step = Statistics([BatchStatistics(labels, Tally.of(np.column_stack(columns)))], "parameters", clip=1.0)
+        return CollectedStep(step, count_non_finite(step, lambda row: [params[index[row]]]))
 
     def drop(self) -> None:
         self._old = {}
@@ -213,7 +200,7 @@ class FusedCollector(Collector):
     def __init__(self, optimizer: GradstepOptimizer, detail: Detail) -> None:
         self._optimizer, self._detail = optimizer, detail
         slots = optimizer.rule()().slots(ndim=1)
-        self._linear = next((slot.name for slot in slots if not slot.signed), "") == NOT_SQUARED
+        self._second_is_root = next((slot.name for slot in slots if not slot.signed), "") == NOT_SQUARED
 
     def before(self, *, closure: bool) -> Detail:
         return self._detail
@@ -223,25 +210,12 @@ class FusedCollector(Collector):
         assert report is not None
         step = report.statistics
         assert step is not None
-        finite = step.finite
-        non_finite = None if finite else self._count_non_finite(step)  # now, since gradients may be cleared later
-        return CollectedStep(finite, partial(_make_table, step, non_finite, self._linear))
-
-    def drop(self) -> None:
-        pass
-
-    def _count_non_finite(self, step: Statistics) -> Floats:
         if step.detail == "groups":
             params = [group["params"] for group in self._optimizer.param_groups]
         else:
             params = [[p] for p in list_parameters(self._optimizer)]
-        return count_non_finite(step.grad_square, lambda row: params[step.index[row]])
+        non_finite = count_non_finite(step, lambda row: params[step.index[row]])
+        return CollectedStep(step, non_finite, second_is_root=self._second_is_root)
 
-
-def _make_table(step: Statistics, non_finite: Floats | None, linear: bool) -> StatisticsTable:
-    """Return the table of a step; ``non_finite`` has the shape (n,), ``linear`` squares Adamax's norm."""
-    table = step.table
-    if linear:
-        table = table.copy()
-        table[:, SUMS:] **= 2
-    return StatisticsTable(step.index, step.groups, step.elements, table, non_finite)
+    def drop(self) -> None:
+        pass

@@ -13,12 +13,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from gradstep.engines.statistics import Detail
 from gradstep.engines.step import Observer, StepReport
-from gradstep.monitor.outbox import Outbox, Pending, Settings, group_settings
+from gradstep.monitor.outbox import Outbox, Pending, Settings, read_settings
 from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import Collector, FusedCollector, TorchCollector, list_parameters
-from gradstep.monitor.watched import LossScaler, skip_reason
 from gradstep.optimizers import Optimizer
 from gradstep.rules import Rule
+
+GRAD_SCALER_SKIP = "a gradient is not finite (found by GradScaler)"
+"""Why an update was skipped in a loop with a ``GradScaler``."""
 
 WATCHED = 2
 """How many gradients are checked: the smallest that are not 0. Two, since one of them may become 0 for good."""
@@ -32,8 +34,7 @@ class LoopWatcher:
     backward pass since the last step, the gradients were not cleared. Optimizers that step inside a step of the watched
     optimizer, or around it, are its parts or wrappers and do not count as other optimizers.
 
-    Args:
-        optimizer: the optimizer to watch. torch's hooks for all optimizers are global; they refer to this weakly.
+    torch's hooks for all optimizers are global; they refer to the watcher weakly.
     """
 
     other: str = ""
@@ -141,13 +142,12 @@ def _remove(handles: list[Any]) -> None:
 class StepRecorder(Observer):
     """Counts an optimizer's updates, and puts the recorded ones into the outbox.
 
+    The optimizer keeps this object alive until :meth:`close`; the outbox is closed when it is garbage collected.
+
     Args:
-        optimizer: the optimizer to watch; it keeps this object alive until :meth:`close`.
-        outbox: the queue of records; it is closed when this object is garbage collected.
+        optimizer, outbox, every, scaler: the monitor's.
         header: makes a header, given the number of the next update and the other optimizers that have stepped.
-        every: record every so many updates.
         detail: the detail that a gradstep optimizer collects; other optimizers always give each parameter.
-        scaler: the ``GradScaler`` of a loop without stepper.
     """
 
     updates: int = 0
@@ -172,7 +172,7 @@ class StepRecorder(Observer):
         *,
         every: int,
         detail: Detail,
-        scaler: LossScaler | None,
+        scaler: torch.amp.GradScaler | None,
     ) -> None:
         self._optimizer, self._outbox, self._make_header = optimizer, outbox, header
         self._every, self._scaler = every, scaler
@@ -202,8 +202,7 @@ class StepRecorder(Observer):
 
     def close(self) -> None:
         """Remove the hooks from the optimizer."""
-        for handle in self._handles:
-            handle.remove()
+        _remove(self._handles)
         self._handles = []
         self._collector.drop()
         self._loop.close()
@@ -217,8 +216,9 @@ class StepRecorder(Observer):
         self._send_header()
         self._collector.drop()
         self._loop.end()
-        self.last, settings = self.updates, group_settings(self._optimizer)
-        self._outbox.current = Pending(self.last, settings, seconds, loss_scale=self.loss_scale, skipped=reason)
+        self.last, settings = self.updates, list(map(read_settings, self._optimizer.param_groups))
+        fields = {"seconds": seconds, "loss_scale": self.loss_scale, "skipped": reason}
+        self._outbox.current = Pending(self.last, settings, fields)
 
     def before(self, *, closure: bool) -> Detail | None:
         self._outbox.put_current()
@@ -242,25 +242,23 @@ class StepRecorder(Observer):
 
     def _after_torch(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seconds = time.perf_counter() - self._begin
-        reason = skip_reason(optimizer)
-        if reason:
-            self.record_skip(reason, seconds)
+        # GradScaler sets this during a step, for optimizers that skip the update themselves (torch's fused ones).
+        found_inf = vars(optimizer).get("found_inf")
+        if found_inf is not None and float(found_inf) > 0:
+            self.record_skip(GRAD_SCALER_SKIP, seconds)
         else:
-            self._record_update(seconds, group_settings(optimizer))
+            self._record_update(seconds, list(map(read_settings, optimizer.param_groups)))
 
     def _record_update(self, seconds: float, settings: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
         self.last = self.updates
         if self.due:
-            self._outbox.current = Pending(
-                self.last,
-                settings,
-                seconds,
-                clip,
-                self.loss_scale,
-                collected=self._collector.collect(),
-                uncleared=self._loop.uncleared,
-                other_optimizer=self._loop.other,
-            )
+            fields = {
+                "seconds": seconds,
+                "loss_scale": self.loss_scale,
+                "uncleared": self._loop.uncleared,
+                "other_optimizer": self._loop.other,
+            }
+            self._outbox.current = Pending(self.last, settings, fields, clip, collected=self._collector.collect())
         self._loop.end()
         self.updates += 1
 

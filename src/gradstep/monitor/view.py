@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from gradstep.monitor.readings import METRICS, reading
 from gradstep.monitor.record import Run, Update
 from gradstep.report.words import sparkline
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 WIDE = 120
 """Terminal columns from which all columns of the table are shown."""
@@ -27,10 +27,6 @@ def view(run: Run, width: int = WIDE) -> RenderableType:
         run: a record.
         width: columns of the terminal; below ``WIDE``, the lowest and highest values are left out.
     """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     table.add_column("now", justify="right", min_width=10)
@@ -65,8 +61,6 @@ def view(run: Run, width: int = WIDE) -> RenderableType:
 
 
 def _title(run: Run) -> RenderableType:
-    from rich.text import Text
-
     header = run.header
     elements = sum(p.elements for p in header.parameters)
     facts = f"{elements:,} parameters in {len(header.parameters):,} tensors, {len(header.groups)} groups"
@@ -74,8 +68,6 @@ def _title(run: Run) -> RenderableType:
 
 
 def _progress(run: Run) -> RenderableType:
-    from rich.text import Text
-
     made = run.made
     if not made:
         return Text("no update yet")

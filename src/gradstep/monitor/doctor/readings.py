@@ -9,11 +9,8 @@ from typing import Any, final
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
 from gradstep.monitor.doctor.finding import Finding
-from gradstep.monitor.doctor.rules.gradients import ALARMING
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, LOW_RATIO, RELAPSE, relapse
-
-USUAL_NORM = (0.1, 10.0)
-"""Usual gradient norms (common advice for fine-tuning; over 100 is alarming)."""
+from gradstep.monitor.readings import ALARMING_GRADIENT, HEALTHY_GRADIENT
 
 FLAT = 0.02
 """A loss that fell by less than this share of its start is called flat. A choice."""
@@ -102,11 +99,11 @@ def _read_loss(loss: Series) -> str:
 
 
 def _read_gradient(norm: Series) -> str:
-    low, high = USUAL_NORM
-    if norm.median > ALARMING:
-        return f"alarming: over {ALARMING:g}"
+    low, high = HEALTHY_GRADIENT
+    if norm.median > ALARMING_GRADIENT:
+        return f"alarming: over {ALARMING_GRADIENT:g}"
     if norm.median > high:
-        return f"high: {low:g} to {high:g} is usual, over {ALARMING:g} alarming"
+        return f"high: {low:g} to {high:g} is usual, over {ALARMING_GRADIENT:g} alarming"
     if norm.median < low:
         return f"low: {low:g} to {high:g} is usual; at the end of a long training lower is too"
     return f"usual: {low:g} to {high:g}"

@@ -7,13 +7,9 @@ import numpy as np
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
 from gradstep.monitor.doctor.finding import Fact, Found, Severity, fell, finds, grade, join_names
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
-
-ALARMING = 100.0
-"""Limit of the norm, as a median of 5 updates. Source: common advice for monitoring fine-tuning, healthy 0.1 to 10,
-over 100 alarming. Measured in benchmarks/doctor.py: healthy runs stay below 10."""
+from gradstep.monitor.readings import ALARMING_GRADIENT
 
 ALARMING_CERTAIN = 1e4
-
 
 LEAST_ROWS = 3
 """Least number of records over the limit: a single one may be one bad batch. A choice."""
@@ -30,22 +26,22 @@ LEAST_ROWS = 3
     frozenset({"loss", "gradient norm"}),
 )
 def gradients_exploding(evidence: Evidence) -> Found:
-    """Find a gradient norm, before clipping, above 100 for several updates."""
+    """Find a gradient norm, before clipping, whose median of 5 updates is above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT_WIDTH)
-    over = norm.where(norm.values >= ALARMING)
+    over = norm.where(norm.values >= ALARMING_GRADIENT)
     if len(over) < LEAST_ROWS:
         return None
     at, largest = norm.highest
     facts = (
-        Fact(f"the gradient norm reached {largest:.3g} (usual: 0.1 to 10)", largest, ALARMING, (at, at)),
+        Fact(f"the gradient norm reached {largest:.3g} (usual: 0.1 to 10)", largest, ALARMING_GRADIENT, (at, at)),
         Fact(
-            f"it was over {ALARMING:g} in {len(over) / len(norm):.0%} of the updates",
+            f"it was over {ALARMING_GRADIENT:g} in {len(over) / len(norm):.0%} of the updates",
             len(over) / len(norm),
             0.0,
             over.span,
         ),
     )
-    return grade(largest, limit=ALARMING, certain=ALARMING_CERTAIN), facts
+    return grade(largest, limit=ALARMING_GRADIENT, certain=ALARMING_CERTAIN), facts
 
 
 VANISHED_NORM = 1e-5
@@ -172,7 +168,7 @@ def _was_healthy(evidence: Evidence, at: int) -> bool:
     earlier = evidence.ratio.during(at - SPIKE_WINDOW, at - 1)
     if len(earlier) and earlier.median > SPIKE_RATIO:
         return False
-    if evidence.grad_norm.during(at - SPIKE_WINDOW, at - 1).median >= ALARMING:
+    if evidence.grad_norm.during(at - SPIKE_WINDOW, at - 1).median >= ALARMING_GRADIENT:
         return False
     elsewhere = evidence.ratio.where(
         (evidence.ratio.updates < at - SPIKE_LEAD) | (evidence.ratio.updates > at + SPIKE_WINDOW)
