@@ -37,11 +37,9 @@ from __future__ import annotations
 from typing import Any
 
 from gradstep.numpy.base import HasGradient, Optimizer, Parameter
-from gradstep.numpy.classic import SGD, Adam, AdamW
+from gradstep.numpy.classic import SGD, Adam, AdamW, optimizer
 from gradstep.numpy.clipping import clip_grad_norm
-from gradstep.numpy.factory import optimizer
-from gradstep.numpy.layers import Layer, Linear, ReLU, Sequential
-from gradstep.numpy.losses import CrossEntropyLoss, Loss, MSELoss
+from gradstep.numpy.layers import CrossEntropyLoss, Layer, Linear, Loss, MSELoss, ReLU, Sequential
 from gradstep.numpy.rule_optimizer import RuleOptimizer
 from gradstep.numpy.schedule import CosineSchedule
 from gradstep.numpy.tensor import Tensor, no_grad

@@ -1,19 +1,21 @@
-"""SGD, Adam and AdamW with exactly the teaching framework's interface."""
+"""SGD, Adam and AdamW with exactly the teaching framework's interface, and optimizers made from any other rule."""
 
 from __future__ import annotations
 
+import inspect
+import types
 from abc import ABC
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, final
 
 from gradstep import rules
-from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient
-from gradstep.numpy.rule_optimizer import RuleOptimizer
-from gradstep.numpy.settings import build_rule
+from gradstep.numpy.rule_optimizer import RuleOptimizer, SlotBuffers, check_length, copy_buffers, restore_buffers
+from gradstep.numpy.settings import SETTINGS, build_rule, signature_of
 from gradstep.numpy.table import Buffers
-from gradstep.rules import settings_of
+from gradstep.rules import Rule, settings_of
 from gradstep.rules.adam import AdamRule
 from gradstep.rules.settings import nonnegative
 
@@ -82,14 +84,8 @@ class SGD(RuleOptimizer, rule=rules.SGD):
             engine=engine,
         )
 
-    @property
-    def momentum_buffers(self) -> Buffers:
-        """The velocity v of every parameter: None before its first step, and while there is no momentum."""
-        return self.buffers_of("momentum_buffer")
-
-    @momentum_buffers.setter
-    def momentum_buffers(self, buffers: Sequence[Any]) -> None:
-        self.buffers["momentum_buffer"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "momentum_buffer")
+    momentum_buffers = SlotBuffers("momentum_buffer")
+    """The velocity v of every parameter: None before its first step, and while there is no momentum."""
 
     def has_momentum(self) -> bool:
         """Return whether the optimizer keeps momentum buffers."""
@@ -97,7 +93,7 @@ class SGD(RuleOptimizer, rule=rules.SGD):
 
     def get_momentum_state(self) -> Buffers | None:
         """Return copies of the buffers, one per parameter; None without momentum."""
-        return checkpoint.copy_buffers(self.momentum_buffers) if self.has_momentum() else None
+        return copy_buffers(self.momentum_buffers) if self.has_momentum() else None
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
         """Replace the buffers by copies of ``state``; does nothing for None, or without momentum.
@@ -120,6 +116,12 @@ class _Moments(RuleOptimizer, ABC):
     bias_correction: bool
     maximize: bool
 
+    m_buffers = SlotBuffers("exp_avg")
+    """The first moment of every parameter, None before its first step."""
+
+    v_buffers = SlotBuffers("exp_avg_sq")
+    """The second moment of every parameter, None before its first step."""
+
     @property
     def beta1(self) -> float:
         """The averaging coefficient of the gradient."""
@@ -138,24 +140,6 @@ class _Moments(RuleOptimizer, ABC):
     def beta2(self, value: float) -> None:
         self.betas = (self.betas[0], value)
 
-    @property
-    def m_buffers(self) -> Buffers:
-        """The first moment of every parameter, None before its first step."""
-        return self.buffers_of("exp_avg")
-
-    @m_buffers.setter
-    def m_buffers(self, buffers: Sequence[Any]) -> None:
-        self.buffers["exp_avg"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "exp_avg")
-
-    @property
-    def v_buffers(self) -> Buffers:
-        """The second moment of every parameter, None before its first step."""
-        return self.buffers_of("exp_avg_sq")
-
-    @v_buffers.setter
-    def v_buffers(self, buffers: Sequence[Any]) -> None:
-        self.buffers["exp_avg_sq"] = checkpoint.restore_buffers(buffers, self.params, self.rule, "exp_avg_sq")
-
     def has_momentum(self) -> bool:
         """Return whether the optimizer keeps momentum buffers: always True."""
         return True
@@ -166,7 +150,7 @@ class _Moments(RuleOptimizer, ABC):
         The result lacks ``update_counts``, without which the bias correction starts anew. Save both, or use
         :meth:`state_dict`, which has everything.
         """
-        return list(zip(checkpoint.copy_buffers(self.m_buffers), checkpoint.copy_buffers(self.v_buffers)))
+        return list(zip(copy_buffers(self.m_buffers), copy_buffers(self.v_buffers)))
 
     def set_momentum_state(self, state: Sequence[Any] | None) -> None:
         """Replace the moments by copies of ``state``; None changes nothing.
@@ -177,14 +161,14 @@ class _Moments(RuleOptimizer, ABC):
         """
         if state is None:
             return
-        checkpoint.check_length(state, len(self.params))
+        check_length(state, len(self.params))
         for i, pair in enumerate(state):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise ValueError(f"the state of parameter {i} must be a pair (m, v), but is {pair!r}")
             if (pair[0] is None) != (pair[1] is None):
                 raise ValueError(f"the moments of parameter {i} must both be arrays or both be None")
-        m = checkpoint.restore_buffers([m for m, _ in state], self.params, self.rule, "exp_avg")
-        v = checkpoint.restore_buffers([v for _, v in state], self.params, self.rule, "exp_avg_sq")
+        m = restore_buffers([m for m, _ in state], self.params, self.rule, "exp_avg")
+        v = restore_buffers([v for _, v in state], self.params, self.rule, "exp_avg_sq")
         self.buffers |= {"exp_avg": m, "exp_avg_sq": v}
 
 
@@ -334,3 +318,42 @@ class AdamW(_Moments, rule=rules.AdamW):
             self._rule = build_rule(
                 _DecayAfter, {s.name: getattr(self._rule, s.name) for s in settings_of(rules.AdamW)}
             )
+
+
+_CLASSIC: dict[type[Rule], type[RuleOptimizer]] = {kind.rule_class: kind for kind in (SGD, Adam, AdamW)}
+
+
+@cache
+def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
+    """Return an optimizer class over NumPy arrays for a rule, built in or a user's own.
+
+    Args:
+        rule: a finished subclass of :class:`gradstep.Rule`, decorated with ``@dataclass(frozen=True)``.
+
+    Returns:
+        A class that takes ``(params, ...the rule's settings, engine="auto")``.
+
+    Raises:
+        TypeError: ``rule`` is not a class of this kind, or lacks a method.
+
+    >>> import numpy as np
+    >>> from gradstep import rules
+    >>> from gradstep.numpy import Parameter
+    >>> p = Parameter(np.zeros(2), grad=np.array([3.0, -4.0]))
+    >>> optimizer(rules.Lion)([p], lr=0.5).step()
+    >>> p.data
+    array([-0.5,  0.5])
+    """
+    if not (inspect.isclass(rule) and issubclass(rule, Rule)):  # type: ignore[redundant-expr]  # anything may come
+        raise TypeError(f"optimizer() takes a subclass of gradstep.Rule, not {rule!r}")
+    if inspect.isabstract(rule):
+        raise TypeError(f"{rule.__name__} is not finished: write {', '.join(sorted(rule.__abstractmethods__))}")
+    if "__dataclass_fields__" not in vars(rule):
+        raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
+    if rule in _CLASSIC:
+        return _CLASSIC[rule]
+    new = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
+    new.__doc__ = inspect.cleandoc(rule.__doc__ or "") + "\n" + SETTINGS
+    new.__module__ = "gradstep.numpy"  # pickle finds the classes of built-in rules there by their names
+    new.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type
+    return new

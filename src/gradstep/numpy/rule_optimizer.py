@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import check_engine
 from gradstep.engines.step import StepTable, defer_signals, take_step
-from gradstep.numpy import checkpoint
 from gradstep.numpy.base import HasGradient, Optimizer, choose_params
 from gradstep.numpy.settings import build_rule, replace_setting, signature_of
-from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, choose_array_engine, gather
+from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, choose_array_engine, fit_array, gather
 from gradstep.rules import Rule, settings_of
 
 _RESERVED = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
@@ -156,7 +155,7 @@ class RuleOptimizer(Optimizer, ABC):
             "step_count": self.step_count,
             "update_counts": list(self.update_counts),
             "scalars": {name: list(values) for name, values in self.scalars.items()},
-            "buffers": {name: checkpoint.copy_buffers(held) for name, held in self.buffers.items()},
+            "buffers": {name: copy_buffers(held) for name, held in self.buffers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -168,13 +167,9 @@ class RuleOptimizer(Optimizer, ABC):
         """
         rule = build_rule(type(self._rule), state["settings"])
         step_count = int(state["step_count"])
-        update_counts = checkpoint.check_counts(state["update_counts"], len(self.params))
-        scalars = {
-            name: checkpoint.check_scalars(state["scalars"][name], len(self.params), name) for name in self.scalars
-        }
-        buffers = {
-            name: checkpoint.restore_buffers(held, self.params, rule, name) for name, held in state["buffers"].items()
-        }
+        update_counts = check_counts(state["update_counts"], len(self.params))
+        scalars = {name: check_scalars(state["scalars"][name], len(self.params), name) for name in self.scalars}
+        buffers = {name: restore_buffers(held, self.params, rule, name) for name, held in state["buffers"].items()}
         with defer_signals():
             self._rule, self.step_count, self.update_counts = rule, step_count, update_counts
             self.scalars, self.buffers = scalars, buffers
@@ -251,9 +246,9 @@ def _read_numbers(optimizer: RuleOptimizer) -> NDArray[np.float64]:
         if np.isfinite(numbers).all() and (counts >= 0).all() and (counts == np.floor(counts)).all():
             return numbers
     count = len(optimizer.params)
-    checkpoint.check_counts(optimizer.update_counts, count)
+    check_counts(optimizer.update_counts, count)
     for name, values in scalars.items():
-        checkpoint.check_scalars(values, count, name)
+        check_scalars(values, count, name)
     raise ValueError("update_counts and scalars must be numbers, one for each parameter")
 
 
@@ -279,3 +274,80 @@ class _Setting:
 
     def __set__(self, optimizer: RuleOptimizer, value: Any) -> None:
         optimizer._rule = replace_setting(optimizer._rule, self.name, value)
+
+
+# -- state of a checkpoint, checked and copied before anything is changed ----------------------------------------------
+
+
+def copy_buffers(buffers: Buffers) -> Buffers:
+    """Return copies of the arrays of one slot."""
+    return [None if array is None else array.copy() for array in buffers]
+
+
+def restore_buffers(buffers: Sequence[Any], params: Sequence[HasGradient], rule: Rule, slot: str) -> Buffers:
+    """Return copies of the arrays of one slot, each in its parameter's type of elements.
+
+    Raises:
+        ValueError: the number of arrays, or the shape of an array, is wrong.
+        TypeError: an array does not hold real numbers.
+    """
+    check_length(buffers, len(params))
+    return [_restore_array(array, param.data, rule, slot, i) for i, (array, param) in enumerate(zip(buffers, params))]
+
+
+def _restore_array(array: Any, data: Any, rule: Rule, slot: str, i: int) -> Any:
+    if array is None:
+        return None
+    # A slot that a setting has switched off has the parameter's shape when it is switched on again.
+    shapes = {s.name: s.shape(data.shape) for s in rule.slots(data.ndim)}
+    return np.array(fit_array(array, data, shapes.get(slot, data.shape), f"{slot} of parameter {i}"), order="K")
+
+
+def check_length(entries: Sequence[Any], count: int) -> None:
+    """Raise ValueError for a state of another number of parameters."""
+    if len(entries) != count:
+        raise ValueError(f"Momentum state length mismatch: it has {len(entries)} entries for {count} parameters")
+
+
+def check_counts(values: Sequence[Any], count: int) -> list[int]:
+    """Return the number of updates of each parameter.
+
+    Raises:
+        ValueError: ``values`` does not have ``count`` entries, or an entry is not a whole number of at least 0.
+    """
+    check_length(values, count)
+    for value in values:
+        if not (_is_real(value) and 0 <= value < 2**53 and int(value) == value):
+            raise ValueError(f"an update count must be a whole number of at least 0, but is {value!r}")
+    return [int(value) for value in values]
+
+
+def check_scalars(values: Sequence[Any], count: int, name: str) -> list[float]:
+    """Return a scalar of each parameter.
+
+    Raises:
+        ValueError: ``values`` does not have ``count`` entries, or an entry is not finite.
+    """
+    check_length(values, count)
+    if not all(_is_real(value) and np.isfinite(value) for value in values):
+        raise ValueError(f"{name} must be finite, but is {list(values)}")
+    return [float(value) for value in values]
+
+
+def _is_real(value: Any) -> bool:
+    """Return whether a value is a real number, and no truth value."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+@final
+class SlotBuffers:
+    """A slot of every parameter as an attribute of the optimizer; assignment takes checked copies."""
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def __get__(self, optimizer: RuleOptimizer | None, owner: type[RuleOptimizer]) -> Any:
+        return self if optimizer is None else optimizer.buffers_of(self.slot)
+
+    def __set__(self, optimizer: RuleOptimizer, buffers: Sequence[Any]) -> None:
+        optimizer.buffers[self.slot] = restore_buffers(buffers, optimizer.params, optimizer.rule, self.slot)

@@ -89,13 +89,10 @@ def is_dense(arrays: Sequence[Floats]) -> bool:
 
 
 def choose_array_engine(name: str, rule: type[Rule], arrays: Sequence[Floats], label: str) -> tuple[Engine, str]:
-    """Return the engine for a parameter, and the reason.
+    """Return the engine for a parameter, by the user's choice ``name``, and the reason.
 
     Args:
-        name: the user's choice: ``"auto"`` or an engine's name.
-        rule: the rule class.
         arrays: the parameter, then its slots.
-        label: the parameter's name in an error.
 
     Raises:
         ValueError: the chosen engine cannot update this parameter.
@@ -129,14 +126,9 @@ class Member:
 def gather(
     active: Iterable[int], params: Sequence[HasGradient], rule: Rule, buffers: Mapping[str, Buffers], engine_name: str
 ) -> list[Member]:
-    """Check the parameters to update and their state, and create missing state; ``buffers`` is not changed.
+    """Check the parameters at the positions ``active`` and their state, and create missing state.
 
-    Args:
-        active: the positions of the parameters to update.
-        params: all parameters.
-        rule: the rule with its settings.
-        buffers: the state so far.
-        engine_name: the user's choice of engine.
+    ``buffers``, the state so far, is not changed.
 
     Raises:
         ValueError: an array has another shape or cannot be written to, or the engine cannot update a parameter.
@@ -272,15 +264,9 @@ class Part:
 
 @final
 class ArrayBatch(StepBatch):
-    """The parameters of a part during one step.
+    """The parameters of a part during one step, with their gradients in the parameters' layouts.
 
-    Args:
-        part: their part.
-        gradients: their gradients, in the parameters' layouts.
-        params, buffers: the optimizer's; new slots are added to ``buffers`` before the engine reads them.
-
-    Attributes:
-        places: the parameters' positions in the list of all.
+    ``params`` and ``buffers`` are the optimizer's; new slots are added to ``buffers`` before the engine reads them.
     """
 
     group = 0
@@ -326,12 +312,7 @@ class ArrayBatch(StepBatch):
 
 @final
 class Table:
-    """The parameters that have a gradient, grouped into parts.
-
-    Args:
-        members: these parameters.
-        rule: the rule with its settings.
-    """
+    """The parameters that have a gradient, grouped into parts."""
 
     def __init__(self, members: Sequence[Member], rule: Rule) -> None:
         by_part: defaultdict[tuple[Engine, UpdateSpec], list[Member]] = defaultdict(list)

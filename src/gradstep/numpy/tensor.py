@@ -26,11 +26,6 @@ Edge: TypeAlias = "tuple[Tensor, Pullback]"
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
-def recording() -> bool:
-    """Return whether operations are recorded."""
-    return _recording.get()
-
-
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Do not record operations: results require no gradient and hold no reference to their sources.
@@ -339,6 +334,6 @@ def _record(data: Any, *edges: Edge) -> Tensor:
     result = Tensor.__new__(Tensor)
     result.data = np.asarray(data)
     result.grad = None
-    result.edges = tuple(edge for edge in edges if edge[0].requires_grad) if recording() else ()
+    result.edges = tuple(edge for edge in edges if edge[0].requires_grad) if _recording.get() else ()
     result.requires_grad = bool(result.edges)
     return result
