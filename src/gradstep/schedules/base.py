@@ -115,7 +115,18 @@ class Schedule(ABC):
                999  9.13851e-10  last
               1000            0  held from here on
         """
-        return preview(self, updates)
+        total = horizon(self, updates)
+        why: dict[int, list[str]] = {0: ["first"]}
+        for boundary in self.boundaries(total):
+            why.setdefault(boundary - 1, []).append("before the boundary")
+            why.setdefault(boundary, []).append("boundary")
+            if boundary + 1 < total:
+                why.setdefault(boundary + 1, []).append("after the boundary")
+        why.setdefault(max(range(total), key=self.value), []).append("peak")
+        why.setdefault(total - 1, []).append("last")
+        if self.updates is not None and self.updates <= total:
+            why.setdefault(self.updates, []).append("held from here on")
+        return Preview(tuple(PreviewRow(u, self.value(u), ", ".join(dict.fromkeys(why[u]))) for u in sorted(why)))
 
     @final
     def plot(self, updates: int | None = None) -> LineChart:
@@ -239,22 +250,6 @@ def horizon(schedule: Schedule, updates: int | None) -> int:
     if updates is not None:
         return count("updates", updates, least=1)
     return max(1, ENDLESS if schedule.updates is None else schedule.updates)
-
-
-def preview(schedule: Schedule, updates: int | None) -> Preview:
-    """Return the preview of a schedule; see :meth:`Schedule.preview`."""
-    total = horizon(schedule, updates)
-    why: dict[int, list[str]] = {0: ["first"]}
-    for boundary in schedule.boundaries(total):
-        why.setdefault(boundary - 1, []).append("before the boundary")
-        why.setdefault(boundary, []).append("boundary")
-        if boundary + 1 < total:
-            why.setdefault(boundary + 1, []).append("after the boundary")
-    why.setdefault(max(range(total), key=schedule.value), []).append("peak")
-    why.setdefault(total - 1, []).append("last")
-    if schedule.updates is not None and schedule.updates <= total:
-        why.setdefault(schedule.updates, []).append("held from here on")
-    return Preview(tuple(PreviewRow(u, schedule.value(u), ", ".join(dict.fromkeys(why[u]))) for u in sorted(why)))
 
 
 _POINTS = 2000

@@ -9,7 +9,7 @@ from typing import final
 
 from gradstep.schedules.base import Schedule
 from gradstep.schedules.checks import count, fall, level, shrinking
-from gradstep.schedules.shapes import Wave, between
+from gradstep.schedules.path import Wave, between
 
 
 @final

@@ -13,10 +13,9 @@ from gradstep.report.scales import fit
 from gradstep.schedules.base import Schedule, schedule_line
 from gradstep.schedules.checks import count
 from gradstep.schedules.cycles import cosine_restarts, triangular
-from gradstep.schedules.decays import exponential, inverse_sqrt
 from gradstep.schedules.path import cosine, linear, polynomial, warmup
 from gradstep.schedules.recipes import one_cycle, warmup_stable_decay
-from gradstep.schedules.steps import constant, multi_step, step
+from gradstep.schedules.steps import constant, exponential, inverse_sqrt, multi_step, step
 
 DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
     {

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from gradstep.rules.settings import number
 from gradstep.schedules.base import Schedule
 from gradstep.schedules.checks import count, fall, level, positive
-from gradstep.schedules.path import Path, curve_between, warmup
-from gradstep.schedules.shapes import FALLS, shape_named
+from gradstep.schedules.path import FALLS, Path, curve_between, shape_named, warmup
 from gradstep.schedules.steps import constant
 
 
