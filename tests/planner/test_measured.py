@@ -110,4 +110,4 @@ def test_temporaries(name, engine):
     seen = int(subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120).stdout)
     p = ParameterSpec("w", (SIDE, SIDE))
     predicted, _ = temporaries([p], RULES[name](), "float32", engine=engine, gpus=0)
-    assert abs(seen - predicted) < p.nbytes
+    assert abs(seen - predicted) < p.local_nbytes()

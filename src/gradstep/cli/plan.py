@@ -97,7 +97,7 @@ def plan(
 
 
 def _parse_rule(text: str) -> Rule:
-    from gradstep.planner.options import resolve_rule
+    from gradstep.planner.request import resolve_rule
 
     if not {":", ","} & set(text):
         return resolve_rule(text)

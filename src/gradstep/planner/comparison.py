@@ -8,13 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import checkpoint_bytes, items
+from gradstep.planner.items import checkpoint_bytes, rows
 from gradstep.planner.machine import usable_memory
 from gradstep.planner.options import OPTIONS, Choice, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan, list_traffic
-from gradstep.planner.request import make_ranks, make_request
-from gradstep.report.words import size
+from gradstep.planner.request import make_request
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
 
@@ -62,20 +61,19 @@ class Plans:
     def reason(self) -> str:
         """The reason for recommending :attr:`best`; without one, how much the smallest plan needs."""
         plain, best, smallest = self.plans[0], self.best, self.smallest
-        binary = plain.binary
-        budget = f"{size(self.budget, binary=binary)} ({self.source})"
+        budget = f"{plain.in_units(self.budget)} ({self.source})"
         if best is None:
             unit = " A budget without a unit is in bytes; 24GB has one." if self.budget < 1_000_000 else ""
             return (
                 f"Nothing fits {budget}: the smallest, {describe_choice(smallest.choice)}, needs "
-                f"{size(smallest.device, binary=binary)}{plain.each}.{unit}"
+                f"{plain.in_units(smallest.device)}{plain.each}.{unit}"
             )
-        left = size(self.budget - best.device, binary=binary)
+        left = plain.in_units(self.budget - best.device)
         has_activations = any(row.name == "activations" for row in best.rows)
         room = f"It leaves {left}" + ("." if has_activations else " for activations, which are not counted.")
-        fit = f"{describe_choice(best.choice)}, with {size(best.device, binary=binary)}{plain.each} of {budget}"
+        fit = f"{describe_choice(best.choice)}, with {plain.in_units(best.device)}{plain.each} of {budget}"
         elsewhere = [
-            f"{size(best.on(p), binary=binary)} {words}"
+            f"{plain.in_units(best.on(p))} {words}"
             for p, words in (("host", "in the host's memory"), ("disk", "on disk"))
             if best.on(p)
         ]
@@ -84,7 +82,7 @@ class Plans:
             return f"The plainest fits: {fit}{more}. {room}"
         return (
             f"The least deviation from plain float32 that fits: {fit}{more}. {room} "
-            f"The plainest, {describe_choice(plain.choice)}, needs {size(plain.device, binary=binary)}."
+            f"The plainest, {describe_choice(plain.choice)}, needs {plain.in_units(plain.device)}."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,10 +136,11 @@ def plans(
     if unknown:
         raise TypeError(f"plans() has no argument {min(unknown)!r} (what can be fixed is {', '.join(OPTIONS)})")
     pages = Pages.of(fixed.get("paged", True) or True, page_budget)
-    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
-    request = make_request(model, optimizer, gpus, processes, tokens, budget, activations, pages, engine)
+    request = make_request(
+        model, optimizer, gpus, ranks, tensor_parallel, rank, tokens, budget, activations, pages, engine
+    )
     least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
-    refusal = Choice(**least_refused, gradients=gradients).refuse(request.model, request.rule, gpus, processes)
+    refusal = Choice(**least_refused, gradients=gradients).refuse(request)
     if refusal is not None:
         raise ValueError(refusal)
     if budget is None:
@@ -151,16 +150,16 @@ def plans(
     source = "free on this machine" if budget is None else "as given"
     options = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
     choices = [Choice(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
-    choices = [choice for choice in choices if choice.refuse(request.model, request.rule, gpus, processes) is None]
+    choices = [choice for choice in choices if choice.refuse(request) is None]
 
     # Paging only moves memory, a checkpoint is whole, and what is sent depends on types and sharding.
-    sum_items = cache(lambda plain: tuple(items(request, plain)))
+    list_rows = cache(lambda plain: tuple(rows(request, plain)))
     sum_checkpoint = cache(lambda plain: checkpoint_bytes(request, plain))
     sum_traffic = cache(lambda plain: list_traffic(request, plain))
 
     def build(choice: Choice) -> Plan:
         resident = replace(choice, paged=False)
         whole, sent = replace(resident, sharding="ddp"), replace(resident, rounding="nearest", state="float32")
-        return build_plan(request, choice, sum_items(resident), sum_checkpoint(whole), sum_traffic(sent))
+        return build_plan(request, choice, list_rows(resident), sum_checkpoint(whole), sum_traffic(sent))
 
     return Plans(tuple(map(build, choices)), request.budget or 0, source)

@@ -14,11 +14,10 @@ from gradstep.planner.options import describe_choice
 from gradstep.planner.planning import Plan
 from gradstep.planner.units import GB, GIB
 from gradstep.report import Bar, BarChart
-from gradstep.report.words import size
 from gradstep.storage.policy import describe_state
 
 TITLES = ("", "weights", "rounding", "state in", "paged", "sharding")
-FIGURES = ("weights", "gradients", "state", "extra", "total")
+KINDS = ("weights", "gradients", "state", "extra")
 
 
 def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
@@ -29,7 +28,7 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
     for title in TITLES:
         grid.add_column(title, no_wrap=True)
     sends = ["sends"] if first.ranks > 1 else []
-    for title in (*FIGURES, *(f"on {p}" for p in places), *sends, "fits?"):
+    for title in (*KINDS, "total", *(f"on {p}" for p in places), *sends, "fits?"):
         grid.add_column(title, justify="right", no_wrap=True)
     for plan in shown:
         best = plan == plans.best
@@ -40,9 +39,10 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
             plan.choice.state,
             "yes" if plan.choice.paged else "–",
             plan.choice.sharding if plan.ranks > plan.tensor_parallel else "–",
-            *(size(nbytes, binary=plan.binary) for nbytes in figures(plan)),
-            *(size(plan.on(p), binary=plan.binary) if plan.on(p) else "–" for p in places),
-            *(size(plan.sent, binary=plan.binary) for _ in sends),
+            *(plan.in_units(plan.on("device", kind)) for kind in KINDS),
+            plan.in_units(plan.device),
+            *(plan.in_units(plan.on(p)) if plan.on(p) else "–" for p in places),
+            *(plan.in_units(plan.sent) for _ in sends),
             "yes" if plan.fits else "no",
             style="bold green" if best else "" if plan.fits else "dim",
         )
@@ -61,12 +61,10 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
 
 def _head(plain: Plan) -> str:
     """Return the memory of weights, gradients and state in the plainest combination, which texts usually give."""
-    parts = ", ".join(
-        f"{kind} {size(plain.of(kind), binary=plain.binary)}" for kind in ("weights", "gradients", "state")
-    )
+    parts = ", ".join(f"{kind} {plain.in_units(plain.of(kind))}" for kind in ("weights", "gradients", "state"))
     head = (
         f"{plain.model}: {plain.parameters:,} parameters with {plain.optimizer} keep "
-        f"{size(plain.kept, binary=plain.binary)} in {describe_choice(plain.choice)} ({parts})"
+        f"{plain.in_units(plain.kept)} in {describe_choice(plain.choice)} ({parts})"
     )
     frozen = plain.parameters - plain.trainable
     if frozen:
@@ -76,7 +74,7 @@ def _head(plain: Plan) -> str:
 
 def _where(plans: Plans) -> str:
     plain = plans.plans[0]
-    budget = f"{size(plans.budget, binary=plain.binary)} ({plans.source})"
+    budget = f"{plain.in_units(plans.budget)} ({plans.source})"
     if not plain.gpus and plain.ranks > 1:
         divided = f", of which {plain.tensor_parallel} divide each matrix" if plain.tensor_parallel > 1 else ""
         return f"Planned for each of {plain.ranks} ranks on CPUs{divided}, with {budget}; for GPUs, add --gpus."
@@ -86,21 +84,15 @@ def _where(plans: Plans) -> str:
     return f"Planned for {of} with {budget}; for the CPU, leave --gpus out."
 
 
-def figures(plan: Plan) -> tuple[int, ...]:
-    """Return the bytes on the device: weights, gradients, state, extra, total."""
-    here = {kind: sum(r.nbytes for r in plan.rows if r.kind == kind and r.place == "device") for kind in FIGURES[:-1]}
-    return (*here.values(), plan.device)
-
-
 def _notes(plans: Plans, shown: Sequence[Plan]) -> list[RenderableType]:
     plan = plans.best or plans.smallest
     estimates = {row.name: row for row in plan.rows if row.note.startswith("an estimate")}
-    notes = [f"{name}: {size(row.nbytes, binary=plan.binary)}, {row.note}" for name, row in estimates.items()]
+    notes = [f"{name}: {plan.in_units(row.nbytes)}, {row.note}" for name, row in estimates.items()]
     if "temporaries" in estimates and plan.gpus:
         notes[0] += "; --engine compiled makes none"
     notes.append(
-        f"A checkpoint takes {size(plan.checkpoint, binary=plan.binary)}; while torch.load reads it (without "
-        f"mmap=True), {size(plan.checkpoint_peak, binary=plan.binary)} of main memory."
+        f"A checkpoint takes {plan.in_units(plan.checkpoint)}; while torch.load reads it (without mmap=True), "
+        f"{plan.in_units(plan.checkpoint_peak)} of main memory."
     )
     if plan.ranks > 1:
         missing = plan.tensor_parallel > 1 and not any(row.what == "activations" for row in plan.traffic)
@@ -113,14 +105,7 @@ def _notes(plans: Plans, shown: Sequence[Plan]) -> list[RenderableType]:
     return [Text(note, style="dim") for note in notes]
 
 
-COLOURS = {
-    "weights": "blue",
-    "gradients": "sky",
-    "state": "vermilion",
-    "extra": "amber",
-    "elsewhere": "pale",
-}
-NAMES = {"elsewhere": "state paged out"}
+COLOURS = {"weights": "blue", "gradients": "sky", "state": "vermilion", "extra": "amber", "state paged out": "pale"}
 
 
 def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
@@ -132,21 +117,19 @@ def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
         parts = [(_bytes(plan, kind) / unit, colour) for kind, colour in COLOURS.items()]
         best = plan == plans.best
         remark = " recommended" if best else "" if plan.fits else " too much"
-        bars.append(Bar(_label(plan), parts, size(plan.device, binary=plan.binary) + remark, bold=best))
-    keys = [(NAMES.get(kind, kind), colour) for kind, colour in COLOURS.items() if any(_bytes(p, kind) for p in shown)]
+        bars.append(Bar(_label(plan), parts, plan.in_units(plan.device) + remark, bold=best))
+    keys = [(kind, colour) for kind, colour in COLOURS.items() if any(_bytes(plan, kind) for plan in shown)]
     return BarChart(
         f"{first.model}: {first.parameters:,} parameters with {first.optimizer}",
         f"{name}{first.each}; the number is what is on the device",
         bars,
-        limit=(plans.budget / unit, f"budget {size(plans.budget, binary=first.binary)}"),
+        limit=(plans.budget / unit, f"budget {first.in_units(plans.budget)}"),
         keys=keys,
     )
 
 
 def _bytes(plan: Plan, kind: str) -> int:
-    if kind == "elsewhere":
-        return plan.host + plan.disk
-    return sum(row.nbytes for row in plan.rows if row.kind == kind and row.place == "device")
+    return plan.on("device", kind) if kind in KINDS else plan.host + plan.disk
 
 
 def _label(plan: Plan) -> str:

@@ -19,62 +19,68 @@ GATHERED = "gathered"
 """The item of the weights that are gathered from all ranks for a while."""
 
 
+PAGEABLE = "device, or outside if state is paged"
+"""The place of memory until :func:`place_rows` decides about it."""
+
+
 @final
 @dataclass(frozen=True)
-class MemoryItem:
-    """One kind of memory of a rank.
+class MemoryRow:
+    """One kind of memory of a plan, in its place.
 
     Attributes:
         name: its name; for state the name of the slot.
         kind: ``"weights"``, ``"gradients"``, ``"state"`` or ``"extra"``.
-        nbytes: its bytes.
-        pageable: whether it is outside the device when state is paged.
+        nbytes: its bytes; with several ranks, those of one.
+        place: ``"device"`` (the GPU; for a plan on the CPU the machine's memory), ``"host"`` or ``"disk"``.
         note: a remark about the figure.
     """
 
     name: str
     kind: str
     nbytes: int
-    pageable: bool = False
+    place: str = "device"
     note: str = ""
 
 
-def items(request: Request, choice: Choice) -> Iterator[MemoryItem]:
+def rows(request: Request, choice: Choice) -> Iterator[MemoryRow]:
     """Yield the memory of a rank, kind by kind, before paging."""
     ranks, rule, sharding = request.ranks, request.rule, choice.sharding
     whole = request.model.cast(choice.params)
     cut = cut_matrices(whole, ranks)
     model = shard_parameters(cut, sharding, ranks)
-    yield MemoryItem("weights", "weights", sum(p.local_nbytes for p in model.parameters))
-    gradients = sum(p.local_nbytes_in(choice.gradients) for p in model.trainable)
-    yield MemoryItem("gradients", "gradients", gradients)
+    yield MemoryRow("weights", "weights", sum(p.local_nbytes() for p in model.parameters))
+    gradients = sum(p.local_nbytes(choice.gradients) for p in model.trainable)
+    yield MemoryRow("gradients", "gradients", gradients)
     own = _own_parameters(model, rule, choice, ranks)
     for name, nbytes in _total(_slots(p, rule, choice.state) for p in own).items():
         note = "of each block of codes" if name == "scales" else ""
-        yield MemoryItem(name, "state", nbytes, pageable=True, note=note)
+        yield MemoryRow(name, "state", nbytes, PAGEABLE, note)
     for name in ("step", *type(rule).scalars):
-        yield MemoryItem(name, "state", SCALAR * len(own))
+        yield MemoryRow(name, "state", SCALAR * len(own))
     for name, nbytes in _total(rounding_copies(p, choice.rounding) for p in own).items():
-        yield MemoryItem(name, "state", nbytes, pageable=True, note="of weights in half precision")
+        yield MemoryRow(name, "state", nbytes, PAGEABLE, "of weights in half precision")
     likely = cut_matrices(replace(whole, parameters=whole.largest), ranks) if whole.counted else cut
     large = shard_parameters(likely, sharding, ranks).trainable if whole.counted else own
     needed, why = temporaries(large, rule, choice.state, engine=request.engine, gpus=request.gpus)
     if needed and model.counted:
         why += " that a model of this size is likely to have"
-    yield MemoryItem("temporaries", "extra", needed, note=why)
+    yield MemoryRow("temporaries", "extra", needed, note=why)
     if sharding == "zero2":
-        yield MemoryItem(GATHERED, "extra", sum(p.local_nbytes for p in cut.parameters), note="all weights, made whole")
+        yield MemoryRow(
+            GATHERED, "extra", sum(p.local_nbytes() for p in cut.parameters), note="all weights, made whole"
+        )
     elif sharding == "fsdp2":
         block = _largest_block(likely)
-        yield MemoryItem(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
+        yield MemoryRow(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
     if request.activations is not None:
-        yield MemoryItem("activations", "extra", request.activations, note="as given")
+        yield MemoryRow("activations", "extra", request.activations, note="as given")
 
 
 def checkpoint_bytes(request: Request, choice: Choice) -> int:
     """Return the bytes of weights and state of the whole model."""
-    whole = items(replace(request, ranks=Ranks()), replace(choice, sharding="ddp"))
-    return sum(item.nbytes for item in whole if item.kind in ("weights", "state"))
+    whole = rows(replace(request, ranks=Ranks()), replace(choice, sharding="ddp"))
+    return sum(row.nbytes for row in whole if row.kind in ("weights", "state"))
 
 
 def _own_parameters(model: Model, rule: Rule, choice: Choice, ranks: Ranks) -> Sequence[ParameterSpec]:
@@ -116,43 +122,18 @@ def _largest_block(model: Model) -> int:
     for p in model.parameters:
         parts = p.name.split(".")
         number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-        blocks[".".join(parts[: number + 1])] += p.local_nbytes
+        blocks[".".join(parts[: number + 1])] += p.local_nbytes()
     return max(blocks.values())
 
 
-@final
-@dataclass(frozen=True)
-class MemoryRow:
-    """One kind of memory of a plan, in its place.
-
-    Attributes:
-        name: its name; for state the name of the slot.
-        kind: ``"weights"``, ``"gradients"``, ``"state"`` or ``"extra"``.
-        nbytes: its bytes; with several ranks, those of one.
-        place: ``"device"`` (the GPU; for a plan on the CPU the machine's memory), ``"host"`` or ``"disk"``.
-        note: a remark about the figure.
-    """
-
-    name: str
-    kind: str
-    nbytes: int
-    place: str = "device"
-    note: str = ""
-
-
-def rows(request: Request, choice: Choice, whole: Sequence[MemoryItem]) -> Iterator[MemoryRow]:
-    """Yield the memory of a combination in its places.
-
-    Args:
-        request: the arguments of the plan.
-        choice: the combination.
-        whole: the :func:`items` of both.
-    """
-    outside = "host" if request.gpus else "disk"
+def place_rows(request: Request, choice: Choice, resident: Iterable[MemoryRow]) -> Iterator[MemoryRow]:
+    """Yield the :func:`rows` of a combination in their places."""
+    outside = ("host" if request.gpus else "disk") if choice.paged else "device"
     paged_bytes = 0
-    for item in whole:
-        is_paged = bool(choice.paged) and item.pageable
-        paged_bytes += item.nbytes if is_paged else 0
-        yield MemoryRow(item.name, item.kind, item.nbytes, outside if is_paged else "device", item.note)
+    for row in resident:
+        if row.place == PAGEABLE:
+            paged_bytes += row.nbytes
+            row = replace(row, place=outside)
+        yield row
     if choice.paged:
         yield MemoryRow("pages in memory", "extra", min(request.pages, paged_bytes))

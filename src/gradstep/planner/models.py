@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from gradstep.planner.parameters import Model, Module, ParameterSpec, read_parameters
 from gradstep.planner.units import parse_count
 
 
-class Family(ABC):
-    """A family of architectures, with the sizes of one model."""
-
-    @abstractmethod
-    def parameters(self) -> Iterator[ParameterSpec]:
-        """Yield every tensor once, under its name in Hugging Face's model; tied ones under the first name."""
-
-
 @final
 @dataclass(frozen=True)
-class GPT2(Family):
+class GPT2:
     """GPT-2 (Radford et al., 2019); the output layer is the token embedding."""
 
     width: int
@@ -33,31 +24,27 @@ class GPT2(Family):
     positions: int = 1_024
 
     def parameters(self) -> Iterator[ParameterSpec]:
+        """Yield every tensor once, under its name in Hugging Face's model; tied ones under the first name."""
         e = self.width
         yield ParameterSpec("transformer.wte.weight", (self.vocabulary, e))
         yield ParameterSpec("transformer.wpe.weight", (self.positions, e))
-        for i in range(self.layers):
-            block = f"transformer.h.{i}"
-            yield from self._norm(f"{block}.ln_1")
-            yield from self._linear(f"{block}.attn.c_attn", e, 3 * e)
-            yield from self._linear(f"{block}.attn.c_proj", e, e)
-            yield from self._norm(f"{block}.ln_2")
-            yield from self._linear(f"{block}.mlp.c_fc", e, 4 * e)
-            yield from self._linear(f"{block}.mlp.c_proj", 4 * e, e)
-        yield from self._norm("transformer.ln_f")
-
-    def _norm(self, name: str) -> Iterator[ParameterSpec]:
-        yield ParameterSpec(f"{name}.weight", (self.width,))
-        yield ParameterSpec(f"{name}.bias", (self.width,))
-
-    def _linear(self, name: str, inputs: int, outputs: int) -> Iterator[ParameterSpec]:
-        yield ParameterSpec(f"{name}.weight", (inputs, outputs))  # GPT-2's Conv1D: inputs first
-        yield ParameterSpec(f"{name}.bias", (outputs,))
+        block: dict[str, tuple[int, ...]] = {
+            "ln_1": (e,),
+            "attn.c_attn": (e, 3 * e),  # GPT-2's Conv1D: inputs first
+            "attn.c_proj": (e, e),
+            "ln_2": (e,),
+            "mlp.c_fc": (e, 4 * e),
+            "mlp.c_proj": (4 * e, e),
+        }
+        layers = {f"h.{i}.{name}": shape for i in range(self.layers) for name, shape in block.items()}
+        for name, shape in {**layers, "ln_f": (e,)}.items():
+            yield ParameterSpec(f"transformer.{name}.weight", shape)
+            yield ParameterSpec(f"transformer.{name}.bias", shape[-1:])
 
 
 @final
 @dataclass(frozen=True)
-class Llama(Family):
+class Llama:
     """Llama 3 (arXiv:2407.21783, Table 3) and 3.2: grouped-query attention, SwiGLU, no biases."""
 
     width: int
@@ -70,6 +57,7 @@ class Llama(Family):
     vocabulary: int = 128_256
 
     def parameters(self) -> Iterator[ParameterSpec]:
+        """Yield every tensor once, as :meth:`GPT2.parameters` does."""
         e, queries, keys = self.width, self.heads * self.head_size, self.groups * self.head_size
         yield ParameterSpec("model.embed_tokens.weight", (self.vocabulary, e))
         shapes = {
@@ -90,6 +78,9 @@ class Llama(Family):
             yield ParameterSpec("lm_head.weight", (self.vocabulary, e))
 
 
+Family: TypeAlias = GPT2 | Llama
+"""A family of architectures, with the sizes of one model."""
+
 MODELS: Mapping[str, Family] = {
     "gpt2": GPT2(768, 12),
     "gpt2-medium": GPT2(1_024, 24),
@@ -104,10 +95,7 @@ MODELS: Mapping[str, Family] = {
 
 
 def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
-    """Return the parameters of a well-known model.
-
-    Args:
-        name: a name in :data:`MODELS`, in upper or lower case, with or without the organisation before it.
+    """Return the parameters of a model in :data:`MODELS`, in upper or lower case, with or without its organisation.
 
     Raises:
         ValueError: no such model; the message has similar names.
@@ -129,23 +117,11 @@ def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
 FILE = "config.json"
 
 
-def is_config(text: str) -> bool:
-    """Return whether a text is the path of a ``config.json``, or of a folder with one.
-
-    >>> is_config("gpt2"), is_config("runs/config.json")
-    (False, True)
-    """
-    return text.endswith(".json") or (Path(text) / FILE).is_file()
-
-
 def read_config(text: str) -> Model:
-    """Return the model of a configuration.
+    """Return the model of a ``config.json``, or of one in a folder.
 
     If transformers is installed, its class is built on the meta device, which is exact for every architecture in it;
     otherwise the families of GPT-2 and Llama (with Mistral) are computed here.
-
-    Args:
-        text: the path of a ``config.json``, or of a folder with one.
 
     Raises:
         ValueError: no such file, not a configuration, or an architecture that is not known here.
@@ -224,12 +200,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {
 
 
 def model_of(model: Module | str | float) -> Model:
-    """Return the model that an argument of :func:`gradstep.plan` describes.
-
-    Args:
-        model: a ``torch.nn.Module`` (tied weights count once; one on the ``meta`` device needs no memory), a number
-            of parameters (``3e9``, ``"3B"``), the name of a well-known model, or a Hugging Face ``config.json`` (or
-            its folder).
+    """Return the model that the argument ``model`` of :func:`gradstep.plan` describes; tied weights count once.
 
     Raises:
         TypeError: another type.
@@ -245,7 +216,7 @@ def model_of(model: Module | str | float) -> Model:
         return Model(type(model).__name__, parameters)
     if isinstance(model, bool) or not isinstance(model, (str, int, float)):
         raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
-    if isinstance(model, str) and is_config(model):
+    if isinstance(model, str) and (model.endswith(".json") or (Path(model) / FILE).is_file()):
         return read_config(model)
     if isinstance(model, str) and not model.strip()[:1].isdigit():
         return Model(model.strip(), parameters_by_name(model))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.parameters import ITEMSIZES, Model
-from gradstep.planner.sharding import OTHER_NAMES, SHARDINGS, Ranks
-from gradstep.rules import RULES, Rule
+from gradstep.planner.parameters import ITEMSIZES
+from gradstep.planner.request import Request
+from gradstep.planner.sharding import OTHER_NAMES, SHARDINGS
 from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
-from gradstep.variants import names_file, rule_in_file
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
 
@@ -60,8 +59,9 @@ class Choice:
                 value = check_precision(name, value, allowed)
             object.__setattr__(self, name, value)
 
-    def refuse(self, model: Model, rule: Rule, gpus: int, ranks: Ranks) -> str | None:
+    def refuse(self, request: Request) -> str | None:
         """Return why this combination is impossible, or None."""
+        model, rule, gpus, ranks = request.model, request.rule, request.gpus, request.ranks
         if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
         if self.sharding != "ddp" and ranks.data < 2:
@@ -81,33 +81,6 @@ class Choice:
         if stateless and (self.paged or self.state != "float32"):
             return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"
         return None
-
-
-def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
-    """Return the rule that an argument ``optimizer`` describes.
-
-    Args:
-        optimizer: its name in upper or lower case, ``FILE.py:NAME`` for one in a file, its class, or the rule itself.
-        settings: the settings of a rule that is given by name.
-
-    Raises:
-        ValueError: no rule of that name.
-        TypeError: another type.
-
-    >>> resolve_rule("adamw").slots(2)[0].name
-    'exp_avg'
-    """
-    if isinstance(optimizer, Rule):
-        return optimizer
-    if isinstance(optimizer, type) and issubclass(optimizer, Rule):
-        return optimizer()
-    if not isinstance(optimizer, str):
-        raise TypeError(f"optimizer must be a name, a Rule or a subclass of Rule, not {optimizer!r}")
-    if names_file(optimizer):
-        return rule_in_file(optimizer)(**settings)
-    names = {name.lower(): name for name in RULES}
-    check_choice("optimizer", optimizer.lower(), tuple(names))
-    return RULES[names[optimizer.lower()]](**settings)
 
 
 def describe_choice(choice: Choice) -> str:

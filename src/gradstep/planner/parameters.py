@@ -42,15 +42,10 @@ class ParameterSpec:
         """The shape of the part that a rank keeps."""
         return self.shape if self.local is None else self.local
 
-    @property
-    def local_nbytes(self) -> int:
-        """Bytes of the part that a rank keeps."""
-        return prod(self.part) * self.itemsize
+    def local_nbytes(self, dtype: str | None = None) -> int:
+        """Return the bytes of the part that a rank keeps, in this real type or its own.
 
-    def local_nbytes_in(self, dtype: str | None) -> int:
-        """Return the bytes of the part that a rank keeps in another real type; None keeps the parameter's.
-
-        >>> ParameterSpec("w", (8, 3)).local_nbytes_in("bfloat16")
+        >>> ParameterSpec("w", (8, 3)).local_nbytes("bfloat16")
         48
         """
         return prod(self.part) * (self.itemsize if dtype is None or self.pieces > 1 else ITEMSIZES[dtype])
@@ -60,15 +55,10 @@ class ParameterSpec:
         """Number of elements."""
         return prod(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all elements."""
-        return self.numel * self.itemsize
-
     def cast(self, dtype: str | None) -> ParameterSpec:
         """Return the parameter in another real type; unchanged for None, or if it is complex.
 
-        >>> ParameterSpec("w", (8, 3)).cast("bfloat16").nbytes
+        >>> ParameterSpec("w", (8, 3)).cast("bfloat16").local_nbytes()
         48
         """
         if dtype is None or dtype == self.dtype or self.pieces > 1:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import GATHERED, MemoryItem, MemoryRow, checkpoint_bytes, items, rows
+from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, place_rows, rows
 from gradstep.planner.options import Choice, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import Request, make_ranks, make_request
+from gradstep.planner.request import Request, make_request
 from gradstep.planner.sharding import Traffic, cut_matrices, traffic
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
@@ -64,9 +64,13 @@ class Plan:
         """Return the bytes of a ``kind`` (``"weights"``, ``"gradients"``, ``"state"``, ``"extra"``) in all places."""
         return sum(row.nbytes for row in self.rows if row.kind == kind)
 
-    def on(self, place: str) -> int:
-        """Return the bytes in a ``place``: ``"device"``, ``"host"`` or ``"disk"``."""
-        return sum(row.nbytes for row in self.rows if row.place == place)
+    def on(self, place: str, kind: str | None = None) -> int:
+        """Return the bytes in a ``place`` (``"device"``, ``"host"`` or ``"disk"``), of one kind or of all."""
+        return sum(row.nbytes for row in self.rows if row.place == place and kind in (None, row.kind))
+
+    def in_units(self, nbytes: int) -> str:
+        """Return a number of bytes as text, in GB or GiB as the budget was given."""
+        return size(nbytes, binary=self.binary)
 
     @property
     def sent(self) -> int:
@@ -121,32 +125,13 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, totals included, as values for JSON."""
-        return {
-            "model": self.model,
-            "parameters": self.parameters,
-            "trainable": self.trainable,
-            "optimizer": self.optimizer,
-            **vars(self.choice),
-            "gpus": self.gpus,
-            "ranks": self.ranks,
-            "tensor_parallel": self.tensor_parallel,
-            "code": self.code,
-            "kept": self.kept,
-            "rows": [vars(row) for row in self.rows],
-            "traffic": [vars(row) for row in self.traffic],
-            "sent": self.sent,
-            "device": self.device,
-            "host": self.host,
-            "disk": self.disk,
-            "total": self.total,
-            "checkpoint": self.checkpoint,
-            "checkpoint_peak": self.checkpoint_peak,
-            "budget": self.budget,
-            "fits": self.fits,
-        }
+        lists = {"rows": [vars(row) for row in self.rows], "traffic": [vars(row) for row in self.traffic]}
+        own = {name: value for name, value in vars(self).items() if name not in ("choice", "binary")}
+        totals = ("kept", "sent", "device", "host", "disk", "total", "checkpoint_peak", "fits")
+        return {**own, **vars(self.choice), **lists, **{name: getattr(self, name) for name in totals}}
 
     def __str__(self) -> str:
-        kept = f"{size(self.kept, binary=self.binary)} of weights, gradients and state"
+        kept = f"{self.in_units(self.kept)} of weights, gradients and state"
         head = f"{self.model}: {self.parameters:,} parameters, {self.optimizer}, {describe_choice(self.choice)}: {kept}"
         shown = [
             *self.rows,
@@ -160,7 +145,7 @@ class Plan:
         lines = []
         for row in shown:
             place = "" if row.place == "device" else f"on {row.place}; "
-            line = f"  {row.name:<{wide}}  {size(row.nbytes, binary=self.binary):>11}  {place}{row.note}"
+            line = f"  {row.name:<{wide}}  {self.in_units(row.nbytes):>11}  {place}{row.note}"
             lines.append(line.rstrip("; "))
         return "\n".join([head, *lines])
 
@@ -230,15 +215,16 @@ def plan(
       total on device      24.5 GB
       total on disk        24.0 GB
     """
-    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
     pages = Pages.of(paged or True, page_budget)
-    request = make_request(model, optimizer, gpus, processes, tokens, budget, activations, pages, engine)
+    request = make_request(
+        model, optimizer, gpus, ranks, tensor_parallel, rank, tokens, budget, activations, pages, engine
+    )
     choice = Choice(params or request.model.dtype, rounding, paged, state, sharding, gradients)
-    refusal = choice.refuse(request.model, request.rule, gpus, processes)
+    refusal = choice.refuse(request)
     if refusal is not None:
         raise ValueError(refusal)
     checkpoint, sent = checkpoint_bytes(request, choice), list_traffic(request, choice)
-    return build_plan(request, choice, tuple(items(request, choice)), checkpoint, sent)
+    return build_plan(request, choice, rows(request, choice), checkpoint, sent)
 
 
 def list_traffic(request: Request, choice: Choice) -> tuple[Traffic, ...]:
@@ -248,9 +234,9 @@ def list_traffic(request: Request, choice: Choice) -> tuple[Traffic, ...]:
 
 
 def build_plan(
-    request: Request, choice: Choice, parts: Sequence[MemoryItem], checkpoint: int, sent: tuple[Traffic, ...]
+    request: Request, choice: Choice, resident: Iterable[MemoryRow], checkpoint: int, sent: tuple[Traffic, ...]
 ) -> Plan:
-    """Build the plan of a possible combination from its :func:`items`, the bytes of a checkpoint and its traffic."""
+    """Build the plan of a possible combination from its :func:`rows`, the bytes of a checkpoint and its traffic."""
     ranks = request.ranks
     return Plan(
         model=request.model.name,
@@ -261,7 +247,7 @@ def build_plan(
         gpus=request.gpus,
         ranks=ranks.count,
         tensor_parallel=ranks.tensor,
-        rows=tuple(rows(request, choice, parts)),
+        rows=tuple(place_rows(request, choice, resident)),
         traffic=sent,
         checkpoint=checkpoint,
         code=write_code(request, choice),

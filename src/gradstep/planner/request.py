@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from gradstep.planner.models import model_of
-from gradstep.planner.options import resolve_rule
 from gradstep.planner.parameters import Model, Module
 from gradstep.planner.sharding import Ranks
 from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
-from gradstep.rules import Rule
+from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import Pages, check_choice
+from gradstep.variants import names_file, rule_in_file
 
 
 @final
@@ -49,7 +49,9 @@ def make_request(
     model: Module | str | float,
     optimizer: str | Rule | type[Rule],
     gpus: int,
-    ranks: Ranks,
+    ranks: int | None,
+    tensor_parallel: int,
+    rank: int | None,
     tokens: int | None,
     budget: str | int | None,
     activations: str | int | None,
@@ -57,6 +59,7 @@ def make_request(
     engine: str,
 ) -> Request:
     """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
+    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
     check_choice("engine", engine, ENGINES)
     resolved, rule = model_of(model), resolve_rule(optimizer)
     if resolved.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
@@ -71,7 +74,7 @@ def make_request(
         model=resolved,
         rule=rule,
         gpus=gpus,
-        ranks=ranks,
+        ranks=processes,
         tokens=tokens,
         budget=None if budget is None else parse_size(budget),
         activations=None if activations is None else parse_size(activations),
@@ -104,3 +107,26 @@ def make_ranks(gpus: int, ranks: int | None, tensor_parallel: int, rank: int | N
     if rank is not None and rank >= count:
         raise ValueError(f"rank={rank}: the {count} ranks are 0 to {count - 1}")
     return Ranks(count // tensor_parallel, tensor_parallel, rank)
+
+
+def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
+    """Return a rule, given itself, its class, its name in any case, or ``FILE.py:NAME``; a name takes settings.
+
+    Raises:
+        ValueError: no rule of that name.
+        TypeError: another type.
+
+    >>> resolve_rule("adamw").slots(2)[0].name
+    'exp_avg'
+    """
+    if isinstance(optimizer, Rule):
+        return optimizer
+    if isinstance(optimizer, type) and issubclass(optimizer, Rule):
+        return optimizer()
+    if not isinstance(optimizer, str):
+        raise TypeError(f"optimizer must be a name, a Rule or a subclass of Rule, not {optimizer!r}")
+    if names_file(optimizer):
+        return rule_in_file(optimizer)(**settings)
+    names = {name.lower(): name for name in RULES}
+    check_choice("optimizer", optimizer.lower(), tuple(names))
+    return RULES[names[optimizer.lower()]](**settings)

@@ -67,14 +67,10 @@ class Traffic:
 
 
 def shard_rows(p: ParameterSpec, shards: int, index: int, *, evenly: bool = False, axis: int = 0) -> ParameterSpec:
-    """Return a parameter with the part that one of several ranks has, as ``torch.chunk`` cuts an axis.
+    """Return a parameter with the part that rank ``index`` of several has, as ``torch.chunk`` cuts an axis.
 
-    Args:
-        p: the parameter, or a part of it, which is cut again.
-        shards: the number of ranks.
-        index: the rank's position among them.
-        evenly: whether to divide the elements, whatever the shape: the parameter stands for a count.
-        axis: the axis that is cut.
+    A part of a parameter is cut again. ``evenly`` divides the elements, whatever the shape, since the parameter stands
+    for a count.
 
     >>> [shard_rows(ParameterSpec("w", (5, 8)), 4, index).local for index in range(4)]
     [(2, 8), (2, 8), (1, 8), (0, 8)]
@@ -145,26 +141,22 @@ def traffic(model: Model, gradients: str | None, sharding: str, ranks: Ranks, to
     (broadcast: in the mean over the ranks), and all-reduce, which is the first two, 2 (N − 1) / N · B. Uneven shards
     are padded to the first rank's.
 
-    Args:
-        model: the model after tensor parallelism, in the type of its weights.
-        gradients: type of the gradients; None for that of the weights.
-        sharding: one of :data:`SHARDINGS`.
-        ranks: the ranks.
-        tokens: tokens of the batch of a rank, from which activations follow; None leaves them out.
+    The model is the one after tensor parallelism, in the type of its weights. Activations follow from the tokens of a
+    rank's batch, and are left out without them.
 
     Source: Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 7; Patarasuk and Yuan, "Bandwidth optimal all-reduce
     algorithms for clusters of workstations", 2009; Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3.
     """
     n = ranks.data
     if n > 1 and sharding in ("ddp", "zero1"):
-        reduced = sum(p.local_nbytes_in(gradients) for p in model.trainable)
+        reduced = sum(p.local_nbytes(gradients) for p in model.trainable)
         yield Traffic("all-reduce", "gradients", _ring(2, n, reduced))
         if sharding == "zero1":
-            yield Traffic("broadcast", "weights", _ring(1, n, sum(p.local_nbytes for p in model.trainable)))
+            yield Traffic("broadcast", "weights", _ring(1, n, sum(p.local_nbytes() for p in model.trainable)))
     elif n > 1:
         first = shard_parameters(model, sharding, replace(ranks, rank=0))
-        gathered = sum(p.local_nbytes for p in first.parameters)
-        scattered = sum(p.local_nbytes_in(gradients) for p in first.trainable)
+        gathered = sum(p.local_nbytes() for p in first.parameters)
+        scattered = sum(p.local_nbytes(gradients) for p in first.trainable)
         passes = 2 if sharding == "fsdp2" else 1  # gathered for the forward pass, and again for the backward pass
         yield Traffic("all-gather", "weights", passes * (n - 1) * gathered)
         yield Traffic("reduce-scatter", "gradients", (n - 1) * scattered)

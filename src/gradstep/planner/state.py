@@ -30,11 +30,6 @@ def stays_full(p: ParameterSpec) -> str | None:
 def slot_bytes(p: ParameterSpec, slot: Slot, state: str) -> tuple[int, int]:
     """Return the bytes of the values, and of the scales, of one slot, for the part of the parameter that a rank keeps.
 
-    Args:
-        p: the parameter.
-        slot: a slot of its rule.
-        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
-
     >>> slot_bytes(ParameterSpec("w", (1000, 257)), Slot("exp_avg"), "8bit")  # 1,004 blocks, the last of which is begun
     (257000, 1004)
     """
