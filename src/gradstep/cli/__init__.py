@@ -2,13 +2,11 @@
 
 import typer
 
-from gradstep.cli.bench import bench
 from gradstep.cli.check import check
+from gradstep.cli.lab import bench, lr_find, race, report
 from gradstep.cli.learn import learn
-from gradstep.cli.lr_find import lr_find
 from gradstep.cli.monitor import doctor, monitor
 from gradstep.cli.plan import plan
-from gradstep.cli.race import race, report
 from gradstep.cli.schedules import schedules
 
 app = typer.Typer(

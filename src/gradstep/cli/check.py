@@ -76,12 +76,12 @@ def check(
         _check_target(
             target[0],
             rule,
-            convention,
-            kind,
             settings or [],
+            as_json=json_,
+            convention=convention,
+            kind=kind,
             parameter=parameter,
             strict=strict,
-            as_json=json_,
             time_limit=time_limit,
         )
     )
@@ -102,43 +102,24 @@ def _refuse_unused(context: typer.Context, *, training: bool) -> None:
         )
 
 
-def _check_target(
-    target: str,
-    rule: str,
-    convention: str,
-    kind: str | None,
-    settings: list[str],
-    *,
-    parameter: str | None,
-    strict: bool,
-    as_json: bool,
-    time_limit: float,
-) -> int:
+def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool, **options: Any) -> int:
+    """Judge a target; ``options`` are further arguments of :func:`gradstep.judge.isolation.check_file`."""
     from gradstep.judge.catalogue import CONVENTIONS
     from gradstep.judge.checking import find_rule
     from gradstep.judge.isolation import check_file
     from gradstep.judge.table import table
     from gradstep.variants import names_file
 
-    if convention not in CONVENTIONS:
-        raise typer.BadParameter(f"no convention {convention!r}: there are {', '.join(CONVENTIONS)}")
-    if kind not in (None, "torch", "numpy", "function", "update"):
-        raise typer.BadParameter(f"no kind {kind!r}: there are torch, numpy, function and update")
+    if options["convention"] not in CONVENTIONS:
+        raise typer.BadParameter(f"no convention {options['convention']!r}: there are {', '.join(CONVENTIONS)}")
+    if options["kind"] not in (None, "torch", "numpy", "function", "update"):
+        raise typer.BadParameter(f"no kind {options['kind']!r}: there are torch, numpy, function and update")
     with usage_errors(ValueError):
         # A user's file runs only in the process that judges.
         name = rule if names_file(rule) else find_rule(rule).__name__.lower()
         fixed = dict(_parse_setting(text) for text in settings)
     with waiting(f"judging {target}"):
-        verdict = check_file(
-            target,
-            name,
-            fixed,
-            convention=convention,
-            kind=kind,
-            parameter=parameter,
-            strict=strict,
-            time_limit=time_limit,
-        )
+        verdict = check_file(target, name, fixed, **options)
     if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -134,11 +134,9 @@ class LineChart(Picture):
         for level in self.levels:
             at = tall * (1 - y.at(level.value))
             if level.high is not None:
-                upper = tall * (1 - y.at(level.high))
-                parts.append(
-                    tag("rect", x=0, y=upper, width=wide, height=at - upper, opacity=0.09, **paint(fill=level.colour))
-                )
-                at = upper
+                low, at = at, tall * (1 - y.at(level.high))
+                shade = paint(fill=level.colour)
+                parts.append(tag("rect", x=0, y=at, width=wide, height=low - at, opacity=0.09, **shade))
             else:
                 parts.append(draw_path(f"M0,{decimal(at)}h{decimal(wide)}", level.colour, dashes="5 4"))
             notes.append(draw_text(level.text, wide - 4, at - 4, level.colour, anchor="end", size=11, halo=True))
@@ -146,9 +144,8 @@ class LineChart(Picture):
             at = wide * x.at(place)
             parts.append(draw_path(f"M{decimal(at)},0v{decimal(tall)}", "pale"))
             shift, anchor = (-5, "end") if at > 0.7 * wide else (5, None)
-            notes.append(
-                draw_text(text, at + shift, 11, "quiet", anchor=anchor, size=11, halo=True) if text else Markup()
-            )
+            if text:
+                notes.append(draw_text(text, at + shift, 11, "quiet", anchor=anchor, size=11, halo=True))
         for line in self.lines:
             parts += _line(line, x, y, wide, tall)
         return join(parts), join(notes)
@@ -172,15 +169,9 @@ def _last(values: Sequence[float | None], y: Scale) -> float:
 
 
 def x_axis(x: Scale, left: float, at: float, wide: float, width: float, end: float = math.inf) -> list[Markup]:
-    """Draw a horizontal axis with its ticks and their labels. Lengths in pixels.
+    """Draw a horizontal axis at the height ``at``, ``wide`` pixels long from ``left`` on, with ticks up to ``end``.
 
-    Args:
-        x: the axis.
-        left: its left end.
-        at: its vertical place.
-        wide: its length.
-        width: of the picture; labels stay inside it.
-        end: largest value of a tick.
+    The labels stay inside the picture's ``width``.
     """
     parts = [draw_path(f"M{decimal(left)},{decimal(at)}h{decimal(wide)}", "pale")]
     for value in x.ticks(max(3, int(wide / 75))):
@@ -308,9 +299,8 @@ class BarChart(Picture):
             fitted = fit([v for bar in self.bars for v in (bar.whole, *(bar.ends or ()))], log=True)
             room = max((text_width(bar.text) for bar in self.bars), default=0.0) + 14
             decades = math.log10(fitted.high / fitted.low)
-            return Scale(
-                fitted.low, 10 ** min(308.0, math.log10(fitted.low) + decades * wide / (wide - room)), log=True
-            )
+            high = min(308.0, math.log10(fitted.low) + decades * wide / (wide - room))
+            return Scale(fitted.low, 10**high, log=True)
         rooms = [max(0.3 * wide, wide - text_width(bar.text, 13.5 if bar.bold else 12) - 12) for bar in self.bars]
         high = max([value * wide / room for value, room in zip(values, rooms)], default=0.0)
         if self.limit is not None:

@@ -162,17 +162,9 @@ def draw_text(
     size: float | None = None,
     halo: bool = False,
 ) -> Markup:
-    """Draw one line of text.
+    """Draw one line of text on the baseline ``y``; it starts at ``x``, or has its "middle" or "end" there.
 
-    Args:
-        text: the text.
-        x: place of its start, middle or end, by ``anchor``.
-        y: the baseline.
-        colour: a name of :data:`~gradstep.report.markup.COLOURS`.
-        anchor: "middle" or "end"; None: the text starts at ``x``.
-        bold: whether it is bold.
-        size: font size in pixels.
-        halo: whether a rim of the paper's colour covers lines below the text.
+    A halo is a rim in the paper's colour, which covers lines below the text.
     """
     colours = paint(fill=colour, stroke="paper" if halo else None)
     return tag(
@@ -184,15 +176,7 @@ def draw_text(
 def draw_path(
     d: str, colour: str, width: float | None = None, dashes: str | None = None, **attributes: str | float | None
 ) -> Markup:
-    """Draw a line along an SVG path, with round joints.
-
-    Args:
-        d: the path's commands, as in SVG.
-        colour: a name of :data:`~gradstep.report.markup.COLOURS`.
-        width: in pixels; None: 1.
-        dashes: as in SVG; None: solid.
-        attributes: further attributes of the element.
-    """
+    """Draw a line along an SVG path with the commands ``d``, and round joints; ``width`` in pixels, 1 by default."""
     drawn = {"stroke_width": width, "stroke_dasharray": dashes, "stroke_linejoin": "round" if width else None}
     return tag("path", d=d, **drawn, **attributes, **paint(stroke=colour))
 
@@ -233,9 +217,7 @@ def wrap_lines(text: str, width: float, size: float) -> list[str]:
 def draw_key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tuple[float, Markup]:
     """Draw a key of colours in as many rows as it needs; return its height and elements.
 
-    Args:
-        entries: a name, a colour, and the dashes of its line (None: solid; "bar": a filled square).
-        width: of the picture.
+    Each entry is a name, a colour, and the dashes of its line (None: solid; "bar": a filled square).
     """
     drawn: list[Markup] = []
     x, y = 0.0, 10.0
@@ -247,6 +229,6 @@ def draw_key(entries: Sequence[tuple[str, str, str | None]], width: float) -> tu
             drawn.append(tag("rect", x=x, y=y - 9, width=11, height=11, rx=2, **paint(fill=colour)))
         else:
             drawn.append(draw_path(f"M{x:g},{y - 4:g}h18", colour, 2.5, dashes))
-        drawn.append(draw_text(shown, x + (16 if dashes == "bar" else 23), y, "ink"))
+        drawn.append(draw_text(shown, x + (16 if dashes == "bar" else 23), y))
         x += 38 + text_width(shown)
     return y + 10, join(drawn)
