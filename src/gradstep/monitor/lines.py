@@ -108,8 +108,10 @@ class Reader:
             raise ValueError("the first line of a record is its header, and this is none")
         elif entry.parameters is not None and not _fits(entry.parameters, len(self._headers[-1].parameters)):
             raise ValueError("its columns do not fit the parameters of the header")
-        elif not entry.groups and self._updates and self._updates[-1].update == entry.update:
-            self._updates[-1] = _merge_note(self._updates[-1], entry)
+        elif not entry.groups and self._updates and self._updates[-1].update == entry.update:  # values logged later
+            last = self._updates[-1]
+            loss = last.loss if entry.loss is None else entry.loss
+            self._updates[-1] = replace(last, loss=loss, extra={**last.extra, **entry.extra})
         else:
             self._updates.append(entry)
 
@@ -250,9 +252,3 @@ def _decode_number(value: Any) -> Any:
     if isinstance(value, dict):
         raise TypeError("a number")
     return value
-
-
-def _merge_note(update: Update, note: Update) -> Update:
-    """Return an update with the values that were logged for it later."""
-    loss = update.loss if note.loss is None else note.loss
-    return replace(update, loss=loss, extra={**update.extra, **note.extra})

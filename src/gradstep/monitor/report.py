@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gradstep.monitor.doctor import diagnose
 from gradstep.monitor.readings import ALARMING_GRADIENT, HEALTHY_GRADIENT, METRICS, USUAL_RATIO, Metric, reading, share
-from gradstep.monitor.record import Header, Numbers, Parameter, PerParameter, Run, Update
+from gradstep.monitor.record import Header, Parameter, PerParameter, Run, Update
 from gradstep.report import Level, Line, LineChart, cards, figures, page, section, table
 from gradstep.report.markup import Markup, tag
 from gradstep.report.scales import fit
@@ -67,13 +68,12 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
 def charts(run: Run) -> list[LineChart]:
     """Return the charts of a run; constant metrics other than loss, learning rate and gradient norm have none."""
     metrics = {metric.name: metric for metric in METRICS}
-    skipped = [update.update for update in run.updates if update.skipped][:MOST_MARKS]
+    skipped = [update for update in run.updates if update.skipped]
+    odd = [update for update in run.made if update.loss is not None and not math.isfinite(update.loss)]
     shown = [
-        _chart(run, metrics["loss"], "loss", marks=_not_finite(run)),
+        _chart(run, metrics["loss"], "loss", marks=_marks(odd, "not finite")),
         _chart(run, metrics["lr"], "learning rate"),
-        _chart(
-            run, metrics["grad_norm"], "norm", marks=[(float(u), "skipped" * (not k)) for k, u in enumerate(skipped)]
-        ),
+        _chart(run, metrics["grad_norm"], "norm", marks=_marks(skipped, "skipped")),
         _chart(run, metrics["update_ratio"], "norm of the update over norm of the weights"),
         _chart(run, metrics["weight_norm"], "norm"),
         _range(run, metrics["root_min"], metrics["root_max"]),
@@ -104,12 +104,12 @@ def _chart(
     Values are multiplied by ``unit``, whose name is ``suffix``. The axis includes the values ``include``, and if they
     are two, also the largest value of the lines. ``marks`` are updates to mark.
     """
-    of_group = metric.of_group
-    several = len(run.header.groups) > 1 and of_group is not None and not (metric.name == "lr" and _one_rate(run))
+    one_rate = metric.name == "lr" and all(len({group.lr for group in update.groups}) == 1 for update in run.made)
+    several = len(run.header.groups) > 1 and metric.of_group is not None and not one_rate
     lines: list[Line] = []
-    if several and of_group is not None:
-        for index, group in enumerate(run.header.groups):
-            lines += _line(run, _group_value(of_group, index), group.name, COLOURS[index % len(COLOURS)], unit, 1.4)
+    for index, group in enumerate(run.header.groups if several else ()):
+        value = partial(_group_value, metric, index)
+        lines += _line(run, value, group.name, COLOURS[index % len(COLOURS)], unit, 1.4)
     if not (several and metric.name == "lr"):
         lines += _line(run, metric.value, "all" if several else "", "blue", unit)
     levels = LEVELS.get(metric.name, ())
@@ -135,12 +135,8 @@ def _range(run: Run, low: Metric, high: Metric) -> LineChart:
     return LineChart("Range of √v", "update", "√v", lines, y_log=True)
 
 
-def _one_rate(run: Run) -> bool:
-    return all(len({group.lr for group in update.groups}) == 1 for update in run.made)
-
-
-def _group_value(value: Callable[[Numbers], float | None], index: int) -> Callable[[Update], float | None]:
-    return lambda update: value(update.groups[index]) if index < len(update.groups) else None
+def _group_value(metric: Metric, index: int, update: Update) -> float | None:
+    return metric.of_group(update.groups[index]) if metric.of_group and index < len(update.groups) else None
 
 
 def _line(
@@ -158,9 +154,9 @@ def _line(
     return [Line(name, [update.update for update in made], values, colour, thickness=thickness)]
 
 
-def _not_finite(run: Run) -> list[tuple[float, str]]:
-    odd = [u.update for u in run.made if u.loss is not None and not math.isfinite(u.loss)][:MOST_MARKS]
-    return [(float(update), "not finite" * (not k)) for k, update in enumerate(odd)]
+def _marks(updates: Sequence[Update], text: str) -> list[tuple[float, str]]:
+    """Mark updates, the first of them with a text."""
+    return [(float(u.update), "" if k else text) for k, u in enumerate(updates[:MOST_MARKS])]
 
 
 def _diagnosis_section(run: Run) -> Markup:

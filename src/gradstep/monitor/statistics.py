@@ -121,7 +121,7 @@ class TorchCollector(Collector):
         self.drop()
         index = np.array([i for i, _, _ in rows], dtype=np.int64)
         weights = [_view_as_real(p) for _, p, _ in rows]
-        gradients = [_dense_gradient(p) for _, p, _ in rows]
+        gradients = [_view_as_real(p.grad) for _, p, _ in rows if p.grad is not None]
         changes = [_to_float32(new) - _to_float32(old) for new, (_, _, old) in zip(weights, rows)]
         second = [self._range_of_second(p) for _, p, _ in rows]
         columns = (
@@ -154,15 +154,10 @@ class TorchCollector(Collector):
 
 
 def _view_as_real(t: Tensor) -> Tensor:
-    """Return a view without gradient; a complex tensor of shape s as real numbers of shape (*s, 2)."""
+    """Return a dense tensor without gradient; a complex one of shape s as real numbers of shape (*s, 2)."""
     t = t.detach()
+    t = t.to_dense() if t.is_sparse else t
     return torch.view_as_real(t) if t.is_complex() else t
-
-
-def _dense_gradient(p: Tensor) -> Tensor:
-    """Return the gradient of a parameter that has one, as a dense tensor of real numbers."""
-    assert p.grad is not None
-    return _view_as_real(p.grad.to_dense() if p.grad.is_sparse else p.grad)
 
 
 def _to_float32(t: Tensor) -> Tensor:

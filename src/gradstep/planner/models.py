@@ -173,10 +173,6 @@ def _parameters_by_family(file: Path, config: Mapping[str, Any]) -> tuple[Parame
         raise ValueError(f"{file} does not say {error.args[0]!r}") from error
 
 
-def _make_gpt2(config: Mapping[str, Any]) -> Family:
-    return GPT2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"])
-
-
 def _make_llama(config: Mapping[str, Any]) -> Family:
     heads = config["num_attention_heads"]
     return Llama(
@@ -192,7 +188,7 @@ def _make_llama(config: Mapping[str, Any]) -> Family:
 
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {
-    "gpt2": _make_gpt2,
+    "gpt2": lambda config: GPT2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"]),
     "llama": _make_llama,
     "mistral": _make_llama,
 }

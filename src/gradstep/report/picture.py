@@ -186,10 +186,10 @@ def text_width(text: str, size: float = SIZE) -> float:
     return size * sum(OTHERS.get(letter, LETTER) for letter in text)
 
 
-def draw_paragraph(text: str, x: float, y: float, width: float, colour: str = "quiet") -> tuple[float, Markup]:
+def draw_paragraph(text: str, x: float, y: float, width: float) -> tuple[float, Markup]:
     """Draw a text in as many lines as it needs, the first at the baseline ``y``; return height and elements."""
     rows = wrap_lines(text, width, SIZE)
-    drawn = [draw_text(row, x, y + 16 * k, colour) for k, row in enumerate(rows)]
+    drawn = [draw_text(row, x, y + 16 * k, "quiet") for k, row in enumerate(rows)]
     return 16.0 * len(rows), join(drawn)
 
 

@@ -124,6 +124,14 @@ def lr_find(
     return LrFound(tuple(curves), snapshot.nbytes)
 
 
+_COLOURS = {
+    "steepest": "vermilion",
+    "valley": "green",
+    "a tenth of the minimum": "wine",
+    "a tenth of the explosion": "ink",
+}
+
+
 @final
 @dataclass(frozen=True)
 class LrFound:
@@ -175,8 +183,36 @@ class LrFound:
         return self.recommended.lr
 
     def plot(self) -> LineChart:
-        """Draw every curve and the suggestions with their ranges; its ``save`` writes an SVG file or an HTML page."""
-        return _draw_chart(self)
+        """Draw every sweep, raw and smoothed, and below them each suggestion with its range.
+
+        Its ``save`` writes an SVG file or an HTML page.
+        """
+        from gradstep.report import Line, LineChart
+        from gradstep.report.scales import Scale
+
+        sweeps = [sweep for sweep in self.sweeps if len(sweep.lrs)]
+        lines = [Line("loss", s.lrs.tolist(), s.losses.tolist(), "pale", thickness=1.0) for s in sweeps]
+        lines += [Line("smoothed", s.lrs.tolist(), s.smoothed.tolist(), "blue") for s in sweeps]
+        low = min((float(sweep.losses.min()) for sweep in sweeps), default=0.0)
+        high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in sweeps), default=1.0)
+        height = high - low or 1.0
+        for number, (name, suggestion) in enumerate(self.suggestions.items(), start=1):
+            level = low - 0.06 * number * height  # below all curves
+            label, colour = f"{name}: {suggestion}", _COLOURS[name]
+            thickness = 4.0 if name == RECOMMENDED and not self.refusal else 2.0
+            lines.append(Line(label, [suggestion.low, suggestion.high], [level, level], colour, thickness=thickness))
+            lines.append(Line(label, [suggestion.lr], [level], colour, points=True))
+        return LineChart(
+            self.refusal or f"Learning rate {self.recommended}",
+            "learning rate",
+            "loss after the update",
+            lines,
+            x_log=True,
+            y=Scale(low - 0.3 * height, high + 0.25 * height),  # cuts off an explosion
+            marks=[] if self.refusal else [(self.recommended.lr, "")],
+            tall=330.0,
+            beside=False,
+        )
 
     def __str__(self) -> str:
         reason, by_name = self.refusal, self.suggestions
@@ -189,41 +225,3 @@ class LrFound:
             reach = f"{len(one.lrs)} updates" + (f" up to lr {one.lrs[-1]:.2g}" if len(one.lrs) else "")
             lines.append(f"  sweep {one.seed}: {reach}{': ' if one.stopped else ''}{one.stopped}")
         return "\n".join(lines)
-
-
-_COLOURS = {
-    "steepest": "vermilion",
-    "valley": "green",
-    "a tenth of the minimum": "wine",
-    "a tenth of the explosion": "ink",
-}
-
-
-def _draw_chart(result: LrFound) -> LineChart:
-    """Draw every sweep, raw and smoothed, and below them each suggestion with its range."""
-    from gradstep.report import Line, LineChart
-    from gradstep.report.scales import Scale
-
-    sweeps = [sweep for sweep in result.sweeps if len(sweep.lrs)]
-    lines = [Line("loss", s.lrs.tolist(), s.losses.tolist(), "pale", thickness=1.0) for s in sweeps]
-    lines += [Line("smoothed", s.lrs.tolist(), s.smoothed.tolist(), "blue") for s in sweeps]
-    low = min((float(sweep.losses.min()) for sweep in sweeps), default=0.0)
-    high = max((float(sweep.losses[: sweep.lowest + 1].max()) for sweep in sweeps), default=1.0)
-    height = high - low or 1.0
-    for number, (name, suggestion) in enumerate(result.suggestions.items(), start=1):
-        level = low - 0.06 * number * height  # below all curves
-        label, colour = f"{name}: {suggestion}", _COLOURS[name]
-        thickness = 4.0 if name == RECOMMENDED and not result.refusal else 2.0
-        lines.append(Line(label, [suggestion.low, suggestion.high], [level, level], colour, thickness=thickness))
-        lines.append(Line(label, [suggestion.lr], [level], colour, points=True))
-    return LineChart(
-        result.refusal or f"Learning rate {result.recommended}",
-        "learning rate",
-        "loss after the update",
-        lines,
-        x_log=True,
-        y=Scale(low - 0.3 * height, high + 0.25 * height),  # cuts off an explosion
-        marks=[] if result.refusal else [(result.recommended.lr, "")],
-        tall=330.0,
-        beside=False,
-    )

@@ -141,13 +141,11 @@ def sweep(
 ) -> LrSweep:
     """Make one update with each learning rate, and stop when the loss explodes.
 
+    The stepper's window, schedule, loss scale and count stay unchanged; its model and optimizer do not.
+
     Args:
-        stepper: makes the updates. Its window, schedule, loss scale and count stay unchanged; its model and optimizer
-            do not.
-        loss_fn: computes the loss of a micro-batch.
         batches: micro-batches without end.
         lrs: learning rates, shape (n,), ascending.
-        seed: stored in the result.
         on_update: called with the number of the update, its learning rate and the loss after it.
 
     Raises:

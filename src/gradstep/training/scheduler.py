@@ -59,12 +59,7 @@ class Drive:
                 raise ValueError(f"{type(optimizer).__name__} has no {' or '.join(kinds)} to drive (group {index})")
 
     def check_new_groups(self, optimizer: Optimizer, first: int) -> None:
-        """Raise ValueError if one schedule for all groups would overwrite the learning rate of an added group.
-
-        Args:
-            optimizer: the optimizer that is driven.
-            first: index of the first group that was added.
-        """
+        """Raise ValueError if one schedule would overwrite the learning rate of an added group, from ``first`` on."""
         if self.setting != "lr" or self.relative or not isinstance(self.source, Schedule):
             return
         groups = optimizer.param_groups
