@@ -12,16 +12,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import repeat
 from operator import methodcaller
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradstep.engines.statistics import SUMS, Statistics
+from gradstep.engines.statistics import RowLabels, add_rows, empty_table
 from gradstep.monitor.record import Header, Numbers, PerParameter, Update
 from gradstep.monitor.sinks import Sink
 from gradstep.monitor.statistics import CollectedStep
@@ -57,7 +55,6 @@ class Outbox:
         self._sinks = list(sinks)
         self._single = single
         self._waiting: deque[Pending | Update] = deque()
-        self._group_rows = GroupRows()
         self._last_write = monotonic()
         _OUTBOXES.add(self)
 
@@ -87,7 +84,7 @@ class Outbox:
             return
         while self._waiting:
             entry = self._waiting.popleft()
-            update = entry if isinstance(entry, Update) else entry.make_record(self._group_rows, single=self._single)
+            update = entry if isinstance(entry, Update) else entry.make_record(single=self._single)
             self._call(methodcaller("write", update))
         self._call(methodcaller("flush"))
         self._last_write = monotonic()
@@ -143,36 +140,17 @@ def read_settings(group: Mapping[str, Any]) -> Settings:
     return _to_float(group.get("lr")), _to_float(group.get("weight_decay")), pair, _to_float(group.get("momentum"))
 
 
-@final
-class GroupRows:
-    """Sums the statistics of parameters into one row for each group."""
-
-    _groups: NDArray[np.int64] | None = None
-    """The groups of the previous update's rows, (rows,); consecutive updates mostly share this array."""
-    _present: Sequence[int]
-    _first: NDArray[np.int64]
-    _elements: Sequence[int]
-
-    def make(self, step: CollectedStep, settings: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
-        """Return a row for each group; ``clip`` is the factor of clipping before the optimizer's step."""
-        if step.statistics.groups is not self._groups:
-            self._index_rows(step.statistics)
-        table, non_finite = step.table, step.non_finite
-        if len(table) > len(self._present):
-            table = np.empty((len(self._present), table.shape[1]))
-            np.add.reduceat(step.table[:, :SUMS], self._first, out=table[:, :SUMS])
-            np.fmin.reduceat(step.table[:, SUMS], self._first, out=table[:, SUMS])
-            np.fmax.reduceat(step.table[:, SUMS + 1], self._first, out=table[:, SUMS + 1])
-            non_finite = None if non_finite is None else np.add.reduceat(non_finite, self._first)
-        rows, counts = table.tolist(), repeat(0, len(table)) if non_finite is None else non_finite.tolist()
-        by_group = dict(zip(self._present, zip(self._elements, rows, counts)))
-        return tuple([_make_numbers(own, clip, *by_group.get(group, _NONE)) for group, own in enumerate(settings)])
-
-    def _index_rows(self, statistics: Statistics) -> None:
-        """Find the groups that have rows, the first row of each group, and the elements of each group."""
-        present, self._first = np.unique(statistics.groups, return_index=True)
-        self._groups, self._present = statistics.groups, present.tolist()
-        self._elements = np.add.reduceat(statistics.elements, self._first).tolist() if self._present else []
+def group_rows(step: CollectedStep, settings: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
+    """Return a row for each group; ``clip`` is the factor of clipping before the optimizer's step."""
+    index, elements, table = step.statistics.index, step.statistics.elements, step.table
+    non_finite = np.zeros(len(index)) if step.non_finite is None else step.non_finite
+    if step.statistics.detail == "parameters":
+        labels = RowLabels.of("groups", [], index, step.statistics.groups, elements)
+        index, elements, table = labels.index, labels.elements, empty_table(len(labels.index))
+        add_rows(table, labels.owners, step.table)
+        non_finite = np.bincount(labels.owners, non_finite, len(index)).astype(np.float64)
+    by_group = dict(zip(index.tolist(), zip(elements.tolist(), table.tolist(), non_finite.tolist())))
+    return tuple([_make_numbers(own, clip, *by_group.get(group, _NONE)) for group, own in enumerate(settings)])
 
 
 def per_parameter(step: CollectedStep, clip: float) -> PerParameter:
@@ -180,17 +158,9 @@ def per_parameter(step: CollectedStep, clip: float) -> PerParameter:
     grad, weight, update, unmoved, least, most = np.array(step.table.T, order="C")
     non_finite = np.zeros(len(unmoved)) if step.non_finite is None else step.non_finite
     with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has numbers beyond float32, or NaN
-        roots = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
-    return PerParameter(
-        index=step.statistics.index.astype(np.int32),
-        grad_norm=roots[0],
-        weight_norm=roots[1],
-        update_norm=roots[2],
-        unmoved=unmoved.astype(np.float32),
-        root_min=roots[3],
-        root_max=roots[4],
-        non_finite=non_finite.astype(np.float32),
-    )
+        roots = np.sqrt((grad / clip**2, weight, update, least, most))
+        columns = np.array((*roots[:3], unmoved, *roots[3:], non_finite), dtype=np.float32)
+    return PerParameter(step.statistics.index.astype(np.int32), *list(columns))
 
 
 _NONE: tuple[int, Sequence[float], float] = (0, (), 0)
@@ -270,14 +240,14 @@ class Pending:
             or not (loss is None or math.isfinite(loss))
         )
 
-    def make_record(self, groups: GroupRows, *, single: bool) -> Update:
-        """Make the record; ``groups`` makes the rows of the groups, and ``single`` includes single parameters."""
+    def make_record(self, *, single: bool) -> Update:
+        """Make the record; ``single`` includes the numbers of single parameters."""
         settings = [read_settings(vars(own)) if isinstance(own, Rule) else own for own in self.settings]
         outer_clip = self._outer_clip()
         if self.collected is None:
             rows, parameters = tuple(Numbers(*own) for own in settings), None
         else:
-            rows = groups.make(self.collected, settings, outer_clip)
+            rows = group_rows(self.collected, settings, outer_clip)
             parameters = per_parameter(self.collected, outer_clip) if single else None
         clip = None
         if not self.fields.get("skipped") and (self.clip is not None or self.grad_norm is not None):
