@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from gradstep.engines.statistics import RowLabels, add_rows, empty_table
+from gradstep.engines.statistics import SUMS
 from gradstep.monitor.record import Header, Numbers, PerParameter, Update
 from gradstep.monitor.sinks import Sink
 from gradstep.monitor.statistics import CollectedStep
@@ -144,11 +144,11 @@ def group_rows(step: CollectedStep, settings: Sequence[Settings], clip: float) -
     """Return a row for each group; ``clip`` is the factor of clipping before the optimizer's step."""
     index, elements, table = step.statistics.index, step.statistics.elements, step.table
     non_finite = np.zeros(len(index)) if step.non_finite is None else step.non_finite
-    if step.statistics.detail == "parameters":
-        labels = RowLabels.of("groups", [], index, step.statistics.groups, elements)
-        index, elements, table = labels.index, labels.elements, empty_table(len(labels.index))
-        add_rows(table, labels.owners, step.table)
-        non_finite = np.bincount(labels.owners, non_finite, len(index)).astype(np.float64)
+    if step.statistics.detail == "parameters" and len(index):
+        index, first = np.unique(step.statistics.groups, return_index=True)
+        elements, non_finite = np.add.reduceat(elements, first), np.add.reduceat(non_finite, first)
+        low, high = np.fmin.reduceat(table[:, SUMS], first), np.fmax.reduceat(table[:, SUMS + 1], first)
+        table = np.column_stack((np.add.reduceat(table[:, :SUMS], first), low, high))
     by_group = dict(zip(index.tolist(), zip(elements.tolist(), table.tolist(), non_finite.tolist())))
     return tuple([_make_numbers(own, clip, *by_group.get(group, _NONE)) for group, own in enumerate(settings)])
 

@@ -65,11 +65,11 @@ class Plan:
         return sum(row.nbytes for row in self.rows if row.kind == kind)
 
     def on(self, place: str, kind: str | None = None) -> int:
-        """Return the bytes in a ``place`` (``"device"``, ``"host"`` or ``"disk"``), of one kind or of all."""
+        """Return the bytes in a ``place`` (``"device"``, ``"host"`` or ``"disk"``), of one ``kind`` or of all."""
         return sum(row.nbytes for row in self.rows if row.place == place and kind in (None, row.kind))
 
     def in_units(self, nbytes: int) -> str:
-        """Return a number of bytes as text, in GB or GiB as the budget was given."""
+        """Return ``nbytes`` as text, in GB or GiB as the budget was given."""
         return size(nbytes, binary=self.binary)
 
     @property
