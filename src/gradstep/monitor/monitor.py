@@ -124,14 +124,15 @@ class Monitor:
             sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
         self.optimizer = optimizer
         self._outbox = Outbox(sinks, single=per_parameter)
+        schedule_text, schedule_updates = describe_schedule(driver)
         header = partial(
             make_header,
             optimizer,
             model,
             every=int(every),
             planned_updates=planned_updates,
-            schedule=describe_schedule(driver),
-            schedule_updates=schedule_length(lr_schedules(driver)),
+            schedule=schedule_text,
+            schedule_updates=schedule_updates,
             accumulate=accumulate,
             precision=SHORT_NAMES.get(precision or "", precision),
             fine_tuning=fine_tuning,
@@ -253,32 +254,22 @@ def _to_float(value: float | Tensor) -> float:
     return float(value.detach() if isinstance(value, Tensor) else value)
 
 
-def lr_schedules(driver: Any) -> tuple[Schedule, ...]:
-    """Return the learning-rate schedules of a schedule or scheduler; empty for other objects."""
-    if isinstance(driver, Schedule):
-        return (driver,)
-    return tuple(filter(None, driver.lr_schedules)) if isinstance(driver, Scheduler) else ()
-
-
-def schedule_length(schedules: Sequence[Schedule]) -> int | None:
-    """Return the update at which the last schedule ends; None if one has no end, or without schedules.
+def describe_schedule(driver: Any) -> tuple[str, int | None]:
+    """Return the text of a schedule or scheduler, and the update at which its last schedule ends; None without an end.
 
     >>> from gradstep.schedules import constant, cosine
-    >>> schedule_length([cosine(0.1, updates=100), cosine(0.1, updates=80)])
-    100
-    >>> schedule_length([constant(0.1)]), schedule_length([])
-    (None, None)
+    >>> describe_schedule(cosine(0.1, updates=80))[1], describe_schedule(constant(0.1))[1]
+    (80, None)
     """
+    if driver is None or isinstance(driver, str):
+        return driver or "", None
+    schedules: tuple[Schedule, ...] = (driver,) if isinstance(driver, Schedule) else ()
+    if isinstance(driver, Scheduler):
+        schedules = tuple(filter(None, driver.lr_schedules))
     ends = [schedule.updates for schedule in schedules]
     finite = [end for end in ends if end is not None]
-    return max(finite, default=None) if len(finite) == len(ends) else None
-
-
-def describe_schedule(driver: Any) -> str:
-    """Return the text of a schedule or scheduler, or the name of its class."""
-    if driver is None or isinstance(driver, str):
-        return driver or ""
-    return "; ".join(dict.fromkeys(map(str, lr_schedules(driver)))) or type(driver).__name__
+    length = max(finite, default=None) if len(finite) == len(ends) else None
+    return "; ".join(dict.fromkeys(map(str, schedules))) or type(driver).__name__, length
 
 
 def make_header(

@@ -24,15 +24,9 @@ USUAL_RATIO = 1e-3
 @final
 @dataclass(frozen=True)
 class Metric:
-    """A number of every update that is shown.
+    """A number of every update that is shown, with its title for readers.
 
-    Attributes:
-        name: the name in the record.
-        title: the title for readers.
-        value: returns the number of an update.
-        of_group: returns the number of one group; None for numbers that are not shown by group.
-        log: whether to use a logarithmic axis.
-        text: formats a value.
+    ``of_group`` returns the number of one group, unless it is not shown by group; ``log`` asks for a logarithmic axis.
     """
 
     name: str

@@ -6,10 +6,9 @@ memory. A gradstep optimizer needs neither: it collects in the pass that updates
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
@@ -48,25 +47,6 @@ class CollectedStep:
         return table
 
 
-class Collector(ABC):
-    """Collects the statistics of single steps: call :meth:`before` the step and :meth:`collect` after it."""
-
-    @abstractmethod
-    def before(self, *, closure: bool) -> Detail | None:
-        """Prepare for the next step, and return the detail that a gradstep optimizer has to collect.
-
-        ``closure`` says that the step computes the gradients itself.
-        """
-
-    @abstractmethod
-    def collect(self) -> CollectedStep:
-        """Return the statistics of the step just made."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Discard the preparation, because no step was made."""
-
-
 NOT_SQUARED = "exp_inf"
 """The slot of Adamax, the only second moment that is not a square."""
 
@@ -99,7 +79,7 @@ PIECE = 2**13
 
 
 @final
-class TorchCollector(Collector):
+class TorchCollector:
     """Collects from any torch optimizer: copies the weights before the step and compares them afterwards.
 
     Gradients are read after the step: torch's optimizers do not change them, or only unscale them.
@@ -111,11 +91,13 @@ class TorchCollector(Collector):
 
     @torch.no_grad()
     def before(self, *, closure: bool) -> None:
+        """Prepare for the next step; ``closure`` says that the step computes the gradients itself."""
         params = enumerate(list_parameters(self._optimizer))
         self._old = {i: _view_as_real(p).clone() for i, p in params if closure or p.grad is not None}
 
     @torch.no_grad()
     def collect(self) -> CollectedStep:
+        """Return the statistics of the step just made."""
         params = list_parameters(self._optimizer)
         rows = [(i, params[i], old) for i, old in self._old.items() if params[i].grad is not None]
         self.drop()
@@ -140,6 +122,7 @@ class TorchCollector(Collector):
         return CollectedStep(step, count_non_finite(step, lambda row: [params[index[row]]]))
 
     def drop(self) -> None:
+        """Discard the preparation, because no step was made."""
         self._old = {}
 
     def _range_of_second(self, p: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,13 +167,8 @@ def _fetch(scalars: Sequence[Tensor]) -> Floats:
 
 
 @final
-class FusedCollector(Collector):
-    """Collects from a gradstep optimizer: its engine collects in the pass that updates.
-
-    Args:
-        optimizer: the optimizer to watch.
-        detail: the least detail to collect.
-    """
+class FusedCollector:
+    """Collects from a gradstep optimizer, in at least this detail: its engine collects in the pass that updates."""
 
     def __init__(self, optimizer: GradstepOptimizer, detail: Detail) -> None:
         self._optimizer, self._detail = optimizer, detail
@@ -198,6 +176,7 @@ class FusedCollector(Collector):
         self._second_is_root = next((slot.name for slot in slots if not slot.signed), "") == NOT_SQUARED
 
     def before(self, *, closure: bool) -> Detail:
+        """Return the detail that the optimizer has to collect."""
         return self._detail
 
     def collect(self) -> CollectedStep:
@@ -214,3 +193,7 @@ class FusedCollector(Collector):
 
     def drop(self) -> None:
         pass
+
+
+Collector: TypeAlias = TorchCollector | FusedCollector
+"""Collects the statistics of single steps: call ``before`` the step and ``collect`` after it."""

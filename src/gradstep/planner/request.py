@@ -18,19 +18,9 @@ from gradstep.variants import names_file, rule_in_file
 @final
 @dataclass(frozen=True)
 class Request:
-    """The parsed arguments of :func:`gradstep.plan` other than those of :class:`Choice`.
+    """The parsed arguments of :func:`gradstep.plan` other than those of :class:`Choice`; sizes in bytes.
 
-    Attributes:
-        model: the model to train.
-        rule: the rule of the optimizer.
-        gpus: number of GPUs; 0 for the CPU.
-        ranks: the processes that train together.
-        tokens: tokens of a rank's batch, if given.
-        budget: bytes of the device, if known.
-        activations: bytes of activations, if given.
-        engine: name of the engine.
-        pages: bytes for the pages of paged state.
-        binary: whether to print sizes in GiB.
+    ``pages`` is the memory for the pages of paged state; ``binary`` says whether to print sizes in GiB.
     """
 
     model: Model

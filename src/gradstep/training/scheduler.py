@@ -78,12 +78,6 @@ class Drive:
         pairs = zip(optimizer.param_groups, self.schedules(optimizer), strict=True)
         return [None if schedule is None else self._base(group) * schedule(update) for group, schedule in pairs]
 
-    def set(self, optimizer: Optimizer, update: int) -> None:
-        """Set every group's value for an update."""
-        for group, value in zip(optimizer.param_groups, self.values(optimizer, update)):
-            if value is not None:
-                _assign(group, self.setting, value)
-
     def mismatches(self, planned: int) -> list[str]:
         """Return a warning for each schedule with another length than the run."""
         messages = []
@@ -314,7 +308,9 @@ class Scheduler(LRScheduler):
 
     def _set_all(self) -> None:
         for drive in self._drives:
-            drive.set(self.optimizer, self.last_epoch)
+            for group, value in zip(self.optimizer.param_groups, drive.values(self.optimizer, self.last_epoch)):
+                if value is not None:
+                    _assign(group, drive.setting, value)
 
     def _set_all_and_attributes(self) -> None:
         """Set the values of the next update, and torch's attributes for them; every group has ``initial_lr``."""
