@@ -12,8 +12,8 @@ import gradstep
 from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import CHUNK
 from gradstep.engines.fused.kernel import build_update
+from gradstep.planner.items import slot_bytes
 from gradstep.planner.parameters import ParameterSpec
-from gradstep.planner.state import slot_bytes
 from gradstep.rules import AdamW, Slot
 from gradstep.rules.ops import Array, where
 from gradstep.storage.codecs import Blocks, Codec, Field, Nearest

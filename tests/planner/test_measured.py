@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
+from gradstep.planner.items import temporaries
 from gradstep.planner.parameters import ParameterSpec
-from gradstep.planner.temporaries import temporaries
 from gradstep.rules import RULES, Rule
 
 

@@ -38,11 +38,10 @@ from typing import Any
 
 from gradstep.numpy.base import HasGradient, Optimizer, Parameter
 from gradstep.numpy.classic import SGD, Adam, AdamW, optimizer
-from gradstep.numpy.clipping import clip_grad_norm
 from gradstep.numpy.layers import CrossEntropyLoss, Layer, Linear, Loss, MSELoss, ReLU, Sequential
 from gradstep.numpy.rule_optimizer import RuleOptimizer
-from gradstep.numpy.schedule import CosineSchedule
 from gradstep.numpy.tensor import Tensor, no_grad
+from gradstep.numpy.training import CosineSchedule, clip_grad_norm
 from gradstep.rules import RULES
 
 

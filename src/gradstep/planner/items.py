@@ -1,19 +1,26 @@
-"""The memory of one rank of a run: summed over its parts of the parameters, then paged."""
+"""The memory of one rank of a run: summed over its parts of the parameters, then paged; state and temporaries below."""
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
+from types import SimpleNamespace
 from typing import final
+
+import numpy as np
 
 from gradstep.planner.options import Choice
 from gradstep.planner.parameters import Model, ParameterSpec
 from gradstep.planner.request import Request
 from gradstep.planner.sharding import Ranks, cut_matrices, deal_out, shard_parameters, shard_rows
-from gradstep.planner.state import SCALAR, rounding_copies, slot_bytes
-from gradstep.planner.temporaries import temporaries
-from gradstep.rules import Rule
+from gradstep.rules import Rule, Slot, State
+from gradstep.storage.codecs import Codec
+from gradstep.storage.elements import ELEMENTS
+from gradstep.storage.policy import is_embedding, parameter_codec, slot_codec, stays_float32
 
 GATHERED = "gathered"
 """The item of the weights that are gathered from all ranks for a while."""
@@ -137,3 +144,108 @@ def place_rows(request: Request, choice: Choice, resident: Iterable[MemoryRow]) 
         yield row
     if choice.paged:
         yield MemoryRow("pages in memory", "extra", min(request.pages, paged_bytes))
+
+
+# -- bytes of state ---------------------------------------------------------------------------------------------------
+
+SCALAR = 4
+"""Bytes of ``step``, and of each other number stored once per parameter."""
+
+
+def stays_full(p: ParameterSpec) -> str | None:
+    """Return why the state of a parameter stays in full precision under every choice; None if it does not.
+
+    >>> stays_full(ParameterSpec("h.0.ln_1.weight", (768,)))
+    'a norm or a bias'
+    >>> stays_full(ParameterSpec("h.0.attn.c_attn.weight", (768, 2304)))
+    """
+    if p.real_dtype not in ("float32", "bfloat16", "float16") or p.pieces > 1:
+        return f"a {p.dtype} parameter"
+    embedding = is_embedding(p.name) if p.embedding is None else p.embedding
+    return stays_float32(p.numel, len(p.shape), embedding=embedding)
+
+
+def slot_bytes(p: ParameterSpec, slot: Slot, state: str) -> tuple[int, int]:
+    """Return the bytes of the values, and of the scales, of one slot, for the part of the parameter that a rank keeps.
+
+    >>> slot_bytes(ParameterSpec("w", (1000, 257)), Slot("exp_avg"), "8bit")  # 1,004 blocks, the last of which is begun
+    (257000, 1004)
+    """
+    codec = _codec(p, slot, state)
+    elements = p.pieces * prod(slot.shape(p.part))
+    codes = codec.fields[0]
+    values = codes.length(elements) * codes.element.itemsize
+    return values, codec.nbytes(elements) - values
+
+
+def rounding_copies(p: ParameterSpec, rounding: str) -> dict[str, int]:
+    """Return the bytes that a rounding keeps beside the weights, by their key in the state.
+
+    >>> rounding_copies(ParameterSpec("w", (8, 3)).cast("bfloat16"), "kahan")
+    {'kahan_comp': 48}
+    """
+    if not p.is_half:
+        return {}
+    extra = parameter_codec(rounding, ELEMENTS[p.dtype]).fields[1:]
+    return {field.suffix: field.length(prod(p.part)) * field.element.itemsize for field in extra}
+
+
+def _codec(p: ParameterSpec, slot: Slot, state: str) -> Codec:
+    # Means of rows and columns take little memory, and every element of the update depends on them.
+    plain = stays_full(p) is not None or slot.collapsed is not None
+    element = ELEMENTS["float64" if p.real_dtype == "float64" else "float32"]
+    return slot_codec("float32" if plain else state, element, signed=slot.signed)
+
+
+# -- temporaries ------------------------------------------------------------------------------------------------------
+
+SIDE = 128
+"""The side of the square matrix whose update is measured."""
+
+
+def temporaries(
+    trainable: Sequence[ParameterSpec], rule: Rule, state: str, *, engine: str, gpus: int
+) -> tuple[int, str]:
+    """Return the temporary bytes of the largest parameter's update, and the reason for them.
+
+    The fused and the compiled engine process a parameter piece by piece; the eager one makes whole tensors, one
+    parameter after the other. ``"auto"`` is fused on the CPU if the rule is elementwise, else eager.
+    """
+    if engine == "auto":
+        engine = "fused" if rule.elementwise and not gpus else "eager"
+    if engine != "eager":
+        return 0, f"the {engine} engine makes none"
+
+    def needed(p: ParameterSpec) -> int:
+        """Return the bytes of a parameter's live and decoded arrays, at least float32."""
+        slots = rule.slots(len(p.shape))
+        decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
+        return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * prod(p.part)
+
+    return max(map(needed, trainable), default=0), "an estimate: the eager engine at the largest parameter"
+
+
+@cache
+def live_values(rule: Rule, ndim: int) -> int:
+    """Measure how many new values per element an update has in memory at once, by running it on a small tensor.
+
+    >>> from gradstep.rules import SGD
+    >>> live_values(SGD(), 2)  # the scaled gradient, the decayed one, the step, the new weights
+    4
+    """
+    shape = (SIDE, SIDE) if ndim > 1 else (SIDE * SIDE,)
+    p, g = np.ones(shape, np.float32), np.ones(shape, np.float32)
+    slots = {s.name: np.full(s.shape(shape), s.fill, np.float32) for s in rule.slots(len(shape))}
+    c = SimpleNamespace(**{k: np.float32(v) for k, v in rule.coefficients(1, **type(rule).scalars).items()})
+    running = tracemalloc.is_tracing()
+    if not running:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    with np.errstate(all="ignore"):
+        scaled = g * np.float32(1)  # stays in memory until the update is over, as in the engine
+        new = rule.update(p, scaled, State(**slots), c)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    if not running:
+        tracemalloc.stop()
+    return round(peak / int(new.nbytes))

@@ -8,11 +8,12 @@ from typing import Any, final
 from gradstep.planner.models import model_of
 from gradstep.planner.parameters import Model, Module
 from gradstep.planner.sharding import Ranks
-from gradstep.planner.temporaries import ENGINES, refuse
 from gradstep.planner.units import is_binary, parse_size
 from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import Pages, check_choice
 from gradstep.variants import names_file, rule_in_file
+
+ENGINES = ("auto", "fused", "eager", "compiled")
 
 
 @final
@@ -57,7 +58,7 @@ def make_request(
             f"{type(rule).__name__}'s state depends on the shapes of the weights, which a count does not tell: "
             "give a torch.nn.Module or the name of a well-known model"
         )
-    refusal = refuse(engine, rule, gpus)
+    refusal = refuse_engine(engine, rule, gpus)
     if refusal is not None:
         raise ValueError(refusal)
     return Request(
@@ -120,3 +121,12 @@ def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
     names = {name.lower(): name for name in RULES}
     check_choice("optimizer", optimizer.lower(), tuple(names))
     return RULES[names[optimizer.lower()]](**settings)
+
+
+def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
+    """Return why an engine cannot run a rule on these devices, or None."""
+    if engine == "fused" and gpus:
+        return "engine='fused' runs on the CPU only; engine='compiled' makes no temporaries on a GPU"
+    if engine in ("fused", "compiled") and not rule.elementwise:
+        return f"engine={engine!r} works element by element, and {type(rule).__name__} needs means: take engine='eager'"
+    return None
