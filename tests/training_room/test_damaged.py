@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -133,3 +134,14 @@ def test_the_damaged_array_is_named(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"run\.pt is damaged: .*data/\d+ .* nothing was loaded\. Take an earlier"):
         gradstep.load_checkpoint(path, **run)
+
+
+def test_another_generator_of_numpy_is_named():
+    generators: Any = np.random
+    own = generators.get_bit_generator()
+    generators.set_bit_generator(np.random.PCG64(0))
+    try:
+        with pytest.raises(ValueError, match="NumPy's global generator is PCG64, and only MT19937"):
+            random_state()
+    finally:
+        generators.set_bit_generator(own)

@@ -21,17 +21,19 @@ def random_state() -> dict[str, Any]:
     >>> random.random() == first
     True
     """
-    name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (the global generator)
-    if name != "MT19937":
-        raise ValueError(f"NumPy's global generator is {name}, and only MT19937, its own, can be kept")
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global generator)
+    if numpy["bit_generator"] != "MT19937":
+        raise ValueError(
+            f"NumPy's global generator is {numpy['bit_generator']}, and only MT19937, its own, can be kept"
+        )
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": {
-            "words": torch.from_numpy(np.asarray(words).astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "gauss": float(gauss),
+            "words": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+            "position": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "gauss": float(numpy["gauss"]),
         },
         "python": random.getstate(),
     }
