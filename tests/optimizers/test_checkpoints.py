@@ -334,7 +334,7 @@ def test_any_storage_resumes_bit_for_bit(kind, state, rounding):
 def test_what_a_state_dict_says_of_itself():
     optimizer = gradstep.AdamW(starts(LARGE), state="8bit", seed=2**64 - 1)
     assert through_a_file(optimizer.state_dict())["gradstep"] == {
-        "format": 1,
+        "format": 2,
         "version": gradstep.__version__,
         "rule": "AdamW",
         "state": "8bit",
@@ -521,15 +521,15 @@ def test_another_rule_of_ours_is_refused_by_name_though_its_keys_are_the_same():
 
 
 def _without_scale(d):
-    del d["state"][0]["exp_avg_scale"]
+    del d["state"][0]["exp_avg"]["scale"]
 
 
 def _short_scale(d):
-    d["state"][0]["exp_avg_scale"] = d["state"][0]["exp_avg_scale"][:-1]
+    d["state"][0]["exp_avg"]["scale"] = d["state"][0]["exp_avg"]["scale"][:-1]
 
 
 def _half_a_state(d):
-    del d["state"][2]["exp_avg_sq_codes"], d["state"][2]["exp_avg_sq_scale"]
+    del d["state"][2]["exp_avg_sq"]
 
 
 def _a_number_as_slot(d):
@@ -537,7 +537,7 @@ def _a_number_as_slot(d):
 
 
 def _transposed(d):
-    d["state"][2]["exp_avg_codes"] = d["state"][2]["exp_avg_codes"].t()
+    d["state"][2]["exp_avg"]["codes"] = d["state"][2]["exp_avg"]["codes"].t()
 
 
 def _later(d):
@@ -596,23 +596,82 @@ def test_keys_of_somebody_else_pass_through_our_own_checkpoint():
     assert_same(other, optimizer)
 
 
-def test_torch_does_not_take_codes_for_values():
-    """Its load_state_dict would cast them to float32 without a word; as it is, its step finds no moment and says so."""
+MOMENTS = [
+    ("AdamW", {}),
+    ("AdamW", {"amsgrad": True}),
+    ("AdamW", {"foreach": True}),
+    ("AdamW", {"fused": True}),
+    *[(name, {}) for name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")],
+    ("SGD", {"momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), MOMENTS)
+def test_torch_does_not_take_codes_for_values(name, options):
+    """Its load_state_dict casts codes to float32; its step finds a dictionary in place of a moment, and raises."""
     p = normal(64, 64).requires_grad_()
-    ours: Any = gradstep.AdamW([p], state="8bit")
     p.grad = torch.ones_like(p)
+    settings = {key: value for key, value in options.items() if key not in ("foreach", "fused")}
+    ours: Any = getattr(gradstep, name)([p], state="8bit", **settings)
     ours.step()
-    assert sorted(ours.state_dict()["state"][0]) == [
-        "exp_avg_codes",
-        "exp_avg_scale",
-        "exp_avg_sq_codes",
-        "exp_avg_sq_scale",
-        "step",
-    ]
-    theirs = torch.optim.AdamW([p])
+    theirs = getattr(torch.optim, name)([p], **options)
     theirs.load_state_dict(ours.state_dict())
-    with pytest.raises(KeyError, match="exp_avg"):
+    with pytest.raises((TypeError, AttributeError), match="dict"):
         theirs.step()
+
+
+def _in_format_1(saved):
+    """The checkpoint with the arrays of 8-bit slots side by side, as format 1 has them."""
+    saved = copy.deepcopy(saved)
+    saved["gradstep"]["format"] = 1
+    for entry in saved["state"].values():
+        for name in [name for name, value in entry.items() if isinstance(value, dict)]:
+            fields = entry.pop(name)
+            entry |= {f"{name}_codes": fields["codes"], f"{name}_scale": fields["scale"]}
+    return saved
+
+
+@pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.NAdam])
+def test_a_checkpoint_of_format_1_goes_on_bit_for_bit(kind):
+    optimizer, params = trained(kind, starts(LARGE), LARGE_STEPS[:3], state="8bit", seed=7)
+    old, others = _in_format_1(optimizer.state_dict()), [leaves(params), leaves(params)]
+    assert {"exp_avg_codes", "exp_avg_sq_scale"} <= old["state"][0].keys()
+    one, two = (kind(ps, state="8bit") for ps in others)
+    one.load_state_dict(through_a_file(old))
+    two.load_state_dict(gradstep.convert_state(old, two).state_dict)
+    for o, ps in ((optimizer, params), (one, others[0]), (two, others[1])):
+        walk(o, ps, LARGE_STEPS[3:])
+    assert_same(one, optimizer)
+    assert_same(two, optimizer)
+
+
+def test_a_slot_that_is_there_twice_is_refused():
+    """torch merges a whole state dict of other keys with that of the optimizer, whose numbers would be taken."""
+    optimizer, params = trained(gradstep.AdamW, starts(LARGE), LARGE_STEPS[:2], state="8bit")
+    saved, old = optimizer.state_dict(), _in_format_1(optimizer.state_dict())
+    for first, second in ((saved, old), (old, saved)):
+        state = {key: {**first["state"][key], **second["state"][key]} for key in saved["state"]}
+        other = gradstep.AdamW(leaves(params), state="8bit")
+        with (
+            unchanged(other),
+            pytest.raises(RuntimeError, match=r"exp_avg.* twice: torch has merged"),
+        ):
+            other.load_state_dict({**saved, "state": state})
+
+
+def test_arrays_that_torch_did_not_find():
+    """For a key that a flattened checkpoint does not have, torch puts an empty dictionary."""
+    optimizer, params = trained(gradstep.AdamW, starts(LARGE), LARGE_STEPS[:2], state="8bit")
+    others = leaves(params)
+    other = gradstep.AdamW(others, state="8bit")
+    saved = copy.deepcopy(optimizer.state_dict())
+    for entry in saved["state"].values():
+        entry |= {"exp_avg_scale": {}, "exp_avg_sq_scale": {}}  # the optimizer has these; they are in exp_avg here
+    other.load_state_dict(saved)
+    assert_same(other, optimizer)
+    saved["state"][0] |= {"exp_avg": {}, "step": {}}
+    with unchanged(other), pytest.raises(RuntimeError, match="has no exp_avg, exp_avg_scale, step of 0, which torch"):
+        other.load_state_dict(saved)
 
 
 # -- what makes a class what it is ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import gradstep
 from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, encode
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
+from gradstep.optimizers.state.arrays import unnest_fields
 from tests.optimizers.user_rules import Belief
 from tests.registry import subjects
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk
@@ -60,13 +61,13 @@ def test_what_it_reads_is_not_changed_and_shares_no_memory():
     for to in ("8bit", "float32", "torch", "bitsandbytes-8bit", optimizer):
         made = gradstep.convert_state(saved, to).state_dict
         for entry in made["state"].values():
-            for value in entry.values():
+            for value in unnest_fields(entry).values():
                 if isinstance(value, torch.Tensor):
                     value.zero_()
         made["param_groups"][0]["lr"] = 77.0
     for key, entry in before["state"].items():
-        for name, value in entry.items():
-            assert_same_bits(saved["state"][key][name], value, name)
+        for name, value in unnest_fields(entry).items():
+            assert_same_bits(unnest_fields(saved["state"][key])[name], value, name)
     assert saved["param_groups"] == before["param_groups"]
 
 
@@ -153,10 +154,8 @@ def test_an_embedding_is_known_by_its_name():
     optimizer = gradstep.AdamW([("embed.weight", params[0]), ("head.weight", params[1])])
     walk(optimizer, params, gradients(1, [(64, 66), (70, 60)]))
     state = gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict["state"]
-    assert [state[key][name].dtype for key, name in ((0, "exp_avg"), (1, "exp_avg_codes"))] == [
-        torch.float32,
-        torch.uint8,
-    ]
+    assert state[0]["exp_avg"].dtype == torch.float32
+    assert state[1]["exp_avg"]["codes"].dtype == torch.uint8
     gradstep.AdamW(optimizer.param_groups, state="8bit").load_state_dict(
         gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict
     )
@@ -167,7 +166,7 @@ def test_memory_order_is_kept():
     optimizer = gradstep.AdamW([p])
     walk(optimizer, [p], [[normal(8, 16, 8, 8, seed=1)]])
     saved = gradstep.convert_state(optimizer.state_dict(), "8bit").state_dict
-    assert saved["state"][0]["exp_avg_codes"].stride() == p.stride()
+    assert saved["state"][0]["exp_avg"]["codes"].stride() == p.stride()
     gradstep.AdamW([p], state="8bit").load_state_dict(saved)
 
 

@@ -36,7 +36,8 @@ def train(released, dtype, make, steps=6):
         schedule.step()
     if release is not None:
         release.remove()
-    return list(model.parameters()), optimizer.state_dict()["state"]
+    params = list(model.parameters())
+    return params, {index: optimizer.state[p] for index, p in enumerate(params) if p in optimizer.state}
 
 
 @pytest.mark.parametrize(

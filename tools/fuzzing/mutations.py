@@ -184,6 +184,15 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
 """Changes in place of a value of state."""
 
 
+def find_field(entry: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Return the dictionary that has an array of state, and its key there: a checkpoint's entry has some in others."""
+    slot, _, field = key.rpartition("_")
+    for name, inner in ((key, "codes"), (slot, field)):
+        if isinstance(entry.get(name), dict) and inner in entry[name]:
+            return entry[name], inner
+    return entry, key
+
+
 def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> None:
     """Change a value of a parameter's state in place; ``way`` says where the user got it from."""
     optimizer = {"state": lambda: world.optimizer, "copy": lambda: copy(world.optimizer)}.get(way)
@@ -196,7 +205,8 @@ def spoil_in_place(world: World, pick: Random, key: str, how: str, way: str) -> 
     if not having:
         raise NotHere
     entry = having[pick.randrange(len(having))]
-    value = entry.get(key, entry.get(f"{key}_codes"))
+    holder, key = find_field(entry, key)
+    value = holder.get(key)
     if not isinstance(value, Tensor) or lacks_memory(value):  # torch itself would write to memory that does not exist
         raise NotHere
     with torch.no_grad():
@@ -456,7 +466,7 @@ def load(world: World, pick: Random, key: str, how: str) -> None:
         if not keys:
             raise NotHere
         entry = state[keys[pick.randrange(len(keys))]]
-        spoil(entry, key if key in entry else f"{key}_codes", how)
+        spoil(*find_field(entry, key), how)
     else:
         LOADS[how](saved, state, groups, keys)
     world.optimizer.load_state_dict(saved)

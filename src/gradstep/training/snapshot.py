@@ -148,11 +148,17 @@ class _OptimizerCopy:
 
     @property
     def nbytes(self) -> int:
-        entries = self._saved["state"].values()
-        return sum(v.nbytes for entry in entries for v in entry.values() if isinstance(v, Tensor))
+        return _count_bytes(self._saved["state"])
 
     def restore(self) -> None:
         groups = self._optimizer.param_groups
         self._optimizer.load_state_dict(self._saved)
         self._optimizer.param_groups = groups  # the same dictionaries as before; Snapshot restores their contents
         self._optimizer.last_step = self._last_step
+
+
+def _count_bytes(value: Any) -> int:
+    """Return the bytes of the tensors in nested dictionaries."""
+    if isinstance(value, dict):
+        return sum(map(_count_bytes, value.values()))
+    return value.nbytes if isinstance(value, Tensor) else 0

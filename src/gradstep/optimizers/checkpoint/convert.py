@@ -13,14 +13,18 @@ from torch import Tensor
 from gradstep.optimizers.arguments import drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
 from gradstep.optimizers.checkpoint.header import HEADER, find_header, make_header
-from gradstep.optimizers.checkpoint.load import build_saved_rule, check_form, convert_entry, merge_group
+from gradstep.optimizers.checkpoint.load import (
+    build_saved_rule,
+    check_form,
+    convert_entry,
+    merge_group,
+    nest_state,
+    unnest_state,
+)
 from gradstep.optimizers.checkpoint.matching import (
     listed,
     match,
     misfits,
-    parameter_keys,
-    rename_codes,
-    restore_code_names,
 )
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state.arrays import decode_slot
@@ -237,8 +241,7 @@ def convert_state(
     """
     check_form(state_dict)
     kind = find_rule(state_dict, to, rule)
-    keys = parameter_keys(state_dict["param_groups"])
-    state_dict = {**state_dict, "state": restore_code_names(state_dict["state"], keys)}
+    state_dict = {**state_dict, "state": unnest_state(state_dict)}
     layout = find_layout(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
     groups = [_read_group(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
@@ -273,7 +276,7 @@ def convert_state(
         result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
     elif layout != "torch":
         noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}
-        result["state"] = rename_codes(state, keys)
+        result["state"] = nest_state(result)
         result["gradstep"] = {k: v for k, v in make_header(kind, storage).items() if k not in ("seed", "noise")} | noise
     return Conversion(result, summarize_changes(changes))
 

@@ -19,8 +19,8 @@ from gradstep.optimizers.state.storage import Storage
 from gradstep.rules import RULES, Rule
 from gradstep.storage.noise import NOISES
 
-FORMAT = 1
-"""The version of the header that :func:`make_header` makes."""
+FORMAT = 2
+"""The version of checkpoints. In format 1 the arrays of a slot in blocks had keys of their own."""
 
 HEADER = "gradstep"
 """The key of the header, in a state dictionary and in a group."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -27,15 +27,13 @@ from gradstep.optimizers.checkpoint.matching import (
     match,
     misfits,
     parameter_keys,
-    rename_codes,
-    restore_code_names,
 )
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
-from gradstep.optimizers.state.arrays import complete_state
+from gradstep.optimizers.state.arrays import complete_state, nest_fields, unnest_fields
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
 from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
 from gradstep.storage.codecs import Field
 
@@ -49,7 +47,7 @@ OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings", HEAD
 
 
 def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
-    """Return torch's state dictionary with copied dictionaries, and with codes under names of their own.
+    """Return torch's state dictionary with copied dictionaries, and with the arrays of a slot in blocks in one.
 
     The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
     rule's fixed settings (AdamW's ``decoupled_weight_decay``), without which torch.optim.Adam would load the state as
@@ -59,9 +57,28 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> di
         state_dict: as torch writes it.
         rule: the optimizer's rule.
     """
-    state = rename_codes(state_dict["state"], parameter_keys(state_dict["param_groups"]))
+    state = nest_state(state_dict)
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def nest_state(state_dict: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return the state of a state dictionary with its entries as checkpoints have them, each a new dictionary.
+
+    Entries under keys that are no parameters, which other code owns, are unchanged.
+    """
+    return _change_entries(state_dict, nest_fields)
+
+
+def unnest_state(state_dict: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return the state of a checkpoint with its entries as an optimizer has them."""
+    return _change_entries(state_dict, unnest_fields)
+
+
+def _change_entries(state_dict: Mapping[str, Any], change: Callable[[Mapping[Any, Any]], Any]) -> dict[Any, Any]:
+    keys = parameter_keys(state_dict["param_groups"])
+    entries = state_dict["state"].items()
+    return {key: change(e) if key in keys and isinstance(e, Mapping) else e for key, e in entries}
 
 
 @final
@@ -149,7 +166,7 @@ def prepare_load(
                 "over all the same, load what this makes of it: "
                 f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
             ) from error
-    state_dict = {**state_dict, "state": restore_code_names(state_dict["state"], parameter_keys(saved))}
+    state_dict = {**state_dict, "state": unnest_state(state_dict)}
     matched = match(groups, saved, strict=strict)
     new = [merge_group(rule, defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
 
@@ -245,7 +262,7 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
     Raises:
         KeyError: a part is missing.
         TypeError: a part has the wrong type.
-        RuntimeError: torch dropped 8-bit codes when it flattened the state.
+        RuntimeError: torch did not find an array in a flattened checkpoint.
     """
     for part in ("param_groups", "state"):
         if part not in state_dict:
@@ -263,14 +280,18 @@ def check_form(state_dict: Mapping[str, Any]) -> None:
             raise TypeError(f"'params' in group {index} of the loaded state dict must be a list of the state's keys")
         for key in keys:
             entry = state.get(key)
-            if not (entry is None or isinstance(entry, Mapping)):
+            if entry is None:
+                continue
+            if not isinstance(entry, Mapping):
                 raise TypeError(f"'state' of the state dict: under {key!r} is {entry!r}, but must be a dictionary")
-            lost = [name for name, value in (entry or {}).items() if isinstance(value, Mapping) and not value]
+            empty = {name for name, value in entry.items() if isinstance(value, Mapping) and not value}
+            # Scales are in the dictionary of their slot, and values need none.
+            lost = empty.difference(*(possible_keys(Slot(name)) for name in entry.keys() - empty)) if empty else empty
             if lost:
                 raise RuntimeError(
-                    f"the loaded state dict has no {', '.join(lost)} of {key!r}: torch's flatten_optimizer_state_dict "
-                    "drops 8-bit codes, whose names in checkpoints differ from those in optimizer.state; save and load "
-                    "without it"
+                    f"the loaded state dict has no {', '.join(sorted(lost))} of {key!r}, which torch looked for since "
+                    "this optimizer has it (flatten_optimizer_state_dict=True): make the optimizer with the state= and "
+                    "rounding= of the one that was saved"
                 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, final
@@ -10,10 +10,9 @@ from typing import Any, final
 from torch import Tensor
 
 from gradstep.optimizers.arguments import plain_name
-from gradstep.optimizers.state.arrays import CODES
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault
-from gradstep.optimizers.state.storage import ParameterStorage, find_codec, possible_keys
-from gradstep.rules import Rule, Slot
+from gradstep.optimizers.state.storage import ParameterStorage, possible_keys
+from gradstep.rules import Rule
 
 
 def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
@@ -41,52 +40,9 @@ def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, stri
     return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
 
 
-def rename_codes(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """Return the state with the codes of slots in blocks under names of their own.
-
-    Args:
-        state: the entries.
-        keys: the keys of parameters; entries under other keys, which other code owns, are unchanged.
-
-    >>> import torch
-    >>> codes = torch.zeros(2, dtype=torch.uint8)
-    >>> sorted(rename_codes({0: {"step": 1, "exp_avg": codes, "exp_avg_scale": codes[:1]}}, {0})[0])
-    ['exp_avg_codes', 'exp_avg_scale', 'step']
-    """
-    return _rename_keys(state, keys, _code_name)
-
-
-def restore_code_names(state: Mapping[Any, Any], keys: Collection[Any]) -> dict[Any, Any]:
-    """Undo :func:`rename_codes`; entries without codes are unchanged."""
-    return _rename_keys(state, keys, _slot_name)
-
-
 def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:
     """Return the keys of parameters in a checkpoint's state."""
     return frozenset(chain.from_iterable(group["params"] for group in groups))
-
-
-def _rename_keys(
-    state: Mapping[Any, Any], keys: Collection[Any], rename: Callable[[str, Mapping[str, Any]], str]
-) -> dict[Any, Any]:
-    return {
-        key: {rename(name, entry): value for name, value in entry.items()}
-        if key in keys and isinstance(entry, Mapping)
-        else entry
-        for key, entry in state.items()
-    }
-
-
-def _code_name(name: str, entry: Mapping[str, Any]) -> str:
-    return name if find_codec(Slot(name), entry) is None else name + CODES
-
-
-def _slot_name(name: str, entry: Mapping[str, Any]) -> str:
-    if not isinstance(name, str):
-        return name
-    slot = name.removesuffix(CODES)
-    codec = find_codec(Slot(slot), {slot: entry[name]}, whole=False)
-    return name if codec is None or slot in entry else slot
 
 
 Group = Mapping[str, Any]

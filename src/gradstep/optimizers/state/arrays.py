@@ -21,8 +21,64 @@ HALFWAY = 1 << BITS - 1
 """Noise that makes rounding at random round to nearest."""
 
 
-CODES = "_codes"
-"""Ends the name of 8-bit codes in state dictionaries, where torch.optim would take them for values of their slot."""
+CODES = "codes"
+"""The key of the codes of a slot in blocks, in the dictionary that a checkpoint has for the slot."""
+
+OLD_CODES = "_codes"
+"""The end of the key of codes in checkpoints of format 1, which had the arrays of a slot side by side."""
+
+
+def nest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the state of a parameter as checkpoints have it: the arrays of a slot in blocks are one dictionary.
+
+    So a checkpoint has the keys of ``optimizer.state``, by which torch reads flattened distributed checkpoints, and
+    torch.optim cannot take codes for the values of a slot.
+
+    >>> entry = {"step": 1, "exp_avg": torch.zeros(2, dtype=torch.uint8)}
+    >>> nested = nest_fields(entry | {"exp_avg_scale": torch.zeros(1, dtype=torch.uint8)})
+    >>> list(nested), list(nested["exp_avg"])
+    (['step', 'exp_avg'], ['codes', 'scale'])
+    """
+    nested = dict(entry)
+    for key in entry:
+        codec = find_codec(Slot(key), entry)
+        if codec is not None:
+            names = [field.suffix or CODES for field in codec.fields]
+            arrays = [nested[key], *map(nested.pop, keys_of(Slot(key), codec)[1:])]
+            nested[key] = dict(zip(names, arrays, strict=True))
+    return nested
+
+
+def unnest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Undo :func:`nest_fields`; also read the keys of format 1, and leave out what torch did not find.
+
+    For every key of ``optimizer.state`` that a flattened checkpoint does not have, torch puts an empty dictionary.
+
+    Raises:
+        RuntimeError: a slot is there twice.
+    """
+    arrays: dict[Any, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping) and _are_codes(key, value.get(CODES)):
+            fields = {key if name == CODES else f"{key}_{name}": array for name, array in value.items()}
+        elif isinstance(key, str) and key.endswith(OLD_CODES) and _are_codes(key, value):
+            fields = {key.removesuffix(OLD_CODES): value}
+        else:
+            fields = {} if isinstance(value, Mapping) and not value else {key: value}
+        twice = arrays.keys() & fields.keys()
+        if twice:
+            raise RuntimeError(
+                f"the loaded state dict has {', '.join(twice)} twice: torch has merged a checkpoint of another "
+                "precision, or of an older gradstep, with the state of this optimizer; load it without "
+                "full_state_dict=True, or with optimizer.load_state_dict()"
+            )
+        arrays |= fields
+    return arrays
+
+
+def _are_codes(key: Any, value: Any) -> bool:
+    """Return whether a value of state has the type of codes."""
+    return find_codec(Slot(key), {key: value}, whole=False) is not None
 
 
 @contextmanager
@@ -193,7 +249,7 @@ def install_entries(
     for p, new_entry in zip(params, entries, strict=True):
         entry = state.setdefault(p, {})
         entry.update(new_entry)
-        for key in [key for key in entry if key not in new_entry and str(key).endswith(CODES)]:
+        for key in [key for key in entry if key not in new_entry and str(key).endswith(OLD_CODES)]:
             del entry[key]  # its codes are under the name of their slot now
         for name in numbers:
             cell, old = next(cell_of), entry.get(name)

@@ -29,7 +29,7 @@ from gradstep.optimizers.memory import (
     is_symbolic_zero,
 )
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
-from gradstep.optimizers.state.arrays import CODES, complete_state, pause_garbage_collection
+from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection, unnest_fields
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
 from gradstep.optimizers.step.mesh import MeshRanks
@@ -162,7 +162,8 @@ def build_table(
         if i in shards:
             shards[i] = ShardedParameter(shards[i].parameter, names[i], stored[i].collapsed)
         if i in old:
-            old[i] = _restore_code_names(stored[i], old[i])
+            if isinstance(old[i], dict):  # ZeroRedundancyOptimizer puts entries of a checkpoint into the state
+                old[i] = unnest_fields(old[i])
             if i in shards:
                 old[i] = shards[i].localize(old[i], stored[i].fields)
             check_entry(p, stored[i], rules[group], old[i], names[i])
@@ -231,17 +232,6 @@ def build_table(
         if any(kind.spec.noise for kind in members)
         else None,
     )
-
-
-def _restore_code_names(stored: ParameterStorage, entry: Any) -> Any:
-    """Return an entry of state with 8-bit codes under their slot's name.
-
-    ``ZeroRedundancyOptimizer`` puts the entries of a state dictionary into the state as they are.
-    """
-    names = {slot.name + CODES: slot.name for slot in stored.slots}
-    if not isinstance(entry, dict) or names.keys().isdisjoint(entry):
-        return entry
-    return {name if (name := names.get(key)) and name not in entry else key: value for key, value in entry.items()}
 
 
 def _noise_streams(storage: Storage, whole: Sequence[Mapping[str, Any]], flat: Sequence[Tensor]) -> NDArray[np.uint64]:

@@ -1,0 +1,156 @@
+"""torch.distributed.checkpoint: state saved on two ranks goes on bit for bit on any number, in every form."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+
+import gradstep
+from gradstep.optimizers.memory import is_distributed
+from tests.distributed.processes import run
+from tests.distributed.test_sharded_parameters import RULES, dtype_of, faults, make, numbers, placed
+
+CASES: list[tuple[str, str, str]] = [
+    ("NAdam", "8bit", "stochastic"),
+    ("AdamW", "8bit", "nearest"),
+    ("AdamW", "float32", "nearest"),
+    ("Lion", "bfloat16", "kahan"),
+    ("SGD", "8bit", "master"),
+]
+FLAT: dict[str, Any] = {"flatten_optimizer_state_dict": True}
+WHOLE: dict[str, Any] = {"full_state_dict": True}
+BROADCAST: dict[str, Any] = WHOLE | {"broadcast_from_rank0": True}
+OFFLOADED: dict[str, Any] = {"cpu_offload": True}
+
+LOADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nested": ("nested", {}),
+    "flat": ("flat", FLAT),
+    "nested, cpu_offload": ("nested", OFFLOADED),
+    "flat, cpu_offload": ("flat", FLAT | OFFLOADED),
+    "nested, async": ("async nested", {}),
+    "flat, async": ("async flat", FLAT),
+    "whole": ("whole nested", WHOLE),
+    "whole, flat": ("whole flat", FLAT),
+    "broadcast": ("whole nested", BROADCAST),
+    "whole, into shards": ("whole nested", {}),
+}
+"""Ways to load: which file, and the options. torch.optim's optimizers cannot load flat with full_state_dict either."""
+
+
+class Holder(nn.Module):
+    """A model of the parameters of a case, sharded by rows if there is a mesh."""
+
+    def __init__(self, case: tuple[str, str, str], seed: int, mesh: Any) -> None:
+        from torch.distributed.tensor import Shard
+
+        super().__init__()
+        tensors = numbers(seed, dtype=dtype_of(case[2]))
+        tensors = tensors if mesh is None else placed(mesh, [Shard(0)], tensors)
+        self.w = nn.ParameterList(map(nn.Parameter, tensors))
+
+    def take_steps(self, optimizer: Any, first: int, stop: int) -> None:
+        for t in range(first, stop):
+            for p, g in zip(self.w, numbers(t, dtype=self.w[0].dtype), strict=True):
+                p.grad = placed(p.device_mesh, p.placements, [g])[0] if is_distributed(p) else g
+            optimizer.step()
+
+
+def save(folder: str, cases: list[tuple[str, str, str]], mesh: Any) -> None:
+    """Save each case in each form after 3 steps, in the background while training goes on."""
+    group = dist.new_group(backend="gloo")  # what is saved in the background must not wait for messages of training
+    forms: dict[str, dict[str, Any]] = {"nested": {}, "flat": FLAT}
+    case: tuple[str, str, str]
+    for case, (form, flat) in itertools.product(cases, forms.items()):
+        model = Holder(case, 0, mesh)
+        optimizer = make(*case, model.named_parameters())
+        model.take_steps(optimizer, 1, 4)
+        whole = get_state_dict(model, optimizer, options=StateDictOptions(**WHOLE, **OFFLOADED, **flat))
+        if dist.get_rank() == 0:
+            torch.save(whole, f"{folder}/{case} whole {form}")
+        state = get_state_dict(model, optimizer, options=StateDictOptions(**flat))
+        parts = {"model": state[0], "optimizer": state[1]}
+        state_dict_saver.save(parts, checkpoint_id=f"{folder}/{case} {form}")
+        background: Any = state_dict_saver.async_save(
+            parts, checkpoint_id=f"{folder}/{case} async {form}", process_group=group
+        )
+        model.take_steps(optimizer, 4, 7)
+        background.result()
+
+
+def load(folder: str, cases: list[tuple[str, str, str]], ways: Any, mesh: Any = None) -> list[str]:
+    """Go on for 3 steps from each checkpoint, and return what differs from 6 steps of one process."""
+    found = []
+    for case, way in itertools.product(cases, ways):
+        model, expected = Holder(case, 9, mesh), Holder(case, 0, None)
+        rule, precision, rounding = case
+        kind: Any = getattr(gradstep, rule)
+        optimizer = kind(model.named_parameters(), **RULES[rule], state=precision, rounding=rounding)  # without a seed
+        other = make(*case, expected.named_parameters())
+        form, settings = LOADS[way]
+        options, of_model = StateDictOptions(**settings), StateDictOptions(**settings)
+        file = f"{folder}/{case} {form}"
+        if form.startswith("whole"):
+            broadcast = settings == BROADCAST
+            state = ({}, {}) if broadcast and dist.get_rank() != 0 else torch.load(file, weights_only=True)
+            of_model = options if broadcast else StateDictOptions(**WHOLE)
+        else:
+            state = get_state_dict(model, optimizer, options=options)
+            state_dict_loader.load({"model": state[0], "optimizer": state[1]}, checkpoint_id=file)
+        set_model_state_dict(model, state[0], options=of_model)
+        set_optimizer_state_dict(model, optimizer, state[1], options=options)
+        expected.take_steps(other, 1, 4)
+        for stage in ("loaded", "went on"):
+            found += [f"{case} {way} {stage}: {fault}" for fault in faults(optimizer, model.w, other, expected.w)]
+            model.take_steps(optimizer, 4, 7)
+            expected.take_steps(other, 4, 7)
+    return found
+
+
+def created_state_counts_no_step(mesh: Any) -> list[str]:
+    """torch's checkpoints create state by a step with gradients and a learning rate of 0, which is no update."""
+    case = ("AdamW", "8bit", "nearest")
+    model, expected = Holder(case, 0, mesh), Holder(case, 0, None)
+    optimizer, other = make(*case, model.named_parameters()), make(*case, expected.named_parameters())
+    get_state_dict(model, optimizer)
+    found = [] if all(entry["step"] == 0 for entry in optimizer.state.values()) else ["a step was counted"]
+    for holder, steps in ((model, optimizer), (expected, other)):
+        holder.take_steps(steps, 1, 3)
+    return found + faults(optimizer, model.w, other, expected.w)
+
+
+def on_two_ranks(folder: str, cases: Any) -> list[str]:
+    mesh = init_device_mesh("cpu", (2,))
+    save(folder, cases, mesh)
+    return load(folder, cases, LOADS, mesh) + created_state_counts_no_step(mesh)
+
+
+def on_other_ranks(folder: str, cases: Any, ways: Any) -> list[str]:
+    return load(folder, cases, ways, init_device_mesh("cpu", (dist.get_world_size(),)))
+
+
+def test_two_ranks_go_on_as_one_two_and_four(tmp_path):
+    folder, cases = str(tmp_path), CASES[:1]
+    assert run(on_two_ranks, 2, folder, cases) == [[]] * 2
+    assert run(on_other_ranks, 4, folder, cases, ["nested", "flat", "broadcast"]) == [[]] * 4
+    assert run(on_other_ranks, 1, folder, cases, ["nested", "flat", "whole"]) == [[]]
+    assert load(folder, cases, ["whole", "whole, flat"]) == []  # without torch.distributed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_go_on_as_one_four_and_eight(case, tmp_path):
+    folder = str(tmp_path)
+    assert run(on_two_ranks, 2, folder, [case]) == [[]] * 2
+    for ranks in (1, 4, 8):
+        assert run(on_other_ranks, ranks, folder, [case], list(LOADS)) == [[]] * ranks
