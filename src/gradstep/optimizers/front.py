@@ -35,10 +35,9 @@ from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
-from gradstep.optimizers.step.mesh import tell_ranks
+from gradstep.optimizers.step.ranks import tell_ranks
 from gradstep.optimizers.step.table import Table, TorchBatch
-from gradstep.optimizers.wrapped import innermost
-from gradstep.optimizers.zero import Whole, find_whole
+from gradstep.optimizers.wrapped import Whole, find_whole, innermost
 from gradstep.rules import Rule, settings_of
 from gradstep.storage.policy import Pages
 
@@ -284,9 +283,9 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        scale = 1.0 if grad_scale is None else check_positive("grad_scale", grad_scale)
-        norm = None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm)
         with self._lock, defer_signals():
+            scale = 1.0 if grad_scale is None else check_positive("grad_scale", grad_scale)
+            norm = None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm)
             if float(self.found_inf) > 0:
                 report = StepReport(stepped=False, reason="a gradient is not finite (found by GradScaler)")
             else:

@@ -62,6 +62,7 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
     b = kernel.builder
 
     def add(to: Variable, k: ir.Value | None, i: ir.Value, lanes: int) -> None:
+        column = Column(b, piece.addresses[0], gradient)
         x = column.read(i, lanes).astype(np.float64)
         to.set(to.get(k) + x * x, k)
         if lanes > 1:
@@ -71,7 +72,6 @@ def build_squares(gradient: Element, columns: int) -> ir.Module:
         sums = Variable(b, np.float64, LANES, length=ACCUMULATORS)
         single = Variable(b, np.float64, 1)
         with kernel.every_piece(run) as piece:
-            column = Column(b, piece.addresses[0], gradient)
             middle = kernel.end_of_whole_steps(piece.start, piece.stop, LANES)
             part = kernel.stream_length(piece.start, middle, ACCUMULATORS, [gradient.itemsize])
             zero, quarters = integer(0), integer(ACCUMULATORS)

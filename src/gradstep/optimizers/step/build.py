@@ -16,7 +16,6 @@ from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import parameter_names, plain_name
 from gradstep.optimizers.checkpoint.header import HEADER, stored_in_groups
-from gradstep.optimizers.flat import FlatShards, check_flat_shards
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
@@ -32,10 +31,10 @@ from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
 from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection, unnest_fields
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
-from gradstep.optimizers.step.mesh import MeshRanks
+from gradstep.optimizers.step.ranks import FlatShards, MeshRanks, check_flat_shards
 from gradstep.optimizers.step.sums import check_rule
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
-from gradstep.optimizers.zero import Whole
+from gradstep.optimizers.wrapped import Whole
 from gradstep.rules import Rule
 from gradstep.storage.noise import number_of_name, streams
 

@@ -1,4 +1,7 @@
-"""Sums over the processes that share distributed parameters: the norm of a step, and its statistics."""
+"""The other processes of a step: sums over those that share distributed parameters, for the norm and the statistics.
+
+The processes of flat shards (FSDP1, DeepSpeed), one-dimensional pieces of many parameters, are unknown here.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
 from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import Place, ShardedParameter
+from gradstep.optimizers.state.storage import Storage
 from gradstep.optimizers.step.table import TorchBatch
 from gradstep.rules import Rule
 
@@ -129,6 +133,49 @@ class MeshRanks(Ranks):
             for batch, unfinite in zip(members, largest[extremes.size :], strict=True):
                 stop = first + len(batch.tally.table)
                 batch.tally, first = Tally(table[first:stop], not unfinite), stop
+
+
+@final
+class FlatShards(Ranks):
+    """The ranks of flat shards, which this process does not know: it cannot take a norm over all of them."""
+
+    def fail(self, *, measured: bool) -> None:
+        """Do nothing: no step of these ranks exchanges anything."""
+
+    def agree(self, batches: Sequence[Batch]) -> None:
+        """Do nothing, as above."""
+
+    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
+        if how == "sum":
+            raise RuntimeError(
+                "these parameters are flat shards (FSDP1, DeepSpeed), so that the norm would be that of this rank's "
+                "shards only, and nothing was changed: call the model's clip_grad_norm_() before step(), without "
+                "max_grad_norm= and grad_scale="
+            )
+        return max(values, default=0.0)
+
+    def first_name(self, name: str | None) -> str:
+        return str(name)
+
+    def combine_statistics(self, batches: Sequence[Batch]) -> None:
+        """Do nothing: the statistics are of this rank's shards."""
+
+
+def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what goes by the shapes of parameters, for flat shards.
+
+    Raises:
+        ValueError: state with fewer bits than float32, or a rule that computes with rows and columns.
+    """
+    for rule, group in zip(rules, groups, strict=True):
+        state = storage.state_of(group)
+        if state != "float32" or not rule.elementwise:
+            what = f"{type(rule).__name__} goes" if state == "float32" else f"state={state!r} goes"
+            raise ValueError(
+                f"{what} by the shapes of parameters, and these are flat shards, which have lost them (FSDP1, "
+                "DeepSpeed): shard the model with torch.distributed.fsdp.fully_shard, which keeps them, or take "
+                "state='float32' and an elementwise rule such as AdamW"
+            )
 
 
 def tell_ranks(
