@@ -194,13 +194,10 @@ class Selection:
         """Return a pattern's second shortest time: other programs only lengthen times, and the shortest may be luck."""
         return sorted(self.times[pattern])[:2][-1]
 
-    @property
-    def _workers(self) -> str:
-        return f"{self.threads} thread{'s' * (self.threads > 1)}"
-
     def __str__(self) -> str:
         most = 2**self.size / 1e6
-        head = f"{self.kernel.title}, {most / 2:.3g} to {most:.3g} million elements, {self._workers}"
+        workers = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        head = f"{self.kernel.title}, {most / 2:.3g} to {most:.3g} million elements, {workers}"
         if self.chosen is None:
             return f"{head}: still measured ({sum(map(len, self.times.values()))} launches so far)"
         times = sorted(self.times, key=self.time)

@@ -267,26 +267,17 @@ class Pager:
 
         If the loop ends early, by an exception or by closing the iterator, the window in memory is released.
         """
-        for number, window in enumerate(self._windows):
-            self._map(number)
+        residency, following = self._residency, (*self._windows[1:], None)
+        for window, blocks, after in zip(self._windows, self._blocks_to_release, following, strict=True):
+            if not window.stays:
+                residency.map(window.ranges)
             try:
-                if self._from_disk:
-                    self._read_ahead(number + 1)
+                if self._from_disk and after is not None and not after.stays:
+                    residency.read_ahead(after.ranges)
                 yield window
             finally:
-                self._release(number)
-
-    def _read_ahead(self, number: int) -> None:
-        if number < len(self._windows) and not self._windows[number].stays:
-            self._residency.read_ahead(self._windows[number].ranges)
-
-    def _map(self, number: int) -> None:
-        if not self._windows[number].stays:
-            self._residency.map(self._windows[number].ranges)
-
-    def _release(self, number: int) -> None:
-        if not self._windows[number].stays:
-            self._residency.release(self._blocks_to_release[number], write_back=self._from_disk)
+                if not window.stays:
+                    residency.release(blocks, write_back=self._from_disk)
 
 
 def _blocks_to_release(windows: Sequence[PageWindow]) -> list[list[tuple[int, int]]]:
