@@ -300,6 +300,10 @@ class Column:
         return [self.value(one) is not None and self.text(one) == best for one in table]
 
 
+_TRAINED = ("accuracy", "share", "state", "per parameter")
+"""Columns that say nothing about a surface."""
+
+
 def columns(task: Task, winner: str | None) -> list[Column]:
     """Return the columns of a task; a surface has none for accuracy and memory.
 
@@ -307,21 +311,16 @@ def columns(task: Task, winner: str | None) -> list[Column]:
         task: the task of the race.
         winner: label of the winner; None if there is none.
     """
-    shown = [
+    every = (
         Column(
             task.loss_word, lambda one: one.loss_text, lambda one: one.loss, lambda one, _: one.entry.label == winner
-        )
-    ]
-    if not isinstance(task, Surface):
-        shown.append(
-            Column(
-                "accuracy",
-                lambda one: percent(one.accuracy),
-                lambda one: -one.accuracy if one.accuracy is not None else None,
-                lambda one, _: False,  # too coarse, a few of some hundred images: the loss decides
-            )
-        )
-    shown += [
+        ),
+        Column(
+            "accuracy",
+            lambda one: percent(one.accuracy),
+            lambda one: -one.accuracy if one.accuracy is not None else None,
+            lambda one, _: False,  # too coarse, a few of some hundred images: the loss decides
+        ),
         Column(
             "step",
             lambda one: one.step_text,
@@ -334,20 +333,12 @@ def columns(task: Task, winner: str | None) -> list[Column]:
             lambda one: one.optimizer,
             lambda one, others: _faster(one.optimizer_range, [other.optimizer_range for other in others]),
         ),
-    ]
-    if not isinstance(task, Surface):
-        shown.append(Column("share", lambda one: percent(one.share), lambda one: None))
-    shown.append(Column("first step", lambda one: seconds(one.first_step), lambda one: None))
-    if not isinstance(task, Surface):
-        shown += [
-            Column("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
-            Column(
-                "per parameter",
-                lambda one: f"{one.bytes_per_parameter:.2f} B",
-                lambda one: one.bytes_per_parameter,
-            ),
-        ]
-    return shown
+        Column("share", lambda one: percent(one.share), lambda one: None),
+        Column("first step", lambda one: seconds(one.first_step), lambda one: None),
+        Column("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
+        Column("per parameter", lambda one: f"{one.bytes_per_parameter:.2f} B", lambda one: one.bytes_per_parameter),
+    )
+    return [column for column in every if not (isinstance(task, Surface) and column.title in _TRAINED)]
 
 
 def _faster(mine: tuple[float, float] | None, others: list[tuple[float, float] | None]) -> bool:

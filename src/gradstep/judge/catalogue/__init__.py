@@ -6,7 +6,6 @@ from functools import cache
 
 from gradstep.judge.catalogue import (
     adaptive,
-    averages,
     corrections,
     decay,
     driving,
@@ -20,7 +19,7 @@ from gradstep.rules import Rule
 
 __all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variants"]
 
-KINDS = (corrections, decay, epsilons, adaptive, particular, averages, state, momentum, driving)
+KINDS = (corrections, decay, epsilons, adaptive, particular, state, momentum, driving)
 
 MISTAKES = read_mistakes({name: change for kind in KINDS for name, change in kind.CHANGES.items()})
 """Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""

@@ -1,22 +1,116 @@
-"""State: started, updated or kept wrongly."""
+"""State: running averages of wrong values, wrongly weighted, started, updated or kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from gradstep.judge.algebra.expression import COUNT, ONE, STEP, Node, P, call
-from gradstep.judge.algebra.program import Average, Program, require
-from gradstep.judge.catalogue.averages import maximum_slots, step_moments
+from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, Node, P, call, mul
+from gradstep.judge.algebra.program import Average, Program, only, require
+from gradstep.judge.catalogue.mistake import edit_nodes
 from gradstep.judge.formula import Change, Edit
+
+
+class Blend(NamedTuple):
+    """A sum ``beta * old + (1 - beta) * value``, whether it is a slot or not."""
+
+    node: Node
+    beta: Node
+    old: Node
+    value: Node
+
+
+def find_blends(program: Program) -> Iterator[Blend]:
+    """Yield every sum of two terms with the weights β and 1 − β."""
+    seen = set()
+    for expression in program.parts.values():
+        for node in expression.walk():
+            if node.op != "add" or len(node.args) != 2 or node in seen or node.scalar:
+                continue
+            seen.add(node)
+            for one, other in (node.args, node.args[::-1]):
+                beta, old = one.split_scalars()
+                new_weight, value = other.split_scalars()
+                if beta.op != "number" and new_weight.complement is beta:
+                    yield Blend(node, beta, old, value)
+
+
+def _is_second(program: Program, blend: Blend) -> bool:
+    """Return whether an average belongs to the second moment: by its β, or by the β of an average of squares."""
+    if blend.beta.op == "setting" and blend.beta.args[0] in ("betas.0", "betas.1"):
+        return bool(blend.beta.args[0] == "betas.1")
+    return any(a.old_weight is blend.beta for a in program.second_moments)
+
+
+def _reweight(
+    moment: str, make: Callable[[Program, Blend], Node], program: Program, *, everywhere: bool = False
+) -> Program:
+    """Replace the averages of a moment (``m`` or ``v``) by ``make``; if several share β, only those of the square."""
+    own = [b for b in find_blends(program) if _is_second(program, b) == (moment == "v")]
+    squares = [b for b in own if b.value.contains(GRADIENT**2)]
+    replacements = {b.node: make(program, b) for b in (own if everywhere else squares or own)}
+    return program.rewrite(lambda n: replacements.get(n, n))
+
+
+def _other_beta(program: Program, b: Blend) -> Node:
+    by_name = program.settings
+    other = {"betas.0": "betas.1", "betas.1": "betas.0"}.get(str(b.beta.args[0]) if b.beta.op == "setting" else "")
+    return by_name[other or ""]
+
+
+def _replace_square(change: Callable[[Program], Node], program: Program) -> Program:
+    """Replace the squared gradient in the averages by ``change``."""
+    whole, new = GRADIENT**2, change(program)
+    return program.rewrite(lambda n: new if n is whole else n, *(require(program.slots, "state")))
+
+
+def _maximum_slots(program: Program) -> list[str]:
+    return [n for n in program.slots if program[n].op == "maximum"]
+
+
+def _step_moments(program: Program) -> tuple[Average, ...]:
+    """Return the averages of the gradient that the step follows."""
+    alone = len(program.averages) == 1
+    return tuple(
+        a
+        for a in program.first_moments
+        if a.is_average and a.value is GRADIENT and (alone or program["step"].linear(a.new)[0] is not ZERO)
+    )
+
+
+def _square_of_average(program: Program) -> Node:
+    return _step_moments(program)[0].new ** 2
+
+
+def _remove_roots(_: Program, node: Node) -> Node:
+    if not node.elementwise:
+        return node
+    base, exponent = node.split_power()
+    if abs(exponent) == 0.5 and node.has("named", "old"):
+        return base ** (2 * exponent)
+    if node.op == "mul" and any(_was_root(f) for f in node.args):
+        return mul(*(f**2 if f.scalar and abs(f.split_power()[1]) == 0.5 else f for f in node.args))
+    return node
+
+
+def _was_root(node: Node) -> bool:
+    # Roots below are removed already, so a factor with state and without a root had one.
+    base, exponent = node.split_power()
+    return not node.scalar and abs(exponent) == 1 and base.op in ("named", "add", "maximum")
+
+
+def _follow_gradient(program: Program) -> Program:
+    moment = only(_step_moments(program), "average of the gradient")
+    require(program.second_moments or _maximum_slots(program), "root")
+    return program.replace(step=program["step"].substitute(moment.new, GRADIENT))
 
 
 def _start_at(moments: str, value: Callable[[Average], Node], program: Program) -> Program:
     """Start the averages of each of these moments (``m``, ``v`` or ``mv``) at ``value`` of them instead of zero."""
     for moment in moments:
         squares = [a for a in program.second_moments if a.is_average and not a.old_weight.contains(STEP)]
-        for a in require(squares if moment == "v" else step_moments(program), "such average"):
+        for a in require(squares if moment == "v" else _step_moments(program), "such average"):
             start = call("ite", call("eq", COUNT, ONE), value(a), a.old)
             program = program.replace_part(a.name, program[a.name].substitute(a.old, start))
     return program
@@ -41,7 +135,7 @@ def _first_slots(program: Program) -> list[str]:
 
 
 def _second_slots(program: Program) -> list[str]:
-    return [a.name for a in program.second_moments] + maximum_slots(program)
+    return [a.name for a in program.second_moments] + _maximum_slots(program)
 
 
 def _lose(slots: Slots, program: Program) -> Program:
@@ -56,6 +150,30 @@ def lose(slot: str) -> Edit:
 
 
 CHANGES: dict[str, Edit | Change] = {
+    "betas-swapped": edit_nodes(
+        lambda program, n: (
+            program.settings.get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
+            if n.op == "setting" and n.args[0] in ("betas.0", "betas.1")
+            else n
+        )
+    ),
+    "v-from-gradient": partial(_replace_square, lambda program: GRADIENT),
+    "v-from-magnitude": partial(_replace_square, lambda program: call("abs", GRADIENT)),
+    "v-not-rooted": edit_nodes(_remove_roots),
+    "rest1-missing": partial(_reweight, "m", lambda p, b: b.beta * b.old + b.value),
+    "rest2-missing": partial(_reweight, "v", lambda p, b: b.beta * b.old + b.value, everywhere=True),
+    "m-weights-swapped": partial(_reweight, "m", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+    "v-weights-swapped": partial(_reweight, "v", lambda p, b: (1 - b.beta) * b.old + b.beta * b.value),
+    "m-rest-of-beta2": partial(_reweight, "m", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+    "v-rest-of-beta1": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - _other_beta(p, b)) * b.value),
+    "m-with-beta2": partial(_reweight, "m", lambda p, b: b.node.substitute(b.beta, _other_beta(p, b))),
+    "v-with-beta1": partial(_reweight, "v", lambda p, b: b.node.substitute(b.beta, _other_beta(p, b))),
+    "m-beta-missing": partial(_reweight, "m", lambda p, b: b.old + (1 - b.beta) * b.value),
+    "v-beta-missing": partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
+    "v-rest-squared": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),
+    "step-along-gradient": _follow_gradient,
+    "v-from-average": partial(_replace_square, _square_of_average),
+    "v-from-parameter": partial(_replace_square, lambda program: P**2),
     "m-from-gradient-first": partial(_start_at, "m", lambda a: a.value),
     "v-from-square-first": partial(_start_at, "v", lambda a: a.value),
     "averages-from-first-values": partial(_start_at, "mv", lambda a: a.value),
