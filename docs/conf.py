@@ -30,7 +30,9 @@ myst_heading_anchors = 4
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_preserve_defaults = True
-autodoc_type_aliases = {name: name for name in ("Array", "DTypeLike", "NDArray", "ParamsT", "LossFn", "Data")}
+autodoc_type_aliases = {
+    name: name for name in ("Array", "DTypeLike", "EllipsisType", "NDArray", "ParamsT", "LossFn", "Data")
+}
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
