@@ -145,7 +145,9 @@ def group_rows(step: CollectedStep, settings: Sequence[Settings], clip: float) -
     index, elements, table = step.statistics.index, step.statistics.elements, step.table
     non_finite = np.zeros(len(index)) if step.non_finite is None else step.non_finite
     if step.statistics.detail == "parameters" and len(index):
-        index, first = np.unique(step.statistics.groups, return_index=True)
+        groups = step.statistics.groups  # ascending
+        first = np.concatenate(([0], np.flatnonzero(groups[1:] != groups[:-1]) + 1))
+        index = groups[first]
         elements, non_finite = np.add.reduceat(elements, first), np.add.reduceat(non_finite, first)
         low, high = np.fmin.reduceat(table[:, SUMS], first), np.fmax.reduceat(table[:, SUMS + 1], first)
         table = np.column_stack((np.add.reduceat(table[:, :SUMS], first), low, high))
@@ -158,9 +160,9 @@ def per_parameter(step: CollectedStep, clip: float) -> PerParameter:
     grad, weight, update, unmoved, least, most = np.array(step.table.T, order="C")
     non_finite = np.zeros(len(unmoved)) if step.non_finite is None else step.non_finite
     with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has numbers beyond float32, or NaN
-        roots = np.sqrt((grad / clip**2, weight, update, least, most))
-        columns = np.array((*roots[:3], unmoved, *roots[3:], non_finite), dtype=np.float32)
-    return PerParameter(step.statistics.index.astype(np.int32), *list(columns))
+        grads, weights, updates, low, high = np.sqrt((grad / clip**2, weight, update, least, most)).astype(np.float32)
+    lost, odd = np.array((unmoved, non_finite), dtype=np.float32)
+    return PerParameter(step.statistics.index.astype(np.int32), grads, weights, updates, lost, low, high, odd)
 
 
 _NONE: tuple[int, Sequence[float], float] = (0, (), 0)
