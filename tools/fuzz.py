@@ -30,6 +30,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,16 @@ def _blame(this: Case, how: str, world: str, where: str, stage: str) -> tuple[st
         return f"torch's own {how}", f"{how} {where}"  # the mutation itself did it
     half = run_ours if world == "ours" else run_theirs
 
-    def alone(tell: Callable[[Any], None]) -> None:
-        for _ in range(10):
+    def alone(tell: Callable[[Any], None], attempt: int) -> None:
+        # What lies beside the damaged memory decides whether it shows, and a forked child has its parent's addresses:
+        # so every attempt takes other places.
+        taken = [torch.empty(1 + 37 * attempt * k) for k in range(20)]
+        for k in range(10):
             half(this, tell)
+            taken.append(torch.empty(1 + attempt * k))
         del [torch.empty(size) for size in range(1, 16384, 4)][:]  # allocations crash on a damaged heap
 
-    again = any(_run_forked(alone, lambda message: None)[0] for _ in range(3))
+    again = any(_run_forked(partial(alone, attempt=attempt), lambda message: None)[0] for attempt in range(8))
     if world != "ours" and this.torch and again:
         return f"torch's own {how}", f"{how} {where}"
     return how, f"{how} {where}" + ("" if again else "; not again, alone: perhaps an earlier case is to blame")
