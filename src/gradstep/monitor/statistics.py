@@ -6,9 +6,9 @@ memory. A gradstep optimizer needs neither: it collects in the pass that updates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -56,17 +56,20 @@ def list_parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def count_non_finite(step: Statistics, parameters: Callable[[int], Iterable[Tensor]]) -> Floats | None:
+def count_non_finite(step: Statistics, groups: Sequence[Mapping[str, Any]]) -> Floats | None:
     """Count the non-finite elements of the gradients of each row, (n,); None if there are none.
 
-    Only gradients with a non-finite sum of squares are read, and now, since they may be cleared later. ``parameters``
-    returns the parameters of a row.
+    Only gradients with a non-finite sum of squares are read, and now, since they may be cleared later. ``groups`` are
+    the optimizer's.
     """
     if step.finite:
         return None
+    members = [group["params"] for group in groups]
+    if step.detail == "parameters":
+        members = [[p] for params in members for p in params]
     counts = np.zeros(len(step.index))
     for row in np.flatnonzero(~np.isfinite(step.grad_square)).tolist():
-        gradients = [p.grad for p in parameters(row) if p.grad is not None]
+        gradients = [p.grad for p in members[step.index[row]] if p.grad is not None]
         counts[row] = sum(int((~torch.isfinite(g.to_dense() if g.is_sparse else g)).sum()) for g in gradients)
     return counts
 
@@ -119,7 +122,7 @@ class TorchCollector:
         groups = np.repeat(np.arange(len(sizes)), sizes)[index]
         labels = RowLabels.of("parameters", [], index, groups, elements)
         step = Statistics([BatchStatistics(labels, Tally.of(np.column_stack(columns)))], "parameters", clip=1.0)
-        return CollectedStep(step, count_non_finite(step, lambda row: [params[index[row]]]))
+        return CollectedStep(step, count_non_finite(step, self._optimizer.param_groups))
 
     def drop(self) -> None:
         """Discard the preparation, because no step was made."""
@@ -184,11 +187,7 @@ class FusedCollector:
         assert report is not None
         step = report.statistics
         assert step is not None
-        if step.detail == "groups":
-            params = [group["params"] for group in self._optimizer.param_groups]
-        else:
-            params = [[p] for p in list_parameters(self._optimizer)]
-        non_finite = count_non_finite(step, lambda row: params[step.index[row]])
+        non_finite = count_non_finite(step, self._optimizer.param_groups)
         return CollectedStep(step, non_finite, second_is_root=self._second_is_root)
 
     def drop(self) -> None:
