@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
-from gradstep.optimizers.memory import is_distributed
+from gradstep.optimizers.memory import is_distributed, local_tensor
 from tests.distributed.processes import run
 
 SHAPES = [(130, 512), (7, 1024), (3, 2048), (512,), (5,)]
@@ -220,7 +220,7 @@ def on_two_ranks(cases: Any) -> list[str]:
         found += through_a_model(mesh, fsdp, **options)
     found += all_skip(mesh, [Shard(0)])
     found += statistics_differ(mesh, [Shard(0)])
-    return found + refusals(mesh)
+    return found + eight_bits_are_shared_out(2) + refusals(mesh)
 
 
 def on_four_ranks(cases: Any) -> list[str]:
@@ -241,6 +241,25 @@ def on_four_ranks(cases: Any) -> list[str]:
         found += through_a_model(square, fsdp_and_tensor_parallel, **options)
     found += all_skip(square, [Shard(0), Shard(1)])
     return found + statistics_differ(square, [Shard(0), Shard(1)])
+
+
+def eight_bits_are_shared_out(ranks: int) -> list[str]:
+    """Under FSDP2 a rank has at most its share of the 8-bit state of one process, and 1%."""
+    from torch.distributed.fsdp import fully_shard
+
+    def state_bytes(model: Any) -> int:
+        optimizer: Any = gradstep.AdamW(model.named_parameters(), state="8bit")
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        tensors = [local_tensor(v) for entry in optimizer.state.values() for v in entry.values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    one = nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)])
+    model = copy.deepcopy(one)
+    fully_shard(model)
+    own, most = state_bytes(model), 1.01 * state_bytes(one) / ranks
+    return [] if own <= most else [f"{own} bytes on a rank, at most {most}"]
 
 
 QUICK = [("AdamW", "float32", "nearest"), ("AdamW", "8bit", "nearest"), ("NAdam", "8bit", "stochastic")]

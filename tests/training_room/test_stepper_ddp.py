@@ -1,7 +1,6 @@
 """Two processes with different amounts of data are one process with all of it."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from subprocess import Popen
@@ -103,29 +102,3 @@ def test_two_processes_equal_one(announced, tmp_path):
     for p, q, r in zip(model.parameters(), first, second, strict=True):
         torch.testing.assert_close(q, p.detach(), rtol=1e-12, atol=1e-12)
         assert torch.equal(q, r)
-
-
-SHARDED = """
-import sys, torch, torch.distributed as dist, gradstep
-from torch.distributed.fsdp import fully_shard
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
-model = torch.nn.Sequential(torch.nn.Linear(3, 3))
-fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
-try:
-    gradstep.Stepper(model, torch.optim.AdamW(model.parameters()))
-except NotImplementedError as error:
-    print(error)
-dist.destroy_process_group()
-"""
-
-
-def test_a_sharded_model_is_refused(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED, str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "the gradient norm would be that of one process's shard" in run.stdout, run.stderr
-    assert "Use DistributedDataParallel" in run.stdout

@@ -23,6 +23,7 @@ from gradstep.monitor.statistics import list_parameters
 from gradstep.monitor.steps import GRAD_SCALER_SKIP, StepRecorder
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.wrapped import innermost
 from gradstep.schedules import Schedule
 from gradstep.storage.policy import SHORT_NAMES
@@ -47,6 +48,9 @@ class Monitor:
     Records are written to the sinks about once a second while updates are made, and immediately when an update was
     skipped or a number is not finite. :meth:`flush`, :meth:`state_dict` and :meth:`close` write the waiting records, as
     do the garbage collection of the optimizer and the end of the process; a killed process loses the last second.
+
+    Of distributed parameters (FSDP2, tensor parallelism) the numbers are those of all processes, and the first of them
+    writes the record. Every process must make a monitor with the same settings, since they add up the numbers together.
 
     Args:
         target: a ``torch.optim.Optimizer``, also as Lightning or Accelerate wraps it, or a :class:`gradstep.Stepper`,
@@ -123,7 +127,7 @@ class Monitor:
                 raise ValueError(f"Invalid name: {name!r} (must be a folder inside runs/, without '..')")
             sinks = [JsonLines(Path("runs") / (name or f"{type(optimizer).__name__}-{started:%Y-%m-%d-%H%M%S}"))]
         self.optimizer = optimizer
-        self._outbox = Outbox(sinks, single=per_parameter)
+        self._outbox = Outbox(sinks if _keeps_record(optimizer) else [], single=per_parameter)
         schedule_text, schedule_updates = describe_schedule(driver)
         header = partial(
             make_header,
@@ -252,6 +256,12 @@ def _to_float(value: float | Tensor) -> float:
     if type(value) is float:  # isinstance(value, Tensor) takes microseconds after a step, with cold caches
         return value
     return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _keeps_record(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether this process writes the record: of distributed parameters only the first does."""
+    meshes = [p.device_mesh for p in list_parameters(optimizer) if is_distributed(p)]
+    return not meshes or not any(max(meshes, key=lambda mesh: mesh.size()).get_coordinate() or [])
 
 
 def describe_schedule(driver: Any) -> tuple[str, int | None]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from gradstep.engines.step import StepReport, clip_factor, norm_by_largest
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
+from gradstep.optimizers.memory import is_distributed, local_tensor
 from gradstep.optimizers.released import is_released
 from gradstep.optimizers.wrapped import innermost
+from gradstep.training.peers import Peers
 
 Optimizers: TypeAlias = Sequence[torch.optim.Optimizer]
 """The optimizers that share one window; no parameter is in two of them."""
@@ -77,6 +79,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
     Raises:
         TypeError: not an optimizer, or one that needs a closure.
         ValueError: an empty list, a parameter in two optimizers, or an optimizer whose gradients are released.
+        NotImplementedError: distributed parameters without a single gradstep optimizer for all of them.
     """
     if not optimizers:
         raise ValueError("the list of optimizers is empty: give at least one")
@@ -96,6 +99,12 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 "checks all gradients together: call remove() of the release first, or step in a loop of your own"
             )
     params = list_parameters(optimizers)
+    if any(map(is_distributed, params)) and not (len(optimizers) == 1 and isinstance(optimizers[0], Optimizer)):
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+        raise NotImplementedError(
+            "a Stepper on distributed parameters (DTensor) needs one gradstep optimizer for all of them, whose step "
+            f"takes the norm over all processes, not {kinds}"
+        )
     if len(optimizers) > 1 and len(set(params)) < len(params):
         twice = next(p for k, p in enumerate(params) if p in set(params[:k]))
         raise ValueError(
@@ -105,7 +114,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
 
 def list_gradients(optimizers: Optimizers) -> list[Tensor]:
-    """Return the gradients that are not None, in the order of the parameters; for a sparse one, its stored values."""
+    """Return this process's gradients that are not None, in the order of the parameters; the values of sparse ones."""
     return [_gradient_values(p) for p in list_parameters(optimizers) if p.grad is not None]
 
 
@@ -153,17 +162,21 @@ def name_parameters(model: nn.Module, optimizers: Optimizers) -> dict[Tensor, st
     return names
 
 
-def find_first_nonfinite(model: nn.Module, optimizers: Optimizers) -> str:
-    """Return the name of the first parameter with a non-finite gradient, in the order of :func:`name_parameters`."""
-    names = name_parameters(model, optimizers).items()
-    return next(name for p, name in names if p.grad is not None and not bool(_gradient_values(p).isfinite().all()))
+def find_first_nonfinite(model: nn.Module, optimizers: Optimizers, peers: Peers) -> str:
+    """Return the name of the first parameter with a non-finite gradient, in the order of :func:`name_parameters`.
+
+    Some process must have one; all return the same.
+    """
+    names = name_parameters(model, optimizers)
+    bad = (k for k, p in enumerate(names) if p.grad is not None and not bool(_gradient_values(p).isfinite().all()))
+    return list(names.values())[int(peers.smallest(next(bad, len(names))))]
 
 
 def _gradient_values(p: Tensor) -> Tensor:
-    """Return the gradient in the shape of p; for a sparse gradient, its stored values after coalescing."""
+    """Return the gradient in the shape of p: of a distributed one, this process's part; of a sparse one, its values."""
     assert p.grad is not None
     if not p.grad.is_sparse:
-        return p.grad
+        return local_tensor(p.grad)
     p.grad = p.grad.coalesce()
     return p.grad._values()
 

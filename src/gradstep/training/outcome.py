@@ -10,6 +10,8 @@ from typing import final
 import torch
 from torch import nn
 
+from gradstep.optimizers.memory import local_tensor
+
 
 @final
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: st
     symptom = f"the last {MOST_SKIPPED} updates were all skipped, because {last.reason}"
     if precision == "float16":
         symptom += f", down to a loss scale of {last.loss_scale:.2g}"
-    nonfinite = next((name for name, value in _float_tensors(model) if not bool(value.isfinite().all())), None)
+    nonfinite = next(
+        (name for name, value in _float_tensors(model) if not bool(local_tensor(value).isfinite().all())), None
+    )
     if nonfinite is not None:
         return (
             f"{symptom}. {nonfinite} of the model is not finite itself, so no later batch can be: go back to a "

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, final, runtime_checkable
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from gradstep.optimizers.memory import is_distributed
 
 
 @runtime_checkable
@@ -21,32 +26,134 @@ class DefersSync(Protocol):
 
 @final
 class Peers:
-    """The processes that train this model together; for a model without DistributedDataParallel, this process alone.
+    """The processes that train this model together: those of DistributedDataParallel, or of distributed parameters.
+
+    Without either, this process is alone.
 
     Args:
-        model: a DistributedDataParallel, a module that contains one (as ``torch.compile`` makes it), or another module.
+        model: a DistributedDataParallel, a module that contains one (as ``torch.compile`` makes it), a model after
+            ``fully_shard`` (FSDP2), or another module.
+        params: the parameters that are trained.
 
     Raises:
-        NotImplementedError: a sharded model (FSDP), whose window this class cannot exchange.
+        NotImplementedError: FSDP1, whose flat shards have no global norm.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        _refuse_shards(model)
+    def __init__(self, model: nn.Module, params: Sequence[Tensor]) -> None:
         modules: list[Any] = list(model.modules())
+        self._shards = _find_fsdp_modules(model)
         self._ddp = next((m for m in modules if isinstance(m, DistributedDataParallel)), None)
         self._defers_sync = self._ddp or next((m for m in modules if isinstance(m, DefersSync)), None)
+        self._groups: list[Any] = [] if self._ddp is None else [self._ddp.process_group]
+        self._device = params[0].device
+        self._sharded = self._ddp is None and any(map(is_distributed, params))
+        if self._sharded:
+            # The largest mesh has all processes; those that share their data (tensor parallelism) do not change a mean.
+            mesh = max((p.device_mesh for p in params if is_distributed(p)), key=lambda mesh: mesh.size())
+            self._groups = [mesh.get_group(dim) for dim in range(mesh.ndim)]
+            self._device = torch.device(mesh.device_type)
+        self._count = math.prod(dist.get_world_size(group) for group in self._groups)
+        self._unexchanged = False  # whether FSDP2 has gradients that it has not exchanged
 
-    def sync_context(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Return the context for a micro-batch's forward and backward: it exchanges gradients only in the last one."""
+    def forward(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Return the context for a micro-batch's forward pass: gradients are exchanged only in the last one."""
         return nullcontext() if self._defers_sync is None or last else self._defers_sync.no_sync()
+
+    @contextmanager
+    def backward(self, *, last: bool) -> Iterator[None]:
+        """Return the context for its backward pass."""
+        self._unexchanged = bool(self._shards) and not last
+        for module in self._shards:
+            module.set_requires_gradient_sync(last, recurse=False)
+        try:
+            with self.forward(last=last):
+                yield
+        finally:
+            for module in self._shards:
+                module.set_requires_gradient_sync(True, recurse=False)
+
+    @contextmanager
+    def failing_together(self, *, last: bool) -> Iterator[None]:
+        """Return a context that raises in all processes of a sharded model if its block raises in one of them.
+
+        Without it, the others would wait for this one in the backward pass.
+
+        Args:
+            last: whether this process's window ends with this micro-batch.
+
+        Raises:
+            RuntimeError: in another process the block raised, or the window ends where this one's does not.
+        """
+        try:
+            yield
+        except Exception:
+            if self._sharded:
+                self._reduce([1.0, 0.0])
+            raise
+        if self._sharded:
+            failures, ends = self._reduce([0.0, float(last)])
+            if failures:
+                raise RuntimeError(
+                    "another rank could not use this micro-batch, and its own error says why; nothing was changed"
+                )
+            if 0 < ends < self._count:
+                raise RuntimeError(
+                    f"the window ends with this micro-batch on {ends:.0f} of {self._count} ranks: give all ranks the "
+                    "same `accumulate`, and announce a window's end with `with stepper.autocast(last=True):` on all"
+                )
 
     def mean(self, *numbers: float) -> list[float]:
         """Return the mean of each number over the processes."""
-        if self._ddp is None:
-            return list(numbers)
-        summed = torch.tensor(numbers, dtype=torch.float64, device=next(self._ddp.parameters()).device)
-        dist.all_reduce(summed, group=self._ddp.process_group)
-        return [float(x) / dist.get_world_size(self._ddp.process_group) for x in summed]
+        return [x / self._count for x in self._reduce(numbers)] if self._groups else list(numbers)
+
+    def smallest(self, number: float) -> float:
+        """Return the smallest of a number of each process."""
+        return self._reduce([number], "min")[0]
+
+    def _reduce(self, numbers: Sequence[float], how: Literal["sum", "min"] = "sum") -> list[float]:
+        reduced = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        for group in self._groups:
+            dist.all_reduce(reduced, dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MIN, group=group)
+        return [float(x) for x in reduced]
+
+    def check_exchanged(self) -> None:
+        """Raise if the window ends with gradients that FSDP2 cannot exchange any more.
+
+        Raises:
+            RuntimeError: the window's last micro-batch was not announced.
+        """
+        if self._unexchanged:
+            raise RuntimeError(
+                "the window is not full and its end was not announced, so FSDP2 has not exchanged its gradients, and "
+                "exchanges them in a backward pass only: write `with stepper.autocast(last=True):` for the last "
+                "micro-batch of the data. Now add one more micro-batch so, or throw the window away with "
+                "stepper.discard()"
+            )
+
+    def discard(self) -> None:
+        """Discard gradients that FSDP2 has not exchanged; all processes must call it.
+
+        Raises:
+            RuntimeError: FSDP2 keeps them where nothing public can clear them.
+        """
+        if not self._unexchanged:
+            return
+        for module in self._shards:
+            module.reshard()
+            sharded = set(module.parameters())
+            module.unshard()
+            own = [p for p in module.parameters() if p not in sharded and p.requires_grad]
+            if own and all(p.grad is None for p in own):
+                module.reshard()
+                raise RuntimeError(
+                    f"the gradients of {type(module).__name__} cannot be discarded: with a reduce_dtype unlike "
+                    "param_dtype, or without gradients, FSDP2 keeps them to itself. End the window with one more "
+                    "micro-batch in `with stepper.autocast(last=True):`, or go back to a checkpoint in a new process"
+                )
+            for p in own:
+                p.grad = None
+            module.reshard()
+        self._unexchanged = False
 
     @torch.no_grad()
     def exchange_late(self) -> None:
@@ -67,20 +174,19 @@ class Peers:
                 p.grad = gradient.div_(dist.get_world_size(group))
 
 
-def _refuse_shards(model: nn.Module) -> None:
-    """Raise NotImplementedError if the model is sharded (FSDP).
+def _find_fsdp_modules(model: nn.Module) -> list[Any]:
+    """Return the modules that ``fully_shard`` (FSDP2) was called for.
 
-    The Stepper's own norm, for optimizers that are not gradstep's, adds up what this process holds; and a window whose
-    end is known only later (``exchange_late``) needs more of FSDP than it promises.
+    Raises:
+        NotImplementedError: FSDP1.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # slow to import, and seldom needed
-
-    if any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules()):
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before anybody has imported it nothing is sharded by it
+    if fsdp is None:
+        return []
+    if any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise NotImplementedError(
-            "the Stepper does not know sharded models (FSDP): the gradient norm would be that of one process's shard. "
-            "Use DistributedDataParallel, or torch's own sequence: with fully_shard, a gradstep optimizer's "
-            "step(max_grad_norm=...) clips by the norm over all processes; with FullyShardedDataParallel, the model's "
-            "sharded clip_grad_norm_ before step() does"
+            "the Stepper does not know FullyShardedDataParallel (FSDP1): the gradient norm would be that of one "
+            "process's flat shards. Use fully_shard (FSDP2) or DistributedDataParallel, or torch's own sequence with "
+            "the model's clip_grad_norm_ before step()"
         )
+    return [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]

@@ -41,7 +41,7 @@ class Stepper:
 
     over the *actual* micro-batches: with unequal ones, and in a last window that is not full, the gradient is that of
     one large batch. (Dividing each loss by the planned number of micro-batches does not give it.) Under
-    DistributedDataParallel both sums run over all processes, and gradients are exchanged in the last micro-batch only.
+    DistributedDataParallel and FSDP2 both sums run over all processes, and the last micro-batch exchanges gradients.
     A window with a non-finite gradient is skipped: weights, optimizer state and schedule stay unchanged bit for bit.
     Several optimizers that share one loss step together: one window, one norm, one clip, one decision to skip.
 
@@ -63,7 +63,7 @@ class Stepper:
         ValueError: a setting out of its bounds, weights in float16, a schedule made for another optimizer, one
             schedule for groups with different learning rates, or a parameter in two optimizers.
         TypeError: not a schedule, or one that needs a metric; not an optimizer, or one that needs a closure (LBFGS).
-        NotImplementedError: a sharded model (FSDP).
+        NotImplementedError: FSDP1; or distributed parameters without a single gradstep optimizer for all of them.
 
     Example:
         >>> import torch, gradstep
@@ -106,14 +106,11 @@ class Stepper:
             self._scale = make_loss_scale(params, scaler)
         elif scaler is not None:
             raise ValueError(f"a scaler is of use with precision='float16' only, not with {precision!r}")
-        self._peers = Peers(model)
-        self._device = params[0].device
-        self._model = model
-        self._optimizers = optimizers
+        self._peers = Peers(model, params)
+        self._model, self._optimizers, self._device = model, optimizers, params[0].device
         self._group_count = sum(len(optimizer.param_groups) for optimizer in optimizers)
         self._drivers = make_drivers(schedule, optimizers, 0)
-        self._max_grad_norm = max_grad_norm
-        self._window = Window(int(accumulate))
+        self._max_grad_norm, self._window = max_grad_norm, Window(int(accumulate))
         self._updates = self._skipped = 0
 
     # -- properties ----------------------------------------------------------------------------------------------
@@ -195,19 +192,19 @@ class Stepper:
     def autocast(self, *, last: bool = False) -> Iterator[None]:
         """Return the context to compute one micro-batch's loss in: ``with stepper.autocast(): loss = ...``.
 
-        It sets the precision, and keeps DistributedDataParallel from exchanging gradients before the window's end. For
-        evaluation in the same precision, write ``with torch.no_grad(), stepper.autocast():``.
+        It sets the precision, and keeps DistributedDataParallel and FSDP2 from exchanging gradients before the window's
+        end. For evaluation in the same precision, write ``with torch.no_grad(), stepper.autocast():``.
 
         Args:
-            last: the window ends with this micro-batch even if it is not full. If you do not know this beforehand, call
-                :meth:`finish` afterwards; with several processes, gradients are then exchanged in a separate step.
+            last: the window ends with this micro-batch even if it is not full. FSDP2 must know it now. Without FSDP2
+                you can call :meth:`finish` afterwards; DistributedDataParallel exchanges gradients in a separate step.
 
         Raises:
             RuntimeError: called inside itself, or after an error that left incomplete gradients in the window.
         """
         dtype = PRECISIONS[self._precision]
         cast = nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
-        with self._window.forward(last=last), self._peers.sync_context(last=self._window.ending), cast:
+        with self._window.forward(last=last), self._peers.forward(last=self._window.ending), cast:
             yield
 
     def backward(self, loss: Tensor, weight: float | Tensor = 1.0) -> UpdateOutcome | None:
@@ -227,20 +224,21 @@ class Stepper:
             ValueError: a loss that is not one number, a weight that is not a positive number, or an added parameter
                 group that the schedule cannot drive; nothing was changed.
         """
-        number = self._window.check_backward(loss, weight)
-        self._cover_new_groups()
-        self._check_gradients()
-        if not self._window.open and any(bool(g.any()) for g in list_gradients(self._optimizers)):
-            raise RuntimeError(
-                "there are gradients from before the window, which would be added to it: clear them with "
-                "stepper.discard() or optimizer.zero_grad()"
-            )
+        with self._peers.failing_together(last=self._window.ending):
+            number = self._window.check_backward(loss, weight)
+            self._cover_new_groups()
+            self._check_gradients()
+            if not self._window.open and any(bool(g.any()) for g in list_gradients(self._optimizers)):
+                raise RuntimeError(
+                    "there are gradients from before the window, which would be added to it: clear them with "
+                    "stepper.discard() or optimizer.zero_grad()"
+                )
         if self._unit is None:
             (self._unit,) = self._peers.mean(number)
         scaled_loss = loss * (number / (self._window.size * self._unit))
         if self._scale is not None:
             scaled_loss = self._scale.scale_loss(scaled_loss)
-        with self._window.changing_gradients(), self._peers.sync_context(last=self._window.ending):
+        with self._window.changing_gradients(), self._peers.backward(last=self._window.ending):
             scaled_loss.backward()
         self._window.add(loss, number)
         if self._window.ending:
@@ -251,17 +249,19 @@ class Stepper:
     def finish(self) -> UpdateOutcome | None:
         """Update with a window that is not full, divided by its actual weight: for the end of the data.
 
-        Under DistributedDataParallel every process must call it after the same number of micro-batches.
+        Under DistributedDataParallel every process must call it after the same number of micro-batches. FSDP2 cannot
+        end a window late: announce its last micro-batch with ``autocast(last=True)``, which updates by itself.
 
         Returns:
             The outcome of the update, or None if no window is open.
 
         Raises:
-            RuntimeError: as in :meth:`backward`.
+            RuntimeError: as in :meth:`backward`; or FSDP2 has gradients that it did not exchange.
         """
         self._window.check_finish()
         if self._unit is None or not self._window.open:
             return None
+        self._peers.check_exchanged()
         self._cover_new_groups()
         self._check_gradients()
         with self._window.changing_gradients():
@@ -269,7 +269,8 @@ class Stepper:
         return self._update(self._unit)
 
     def discard(self) -> None:
-        """Discard the open window: clear its gradients without an update."""
+        """Discard the open window: clear its gradients without an update; RuntimeError where FSDP2 keeps them."""
+        self._peers.discard()
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         self._window.clear()
@@ -304,7 +305,7 @@ class Stepper:
             divisor = scale * (weight / (window.size * unit))
             report = apply(self._optimizers, divisor=divisor, max_grad_norm=self._max_grad_norm)
             assert report.grad_norm is not None, "every step here measures it"
-            culprit = None if report.stepped else find_first_nonfinite(self._model, self._optimizers)
+            culprit = None if report.stepped else find_first_nonfinite(self._model, self._optimizers, self._peers)
             if self._scale is not None:
                 self._scale.update(overflow=not report.stepped)
         outcome = UpdateOutcome(
