@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 import gradstep
 from gradstep.optimizers.arguments import build_rule
 from gradstep.optimizers.checkpoint.load import export_state_dict
+from gradstep.optimizers.state.storage import Storage
 from tests.registry import cases, subjects
 from tests.trainers import like_lightning
 from tests.training import (
@@ -722,10 +723,10 @@ def test_where_decoupled_decay_is_a_setting_the_checkpoint_s_counts(name, decoup
 def test_a_state_dict_says_what_makes_the_rule_what_it_is():
     """torch.optim.Adam takes a group that says nothing for one of L2."""
     written = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    assert export_state_dict(written, gradstep.rules.AdamW)["param_groups"] == [
+    assert export_state_dict(written, gradstep.rules.AdamW, Storage())["param_groups"] == [
         {"lr": 0.1, "params": [0], "decoupled_weight_decay": True}
     ]
-    assert export_state_dict(written, gradstep.rules.Adam)["param_groups"] == written["param_groups"]
+    assert export_state_dict(written, gradstep.rules.Adam, Storage())["param_groups"] == written["param_groups"]
 
 
 def test_a_group_cannot_make_adam_of_adamw():

@@ -28,9 +28,8 @@ from gradstep.optimizers.arguments import (
     drop_execution,
     split_arguments,
 )
-from gradstep.optimizers.checkpoint.header import HEADER, make_header, stored_in_groups, write_group_header
 from gradstep.optimizers.checkpoint.load import export_state_dict, load_state_dict
-from gradstep.optimizers.checkpoint.matching import LoadReport
+from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_header
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
@@ -337,10 +336,7 @@ class Optimizer(torch.optim.Optimizer):
         if inside is not self:  # self is a trainer's wrapper around the optimizer
             return inside.state_dict()
         check_lists(self.param_groups)
-        return {
-            **export_state_dict(super().state_dict(), self.rule()),
-            HEADER: make_header(self.rule(), stored_in_groups(self.rule(), self._storage, self.param_groups)),
-        }
+        return export_state_dict(super().state_dict(), self.rule(), self._storage)
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(  # type: ignore[override]  # a report where torch returns None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gradstep.optimizers.arguments import drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
-from gradstep.optimizers.checkpoint.header import HEADER, find_header, make_header
 from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
     check_form,
@@ -22,7 +21,10 @@ from gradstep.optimizers.checkpoint.load import (
     unnest_state,
 )
 from gradstep.optimizers.checkpoint.matching import (
+    HEADER,
+    find_header,
     listed,
+    make_header,
     match,
     misfits,
 )

@@ -19,14 +19,19 @@ from gradstep.optimizers.arguments import (
     drop_defaults_beyond_torch,
     parameter_names,
 )
-from gradstep.optimizers.checkpoint.header import HEADER, continue_noise, read_header, write_group_header
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
+    HEADER,
     LoadReport,
+    continue_noise,
     listed,
+    make_header,
     match,
     misfits,
     parameter_keys,
+    read_header,
+    stored_in_groups,
+    write_group_header,
 )
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
@@ -46,8 +51,8 @@ OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings", HEAD
 """The keys of a group that are not loaded: its parameters, their names and marks, their state's precision, header."""
 
 
-def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> dict[str, Any]:
-    """Return torch's state dictionary with copied dictionaries, and with the arrays of a slot in blocks in one.
+def export_state_dict(state_dict: dict[str, Any], rule: type[Rule], storage: Storage) -> dict[str, Any]:
+    """Return torch's state dictionary with copied dictionaries, the arrays of a slot in blocks in one, and a header.
 
     The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
     rule's fixed settings (AdamW's ``decoupled_weight_decay``), without which torch.optim.Adam would load the state as
@@ -55,11 +60,12 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule] = Rule) -> di
 
     Args:
         state_dict: as torch writes it.
-        rule: the optimizer's rule.
+        rule, storage: the optimizer's.
     """
     state = nest_state(state_dict)
+    header = make_header(rule, stored_in_groups(rule, storage, state_dict["param_groups"]))
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
-    return {**state_dict, "state": state, "param_groups": groups}
+    return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 
 
 def nest_state(state_dict: Mapping[str, Any]) -> dict[Any, Any]:

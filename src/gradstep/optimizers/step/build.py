@@ -15,7 +15,7 @@ from torch import Tensor
 from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
 from gradstep.engines.step import StepReport
 from gradstep.optimizers.arguments import parameter_names, plain_name
-from gradstep.optimizers.checkpoint.header import HEADER, stored_in_groups
+from gradstep.optimizers.checkpoint.matching import HEADER, stored_in_groups
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
