@@ -307,7 +307,8 @@ def write(figures: list[Figure]) -> None:
     rows = {tuple(line.split(" | ")[:2]): line for line in lines}
     today = datetime.datetime.now(datetime.timezone.utc).date()
     for what, python, seconds, megabytes in figures:
-        cells = [what, python, f"{seconds:.0f} s", f"{megabytes:,.0f} MB", f"{processor()}, {today}"]
+        load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}"  # what others on the machine took
+        cells = [what, python, f"{seconds:.0f} s", f"{megabytes:,.0f} MB", f"{processor()}, {load}, {today}"]
         rows[f"| {what}", python] = f"| {' | '.join(cells)} |"
     table = ["| installed | Python | until the first example has run | size | measured on |", "|---|---|---:|---:|---|"]
     PAGE.write_text("\n".join([head + BEGIN, *table, *rows.values(), END + tail]), encoding="utf-8")
