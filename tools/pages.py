@@ -1,11 +1,12 @@
 """Write the parts of docs/ that follow from the rules or from results: `make pages`; a test compares them.
 
-They are the table of optimizers in docs/which_optimizer.md, the measured errors in docs/questions.md, each between two
-marks, and docs/images/family.svg.
+They are the table of optimizers in docs/which_optimizer.md, the measured errors in docs/questions.md, the table of
+frameworks in docs/texts.md, each between two marks, and docs/images/family.svg.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from types import SimpleNamespace
 from typing import Any, final
 
 import numpy as np
+import torch
 
+import gradstep.numpy
 from gradstep.report.markup import Markup, join, paint, tag
 from gradstep.report.picture import Picture, draw_path, draw_text
 from gradstep.rules import RULES, Rule, State, settings_of
@@ -186,6 +189,40 @@ def errors() -> str:
     return re.sub("^## (.*)$", r"*\1*", f"## {found.strip()}", flags=re.MULTILINE)
 
 
+FEATURES = {
+    "groups of parameters": "add_param_group",
+    "`state_dict`, `load_state_dict`": "load_state_dict",
+    "`get_momentum_state`, `set_momentum_state`": "get_momentum_state",
+    "`step(closure)`": "closure",
+    "clipping inside the step": "max_grad_norm",
+    "`amsgrad`, `maximize`": "amsgrad",
+    "`decoupled_weight_decay`": "decoupled_weight_decay",
+    "Adam without bias correction": "bias_correction",
+    "choice of the engine": "engine",
+    "state in 8 bits or bfloat16": "state",
+    "bfloat16 weights that keep small updates": "rounding",
+    "paged state": "paged",
+}
+"""Features of Adam and SGD, by the method, or the argument of the constructor or of ``step``, that stands for them."""
+
+
+def has(module: Any, name: str) -> bool:
+    """Return whether Adam or SGD of a module has a method, or takes an argument, of that name."""
+    kinds = (module.Adam, module.SGD)
+    takes = [name in inspect.signature(called).parameters for kind in kinds for called in (kind, kind.step)]
+    return any(takes) or any(hasattr(kind, name) for kind in kinds)
+
+
+def frameworks() -> str:
+    """Return the table of the optimizers and features of torch.optim and of both fronts."""
+    modules = {"`torch.optim`": torch.optim, "`gradstep`": gradstep, "`gradstep.numpy`": gradstep.numpy}
+    rows = {name: [hasattr(module, name) for module in modules.values()] for name in sorted(RULES)}
+    rows |= {feature: [has(module, name) for module in modules.values()] for feature, name in FEATURES.items()}
+    lines = [f"| | {' | '.join(modules)} |", "|---|---|---|---|"]
+    lines += [f"| {name} | {' | '.join('yes' if there else '–' for there in row)} |" for name, row in rows.items()]
+    return "\n".join(lines)
+
+
 def put(page: str, name: str, text: str) -> tuple[Path, str]:
     """Return a page's path and its text with new text between the marks of that name."""
     path, begin, end = DOCS / page, f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -196,6 +233,7 @@ def put(page: str, name: str, text: str) -> tuple[Path, str]:
 def texts() -> dict[Path, str]:
     """Return what each file should contain."""
     parts = [put("which_optimizer.md", "optimizers", table()), put("questions.md", "errors", errors())]
+    parts.append(put("texts.md", "frameworks", frameworks()))
     return {**dict(parts), DOCS / "images" / "family.svg": FamilyTree().file()}
 
 
