@@ -213,6 +213,31 @@ SUBJECTS = (
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("maximize")),
     ),
     Subject(
+        "ASGD",  # torch rounds the first rate to float32, which does nothing to these
+        ({"lr": 2**-7, "t0": 20.0}, {"lr": 0.125, "lambd": 0.01, "alpha": 0.9, "weight_decay": 0.1, "maximize": True}),
+        (
+            *_LR,
+            *_DECAY,
+            *_numbers("lambd value", "lambd", -0.1),
+            *_numbers("t0 value", "t0"),
+            *_numbers("alpha value", "alpha"),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
+        "Rprop",
+        ({}, {"lr": 0.1, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.2), "maximize": True}),
+        (
+            *_LR,
+            Bad({"etas": (1.0, 1.2)}, ValueError, "Invalid eta values: 1.0, 1.2"),
+            Bad({"etas": (0.5, 1.0)}, ValueError, "Invalid eta values: 0.5, 1.0"),
+            Bad({"etas": 0.5}, TypeError, "etas must be a pair of numbers"),
+            Bad({"step_sizes": (-1.0, 50.0)}, ValueError, "Invalid step_sizes value at index 0: -1.0"),
+            Bad({"step_sizes": (None, 50.0)}, TypeError, r"step_sizes\[0\] must be a number"),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
         "Adafactor",
         (
             {},

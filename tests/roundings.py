@@ -85,6 +85,26 @@ class Rounded:
     def __abs__(self) -> Rounded:
         return self.exact(np.abs(self.numbers))
 
+    def __neg__(self) -> Rounded:
+        return self.exact(-self.numbers)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.numbers < plain(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.numbers > plain(other)
+
+    def __eq__(self, other: object) -> Any:
+        return self.numbers == plain(other)
+
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise
+
+    def sign(self) -> Rounded:
+        return self.exact(np.sign(self.numbers))
+
+    def where(self, condition: Any, other: Any) -> Rounded:
+        return self.exact(np.where(condition, self.numbers, plain(other)))
+
     def sqrt(self) -> Rounded:
         return self.off(np.sqrt(self.numbers), self.numbers)
 
@@ -146,7 +166,8 @@ def _samples(
         # Rounded on the way in, since an implementation may round the product before it uses it.
         stored = {name: x.off(x.numbers, units=SINGLE / unit).numbers for name, x in scalars.items()}
         row: dict[str, Any] = rule.coefficients(step, **stored)
-        scalars = {name: x.off(row[name], units=SINGLE / unit) for name, x in scalars.items()}
+        after = {name: np.broadcast_to(row[name], (SAMPLES,)) for name in scalars}
+        scalars = {name: x.off(after[name], units=SINGLE / unit) for name, x in scalars.items()}
         for i, g in enumerate(grads):
             per_sample = (SAMPLES, *[1] * g.ndim)
             c = {n: x.reshape(per_sample) if np.ndim(x) else float(arithmetic(x)) for n, x in row.items()}

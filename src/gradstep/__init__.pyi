@@ -237,6 +237,33 @@ class AdamW(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class ASGD(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        lambd: float = ...,
+        alpha: float = ...,
+        t0: float = ...,
+        weight_decay: float = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class LaProp(Optimizer):
     def __init__(
         self,
@@ -371,6 +398,31 @@ class RMSprop(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class Rprop(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        etas: tuple[float, float] = ...,
+        step_sizes: tuple[float, float] = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class SGD(Optimizer):
     def __init__(
         self,
@@ -415,6 +467,9 @@ PagedAdamax8bit = Adamax
 AdamW8bit = AdamW
 PagedAdamW = AdamW
 PagedAdamW8bit = AdamW
+ASGD8bit = ASGD
+PagedASGD = ASGD
+PagedASGD8bit = ASGD
 LaProp8bit = LaProp
 PagedLaProp = LaProp
 PagedLaProp8bit = LaProp
@@ -430,6 +485,9 @@ PagedRAdam8bit = RAdam
 RMSprop8bit = RMSprop
 PagedRMSprop = RMSprop
 PagedRMSprop8bit = RMSprop
+Rprop8bit = Rprop
+PagedRprop = Rprop
+PagedRprop8bit = Rprop
 SGD8bit = SGD
 PagedSGD = SGD
 PagedSGD8bit = SGD

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gradstep.rules import (
+    ASGD,
     SGD,
     AdaBelief,
     Adadelta,
@@ -20,6 +21,7 @@ from gradstep.rules import (
     NAdam,
     RAdam,
     RMSprop,
+    Rprop,
 )
 from tests.rules.by_hand import steps
 
@@ -120,6 +122,15 @@ WORKED = {
         (1 - 0.2 / 3, 1 - 0.2 / 3 - 0.1 * (1 / 6 + 0.5 / (4 / sqrt(7) + 1)) * 4 / 3),
     ),
     "laprop, decay": (LaProp(**HALVES, eps=1.0, weight_decay=0.5), (2,), (0.95 - 0.2 / 3,)),
+    # η₁ = 1/2: 3/4·1 − 1/2·2 = −1/4; η₂ = 1/2/(1 + 1/4·1)¹ = 2/5, as 1/(1 + Ληt) with Λη = 1/4: 0.8·(−1/4) − 0.4·1
+    "asgd": (ASGD(lr=0.5, lambd=0.5, alpha=1.0), (2, 1), (-0.25, -0.6)),
+    "asgd, decay": (ASGD(lr=0.5, lambd=0.0, weight_decay=1.0), (2,), (-0.5,)),
+    # 1 − 0.1; the sign stays: 0.2, but at most 0.15; it turns: the weight stays, the step is 0.05; then it is taken
+    "rprop": (
+        Rprop(lr=0.1, etas=(1 / 3, 2.0), step_sizes=(0.01, 0.15)),
+        (2, 1, -3, -1, -5),
+        (0.9, 0.75, 0.75, 0.8, 0.9),
+    ),
     # c = 1/2·2 > 0 → 0.9, m = 1/4·2 = 1/2; c = 1/4 − 1/4 = 0: no move, m = 3/8 − 1/8 = 1/4;
     # c = 1/8 − 1/4 < 0 → 1.0
     "lion": (Lion(**HALVES), (2, -0.5, -0.5), (0.9, 0.9, 1.0)),

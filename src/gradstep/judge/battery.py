@@ -24,6 +24,9 @@ _AWAY: Mapping[str, Any] = {
     "momentum_decay": 0.1,
     "initial_accumulator_value": 0.5,
     "d": 1.5,
+    "t0": 3.0,
+    "etas": (0.3, 1.5),
+    "step_sizes": (0.01, 0.2),
 }
 """Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, True for flags."""
 
@@ -108,7 +111,7 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         ),
         make("kept gradient", "the gradient left in place", full, make.gradients(1) * 4, keeps_gradients=True),
     ]
-    for name in make.settings_away("dampening", "lr_decay"):
+    for name in make.settings_away("dampening", "lr_decay", "t0"):
         settings = full | make.settings_away(name)
         scenarios.append(make(f"{name} skipped", "the count of steps", settings, skips, needs=(name,)))
         scenarios.append(
@@ -147,6 +150,7 @@ class _ScenarioMaker:
         *,
         needs: Sequence[str] = (),
         defaults: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
         **more: Any,
     ) -> Scenario:
         rate = {"lr": LR} if "lr" in self.defaults else {}
@@ -158,13 +162,18 @@ class _ScenarioMaker:
         return Scenario(
             name,
             shows,
-            {n: v for n, v in values.items() if n in self.defaults},
+            self._known(values),
             initial,
             tuple(gradients),
             needs=frozenset(needs) & self.defaults.keys(),
             defaults=defaults,
+            groups=tuple(map(self._known, groups)),
             **more,
         )
+
+    def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the settings that the rule has."""
+        return {name: value for name, value in settings.items() if name in self.defaults}
 
     def settings_away(self, *names: str) -> dict[str, Any]:
         return {n: True if self.defaults[n] is False else _AWAY.get(n, 0.2) for n in names if n in self.defaults}

@@ -7,6 +7,7 @@ from gradstep.rules.adagrad import Adagrad as Adagrad
 from gradstep.rules.adam import Adam as Adam
 from gradstep.rules.adamax import Adamax as Adamax
 from gradstep.rules.adamw import AdamW as AdamW
+from gradstep.rules.asgd import ASGD as ASGD
 from gradstep.rules.base import Rule as Rule
 from gradstep.rules.base import Slot as Slot
 from gradstep.rules.base import State as State
@@ -15,6 +16,7 @@ from gradstep.rules.lion import Lion as Lion
 from gradstep.rules.nadam import NAdam as NAdam
 from gradstep.rules.radam import RAdam as RAdam
 from gradstep.rules.rmsprop import RMSprop as RMSprop
+from gradstep.rules.rprop import Rprop as Rprop
 from gradstep.rules.settings import settings_of as settings_of
 from gradstep.rules.sgd import SGD as SGD
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, epsilon, maximum, mean, rms, sqrt
-from gradstep.rules.settings import at_least_one, learning_rate, nonnegative, nonpositive, optional_pair
+from gradstep.rules.settings import at_least_one, learning_rate, nonnegative, nonnegative_pair, nonpositive
 
 
 @final
@@ -49,7 +49,7 @@ class Adafactor(Rule):
 
     lr: float = learning_rate(1e-2)
     beta2_decay: float = nonpositive(-0.8)
-    eps: tuple[float | None, float] = optional_pair(None, 1e-3)
+    eps: tuple[float | None, float] = nonnegative_pair(None, 1e-3)
     d: float = at_least_one(1.0)
     weight_decay: float = nonnegative(0.0)
 

@@ -110,16 +110,29 @@ def betas(first: float, second: float) -> Any:
     return _setting((first, second), check)
 
 
-def optional_pair(first: float | None, second: float) -> Any:
-    """Return the field of two numbers of at least 0; the first may be ``None``."""
+def nonnegative_pair(first: float | None, second: float) -> Any:
+    """Return the field of two numbers of at least 0; the first may be ``None`` if its default is."""
 
     def check(name: str, value: Any) -> tuple[float | None, float]:
         pair = _pair(name, value)
-        numbers = [None if x is None and i == 0 else number(f"{name}[{i}]", x) for i, x in enumerate(pair)]
+        missing = first is None and pair[0] is None
+        numbers = [0.0 if missing and i == 0 else number(f"{name}[{i}]", x) for i, x in enumerate(pair)]
         for index, x in enumerate(numbers):
-            if x is not None and x < 0:
+            if x < 0:
                 raise ValueError(f"Invalid {name} value at index {index}: {x} (must be at least 0)")
-        return numbers[0], numbers[1] or 0.0
+        return None if missing else numbers[0], numbers[1]
+
+    return _setting((first, second), check)
+
+
+def shrink_and_grow(first: float, second: float) -> Any:
+    """Return the field of two factors, the first between 0 and 1, the second greater than 1."""
+
+    def check(name: str, value: Any) -> tuple[float, float]:
+        shrink, grow = (number(f"{name}[{i}]", x) for i, x in enumerate(_pair(name, value)))
+        if not 0 < shrink < 1 < grow:
+            raise ValueError(f"Invalid eta values: {shrink}, {grow} (must be between 0 and 1, and greater than 1)")
+        return shrink, grow
 
     return _setting((first, second), check)
 

@@ -23,6 +23,11 @@ def _counts_and_keeps(program: Program) -> bool:
     return bool(program.slots) and counted and not forgets
 
 
+def _reads_rate(program: Program) -> bool:
+    """Whether steps use the learning rate; Rprop's only fills its state."""
+    return any(n.op == "setting" and n.args[0] == "lr" for n in program.nodes())
+
+
 _SLOTS = {
     "exp_avg": "the average of the gradient",
     "exp_avg_sq": "the average square",
@@ -85,8 +90,8 @@ CHANGES: dict[str, Edit | Change] = {
     "missing-as-zero": habit(missing="zero"),
     "stops-at-missing": habit(missing="ends"),
     "gradient-written": habit(writes_gradient=True, when=coupled_decay),
-    "settings-latched": habit(latched=True),
-    "rate-of-constructor": habit(latched=True, one_rate=True),
+    "settings-latched": habit(latched=True, when=_reads_rate),
+    "rate-of-constructor": habit(latched=True, one_rate=True, when=_reads_rate),
     "first-group-only": habit(first_group=True),
     "state-not-saved": habit(forgets="all", when=_counts_and_keeps),
     "slots-not-saved": habit(forgets="slots"),

@@ -95,7 +95,8 @@ def _remove_parameter_size(_: Program, node: Node) -> Node:
 
 def _make_rate_constant(program: Program, node: Node) -> Node:
     lr = program.setting("lr")
-    return lr if node.op == "ite" and lr in node.args[1:] and not node.has("named", "old") else node
+    is_bounded = node.op == "ite" and node.args[0].op in ("lt", "le") and lr in node.args[1:]
+    return lr if is_bounded and not node.has("named", "old") else node
 
 
 def _remove_clipping(_: Program, node: Node) -> Node:
