@@ -19,7 +19,8 @@ FULL = {
     "AdamW": {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
     "NAdam": {"weight_decay": 0.1, "decoupled_weight_decay": True},
 }
-EVERY = [(name, options) for name in RULES for options in ({}, FULL.get(name, {"weight_decay": 0.1}))]
+MORE = {"Rprop": {"etas": (0.3, 1.5)}}
+EVERY = [(name, options) for name in RULES for options in ({}, (FULL | MORE).get(name, {"weight_decay": 0.1}))]
 
 
 class Foreign:
