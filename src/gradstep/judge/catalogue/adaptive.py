@@ -77,7 +77,7 @@ def _use_this_mu(program: Program) -> Program:
 
 def _lose_product(program: Program) -> Program:
     """Let every step start from the first value of NAdam's product of momenta."""
-    products = {f for name, part in program.parts.items() if name.startswith("memo ") for f in factors(part)}
+    products = {f for name, part in program.parts.items() if name.startswith("memo ") for f in part.factors}
     return program.rewrite(lambda n: program.first_value(n.args[0]) if n.op == "memo" and n in products else n)
 
 
