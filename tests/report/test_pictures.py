@@ -76,9 +76,9 @@ def test_a_hostile_name_is_text_wherever_it_stands():
 
 def test_a_page_is_small_whatever_it_shows():
     rng = np.random.default_rng(0)
-    long = [Line(str(k), range(100_000), rng.normal(size=100_000).tolist()) for k in range(8)]
+    long = [Line(str(k), range(20_000), rng.normal(size=20_000).tolist()) for k in range(8)]
     check_page(page("t", "b", figures([LineChart(str(k), "steps", "loss", long) for k in range(9)])))
-    ways = [Trajectory(str(k), "", "blue", rng.uniform(-1, 1, (20_000, 2)).tolist()) for k in range(16)]
+    ways = [Trajectory(str(k), "", "blue", rng.uniform(-1, 1, (5_000, 2)).tolist()) for k in range(16)]
     chart = SurfaceChart("t", "x", "y", GRID, GRID, GRID[None, :] ** 2 + GRID[:, None] ** 2, ways, (0.0, 0.0))
     check_page(page("t", "b", figures([chart, chart], wide=True)))
 

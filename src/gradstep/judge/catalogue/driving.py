@@ -18,7 +18,9 @@ from gradstep.rules.settings import shared_settings_of
 
 
 def _counts_and_keeps(program: Program) -> bool:
-    forgets = any(a.old_weight.contains(STEP) for a in program.averages)  # the first step ignores the old state
+    first = program.rewrite(lambda n: program.first_value(n.args[0]) if n.op == "memo" else n)
+    # Whether the first step ignores the old state: its weight depends on the step, or is 0 then.
+    forgets = any(a.old_weight.contains(STEP) for a in program.averages) or len(first.averages) < len(program.averages)
     counted = any(STEP in n.args and n.op != "eq" for n in program.nodes())  # more than a test for the first step
     return bool(program.slots) and counted and not forgets
 
