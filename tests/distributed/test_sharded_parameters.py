@@ -243,6 +243,19 @@ def on_four_ranks(cases: Any) -> list[str]:
     return found + statistics_differ(square, [Shard(0), Shard(1)])
 
 
+def on_many_ranks(cases: Any) -> list[str]:
+    """Shards of unequal lengths, and ranks without any element of some parameters."""
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    found = []
+    for number, case in enumerate(cases):
+        found += differences(mesh, [Shard(0)], case, 0.05 if number % 2 else None)
+    for options in ({}, {"state": "8bit"}):
+        found += through_a_model(mesh, fsdp, **options)
+    return found + all_skip(mesh, [Shard(0)]) + statistics_differ(mesh, [Shard(0)])
+
+
 def eight_bits_are_shared_out(ranks: int) -> list[str]:
     """Under FSDP2 a rank has at most its share of the 8-bit state of one process, and 1%."""
     from torch.distributed.fsdp import fully_shard
@@ -269,3 +282,9 @@ QUICK = [("AdamW", "float32", "nearest"), ("AdamW", "8bit", "nearest"), ("NAdam"
 def test_any_number_of_ranks_has_the_bits_of_one(slow):
     assert run(on_two_ranks, 2, ALL_CASES if slow else CASES) == [[]] * 2
     assert run(on_four_ranks, 4, ALL_CASES if slow else QUICK) == [[]] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [3])
+def test_uneven_and_empty_shards_have_the_bits_of_one_process(ranks):
+    assert run(on_many_ranks, ranks, CASES) == [[]] * ranks
