@@ -1,6 +1,7 @@
 """Hugging Face's Trainer with a gradstep optimizer, parameter groups and schedule, on a GPT-2 with random weights.
 
     python examples/huggingface_trainer.py
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/huggingface_trainer.py
 
 - ``optimizer_cls_and_kwargs`` takes the class and its arguments. With ``params`` among them these groups are used,
   else Trainer makes its own (``TrainingArguments(weight_decay=...)``, which is 0 unless given). ``lr`` has to be said

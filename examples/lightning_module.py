@@ -1,6 +1,7 @@
 """PyTorch Lightning with a gradstep optimizer and schedule, clipping inside the step.
 
     python examples/lightning_module.py
+    torchrun --nproc_per_node 2 examples/lightning_module.py
 
 - ``"interval": "step"`` makes Lightning advance the schedule once per update; its default is once per epoch.
 - Lightning passes what ``optimizer_step`` gives on to the optimizer, so that clipping is part of gradstep's step. The
@@ -8,6 +9,7 @@
   with ``precision="16-mixed"``.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +21,11 @@ import gradstep
 
 
 class Lit(LightningModule):
-    """A language model that knows how it is trained."""
+    """A language model that knows how it is trained; ``options`` are the optimizer's, such as ``state="8bit"``."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, **options: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.options = model, options
         self.losses: list[float] = []
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -34,7 +36,8 @@ class Lit(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Groups, optimizer and schedule."""
-        optimizer = gradstep.AdamW(gradstep.param_groups(self.model, weight_decay=WEIGHT_DECAY), lr=LR)
+        groups = gradstep.param_groups(self.model, weight_decay=WEIGHT_DECAY)
+        optimizer = gradstep.AdamW(groups, lr=LR, **self.options)
         planned = int(self.trainer.estimated_stepping_batches)
         scheduler = gradstep.Scheduler(optimizer, lr=SCHEDULE, planned_updates=planned)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -54,7 +57,14 @@ def trainer(**arguments: Any) -> Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    own = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "accumulate_grad_batches": ACCUMULATE}
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many it has started here
+    own = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "devices": processes,
+        "strategy": "ddp" if processes > 1 else "auto",
+        "accumulate_grad_batches": ACCUMULATE,
+    }
     return Trainer(**{**quiet, **own, **arguments})
 
 
