@@ -293,6 +293,6 @@ def test_any_number_of_ranks_has_the_bits_of_one(slow):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [3])
-def test_uneven_and_empty_shards_have_the_bits_of_one_process(ranks):
-    assert run(on_many_ranks, ranks, CASES) == [[]] * ranks
+@pytest.mark.parametrize(("ranks", "cases"), [(3, CASES), (8, QUICK)], ids=[3, 8])
+def test_uneven_and_empty_shards_have_the_bits_of_one_process(ranks, cases):
+    assert run(on_many_ranks, ranks, cases) == [[]] * ranks
