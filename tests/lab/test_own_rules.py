@@ -82,6 +82,7 @@ def test_a_rule_in_a_file_passes_its_own_check(mine, name):
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.slow
 def test_another_rule_does_not_pass(mine):
     checked = run("check", f"{mine}:Signum", "--rule", "adamw")
     assert checked.exit_code == 1, checked.output
