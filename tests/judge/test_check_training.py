@@ -66,8 +66,8 @@ ADAMW = "torch.optim.AdamW(model.parameters())"
     ("end", "code", "text"),
     [
         ("sys.exit(3)", 2, "The script exited with 3."),
-        ("sys.exit(0)", 0, ""),
-        ("import os; os._exit(3)", 2, "The script exited with 3."),
+        pytest.param("sys.exit(0)", 0, "", marks=pytest.mark.slow),
+        pytest.param("import os; os._exit(3)", 2, "The script exited with 3.", marks=pytest.mark.slow),
         ("import os; os._exit(0)", 0, ""),
     ],
 )

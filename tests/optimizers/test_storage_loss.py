@@ -117,6 +117,7 @@ def test_state_in_fewer_bits_trains_as_well(state):
 
 
 @pytest.mark.filterwarnings("ignore:.*were left where they were")
+@pytest.mark.slow
 def test_bfloat16_parameters_train_as_well_unless_rounded_to_nearest():
     plain = digits_loss(lr=1e-4)[0]
     found = {
