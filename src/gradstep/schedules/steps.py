@@ -31,18 +31,25 @@ class Constant(Schedule):
         return ()
 
 
+class _Endless(Schedule):
+    """The base of schedules without an end; they are one piece unless they override :meth:`boundaries`."""
+
+    @property
+    def updates(self) -> None:
+        return None
+
+    def boundaries(self, updates: int) -> tuple[int, ...]:
+        return ()
+
+
 @final
 @dataclass(frozen=True)
-class Step(Schedule):
+class Step(_Endless):
     """A value multiplied by ``factor`` every ``every`` updates."""
 
     start: float
     factor: float
     every: int
-
-    @property
-    def updates(self) -> None:
-        return None
 
     def value(self, update: int) -> float:
         return self.start * self.factor ** (update // self.every)
@@ -53,16 +60,12 @@ class Step(Schedule):
 
 @final
 @dataclass(frozen=True)
-class MultiStep(Schedule):
+class MultiStep(_Endless):
     """A value multiplied by ``factor`` at each of the updates ``at``."""
 
     start: float
     factor: float
     at: tuple[int, ...]
-
-    @property
-    def updates(self) -> None:
-        return None
 
     def value(self, update: int) -> float:
         return self.start * self.factor ** bisect_right(self.at, update)
@@ -73,41 +76,27 @@ class MultiStep(Schedule):
 
 @final
 @dataclass(frozen=True)
-class Exponential(Schedule):
+class Exponential(_Endless):
     """A value multiplied smoothly by ``factor`` over every ``every`` updates."""
 
     start: float
     factor: float
     every: int
 
-    @property
-    def updates(self) -> None:
-        return None
-
     def value(self, update: int) -> float:
         return self.start * math.pow(self.factor, update / self.every)
-
-    def boundaries(self, updates: int) -> tuple[int, ...]:
-        return ()
 
 
 @final
 @dataclass(frozen=True)
-class InverseSqrt(Schedule):
+class InverseSqrt(_Endless):
     """A decay as one over the square root of the update."""
 
     peak: float
     timescale: int
 
-    @property
-    def updates(self) -> None:
-        return None
-
     def value(self, update: int) -> float:
         return self.peak * math.sqrt(self.timescale / (self.timescale + update))
-
-    def boundaries(self, updates: int) -> tuple[int, ...]:
-        return ()
 
 
 def constant(value: float, *, updates: int | None = None) -> Schedule:
