@@ -136,36 +136,29 @@ class Tape:
         return branch
 
     def _sum(self, node: Node) -> int:
-        numbers = [t for t in node.args if t.scalar]
-        arrays = [t for t in node.args if not t.scalar]
-        total: int | None = None
-        for term in numbers + arrays:
+        first, *others = sorted(node.args, key=lambda t: not t.scalar)
+        total = self._place(first)
+        for term in others:
             coefficient, content = term.split_coefficient()
-            if total is not None and coefficient == -1:
+            if coefficient == -1:
                 total = self._call(operator.sub, total, self._place(content))
             else:
-                place = self._place(term)
-                total = place if total is None else self._call(operator.add, total, place)
-        assert total is not None, "a sum has terms"
+                total = self._call(operator.add, total, self._place(term))
         return total
 
     def _product(self, node: Node) -> int:
-        numbers = [f for f in node.args if f.scalar]
-        arrays = [f for f in node.args if not f.scalar]
-        # Scalars first: together they cost one multiplication of the array, and lose nothing in float64.
-        total: int | None = None
-        for factor in numbers:
-            place = self._place(factor)
-            total = place if total is None else self._call(operator.mul, total, place)
-        for factor in sorted(arrays, key=lambda f: f.split_power()[1] < 0):
-            base, exponent = factor.split_power()
-            if exponent < 0 and total is not None:
-                inside = self._raise(self._place(base), -exponent, scalar=False)
-                total = self._call(np.divide, total, inside)
+        def divides(factor: Node) -> bool:
+            return not factor.scalar and factor.split_power()[1] < 0
+
+        # Scalars first: together they cost one multiplication of the array, and lose nothing in float64. Divisors last.
+        first, *others = sorted(node.args, key=lambda f: (not f.scalar, divides(f)))
+        total = self._place(first)
+        for factor in others:
+            if divides(factor):
+                base, exponent = factor.split_power()
+                total = self._call(np.divide, total, self._raise(self._place(base), -exponent, scalar=False))
             else:
-                place = self._place(factor)
-                total = place if total is None else self._call(operator.mul, total, place)
-        assert total is not None, "a product has factors"
+                total = self._call(operator.mul, total, self._place(factor))
         return total
 
     def _power(self, node: Node) -> int:
