@@ -32,10 +32,15 @@ def replace_corrections(program: Program, moment: str, by: Replacement) -> Progr
             return mul(*(by(own[f], 1.0) if (f, 1.0) in powers else f for f in node.args))
         return node
 
-    return _require_change(program, program.rewrite(edit, "step"))
+    return require_change(program, program.rewrite(edit, "step"))
 
 
-def _require_change(before: Program, after: Program) -> Program:
+def require_change(before: Program, after: Program) -> Program:
+    """Return ``after``, or raise an error if an edit has left it the same as ``before``.
+
+    Raises:
+        NotFoundError: nothing has changed.
+    """
     require(not after.same(before), "change")
     return after
 
@@ -83,7 +88,7 @@ def sums_with_eps(program: Program) -> Iterator[Denominator]:
 def replace_denominators(program: Program, make: Callable[[Denominator], Node]) -> Program:
     """Replace every ``sqrt(v) + eps`` by ``make`` of it."""
     replacements = {d.node: make(d) for d in sums_with_eps(program) if d.bare_root.split_power()[1] == 0.5}
-    return _require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
+    return require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
 
 
 def decoupled_decay(program: Program) -> Node:

@@ -1,6 +1,7 @@
 """A traced rule as named expressions, with its settings, averages and corrections.
 
-What is named in the singular must be there: :class:`NotFoundError` says that it is not.
+A method that returns one piece of the rule raises :class:`NotFoundError` if the rule does not have it; one that returns
+several returns none then.
 """
 
 from __future__ import annotations
@@ -111,23 +112,19 @@ class Program:
     def __getitem__(self, name: str) -> Node:
         return self.parts[name]
 
-    def with_parts(self, parts: Mapping[str, Node]) -> Program:
-        """Return the rule with these expressions instead of its own."""
-        return Program(parts, self.first)
-
     def replace(self, **parts: Node) -> Program:
-        """Return a copy with other expressions for ``G``, ``keep``, ``step`` or ``p``."""
-        return self.with_parts({**self.parts, **parts})
+        """Return a copy with other expressions for these parts."""
+        return Program({**self.parts, **parts}, self.first)
 
     def replace_part(self, name: str, expression: Node) -> Program:
-        """Return a copy with another expression for one part."""
-        return self.with_parts({**self.parts, name: expression})
+        """Return a copy with another expression for one part, whose name need not be an identifier."""
+        return self.replace(**{name: expression})
 
     def rewrite(self, edit: Edit, *names: str) -> Program:
         """Apply ``edit`` to every node of these parts, by default of all; ``step`` includes ``update``."""
         if "step" in names:
             names = (*names, "update")
-        return self.with_parts({n: e.rewrite(edit) if not names or n in names else e for n, e in self.parts.items()})
+        return self.replace(**{n: e.rewrite(edit) for n, e in self.parts.items() if not names or n in names})
 
     def first_value(self, name: str) -> Node:
         """Return the value of a slot or a scalar of the state before the first step."""
@@ -217,7 +214,7 @@ class Program:
             of_second = c.beta in squares and (c.beta not in gradients or moment == "v")
             if of_second == (moment == "v"):
                 own.append(c)
-        return tuple(require(own, f"correction of {moment}"))
+        return tuple(own)
 
     def correction_of(self, moment: str) -> Correction:
         """Return the one correction ``1 - β**t`` of the moment (``m`` or ``v``)."""

@@ -23,7 +23,7 @@ def _find_maximum(program: Program) -> tuple[str, str]:
 
 def _maximum_of_corrected(program: Program) -> Program:
     name, other = _find_maximum(program)
-    correction = program.corrections_of("v")[0].node
+    correction = require(program.corrections_of("v"), "correction of v")[0].node
     program = replace_corrections(program, "v", lambda c, e: ONE)
     _, new = program.slot_leaves(other)
     return program.replace_part(name, program[name].substitute(new, new / correction))
@@ -95,7 +95,8 @@ def _remove_look_ahead(program: Program) -> Program:
 def _find_choices(program: Program) -> list[Node]:
     """Return the factors of the step that differ in the early steps, in which the variance is not known yet."""
     choices = [n for n in program.nodes("step") if n.op == "ite" and n.args[0].contains(STEP)]
-    return require(choices[1:] and choices, "early steps of their own")
+    require(len(choices) > 1, "early steps of their own")
+    return choices
 
 
 def _find_early(program: Program) -> tuple[Node, bool]:

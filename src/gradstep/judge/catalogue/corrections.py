@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gradstep.judge.algebra.anatomy import Replacement, replace_corrections
 from gradstep.judge.algebra.expression import ONE, STEP, Node
-from gradstep.judge.algebra.program import Correction, NotFoundError, Program, require
+from gradstep.judge.algebra.program import Correction, Program, require
 from gradstep.judge.catalogue.mistake import all_of, any_of, habit
 from gradstep.judge.formula import Change, Edit
 
@@ -18,17 +18,15 @@ def _replace(moment: str, by: Replacement) -> Edit:
 
 def _change(moment: str, change: Callable[[Correction], Node]) -> Edit:
     """Return the edit that replaces the moment's corrections by powers of β by ``change`` of them."""
-    return _replace(moment, lambda c, e: change(c) ** e if c.beta is not None else require(None, "power of beta"))
+
+    def by(c: Correction, exponent: float) -> Node:
+        require(c.beta, "power of beta")
+        return change(c) ** exponent
+
+    return _replace(moment, by)
 
 
 _remove = {moment: _replace(moment, lambda c, e: ONE) for moment in "mv"}
-
-
-def _has(program: Program, moment: str) -> bool:
-    try:
-        return bool(program.corrections_of(moment))
-    except NotFoundError:
-        return False
 
 
 def _swap(program: Program) -> Program:
@@ -50,20 +48,23 @@ def _store_corrected(moment: str) -> Edit:
     """Keep the corrected averages as the state, and use them as they are."""
 
     def edit(program: Program) -> Program:
-        stored, c = dict(program.parts), program.correction_of(moment)
-        for average in program.first_moments if moment == "m" else program.second_moments:
-            if average.old_weight is c.beta:
-                stored[average.name] = program[average.name] / c.node
-        return program.with_parts({**stored, "step": _remove[moment](program)["step"]})
+        c = program.correction_of(moment)
+        averages = program.first_moments if moment == "m" else program.second_moments
+        stored = {a.name: program[a.name] / c.node for a in averages if a.old_weight is c.beta}
+        return _remove[moment](program).replace(**stored)
 
     return edit
+
+
+def _store_all_corrected(program: Program) -> Program:
+    return all_of(*(_store_corrected(m) for m in "mv" if program.corrections_of(m)))(program)
 
 
 _correct_as_at_first = {m: _change(m, lambda c: c.node.substitute(c.of, c.of.args[0])) for m in "mv"}
 
 
 def _has_both(program: Program) -> bool:
-    return _has(program, "m") and _has(program, "v")
+    return all(program.corrections_of(moment) for moment in "mv")
 
 
 def _correct_twice(program: Program) -> Program:
@@ -75,14 +76,14 @@ def _correct_twice(program: Program) -> Program:
 def debias_averages(program: Program) -> Program:
     """Move the corrections into the averages, which are then unbiased if they are updated at every step."""
     uncorrected = any_of(*_remove.values())(program)
-    parts = dict(uncorrected.parts)
+    unbiased = {}
     betas = {c.beta for c in program.corrections}
     for average in program.averages:
         if average.is_average and average.old_weight in betas:
             beta_t = average.old_weight**STEP
             hat = (beta_t - average.old_weight) / (beta_t - 1)
-            parts[average.name] = hat * average.old + (1 - hat) * average.value
-    return program.with_parts(parts)
+            unbiased[average.name] = hat * average.old + (1 - hat) * average.value
+    return uncorrected.replace(**unbiased)
 
 
 def _add_correction(program: Program) -> Program:
@@ -131,7 +132,7 @@ CHANGES: dict[str, Edit | Change] = {
     **{f"no-{m}-correction": edit for m, edit in _remove.items()},
     "step-from-zero": habit(offset=-1, when=uses_step),
     "step-from-two": habit(offset=1, when=_uses_step_in_power),
-    "correction-stored": lambda program: all_of(*(_store_corrected(m) for m in "mv" if _has(program, m)))(program),
+    "correction-stored": _store_all_corrected,
     **{f"{m}-correction-stored": Change(_store_corrected(m), when=_has_both) for m in "mv"},
     **{f"{m}-correction-multiplied": _replace(m, lambda c, e: c.node ** (-e)) for m in "mv"},
     "v-correction-not-rooted": _replace("v", lambda c, e: c.node ** (2 * e)),

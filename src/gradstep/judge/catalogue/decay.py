@@ -107,9 +107,9 @@ def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Progr
     """Add the decay to the gradient of one moment only."""
     require(program.first_moments and program.second_moments, "two averages")
     whole = G + program.setting("weight_decay") * P
-    parts = {a.name: program[a.name].substitute(GRADIENT, whole) for a in own(program)}
-    others = {n: e.substitute(GRADIENT, G) for n, e in program.parts.items() if n not in parts and n != "G"}
-    return program.with_parts({**others, **parts, "G": G, "keep": ONE})
+    names = {a.name for a in own(program)}
+    parts = {n: e.substitute(GRADIENT, whole if n in names else G) for n, e in program.parts.items()}
+    return program.replace(**{**parts, "G": G, "keep": ONE})
 
 
 CHANGES: dict[str, Edit | Change] = {

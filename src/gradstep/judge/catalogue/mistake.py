@@ -12,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
+from gradstep.judge.algebra.anatomy import require_change
 from gradstep.judge.algebra.expression import Node
 from gradstep.judge.algebra.program import NotFoundError, Program
 from gradstep.judge.algebra.trace import key_of
@@ -267,10 +268,7 @@ def all_of(*edits: Edit) -> Edit:
 
     def edit(program: Program) -> Program:
         for each in edits:
-            after = each(program)
-            if after.same(program):
-                raise NotFoundError("one of several edits changes nothing")
-            program = after
+            program = require_change(program, each(program))
         return program
 
     return edit

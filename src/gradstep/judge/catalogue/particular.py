@@ -126,7 +126,7 @@ def _keep_in_full(program: Program) -> Program:
         return mul(new, *(f for f in node.args if f not in (new, col_new) and not f.has("mean")))
 
     full = program.rewrite(unfactored, "step")
-    return full.with_parts({**full.parts, row: old_weight * old + whole, col: col_old})
+    return full.replace(**{row: old_weight * old + whole, col: col_old})
 
 
 CHANGES: dict[str, Edit | Change] = {

@@ -127,7 +127,7 @@ def _update_late(slots: Slots, program: Program) -> Program:
 
 def _never_update(slots: Slots, program: Program) -> Program:
     """Compute the new values of these slots and discard them."""
-    return program.with_parts({**program.parts, **{name: program.slot_leaves(name)[0] for name in slots(program)}})
+    return program.replace(**{name: program.slot_leaves(name)[0] for name in slots(program)})
 
 
 def _first_slots(program: Program) -> list[str]:
