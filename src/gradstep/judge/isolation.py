@@ -91,10 +91,10 @@ def check_file(
         received = events.read()
         verdict = next((Verdict.from_dict(_printable(e["verdict"])) for e in received if "verdict" in e), None)
         if verdict is None:
-            blank = Verdict(target, rule, convention, Status.UNJUDGED, "")
             last = next((e["probe"] for e in reversed(received) if "probe" in e), "loading the file")
             why = f"ended its process (code {worker.returncode})" if ended else f"did not end within {time_limit:g} s"
-            verdict = replace(blank, reason=f"It could not be judged: it {why} in the probe {last!r}")
+            reason = f"It could not be judged: it {why} in the probe {last!r}"
+            verdict = Verdict(target, rule, convention, Status.UNJUDGED, reason)
         return output.add_note(verdict)
 
 

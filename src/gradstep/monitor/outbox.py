@@ -238,7 +238,7 @@ class Pending:
         loss, collected = self.fields.get("loss"), self.collected
         return (
             bool(self.fields.get("skipped"))
-            or not (collected is None or collected.finite)
+            or not (collected is None or collected.non_finite is None)
             or not (loss is None or math.isfinite(loss))
         )
 

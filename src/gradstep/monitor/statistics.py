@@ -34,7 +34,7 @@ class CollectedStep:
     """
 
     def __init__(self, statistics: Statistics, non_finite: Floats | None, *, second_is_root: bool = False) -> None:
-        self.statistics, self.finite, self.non_finite = statistics, statistics.finite, non_finite
+        self.statistics, self.non_finite = statistics, non_finite
         self._second_is_root = second_is_root
 
     @cached_property

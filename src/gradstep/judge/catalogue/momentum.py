@@ -10,8 +10,6 @@ from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node
 from gradstep.judge.algebra.program import Average, Program, only, require
 from gradstep.judge.formula import Change, Edit
 
-_CLIPPING = "clipping is the caller's, before step(); torch.nn.utils.clip_grad_norm_ and clip_grad_value_"
-
 
 def _find_buffer(program: Program) -> Average:
     """Return the momentum buffer: the one slot that is a sum of gradients."""
