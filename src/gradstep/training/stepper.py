@@ -107,10 +107,13 @@ class Stepper:
         elif scaler is not None:
             raise ValueError(f"a scaler is of use with precision='float16' only, not with {precision!r}")
         self._peers = Peers(model, params)
-        self._model, self._optimizers, self._device = model, optimizers, params[0].device
+        self._model = model
+        self._device = params[0].device
+        self._optimizers = optimizers
         self._group_count = sum(len(optimizer.param_groups) for optimizer in optimizers)
         self._drivers = make_drivers(schedule, optimizers, 0)
-        self._max_grad_norm, self._window = max_grad_norm, Window(int(accumulate))
+        self._max_grad_norm = max_grad_norm
+        self._window = Window(int(accumulate))
         self._updates = self._skipped = 0
 
     # -- properties ----------------------------------------------------------------------------------------------
@@ -370,12 +373,9 @@ class Stepper:
             state[name] if isinstance(state[name], list) else [state[name]] for name in ("optimizer", "schedule")
         )
         if not len(saved) == len(schedules) == len(self._optimizers):
-            count = len(self._optimizers)
-            raise ValueError(
-                f"optimizers: this stepper has {count}, and the checkpoint {len(saved)}: make it as it was"
-            )
-        parts: list[tuple[str, Any, Any]]
-        parts = [("schedule", own, other) for own, other in zip(self._drivers, schedules, strict=True)]
+            counts = f"{len(self._optimizers)}, and the checkpoint {len(saved)}"
+            raise ValueError(f"optimizers: this stepper has {counts}: make it as it was")
+        parts: list[tuple[str, Any, Any]] = [("schedule", *pair) for pair in zip(self._drivers, schedules, strict=True)]
         parts.append(("scaler", self._scale, state["scaler"]))
         for name, own, other in parts:
             if (own is None) != (other is None):

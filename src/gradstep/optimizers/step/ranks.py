@@ -50,7 +50,7 @@ class MeshRanks(Ranks):
     @staticmethod
     def of(groups: Sequence[Mapping[str, Any]]) -> MeshRanks | None:
         """Return the processes that have parts of the parameters of these groups; None if this process has them all."""
-        # A step that raises asks this too: the groups may be what it raises for.
+        # This is called for a step that raised, too, perhaps because these groups are malformed.
         lists = [group.get("params") for group in groups]
         params = [p for each in lists if isinstance(each, list) for p in each]
         places = dict.fromkeys(ShardedParameter(p, "", {}).place for p in params if is_distributed(p))

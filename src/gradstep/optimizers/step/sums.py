@@ -58,9 +58,8 @@ class Update:
         p = shard.parameter
         self._shape, self._spec = tuple(p.shape), spec
         self.dtype = torch.float64 if spec.arithmetic is np.float64 else torch.float32
-        self._dims: dict[
-            int, list[int]
-        ] = {}  # of the mesh, by the axis that is divided over them, counted from the end
+        # The dimensions of the mesh that divide each axis; axes are counted from the end.
+        self._dims: dict[int, list[int]] = {}
         for dim, axis in enumerate(sharded_axes(p)):
             if axis is not None:
                 self._dims.setdefault(axis - p.dim(), []).append(dim)

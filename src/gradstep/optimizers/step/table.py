@@ -296,14 +296,13 @@ class Table(StepTable):
     def install(self) -> None:
         if self._installed:
             return
-        state = self._state
         params = [self.flat[i] for i in self._stateful]
-        install_entries(state, params, self._new_entries, self.scalar_names, self._cells)
+        install_entries(self._state, params, self._new_entries, self.scalar_names, self._cells)
         self._installed, self._new_entries = True, []
-        self.entries = [state[p] for p in params]
+        self.entries = [self._state[p] for p in params]
         self._cells = [entry[name] for entry in self.entries for name in self.scalar_names]
         self.contents = _contents(self.entries)
-        self.keys, self.values = list(state), list(state.values())
+        self.keys, self.values = list(self._state), list(self._state.values())
 
     def batches(
         self,
