@@ -84,11 +84,16 @@ def faults(optimizer: Any, params: Any, other: Any, others: Any) -> list[str]:
 
 
 def placed(mesh: Any, kinds: Any, tensors: Any) -> list[Any]:
-    """The tensors as DTensors; those of one dimension are copied where the others have columns."""
+    """The tensors, equal on all ranks, as DTensors; numbers are copied, and vectors where others have columns."""
     from torch.distributed.tensor import Replicate, distribute_tensor
 
     return [
-        distribute_tensor(t, mesh, [Replicate() if kind.is_shard(1) and t.dim() == 1 else kind for kind in kinds])
+        distribute_tensor(
+            t,
+            mesh,
+            [Replicate() if t.dim() == 0 or (t.dim() == 1 and kind.is_shard(1)) else kind for kind in kinds],
+            src_data_rank=None,
+        )
         for t in tensors
     ]
 
@@ -114,23 +119,34 @@ def differences(mesh: Any, kinds: Any, case: tuple[str, str, str], clip: float |
 
 def through_a_model(mesh: Any, shard: Any, **options: Any) -> list[str]:
     """The same with the gradients of FSDP2's and tensor parallelism's own backward passes."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(256, 38), nn.ReLU(), nn.Linear(38, 7), nn.LayerNorm(7))
-    expected = copy.deepcopy(model)
-    shard(model, mesh)
-    optimizer = gradstep.AdamW(model.named_parameters(), lr=1e-2, seed=1, **options)
-    other = gradstep.AdamW(expected.named_parameters(), lr=1e-2, seed=1, **options)
-    for t in range(3):
-        torch.manual_seed(10 * t + (mesh.get_local_rank(0) if mesh.ndim > 1 else dist.get_rank()))
-        model.zero_grad()
-        model(torch.randn(5, 256)).square().mean().backward()
-        for p, q in zip(model.parameters(), expected.parameters(), strict=True):
-            assert p.grad is not None
-            q.grad = whole(p.grad)
-        optimizer.step(max_grad_norm=0.1)
-        other.step(max_grad_norm=0.1)
+    models = make_models(mesh, shard, width=256)
+    optimizers = [gradstep.AdamW(one.named_parameters(), lr=1e-2, seed=1, **options) for one in models]
+    train_together(mesh, models, optimizers, steps=3, max_grad_norm=0.1)
+    (model, expected), (optimizer, other) = models, optimizers
     found = faults(optimizer, model.parameters(), other, expected.parameters())
     return [f"{shard.__name__} {options}: {fault}" for fault in found]
+
+
+def make_models(mesh: Any, shard: Any, width: int) -> tuple[Any, Any]:
+    """A model of inputs of this width, divided by `shard`, and its copy of one process."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(width, 38), nn.ReLU(), nn.Linear(38, 7), nn.LayerNorm(7))
+    expected = copy.deepcopy(model)
+    shard(model, mesh)
+    return model, expected
+
+
+def train_together(mesh: Any, models: Any, optimizers: Any, steps: int, **clipping: Any) -> None:
+    """Train a divided model on other data in each process, and its copy with the same gradients."""
+    model, expected = models
+    for t in range(steps):
+        torch.manual_seed(10 * t + (mesh.get_local_rank(0) if mesh.ndim > 1 else dist.get_rank()))
+        model.zero_grad()
+        model(torch.randn(5, model[0].in_features)).square().mean().backward()
+        for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+            q.grad = whole(p.grad)
+        for optimizer in optimizers:
+            optimizer.step(**clipping)
 
 
 def fsdp(model: Any, mesh: Any) -> None:

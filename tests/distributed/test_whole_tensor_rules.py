@@ -1,8 +1,8 @@
 """Rules that look at whole tensors, on parameters of which each process has a part: within 1e-6 of one process."""
 
-import copy
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -17,8 +17,16 @@ import gradstep
 from gradstep.rules import Rule
 from gradstep.rules.ops import maximum, rms, sign, where
 from gradstep.rules.settings import learning_rate
+from tests.distributed import test_sharded_parameters
 from tests.distributed.processes import run
-from tests.distributed.test_sharded_parameters import fsdp, fsdp_and_tensor_parallel, placed, whole
+from tests.distributed.test_sharded_parameters import (
+    fsdp,
+    fsdp_and_tensor_parallel,
+    make_models,
+    placed,
+    train_together,
+    whole,
+)
 
 SHAPES = [(130, 48), (7, 33), (3, 20), (1, 9), (16, 6, 3, 5), (4, 2, 3), (40,), (3,), ()]
 """Rows that divide evenly and unevenly, and fewer than ranks; kernels of convolutions; vectors; a number."""
@@ -47,9 +55,7 @@ class SignedByNorm(Rule):
         return p - c.lr * where(large, sign(g), -(1.0 - g)) * rms(maximum(p, g)) / (2.0 + rms(p - g))
 
 
-def numbers(seed: int, shapes: Any = SHAPES, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+numbers = partial(test_sharded_parameters.numbers, shapes=SHAPES)
 
 
 def distance(tensor: torch.Tensor, expected: torch.Tensor) -> float:
@@ -70,28 +76,13 @@ def faults(optimizer: Any, params: Any, other: Any, others: Any, bound: float = 
     return found
 
 
-def divided(mesh: Any, kinds: Any, tensors: Any) -> list[Any]:
-    """The tensors as DTensors; a number is copied, and so are vectors where others have columns."""
-    from torch.distributed.tensor import Replicate, distribute_tensor
-
-    return [
-        distribute_tensor(
-            t,
-            mesh,
-            [Replicate() if t.dim() < 2 and (kind.is_shard(1) or t.dim() == 0) else kind for kind in kinds],
-            src_data_rank=None,
-        )
-        for t in tensors
-    ]
-
-
 def differences(mesh: Any, kinds: Any, make: Any, steps: int = 20, watch: bool = False, **clipping: Any) -> list[str]:
-    params = [nn.Parameter(t) for t in divided(mesh, kinds, numbers(0))]
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0))]
     others = [nn.Parameter(t) for t in numbers(0)]
     optimizer, other = make(params), make(others)
     for t in range(1, steps + 1):
         gradients = numbers(t)
-        for p, q, g, d in zip(params, others, gradients, divided(mesh, kinds, gradients), strict=True):
+        for p, q, g, d in zip(params, others, gradients, placed(mesh, kinds, gradients), strict=True):
             p.grad, q.grad = d, g
         for one in (optimizer, other):
             one.watch = "parameters" if watch else None
@@ -99,37 +90,24 @@ def differences(mesh: Any, kinds: Any, make: Any, steps: int = 20, watch: bool =
     found = faults(optimizer, params, other, others)
     if watch:
         got, expected = (torch.from_numpy(one.last_step.statistics.table) for one in (optimizer, other))
-        found += (
-            []
-            if torch.allclose(got, expected, rtol=1e-5, atol=1e-9, equal_nan=True)
-            else [f"statistics {got} {expected}"]
-        )
+        if not torch.allclose(got, expected, rtol=1e-5, atol=1e-9, equal_nan=True):
+            found.append(f"statistics {got} {expected}")
     return [f"{kinds} {optimizer.defaults}: {fault}" for fault in found]
 
 
 def through_a_model(mesh: Any, shard: Any) -> list[str]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 38), nn.ReLU(), nn.Linear(38, 7), nn.LayerNorm(7))
-    expected = copy.deepcopy(model)
-    shard(model, mesh)
-    optimizer, other = (gradstep.Adafactor(one.named_parameters(), lr=0.05) for one in (model, expected))
-    for t in range(20):
-        torch.manual_seed(10 * t + (mesh.get_local_rank(0) if mesh.ndim > 1 else dist.get_rank()))
-        model.zero_grad()
-        model(torch.randn(5, 64)).square().mean().backward()
-        for p, q in zip(model.parameters(), expected.parameters(), strict=True):
-            assert p.grad is not None
-            q.grad = whole(p.grad)
-        optimizer.step()
-        other.step()
+    models = make_models(mesh, shard, width=64)
+    optimizers = [gradstep.Adafactor(one.named_parameters(), lr=0.05) for one in models]
+    train_together(mesh, models, optimizers, steps=20)
+    (model, expected), (optimizer, other) = models, optimizers
     return [f"{shard.__name__}: {f}" for f in faults(optimizer, model.parameters(), other, expected.parameters())]
 
 
 def collectives(mesh: Any, kinds: Any) -> int:
     """The number of collectives in one step."""
-    params = [nn.Parameter(t) for t in divided(mesh, kinds, numbers(0))]
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0))]
     optimizer = gradstep.Adafactor(params)
-    for p, d in zip(params, divided(mesh, kinds, numbers(1)), strict=True):
+    for p, d in zip(params, placed(mesh, kinds, numbers(1)), strict=True):
         p.grad = d
     optimizer.step()
     count, real = 0, dist.all_reduce
@@ -153,13 +131,13 @@ class Holder(nn.Module):
 
         super().__init__()
         tensors = numbers(seed)
-        self.w = nn.ParameterList(map(nn.Parameter, tensors if mesh is None else divided(mesh, [Shard(0)], tensors)))
+        self.w = nn.ParameterList(map(nn.Parameter, tensors if mesh is None else placed(mesh, [Shard(0)], tensors)))
 
     def take_steps(self, optimizer: Any, first: int, stop: int) -> None:
         for t in range(first, stop):
             gradients = numbers(t)
             if hasattr(self.w[0], "placements"):
-                gradients = divided(self.w[0].device_mesh, self.w[0].placements, gradients)
+                gradients = placed(self.w[0].device_mesh, self.w[0].placements, gradients)
             for p, g in zip(self.w, gradients, strict=True):
                 p.grad = g
             optimizer.step()
@@ -193,7 +171,7 @@ def takes_one_process_s_state(mesh: Any) -> list[str]:
     expected.take_steps(other, 1, 4)
     for p, q in zip(model.w, expected.w, strict=True):
         with torch.no_grad():
-            p.copy_(divided(p.device_mesh, p.placements, [q.detach()])[0])
+            p.copy_(placed(p.device_mesh, p.placements, [q.detach()])[0])
     optimizer.load_state_dict(other.state_dict())
     for holder, one in ((model, optimizer), (expected, other)):
         holder.take_steps(one, 4, 7)
@@ -203,11 +181,11 @@ def takes_one_process_s_state(mesh: Any) -> list[str]:
 def rounds_alike(mesh: Any, kinds: Any) -> list[str]:
     """bfloat16 weights that are rounded at random: the same noise, so only roundings of the sums differ."""
     dtype = torch.bfloat16
-    params = [nn.Parameter(t) for t in divided(mesh, kinds, numbers(0, dtype=dtype))]
+    params = [nn.Parameter(t) for t in placed(mesh, kinds, numbers(0, dtype=dtype))]
     others = [nn.Parameter(t) for t in numbers(0, dtype=dtype)]
     optimizer, other = (gradstep.Adafactor(one, rounding="stochastic") for one in (params, others))
     gradients = numbers(1, dtype=dtype)
-    for p, q, g, d in zip(params, others, gradients, divided(mesh, kinds, gradients), strict=True):
+    for p, q, g, d in zip(params, others, gradients, placed(mesh, kinds, gradients), strict=True):
         p.grad, q.grad = d, g
     optimizer.step()
     other.step()
