@@ -7,7 +7,7 @@ from torch import nn
 import gradstep
 from gradstep.judge.updates.report import Result
 
-TORCH = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Adafactor")
+TORCH = [name for name in gradstep.RULES if hasattr(torch.optim, name)]
 
 
 def network(dtype=torch.float32, width=16):

@@ -350,7 +350,7 @@ def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
     False
     """
     params = [p for group in groups for p in group["params"]]
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has no shards of it
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before its import there are no shards of it
     if fsdp is not None and _are_of_fsdp(params, fsdp.FlatParameter):
         return True
     flat = all(len(group["params"]) == 1 and group["params"][0].dim() == 1 for group in groups)
