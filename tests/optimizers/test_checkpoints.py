@@ -525,6 +525,14 @@ def _without_scale(d):
     del d["state"][0]["exp_avg"]["scale"]
 
 
+def _without_codes(d):
+    del d["state"][0]["exp_avg"]["codes"]
+
+
+def _codes_of_float(d):
+    d["state"][0]["exp_avg"]["codes"] = d["state"][0]["exp_avg"]["codes"].float()
+
+
 def _short_scale(d):
     d["state"][0]["exp_avg"]["scale"] = d["state"][0]["exp_avg"]["scale"][:-1]
 
@@ -549,6 +557,12 @@ def _later(d):
     ("spoil", "error", "words"),
     [
         (_without_scale, RuntimeError, "parameter 0 of group 0: exp_avg_scale is missing"),
+        (
+            _without_codes,
+            TypeError,
+            r"exp_avg is a dictionary \(scale: torch.uint8\), but must be a tensor, or uint8 codes",
+        ),
+        (_codes_of_float, TypeError, r"exp_avg is a dictionary \(codes: torch.float32, scale: torch.uint8\), but must"),
         (_short_scale, RuntimeError, r"exp_avg_scale has shape \(15,\), but must have \(16,\)"),
         (_half_a_state, RuntimeError, "parameter 2 of group 0: exp_avg_sq is missing"),
         (_a_number_as_slot, TypeError, "parameter 1 of group 0: exp_avg is 3.0, but must be a tensor"),

@@ -163,6 +163,19 @@ def test_permissions_and_links_stay(tmp_path):
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes of POSIX")
+def test_what_is_no_file_stays(tmp_path):
+    """A superuser's rename would replace even a device, such as /dev/null."""
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder):
+        with pytest.raises(FileExistsError, match="is no ordinary file, and would be replaced"), atomic_write(path):
+            raise AssertionError("nothing is written")
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [folder, pipe]
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     words = r"there is no folder .*missing to write note into: make it first"
     with pytest.raises(FileNotFoundError, match=words), atomic_write(tmp_path / "missing" / "note"):

@@ -36,6 +36,7 @@ def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[B
 
     Raises:
         FileNotFoundError: there is no such folder.
+        FileExistsError: the path is a folder, a device or a pipe, which a file would replace.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
 
     Yields:
@@ -52,6 +53,8 @@ def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[B
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into: make it first")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{target} is no ordinary file, and would be replaced by one: give the path of a file")
     _remove_leftovers(target)
     free = shutil.disk_usage(target.parent).free
     if nbytes > free:

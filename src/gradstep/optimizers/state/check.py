@@ -252,6 +252,10 @@ def _has_no_numbers(value: Tensor) -> bool:
 
 def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fault]:
     shape = slot.shape(tuple(p.shape))
+    if isinstance(entry[slot.name], Mapping):
+        found = _show_fields(entry[slot.name])
+        yield Fault(TypeError, f"{slot.name} is {found}, but must be a tensor, or uint8 codes with a scale, of {shape}")
+        return
     codec = find_codec(slot, entry, whole=False)
     yield from _array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)
     if codec is None:
@@ -270,6 +274,12 @@ def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fa
             yield Fault(RuntimeError, f"{key} is {value.dtype}, but must be {dtype}, one number for {field.per} codes")
         elif not wrong and field.per > 1 and not value.is_contiguous():
             yield Fault(RuntimeError, f"{key} has strides {value.stride()}, but must be contiguous: use contiguous()")
+
+
+def _show_fields(fields: Mapping[Any, Any]) -> str:
+    """Return what a dictionary in the place of an array has, for an error message."""
+    kinds = {name: value.dtype if isinstance(value, Tensor) else type(value).__name__ for name, value in fields.items()}
+    return f"a dictionary ({', '.join(f'{name}: {kind}' for name, kind in kinds.items()) or 'empty'})"
 
 
 def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
