@@ -96,7 +96,7 @@ def read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str,
             f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
             f"rule={rule.__name__!r}).state_dict"
             if alike
-            else f"They keep other averages: make a {header['rule']}, or begin with fresh state"
+            else f"They keep other averages: load it into {header['rule']}, or begin with fresh state"
         )
         raise ValueError(
             f"the loaded state dict is of {header['rule']}, and this optimizer is {rule.__name__}. {remedy}"
