@@ -67,6 +67,8 @@ def save_checkpoint(
             process has only a part: torch.distributed.checkpoint saves these.
         TypeError: an object that cannot be read back without running code, or a pure schedule, which has no state; the
             old file stays.
+        FileNotFoundError: there is no such folder.
+        FileExistsError: the path is a folder, a device or a pipe, which stays.
         OSError: with ENOSPC, no space is left on the disk; the old file stays.
         RuntimeError: a stepper in the middle of a window; the first process of the group could not save.
 
