@@ -1,6 +1,6 @@
 """Build the packages that are published, and use them as a stranger does: `python -m tools.dist`, or `make dist`.
 
-Without a stage's name every stage runs, in this order:
+Without a stage's name every stage but the last runs, in this order:
 
 metadata   the fields and the description of the package, read as an index reads them
 build      sdist and wheel into dist/, the wheel from the sdist; the sdist has every file of the repository
@@ -9,6 +9,7 @@ clone      a clone of the repository in a fresh environment, to the first exampl
 commands   the README, a race, a plan, a check and a list of the course, in the wheel's environment and an empty folder
 examples   every file of examples/, in the same environment with the packages that they need
 pythons    the wheel on every Python that it is made for, without torch, to the first example of docs/numpy.md
+torch      the same with torch, to the README's first example; pip's torch is mostly the CUDA build, several GB for each
 
 `--write` puts times and sizes into docs/install.md. pip gets torch only in the version of constraints.txt.
 """
@@ -28,7 +29,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.compatibility.debian import python_folder
@@ -157,11 +158,11 @@ def make_environment(name: str, python: str | Path) -> Path:
     return folder / "bin" / "python"
 
 
-def install(python: Path, *packages: str | Path) -> None:
+def install(python: Path, *packages: str | Path, options: Sequence[str | Path] = ()) -> None:
     """Install packages, with torch in no other version than that of constraints.txt."""
     constraints = WORK / "constraints.txt"
     constraints.write_text(f"torch=={pinned()['torch']}\n", encoding="utf-8")
-    command = [python, "-m", "pip", "install", "--progress-bar", "off", "-c", constraints, *packages]
+    command = [python, "-m", "pip", "install", "--progress-bar", "off", "-c", constraints, *options, *packages]
     run("installing " + " ".join(Path(str(p)).name for p in packages), command, log("install"), folder=empty_folder())
 
 
@@ -244,39 +245,46 @@ def examples() -> None:
 
 
 def on_pythons() -> Iterable[Figure]:
-    """Install the wheel without torch on each Python; pip's torch for most of them has CUDA's libraries."""
+    """Install the wheel without torch on each Python."""
     for version in pythons(read_metadata()):
         begin = time.monotonic()
-        name = f"python-{version}"
-        try:
-            python = make_environment(name, find_python(version))
-            install(python, wheel())
-        except Unavailable:
-            python = beside_debian(version, WORK / name)
+        python, folder = install_on(version, str(wheel()))
         run_first_example(python, ROOT / "docs" / "numpy.md", fences=2)
-        yield "wheel, `gradstep`", version, time.monotonic() - begin, size(WORK / name)
+        yield "wheel, `gradstep`", version, time.monotonic() - begin, size(folder)
 
 
-def beside_debian(version: str, folder: Path) -> Path:
-    """Install the wheel for Debian's Python of a version; return a script that starts it."""
+def torch_on_pythons() -> Iterable[Figure]:
+    """Install the wheel with torch on each Python, one after the other: each may take several GB."""
+    for version in pythons(read_metadata()):
+        begin = time.monotonic()
+        python, folder = install_on(version, f"{wheel()}[torch]")
+        run_first_example(python, ROOT / "README.md")
+        yield 'wheel, `"gradstep[torch]"`', version, time.monotonic() - begin, size(folder)
+        shutil.rmtree(folder)
+
+
+def install_on(version: str, package: str) -> tuple[Path, Path]:
+    """Install a package on a Python of a version; return the interpreter and the environment's folder."""
+    name = f"python-{version}"
+    try:
+        python = make_environment(name, find_python(version))
+        install(python, package)
+    except Unavailable:
+        python = beside_debian(version, WORK / name, package)
+    return python, WORK / name
+
+
+def beside_debian(version: str, folder: Path, package: str) -> Path:
+    """Install a package for Debian's Python of a version; return a script that starts it."""
     release, machine = "sid", platform.machine()
     debian = WORK / f"{release}-{version}"
     interpreter, prefix = python_folder(debian, release, machine, version, log("debian"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     site = folder / "site"
-    tags = [part for n in range(17, 40) for part in ("--platform", f"manylinux_2_{n}_{machine}")]
-    command: list[str | Path] = [
-        "--target",
-        site,
-        "--only-binary=:all:",
-        "--python-version",
-        version,
-        "--implementation",
-        "cp",
-        *tags,
-    ]
-    run("installing the wheel", [sys.executable, "-m", "pip", "install", *command, wheel()], log("install"))
+    tags = [part for n in range(5, 40) for part in ("--platform", f"manylinux_2_{n}_{machine}")]
+    of_version = ["--python-version", version, "--implementation", "cp", "--only-binary=:all:", *tags]
+    install(Path(sys.executable), package, options=["--target", site, *of_version])
     return write_launcher(folder / "python", interpreter, prefix, site, debian)
 
 
@@ -296,7 +304,9 @@ STAGES = {
     "commands": commands,
     "examples": examples,
     "pythons": on_pythons,
+    "torch": torch_on_pythons,
 }
+ONLY_BY_NAME = {"torch"}
 
 
 def write(figures: list[Figure]) -> None:
@@ -325,7 +335,7 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # so that what is measured is what users have
     figures: list[Figure] = []
     try:
-        for name in arguments.stages or STAGES:
+        for name in arguments.stages or [name for name in STAGES if name not in ONLY_BY_NAME]:
             show(f"== {name}")
             for what, python, seconds, megabytes in STAGES[name]() or ():
                 show(f"   {what} on Python {python}: first example after {seconds:.0f} s, {megabytes:,.0f} MB")

@@ -70,7 +70,18 @@ class Task(ABC):
         """Evaluate the model on held-out data; draw no random numbers and leave the model as it was."""
 
     def learning_rate(self, name: str, momentum: float = 0.0) -> float | None:
-        """Return the task's learning rate for the optimizer `name` ("adamw"), or None if `tasks/rates.md` has none."""
+        """Return the task's learning rate for an optimizer, from the task's column of `tasks/rates.md`.
+
+        Args:
+            name: the optimizer's name in lower case ("adamw").
+            momentum: its momentum; where it is not 0, the row "NAME+momentum" counts if there is one.
+
+        Returns:
+            The rate, or None if the table has no row for the optimizer.
+
+        Raises:
+            KeyError: if the table has no column for the task.
+        """
         rates = _learning_rates()[self.name]
         return rates.get(f"{name}+momentum", rates.get(name)) if momentum else rates.get(name)
 
