@@ -89,6 +89,10 @@ def state_bytes(storage: str) -> dict[str, int]:
     zero: Any = ZeroRedundancyOptimizer(groups, rule, **options)
     step(model, zero)
     found["zero1"] = measured(zero.optim)
+    if ranks == 4:
+        model = make(storage)
+        fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
+        found["hsdp"] = measured(step(model, rule(model.named_parameters(), model=model, **options)))
     if ranks % 2 == 0:
         model = make(storage)
         square = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("data", "tensor"))
@@ -108,7 +112,8 @@ def test_the_state_of_every_rank_is_the_planned_one(ranks):
             tensor, model = 2 if "tensor" in name else 1, make(storage)
             plan = gradstep.plan(
                 model.block if tensor > 1 else model,
-                ranks=ranks, sharding=name.split()[0], tensor_parallel=tensor, rank=rank, **STORAGES[storage],
+                ranks=ranks, sharding=name.split()[0], replicas=2 if name == "hsdp" else 1, tensor_parallel=tensor,
+                rank=rank, **STORAGES[storage],
             )  # fmt: skip
             assert plan.of("state") == found[storage][name], f"{storage}, {name}, rank {rank}"
 

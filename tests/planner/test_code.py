@@ -44,6 +44,26 @@ def test_the_lines_make_the_optimizer_that_was_planned(options, lines):
         assert kept == plan.of("state")
 
 
+def test_copies_of_shards_are_a_mesh_of_two_dimensions():
+    lines = gradstep.plan("3B", gpus=8, sharding="hsdp", replicas=2).code.splitlines()
+    assert lines[:2] == [
+        'mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("replicate", "shard"))',
+        "fully_shard(model, mesh=mesh)",
+    ]
+    lines = gradstep.plan("3B", ranks=12, sharding="hsdp", replicas=2, tensor_parallel=3).code.splitlines()
+    assert lines[:3] == [
+        'mesh = init_device_mesh("cpu", (2, 2, 3), mesh_dim_names=("replicate", "shard", "tensor"))',
+        'parallelize_module(model, mesh["tensor"], layers)',
+        'fully_shard(model, mesh=mesh["replicate", "shard"])',
+    ]
+    lines = gradstep.plan("3B", ranks=12, sharding="fsdp2", tensor_parallel=3).code.splitlines()
+    assert lines[:3] == [
+        'mesh = init_device_mesh("cpu", (4, 3), mesh_dim_names=("data", "tensor"))',
+        'parallelize_module(model, mesh["tensor"], layers)',
+        'fully_shard(model, mesh=mesh["data"])',
+    ]
+
+
 @pytest.mark.parametrize(
     ("sharding", "line"),
     [

@@ -55,6 +55,19 @@ def test_options_reach_the_plan():
     assert plan["optimizer"] == "SGD"
 
 
+def test_copies_of_shards_are_compared():
+    done = gradstep("3B", "--ranks", "8", "--replicas", "2", "--budget", "14GB", "--params", "float32", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert {plan["sharding"]: plan["replicas"] for plan in found["plans"]} == {
+        "ddp": 1, "zero1": 1, "zero2": 1, "hsdp": 2, "fsdp2": 1,
+    }  # fmt: skip
+    best = found["plans"][found["recommended"]]
+    assert (best["sharding"], best["state"]) == ("hsdp", "float32")
+    alone = gradstep("3B", "--ranks", "8", "--replicas", "2", "--sharding", "hsdp", "--budget", "14GB")
+    assert "fully_shard(model, mesh=mesh)" in alone.output
+
+
 def test_frozen_or_not_the_command_needs_no_torch():
     code = (
         "import sys; from gradstep.cli import app; app(['plan', 'gpt2', '--budget', '4GB'], standalone_mode=False); "

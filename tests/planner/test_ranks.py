@@ -5,7 +5,9 @@ python -m tests.planner.test_ranks --write
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "planner.md"
 TABLE = re.compile(r"(<!-- table of ranks.*?-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 PARAMETERS = 70_553_706_496
 ROWS = [
-    (n, s, t) for n in (8, 64, 1024) for s, t in (("ddp", 1), ("zero1", 1), ("zero2", 1), ("fsdp2", 1), ("fsdp2", 8))
+    (n, s, t)
+    for n in (8, 64, 1024)
+    for s, t in (("ddp", 1), ("zero1", 1), ("zero2", 1), ("hsdp", 1), ("fsdp2", 1), ("fsdp2", 8))
+    if (n, s) != (8, "hsdp")
 ]
 
 
@@ -23,7 +28,7 @@ def plan_70b(ranks: int, sharding: str, tensor: int) -> gradstep.Plan:
     sharding = sharding if ranks > tensor else "ddp"
     return gradstep.plan(
         "llama-3-70b", params="bfloat16", state="8bit", rounding="stochastic", ranks=ranks, sharding=sharding,
-        tensor_parallel=tensor, tokens=8192,
+        replicas=ranks // 8 if sharding == "hsdp" else 1, tensor_parallel=tensor, tokens=8192,
     )  # fmt: skip
 
 
@@ -35,12 +40,15 @@ def table() -> str:
     ]
     for ranks, sharding, tensor in ROWS:
         plan = plan_70b(ranks, sharding, tensor)
-        sent = {row.what: row.nbytes for row in plan.traffic}
+        sent = Counter[str]()
+        for row in plan.traffic:
+            sent[row.what] += row.nbytes
         gathered = sum(row.nbytes for row in plan.rows if row.name == "gathered")
         kept = [*map(plan.of, ("weights", "gradients", "state")), gathered, plan.device]
         name = plan.choice.sharding + f", tensor parallel {tensor}" if tensor > 1 else sharding
+        name = f"hsdp, {plan.replicas} replicas" if sharding == "hsdp" else name
         name = name if ranks > tensor else f"tensor parallel {tensor}"
-        figures = [*kept, *(sent.get(what, 0) for what in ("weights", "gradients", "activations"))]
+        figures = [*kept, *(sent[what] for what in ("weights", "gradients", "activations"))]
         cells = (f"{nbytes / 1e9:,.2f}" if nbytes else "–" for nbytes in figures)
         lines.append(f"| {ranks:,} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -67,6 +75,30 @@ def test_what_8_ranks_send_by_a_parameter_of_16_bits(sharding, sent):
     assert found == pytest.approx(sent, rel=1e-9)
     assert plan.sent == sum(row.nbytes for row in plan.traffic)
     assert gradstep.plan("llama-3-70b").sent == 0
+
+
+def test_copies_of_shards_add_up_their_gradients():
+    """Two copies over four ranks each: shards are exchanged within a copy, and gradients of shards between copies."""
+    plan = gradstep.plan("llama-3-70b", params="bfloat16", ranks=8, sharding="hsdp", replicas=2)
+    sent = [(row.collective, row.what, row.nbytes / PARAMETERS) for row in plan.traffic]
+    assert sent == [
+        ("all-gather", "weights", 2 * 3 / 4 * 2),
+        ("reduce-scatter", "gradients", 3 / 4 * 2),
+        ("all-reduce", "gradients", 2 * 1 / 2 * 2 / 4),
+    ]
+    alone = gradstep.plan("llama-3-70b", params="bfloat16", ranks=4, sharding="fsdp2")
+    assert plan.rows == alone.rows
+    assert (plan.replicas, alone.replicas) == (2, 1)
+
+
+def test_the_ranks_of_every_copy_have_its_shards_in_order():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(10, 5, bias=False)  # rows of 2, 2 and 1 on the three ranks of a copy
+    options: dict[str, Any] = {"ranks": 12, "sharding": "hsdp", "replicas": 2, "tensor_parallel": 2}
+    weights = [gradstep.plan(model, rank=rank, **options).of("weights") for rank in range(12)]
+    assert weights == [40, 40, 40, 40, 40, 0] * 2  # tensor parallelism leaves 3 and 2 rows of the 5
+    ranks = [gradstep.plan(model, ranks=6, sharding="hsdp", replicas=2, rank=rank) for rank in range(6)]
+    assert [plan.of("weights") for plan in ranks] == [80, 80, 40] * 2
 
 
 def test_uneven_shards_are_padded():

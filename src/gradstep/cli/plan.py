@@ -43,8 +43,11 @@ def plan(
         typer.Option(min=1, help="How many processes, each with a device; by default one on each GPU."),
     ] = None,
     sharding: Annotated[
-        str | None, typer.Option(help="Only plans with this sharding: ddp, zero1, zero2, fsdp2 (or zero3).")
+        str | None, typer.Option(help="Only plans with this sharding: ddp, zero1, zero2, hsdp, fsdp2 (or zero3).")
     ] = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="Copies of the shards with --sharding hsdp, such as the number of machines.")
+    ] = 1,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="How many of the ranks divide each matrix.")] = 1,
     rank: Annotated[int | None, typer.Option(min=0, help="The rank to plan for; by default the largest.")] = None,
     tokens: Annotated[
@@ -75,6 +78,7 @@ def plan(
             budget=budget,
             gpus=gpus,
             ranks=ranks,
+            replicas=replicas,
             tensor_parallel=tensor_parallel,
             rank=rank,
             tokens=tokens,

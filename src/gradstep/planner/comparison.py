@@ -10,7 +10,7 @@ from typing import Any, final
 
 from gradstep.planner.items import checkpoint_bytes, rows
 from gradstep.planner.machine import usable_memory
-from gradstep.planner.options import OPTIONS, Choice, describe_choice
+from gradstep.planner.options import OPTIONS, Choice, check_replicas, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan, list_traffic
 from gradstep.planner.request import make_request
@@ -103,6 +103,7 @@ def plans(
     budget: str | int | None = None,
     gpus: int = 0,
     ranks: int | None = None,
+    replicas: int = 1,
     tensor_parallel: int = 1,
     rank: int | None = None,
     tokens: int | None = None,
@@ -121,6 +122,7 @@ def plans(
 
     Args:
         model, optimizer, gpus, ranks, tensor_parallel, rank, tokens: as in :func:`plan`.
+        replicas: as in :func:`plan`; ``"hsdp"`` is compared only with 2 or more.
         activations, page_budget, engine, gradients: as in :func:`plan`.
         budget: memory of one GPU (or this machine), such as ``"24GB"``; None takes this machine's free memory.
         fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharding``, to compare only combinations with
@@ -137,10 +139,13 @@ def plans(
         raise TypeError(f"plans() has no argument {min(unknown)!r} (what can be fixed is {', '.join(OPTIONS)})")
     pages = Pages.of(fixed.get("paged", True) or True, page_budget)
     request = make_request(
-        model, optimizer, gpus, ranks, tensor_parallel, rank, tokens, budget, activations, pages, engine
+        model, optimizer, gpus, ranks, replicas, tensor_parallel, rank, tokens, budget, activations, pages, engine
     )
     least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
-    refusal = Choice(**least_refused, gradients=gradients).refuse(request)
+    least = Choice(**least_refused, gradients=gradients)
+    if "sharding" in fixed:
+        check_replicas(request.ranks, least.sharding)
+    refusal = least.refuse(request)
     if refusal is not None:
         raise ValueError(refusal)
     if budget is None:

@@ -16,7 +16,7 @@ import numpy as np
 from gradstep.planner.options import Choice
 from gradstep.planner.parameters import Model, ParameterSpec
 from gradstep.planner.request import Request
-from gradstep.planner.sharding import Ranks, cut_matrices, deal_out, shard_parameters, shard_rows
+from gradstep.planner.sharding import BY_ROWS, Ranks, cut_matrices, deal_out, shard_parameters, shard_rows
 from gradstep.rules import Rule, Slot, State
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS
@@ -77,7 +77,7 @@ def rows(request: Request, choice: Choice) -> Iterator[MemoryRow]:
         yield MemoryRow(
             GATHERED, "extra", sum(p.local_nbytes() for p in cut.parameters), note="all weights, made whole"
         )
-    elif sharding == "fsdp2":
+    elif sharding in BY_ROWS:
         block = _largest_block(likely)
         yield MemoryRow(GATHERED, "extra", block, note="an estimate: the largest block of layers, made whole")
     if request.activations is not None:

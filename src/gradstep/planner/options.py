@@ -9,7 +9,7 @@ from typing import Any, final
 
 from gradstep.planner.parameters import ITEMSIZES
 from gradstep.planner.request import Request
-from gradstep.planner.sharding import OTHER_NAMES, SHARDINGS
+from gradstep.planner.sharding import BY_ROWS, OTHER_NAMES, SHARDINGS, Ranks
 from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
 
 ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
@@ -69,11 +69,16 @@ class Choice:
             return (
                 f"sharding={self.sharding!r} needs two data parallel ranks: give ranks={least} or more, or gpus={least}"
             )
+        if self.sharding == "hsdp" and not 1 < ranks.replicas < ranks.data:
+            return (
+                "sharding='hsdp' needs replicas=, the number of copies of the shards: 2 or more, "
+                f"with two of the {ranks.data} data parallel ranks or more for each"
+            )
         if self.sharding == "zero1" and ranks.tensor > 1:
             return "sharding='zero1' (ZeroRedundancyOptimizer) is not for tensor parallelism: take sharding='fsdp2'"
         if isinstance(self.paged, str) and gpus:
             return f"paged={self.paged!r} is for the CPU: with GPUs give paged=True, which pages to the host's memory"
-        if self.sharding in ("zero2", "fsdp2") or ranks.tensor > 1:  # the parameters are DTensors
+        if self.sharding in BY_ROWS or ranks.tensor > 1:  # the parameters are DTensors
             how = f"sharding={self.sharding!r}" if ranks.tensor == 1 else f"tensor_parallel={ranks.tensor}"
             if self.paged:
                 return f"paged state holds whole parameters, and {how} divides them: take paged=False, or zero1"
@@ -81,6 +86,12 @@ class Choice:
         if stateless and (self.paged or self.state != "float32"):
             return f"{type(rule).__name__} as set here keeps no state that could be stored otherwise"
         return None
+
+
+def check_replicas(ranks: Ranks, sharding: str) -> None:
+    """Raise ValueError for copies of shards with another sharding than ``"hsdp"``, which would ignore them."""
+    if ranks.replicas > 1 and sharding != "hsdp":
+        raise ValueError(f"replicas={ranks.replicas} is for sharding='hsdp', and not for {sharding!r}")
 
 
 def describe_choice(choice: Choice) -> str:

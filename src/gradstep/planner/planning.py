@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, place_rows, rows
-from gradstep.planner.options import Choice, describe_choice
+from gradstep.planner.options import Choice, check_replicas, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.request import Request, make_request
 from gradstep.planner.sharding import Traffic, cut_matrices, traffic
@@ -32,6 +32,7 @@ class Plan:
         choice: the combination of storages.
         gpus: number of GPUs; 0 for the CPU.
         ranks: number of processes that train together.
+        replicas: copies of the shards with ``"hsdp"``, else 1.
         tensor_parallel: how many of them divide each matrix.
         rows: every kind of memory.
         traffic: what a rank sends in a step (one forward and one backward pass).
@@ -52,6 +53,7 @@ class Plan:
     choice: Choice
     gpus: int
     ranks: int
+    replicas: int
     tensor_parallel: int
     rows: tuple[MemoryRow, ...]
     traffic: tuple[Traffic, ...]
@@ -162,6 +164,7 @@ def plan(
     gpus: int = 0,
     ranks: int | None = None,
     sharding: str = "ddp",
+    replicas: int = 1,
     tensor_parallel: int = 1,
     rank: int | None = None,
     tokens: int | None = None,
@@ -189,8 +192,10 @@ def plan(
         sharding: how ranks with different data share the work: ``"ddp"`` (DistributedDataParallel: each keeps
             everything), ``"zero1"`` (``ZeroRedundancyOptimizer``: state is dealt out, whole parameters each),
             ``"zero2"`` (``fully_shard`` with ``reshard_after_forward=False``: state, gradients and weights are sharded
-            by rows, and the weights whole from the forward to the backward pass) or ``"fsdp2"``, also ``"zero3"``
-            (``fully_shard``: one block of layers whole at a time).
+            by rows, and the weights whole from the forward to the backward pass), ``"fsdp2"``, also ``"zero3"``
+            (``fully_shard``: one block of layers whole at a time) or ``"hsdp"`` (the same on a mesh of two dimensions:
+            ``replicas`` copies, each sharded over the ranks of one copy).
+        replicas: number of copies of the shards with ``"hsdp"``, such as the number of machines.
         tensor_parallel: number of ranks that share the same data and divide each matrix; it must divide ``ranks``.
         rank: the number of the rank to plan for; None for the one that keeps the most.
         tokens: tokens of a rank's batch, for the activations that tensor parallelism sends; not counted without it.
@@ -217,9 +222,10 @@ def plan(
     """
     pages = Pages.of(paged or True, page_budget)
     request = make_request(
-        model, optimizer, gpus, ranks, tensor_parallel, rank, tokens, budget, activations, pages, engine
+        model, optimizer, gpus, ranks, replicas, tensor_parallel, rank, tokens, budget, activations, pages, engine
     )
     choice = Choice(params or request.model.dtype, rounding, paged, state, sharding, gradients)
+    check_replicas(request.ranks, choice.sharding)
     refusal = choice.refuse(request)
     if refusal is not None:
         raise ValueError(refusal)
@@ -246,6 +252,7 @@ def build_plan(
         choice=choice,
         gpus=request.gpus,
         ranks=ranks.count,
+        replicas=ranks.replicas if choice.sharding == "hsdp" else 1,
         tensor_parallel=ranks.tensor,
         rows=tuple(place_rows(request, choice, resident)),
         traffic=sent,
@@ -260,6 +267,7 @@ WRAPPERS = {
     "ddp": "model = DistributedDataParallel(model)",
     "zero1": "model = DistributedDataParallel(model)",
     "zero2": "fully_shard(model, reshard_after_forward=False)",
+    "hsdp": "fully_shard(model)",
     "fsdp2": "fully_shard(model)",
 }
 """The call for each sharding; call ``fully_shard`` for the blocks of a model before the whole model."""
@@ -294,14 +302,20 @@ def write_code(request: Request, choice: Choice) -> str:
     if choice.params is not None and choice.params != request.model.dtype:
         lines.append(f"model.to(torch.{choice.params})")
     ranks = request.ranks
-    mesh = ""
-    if ranks.tensor > 1:
-        device = "cuda" if request.gpus else "cpu"
-        dims = f'({ranks.data}, {ranks.tensor}), mesh_dim_names=("data", "tensor")'
-        lines += [f'mesh = init_device_mesh("{device}", {dims})', 'parallelize_module(model, mesh["tensor"], layers)']
-        mesh = ', mesh=mesh["data"]' if choice.sharding != "ddp" else ', device_mesh=mesh["data"]'
+    mesh, sizes = "", {"data": ranks.data}
+    if choice.sharding == "hsdp":
+        sizes = {"replicate": ranks.replicas, "shard": ranks.shards("hsdp")}
+    if ranks.tensor > 1 or len(sizes) > 1:
+        device, data = "cuda" if request.gpus else "cpu", ", ".join(map(_literal, sizes))
+        sizes |= {"tensor": ranks.tensor} if ranks.tensor > 1 else {}
+        dims = f"{tuple(sizes.values())}, mesh_dim_names=({', '.join(map(_literal, sizes))})"
+        lines.append(f'mesh = init_device_mesh("{device}", {dims})')
+        mesh = f"{'device_mesh' if choice.sharding == 'ddp' else 'mesh'}=mesh"
+        if ranks.tensor > 1:
+            lines.append('parallelize_module(model, mesh["tensor"], layers)')
+            mesh += f"[{data}]"
     if ranks.data > 1:
-        lines.append(f"{WRAPPERS[choice.sharding][:-1]}{mesh})")
+        lines.append(f"{WRAPPERS[choice.sharding][:-1]}{mesh and ', ' + mesh})")
     groups = f"model.named_parameters(){modules}"
     if choice.sharding == "zero1":
         # One group, with the names and embeddings that ZeroRedundancyOptimizer does not pass on otherwise.

@@ -41,6 +41,7 @@ def make_request(
     optimizer: str | Rule | type[Rule],
     gpus: int,
     ranks: int | None,
+    replicas: int,
     tensor_parallel: int,
     rank: int | None,
     tokens: int | None,
@@ -50,7 +51,7 @@ def make_request(
     engine: str,
 ) -> Request:
     """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
-    processes = make_ranks(gpus, ranks, tensor_parallel, rank, tokens)
+    processes = make_ranks(gpus, ranks, replicas, tensor_parallel, rank, tokens)
     check_choice("engine", engine, ENGINES)
     resolved, rule = model_of(model), resolve_rule(optimizer)
     if resolved.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
@@ -75,15 +76,18 @@ def make_request(
     )
 
 
-def make_ranks(gpus: int, ranks: int | None, tensor_parallel: int, rank: int | None, tokens: int | None) -> Ranks:
+def make_ranks(
+    gpus: int, ranks: int | None, replicas: int, tensor_parallel: int, rank: int | None, tokens: int | None
+) -> Ranks:
     """Check the arguments of :func:`gradstep.plan` about processes, and return the ranks.
 
-    >>> make_ranks(0, 8, 2, None, None)
-    Ranks(data=4, tensor=2, rank=None)
+    >>> make_ranks(0, 8, 1, 2, None, None)
+    Ranks(data=4, tensor=2, rank=None, replicas=1)
     """
     for name, value, least, what in (
         ("gpus", gpus, 0, "a whole number; 0 plans for the CPU"),
         ("ranks", 1 if ranks is None else ranks, 1, "the number of processes, at least 1"),
+        ("replicas", replicas, 1, "the number of copies of the shards with sharding='hsdp', at least 1"),
         ("tensor_parallel", tensor_parallel, 1, "the number of ranks that divide a matrix, at least 1"),
         ("rank", 0 if rank is None else rank, 0, "the number of a rank, from 0 on"),
         ("tokens", 1 if tokens is None else tokens, 1, "the tokens of a rank's batch, at least 1"),
@@ -95,9 +99,12 @@ def make_ranks(gpus: int, ranks: int | None, tensor_parallel: int, rank: int | N
         raise ValueError(f"ranks={count} and gpus={gpus}: each GPU has one rank, so give one of them")
     if count % tensor_parallel:
         raise ValueError(f"tensor_parallel={tensor_parallel} must divide the {count} ranks (ranks=, or gpus=)")
+    data = count // tensor_parallel
+    if data % replicas:
+        raise ValueError(f"replicas={replicas} must divide the {data} data parallel ranks")
     if rank is not None and rank >= count:
         raise ValueError(f"rank={rank}: the {count} ranks are 0 to {count - 1}")
-    return Ranks(count // tensor_parallel, tensor_parallel, rank)
+    return Ranks(data, tensor_parallel, rank, replicas)
 
 
 def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:

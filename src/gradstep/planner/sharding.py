@@ -9,11 +9,14 @@ from typing import final
 
 from gradstep.planner.parameters import Model, ParameterSpec
 
-SHARDINGS = ("ddp", "zero1", "zero2", "fsdp2")
+SHARDINGS = ("ddp", "zero1", "zero2", "hsdp", "fsdp2")
 """The data parallel engines, from the least sharded on; ZeRO's stages 1 to 3 are those of arXiv:1910.02054."""
 
 OTHER_NAMES = {"zero3": "fsdp2"}
 """Other names of :data:`SHARDINGS`: FSDP2 is ZeRO's stage 3."""
+
+BY_ROWS = ("zero2", "hsdp", "fsdp2")
+"""The shardings by ``fully_shard``, which cut every parameter by rows."""
 
 OUTPUT_LAYERS = ("o_proj", "down_proj", "c_proj", "out_proj", "fc2", "dense_4h_to_h", "wo", "w2")
 """Names of layers that tensor parallelism divides by columns: the second of two that follow each other."""
@@ -28,11 +31,13 @@ class Ranks:
         data: ranks with different data.
         tensor: ranks with the same data, that divide each matrix (tensor parallelism).
         rank: the number of the rank to plan for; None for the one that keeps the most.
+        replicas: copies of the shards with ``"hsdp"``; each copy is divided over ``data`` / ``replicas`` ranks.
     """
 
     data: int = 1
     tensor: int = 1
     rank: int | None = None
+    replicas: int = 1
 
     @property
     def count(self) -> int:
@@ -43,6 +48,12 @@ class Ranks:
     def data_index(self) -> int:
         """The position among the ranks with different data; the first keeps the most."""
         return (self.rank or 0) // self.tensor
+
+    def shards(self, sharding: str) -> int:
+        """Return over how many ranks one copy of the weights is divided by rows."""
+        if sharding not in BY_ROWS:
+            return 1
+        return self.data // self.replicas if sharding == "hsdp" else self.data
 
     @property
     def tensor_index(self) -> int:
@@ -111,9 +122,10 @@ def is_output_layer(p: ParameterSpec) -> bool:
 
 def shard_parameters(model: Model, sharding: str, ranks: Ranks) -> Model:
     """Return a model (after tensor parallelism) with the parts whose weights and gradients a rank keeps."""
-    if sharding not in ("zero2", "fsdp2"):
+    shards = ranks.shards(sharding)
+    if shards == 1:
         return model
-    parts = (shard_rows(p, ranks.data, ranks.data_index, evenly=model.counted) for p in model.parameters)
+    parts = (shard_rows(p, shards, ranks.data_index % shards, evenly=model.counted) for p in model.parameters)
     return replace(model, parameters=tuple(parts))
 
 
@@ -154,12 +166,15 @@ def traffic(model: Model, gradients: str | None, sharding: str, ranks: Ranks, to
         if sharding == "zero1":
             yield Traffic("broadcast", "weights", _ring(1, n, sum(p.local_nbytes() for p in model.trainable)))
     elif n > 1:
+        shards = ranks.shards(sharding)
         first = shard_parameters(model, sharding, replace(ranks, rank=0))
         gathered = sum(p.local_nbytes() for p in first.parameters)
         scattered = sum(p.local_nbytes(gradients) for p in first.trainable)
-        passes = 2 if sharding == "fsdp2" else 1  # gathered for the forward pass, and again for the backward pass
-        yield Traffic("all-gather", "weights", passes * (n - 1) * gathered)
-        yield Traffic("reduce-scatter", "gradients", (n - 1) * scattered)
+        passes = 1 if sharding == "zero2" else 2  # gathered for the forward pass, and again for the backward pass
+        yield Traffic("all-gather", "weights", passes * (shards - 1) * gathered)
+        yield Traffic("reduce-scatter", "gradients", (shards - 1) * scattered)
+        if sharding == "hsdp":
+            yield Traffic("all-reduce", "gradients", _ring(2, ranks.replicas, scattered))
     if ranks.tensor > 1 and tokens is not None:
         # One all-reduce behind the embedding and each output layer, and as many in the backward pass.
         widths = [p.shape[0] * p.itemsize for p in model.parameters if len(p.shape) > 1 and is_output_layer(p)]
