@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import sys
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.optim import optimizer as torch_optimizer
 
 import gradstep
+from gradstep.optimizers import front
 from gradstep.optimizers.arguments import build_rule
 from gradstep.optimizers.checkpoint.load import export_state_dict
 from gradstep.optimizers.state.storage import Storage
@@ -330,6 +333,59 @@ def test_any_storage_resumes_bit_for_bit(kind, state, rounding):
         walk(o, ps, steps[3:])
     assert_same(other, optimizer)
     assert other.state_dict()["gradstep"] == optimizer.state_dict()["gradstep"]
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_load_that_is_interrupted_changes_all_or_nothing(paged):
+    """Whatever line of it a signal's handler raises at: state, settings and noise are the old ones or the loaded."""
+    size = [(64, 64)]
+    steps = gradients(3, size)
+    saved = trained(gradstep.AdamW, starts(size), steps[:2], state="8bit", seed=7, lr=0.1)[0].state_dict()
+    files = {front.__file__, torch_optimizer.__file__}
+
+    def make():
+        return trained(gradstep.AdamW, starts(size), steps[:1], state="8bit", seed=8, lr=0.2, paged=paged)
+
+    def step_and_list(optimizer, params):
+        walk(optimizer, params, steps[2:])
+        (entry,) = optimizer.state.values()
+        return [optimizer.param_groups[0]["lr"], *(t.detach().clone() for t in (*params, *entry.values()))]
+
+    old, loaded = step_and_list(*make()), make()
+    loaded[0].load_state_dict(saved)
+    new = step_and_list(*loaded)
+    outcomes: list[bool] = []
+    interrupted = True
+    while interrupted:
+        optimizer, params = make()
+        left, interrupted = len(outcomes), False
+
+        def trace(frame, event, _):
+            nonlocal left, interrupted
+            if frame.f_code.co_filename not in files:
+                return None
+            left -= event == "line"
+            if left < 0 and not interrupted:
+                interrupted = True
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            optimizer.load_state_dict(saved)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        result = step_and_list(optimizer, params)
+        outcomes.append(result[0] == new[0])
+        for a, b in zip(result[1:], (new if outcomes[-1] else old)[1:], strict=True):
+            assert_same_bits(a, b)
+    assert outcomes == sorted(outcomes)  # first the old ones, then the loaded
+    assert not outcomes[0]
+    assert outcomes[-1]
+    assert len(outcomes) > 15
 
 
 def test_what_a_state_dict_says_of_itself():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
@@ -28,7 +29,7 @@ from gradstep.optimizers.arguments import (
     drop_execution,
     split_arguments,
 )
-from gradstep.optimizers.checkpoint.load import export_state_dict, load_state_dict
+from gradstep.optimizers.checkpoint.load import export_state_dict, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_header
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
@@ -36,7 +37,7 @@ from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
 from gradstep.optimizers.step.ranks import tell_ranks
 from gradstep.optimizers.step.table import Table, TorchBatch
-from gradstep.optimizers.wrapped import Whole, find_whole, innermost
+from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule, settings_of
 from gradstep.storage.policy import Pages
 
@@ -87,13 +88,13 @@ class Optimizer(torch.optim.Optimizer):
     _locks: dict[int, threading.RLock]
     _state_seen: bool
     _table: Table | None
-    _whole: Whole | None
+    _zero: ZeroRanks | None
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
         # Attributes of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing
         # attributes in the optimizer inside. It would find class defaults first.
         self = super().__new__(cls)
-        self.watch = self.last_step = self._paged = self._observers = self._table = self._whole = None
+        self.watch = self.last_step = self._paged = self._observers = self._table = self._zero = None
         self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
         return self
 
@@ -101,7 +102,8 @@ class Optimizer(torch.optim.Optimizer):
         settings, own = split_arguments(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
         check_engine(own["engine"], ENGINES)
-        self._whole = find_whole(params)
+        if dist.is_available() and dist.is_initialized():  # another optimizer may have the parameters of all ranks
+            self._zero = find_zero_ranks(params)
         pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**settings)  # refuse bad settings before anything exists
         self._engine = own["engine"]
@@ -198,13 +200,13 @@ class Optimizer(torch.optim.Optimizer):
         weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
-        whole = None if self._whole is None else self._parameters(self._whole.groups)
+        whole = None if self._zero is None else self._parameters(self._zero.groups)
         return summarize(self.rule(), self._parameters(), self._storage, self.param_groups, whole)
 
     def _choices(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Iterator[tuple[str, Tensor, Choice]]:
         """Return each (name, parameter, its engine and storage), in the order of the groups, by default its own."""
         groups = self.param_groups if groups is None else groups
-        groups = groups if self._whole is None else self._whole.describe(groups)
+        groups = groups if self._zero is None else self._zero.describe(groups)
         return choose_each(self._engine, self._storage, self._rule, groups)
 
     def _parameters(self, groups: Sequence[Mapping[str, Any]] | None = None) -> list[NewParameter]:
@@ -303,18 +305,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
         """Return rules, table and batches of a step; and the report of one that only creates the state."""
-        whole, groups, state = self._whole, self.param_groups, self.__dict__["state"]
+        zero, groups, state = self._zero, self.param_groups, self.__dict__["state"]
         try:
             rules = build_rules(self._rule, groups)
             table = self._table
             batches = None if table is None else table.batches(rules, groups, state, state_seen=self._state_seen)
             if table is None or batches is None:
                 chosen = (self._engine, self._storage, self._paged)
-                table, batches = build_batches(*chosen, rules, groups, state, whole)
+                table, batches = build_batches(*chosen, rules, groups, state, zero)
         except Exception:
-            tell_ranks(whole, self._rule, groups, state, measured=measured, watched=watched)
+            tell_ranks(zero, self._rule, groups, state, measured=measured, watched=watched)
             raise
-        quiet = table is not self._table and not (measured or watched or whole)
+        quiet = table is not self._table and not (measured or watched or zero)
         return rules, table, batches, create_state(table, batches, groups, state) if quiet else None
 
     @property
@@ -332,8 +334,7 @@ class Optimizer(torch.optim.Optimizer):
 
         That class can load it if the state is float32.
         """
-        inside = innermost(self)
-        if inside is not self:  # self is a trainer's wrapper around the optimizer
+        if isinstance(self, Wrapper) and (inside := innermost(self)) is not self:  # self is around the optimizer
             return inside.state_dict()
         check_lists(self.param_groups)
         return export_state_dict(super().state_dict(), self.rule(), self._storage)
@@ -361,12 +362,18 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: another rule, other groups or parameters, or a setting out of its bounds; nothing was changed.
             RuntimeError: state does not fit its parameter or would be rounded; nothing was changed.
         """
-        inside = innermost(self)
-        if inside is not self:  # self is a trainer's wrapper around the optimizer
+        if isinstance(self, Wrapper) and (inside := innermost(self)) is not self:  # self is around the optimizer
             options = {} if strict else {"strict": False}
             return cast("LoadReport | None", inside.load_state_dict(state_dict, **options))
-        report = load_state_dict(self, state_dict, strict=strict)
-        return None if strict else report
+        on_host = self._paged is not None and self._paged.on_host
+        new = prepare_load(self, self.rule(), self._storage, state_dict, on_host=on_host, strict=strict)
+        with self._lock:
+            # All attributes at once: the handler of a signal may raise an error between two assignments.
+            self.__setstate__({"state": new.state, "param_groups": new.groups, "_storage": new.storage, "_table": None})
+            self._state_seen = False
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+        return None if strict else new.report
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -376,7 +383,6 @@ class Optimizer(torch.optim.Optimizer):
             from gradstep.optimizers.paged.select import make_placement
 
             self._paged = make_placement(pages, self._parameters())
-            self._paged.storage = self._storage
         self._table = None
         self._state_seen = True
 

@@ -1,4 +1,4 @@
-"""Optimizers inside other objects: a trainer's wrapper, or a ``ZeroRedundancyOptimizer`` with parts on other ranks."""
+"""Optimizers around an optimizer: a trainer's wrapper, or a ``ZeroRedundancyOptimizer`` with several ranks."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 @final
-class Whole(Ranks):
-    """The ``ZeroRedundancyOptimizer`` that an optimizer is the local optimizer of.
+class ZeroRanks(Ranks):
+    """The ranks among which a ``ZeroRedundancyOptimizer`` divides the parameters of the optimizer around this one.
 
-    It deals out whole parameters to the ranks, and gives each local optimizer some of the parameters of each group,
-    sorted by size, but the group's ``param_names`` and ``embeddings`` of all of them, and every setting of the
-    optimizer as a setting of each group. Names, marks and positions are therefore read from the whole.
+    It gives each local optimizer some of the parameters of each group, sorted by size, but the group's ``param_names``
+    and ``embeddings`` of all of them, and every setting of the optimizer as a setting of each group. Names, marks and
+    positions are therefore read from the ``ZeroRedundancyOptimizer``.
 
     Args:
         outer: the ``ZeroRedundancyOptimizer``.
@@ -53,20 +53,20 @@ class Whole(Ranks):
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:
-        """The groups of the whole, with the parameters of all ranks."""
+        """The groups with the parameters of all ranks."""
         groups: Sequence[Mapping[str, Any]] = self._outer.param_groups
         return groups
 
     def describe(self, groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the groups of the local optimizer with the names and marks of their own parameters.
 
-        A ``"state"`` that is the whole's own setting is left out: it is no choice for this group.
+        A ``"state"`` that is the setting of all groups is left out: it is no choice for this group.
         """
         described = []
-        for index, (group, whole) in enumerate(zip(groups, self.groups, strict=False)):
-            position = {id(p): k for k, p in enumerate(whole["params"])}
+        for index, (group, every) in enumerate(zip(groups, self.groups, strict=False)):
+            position = {id(p): k for k, p in enumerate(every["params"])}
             places = [position[id(p)] for p in group["params"]]
-            names, marks = parameter_names(whole, index), whole.get("embeddings") or ()
+            names, marks = parameter_names(every, index), every.get("embeddings") or ()
             own = {key: value for key, value in group.items() if key != "embeddings"}
             own["param_names"] = [names[k] for k in places]
             if len(marks) == len(position):
@@ -96,8 +96,8 @@ class Whole(Ranks):
     def first_name(self, name: str | None) -> str:
         names: list[Any] = [None] * dist.get_world_size(self._outer.process_group)
         dist.all_gather_object(names, name, group=self._outer.process_group)
-        whole = list(chain.from_iterable(map(parameter_names, self.groups, range(len(self.groups)))))
-        return str(min((found for found in names if found is not None), key=whole.index))
+        order = list(chain.from_iterable(map(parameter_names, self.groups, range(len(self.groups)))))
+        return str(min((found for found in names if found is not None), key=order.index))
 
     def combine_statistics(self, batches: Sequence[Batch]) -> None:
         """Do nothing: each rank has the statistics of its own parameters, which no other rank updates."""
@@ -111,8 +111,8 @@ class Whole(Ranks):
         return result
 
 
-def find_whole(params: Any) -> Whole | None:
-    """Return the ``ZeroRedundancyOptimizer`` that is making a local optimizer of these groups; else None.
+def find_zero_ranks(params: Any) -> ZeroRanks | None:
+    """Return the ranks of the ``ZeroRedundancyOptimizer`` that is making a local optimizer of these groups; else None.
 
     It gives its local optimizer no sign of itself. But it is a caller of the constructor, and has these parameters.
 
@@ -121,7 +121,7 @@ def find_whole(params: Any) -> Whole | None:
     """
     # Before anybody has imported the class there is no instance of it, and importing it takes time.
     module: Any = sys.modules.get("torch.distributed.optim")
-    if module is None or not (dist.is_available() and dist.is_initialized()) or not isinstance(params, list):
+    if module is None or not isinstance(params, list):
         return None
     frame = inspect.currentframe()
     while frame is not None:
@@ -135,7 +135,7 @@ def find_whole(params: Any) -> Whole | None:
                     "ZeroRedundancyOptimizer keeps every setting in its groups, and would save model= in checkpoints: "
                     "give groups of gradstep.param_groups(model), which know the embeddings, in place of model="
                 )
-            return Whole(outer)
+            return ZeroRanks(outer)
         frame = frame.f_back
     return None
 

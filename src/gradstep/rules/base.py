@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from gradstep.rules.ops import Array
-from gradstep.rules.settings import flag
+from gradstep.rules.settings import Settings, flag
 
 Coefficients = Any
 """The scalars of one step by name (``c.beta1``), in the arithmetic of the engine."""
@@ -70,7 +70,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Settings, ABC):
     """The mathematics of one optimizer; an instance is one checked set of hyperparameters.
 
     Subclass it as a frozen dataclass and make its fields with :mod:`gradstep.rules.settings`. Write
@@ -107,12 +107,6 @@ class Rule(ABC):
 
     elementwise: ClassVar[bool] = True
     """False for a rule whose update combines several elements (a mean, a norm)."""
-
-    def __post_init__(self) -> None:
-        """Check every setting, and store it as its check returns it (a tensor as a float, for example)."""
-        for setting in fields(self):
-            value = setting.metadata["check"](setting.name, getattr(self, setting.name))
-            object.__setattr__(self, setting.name, value)
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         """Return the slots of a parameter with ``ndim`` dimensions; an elementwise rule ignores ``ndim``."""

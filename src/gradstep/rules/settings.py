@@ -1,4 +1,4 @@
-"""Kinds of settings: each function returns a field of a rule, which is a dataclass, with its default and its check.
+"""The settings of a rule, which is a dataclass: each function here returns a field with its default and its check.
 
 A setting that is out of bounds raises ValueError, in torch's wording; one of the wrong type raises TypeError. Numbers
 may be given as int, float, NumPy number or 1-element tensor, must be finite, and become a Python float.
@@ -26,11 +26,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 Check = Callable[[str, Any], Any]
 """Takes a setting's name and value; returns the value as the rule uses it, or raises."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A dataclass whose fields are settings; an instance is one checked set of them."""
+
+    def __post_init__(self) -> None:
+        """Check every setting, and store it as its check returns it (a tensor as a float, for example)."""
+        for setting in fields(self):
+            value = setting.metadata["check"](setting.name, getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)
 
 
 def number(name: str, value: Any, label: str = "") -> float:

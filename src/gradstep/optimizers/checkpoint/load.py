@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from gradstep.engines.step import defer_signals
 from gradstep.optimizers.arguments import (
     TORCH_EXECUTION,
     check_fixed,
@@ -41,9 +40,6 @@ from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
 from gradstep.storage.codecs import Field
-
-if TYPE_CHECKING:
-    from gradstep.optimizers.front import Optimizer
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -105,50 +101,21 @@ class PreparedLoad:
     report: LoadReport
 
 
-def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any], *, strict: bool) -> LoadReport:
-    """Load a state dictionary into an optimizer, between its hooks; arguments and errors as its own method has them."""
-    check_lists(optimizer.param_groups)
-    loaded: Any = copy(state_dict)
-    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
-        loaded = hook(optimizer, loaded) or loaded
-    paged = optimizer._paged
-    new = prepare_load(
-        optimizer.rule(),
-        optimizer.defaults,
-        optimizer._storage,
-        optimizer.param_groups,
-        loaded,
-        on_host=paged is not None and paged.on_host,
-        strict=strict,
-    )
-    with optimizer._lock, defer_signals():
-        optimizer.__setstate__({"state": new.state, "param_groups": new.groups})
-        optimizer._storage = new.storage
-        if paged is not None:
-            paged.storage = new.storage
-        optimizer._state_seen = False
-    for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
-        post_hook(optimizer)
-    return new.report
-
-
 def prepare_load(
+    optimizer: torch.optim.Optimizer,
     rule: type[Rule],
-    defaults: Mapping[str, Any],
     storage: Storage,
-    groups: Sequence[Mapping[str, Any]],
     state_dict: Mapping[str, Any],
     *,
-    on_host: bool = False,
-    strict: bool = True,
+    on_host: bool,
+    strict: bool,
 ) -> PreparedLoad:
     """Match a checkpoint to an optimizer, check it, and convert its groups and state; neither of both is changed.
 
     Args:
-        rule: the optimizer's rule.
-        defaults: the optimizer's defaults, for settings that the checkpoint does not have.
-        storage: the optimizer's storage.
-        groups: the optimizer's ``param_groups``.
+        optimizer: the optimizer. Its hooks before a load are called. Its defaults replace settings that the checkpoint
+            does not have.
+        rule, storage: the optimizer's.
         state_dict: the checkpoint.
         on_host: leave state on the CPU, wherever the parameters are.
         strict: whether everything must match and fit; if not, the rest is left out, and reported.
@@ -159,6 +126,11 @@ def prepare_load(
         TypeError: a part of the checkpoint is not the dictionary, list, tensor or number that it must be.
         RuntimeError: state does not fit its parameter, or would be rounded; the message lists all of it.
     """
+    check_lists(optimizer.param_groups)
+    loaded: Any = copy(state_dict)
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        loaded = hook(optimizer, loaded) or loaded
+    state_dict, groups = loaded, optimizer.param_groups
     check_form(state_dict)
     header = read_header(rule, state_dict)
     saved = state_dict["param_groups"]
@@ -174,7 +146,7 @@ def prepare_load(
             ) from error
     state_dict = {**state_dict, "state": unnest_state(state_dict)}
     matched = match(groups, saved, strict=strict)
-    new = [merge_group(rule, defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
+    new = [merge_group(rule, optimizer.defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
 
     errors: list[Fault] = []
     wrong, lossy = [], []

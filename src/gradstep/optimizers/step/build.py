@@ -34,7 +34,7 @@ from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage,
 from gradstep.optimizers.step.ranks import FlatShards, MeshRanks, check_flat_shards
 from gradstep.optimizers.step.sums import check_rule
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
-from gradstep.optimizers.wrapped import Whole
+from gradstep.optimizers.wrapped import ZeroRanks
 from gradstep.rules import Rule
 from gradstep.storage.noise import number_of_name, streams
 
@@ -65,7 +65,7 @@ def build_batches(
     rules: Sequence[Rule],
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
-    whole: Whole | None,
+    zero: ZeroRanks | None,
 ) -> tuple[Table, list[TorchBatch]]:
     """Build a table, and return it with the batches of this step.
 
@@ -74,7 +74,7 @@ def build_batches(
         paged: the placement of paged state; None for state in memory.
         rules: one per group.
         groups, state: the optimizer's; ``state`` is not changed.
-        whole: the optimizer that this one has a part of; None if it has all parameters.
+        zero: the ranks of the ``ZeroRedundancyOptimizer`` around this one; None without it.
 
     Raises:
         RuntimeError: a gradient, or state that was loaded or changed by hand, does not fit its parameter.
@@ -84,7 +84,7 @@ def build_batches(
     if any(HEADER in group for group in groups):
         storage = stored_in_groups(type(rules[0]), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
-        table = build_table(engine, storage, paged, rules, groups, state, whole)
+        table = build_table(engine, storage, paged, rules, groups, state, zero)
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
@@ -122,17 +122,17 @@ def build_table(
     rules: Sequence[Rule],
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
-    whole: Whole | None,
+    zero: ZeroRanks | None,
 ) -> Table:
     """Find or create the state of every parameter with state or a gradient; arguments as in :func:`build_batches`."""
-    groups = groups if whole is None else whole.describe(groups)
+    groups = groups if zero is None else zero.describe(groups)
     names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
     flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
     _check_parameters(flat, names)
     sizes = [len(g["params"]) for g in groups]
     group_of = np.repeat(np.arange(len(groups)), sizes)
     shards = {i: ShardedParameter(p, names[i], {}) for i, p in enumerate(flat) if is_distributed(p)}
-    shards_of_others = FlatShards() if whole is None and holds_flat_shards(groups) else None
+    shards_of_others = FlatShards() if zero is None and holds_flat_shards(groups) else None
     if shards_of_others is not None:
         check_flat_shards(storage, rules, groups)
     gradients = [p.grad for p in flat]
@@ -215,6 +215,8 @@ def build_table(
         shards[i].distribute(entry, stored[i].fields, state.get(flat[i])) if i in shards else entry
         for i, entry in zip(stateful, entries, strict=True)
     ]
+    if paged is not None:
+        paged.storage = storage  # the seed of the noise is saved beside the state
     places = dict.fromkeys(shard.place for shard in shards.values() if shard.place.dims)
     return Table(
         parts,
@@ -226,20 +228,20 @@ def build_table(
         starts=starts,
         state=state,
         paged=paged,
-        ranks=MeshRanks(list(places), names) if places else whole or shards_of_others,
-        streams=_noise_streams(storage, groups if whole is None else whole.groups, flat)
+        ranks=MeshRanks(list(places), names) if places else zero or shards_of_others,
+        streams=_noise_streams(storage, groups if zero is None else zero.groups, flat)
         if any(kind.spec.noise for kind in members)
         else None,
     )
 
 
-def _noise_streams(storage: Storage, whole: Sequence[Mapping[str, Any]], flat: Sequence[Tensor]) -> NDArray[np.uint64]:
-    """Return the stream of rounding noise of each parameter, by its name in the whole optimizer, or its position."""
-    params = [p for group in whole for p in group["params"]]
+def _noise_streams(storage: Storage, groups: Sequence[Mapping[str, Any]], flat: Sequence[Tensor]) -> NDArray[np.uint64]:
+    """Return the stream of rounding noise of each parameter, by its name or its position in the groups of all ranks."""
+    params = [p for group in groups for p in group["params"]]
     numbers = dict(zip(map(id, params), range(len(params)), strict=True))
     if storage.noise == "names":
-        names = [plain_name(name) for group in whole for name in _own_names(group)]
-        named = [p for group in whole for p in group["params"][: len(_own_names(group))]]
+        names = [plain_name(name) for group in groups for name in _own_names(group)]
+        named = [p for group in groups for p in group["params"][: len(_own_names(group))]]
         counts = Counter(names)
         numbers |= {id(p): number_of_name(n) for p, n in zip(named, names, strict=True) if counts[n] == 1}
     return streams(storage.seed, np.array([numbers[id(p)] for p in flat], dtype=np.int64))
