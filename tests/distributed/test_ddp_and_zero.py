@@ -410,13 +410,17 @@ def test_flat_shards_step_in_float32_and_what_needs_shapes_is_refused(checkpoint
 
 
 def test_partitions_of_deepspeed_are_flat_shards(monkeypatch):
-    """It is not installed here: what it makes of the groups is, one flat partition in each."""
+    """It is not installed here, but what it makes of groups is: one flat partition in each, in stage 3 in one."""
     matrix, flat = (torch.ones(shape).requires_grad_() for shape in ((80, 80), (6400,)))
     matrix.grad, flat.grad = torch.ones(80, 80), torch.ones(6400)
     monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
     gradstep.AdamW([matrix], state="8bit").step()
     optimizer = gradstep.AdamW([matrix], state="8bit")
     optimizer.param_groups[0]["params"] = [flat]
+    with pytest.raises(ValueError, match="these are flat shards"):
+        optimizer.step()
+    optimizer.add_param_group({"params": [matrix]})
+    optimizer.param_groups[1]["params"] = []
     with pytest.raises(ValueError, match="these are flat shards"):
         optimizer.step()
     gradstep.AdamW([flat]).step()

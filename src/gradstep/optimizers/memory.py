@@ -343,7 +343,7 @@ def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether parameters are flat shards: those of FSDP1 or of DeepSpeed's ZeRO.
 
     FSDP1 gives an optimizer its ``FlatParameter``, or, with ``use_orig_params=True``, one-dimensional views into it.
-    DeepSpeed puts one flat partition into each group.
+    DeepSpeed puts one flat partition into each group, in stage 3 into one group after the other.
 
     >>> import torch
     >>> holds_flat_shards([{"params": [torch.zeros(3)]}])
@@ -353,8 +353,8 @@ def holds_flat_shards(groups: Sequence[Mapping[str, Any]]) -> bool:
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before its import there are no shards of it
     if fsdp is not None and _are_of_fsdp(params, fsdp.FlatParameter):
         return True
-    flat = all(len(group["params"]) == 1 and group["params"][0].dim() == 1 for group in groups)
-    return bool(params) and flat and "deepspeed" in sys.modules
+    one_each = all(len(group["params"]) <= 1 for group in groups)
+    return bool(params) and one_each and all(p.dim() == 1 for p in params) and "deepspeed" in sys.modules
 
 
 def _are_of_fsdp(params: Sequence[Tensor], flat_class: type[Tensor]) -> bool:
