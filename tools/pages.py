@@ -1,14 +1,14 @@
-"""Write the parts of docs/ that follow from the rules or from results: `make pages`; a test compares them.
+"""Write the parts of the documentation that follow from the rules or from results: `make pages`; a test compares them.
 
-They are the table of optimizers in docs/which_optimizer.md, the measured errors in docs/questions.md, the table of
-frameworks in docs/texts.md, each between two marks, and docs/images/family.svg.
+They stand between two marks each (see :func:`texts`); docs/images/family.svg is a whole file. The docstring of a rule
+says its nearest ancestor and what it is taken for, in the lines "Family:" and "Taken for:".
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,49 +21,38 @@ import gradstep.numpy
 from gradstep.report.markup import Markup, join, paint, tag
 from gradstep.report.picture import Picture, draw_path, draw_text
 from gradstep.rules import RULES, Rule, State, settings_of
+from gradstep.variants import VARIANTS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS.parent / "benchmarks" / "results"
 
-BEST_FOR = {
-    "SGD": "vision with a tuned rate; convex problems",
-    "Adagrad": "sparse features",
-    "Adadelta": "training without a tuned rate, historically",
-    "RMSprop": "recurrent networks, non-stationary losses",
-    "Adam": "quick experiments without decay",
-    "AdamW": "transformers, fine-tuning, most else",
-    "Adamax": "gradients with rare large values",
-    "NAdam": "as Adam; at times a little faster",
-    "RAdam": "training without a warmup",
-    "Lion": "large batches, less memory",
-    "AdaBelief": "as Adam; gradients that keep their size and sign",
-    "LaProp": "as AdamW; small β₂ and large β₁",
-    "ASGD": "convex problems, with the averaged weights",
-    "Rprop": "small data in one batch",
-    "Adafactor": "very large models, least memory",
-}
-"""What each is usually taken for: the only column that is not computed from the rule."""
+FAMILY = {"SGD, momentum": ("SGD", "the mean direction of many steps")}
+FAMILY |= {"SGD, Nesterov": ("SGD, momentum", "the gradient one step ahead")}
+"""Settings that are optimizers of their own in the tree: the nearest ancestor of each, and what it changes."""
 
-FAMILY = {
-    "SGD": (None, "p − η g"),
-    "SGD, momentum": ("SGD", "the mean direction of many steps"),
-    "SGD, Nesterov": ("SGD, momentum", "the gradient one step ahead"),
-    "ASGD": ("SGD", "an average of the weights beside them"),
-    "Rprop": ("SGD", "the sign, times a step that grows and shrinks"),
-    "Adagrad": ("SGD", "÷ root of the sum of g²"),
-    "RMSprop": ("Adagrad", "an average in place of the sum"),
-    "Adadelta": ("Adagrad", "steps in units of the weight"),
-    "Adam": ("RMSprop", "momentum, and both averages corrected"),
-    "AdamW": ("Adam", "decay on the weight itself"),
-    "NAdam": ("Adam", "Nesterov's momentum"),
-    "RAdam": ("Adam", "no adaptive step before v is known"),
-    "Adamax": ("Adam", "the largest |g| in place of the root"),
-    "Adafactor": ("Adam", "row and column means of g² only"),
-    "Lion": ("Adam", "the sign of the momentum"),
-    "AdaBelief": ("AdamW", "the square of g − m in place of g²"),
-    "LaProp": ("AdamW", "momentum after the division"),
-}
-"""Each optimizer's nearest ancestor, and what it changes; parents stand before their children."""
+
+def told(name: str, what: str) -> str:
+    """Return what the docstring of a rule says after a word such as ``Family:``, without the period at the end."""
+    found = re.search(rf"^{what}: (.*)\.$", inspect.getdoc(RULES[name]) or "", re.MULTILINE)
+    if found is None:
+        raise ValueError(f"the docstring of {name} has no line '{what}: ….'")
+    return found[1]
+
+
+def family() -> dict[str, tuple[str | None, str]]:
+    """Return each optimizer's nearest ancestor and what it changes; children follow their parents."""
+    every: dict[str, tuple[str | None, str]] = dict(FAMILY)
+    for name in RULES:
+        parent, _, change = told(name, "Family").partition("; ")
+        every[name] = (None if parent == "none" else parent, change)
+
+    def below(parent: str | None) -> Iterator[str]:
+        for name, (above, _) in every.items():
+            if above == parent:
+                yield name
+                yield from below(name)
+
+    return {name: every[name] for name in below(None)}
 
 
 @final
@@ -117,8 +106,8 @@ def describe(kind: type[Rule]) -> tuple[str, ...]:
         decay = "either"
     nbytes = 12 + 8 * elements
     operations = str(count(rule)) if rule.elementwise else "–"
-    memory = f"{1 + elements:.3g}×"
-    return kind.__name__, memory, adaptive, momentum, decay, operations, f"{nbytes:.0f}", BEST_FOR[kind.__name__]
+    memory, name = f"{1 + elements:.3g}×", kind.__name__
+    return name, memory, adaptive, momentum, decay, operations, f"{nbytes:.0f}", told(name, "Taken for")
 
 
 def _last(parameters: Iterator[Any]) -> Any:
@@ -139,8 +128,7 @@ def table() -> str:
     """Return the table of optimizers."""
     head = ("optimizer", "memory", "adapts", "momentum", "decay", "operations", "bytes moved", "taken for")
     rows = [head, ("---", *["---:" if k in (0, 4, 5) else "---" for k in range(7)])]
-    order = dict.fromkeys(name for name in FAMILY if name in RULES)
-    rows += [describe(RULES[name]) for name in order]
+    rows += [describe(RULES[name]) for name in family() if name in RULES]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -160,8 +148,7 @@ class FamilyTree(Picture):
         depth: dict[str, int] = {}
         row: dict[str, int] = {}
         drawn: list[Markup] = []
-        for name in self._in_order(None):
-            parent, change = FAMILY[name]
+        for name, (parent, change) in family().items():
             depth[name], row[name] = (depth[parent] + 1 if parent else 0), len(row)
             x, y = depth[name] * indent, row[name] * height + 12
             if parent:
@@ -171,13 +158,6 @@ class FamilyTree(Picture):
             drawn.append(draw_text(name, x + 18, y, bold=True))
             drawn.append(draw_text(f"{change}; keeps {_slots(name)}", x + 18, y + 15, "quiet"))
         return len(row) * height + 4, join(drawn)
-
-    def _in_order(self, parent: str | None) -> Iterator[str]:
-        """Yield the names below one, each followed by its children."""
-        for name, (above, _) in FAMILY.items():
-            if above == parent:
-                yield name
-                yield from self._in_order(name)
 
 
 def _slots(name: str) -> str:
@@ -227,18 +207,85 @@ def frameworks() -> str:
     return "\n".join(lines)
 
 
-def put(page: str, name: str, text: str) -> tuple[Path, str]:
-    """Return a page's path and its text with new text between the marks of that name."""
-    path, begin, end = DOCS / page, f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    between = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
-    return path, between.sub(lambda _: f"{begin}\n{text}\n{end}", path.read_text(encoding="utf-8"))
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Return names as code: ``a``, ``b`` and ``c``."""
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} {word} {last}"
+
+
+def rows() -> str:
+    """Return the rows of the page of the API for rules and their variants."""
+    lines = ["| name | what it is |", "|---|---|"]
+    for name in family():
+        if name in RULES:
+            first, *_ = (inspect.getdoc(RULES[name]) or "").splitlines()
+            lines.append(f"| `{name}` | {first.removeprefix(f'{name}: ').removesuffix('.')} |")
+    for name in RULES:
+        variants = [variant for variant, (rule, *_) in VARIANTS.items() if rule == name]
+        if variants:
+            lines.append(f"| {', '.join(f'`{v}`' for v in variants)} | `{name}` with other defaults: {DEFAULTS} |")
+    return "\n".join(lines)
+
+
+DEFAULTS = '`state="8bit"`, `paged=True`, both'
+
+TORCH = sorted(name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and name != "Optimizer")
+"""The optimizers of torch."""
+
+
+def row(names: Sequence[str], what: str) -> str:
+    """Return a table of the page of the API with all names in one row."""
+    return f"| name | what it is |\n|---|---|\n| {', '.join(f'`{name}`' for name in names)} | {what} |"
+
+
+def differing() -> str:
+    """Return the sentence on optimizers that only torch has, and those that only gradstep has."""
+    lacks = listed([name for name in TORCH if name not in RULES])
+    has_more = listed([name for name in family() if name in RULES and name not in TORCH])
+    return f"There are no {lacks}; there are {has_more}, and what [a rule of one's own](own_rule.md) makes."
+
+
+def reference() -> str:
+    """Return the directives of the reference for every optimizer."""
+    classes = "\n".join(f".. autoclass:: {name}\n   :no-members:" for name in family() if name in RULES)
+    return f"```{{eval-rst}}\n.. currentmodule:: gradstep\n{classes}\n```"
+
+
+def put(text: str, name: str, part: str) -> str:
+    """Return a page's text with a new part between the marks of that name."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not between.search(text):
+        raise ValueError(f"there are no marks {begin} and {end}")
+    return between.sub(lambda _: f"{begin}\n{part}\n{end}", text)
 
 
 def texts() -> dict[Path, str]:
     """Return what each file should contain."""
-    parts = [put("which_optimizer.md", "optimizers", table()), put("questions.md", "errors", errors())]
-    parts.append(put("texts.md", "frameworks", frameworks()))
-    return {**dict(parts), DOCS / "images" / "family.svg": FamilyTree().file()}
+    names = [name for name in family() if name in RULES]
+    others = [name for name in names if name not in ("SGD", "Adam", "AdamW")]
+    every = f"There are {listed(names)}."
+    parts = {
+        "which_optimizer.md": {"optimizers": table()},
+        "questions.md": {"errors": errors()},
+        "texts.md": {"frameworks": frameworks()},
+        "api.md": {
+            "optimizers": rows(),
+            "rules": row(names, "the rules of the classes of the same names"),
+            "arrays": row(others, "the other rules, with the rule's own settings"),
+        },
+        "differences.md": {"optimizers": differing()},
+        "numpy.md": {"optimizers": every},
+        "../README.md": {"optimizers": every},
+        "reference/optimizers.md": {"optimizers": reference()},
+    }
+    files = {DOCS / "images" / "family.svg": FamilyTree().file()}
+    for page, marked in parts.items():
+        text = (DOCS / page).read_text(encoding="utf-8")
+        for name, part in marked.items():
+            text = put(text, name, part)
+        files[DOCS / page] = text
+    return files
 
 
 if __name__ == "__main__":

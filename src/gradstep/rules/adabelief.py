@@ -30,6 +30,9 @@ class AdaBelief(Rule):
 
     State: ``exp_avg`` m and ``exp_avg_var`` s, each of the parameter's shape.
 
+    Family: AdamW; the square of g − m in place of g².
+    Taken for: as Adam; gradients that keep their size and sign.
+
     Source: Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
     arXiv:2010.07468, Algorithm 2, with the decoupled decay of the authors' code. Deviation from that code: its option
     ``rectify``, on by default there, is not part of the paper's algorithm and not here.

@@ -31,6 +31,9 @@ class Adadelta(Rule):
 
     State: ``square_avg`` v and ``acc_delta`` u, each of the parameter's shape.
 
+    Family: Adagrad; steps in units of the weight.
+    Taken for: training without a tuned rate, historically.
+
     Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, Algorithm 1.
 
     >>> import numpy as np, gradstep.numpy as gn

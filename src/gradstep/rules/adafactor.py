@@ -38,6 +38,9 @@ class Adafactor(Rule):
     State: ``row_var`` R of shape (…, r, 1) and ``col_var`` C of shape (…, 1, c), or ``variance`` V of the parameter's
     shape.
 
+    Family: Adam; row and column means of g² only.
+    Taken for: very large models, least memory.
+
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235,
     Algorithms 4 to 6, in torch.optim's form: it factors the last two axes and bounds V below by ε₁², where the paper
     and Hugging Face add ε₁ to g². Deviation from torch.optim: for a float16 or bfloat16 parameter ε₁ = None is

@@ -30,6 +30,9 @@ class Adagrad(Rule):
 
     State: ``sum`` G, of the parameter's shape, created at the first step (torch.optim creates it at construction).
 
+    Family: SGD; ÷ root of the sum of g².
+    Taken for: sparse features.
+
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
     JMLR 12 (2011), the diagonal form; γ and δ as in torch.optim.
 

@@ -85,6 +85,9 @@ class Adam(AdamRule):
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v (and ``max_exp_avg_sq``), each of the parameter's shape.
 
+    Family: RMSprop; momentum, and both averages corrected.
+    Taken for: quick experiments without decay.
+
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 1.
     As in torch.optim, AMSGrad takes the maximum of the *uncorrected* v.
 

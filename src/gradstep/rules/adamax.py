@@ -30,6 +30,9 @@ class Adamax(Rule):
 
     State: ``exp_avg`` m and ``exp_inf`` u, each of the parameter's shape.
 
+    Family: Adam; the largest |g| in place of the root.
+    Taken for: gradients with rare large values.
+
     Source: Kingma and Ba, arXiv:1412.6980, Algorithm 2.
 
     >>> import numpy as np, gradstep.numpy as gn

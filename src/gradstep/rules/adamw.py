@@ -35,6 +35,9 @@ class AdamW(AdamRule):
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v (and ``max_exp_avg_sq``), each of the parameter's shape.
 
+    Family: Adam; decay on the weight itself.
+    Taken for: transformers, fine-tuning, most else.
+
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, Algorithm 2, with the
     schedule multiplier η_t folded into ``lr``. Decay acts on the old weight ("before"), as in the paper and torch.
 

@@ -33,6 +33,9 @@ class ASGD(Rule):
     State: ``ax`` a, of the parameter's shape, and the scalars ``eta`` η and ``mu`` μ of the next step. Evaluate the
     model with the values of ``ax``: copy them into the parameters.
 
+    Family: SGD; an average of the weights beside them.
+    Taken for: convex problems, with the averaged weights.
+
     Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30
     (1992), equations 4 and 5, with the rates of Bottou's sgd and of torch.optim, which rounds the first of them to
     float32.

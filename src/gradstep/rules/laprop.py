@@ -29,6 +29,9 @@ class LaProp(Rule):
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v, each of the parameter's shape.
 
+    Family: AdamW; momentum after the division.
+    Taken for: as AdamW; small β₂ and large β₁.
+
     Source: Ziyin, Wang and Ueda, "LaProp: Separating Momentum and Adaptivity in Adam", arXiv:2002.04839, Algorithm 1
     (there μ and ν are β₁ and β₂). Decay acts on the old weight, as in AdamW. Deviations from the authors' code: there
     m has the learning rate in it and is divided by an equal average of learning rates, which is the same as long as

@@ -28,6 +28,9 @@ class Lion(Rule):
 
     State: ``exp_avg`` m, of the parameter's shape.
 
+    Family: Adam; the sign of the momentum.
+    Taken for: large batches, less memory.
+
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, Algorithm 2.
 
     >>> import numpy as np, gradstep.numpy as gn

@@ -32,6 +32,9 @@ class RAdam(Rule):
 
     State: ``exp_avg`` m and ``exp_avg_sq`` v, each of the parameter's shape.
 
+    Family: Adam; no adaptive step before v is known.
+    Taken for: training without a warmup.
+
     Source: Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv:1908.03265, Algorithm 2; the
     threshold of 5 (the paper's is 4) as in the authors' code and torch.optim.
 

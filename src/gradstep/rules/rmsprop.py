@@ -13,7 +13,7 @@ from gradstep.rules.settings import epsilon, flag, learning_rate, nonnegative
 @final
 @dataclass(frozen=True)
 class RMSprop(Rule):
-    r"""RMSprop, with momentum and the centered (variance) form as options.
+    r"""RMSprop: the gradient over the root of its average square, or of its variance; with momentum as an option.
 
     .. math::
         g_t &= \nabla f(\theta_{t-1}) + \lambda\theta_{t-1} \\
@@ -33,6 +33,9 @@ class RMSprop(Rule):
         maximize: climb instead of descend.
 
     State: ``square_avg`` v, ``grad_avg`` ḡ if centered, ``momentum_buffer`` b with momentum.
+
+    Family: Adagrad; an average in place of the sum.
+    Taken for: recurrent networks, non-stationary losses.
 
     Source: Tieleman and Hinton, "Lecture 6.5", Coursera 2012; centered: Graves, arXiv:1308.0850, eq. 38 to 45 (there ε
     is inside the root; here outside, as in torch.optim). The averages start at 0 and are not corrected.

@@ -33,6 +33,9 @@ class Rprop(Rule):
 
     State: ``prev`` the last gradient, 0 where it had turned, and ``step_size`` Δ, each of the parameter's shape.
 
+    Family: SGD; the sign, times a step that grows and shrinks.
+    Taken for: small data in one batch.
+
     Source: Riedmiller and Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm",
     IEEE ICNN 1993, equations 4 to 8, in torch.optim's form: after a turn the weight stays, where the paper takes the
     last step back.
