@@ -47,6 +47,7 @@ html_title = "gradstep"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = html_show_sourcelink = False
+highlight_options = {"pycon": {"stripnl": True}}  # a doctest ends in an empty line, which need not be shown
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

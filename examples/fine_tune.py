@@ -93,7 +93,7 @@ def main(plain: bool = False, bfloat16: bool = False, updates: int = UPDATES) ->
         with stepper.autocast():
             loss = nn.functional.cross_entropy(model(list(texts)).float(), torch.tensor(chapters))
         stepper.backward(loss)
-        if update % 20 == 19:
+        if update % 5 == 4:
             print(f"update {update + 1}: loss {loss.item():.3f}")
     share = accuracy(model, held_out)
     weights = sum(p.nbytes for p in model.parameters()) / 1e6
