@@ -30,7 +30,7 @@ class Adamax(Rule):
 
     State: ``exp_avg`` m and ``exp_inf`` u, each of the parameter's shape.
 
-    Family: Adam; the largest |g| in place of the root.
+    Family: Adam; the largest magnitude of g in place of the root.
     Taken for: gradients with rare large values.
 
     Source: Kingma and Ba, arXiv:1412.6980, Algorithm 2.
