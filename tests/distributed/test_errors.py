@@ -1,5 +1,6 @@
 """An error on one rank: all ranks raise, none waits, and nothing has changed."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -78,19 +79,20 @@ def raises_everywhere(mesh: Any, kinds: Any, step: str, fault: str, *, first: bo
 
 
 def on_ranks() -> list[str]:
-    from torch.distributed.tensor import Shard
+    """FSDP2; on four ranks FSDP2 with tensor parallelism, and HSDP, where an error must reach the other copy too."""
+    from torch.distributed.tensor import Replicate, Shard
 
-    found = []
-    if dist.get_world_size() == 2:
-        mesh, kinds = init_device_mesh("cpu", (2,)), [Shard(0)]
-    else:
-        mesh, kinds = init_device_mesh("cpu", (2, 2)), [Shard(0), Shard(1)]
-    for step in STEPS:
-        for fault in FAULTS:
-            for first in (True, False):
-                if not (first and fault == "bad state"):
-                    found += raises_everywhere(mesh, kinds, step, fault, first=first)
-    return found
+    placements: list[list[Any]] = [[Shard(0)]]
+    mesh = init_device_mesh("cpu", (2,) * (dist.get_world_size() // 2))
+    if mesh.ndim == 2:
+        placements = [[Shard(0), Shard(1)], [Replicate(), Shard(0)]]
+    cases = itertools.product(placements, STEPS, FAULTS, (True, False))
+    return [
+        found
+        for kinds, step, fault, first in cases
+        if not (first and fault == "bad state")
+        for found in raises_everywhere(mesh, kinds, step, fault, first=first)
+    ]
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])

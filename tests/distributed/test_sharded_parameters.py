@@ -41,8 +41,6 @@ CASES = [
 ]
 """The quick ones: every rule, every rounding and every state; each compiles kernels in each process."""
 
-ALL_CASES = [(rule, *storage) for rule, storage in itertools.product(RULES, STORAGES)]
-
 
 def make(rule: str, state: str, rounding: str, params: Any, seed: int = 1) -> Any:
     return getattr(gradstep, rule)(params, **RULES[rule], state=state, rounding=rounding, seed=seed)
@@ -138,9 +136,9 @@ def make_models(mesh: Any, shard: Any, width: int) -> tuple[Any, Any]:
 
 def train_together(mesh: Any, models: Any, optimizers: Any, steps: int, **clipping: Any) -> None:
     """Train a divided model on other data in each process, and its copy with the same gradients."""
-    model, expected = models
+    (model, expected), names = models, mesh.mesh_dim_names or ()
     for t in range(steps):
-        torch.manual_seed(10 * t + (mesh.get_local_rank(0) if mesh.ndim > 1 else dist.get_rank()))
+        torch.manual_seed(10 * t + dist.get_rank(None if "tp" not in names else mesh.get_group("dp")))
         model.zero_grad()
         model(torch.randn(5, model[0].in_features)).square().mean().backward()
         for p, q in zip(model.parameters(), expected.parameters(), strict=True):
@@ -261,23 +259,41 @@ def on_four_ranks(cases: Any) -> list[str]:
             (square, [Shard(0), Shard(0)]),
         ):
             found += differences(mesh, kinds, case, clip)
+    hybrid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
     for options in ({}, {"state": "8bit"}):
         found += through_a_model(square, fsdp_and_tensor_parallel, **options)
-    found += all_skip(square, [Shard(0), Shard(1)])
+        found += through_a_model(hybrid, fsdp, **options)
+    found += all_skip(square, [Shard(0), Shard(1)]) + all_skip(square, [Replicate(), Shard(0)])
     return found + statistics_differ(square, [Shard(0), Shard(1)])
 
 
-def on_many_ranks(cases: Any) -> list[str]:
-    """Shards of unequal lengths, and ranks without any element of some parameters."""
+def on_many_ranks() -> list[str]:
+    """Models, skips and statistics with shards of unequal lengths, and ranks without any element of some parameters."""
     from torch.distributed.tensor import Shard
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     found = []
-    for number, case in enumerate(cases):
-        found += differences(mesh, [Shard(0)], case, 0.05 if number % 2 else None)
     for options in ({}, {"state": "8bit"}):
         found += through_a_model(mesh, fsdp, **options)
     return found + all_skip(mesh, [Shard(0)]) + statistics_differ(mesh, [Shard(0)])
+
+
+def every_storage(rule: str) -> list[str]:
+    """A rule with every state and rounding, with and without clipping, on every mesh of these ranks."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    ranks = dist.get_world_size()
+    row = init_device_mesh("cpu", (ranks,))
+    meshes: list[tuple[Any, Any]] = [(row, [Shard(0)]), (row, [Shard(1)])]
+    if ranks in (4, 8):
+        square = init_device_mesh("cpu", (ranks // 2, 2))
+        meshes += [(square, [Replicate(), Shard(0)]), (square, [Shard(0), Shard(1)]), (square, [Shard(0), Shard(0)])]
+    found = []
+    for (state, rounding), (mesh, kinds), clip in itertools.product(STORAGES, meshes, (None, 0.05)):
+        if state == "8bit" and mesh is row and kinds[0].is_shard(1) and ranks > 2:
+            continue  # 512 columns are not that many blocks of 256
+        found += differences(mesh, kinds, (rule, state, rounding), clip)
+    return found
 
 
 def eight_bits_are_shared_out(ranks: int) -> list[str]:
@@ -302,13 +318,20 @@ def eight_bits_are_shared_out(ranks: int) -> list[str]:
 QUICK = [("AdamW", "8bit", "stochastic")]
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "all"])
-def test_any_number_of_ranks_has_the_bits_of_one(slow):
-    assert run(on_two_ranks, 2, ALL_CASES if slow else CASES) == [[]] * 2
-    assert run(on_four_ranks, 4, ALL_CASES if slow else QUICK) == [[]] * 4
+def test_any_number_of_ranks_has_the_bits_of_one():
+    assert run(on_two_ranks, 2, CASES) == [[]] * 2
+    assert run(on_four_ranks, 4, QUICK) == [[]] * 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "cases"), [(3, CASES), (8, QUICK)], ids=[3, 8])
-def test_uneven_and_empty_shards_have_the_bits_of_one_process(ranks, cases):
-    assert run(on_many_ranks, ranks, cases) == [[]] * ranks
+@pytest.mark.parametrize("ranks", [3, 8])
+def test_models_with_uneven_and_empty_shards_have_the_bits_of_one_process(ranks):
+    assert run(on_many_ranks, ranks) == [[]] * ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_combination_has_the_bits_of_one_process(rule, ranks):
+    """Uneven shards with 3 and 4 ranks; with 4 and 8 some ranks have no element of some parameters."""
+    assert run(every_storage, ranks, rule) == [[]] * ranks

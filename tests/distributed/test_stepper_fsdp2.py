@@ -1,10 +1,11 @@
-"""The Stepper and the Monitor on FSDP2: the bits of a loop by hand, errors and decisions of all ranks together."""
+"""The Stepper and the Monitor on FSDP2 and HSDP: the bits of a loop by hand, errors and decisions of all together."""
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -26,8 +27,10 @@ def network() -> nn.Module:
 
 
 def sharded() -> Any:
+    """The model with FSDP2 on two ranks, and with HSDP, two copies of two shards each, on four."""
     model = network()
-    fsdp(model, init_device_mesh("cpu", (dist.get_world_size(),)))
+    sizes = (2,) * (dist.get_world_size() // 2)
+    fsdp(model, init_device_mesh("cpu", sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :]))
     return model
 
 
@@ -138,7 +141,7 @@ def errors_reach_all() -> list[str]:
         for p in optimizer.param_groups[0]["params"]:
             p.grad = torch.ones_like(p)
     expect("old gradients", lambda: push(stepper, batch(1, 0)), "gradients from before the window")
-    end = "the window ends with this micro-batch on 1 of 2 ranks"
+    end = f"the window ends with this micro-batch on 1 of {dist.get_world_size()} ranks"
     expect("end", lambda: push(stepper, batch(1, 0), last=is_last), end, end)
     push(stepper, batch(1, 0))
     if is_last:
@@ -148,6 +151,34 @@ def errors_reach_all() -> list[str]:
     push(stepper, batch(1, 0))
     outcome = push(stepper, batch(1, 1))
     return found + ([] if outcome is not None and outcome.stepped else [f"{outcome}"])
+
+
+def float16_overflows_together() -> list[str]:
+    """Windows of 2 micro-batches as by hand; in the third, the last rank's overflow: all skip and halve the scale."""
+    model, by_hand = sharded(), sharded()
+    optimizer, other = (gradstep.AdamW(m.named_parameters(), **OPTIONS) for m in (model, by_hand))
+    scaler, scale = torch.amp.GradScaler("cpu", init_scale=2.0**10), 2.0**10
+    stepper = gradstep.Stepper(model, optimizer, accumulate=2, max_grad_norm=0.1, precision="float16", scaler=scaler)
+    is_last, found = dist.get_rank() == dist.get_world_size() - 1, []
+    for window in range(4):
+        outcome = None
+        for part in range(2):
+            x = batch(window, part) * (1e6 if window == 2 and part == 0 and is_last else 1.0)
+            outcome = push(stepper, x)
+            by_hand.set_requires_gradient_sync(part == 1)
+            with torch.autocast("cpu", torch.float16):
+                loss = loss_of(by_hand, x)
+            (loss / 2 * scale).backward()
+        other.step(max_grad_norm=0.1, grad_scale=scale)
+        other.zero_grad()
+        assert outcome is not None
+        report = outcome.stepped, outcome.reason, outcome.loss_scale, scaler.get_scale()
+        reason = "the gradient of 0.weight is not finite" if window == 2 else ""
+        expected = (window != 2, reason, scale, scale / 2 if window == 2 else scale)
+        found += [] if report == expected else [f"window {window}: {report}, not {expected}"]
+        found += [] if same(bits(optimizer), bits(other)) else [f"window {window}: not as by hand"]
+        scale = expected[-1]
+    return found
 
 
 def refusals() -> list[str]:
@@ -204,10 +235,11 @@ def gradients_of(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def on_two_ranks(folder: str) -> list[str]:
-    parts = windows_equal_those_by_hand, late_ends_are_refused, errors_reach_all, refusals
+def together(folder: str) -> list[str]:
+    parts = [windows_equal_those_by_hand, float16_overflows_together, late_ends_are_refused, errors_reach_all, refusals]
     return [f"{part.__name__}: {fault}" for part in parts for fault in part()] + monitored(folder)
 
 
-def test_two_ranks_train_together(tmp_path):
-    assert run(on_two_ranks, 2, str(tmp_path)) == [[]] * 2
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_train_together(ranks, tmp_path):
+    assert run(together, ranks, str(tmp_path)) == [[]] * ranks

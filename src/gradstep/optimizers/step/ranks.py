@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class MeshRanks(Ranks):
     """The processes of the meshes of an optimizer's parameters.
 
-    Each dimension of a mesh needs one collective: one for FSDP2 and HSDP, two for FSDP2 with tensor parallelism.
+    Each dimension of a mesh needs one collective: one for FSDP2, two for HSDP and for FSDP2 with tensor parallelism.
+    Over a dimension of copies nothing is added up, but all copies must skip a step, or raise, together.
 
     Args:
         places: of the distributed parameters, each once, in an order that is the same on all ranks.
@@ -40,11 +41,7 @@ class MeshRanks(Ranks):
     def __init__(self, places: Sequence[Place], names: Sequence[str]) -> None:
         # Small meshes first: what they find is passed on, so that all ranks of the largest one know it.
         meshes = sorted({place.mesh: None for place in places}, key=lambda mesh: mesh.size())
-        self._exchanges = [
-            (mesh, dim)
-            for mesh in meshes
-            for dim in sorted({dim for place in places if place.mesh == mesh for dim in place.dims})
-        ]
+        self._exchanges = [(mesh, dim) for mesh in meshes for dim in range(mesh.ndim) if mesh.size(dim) > 1]
         self._places, self._names = places, names
 
     @staticmethod
@@ -99,7 +96,8 @@ class MeshRanks(Ranks):
             others = sum(total for place, total in totals.items() if place not in places)
             # All ranks have the same number n if, and only if, their count times the sum of n² is the square of the sum
             # of n. These numbers of 20 bits and their squares are exact in float64.
-            number = float(crc32(b"".join(members.get(place, b"") for place in places)) >> 12)
+            named = (found for place, found in members.items() if place.mesh == mesh)
+            number = float(crc32(b"".join(named)) >> 12)
             # What is not finite, and errors, must reach every rank, so that all of them skip the step or raise.
             numbers = [*(totals[place] for place in places), 0.0 if math.isfinite(others) else others]
             numbers += [failures, unlike, number, number**2]
