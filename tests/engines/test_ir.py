@@ -7,7 +7,7 @@ import torch
 
 from gradstep.engines.fused.kernel import build_squares, build_update
 from gradstep.engines.fused.skeleton import optimize
-from gradstep.optimizers.state.storage import Storage
+from gradstep.optimizers.state.storage import Storage, element_of
 from gradstep.storage.elements import ELEMENTS
 from tests.registry import cases, subjects
 
@@ -16,7 +16,7 @@ FAST = re.compile(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn|fmuladd|llvm
 
 def spec_of(rule, dtype, storage):
     p = torch.zeros(64, 64, dtype=getattr(torch, dtype))
-    return storage.of(rule, {}, p, "weight").spec(rule, p.dtype)
+    return storage.of(rule, {}, p, "weight").spec(rule, element_of(p.dtype))
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(elementwise=True))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import CHUNK
 from gradstep.engines.fused.kernel import build_update
 from gradstep.planner.items import slot_bytes
@@ -17,9 +16,8 @@ from gradstep.planner.parameters import ParameterSpec
 from gradstep.rules import AdamW, Slot
 from gradstep.rules.ops import Array, where
 from gradstep.storage.codecs import Blocks, Codec, Field, Nearest
-from gradstep.storage.elements import BYTE, ELEMENTS, at_least, from_bits, to_bits
-from gradstep.storage.noise import BITS
-from gradstep.storage.policy import ROUNDINGS, STATES, RoundingName, StateName
+from gradstep.storage.elements import BITS, BYTE, ELEMENTS, at_least, from_bits, to_bits
+from gradstep.storage.policy import ROUNDINGS, STATES, RoundingName, StateName, UpdateSpec
 from tests.training import assert_same, assert_same_bits, normal, trained, unchanged, walk
 
 NAME: Any = "8bit_128"  # not in the types of arguments, as a codec of the library is

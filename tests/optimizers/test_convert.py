@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import gradstep
 from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, encode
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
-from gradstep.optimizers.state.arrays import unnest_fields
+from gradstep.optimizers.checkpoint.matching import unnest_fields
 from tests.optimizers.user_rules import Belief
 from tests.registry import subjects
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk

@@ -11,7 +11,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import gradstep
-from gradstep.engines.step import Observer
+from gradstep.engines.statistics import Observer
 from tests.registry import cases, subjects
 from tests.training import (
     assert_near,

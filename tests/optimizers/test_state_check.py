@@ -13,8 +13,8 @@ import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
 import gradstep
-from gradstep.optimizers.state.check import MOST_STEPS, check_entry
-from gradstep.optimizers.state.storage import Storage
+from gradstep.optimizers.state.check import check_entry
+from gradstep.optimizers.state.storage import MOST_STEPS, Storage
 from gradstep.rules import SGD, Adafactor, AdamW, Lion, NAdam, RMSprop
 from tests.training import leaked, trained, unchanged
 

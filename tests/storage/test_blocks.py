@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.reference import NumPyArrays
 from gradstep.storage.codecs import BLOCK, Blocks
-from gradstep.storage.noise import BITS
+from gradstep.storage.elements import BITS
 
 LAST = (1 << BITS) - 1
 EVERY_NOISE = np.arange(1 << BITS, dtype=np.int32)

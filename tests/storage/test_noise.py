@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gradstep.storage.noise import BITS, PARAMETER, SLOTS, draw_noise, keys, sequence_position, split_key, streams
+from gradstep.storage.elements import BITS, PARAMETER, SLOTS, draw_noise, keys, sequence_position, split_key, streams
 
 N = 1 << 18
 ELEMENTS = np.arange(N, dtype=np.int32)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradstep.storage.codecs import Stochastic
-from gradstep.storage.elements import ELEMENTS, Half
-from gradstep.storage.noise import BITS
+from gradstep.storage.elements import BITS, ELEMENTS, Half
 
 LAST = (1 << BITS) - 1
 EVERY_NOISE = np.arange(1 << BITS, dtype=np.int32)

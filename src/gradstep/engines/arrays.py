@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import UpdateSpec
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
 from gradstep.rules.ops import Array
 from gradstep.storage.codecs import Codec
-from gradstep.storage.elements import to_bits
-from gradstep.storage.noise import draw_noise, sequence_position, split_key
+from gradstep.storage.elements import draw_noise, sequence_position, split_key, to_bits
+from gradstep.storage.policy import UpdateSpec
 
 
 def build_tally(rows: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:

@@ -1,99 +1,25 @@
-"""The interface of engines: the update that they compute, and the batch of parameters that they receive."""
+"""The interfaces of a step: engines, the batches of parameters that they update, the table of all parameters, ranks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, ClassVar, Literal, TypeVar, final
+from functools import cached_property
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.statistics import Tally
-from gradstep.rules import Rule, Slot
-from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
-from gradstep.storage.noise import PARAMETER, SLOTS
+from gradstep.engines.statistics import Detail, RowLabels, Tally
+from gradstep.rules import Rule
+from gradstep.storage.policy import UpdateSpec
 
-T = TypeVar("T")
 Int64s = NDArray[np.int64]
 
 Pieces = Int64s
 """(pieces, 3) parts of parameters: the parameter's position in the batch, the first element, one after the last."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class UpdateSpec:
-    """The rule and the storage of an update: everything that determines its code.
-
-    :meth:`of` makes one, and returns the same object for the same contents, so that engines can cache kernels by it.
-
-    Attributes:
-        rule: the rule class.
-        slots: the names of its slots.
-        coefficients: the names of its coefficients, in the order of their row. The last is always ``"gradient"``, the
-            factor that unscales, clips and (for maximize) negates the gradient.
-        gradient, parameter: their codecs.
-        state: the codec of each slot.
-        second: the name of the first slot that is never negative, or empty.
-    """
-
-    rule: type[Rule]
-    slots: tuple[str, ...]
-    coefficients: tuple[str, ...]
-    gradient: Nearest
-    parameter: Elementwise
-    state: tuple[Codec, ...]
-    second: str = ""
-
-    @staticmethod
-    def of(
-        rule: Rule, slots: Sequence[Slot], gradient: Nearest, parameter: Elementwise, state: Sequence[Codec]
-    ) -> UpdateSpec:
-        """Return the spec of a rule and the codecs of gradient, parameter and slots.
-
-        Raises:
-            TypeError: a codec packs its codes.
-        """
-        for codec in state:
-            if any(field.per > 1 for field in codec.fields[:-1]):
-                raise TypeError(
-                    f"{codec.name} packs the codes of several elements into a number, which no engine reads"
-                )
-        names = tuple(slot.name for slot in slots)
-        coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
-        second = next((slot.name for slot in slots if not slot.signed), "")
-        return _spec(type(rule), names, coefficients, gradient, parameter, tuple(state), second)
-
-    @cached_property
-    def arithmetic(self) -> type[np.floating[Any]]:
-        """The type that the rule computes in: float64 for float64 parameters, float32 for all others."""
-        return self.parameter.arithmetic
-
-    @property
-    def codecs(self) -> tuple[Codec, ...]:
-        """The codecs of gradient, parameter and slots, in this order."""
-        return (self.gradient, self.parameter, *self.state)
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """The columns of memory: the fields of every codec in order. The gradient is column 0."""
-        return tuple(field for codec in self.codecs for field in codec.fields)
-
-    def split_by_codec(self, columns: Sequence[T]) -> list[Sequence[T]]:
-        """Split a sequence with one item per field into one sequence per codec."""
-        items = iter(columns)
-        return [[next(items) for _ in codec.fields] for codec in self.codecs]
-
-    @cached_property
-    def noise(self) -> dict[int, int]:
-        """The stream of random numbers of each noisy codec, by its position in :attr:`codecs`."""
-        return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
-
-
-_spec = cache(UpdateSpec)
 
 
 LENGTH, ROW, KEY = -3, -2, -1
@@ -107,7 +33,7 @@ class Batch(ABC):
         spec: the update to compute.
         table: (n, fields + 3) one row per parameter: the address of the first element of each field (all dense, in the
             same order of elements), then in column LENGTH its number of elements, in ROW its row of coefficients, and
-            in KEY the key of its noise (see :mod:`gradstep.storage.noise`).
+            in KEY the key of its noise (from :func:`gradstep.storage.elements.keys`).
         coefficients: (rows, names) in float64.
         threads: the largest number of threads to use.
         pieces: the parts of parameters to update; None for everything.
@@ -260,49 +186,74 @@ class Engine(ABC):
         """Return the sum of the squares of all gradients of the batch, in float64; not finite if a gradient is not."""
 
 
-def check_engine(name: str, engines: Mapping[str, Engine]) -> None:
-    """Refuse an engine that does not exist.
+class StepBatch(Batch, ABC):
+    """Parameters that one engine updates in one step, all with one :class:`~gradstep.storage.policy.UpdateSpec`.
 
-    Args:
-        name: ``"auto"``, or the name of an engine.
-        engines: all engines by name.
-
-    Raises:
-        ValueError: no engine has this name.
+    Attributes:
+        engine: the engine that updates them.
+        members: (n,) their numbers among all parameters of the optimizer.
+        group: the number of their group; None if they are in several groups.
+        labels: row labels of the statistics, if some are collected.
     """
-    if name != "auto" and name not in engines:
-        raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(engines)})")
+
+    engine: Engine
+    members: Int64s
+    group: int | None
+    labels: RowLabels
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of the parameters, for messages."""
+
+    @abstractmethod
+    def watch(self, detail: Detail) -> None:
+        """Switch the collection of statistics on: set :attr:`labels` and ``owners``."""
+
+    @abstractmethod
+    def find_nonfinite(self) -> Iterator[int]:
+        """Yield the positions in the batch of the parameters whose gradient is not finite, ascending."""
+
+    @abstractmethod
+    def largest_gradient(self) -> float:
+        """Return the largest magnitude of all gradients, which must be finite; 0 without elements."""
+
+    @abstractmethod
+    def sum_squares(self, divisor: float) -> float:
+        """Return Σ (g / divisor)² over all gradients, in float64."""
 
 
-def choose_engine(
-    name: str, engines: Mapping[str, Engine], rule: type[Rule], traits: Traits, label: str, kind: str
-) -> tuple[Engine, str]:
-    """Return the engine for one parameter, and the reason.
+class StepTable(ABC):
+    """All parameters of an optimizer that have state.
 
-    Args:
-        name: the user's choice: ``"auto"`` or an engine's name.
-        engines: all engines by name, the fastest first; the last or the last but one accepts everything.
-        rule: the rule class.
-        traits: the parameter's.
-        label: the parameter's name in an error.
-        kind: a description for the reason: ``"tensor on the CPU"``.
-
-    Raises:
-        ValueError: the chosen engine cannot update this parameter.
+    Attributes:
+        groups: (parameters,) the number of each parameter's group.
+        numbers: (parameters, 1 + scalars) the number of updates of each parameter, then its rule's scalars.
+        scalar_names: names of the columns of ``numbers``.
+        streams: (parameters,) streams of rounding noise (:func:`gradstep.storage.elements.streams`).
     """
-    if name == "auto":
-        refused: list[str] = []
-        for engine in engines.values():
-            refusal = engine.refuse(rule, traits)
-            if refusal is None:
-                return engine, ", ".join(refused) or f"a dense {traits.dtype} {kind}"
-            refused.append(f"not {engine.name} because {refusal}")
-        raise ValueError(f"no engine can serve {label}: {', '.join(refused)}")
-    refusal = engines[name].refuse(rule, traits)
-    if refusal is not None:
-        able = [e.name for e in engines.values() if e.refuse(rule, traits) is None]
-        raise ValueError(
-            f"engine={name!r} cannot serve {label} because {refusal}; "
-            f"engine='auto' chooses one that can ({', '.join(able)})"
-        )
-    return engines[name], f"engine={name!r} was asked for"
+
+    groups: Int64s
+    numbers: NDArray[np.floating[Any]]
+    scalar_names: tuple[str, ...]
+    streams: NDArray[np.uint64]
+
+    @abstractmethod
+    def install(self) -> None:
+        """Add new state to the optimizer's state; called when nothing can fail any more."""
+
+    @abstractmethod
+    def open_for_update(self) -> AbstractContextManager[None]:
+        """Return the context in which all batches of a step are updated."""
+
+    @abstractmethod
+    def update(self, batch: Any) -> None:
+        """Update parameters and slots with the batch's engine."""
+
+    @abstractmethod
+    def commit(self, batch: Any, numbers: NDArray[np.floating[Any]]) -> None:
+        """Write the numbers after the update: (n, 1 + scalars), or (1, 1 + scalars) if all are equal."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Called after all batches, inside :meth:`open_for_update`."""

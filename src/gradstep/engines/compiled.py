@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.base import Batch, Engine, Traits, UpdateSpec
+from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.engines.eager import ARRAYS, Eager, real, sum_squares
 from gradstep.rules import Rule, State
+from gradstep.storage.policy import UpdateSpec
 
 _EAGER = Eager()
 

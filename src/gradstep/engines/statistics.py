@@ -1,8 +1,9 @@
-"""Statistics of a step: sums over each parameter or group, collected in the pass that updates the parameters."""
+"""The report of a step, and its statistics: sums over each parameter or group, collected in the pass that updates."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ from typing import Literal, NamedTuple, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradstep.rules import Rule
 
 Float64s = NDArray[np.float64]
 Int64s = NDArray[np.int64]
@@ -269,3 +272,55 @@ _NONE = np.empty(0, np.int64)
 
 NO_STATISTICS = BatchStatistics(RowLabels.of("parameters", [], _NONE, _NONE, _NONE), Tally.of(empty_table(0)))
 """The statistics of a step that updated nothing."""
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """The report of one ``step()`` of one optimizer: :attr:`Optimizer.last_step`.
+
+    A :class:`gradstep.Stepper` makes one update out of several micro-batches and the steps of all its optimizers; its
+    :class:`gradstep.UpdateOutcome` has ``stepped``, ``grad_norm``, ``clip`` and ``reason`` with the same meaning.
+
+    Attributes:
+        stepped: False if the step was skipped and nothing was changed.
+        grad_norm: the global 2-norm of the unscaled gradients before clipping, if the step clipped or unscaled; else
+            None.
+        clip: the factor that clipping multiplied the gradients by; 1 if no clipping was needed.
+        reason: why the step was skipped, else empty.
+        statistics: of all updated parameters, if :attr:`Optimizer.watch` or an observer requested them.
+        rules: one per group, with the settings that the step used; empty if it was skipped.
+
+    >>> report = StepReport(stepped=True, grad_norm=10.0, clip=0.5)
+    >>> report.stepped, report.grad_norm * report.clip  # the norm after clipping
+    (True, 5.0)
+    """
+
+    stepped: bool
+    grad_norm: float | None = None
+    clip: float = 1.0
+    reason: str = ""
+    statistics: Statistics | None = None
+    rules: Sequence[Rule] = ()
+
+
+class Observer(ABC):
+    """An object that is called before and after every step, inside torch's hooks.
+
+    Hooks may change a step and cost more.
+    """
+
+    @abstractmethod
+    def before(self, *, closure: bool) -> Detail | None:
+        """Called when a step begins; gradients are present, unless ``closure`` says that a closure computes them.
+
+        Returns:
+            The statistics that the step must collect, as in :attr:`Optimizer.watch`.
+        """
+
+    @abstractmethod
+    def after(self, report: StepReport) -> None:
+        """Called when a step has ended without an exception."""

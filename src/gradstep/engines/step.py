@@ -1,4 +1,4 @@
-"""One optimizer step: coefficients, norm, finiteness, clipping, the update, statistics.
+"""One optimizer step: the engine of each parameter, coefficients, norm, finiteness, clipping, the update, statistics.
 
 Optimizers for torch and for NumPy both take their steps here. A front passes the parameters that have a gradient, as
 batches, and their table; this module imports neither torch nor a front.
@@ -6,23 +6,22 @@ batches, and their table; this module imports neither torch nor a front.
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import KEY, ROW, Batch, Engine, Int64s, Ranks
-from gradstep.engines.statistics import NO_STATISTICS, BatchStatistics, Detail, RowLabels, Statistics
+from gradstep.engines.base import KEY, ROW, Engine, Ranks, StepBatch, StepTable, Traits
+from gradstep.engines.statistics import NO_STATISTICS, BatchStatistics, Detail, Statistics, StepReport
 from gradstep.rules import Rule
-from gradstep.storage.noise import keys
+from gradstep.storage.elements import keys
 from gradstep.warn import warn_user
 
 try:  # the functions that signal calls; signal also makes enums, which costs 50 microseconds a step
@@ -31,107 +30,58 @@ except ImportError:
     _signal = signal
 
 
-@final
-@dataclass(frozen=True)
-class StepReport:
-    """The report of one ``step()`` of one optimizer: :attr:`Optimizer.last_step`.
+# -- the choice of an engine -------------------------------------------------------------------------------------------
 
-    A :class:`gradstep.Stepper` makes one update out of several micro-batches and the steps of all its optimizers; its
-    :class:`gradstep.UpdateOutcome` has ``stepped``, ``grad_norm``, ``clip`` and ``reason`` with the same meaning.
 
-    Attributes:
-        stepped: False if the step was skipped and nothing was changed.
-        grad_norm: the global 2-norm of the unscaled gradients before clipping, if the step clipped or unscaled; else
-            None.
-        clip: the factor that clipping multiplied the gradients by; 1 if no clipping was needed.
-        reason: why the step was skipped, else empty.
-        statistics: of all updated parameters, if :attr:`Optimizer.watch` or an observer requested them.
-        rules: one per group, with the settings that the step used; empty if it was skipped.
+def check_engine(name: str, engines: Mapping[str, Engine]) -> None:
+    """Refuse an engine that does not exist.
 
-    >>> report = StepReport(stepped=True, grad_norm=10.0, clip=0.5)
-    >>> report.stepped, report.grad_norm * report.clip  # the norm after clipping
-    (True, 5.0)
+    Args:
+        name: ``"auto"``, or the name of an engine.
+        engines: all engines by name.
+
+    Raises:
+        ValueError: no engine has this name.
     """
-
-    stepped: bool
-    grad_norm: float | None = None
-    clip: float = 1.0
-    reason: str = ""
-    statistics: Statistics | None = None
-    rules: Sequence[Rule] = ()
+    if name != "auto" and name not in engines:
+        raise ValueError(f"Unknown engine: {name!r} (choose auto, {', '.join(engines)})")
 
 
-class StepBatch(Batch, ABC):
-    """Parameters that one engine updates in one step, all with one :class:`~gradstep.engines.base.UpdateSpec`.
+def choose_engine(
+    name: str, engines: Mapping[str, Engine], rule: type[Rule], traits: Traits, label: str, kind: str
+) -> tuple[Engine, str]:
+    """Return the engine for one parameter, and the reason.
 
-    Attributes:
-        engine: the engine that updates them.
-        members: (n,) their numbers among all parameters of the optimizer.
-        group: the number of their group; None if they are in several groups.
-        labels: row labels of the statistics, if some are collected.
+    Args:
+        name: the user's choice: ``"auto"`` or an engine's name.
+        engines: all engines by name, the fastest first; the last or the last but one accepts everything.
+        rule: the rule class.
+        traits: the parameter's.
+        label: the parameter's name in an error.
+        kind: a description for the reason: ``"tensor on the CPU"``.
+
+    Raises:
+        ValueError: the chosen engine cannot update this parameter.
     """
-
-    engine: Engine
-    members: Int64s
-    group: int | None
-    labels: RowLabels
-
-    @property
-    @abstractmethod
-    def names(self) -> Sequence[str]:
-        """Names of the parameters, for messages."""
-
-    @abstractmethod
-    def watch(self, detail: Detail) -> None:
-        """Switch the collection of statistics on: set :attr:`labels` and ``owners``."""
-
-    @abstractmethod
-    def find_nonfinite(self) -> Iterator[int]:
-        """Yield the positions in the batch of the parameters whose gradient is not finite, ascending."""
-
-    @abstractmethod
-    def largest_gradient(self) -> float:
-        """Return the largest magnitude of all gradients, which must be finite; 0 without elements."""
-
-    @abstractmethod
-    def sum_squares(self, divisor: float) -> float:
-        """Return Σ (g / divisor)² over all gradients, in float64."""
+    if name == "auto":
+        refused: list[str] = []
+        for engine in engines.values():
+            refusal = engine.refuse(rule, traits)
+            if refusal is None:
+                return engine, ", ".join(refused) or f"a dense {traits.dtype} {kind}"
+            refused.append(f"not {engine.name} because {refusal}")
+        raise ValueError(f"no engine can serve {label}: {', '.join(refused)}")
+    refusal = engines[name].refuse(rule, traits)
+    if refusal is not None:
+        able = [e.name for e in engines.values() if e.refuse(rule, traits) is None]
+        raise ValueError(
+            f"engine={name!r} cannot serve {label} because {refusal}; "
+            f"engine='auto' chooses one that can ({', '.join(able)})"
+        )
+    return engines[name], f"engine={name!r} was asked for"
 
 
-class StepTable(ABC):
-    """All parameters of an optimizer that have state.
-
-    Attributes:
-        groups: (parameters,) the number of each parameter's group.
-        numbers: (parameters, 1 + scalars) the number of updates of each parameter, then its rule's scalars.
-        scalar_names: names of the columns of ``numbers``.
-        streams: (parameters,) the stream of rounding noise of each parameter (:func:`gradstep.storage.noise.streams`).
-    """
-
-    groups: Int64s
-    numbers: NDArray[np.floating[Any]]
-    scalar_names: tuple[str, ...]
-    streams: NDArray[np.uint64]
-
-    @abstractmethod
-    def install(self) -> None:
-        """Add new state to the optimizer's state; called when nothing can fail any more."""
-
-    @abstractmethod
-    def open_for_update(self) -> AbstractContextManager[None]:
-        """Return the context in which all batches of a step are updated."""
-
-    @abstractmethod
-    def update(self, batch: Any) -> None:
-        """Update parameters and slots with the batch's engine."""
-
-    @abstractmethod
-    def commit(self, batch: Any, numbers: NDArray[np.floating[Any]]) -> None:
-        """Write the numbers after the update: (n, 1 + scalars), or (1, 1 + scalars) if all are equal."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Called after all batches, inside :meth:`open_for_update`."""
+# -- the step ---------------------------------------------------------------------------------------------------------
 
 
 def take_step(
@@ -314,7 +264,7 @@ def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:
             )
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------
+# -- signals and garbage collection -----------------------------------------------------------------------------------
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -377,20 +327,17 @@ def defer_signals() -> Iterator[None]:
             waiting.handlers[number](number, frame)
 
 
-class Observer(ABC):
-    """An object that is called before and after every step, inside torch's hooks.
+@contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Switch Python's garbage collector off, and on again afterwards if it was on.
 
-    Hooks may change a step and cost more.
+    The state of many parameters is many objects that stay. The collector would look through them again and again,
+    which takes a third of the time to make them.
     """
-
-    @abstractmethod
-    def before(self, *, closure: bool) -> Detail | None:
-        """Called when a step begins; gradients are present, unless ``closure`` says that a closure computes them.
-
-        Returns:
-            The statistics that the step must collect, as in :attr:`Optimizer.watch`.
-        """
-
-    @abstractmethod
-    def after(self, report: StepReport) -> None:
-        """Called when a step has ended without an exception."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradstep.engines.statistics import Detail
-from gradstep.engines.step import Observer, StepReport
+from gradstep.engines.statistics import Detail, Observer, StepReport
 from gradstep.monitor.outbox import Outbox, Pending, Settings, read_settings
 from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import Collector, FusedCollector, TorchCollector, list_parameters

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import check_engine
-from gradstep.engines.step import StepTable, defer_signals, take_step
+from gradstep.engines.base import StepTable
+from gradstep.engines.step import check_engine, defer_signals, take_step
 from gradstep.numpy.base import HasGradient, Optimizer, choose_params
 from gradstep.numpy.settings import build_rule, replace_setting, signature_of
 from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, choose_array_engine, fit_array, gather

@@ -17,16 +17,17 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import LENGTH, Engine, Int64s, Traits, UpdateSpec, choose_engine
+from gradstep.engines.base import LENGTH, Engine, Int64s, StepBatch, Traits
 from gradstep.engines.fused import Fused
 from gradstep.engines.fused.launcher import count_processors
 from gradstep.engines.reference import Reference
 from gradstep.engines.statistics import Detail, RowLabels
-from gradstep.engines.step import StepBatch
+from gradstep.engines.step import choose_engine
 from gradstep.numpy.base import Floats, HasGradient, array_of
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Nearest
 from gradstep.storage.elements import ELEMENTS
+from gradstep.storage.policy import UpdateSpec
 
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (Fused(), Reference())}
 """The engines that need no torch, the fastest first."""

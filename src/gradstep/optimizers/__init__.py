@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradstep.engines.step import StepReport
+from gradstep.engines.statistics import StepReport
 from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION, ParamsT
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.wrapped import innermost

@@ -1,15 +1,18 @@
-"""The arguments of an optimizer's constructor, and the rule with a group's settings."""
+"""The arguments of an optimizer's constructor, the rule with a group's settings, and a group's embeddings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import MISSING
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.storage.policy import is_embedding, is_embedding_class
 from gradstep.warn import warn_user
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -68,7 +71,7 @@ _BETAS_ALIKE = {RULES["Adam"], RULES["AdamW"]}
 def split_arguments(
     kind: str, rule: type[Rule], positional: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a constructor's arguments into the rule's settings and those in :data:`OWN`.
+    """Split a constructor's arguments into all settings of the rule and those given of :data:`OWN`.
 
     Args:
         kind: the name of the optimizer class.
@@ -100,7 +103,8 @@ def split_arguments(
     betas = values.get("betas")
     if rule in _BETAS_ALIKE and isinstance(betas, (tuple, list)) and len({isinstance(b, Tensor) for b in betas}) > 1:
         raise ValueError("betas must be either both floats or both Tensors")
-    return values, {name: value for name, value in named.items() if name in OWN}
+    every = {s.name: s.default for s in settings if s.default is not MISSING} | values
+    return every, {name: value for name, value in named.items() if name in OWN}
 
 
 _warned: set[str] = set()
@@ -129,14 +133,16 @@ def check_execution(named: Mapping[str, Any]) -> None:
         )
 
 
-def drop_execution(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Check torch's execution settings, and return the group without them.
+def read_group(rule: type[Rule], defaults: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], Rule]:
+    """Return a new group, with a list of parameters and without torch's execution settings, and the group's rule.
 
     Raises:
-        ValueError, RuntimeError: see :func:`check_execution`.
+        ValueError, TypeError, RuntimeError: see :func:`check_execution`, :func:`build_rule` and :func:`check_params`.
     """
-    check_execution(group)
-    return {name: value for name, value in group.items() if name not in TORCH_EXECUTION}
+    check_execution(given)
+    group = {name: value for name, value in given.items() if name not in TORCH_EXECUTION}
+    group_rule = build_rule(rule, {**defaults, **group})
+    return {**group, "params": check_params(group["params"])}, group_rule
 
 
 def build_rules(rule: type[Rule], groups: Sequence[Mapping[str, Any]]) -> list[Rule]:
@@ -292,3 +298,56 @@ def check_params(params: Any) -> list[Any]:
     if len({id(p) for p in tensors}) < len(tensors):
         raise ValueError("a parameter group contains the same parameter more than once")
     return members
+
+
+@final
+class Embeddings:
+    """The embeddings among a group's parameters: as marked in the group if it has marks, else guessed from names.
+
+    Args:
+        group: a parameter group. :func:`gradstep.param_groups` and an optimizer's ``model=`` write ``"embeddings"``
+            into it: for each of its ``"params"``, in order, whether it is an embedding.
+
+    Attributes:
+        are_marked: whether the group has these marks.
+    """
+
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        params, flags = group.get("params", ()), group.get("embeddings")
+        self.are_marked = isinstance(flags, (list, tuple)) and len(flags) == len(params)
+        tensors = (p[1] if isinstance(p, tuple) else p for p in params)
+        self._ids = (
+            {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.are_marked and flags else set()
+        )
+
+    def holds(self, p: Tensor, name: str) -> bool:
+        """Return whether a parameter of the group is an embedding."""
+        return id(p) in self._ids if self.are_marked else is_embedding(name)
+
+
+def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
+    """Return parameter groups that mark which parameters belong to an embedding of the model.
+
+    Args:
+        params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
+        model: a ``torch.nn.Module``.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: the model has none of the parameters.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
+    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
+    own = {id(p) for p in model.parameters()}
+    items = list(params)
+    groups = items if items and isinstance(items[0], dict) else [{"params": items}]
+    marked_groups, has_any = [], False
+    for group in groups:
+        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
+        has_any = has_any or not own.isdisjoint(ids)
+        marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
+    if not has_any:
+        raise ValueError("model has none of the parameters that are optimized: give the module that has them")
+    return marked_groups

@@ -14,31 +14,29 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gradstep.engines.base import check_engine
-from gradstep.engines.statistics import Detail, finest_detail
-from gradstep.engines.step import Observer, StepReport, defer_signals, take_step
+from gradstep.engines.statistics import Detail, Observer, StepReport, finest_detail
+from gradstep.engines.step import check_engine, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
     ParamsT,
-    build_rule,
     build_rules,
     check_lists,
-    check_params,
     check_positive,
     drop_defaults_beyond_torch,
-    drop_execution,
+    mark_embeddings,
+    read_group,
     split_arguments,
 )
 from gradstep.optimizers.checkpoint.load import export_state_dict, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_header
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
-from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage, mark_embeddings
+from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
 from gradstep.optimizers.step.ranks import tell_ranks
 from gradstep.optimizers.step.table import Table, TorchBatch
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
-from gradstep.rules import Rule, settings_of
+from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
@@ -101,7 +99,8 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
         settings, own = split_arguments(type(self).__name__, self.rule(), positional, named)
         own = {**OWN, **self.preset, **own}
-        check_engine(own["engine"], ENGINES)
+        if own["engine"] != "auto":
+            check_engine(own["engine"], ENGINES)
         if dist.is_available() and dist.is_initialized():  # another optimizer may have the parameters of all ranks
             self._zero = find_zero_ranks(params)
         pages = Pages.of(own["paged"], own["page_budget"])
@@ -111,8 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
         if own["model"] is not None:
             params = mark_embeddings(params, own["model"])
-        defaults = {s.name: settings.get(s.name, s.default) for s in settings_of(self.rule())}
-        super().__init__(params, drop_defaults_beyond_torch(self.rule(), defaults))
+        super().__init__(params, drop_defaults_beyond_torch(self.rule(), settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:
@@ -171,11 +169,9 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: a parameter is not a tensor of floating-point or complex numbers.
         """
         if isinstance(param_group, dict):
-            param_group = drop_execution(param_group)
-            rule = build_rule(self._rule, {**self.defaults, **param_group})
-            param_group["params"] = params = check_params(param_group["params"])
+            param_group, rule = read_group(self._rule, self.defaults, param_group)
             self._storage.check(rule, param_group)
-            Choices(self._engine, self._storage, rule, param_group).check(params)
+            Choices(self._engine, self._storage, rule, param_group).check(param_group["params"])
         super().add_param_group(param_group)
         self.param_groups[-1] = drop_defaults_beyond_torch(self.rule(), self.param_groups[-1])
         write_group_header(self.rule(), self._storage, self.param_groups[-1])
@@ -187,7 +183,8 @@ class Optimizer(torch.optim.Optimizer):
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
-        return [(name, choice.engine.name, choice.reason) for name, _, choice in self._choices()]
+        chosen = [(name, *choice.engine_and_reason) for name, _, choice in self._choices()]
+        return [(name, engine.name, reason) for name, engine, reason in chosen]
 
     def state_summary(self) -> Summary:
         """Return how each parameter's state is stored, why, and its bytes; ``print`` shows a table.

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Int64s
+from gradstep.engines.reference import Reference
 from gradstep.optimizers.memory import is_distributed, local_tensor
+from gradstep.rules import Rule
 from gradstep.storage.codecs import Field
+from gradstep.storage.policy import ParameterStorage
 
 if TYPE_CHECKING:  # importing it takes a second; a process that has a DTensor has imported it
     from torch.distributed.device_mesh import DeviceMesh
@@ -80,6 +83,29 @@ def block_shape(p: DTensor, per: int) -> tuple[int, ...] | None:
     if ways.keys() == {0} and shape[0] % shards == 0 and count // shards % per == 0:
         return (count // per,)
     return None
+
+
+def check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, name: str, engine: str) -> None:
+    """Refuse a DTensor whose local tensor cannot be updated as one process would update the whole.
+
+    Raises:
+        ValueError: with the reason and what to do.
+    """
+    refusal = explain_refusal(p, name)
+    if refusal is None and engine == Reference.name and not rule.elementwise and any_sharded(p):
+        refusal = (
+            f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
+            f"this process has a part of it: the sums over all processes are for engine='eager', not {engine!r}"
+        )
+    for field in stored.fields.values():
+        if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
+            refusal = (
+                f"{stored.reason} stores blocks of {field.per} elements, and the placements {p.placements} of {name}, "
+                f"of shape {tuple(p.shape)} on a mesh of {tuple(p.device_mesh.shape)}, may cut through a block: give "
+                f'its group "state": "bfloat16" or "float32", or make its rows a multiple of {field.per} long'
+            )
+    if refusal is not None:
+        raise ValueError(refusal)
 
 
 def find_runs(p: DTensor) -> Int64s:

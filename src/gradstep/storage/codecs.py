@@ -20,8 +20,18 @@ from typing import Any, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.elements import BYTE, ELEMENTS, Element, Half, at_least, at_most, from_bits, to_bits, truncate
-from gradstep.storage.noise import BITS
+from gradstep.storage.elements import (
+    BITS,
+    BYTE,
+    ELEMENTS,
+    Element,
+    Half,
+    at_least,
+    at_most,
+    from_bits,
+    to_bits,
+    truncate,
+)
 
 
 @final

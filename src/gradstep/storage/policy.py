@@ -1,17 +1,23 @@
-"""The settings of storage, and the codec of each slot and parameter: float32 where fewer bits are not advisable."""
+"""The settings of storage, and the codecs of a parameter and its slots: float32 where fewer bits are not advisable."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Kahan, Master, Nearest, Stochastic
-from gradstep.storage.elements import BFLOAT16, ELEMENTS, Element, Half
+import numpy as np
+
+from gradstep.rules import Rule, Slot
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Kahan, Master, Nearest, Stochastic
+from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, SLOTS, Element, Half
 from gradstep.storage.sizes import parse_bytes
+
+T = TypeVar("T")
 
 StateName = Literal["float32", "bfloat16", "8bit", "fp32", "bf16"]
 """The names of :data:`STATES`, and their short names."""
@@ -212,3 +218,141 @@ def parameter_codec(rounding: str, element: Element) -> Elementwise:
         element: the parameter's element type.
     """
     return ROUNDINGS[rounding](element) if isinstance(element, Half) else Nearest(element)
+
+
+# -- the storage of a parameter and its state --------------------------------------------------------------------------
+
+
+def keys_of(slot: Slot, codec: Codec) -> list[str]:
+    """Return the keys in the state of a slot's fields."""
+    return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
+
+
+def possible_keys(slot: Slot) -> set[str]:
+    """Return the keys that a slot's fields have with any codec.
+
+    >>> sorted(possible_keys(Slot("exp_avg")))
+    ['exp_avg', 'exp_avg_scale']
+    """
+    return {key for make in STATES.values() for key in keys_of(slot, make(slot.signed))}
+
+
+@final
+@dataclass(frozen=True)
+class ParameterStorage:
+    """The codecs of one parameter and its slots.
+
+    Attributes:
+        parameter: the parameter's own codec.
+        slots: its slots.
+        codecs: the codec of each slot.
+        reason: why the slots have these codecs.
+    """
+
+    parameter: Elementwise
+    slots: tuple[Slot, ...]
+    codecs: tuple[Codec, ...]
+    reason: str
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """Every array of the state by its key: those that rounding keeps, then the slots'."""
+        own = {field.suffix: field for field in self.parameter.fields[1:]}
+        return own | {
+            key: field
+            for slot, codec in zip(self.slots, self.codecs, strict=True)
+            for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
+        }
+
+    @cached_property
+    def collapsed(self) -> dict[str, int]:
+        """The keys of the slots that have length 1 along an axis of the parameter, and this axis."""
+        return {slot.name: slot.collapsed for slot in self.slots if slot.collapsed is not None}
+
+    @cached_property
+    def starts_as_zeros(self) -> bool:
+        """Whether all fields are zeros before the first step, in the parameter's shape or in blocks."""
+        plain = all(slot.fill == 0 and slot.collapsed is None for slot in self.slots)
+        return plain and len(self.parameter.fields) == 1
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the parameter or a slot is rounded at random."""
+        return self.parameter.noisy or any(codec.noisy for codec in self.codecs)
+
+    def spec(self, rule: Rule, gradient: Element) -> UpdateSpec:
+        """Return the spec of the update by a rule, for a gradient of this type."""
+        return UpdateSpec.of(rule, self.slots, Nearest(gradient), self.parameter, self.codecs)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class UpdateSpec:
+    """The rule and the storage of an update: everything that determines its code.
+
+    :meth:`of` makes one, and returns the same object for the same contents, so that engines can cache kernels by it.
+
+    Attributes:
+        rule: the rule class.
+        slots: the names of its slots.
+        coefficients: the names of its coefficients, in the order of their row. The last is always ``"gradient"``, the
+            factor that unscales, clips and (for maximize) negates the gradient.
+        gradient, parameter: their codecs.
+        state: the codec of each slot.
+        second: the name of the first slot that is never negative, or empty.
+    """
+
+    rule: type[Rule]
+    slots: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    gradient: Nearest
+    parameter: Elementwise
+    state: tuple[Codec, ...]
+    second: str = ""
+
+    @staticmethod
+    def of(
+        rule: Rule, slots: Sequence[Slot], gradient: Nearest, parameter: Elementwise, state: Sequence[Codec]
+    ) -> UpdateSpec:
+        """Return the spec of a rule and the codecs of gradient, parameter and slots.
+
+        Raises:
+            TypeError: a codec packs its codes.
+        """
+        for codec in state:
+            if any(field.per > 1 for field in codec.fields[:-1]):
+                raise TypeError(
+                    f"{codec.name} packs the codes of several elements into a number, which no engine reads"
+                )
+        names = tuple(slot.name for slot in slots)
+        coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
+        second = next((slot.name for slot in slots if not slot.signed), "")
+        return _spec(type(rule), names, coefficients, gradient, parameter, tuple(state), second)
+
+    @cached_property
+    def arithmetic(self) -> type[np.floating[Any]]:
+        """The type that the rule computes in: float64 for float64 parameters, float32 for all others."""
+        return self.parameter.arithmetic
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs of gradient, parameter and slots, in this order."""
+        return (self.gradient, self.parameter, *self.state)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The columns of memory: the fields of every codec in order. The gradient is column 0."""
+        return tuple(field for codec in self.codecs for field in codec.fields)
+
+    def split_by_codec(self, columns: Sequence[T]) -> list[Sequence[T]]:
+        """Split a sequence with one item per field into one sequence per codec."""
+        items = iter(columns)
+        return [[next(items) for _ in codec.fields] for codec in self.codecs]
+
+    @cached_property
+    def noise(self) -> dict[int, int]:
+        """The stream of random numbers of each noisy codec, by its position in :attr:`codecs`."""
+        return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
+
+
+_spec = cache(UpdateSpec)

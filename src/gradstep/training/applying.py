@@ -10,7 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gradstep.engines.step import StepReport, clip_factor, norm_by_largest
+from gradstep.engines.statistics import StepReport
+from gradstep.engines.step import clip_factor, norm_by_largest
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.memory import is_distributed, local_tensor

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, cast, final
 import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
 from gradstep.engines.fused.trace import Column, Value, Variable, allocate, llvm_type, max_lane, ramp, splat, sum_lanes
 from gradstep.rules import State
-from gradstep.storage.elements import ELEMENTS, Element, to_bits
-from gradstep.storage.noise import SLOTS, STRIDE, draw_noise, sequence_position
+from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, Element, draw_noise, sequence_position, to_bits
+from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
     from gradstep.engines.fused.watch import Watch

@@ -18,7 +18,6 @@ from typing import final
 import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.base import UpdateSpec
 from gradstep.engines.fused.job import PER_RUN, ROW_WIDTH
 from gradstep.engines.fused.skeleton import LANES, Kernel, PieceRun, integer
 from gradstep.engines.fused.trace import (
@@ -33,6 +32,7 @@ from gradstep.engines.fused.trace import (
     prefetch,
 )
 from gradstep.engines.statistics import EMPTY_ROW, SUMS
+from gradstep.storage.policy import UpdateSpec
 
 SQUARES = 3
 """The first columns of the statistics, which are sums of squares."""

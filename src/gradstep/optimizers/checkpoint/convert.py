@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.arguments import drop_defaults_beyond_torch, parameter_names
+from gradstep.optimizers.arguments import Embeddings, drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
 from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
@@ -20,20 +20,13 @@ from gradstep.optimizers.checkpoint.load import (
     nest_state,
     unnest_state,
 )
-from gradstep.optimizers.checkpoint.matching import (
-    HEADER,
-    find_header,
-    listed,
-    make_header,
-    match,
-    misfits,
-)
+from gradstep.optimizers.checkpoint.matching import find_header, listed, match
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state.arrays import decode_slot
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, storage_name
-from gradstep.optimizers.state.storage import Embeddings, ParameterStorage, Storage, possible_keys
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, misfits, storage_name
+from gradstep.optimizers.state.storage import HEADER, Storage
 from gradstep.rules import RULES, Rule, Slot
-from gradstep.storage.policy import STATES, check_precision
+from gradstep.storage.policy import STATES, ParameterStorage, check_precision, possible_keys
 
 FAR = 0.1
 """Relative errors above this are counted in :attr:`Change.far`."""
@@ -279,7 +272,7 @@ def convert_state(
     elif layout != "torch":
         noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}
         result["state"] = nest_state(result)
-        result["gradstep"] = {k: v for k, v in make_header(kind, storage).items() if k not in ("seed", "noise")} | noise
+        result["gradstep"] = {k: v for k, v in storage.header(kind).items() if k not in ("seed", "noise")} | noise
     return Conversion(result, summarize_changes(changes))
 
 

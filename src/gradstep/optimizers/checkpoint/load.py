@@ -20,26 +20,26 @@ from gradstep.optimizers.arguments import (
 )
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
-    HEADER,
     LoadReport,
     continue_noise,
     listed,
-    make_header,
     match,
-    misfits,
+    nest_fields,
     parameter_keys,
     read_header,
     stored_in_groups,
+    unnest_fields,
     write_group_header,
 )
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
-from gradstep.optimizers.state.arrays import complete_state, nest_fields, unnest_fields
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, is_regular, losses
-from gradstep.optimizers.state.storage import Choices, ParameterStorage, Storage, possible_keys
+from gradstep.optimizers.state.arrays import complete_state
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, losses, misfits
+from gradstep.optimizers.state.storage import HEADER, Choices, Storage, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
 from gradstep.storage.codecs import Field
+from gradstep.storage.policy import ParameterStorage, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -59,7 +59,7 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule], storage: Sto
         rule, storage: the optimizer's.
     """
     state = nest_state(state_dict)
-    header = make_header(rule, stored_in_groups(rule, storage, state_dict["param_groups"]))
+    header = stored_in_groups(rule, storage, state_dict["param_groups"]).header(rule)
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
     return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 

@@ -15,38 +15,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, final
 
-from torch import Tensor
-
 import gradstep
 from gradstep.optimizers.arguments import plain_name
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, faults, missing_fault
-from gradstep.optimizers.state.storage import ParameterStorage, Storage, possible_keys
-from gradstep.rules import RULES, Rule
-from gradstep.storage.noise import NOISES
-
-FORMAT = 2
-"""The version of checkpoints. In format 1 the arrays of a slot in blocks had keys of their own."""
-
-HEADER = "gradstep"
-"""The key of the header, in a state dictionary and in a group."""
-
-
-def make_header(rule: type[Rule], storage: Storage) -> dict[str, Any]:
-    """Return the header of a state dictionary: plain numbers and strings.
-
-    >>> from gradstep.rules import AdamW
-    >>> sorted(make_header(AdamW, Storage()))
-    ['format', 'noise', 'rounding', 'rule', 'seed', 'state', 'version']
-    """
-    return {
-        "format": FORMAT,
-        "version": gradstep.__version__,
-        "rule": rule.__name__,
-        "state": storage.state,
-        "rounding": storage.rounding,
-        "seed": storage.seed,
-        "noise": storage.noise,
-    }
+from gradstep.optimizers.state.storage import FORMAT, HEADER, OLD_CODES, Storage, find_codec
+from gradstep.rules import RULES, Rule, Slot
+from gradstep.storage.elements import NOISES
+from gradstep.storage.policy import keys_of
 
 
 def write_group_header(rule: type[Rule], storage: Storage, group: dict[str, Any]) -> None:
@@ -54,7 +28,7 @@ def write_group_header(rule: type[Rule], storage: Storage, group: dict[str, Any]
     if storage.rounding == "nearest" and group.get("state", storage.state) == "float32":
         group.pop(HEADER, None)
     else:
-        group[HEADER] = json.dumps(make_header(rule, storage))
+        group[HEADER] = json.dumps(storage.header(rule))
 
 
 def find_header(state_dict: Mapping[str, Any]) -> Any:
@@ -129,29 +103,62 @@ def stored_in_groups(rule: type[Rule], storage: Storage, groups: Sequence[Mappin
 # -- entries ----------------------------------------------------------------------------------------------------------
 
 
-def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
-    """Return the faults of a checkpoint's entry: missing, unexpected or unfit values, in whatever precision.
+CODES = "codes"
+"""The key of the codes of a slot in blocks, in the dictionary that a checkpoint has for the slot."""
 
-    Beside the faults of :func:`gradstep.optimizers.state.check.faults`, an entry with only *some* of its slots does not
-    fit. An entry with none of them fits if a setting switches them on: they are created when they are first needed (as
-    when SGD is given a momentum).
 
-    Args:
-        p: the parameter.
-        stored: the optimizer's codecs of parameter and slots.
-        rule: the optimizer's rule, with the settings of the group.
-        entry: the state of the parameter in the checkpoint.
-        strict: whether keys that the rule does not have are refused; otherwise other code may own them.
+def nest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the state of a parameter as checkpoints have it: the arrays of a slot in blocks are one dictionary.
+
+    So a checkpoint has the keys of ``optimizer.state``, by which torch reads flattened distributed checkpoints, and
+    torch.optim cannot take codes for the values of a slot.
+
+    >>> import torch
+    >>> entry = {"step": 1, "exp_avg": torch.zeros(2, dtype=torch.uint8)}
+    >>> nested = nest_fields(entry | {"exp_avg_scale": torch.zeros(1, dtype=torch.uint8)})
+    >>> list(nested), list(nested["exp_avg"])
+    (['step', 'exp_avg'], ['codes', 'scale'])
     """
-    errors = []
-    if isinstance(entry, Mapping):
-        present = {key for key, value in entry.items() if value is not None}
-        expected = {"step", *rule.scalars, *ROUNDING_FIELDS}.union(*map(possible_keys, stored.slots))
-        unexpected = [key for key in entry if key in present - expected] if strict else []
-        if unexpected or any(slot.name in present for slot in stored.slots):
-            errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
-        errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
-    return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
+    nested = dict(entry)
+    for key in entry:
+        codec = find_codec(Slot(key), entry)
+        if codec is not None:
+            names = [field.suffix or CODES for field in codec.fields]
+            arrays = [nested[key], *map(nested.pop, keys_of(Slot(key), codec)[1:])]
+            nested[key] = dict(zip(names, arrays, strict=True))
+    return nested
+
+
+def unnest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Undo :func:`nest_fields`; also read the keys of format 1, and leave out what torch did not find.
+
+    For every key of ``optimizer.state`` that a flattened checkpoint does not have, torch puts an empty dictionary.
+
+    Raises:
+        RuntimeError: a slot is there twice.
+    """
+    arrays: dict[Any, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping) and _are_codes(key, value.get(CODES)):
+            fields = {key if name == CODES else f"{key}_{name}": array for name, array in value.items()}
+        elif isinstance(key, str) and key.endswith(OLD_CODES) and _are_codes(key, value):
+            fields = {key.removesuffix(OLD_CODES): value}
+        else:
+            fields = {} if isinstance(value, Mapping) and not value else {key: value}
+        twice = arrays.keys() & fields.keys()
+        if twice:
+            raise RuntimeError(
+                f"the loaded state dict has {', '.join(twice)} twice: torch has merged a checkpoint of another "
+                "precision, or of an older gradstep, with the state of this optimizer; load it without "
+                "full_state_dict=True, or with optimizer.load_state_dict()"
+            )
+        arrays |= fields
+    return arrays
+
+
+def _are_codes(key: Any, value: Any) -> bool:
+    """Return whether a value of state has the type of codes."""
+    return find_codec(Slot(key), {key: value}, whole=False) is not None
 
 
 def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:

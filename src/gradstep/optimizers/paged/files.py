@@ -22,13 +22,12 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import Pieces
+from gradstep.engines.base import Pieces, StepBatch
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
-from gradstep.engines.step import StepBatch
 from gradstep.optimizers.paged.placement import NewParameter, ParameterState, Placement, shaped
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.storage import Storage, keys_of
-from gradstep.storage.noise import NOISES
+from gradstep.optimizers.state.storage import Storage
+from gradstep.storage.elements import NOISES
 from gradstep.storage.pages import (
     Column,
     Item,
@@ -42,7 +41,7 @@ from gradstep.storage.pages import (
     preflight,
 )
 from gradstep.storage.pages.header import read_head
-from gradstep.storage.policy import Pages
+from gradstep.storage.policy import Pages, keys_of
 
 SCALARS = "scalars"  # the array of step counts in each file
 SEED = "seed"  # an array of one number: the seed of the rounding noise

@@ -15,17 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, Batch, Int64s
+from gradstep.engines.base import LENGTH, Batch, Int64s, StepBatch
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
-from gradstep.engines.step import StepBatch
 from gradstep.optimizers.memory import array_of, is_dense
 from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, HostWindow, WindowJob, relay
 from gradstep.optimizers.paged.placement import ParameterState, Placement
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.storage import Storage, keys_of
+from gradstep.optimizers.state.storage import Storage
 from gradstep.storage.pages import Preflight
 from gradstep.storage.pages.memory import available_memory
-from gradstep.storage.policy import Pages
+from gradstep.storage.policy import Pages, keys_of
 from gradstep.storage.sizes import show_bytes
 
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.step import StepBatch
-from gradstep.optimizers.state.storage import ParameterStorage, Storage
+from gradstep.engines.base import StepBatch
+from gradstep.optimizers.state.storage import Storage
 from gradstep.storage.codecs import Field
 from gradstep.storage.pages import Preflight
-from gradstep.storage.policy import Pages
+from gradstep.storage.policy import Pages, ParameterStorage
 
 NewParameter = tuple[str, Tensor, ParameterStorage]
 """A parameter's name, the parameter, and its codecs."""

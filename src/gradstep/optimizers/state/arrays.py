@@ -1,100 +1,22 @@
-"""Arrays of state: create them for a parameter, or convert those of a loaded state."""
+"""Arrays of state: convert those that a parameter has to its storage, and create missing ones."""
 
 from __future__ import annotations
 
-import gc
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeGuard
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
-from gradstep.optimizers.state.storage import ParameterStorage, dtype_of, find_codec, keys_of
+from gradstep.optimizers.state.storage import dtype_of, find_codec, make_zeros
 from gradstep.rules import Slot
 from gradstep.storage.codecs import Codec, Field
-from gradstep.storage.noise import BITS
+from gradstep.storage.elements import BITS
+from gradstep.storage.policy import ParameterStorage, keys_of
 
 HALFWAY = 1 << BITS - 1
 """Noise that makes rounding at random round to nearest."""
-
-
-CODES = "codes"
-"""The key of the codes of a slot in blocks, in the dictionary that a checkpoint has for the slot."""
-
-OLD_CODES = "_codes"
-"""The end of the key of codes in checkpoints of format 1, which had the arrays of a slot side by side."""
-
-
-def nest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the state of a parameter as checkpoints have it: the arrays of a slot in blocks are one dictionary.
-
-    So a checkpoint has the keys of ``optimizer.state``, by which torch reads flattened distributed checkpoints, and
-    torch.optim cannot take codes for the values of a slot.
-
-    >>> entry = {"step": 1, "exp_avg": torch.zeros(2, dtype=torch.uint8)}
-    >>> nested = nest_fields(entry | {"exp_avg_scale": torch.zeros(1, dtype=torch.uint8)})
-    >>> list(nested), list(nested["exp_avg"])
-    (['step', 'exp_avg'], ['codes', 'scale'])
-    """
-    nested = dict(entry)
-    for key in entry:
-        codec = find_codec(Slot(key), entry)
-        if codec is not None:
-            names = [field.suffix or CODES for field in codec.fields]
-            arrays = [nested[key], *map(nested.pop, keys_of(Slot(key), codec)[1:])]
-            nested[key] = dict(zip(names, arrays, strict=True))
-    return nested
-
-
-def unnest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Undo :func:`nest_fields`; also read the keys of format 1, and leave out what torch did not find.
-
-    For every key of ``optimizer.state`` that a flattened checkpoint does not have, torch puts an empty dictionary.
-
-    Raises:
-        RuntimeError: a slot is there twice.
-    """
-    arrays: dict[Any, Any] = {}
-    for key, value in entry.items():
-        if isinstance(value, Mapping) and _are_codes(key, value.get(CODES)):
-            fields = {key if name == CODES else f"{key}_{name}": array for name, array in value.items()}
-        elif isinstance(key, str) and key.endswith(OLD_CODES) and _are_codes(key, value):
-            fields = {key.removesuffix(OLD_CODES): value}
-        else:
-            fields = {} if isinstance(value, Mapping) and not value else {key: value}
-        twice = arrays.keys() & fields.keys()
-        if twice:
-            raise RuntimeError(
-                f"the loaded state dict has {', '.join(twice)} twice: torch has merged a checkpoint of another "
-                "precision, or of an older gradstep, with the state of this optimizer; load it without "
-                "full_state_dict=True, or with optimizer.load_state_dict()"
-            )
-        arrays |= fields
-    return arrays
-
-
-def _are_codes(key: Any, value: Any) -> bool:
-    """Return whether a value of state has the type of codes."""
-    return find_codec(Slot(key), {key: value}, whole=False) is not None
-
-
-@contextmanager
-def pause_garbage_collection() -> Iterator[None]:
-    """Switch Python's garbage collector off, and on again afterwards if it was on.
-
-    The state of many parameters is many objects that stay. The collector would look through them again and again,
-    which takes a third of the time to make them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def slot_dtype(p: Tensor) -> torch.dtype:
@@ -122,8 +44,6 @@ def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], nam
         RuntimeError: an array has another shape than the parameter needs.
         TypeError: an entry of a slot is not a tensor.
     """
-    if not old and stored.zeros is not None and not p.is_complex():
-        return _zeros(p, stored.zeros)
     entry = dict(old)
     if "step" not in entry and any(entry.get(slot.name) is not None for slot in stored.slots):
         entry["step"] = 1.0  # torch's SGD does not count steps, but a buffer exists only after the first
@@ -144,7 +64,7 @@ def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], nam
         raise RuntimeError(f"{slot.name} of {name} has shape {tuple(value.shape)}, but must have {shape}")
     if value is None:
         if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
-            return _zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
+            return make_zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
         return _encode_slot(slot, codec, _initial_values(p, slot))
     like, source = _layout_template(p, slot), find_codec(slot, entry)
     if source is None and find_codec(slot, entry, whole=False) is not None:
@@ -194,16 +114,6 @@ def _initial_values(p: Tensor, slot: Slot) -> Tensor:
     return torch.full(slot.shape(tuple(p.shape)), slot.fill, dtype=slot_dtype(p), device=p.device)
 
 
-def _zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
-    """Return arrays of zeros: bytes of 0 decode to 0 with every codec, so nothing needs to be encoded."""
-    return {
-        key: torch.zeros_like(p, dtype=dtype_of(field))
-        if field.per == 1
-        else torch.zeros(field.shape(p.shape), dtype=dtype_of(field), device=p.device)
-        for key, field in fields.items()
-    }
-
-
 def _encode_slot(slot: Slot, codec: Codec, value: Tensor) -> dict[str, Tensor]:
     """Return the arrays of a slot by key, encoded with rounding to nearest; ``value`` has the slot's shape."""
     if value.is_complex():
@@ -226,46 +136,3 @@ def decode_slot(slot: Slot, entry: Mapping[str, Any]) -> Tensor:
     if codec is not None:
         value = ARRAYS.value(codec, [entry[key].to(value.device) for key in keys_of(slot, codec)])
     return value  # type: ignore[no-any-return]
-
-
-@pause_garbage_collection()
-def install_entries(
-    state: defaultdict[Tensor, dict[str, Any]],
-    params: Sequence[Tensor],
-    entries: Sequence[dict[str, Any]],
-    numbers: Sequence[str],
-    cells: Sequence[Tensor],
-) -> None:
-    """Put the entries of parameters into an optimizer's state, and their numbers into cells of a table.
-
-    Args:
-        state: the optimizer's, changed in place.
-        params, entries: parameters, and the state of each.
-        numbers: the names of the step count and the rule's scalars.
-        cells: 0-d views of the table, one for each parameter and name. They become the data of the tensors that the
-            state already has, since a state dict may hold these.
-    """
-    cell_of, moved = iter(cells), set[int]()
-    for p, new_entry in zip(params, entries, strict=True):
-        entry = state.setdefault(p, {})
-        entry.update(new_entry)
-        for key in [key for key in entry if key not in new_entry and str(key).endswith(OLD_CODES)]:
-            del entry[key]  # its codes are under the name of their slot now
-        for name in numbers:
-            cell, old = next(cell_of), entry.get(name)
-            if _is_number(old) and id(old) not in moved:  # a state dict, say, may hold the same tensor
-                moved.add(id(old))
-                old.data = cell
-            else:
-                entry[name] = cell
-
-
-def _is_number(value: Any) -> TypeGuard[Tensor]:
-    """Return whether it is a float32 scalar tensor whose ``data`` can be set to a cell of the table."""
-    return (
-        type(value) is Tensor
-        and value.dtype is torch.float32
-        and value.is_cpu
-        and value.layout is torch.strided
-        and not (value.dim() or value.requires_grad or value.is_inference())
-    )

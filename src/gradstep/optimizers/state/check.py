@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
-from gradstep.optimizers.state.storage import ParameterStorage, dtype_of, find_codec, keys_of
+from gradstep.optimizers.state.storage import MOST_STEPS, dtype_of, find_codec, is_regular
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS
-from gradstep.storage.policy import ROUNDINGS, describe_state, parameter_codec
-
-MOST_STEPS = 2**24
-"""The largest step count. It is kept as a float32, which has no odd number above this one."""
+from gradstep.storage.policy import ROUNDINGS, ParameterStorage, describe_state, keys_of, parameter_codec, possible_keys
 
 ROUNDING_FIELDS = {
     field.suffix: field
@@ -82,40 +79,6 @@ def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
 
 
-def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str, Any]) -> bool:
-    """Return whether an entry is exactly as the optimizer makes it: no array missing, and no other keys."""
-    if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
-        return False
-    if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in PLAIN:
-        return False
-    shape, device = p.shape, p.device
-    for key, field in stored.fields.items():
-        value = entry.get(key)
-        if (
-            not isinstance(value, Tensor)
-            or type(value) not in PLAIN
-            or value.is_nested
-            or value.dtype is not dtype_of(field)
-            or value.shape != field.shape(shape)
-            or value.device != device
-            or value.layout is not torch.strided
-            or not value.is_contiguous()
-            or value.is_neg()
-            or lacks_memory(value)
-        ):
-            return False
-    for key in ("step", *rule.scalars):
-        value = entry.get(key)
-        if type(value) is not Tensor or value.dtype is not torch.float32 or value.dim() or not value.is_cpu:
-            return False
-        if lacks_memory(value):
-            return False
-        number = value.item()
-        if not (0 <= number <= MOST_STEPS and number == int(number) if key == "step" else math.isfinite(number)):
-            return False
-    return True
-
-
 def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
     """Yield all faults of an entry, in whatever precision its slots are stored.
 
@@ -140,6 +103,31 @@ def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Itera
     for key in ROUNDING_FIELDS:
         if entry.get(key) is not None:
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+
+
+def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
+    """Return the faults of a checkpoint's entry: missing, unexpected or unfit values, in whatever precision.
+
+    Beside :func:`faults`, an entry with only *some* of its slots does not
+    fit. An entry with none of them fits if a setting switches them on: they are created when they are first needed (as
+    when SGD is given a momentum).
+
+    Args:
+        p: the parameter.
+        stored: the optimizer's codecs of parameter and slots.
+        rule: the optimizer's rule, with the settings of the group.
+        entry: the state of the parameter in the checkpoint.
+        strict: whether keys that the rule does not have are refused; otherwise other code may own them.
+    """
+    errors = []
+    if isinstance(entry, Mapping):
+        present = {key for key, value in entry.items() if value is not None}
+        expected = {"step", *rule.scalars, *ROUNDING_FIELDS}.union(*map(possible_keys, stored.slots))
+        unexpected = [key for key in entry if key in present - expected] if strict else []
+        if unexpected or any(slot.name in present for slot in stored.slots):
+            errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
+        errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
+    return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
 
 
 def not_a_dictionary(entry: Any) -> Fault:

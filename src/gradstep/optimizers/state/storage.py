@@ -1,39 +1,54 @@
-"""The storage of each parameter and its state, and the engine that updates it, by the user's choices."""
+"""The storage of each parameter and its state, by the user's choices: codecs, the engine for them, arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, TypeGuard, final
 
 import torch
 from torch import Tensor
 
-from gradstep.engines.base import Engine, Traits, UpdateSpec, choose_engine
+import gradstep
+from gradstep.engines.base import Engine, Traits
 from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
-from gradstep.optimizers.memory import is_addressable, is_dense, is_distributed, local_tensor
-from gradstep.optimizers.sharded import any_sharded, block_shape, explain_refusal
+from gradstep.engines.step import choose_engine, pause_garbage_collection
+from gradstep.optimizers.arguments import Embeddings
+from gradstep.optimizers.memory import PLAIN, is_addressable, is_dense, is_distributed, lacks_memory, local_tensor
+from gradstep.optimizers.sharded import check_distributed
 from gradstep.rules import Rule, Slot
-from gradstep.storage.codecs import Codec, Elementwise, Field, Nearest
+from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.elements import ELEMENTS, Element, Native
 from gradstep.storage.policy import (
     ROUNDINGS,
     STATES,
+    ParameterStorage,
     check_choice,
     check_precision,
     is_embedding,
-    is_embedding_class,
+    keys_of,
     parameter_codec,
     slot_codec,
     stays_float32,
 )
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+FORMAT = 2
+"""The version of checkpoints. In format 1 the arrays of a slot in blocks had keys of their own."""
+
+HEADER = "gradstep"
+"""The key of the header, in a state dictionary and in a group."""
+
+OLD_CODES = "_codes"
+"""The end of the key of codes in checkpoints of format 1, which had the arrays of a slot side by side."""
+
+MOST_STEPS = 2**24
+"""The largest step count. It is kept as a float32, which has no odd number above this one."""
 
 
 def element_of(dtype: torch.dtype) -> Element:
@@ -46,11 +61,6 @@ def dtype_of(field: Field) -> torch.dtype:
     """Return the torch type of a field's array."""
     dtype: torch.dtype = getattr(torch, field.element.name)
     return dtype
-
-
-def keys_of(slot: Slot, codec: Codec) -> list[str]:
-    """Return the keys in the state of a slot's fields."""
-    return [f"{slot.name}_{field.suffix}" if field.suffix else slot.name for field in codec.fields]
 
 
 def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> Codec | None:
@@ -71,116 +81,6 @@ def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> C
     return next(found, None if whole or not codecs else codecs[0])
 
 
-def possible_keys(slot: Slot) -> set[str]:
-    """Return the keys that a slot's fields have with any codec.
-
-    >>> sorted(possible_keys(Slot("exp_avg")))
-    ['exp_avg', 'exp_avg_scale']
-    """
-    return {key for make in STATES.values() for key in keys_of(slot, make(slot.signed))}
-
-
-@final
-@dataclass(frozen=True)
-class ParameterStorage:
-    """The codecs of one parameter and its slots.
-
-    Attributes:
-        parameter: the parameter's own codec.
-        slots: its slots.
-        codecs: the codec of each slot.
-        reason: why the slots have these codecs.
-    """
-
-    parameter: Elementwise
-    slots: tuple[Slot, ...]
-    codecs: tuple[Codec, ...]
-    reason: str
-
-    @cached_property
-    def fields(self) -> dict[str, Field]:
-        """Every array of the state by its key: those that rounding keeps, then the slots'."""
-        own = {field.suffix: field for field in self.parameter.fields[1:]}
-        return own | {
-            key: field
-            for slot, codec in zip(self.slots, self.codecs, strict=True)
-            for key, field in zip(keys_of(slot, codec), codec.fields, strict=True)
-        }
-
-    @cached_property
-    def collapsed(self) -> dict[str, int]:
-        """The keys of the slots that have length 1 along an axis of the parameter, and this axis."""
-        return {slot.name: slot.collapsed for slot in self.slots if slot.collapsed is not None}
-
-    @cached_property
-    def zeros(self) -> dict[str, Field] | None:
-        """The fields, if before the first step all are zeros, in the parameter's shape or in blocks; else None."""
-        plain = all(slot.fill == 0 and slot.collapsed is None for slot in self.slots)
-        return self.fields if plain and len(self.parameter.fields) == 1 else None
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the parameter or a slot is rounded at random."""
-        return self.parameter.noisy or any(codec.noisy for codec in self.codecs)
-
-    def spec(self, rule: Rule, gradient: torch.dtype) -> UpdateSpec:
-        """Return the spec of the update for a gradient of this type."""
-        return UpdateSpec.of(rule, self.slots, Nearest(element_of(gradient)), self.parameter, self.codecs)
-
-
-@final
-class Embeddings:
-    """The embeddings among a group's parameters: as marked in the group if it has marks, else guessed from names.
-
-    Args:
-        group: a parameter group. :func:`gradstep.param_groups` and an optimizer's ``model=`` write ``"embeddings"``
-            into it: for each of its ``"params"``, in order, whether it is an embedding.
-
-    Attributes:
-        are_marked: whether the group has these marks.
-    """
-
-    def __init__(self, group: Mapping[str, Any]) -> None:
-        params, flags = group.get("params", ()), group.get("embeddings")
-        self.are_marked = isinstance(flags, (list, tuple)) and len(flags) == len(params)
-        tensors = (p[1] if isinstance(p, tuple) else p for p in params)
-        self._ids = (
-            {id(p) for p, flag in zip(tensors, flags, strict=True) if flag} if self.are_marked and flags else set()
-        )
-
-    def holds(self, p: Tensor, name: str) -> bool:
-        """Return whether a parameter of the group is an embedding."""
-        return id(p) in self._ids if self.are_marked else is_embedding(name)
-
-
-def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
-    """Return parameter groups that mark which parameters belong to an embedding of the model.
-
-    Args:
-        params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
-        model: a ``torch.nn.Module``.
-
-    Raises:
-        TypeError: ``model`` is not a module.
-        ValueError: the model has none of the parameters.
-    """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
-    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
-    own = {id(p) for p in model.parameters()}
-    items = list(params)
-    groups = items if items and isinstance(items[0], dict) else [{"params": items}]
-    marked_groups, has_any = [], False
-    for group in groups:
-        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
-        has_any = has_any or not own.isdisjoint(ids)
-        marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
-    if not has_any:
-        raise ValueError("model has none of the parameters that are optimized: give the module that has them")
-    return marked_groups
-
-
 @final
 @dataclass(frozen=True)
 class Storage:
@@ -191,7 +91,7 @@ class Storage:
             embeddings too.
         rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
         seed: the seed of the rounding noise.
-        noise: how the noise knows a parameter, one of :data:`~gradstep.storage.noise.NOISES`.
+        noise: how the noise knows a parameter, one of :data:`~gradstep.storage.elements.NOISES`.
     """
 
     state: str = "float32"
@@ -204,6 +104,15 @@ class Storage:
         check_choice("rounding", self.rounding, ROUNDINGS)
         if type(self.seed) is not int:
             raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
+
+    def header(self, rule: type[Rule]) -> dict[str, Any]:
+        """Return the header of a checkpoint: plain numbers and strings.
+
+        >>> from gradstep.rules import AdamW
+        >>> list(Storage().header(AdamW))
+        ['format', 'version', 'rule', 'state', 'rounding', 'seed', 'noise']
+        """
+        return {"format": FORMAT, "version": gradstep.__version__, "rule": rule.__name__, **asdict(self)}
 
     def state_of(self, group: Mapping[str, Any]) -> str:
         """Return the precision of a group's state: its own ``"state"``, else this one.
@@ -287,57 +196,47 @@ ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(
 """Every engine by its name."""
 
 
-def traits(p: Tensor, *, noisy: bool) -> Traits:
-    """Return the traits of a parameter by which an engine accepts or refuses it.
+@final
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """How parameters that are alike are stored, and which engine updates them.
 
-    Args:
-        p: the parameter.
-        noisy: whether the parameter or a slot is rounded at random.
+    Attributes:
+        stored: their codecs.
+        p, name: the first of them, and its name in an error.
+        rule: their rule.
+        wanted: the user's choice of an engine, ``"auto"`` or a name.
     """
-    plain = is_addressable(p)
-    return Traits(
-        dtype=str(p.dtype).removeprefix("torch."),
-        device=p.device.type,
-        dense=plain and is_dense(p),
-        plain=plain,
-        noisy=noisy,
-    )
 
-
-def _check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, name: str, engine: str) -> None:
-    """Refuse a DTensor whose local tensor cannot be updated as one process would update the whole.
-
-    Raises:
-        ValueError: with the reason and what to do.
-    """
-    refusal = explain_refusal(p, name)
-    if refusal is None and engine == Reference.name and not rule.elementwise and any_sharded(p):
-        refusal = (
-            f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
-            f"this process has a part of it: the sums over all processes are for engine='eager', not {engine!r}"
-        )
-    for field in stored.fields.values():
-        if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
-            refusal = (
-                f"{stored.reason} stores blocks of {field.per} elements, and the placements {p.placements} of {name}, "
-                f"of shape {tuple(p.shape)} on a mesh of {tuple(p.device_mesh.shape)}, may cut through a block: give "
-                f'its group "state": "bfloat16" or "float32", or make its rows a multiple of {field.per} long'
-            )
-    if refusal is not None:
-        raise ValueError(refusal)
-
-
-class Choice(NamedTuple):
-    """The engine of one parameter, the reason for it, and the parameter's codecs."""
-
-    engine: Engine
-    reason: str
     stored: ParameterStorage
+    p: Tensor
+    name: str
+    rule: type[Rule]
+    wanted: str
+
+    @cached_property
+    def engine_and_reason(self) -> tuple[Engine, str]:
+        """The engine that updates these parameters, and the reason for it.
+
+        Raises:
+            ValueError: the engine that the user wants cannot; ``"auto"`` always finds one.
+        """
+        local = local_tensor(self.p)
+        plain = is_addressable(local)
+        traits = Traits(
+            dtype=str(local.dtype).removeprefix("torch."),
+            device=local.device.type,
+            dense=plain and is_dense(local),
+            plain=plain,
+            noisy=self.stored.noisy,
+        )
+        label = f"{self.name} of shape {tuple(self.p.shape)}"
+        return choose_engine(self.wanted, ENGINES, self.rule, traits, label, "tensor on the CPU")
 
 
 @final
 class Choices:
-    """The engines and codecs of a group's parameters; parameters that are alike share one decision.
+    """The codecs and engines of a group's parameters; parameters that are alike share one choice.
 
     Args:
         engine: the user's choice, ``"auto"`` or a name.
@@ -360,10 +259,12 @@ class Choices:
         for index, p in enumerate(params):
             name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
             if isinstance(tensor, Tensor):
-                self.of(tensor, str(name))
+                choice = self.of(tensor, str(name))
+                if self._engine != "auto":
+                    choice.engine_and_reason  # noqa: B018  # raises an error
 
     def of(self, p: Tensor, name: str, *, addressable: bool | None = None) -> Choice:
-        """Return the engine and storage of one parameter.
+        """Return the storage of one parameter, with which its engine is found.
 
         Args:
             p: the parameter.
@@ -371,7 +272,7 @@ class Choices:
             addressable: the result of :func:`is_addressable`, if the caller has it.
 
         Raises:
-            ValueError: the user's engine or storage cannot serve it.
+            ValueError: the user's storage cannot serve it.
         """
         placed: Any = None
         if is_distributed(p):
@@ -386,9 +287,96 @@ class Choices:
 
     def _decide(self, p: Tensor, name: str) -> Choice:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
-        label = f"{name} of shape {tuple(p.shape)}"
         if is_distributed(p):
-            _check_distributed(p, type(self._rule), stored, name, self._engine)
-        own = traits(local_tensor(p), noisy=stored.noisy)
-        engine, reason = choose_engine(self._engine, ENGINES, type(self._rule), own, label, "tensor on the CPU")
-        return Choice(engine, reason, stored)
+            check_distributed(p, type(self._rule), stored, name, self._engine)
+        return Choice(stored, p, name, type(self._rule), self._engine)
+
+
+# -- state -----------------------------------------------------------------------------------------------------------
+
+
+def make_zeros(p: Tensor, fields: dict[str, Field]) -> dict[str, Tensor]:
+    """Return arrays of zeros: bytes of 0 decode to 0 with every codec, so nothing needs to be encoded."""
+    return {
+        key: torch.zeros_like(p, dtype=dtype_of(field))
+        if field.per == 1
+        else torch.zeros(field.shape(p.shape), dtype=dtype_of(field), device=p.device)
+        for key, field in fields.items()
+    }
+
+
+def is_regular(p: Tensor, stored: ParameterStorage, rule: Rule, entry: dict[str, Any]) -> bool:
+    """Return whether an entry is exactly as the optimizer makes it: no array missing, and no other keys."""
+    if len(entry) != len(stored.fields) + 1 + len(rule.scalars):
+        return False
+    if not p.is_contiguous() or p.is_complex() or p.is_meta or type(p) not in PLAIN:
+        return False
+    shape, device = p.shape, p.device
+    for key, field in stored.fields.items():
+        value = entry.get(key)
+        if (
+            not isinstance(value, Tensor)
+            or type(value) not in PLAIN
+            or value.is_nested
+            or value.dtype is not dtype_of(field)
+            or value.shape != field.shape(shape)
+            or value.device != device
+            or value.layout is not torch.strided
+            or not value.is_contiguous()
+            or value.is_neg()
+            or lacks_memory(value)
+        ):
+            return False
+    for key in ("step", *rule.scalars):
+        value = entry.get(key)
+        if type(value) is not Tensor or value.dtype is not torch.float32 or value.dim() or not value.is_cpu:
+            return False
+        if lacks_memory(value):
+            return False
+        number = value.item()
+        if not (0 <= number <= MOST_STEPS and number == int(number) if key == "step" else math.isfinite(number)):
+            return False
+    return True
+
+
+@pause_garbage_collection()
+def install_entries(
+    state: defaultdict[Tensor, dict[str, Any]],
+    params: Sequence[Tensor],
+    entries: Sequence[dict[str, Any]],
+    numbers: Sequence[str],
+    cells: Sequence[Tensor],
+) -> None:
+    """Put the entries of parameters into an optimizer's state, and their numbers into cells of a table.
+
+    Args:
+        state: the optimizer's, changed in place.
+        params, entries: parameters, and the state of each.
+        numbers: the names of the step count and the rule's scalars.
+        cells: 0-d views of the table, one for each parameter and name. They become the data of the tensors that the
+            state already has, since a state dict may hold these.
+    """
+    cell_of, moved = iter(cells), set[int]()
+    for p, new_entry in zip(params, entries, strict=True):
+        entry = state.setdefault(p, {})
+        entry.update(new_entry)
+        for key in [key for key in entry if key not in new_entry and str(key).endswith(OLD_CODES)]:
+            del entry[key]  # its codes are under the name of their slot now
+        for name in numbers:
+            cell, old = next(cell_of), entry.get(name)
+            if _is_number(old) and id(old) not in moved:  # a state dict, say, may hold the same tensor
+                moved.add(id(old))
+                old.data = cell
+            else:
+                entry[name] = cell
+
+
+def _is_number(value: Any) -> TypeGuard[Tensor]:
+    """Return whether it is a float32 scalar tensor whose ``data`` can be set to a cell of the table."""
+    return (
+        type(value) is Tensor
+        and value.dtype is torch.float32
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not (value.dim() or value.requires_grad or value.is_inference())
+    )

@@ -8,9 +8,10 @@ from typing import Any, final
 
 from torch import Tensor
 
-from gradstep.optimizers.arguments import build_rule, check_lists, parameter_names
-from gradstep.optimizers.state.storage import Choice, Choices, Embeddings, ParameterStorage, Storage
+from gradstep.optimizers.arguments import Embeddings, build_rule, check_lists, parameter_names
+from gradstep.optimizers.state.storage import Choice, Choices, Storage
 from gradstep.rules import Rule
+from gradstep.storage.policy import ParameterStorage
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, ROW, Batch, Engine, UpdateSpec
-from gradstep.engines.step import StepReport
+from gradstep.engines.base import LENGTH, ROW, Batch, Engine
+from gradstep.engines.statistics import StepReport
+from gradstep.engines.step import pause_garbage_collection
 from gradstep.optimizers.arguments import parameter_names, plain_name
-from gradstep.optimizers.checkpoint.matching import HEADER, stored_in_groups
+from gradstep.optimizers.checkpoint.matching import stored_in_groups, unnest_fields
 from gradstep.optimizers.memory import (
     PLAIN,
     conform_gradient,
@@ -28,15 +30,16 @@ from gradstep.optimizers.memory import (
     is_symbolic_zero,
 )
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
-from gradstep.optimizers.state.arrays import complete_state, pause_garbage_collection, unnest_fields
+from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
-from gradstep.optimizers.state.storage import Choice, Choices, ParameterStorage, Storage
+from gradstep.optimizers.state.storage import HEADER, Choice, Choices, Storage, element_of, make_zeros
 from gradstep.optimizers.step.ranks import FlatShards, MeshRanks, check_flat_shards
 from gradstep.optimizers.step.sums import check_rule
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.optimizers.wrapped import ZeroRanks
 from gradstep.rules import Rule
-from gradstep.storage.noise import number_of_name, streams
+from gradstep.storage.elements import number_of_name, streams
+from gradstep.storage.policy import ParameterStorage, UpdateSpec
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from gradstep.optimizers.paged.placement import Placement
@@ -81,7 +84,8 @@ def build_batches(
         TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
         ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
     """
-    if any(HEADER in group for group in groups):
+    own = json.dumps(storage.header(type(rules[0]))) if rules else ""
+    if any(group.get(HEADER, own) != own for group in groups):  # a loaded one, of which no load_state_dict() knows
         storage = stored_in_groups(type(rules[0]), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
         table = build_table(engine, storage, paged, rules, groups, state, zero)
@@ -169,8 +173,8 @@ def build_table(
         place = shards[i].place if i in shards else None
         alike = (id(choice), dtype, plain, place)
         if alike not in key_of:
-            spec, fields = stored[i].spec(rules[group], dtype), tuple(stored[i].fields)
-            key_of[alike] = choice, _PartKey(choice.engine, spec, fields, dtype, plain, -1, place)
+            spec, fields = stored[i].spec(rules[group], element_of(dtype)), tuple(stored[i].fields)
+            key_of[alike] = choice, _PartKey(choice.engine_and_reason[0], spec, fields, dtype, plain, -1, place)
         kinds[i] = key_of[alike][1]
     for i in _find_shared_memory(kinds, memory):
         kinds[i] = kinds[i]._replace(alone=i)
@@ -180,7 +184,12 @@ def build_table(
     for kind in members:
         kind.engine.prepare(kind.spec)
     if paged is None:
-        entries = [complete_state(memory[i], stored[i], old.get(i, {}), names[i]) for i in stateful]
+        entries = [
+            make_zeros(memory[i], stored[i].fields)
+            if i not in old and stored[i].starts_as_zeros and not memory[i].is_complex()
+            else complete_state(memory[i], stored[i], old.get(i, {}), names[i])
+            for i in stateful
+        ]
     else:
         present = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
         entries = paged.complete_state(present, tuple(starts))

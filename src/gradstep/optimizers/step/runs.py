@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import KEY, LENGTH, Batch, Int64s, UpdateSpec
-from gradstep.engines.step import StepBatch
+from gradstep.engines.base import KEY, LENGTH, Batch, Int64s, StepBatch
 from gradstep.optimizers.memory import array_of
 from gradstep.optimizers.sharded import ShardedParameter, find_runs
-from gradstep.storage.noise import move_keys
+from gradstep.storage.elements import move_keys
+from gradstep.storage.policy import UpdateSpec
 
 
 @final

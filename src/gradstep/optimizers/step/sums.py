@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.arrays import apply_rule, build_tally
-from gradstep.engines.base import UpdateSpec
+from gradstep.engines.base import StepBatch
 from gradstep.engines.eager import ARRAYS, name_coefficients
-from gradstep.engines.step import StepBatch
 from gradstep.optimizers.sharded import ShardedParameter, find_runs, sharded_axes
+from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -21,17 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, Engine, Int64s, Ranks, UpdateSpec
+from gradstep.engines.base import LENGTH, Engine, Int64s, Ranks, StepBatch, StepTable
 from gradstep.engines.statistics import DETAILS, Detail, RowLabels
-from gradstep.engines.step import StepBatch, StepTable
 from gradstep.optimizers.memory import Layouts, array_of, conform_gradient, is_freed
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients, local_tensors
-from gradstep.optimizers.state.arrays import install_entries
-from gradstep.optimizers.state.check import MOST_STEPS
+from gradstep.optimizers.state.storage import MOST_STEPS, install_entries
 from gradstep.optimizers.step.memory_native import NativeLayouts, is_native
 from gradstep.optimizers.step.runs import Runs, update_runs
 from gradstep.optimizers.step.sums import update_with_sums
 from gradstep.rules import Rule
+from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and only paged state needs it
     from gradstep.optimizers.paged.placement import Placement
