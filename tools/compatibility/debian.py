@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tools.compatibility.process import Failed, run
+from tools.compatibility.process import Failed, run, show
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
@@ -40,9 +40,11 @@ def python_folder(folder: Path, release: str, machine: str, version: str, log: P
         folder.mkdir(parents=True)
         options, downloads = private_apt(folder.with_name(folder.name + ".apt"), release, machine)
         run("reading Debian's lists", ["apt-get", *options, "update"], log)
+        show("   choosing Debian's packages", stay=False)
         wanted = closure([f"python{version}", f"python{version}-minimal", *SYSTEM_LIBRARIES], options)
         run("downloading Debian's Python", ["apt-get", *options, "install", "--download-only", "-y", *wanted], log)
         for package in sorted(downloads.glob("*.deb")):
+            show(f"   extracting {package.name}", stay=False)
             subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
         ready.touch()
     if machine == platform.machine():
