@@ -24,6 +24,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -153,9 +154,15 @@ def wheel() -> Path:
 def make_environment(name: str, python: str | Path) -> Path:
     """Make an empty virtual environment and return its interpreter."""
     folder = WORK / name
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     run(f"environment '{name}'", [python, "-m", "venv", folder], log(f"venv-{name}"))
     return folder / "bin" / "python"
+
+
+def remove(folder: Path) -> None:
+    """Remove an environment, which takes some seconds."""
+    show(f"   removing {folder.name}", stay=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def install(python: Path, *packages: str | Path, options: Sequence[str | Path] = ()) -> None:
@@ -260,7 +267,7 @@ def torch_on_pythons() -> Iterable[Figure]:
         python, folder = install_on(version, f"{wheel()}[torch]")
         run_first_example(python, ROOT / "README.md")
         yield 'wheel, `"gradstep[torch]"`', version, time.monotonic() - begin, size(folder)
-        shutil.rmtree(folder)
+        remove(folder)
 
 
 def install_on(version: str, package: str) -> tuple[Path, Path]:
@@ -279,7 +286,7 @@ def beside_debian(version: str, folder: Path, package: str) -> Path:
     release, machine = "sid", platform.machine()
     debian = WORK / f"{release}-{version}"
     interpreter, prefix = python_folder(debian, release, machine, version, log("debian"))
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
     site = folder / "site"
     tags = [part for n in range(5, 40) for part in ("--platform", f"manylinux_2_{n}_{machine}")]
@@ -333,6 +340,7 @@ def main() -> int:
     if unknown := set(arguments.stages) - STAGES.keys():
         parser.error(f"no stage is called {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # so that what is measured is what users have
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what is running, as after Ctrl-C
     figures: list[Figure] = []
     try:
         for name in arguments.stages or [name for name in STAGES if name not in ONLY_BY_NAME]:
@@ -343,6 +351,9 @@ def main() -> int:
     except Failed as error:
         print(f"make dist: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nmake dist: interrupted; what was running has been ended", file=sys.stderr)
+        return 130
     finally:
         for folder in WORK.glob("run-*"):
             shutil.rmtree(folder, ignore_errors=True)
