@@ -14,6 +14,7 @@ FLOORS = {
     "storage": 1,
     "schedules": 1,
     "report": 1,
+    "spelling": 1,
     "variants": 1,
     "warn": 1,
     "engines": 2,

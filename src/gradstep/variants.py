@@ -7,12 +7,12 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.spelling import suggest
 from gradstep.storage.policy import STATES
 
 _SMALL = tuple(state for state, codec in STATES.items() if codec(True).block > 1)
@@ -46,7 +46,7 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     True
     >>> parse_name("adamw_torch_4bit")
     Traceback (most recent call last):
-    ValueError: Unknown optimizer: 'adamw_torch_4bit' (did you mean adamw_torch, adam_torch or radam_torch?)
+    ValueError: Unknown optimizer: 'adamw_torch_4bit'. Did you mean 'adamw_torch', 'adam_torch' or 'radam_torch'?
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an optimizer must be a string such as 'adamw_8bit', but is {name!r}")
@@ -54,13 +54,8 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     rule = _BY_LOWER.get(match["rule"]) if match else None
     if match is None or rule is None:
         names = [f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS]
-        near = get_close_matches(name, names, n=3)
-        hint = (
-            f"did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"
-            if near
-            else f"give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
-        )
-        raise ValueError(f"Unknown optimizer: {name!r} ({hint})")
+        forms = f" Give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
+        raise ValueError(f"Unknown optimizer: {name!r}.{suggest(name, names, most=3) or forms}")
     return rule, _BITS[match["bits"]], bool(match["paged"])
 
 

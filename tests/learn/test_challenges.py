@@ -107,5 +107,5 @@ def test_clipping_as_torch_does_it_is_right():
 
 
 def test_a_name_that_is_none_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'momentum'"):
+    with pytest.raises(ValueError, match="Did you mean 'momentum'"):
         challenge_named("momentun")

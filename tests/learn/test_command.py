@@ -127,7 +127,7 @@ def test_a_notebook(learn, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("start", "adma"), "did you mean 'adam'"),
+        (("start", "adma"), "Did you mean 'adam'"),
         (("quiz", "sgd", "--answers", "b,a"), "2 answers"),
         (("quiz", "sgd", "--answers", "b,a,x"), "question 3"),
         (("run", "nothing"), "ravine"),

@@ -139,15 +139,16 @@ def lr_find(
 
     with waiting("loading PyTorch"):
         from gradstep.lab.contenders import make_contender
-        from gradstep.lab.specs import parse_specs, suggest
+        from gradstep.lab.specs import parse_specs
         from gradstep.lab.tasks import TASKS
         from gradstep.report import check_file
+        from gradstep.spelling import suggest
         from gradstep.training.lr_find import lr_find as find
         from gradstep.training.stepper import Stepper
 
     with usage_errors(ValueError, TypeError):
         if task not in TASKS:
-            raise ValueError(f"Unknown task: {task!r}.{suggest(task, list(TASKS))} There are {', '.join(TASKS)}.")
+            raise ValueError(f"Unknown task: {task!r}.{suggest(task, TASKS)} There are {', '.join(TASKS)}.")
         specs = parse_specs(optimizer)
         if len(specs) > 1:
             raise ValueError(f"One optimizer at a time, not {' and '.join(spec.name for spec in specs)}")

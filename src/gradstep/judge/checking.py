@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from gradstep.judge.catalogue import CONVENTIONS
@@ -21,6 +20,7 @@ from gradstep.judge.subjects.detect import subject_of
 from gradstep.judge.trial import Trial
 from gradstep.judge.verdict import Status, Verdict
 from gradstep.rules import RULES, Rule
+from gradstep.spelling import suggest
 from gradstep.variants import names_file, rule_in_file
 
 
@@ -148,9 +148,7 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
         return rule_in_file(rule)
     by_name = {name.lower(): candidate for name, candidate in RULES.items()}
     if rule.lower() not in by_name:
-        near = get_close_matches(rule.lower(), by_name, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"No rule {rule!r}.{hint} There are {', '.join(by_name)}")
+        raise ValueError(f"No rule {rule!r}.{suggest(rule.lower(), by_name, most=1)} There are {', '.join(by_name)}")
     return by_name[rule.lower()]
 
 

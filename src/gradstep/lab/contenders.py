@@ -10,10 +10,11 @@ from typing import TypeAlias, final
 import torch
 from torch import nn
 
-from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, suggest, write_value
+from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, write_value
 from gradstep.lab.task import Task
 from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
 from gradstep.rules import RULES
+from gradstep.spelling import suggest
 from gradstep.variants import VARIANTS, names_file, parse_name, rule_in_file
 
 OptimizerClass: TypeAlias = type[torch.optim.Optimizer]

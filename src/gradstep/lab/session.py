@@ -14,9 +14,10 @@ from gradstep.lab.machine import describe
 from gradstep.lab.race import Race
 from gradstep.lab.report import write_report
 from gradstep.lab.results import Record, write_results
-from gradstep.lab.specs import parse_specs, suggest
+from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
+from gradstep.spelling import suggest
 
 SEEDS = 3
 """Default number of runs of each contender; a single run shows no spread, and so no winner."""
@@ -71,7 +72,7 @@ def plan(
     """
     for name in tasks:
         if name not in TASKS:
-            raise ValueError(f"Unknown task: {name!r}.{suggest(name, list(TASKS))} There are {', '.join(TASKS)}.")
+            raise ValueError(f"Unknown task: {name!r}.{suggest(name, TASKS)} There are {', '.join(TASKS)}.")
     chosen = [TASKS[name] for name in dict.fromkeys(tasks)] or [
         task for task in TASKS.values() if task.quick_steps or not quick
     ]

@@ -12,7 +12,6 @@ mine.py:Signum,mine.py:Lars:lr=0.1        your own rules, in a file
 import ast
 import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 Value: TypeAlias = Any
@@ -61,12 +60,6 @@ def _literal(value: Value) -> str:
             return f"[{inner}]"
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     return repr(value)
-
-
-def suggest(given: str, allowed: list[str]) -> str:
-    """Return the end of an error message: " Did you mean 'adamw'?", or "" if nothing is similar."""
-    near = get_close_matches(given, allowed, n=2)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
@@ -12,6 +11,7 @@ from gradstep.judge import Outcome, Probe, Status, Verdict, isolation
 from gradstep.judge.catalogue import CONVENTIONS
 from gradstep.learn.exams import clipping, schedule
 from gradstep.learn.lesson import SECTIONS, UNWRITTEN, Framework, Lesson, lesson
+from gradstep.spelling import suggest
 
 
 @final
@@ -70,12 +70,11 @@ def challenge_named(name: str) -> Challenge:
     'AdamW'
     >>> challenge_named("adma")
     Traceback (most recent call last):
-    ValueError: no challenge 'adma'; did you mean 'adam'? There are sgd, momentum, rmsprop, adam, adamw, lion, ...
+    ValueError: no challenge 'adma'. Did you mean 'adam'? There are sgd, momentum, rmsprop, adam, adamw, lion, ...
     """
     if name.lower() not in CHALLENGES:
-        near = get_close_matches(name.lower(), CHALLENGES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"no challenge {name!r}{hint} There are {', '.join(CHALLENGES)}")
+        near = suggest(name.lower(), CHALLENGES, most=1)
+        raise ValueError(f"no challenge {name!r}.{near} There are {', '.join(CHALLENGES)}")
     return CHALLENGES[name.lower()]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from gradstep.planner.parameters import Model, Module, ParameterSpec, read_parameters
 from gradstep.planner.units import parse_count
+from gradstep.spelling import suggest
 
 
 @final
@@ -105,8 +105,7 @@ def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
     """
     key = name.strip().lower().rpartition("/")[2].replace("_", "-").removeprefix("meta-")
     if key not in MODELS:
-        near = get_close_matches(key, MODELS, n=2, cutoff=0.5)
-        meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        meant = suggest(key, MODELS, similarity=0.5)
         raise ValueError(
             f"Unknown model: {name!r}.{meant} Known are {', '.join(MODELS)}; "
             "or give the number of parameters, such as 3B"

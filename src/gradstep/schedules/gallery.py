@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -16,6 +15,7 @@ from gradstep.schedules.cycles import cosine_restarts, triangular
 from gradstep.schedules.path import cosine, linear, polynomial, warmup
 from gradstep.schedules.recipes import one_cycle, warmup_stable_decay
 from gradstep.schedules.steps import constant, exponential, inverse_sqrt, multi_step, step
+from gradstep.spelling import suggest
 
 DECAYS: Mapping[str, Callable[[float, int], Schedule]] = MappingProxyType(
     {
@@ -84,9 +84,7 @@ def gallery(
     for name in names or NAMES:
         plain = name.removeprefix("warmup-")
         if name not in NAMES:
-            near = get_close_matches(name, NAMES, n=2)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"Unknown schedule: {name!r}.{hint} There are {', '.join(NAMES)}.")
+            raise ValueError(f"Unknown schedule: {name!r}.{suggest(name, NAMES)} There are {', '.join(NAMES)}.")
         if name in CYCLES:
             shown[name] = CYCLES[name](lr, total, rise)
         elif rise and (warm is not None or name != plain):

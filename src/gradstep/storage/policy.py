@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, final
@@ -13,6 +12,7 @@ from typing import Any, Literal, TypeVar, final
 import numpy as np
 
 from gradstep.rules import Rule, Slot
+from gradstep.spelling import suggest
 from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Kahan, Master, Nearest, Stochastic
 from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, SLOTS, Element, Half
 from gradstep.storage.sizes import parse_bytes
@@ -50,9 +50,8 @@ SMALL = 4_096
 def check_choice(argument: str, given: Any, allowed: Collection[str]) -> None:
     """Raise ValueError if a value is not allowed; the message has the allowed ones, and the nearest."""
     if given not in tuple(allowed):  # it may not be hashable
-        near = get_close_matches(str(given), allowed, n=1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Invalid {argument}: {given!r} (choose {', '.join(map(repr, allowed))}).{meant}")
+        choices, near = ", ".join(map(repr, allowed)), suggest(str(given), allowed, most=1)
+        raise ValueError(f"Invalid {argument}: {given!r} (choose {choices}).{near}")
 
 
 def check_precision(argument: str, given: Any, allowed: Collection[str]) -> str:

@@ -6,14 +6,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, ROW, Batch, Engine
+from gradstep.engines.base import LENGTH, ROW, Engine
 from gradstep.engines.statistics import StepReport
 from gradstep.engines.step import pause_garbage_collection
 from gradstep.optimizers.arguments import parameter_names, plain_name
@@ -34,6 +34,7 @@ from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import HEADER, Choice, Choices, Storage, element_of, make_zeros
 from gradstep.optimizers.step.ranks import FlatShards, MeshRanks, check_flat_shards
+from gradstep.optimizers.step.rehearsal import COMMON_DTYPES, rehearse
 from gradstep.optimizers.step.sums import check_rule
 from gradstep.optimizers.step.table import Part, Table, TorchBatch
 from gradstep.optimizers.wrapped import ZeroRanks
@@ -219,7 +220,11 @@ def build_table(
     if not old.keys().isdisjoint(stateful):
         _check_state_apart([part for part in parts if part.plain])
     for part in parts:
-        _rehearse(part)
+        if part.place is not None and not part.spec.rule.elementwise:
+            for shard in part.shards:
+                check_rule(shard, part.spec)
+        if not (part.plain and {p.dtype for p in part.params} <= COMMON_DTYPES):
+            rehearse(part)
     entries = [
         shards[i].distribute(entry, stored[i].fields, state.get(flat[i])) if i in shards else entry
         for i, entry in zip(stateful, entries, strict=True)
@@ -320,58 +325,3 @@ def _check_parameters(flat: Sequence[Any], names: Sequence[str]) -> None:
                 f"param_groups contain the same parameter more than once: {name} is {first[id(p)]}; remove one of them"
             )
         first[id(p)] = name
-
-
-_COMMON_DTYPES = frozenset(
-    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128}
-)
-
-
-@torch.no_grad()
-def _rehearse(part: Part) -> None:
-    """Try the update of each parameter on copies, if the parameters are tensor subclasses or of an uncommon type.
-
-    Such a tensor may refuse an operation. In the middle of a step that would leave some parameters updated and others
-    not, so each parameter is tried alone before the first step of a table.
-
-    Raises:
-        RuntimeError: a parameter, its gradient or its state refuses an operation; nothing was changed.
-    """
-    if part.place is not None and not part.spec.rule.elementwise:
-        for shard in part.shards:
-            check_rule(shard, part.spec)
-    if part.plain and {p.dtype for p in part.params} <= _COMMON_DTYPES:
-        return
-    for k, p in enumerate(part.params):
-        if p.grad is None or p.numel() == 0:
-            continue
-        gradient = conform_gradient(p, p.grad, part.names[k])
-        try:
-            p.detach().copy_(p.detach())  # raises if it cannot be written to
-            columns = [gradient, p.detach().clone(), *(slot[k].detach().clone() for slot in part.slots)]
-            part.engine.update(_TrialBatch(part, [[t] for t in columns]))
-        except Exception as error:  # a subclass may raise anything
-            raise RuntimeError(
-                f"{part.names[k]}, a {type(p).__name__} of {p.dtype}, cannot be updated by {part.spec.rule.__name__}: "
-                f"{error}"
-            ) from error
-
-
-@final
-class _TrialBatch(Batch):
-    """Copies of one parameter, its gradient and its state, at a first step of length 0."""
-
-    def __init__(self, part: Part, columns: Sequence[Sequence[Tensor]]) -> None:
-        self.spec = part.spec
-        self.coefficients = np.ones((1, len(part.spec.coefficients)))
-        self.threads = 1
-        self.table = np.zeros((1, len(columns) + 3), dtype=np.int64)
-        self.table[0, -3] = columns[1][0].numel()
-        self._columns = columns
-
-    @property
-    def columns(self) -> Sequence[Sequence[Tensor]]:
-        return self._columns
-
-    def arrays(self) -> Sequence[Sequence[NDArray[Any]]]:
-        raise TypeError("a tensor subclass is no NumPy array")
