@@ -51,7 +51,6 @@ def executed(page, last="main()"):
     return "".join(o.get("text", "") for o in outputs), [o.data["text/plain"] for o in outputs if "data" in o]
 
 
-@pytest.mark.slow
 @runs
 def test_the_own_rule_runs():
     _, results = executed("own_rule")
@@ -60,7 +59,6 @@ def test_the_own_rule_runs():
     assert results == [want for want in wanted if want]
 
 
-@pytest.mark.slow
 @runs
 def test_the_migration_runs():
     printed, results = executed("from_torch")
