@@ -334,4 +334,4 @@ def test_models_with_uneven_and_empty_shards_have_the_bits_of_one_process(ranks)
 @pytest.mark.parametrize("rule", RULES)
 def test_every_combination_has_the_bits_of_one_process(rule, ranks):
     """Uneven shards with 3 and 4 ranks; with 4 and 8 some ranks have no element of some parameters."""
-    assert run(every_storage, ranks, rule) == [[]] * ranks
+    assert run(every_storage, ranks, rule, timeout=280) == [[]] * ranks

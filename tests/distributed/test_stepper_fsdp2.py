@@ -181,16 +181,71 @@ def float16_overflows_together() -> list[str]:
     return found
 
 
+def other_optimizers_share_the_norm() -> list[str]:
+    """One of torch's, and a list of both: bit for bit torch's steps by hand with this norm; a NaN makes all skip."""
+    found, is_last = [], dist.get_rank() == dist.get_world_size() - 1
+    for several in (False, True):
+        model, by_hand, one = sharded(), sharded(), network()
+        optimizers, others = make_optimizers(model, several), make_optimizers(by_hand, several)
+        stepper = gradstep.Stepper(model, optimizers, accumulate=2, max_grad_norm=0.1)
+        for window in range(3):
+            broken, outcome = window == 1, None
+            one.zero_grad()
+            for part in range(2):
+                x = batch(window, part) * (float("nan") if broken and part == 0 and is_last else 1.0)
+                outcome = push(stepper, x)
+                by_hand.set_requires_gradient_sync(part == 1)
+                (loss_of(by_hand, x) / 2).backward()
+            for p, q in zip(one.parameters(), by_hand.parameters(), strict=True):
+                assert q.grad is not None
+                p.grad = whole(q.grad)
+            assert outcome is not None
+            if not broken:
+                norm = float(nn.utils.get_total_norm([p.grad for p in one.parameters() if p.grad is not None]))
+                found += [] if abs(outcome.grad_norm / norm - 1) < 1e-6 else [f"{outcome}, norm {norm}"]
+                for q in by_hand.parameters():
+                    assert q.grad is not None
+                    local_tensor(q.grad).mul_(outcome.clip)
+                for optimizer in others:
+                    optimizer.step()
+            by_hand.zero_grad()
+            reason = "the gradient of 0.weight is not finite" if broken else ""
+            found += [] if (outcome.stepped, outcome.reason) == (not broken, reason) else [f"{several}: {outcome}"]
+            wholes = [whole(p.detach()) for p in model.parameters()]
+            right = [whole(p.detach()) for p in by_hand.parameters()]
+            found += [] if same(wholes, right) else [f"window {window}, {several=}: not as by hand"]
+    return found
+
+
+def make_optimizers(model: nn.Module, several: bool) -> list[torch.optim.Optimizer]:
+    params = list(model.parameters())
+    if not several:
+        return [torch.optim.AdamW(params, lr=1e-2)]
+    return [gradstep.SGD(params[:2], lr=0.1, momentum=0.9), torch.optim.AdamW(params[2:], lr=1e-2)]
+
+
+def kept_gradients_are_not_discarded() -> list[str]:
+    """FSDP2 keeps a window's gradients to itself if it reduces them in another type: the error says what to do."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    model: Any = network()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    fully_shard(model, mp_policy=policy)
+    optimizer = gradstep.AdamW(model.named_parameters(), **OPTIONS)
+    stepper = gradstep.Stepper(model, optimizer, accumulate=3, max_grad_norm=0.1)
+    push(stepper, batch(0, 0))
+    error = error_of(stepper.discard)
+    found = [] if "one more micro-batch" in error else [error]
+    outcome = push(stepper, batch(0, 1), last=True)
+    return found + ([] if outcome is not None and outcome.stepped and outcome.micro_batches == 2 else [f"{outcome}"])
+
+
 def refusals() -> list[str]:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    model, flat = sharded(), FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
-    cases = {
-        "one gradstep optimizer": (model, torch.optim.AdamW(model.parameters())),
-        "Use fully_shard": (flat, gradstep.AdamW(flat.parameters())),
-    }
-    errors = {message: error_of(lambda p=pair: gradstep.Stepper(*p)) for message, pair in cases.items()}  # type: ignore[misc]
-    return [f"{message}: {error}" for message, error in errors.items() if message not in error]
+    flat = FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+    error = error_of(lambda: gradstep.Stepper(flat, gradstep.AdamW(flat.parameters())))
+    return [] if "Use fully_shard" in error else [error]
 
 
 def monitored(folder: str) -> list[str]:
@@ -236,7 +291,8 @@ def gradients_of(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def together(folder: str) -> list[str]:
-    parts = [windows_equal_those_by_hand, float16_overflows_together, late_ends_are_refused, errors_reach_all, refusals]
+    parts = [windows_equal_those_by_hand, float16_overflows_together, other_optimizers_share_the_norm]
+    parts += [late_ends_are_refused, errors_reach_all, kept_gradients_are_not_discarded, refusals]
     return [f"{part.__name__}: {fault}" for part in parts for fault in part()] + monitored(folder)
 
 

@@ -16,6 +16,7 @@ from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.memory import is_distributed, local_tensor
 from gradstep.optimizers.released import is_released
+from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.wrapped import innermost
 from gradstep.training.peers import Peers
 
@@ -24,15 +25,16 @@ Optimizers: TypeAlias = Sequence[torch.optim.Optimizer]
 
 
 @torch.no_grad()
-def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None) -> StepReport:
+def apply(optimizers: Optimizers, peers: Peers, *, divisor: float, max_grad_norm: float | None) -> StepReport:
     """Divide the gradients; if all of them are finite, clip them and step every optimizer.
 
     A single gradstep optimizer does all of it in two passes over memory and leaves ``p.grad`` unchanged. Otherwise the
     gradients are read once for the norm over all optimizers, and gradients of torch's optimizers are written to only
-    if they have to be divided or clipped.
+    if they have to be divided or clipped. Of distributed parameters, one number is then added up over all processes.
 
     Args:
         optimizers: instances of ``torch.optim.Optimizer``; one norm is taken over all their gradients.
+        peers: the processes that have the other parts of distributed parameters.
         divisor: what the gradients are divided by, > 0.
         max_grad_norm: clip to this global 2-norm of the divided gradients.
 
@@ -55,7 +57,7 @@ def apply(optimizers: Optimizers, *, divisor: float, max_grad_norm: float | None
         report = inner.last_step
         assert report is not None
         return report
-    norm = _compute_norm(grads) / divisor
+    norm = (_compute_norm_of_all(optimizers, peers) if peers.sharded else _compute_norm(grads)) / divisor
     if not math.isfinite(norm):
         return StepReport(stepped=False, grad_norm=norm)
     clip = 1.0 if max_grad_norm is None else clip_factor(norm, max_grad_norm)
@@ -80,7 +82,6 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
     Raises:
         TypeError: not an optimizer, or one that needs a closure.
         ValueError: an empty list, a parameter in two optimizers, or an optimizer whose gradients are released.
-        NotImplementedError: distributed parameters without a single gradstep optimizer for all of them.
     """
     if not optimizers:
         raise ValueError("the list of optimizers is empty: give at least one")
@@ -100,12 +101,6 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 "checks all gradients together: call remove() of the release first, or step in a loop of your own"
             )
     params = list_parameters(optimizers)
-    if any(map(is_distributed, params)) and not (len(optimizers) == 1 and isinstance(optimizers[0], Optimizer)):
-        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
-        raise NotImplementedError(
-            "a Stepper on distributed parameters (DTensor) needs one gradstep optimizer for all of them, whose step "
-            f"takes the norm over all processes, not {kinds}"
-        )
     if len(optimizers) > 1 and len(set(params)) < len(params):
         twice = next(p for k, p in enumerate(params) if p in set(params[:k]))
         raise ValueError(
@@ -190,3 +185,31 @@ def _compute_norm(tensors: list[Tensor]) -> float:
         largest = max(float(g.abs().max()) for g in tensors if g.numel())
         return norm_by_largest(largest, lambda by: sum(float((g / by).abs().square().sum()) for g in tensors))
     return norm
+
+
+def _compute_norm_of_all(optimizers: Optimizers, peers: Peers) -> float:
+    """Return the global 2-norm of gradients of which each process has parts; the same number in all of them.
+
+    Where several processes have the same part, each of them counts its share of it.
+    """
+    params = [p for p in list_parameters(optimizers) if p.grad is not None]
+    for p in params:  # gradients of tensor parallelism may be summands
+        g = p.grad
+        if is_distributed(p) and g is not None and is_distributed(g) and g.placements != p.placements:
+            p.grad = g.redistribute(placements=p.placements)
+    grads = [_gradient_values(p) for p in params]
+    grads = [torch.view_as_real(g) if g.is_complex() else g for g in grads]
+    places = [ShardedParameter(p, "", {}).place if is_distributed(p) else None for p in params]
+    parts = [1 if place is None else math.prod(map(place.mesh.size, place.dims)) for place in places]
+    shares = torch.tensor([n / peers.count for n in parts], dtype=torch.float64, device=grads[0].device)
+
+    def sum_squares(divisor: float) -> float:
+        norms = [torch.linalg.vector_norm(g if divisor == 1 else g / divisor, dtype=torch.float64) for g in grads]
+        return peers.add_up(float(torch.stack(norms).square() @ shares))
+
+    total = sum_squares(1.0)
+    if math.isinf(total):
+        largest = -peers.smallest(-max((float(g.abs().max()) for g in grads if g.numel()), default=0.0))
+        if math.isfinite(largest):  # the squares overflowed
+            return norm_by_largest(largest, sum_squares)
+    return math.sqrt(total)

@@ -35,6 +35,10 @@ class Peers:
             ``fully_shard`` (FSDP2), or another module.
         params: the parameters that are trained.
 
+    Attributes:
+        sharded: whether a process has only a part of some parameters.
+        count: the number of processes.
+
     Raises:
         NotImplementedError: FSDP1, whose flat shards have no global norm.
     """
@@ -46,13 +50,13 @@ class Peers:
         self._defers_sync = self._ddp or next((m for m in modules if isinstance(m, DefersSync)), None)
         self._groups: list[Any] = [] if self._ddp is None else [self._ddp.process_group]
         self._device = params[0].device
-        self._sharded = self._ddp is None and any(map(is_distributed, params))
-        if self._sharded:
+        self.sharded = self._ddp is None and any(map(is_distributed, params))
+        if self.sharded:
             # The largest mesh has all processes; those that share their data (tensor parallelism) do not change a mean.
             mesh = max((p.device_mesh for p in params if is_distributed(p)), key=lambda mesh: mesh.size())
             self._groups = [mesh.get_group(dim) for dim in range(mesh.ndim)]
             self._device = torch.device(mesh.device_type)
-        self._count = math.prod(dist.get_world_size(group) for group in self._groups)
+        self.count = math.prod(dist.get_world_size(group) for group in self._groups)
         self._unexchanged = False  # whether FSDP2 has gradients that it has not exchanged
 
     def forward(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -87,24 +91,28 @@ class Peers:
         try:
             yield
         except Exception:
-            if self._sharded:
+            if self.sharded:
                 self._reduce([1.0, 0.0])
             raise
-        if self._sharded:
+        if self.sharded:
             failures, ends = self._reduce([0.0, float(last)])
             if failures:
                 raise RuntimeError(
                     "another rank could not use this micro-batch, and its own error says why; nothing was changed"
                 )
-            if 0 < ends < self._count:
+            if 0 < ends < self.count:
                 raise RuntimeError(
-                    f"the window ends with this micro-batch on {ends:.0f} of {self._count} ranks: give all ranks the "
+                    f"the window ends with this micro-batch on {ends:.0f} of {self.count} ranks: give all ranks the "
                     "same `accumulate`, and announce a window's end with `with stepper.autocast(last=True):` on all"
                 )
 
+    def add_up(self, number: float) -> float:
+        """Return the sum of a number of each process."""
+        return self._reduce([number])[0]
+
     def mean(self, *numbers: float) -> list[float]:
         """Return the mean of each number over the processes."""
-        return [x / self._count for x in self._reduce(numbers)] if self._groups else list(numbers)
+        return [x / self.count for x in self._reduce(numbers)] if self._groups else list(numbers)
 
     def smallest(self, number: float) -> float:
         """Return the smallest of a number of each process."""

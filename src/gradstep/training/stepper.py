@@ -63,7 +63,7 @@ class Stepper:
         ValueError: a setting out of its bounds, weights in float16, a schedule made for another optimizer, one
             schedule for groups with different learning rates, or a parameter in two optimizers.
         TypeError: not a schedule, or one that needs a metric; not an optimizer, or one that needs a closure (LBFGS).
-        NotImplementedError: FSDP1; or distributed parameters without a single gradstep optimizer for all of them.
+        NotImplementedError: FSDP1, whose flat shards have no global norm.
 
     Example:
         >>> import torch, gradstep
@@ -306,7 +306,7 @@ class Stepper:
         with window.changing_gradients():
             weight, weighted_loss = self._peers.mean(window.weight, window.weighted_loss)
             divisor = scale * (weight / (window.size * unit))
-            report = apply(self._optimizers, divisor=divisor, max_grad_norm=self._max_grad_norm)
+            report = apply(self._optimizers, self._peers, divisor=divisor, max_grad_norm=self._max_grad_norm)
             assert report.grad_norm is not None, "every step here measures it"
             culprit = None if report.stepped else find_first_nonfinite(self._model, self._optimizers, self._peers)
             if self._scale is not None:
