@@ -90,7 +90,7 @@ def test_nobody_asks_for_the_class_of_a_codec():
 
 
 OUTSIDE = ("judge", "learn", "lab")
-"""Rooms that could be a package of their own: of all others they import what any user may."""
+"""Rooms that could be one package of their own: of all others they import what any user may, and of each other all."""
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -101,12 +101,21 @@ KERNELS = {"lab/bench.py", "lab/bench_memory.py"}
 """They time the fused engine's own machinery, in ``engines/fused``."""
 
 
+def is_inside(module: str, name: str) -> bool:
+    """Whether ``from module import name`` takes a private name, or a module that the room does not export itself."""
+    room = PACKAGE.joinpath(*module.split(".")[1:])
+    is_module = (room / f"{name}.py").exists() or (room / name / "__init__.py").exists()
+    return name.startswith("_") or (is_module and f'"{name}"' not in (room / "__init__.py").read_text(encoding="utf-8"))
+
+
 def modules_imported(file: Path) -> set[str]:
-    """The modules of gradstep that a file imports or imports from, wherever in it."""
+    """The modules of gradstep that a file imports or imports from, wherever in it; private names in them too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
+            if node.module.startswith("gradstep."):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names if is_inside(node.module, alias.name)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return {name.removeprefix("gradstep.") for name in names if name.startswith("gradstep.")}
@@ -127,3 +136,13 @@ def test_outer_rooms_and_benchmarks_import_interfaces_only(folder):
             if "." in module and module not in INTERFACES and not own:
                 deep.add(f"{file.name}: {module}")
     assert not deep, f"import these from the room itself: {sorted(deep)}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from gradstep.engines import step", "from gradstep.engines.step import x", "from gradstep.rules import _x"],
+)
+def test_an_import_of_the_inside_of_a_room_is_seen(tmp_path, line):
+    file = tmp_path / "file.py"
+    file.write_text(line)
+    assert {module for module in modules_imported(file) if "." in module}
