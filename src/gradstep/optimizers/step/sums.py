@@ -1,10 +1,12 @@
-"""The update of a rule that looks at whole tensors, of which each process has a part: means by sums over processes.
+"""Update sharded parameters by a rule that needs means of whole tensors (Adafactor), with sums over processes.
 
-The rule's own lines run on values of :class:`PartOf`, which know the whole tensor's shape and along which of its axes
-this process has a part. A mean along such an axis needs a sum over processes. The first run computes everything that
-needs no such sum, and finds the local sums; they are added up over the processes, those of all parameters together;
-the next run goes on from there, until the update is known. Adafactor takes two sums one after the other, whatever the
-number of parameters: of the gradient's squares, and of the update's.
+The rule's own lines run on :class:`LocalPart` values. A local part has this process's elements, the shape of the whole
+tensor, and the axes that are divided among processes. A mean along such an axis needs a sum over processes.
+
+So the rule runs several times. The first run computes what needs no sum over processes, and each process's own sums.
+One collective adds up the sums of all parameters, and the next run continues with the totals, until the update is
+complete. Adafactor needs two such rounds, whatever the number of parameters: the squares of the gradient, then those of
+the update.
 """
 
 from __future__ import annotations
@@ -32,22 +34,22 @@ if TYPE_CHECKING:
 @final
 @dataclass(eq=False)
 class Sum:
-    """A sum that the processes along some dimensions of the mesh add up.
+    """A sum over the processes along some dimensions of the mesh.
 
     Attributes:
-        value: this process's sum, later that of all, in float64.
+        value: first this process's own sum, later the total; in float64.
         dims: the dimensions of the mesh.
-        known: whether the processes have added it up.
+        is_total: whether the processes have added it up.
     """
 
     value: Tensor
     dims: Sequence[int]
-    known: bool = False
+    is_total: bool = False
 
 
 @final
-class Update:
-    """The update of one parameter, of which this process has a part.
+class ShardedUpdate:
+    """The update of one sharded parameter by this process.
 
     Args:
         shard: the parameter.
@@ -68,59 +70,61 @@ class Update:
         self._next = 0
 
     def run(self, c: Any, old: Sequence[Tensor | None]) -> list[Tensor] | None:
-        """Run the rule; return the new parameter and slots, or None while sums are missing.
+        """Run the rule; return the new parameter and slots, or None while a total is missing.
 
         Args:
             c: the coefficients, by name.
-            old: the parameter, its gradient, and every slot; None where the numbers are not to be computed.
+            old: this process's part of the parameter, of its gradient, and of every slot; None to run without numbers.
         """
         self._next = 0
         values = [self._part(value, axis) for value, axis in zip(old, self._collapsed, strict=True)]
         new = [part.value for part in apply_rule(self._spec, c, values)]
-        known = [value for value in new if value is not None]
-        return known if len(known) == len(new) else None
+        complete = [value for value in new if value is not None]
+        return complete if len(complete) == len(new) else None
 
-    def _part(self, value: Tensor | None, collapsed: int | None) -> PartOf:
+    def _part(self, value: Tensor | None, collapsed: int | None) -> LocalPart:
         shape = tuple(1 if k - len(self._shape) == collapsed else n for k, n in enumerate(self._shape))
-        return PartOf(self, value, shape, frozenset(self._dims.keys() - {collapsed}))
+        return LocalPart(self, value, shape, frozenset(self._dims.keys() - {collapsed}))
 
     def add_up(self, axes: frozenset[int], local: Callable[[], Tensor] | None) -> Tensor | None:
-        """Return the sum over all processes, once it is known; note the local one, if it can be computed.
+        """Return the total over all processes; None while it is missing. Store this process's sum for :func:`add_up`.
 
         Args:
             axes: the axes that are divided among the processes.
-            local: computes this process's sum; None if it depends on numbers that are not known.
+            local: computes this process's sum; None if the sum depends on a total that is missing.
         """
         number, self._next = self._next, self._next + 1
         if number == len(self.sums):
             self.sums.append(None)
-        found = self.sums[number]
-        if found is None and local is not None:
+        total = self.sums[number]
+        if total is None and local is not None:
             dims = sorted({dim for axis in axes for dim in self._dims[axis]})
             self.sums[number] = Sum(local(), dims)
-        return found.value if found is not None and found.known else None
+        return total.value if total is not None and total.is_total else None
 
 
-def _operation(function: Callable[..., Any]) -> Callable[..., PartOf]:
+def _operation(function: Callable[..., Any]) -> Callable[..., LocalPart]:
     return lambda part, *others: part.apply(function, *others)
 
 
-def _reversed(function: Callable[..., Any]) -> Callable[..., PartOf]:
+def _reversed(function: Callable[..., Any]) -> Callable[..., LocalPart]:
     return lambda part, other: part.apply(lambda a, b: function(b, a), other)
 
 
 @final
-class PartOf:
-    """A process's part of a value, with the operations that rules use.
+class LocalPart:
+    """This process's part of a value, with the operations that rules use.
 
     Args:
         update: the update that computes it.
-        value: the part; None as long as it depends on sums that are not known.
+        value: the part; None while it depends on a total that is missing.
         shape: the shape of the whole value.
         divided: the axes, counted from the end, along which the processes have different parts.
     """
 
-    def __init__(self, update: Update, value: Tensor | None, shape: tuple[int, ...], divided: frozenset[int]) -> None:
+    def __init__(
+        self, update: ShardedUpdate, value: Tensor | None, shape: tuple[int, ...], divided: frozenset[int]
+    ) -> None:
         self._update, self.value, self._shape, self._divided = update, value, shape, divided
 
     @property
@@ -128,15 +132,15 @@ class PartOf:
         """The type that the rule computes in."""
         return self._update.dtype
 
-    def apply(self, function: Callable[..., Any], *others: Any) -> PartOf:
+    def apply(self, function: Callable[..., Any], *others: Any) -> LocalPart:
         """Apply a function of single elements; other arguments are values too, or numbers."""
         values, shape, divided = [self.value], self._shape, self._divided
         for other in others:
-            if isinstance(other, PartOf):
+            if isinstance(other, LocalPart):
                 shape = tuple(torch.broadcast_shapes(shape, other._shape))
                 divided |= other._divided
-            values.append(other.value if isinstance(other, PartOf) else other)
-        return PartOf(self._update, None if any(v is None for v in values) else function(*values), shape, divided)
+            values.append(other.value if isinstance(other, LocalPart) else other)
+        return LocalPart(self._update, None if any(v is None for v in values) else function(*values), shape, divided)
 
     __add__ = __radd__ = _operation(torch.add)
     __mul__ = __rmul__ = _operation(torch.mul)
@@ -149,11 +153,11 @@ class PartOf:
     sqrt, sign, maximum = _operation(torch.sqrt), _operation(torch.sign), _operation(torch.maximum)
     where = _operation(lambda x, condition, y: x.where(condition, y))
 
-    def clamp(self, *, min: float) -> PartOf:  # torch's name
+    def clamp(self, *, min: float) -> LocalPart:  # torch's name
         """Return the larger of each element and a number."""
         return self.apply(lambda x: x.clamp(min=min))
 
-    def mean(self, axis: int | None = None, *, keepdim: bool = False) -> PartOf:
+    def mean(self, axis: int | None = None, *, keepdim: bool = False) -> LocalPart:
         """Return the mean along an axis, which must be kept, or of all elements."""
         del keepdim  # an axis is always kept
         count, whole = len(self._shape), axis is None
@@ -164,12 +168,12 @@ class PartOf:
             value = x if x is None else x.mean() if whole else x.mean(axes, keepdim=True)
         else:
             double = torch.float64
-            known = self._update.add_up(
+            total = self._update.add_up(
                 divided, None if x is None else lambda: x.sum(axes, keepdim=not whole, dtype=double)
             )
             elements = math.prod(self._shape[axis] for axis in axes)
-            value = None if known is None else (known / elements).to(self.dtype)
-        return PartOf(self._update, value, shape, frozenset() if whole else self._divided - divided)
+            value = None if total is None else (total / elements).to(self.dtype)
+        return LocalPart(self._update, value, shape, frozenset() if whole else self._divided - divided)
 
 
 @torch.no_grad()
@@ -181,7 +185,7 @@ def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> No
         shards: the parameters, all on one mesh.
     """
     spec, rows, columns = batch.spec, name_coefficients(batch), batch.columns
-    updates = {k: Update(shard, spec) for k, shard in enumerate(shards) if shard.parameter.numel()}
+    updates = {k: ShardedUpdate(shard, spec) for k, shard in enumerate(shards) if shard.parameter.numel()}
     statistics: dict[int, list[float]] = {}
     while updates:
         for k, update in list(updates.items()):
@@ -193,23 +197,23 @@ def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> No
             del updates[k]
             watched = batch.owners is not None and own[0].numel() > 0
             numbers = _number_elements(shards[k]) if spec.noise else None
-            found = ARRAYS.store(spec, int(batch.keys[k]), own, old, new, numbers, watched=watched)
+            row_of_statistics = ARRAYS.store(spec, int(batch.keys[k]), own, old, new, numbers, watched=watched)
             if watched:
-                statistics[k] = found
+                statistics[k] = row_of_statistics
         add_up([total for update in updates.values() for total in update.sums], shards[0].mesh)
     if batch.owners is not None:
         batch.tally = build_tally(statistics, batch.owners)
 
 
 def check_rule(shard: ShardedParameter, spec: UpdateSpec) -> None:
-    """Run a rule without numbers, to find operations that parts of tensors do not have.
+    """Run a rule without numbers, and refuse it if it uses an operation that local parts do not have.
 
     Raises:
-        RuntimeError: there is one.
+        RuntimeError: the rule uses such an operation.
     """
     c = SimpleNamespace(**dict.fromkeys(spec.coefficients, 1.0))
     try:
-        Update(shard, spec).run(c, [None] * (2 + len(spec.slots)))
+        ShardedUpdate(shard, spec).run(c, [None] * (2 + len(spec.slots)))
     except Exception as error:  # a rule may raise anything
         raise RuntimeError(
             f"{spec.rule.__name__} cannot update {shard.name}, of which each process has a part: {error}. For such "
@@ -218,10 +222,10 @@ def check_rule(shard: ShardedParameter, spec: UpdateSpec) -> None:
 
 
 def add_up(sums: Sequence[Sum | None], mesh: DeviceMesh) -> None:
-    """Add up the sums that are not known yet over the processes, with one collective for each dimension of the mesh."""
+    """Replace each process's own sums by totals over the processes: one collective for each dimension of the mesh."""
     import torch.distributed as dist
 
-    new = [total for total in sums if total is not None and not total.known]
+    new = [total for total in sums if total is not None and not total.is_total]
     for dim in range(mesh.ndim):
         over = [total for total in new if dim in total.dims]
         if over:
@@ -231,7 +235,7 @@ def add_up(sums: Sequence[Sum | None], mesh: DeviceMesh) -> None:
             for total, piece in zip(over, pieces, strict=True):
                 total.value = piece.reshape(total.value.shape)
     for total in new:
-        total.known = True
+        total.is_total = True
 
 
 def _number_elements(shard: ShardedParameter) -> Tensor:
