@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_optimizer_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -19,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import gradstep
 from gradstep.optimizers.memory import is_distributed
 from tests.distributed.processes import run
-from tests.distributed.test_sharded_parameters import RULES, dtype_of, faults, make, numbers, placed
+from tests.distributed.test_sharded_parameters import RULES, dtype_of, faults, make, numbers, placed, whole
 
 CASES: list[tuple[str, str, str]] = [
     ("NAdam", "8bit", "stochastic"),
@@ -46,6 +48,26 @@ LOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole, into shards": ("whole nested", {}),
 }
 """Ways to load: which file, and the options. torch.optim's optimizers cannot load flat with full_state_dict either."""
+
+
+CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"state": "8bit"}, "Missing key"),
+    ({"state": "8bit"}, {}, "Missing key"),
+    ({"state": "bfloat16"}, {}, ""),
+    ({}, {"state": "bfloat16"}, "Missing key"),
+    ({"rounding": "stochastic"}, {"rounding": "stochastic", "state": "bfloat16"}, "has been rounded to bfloat16"),
+    ({"rounding": "stochastic", "state": "bfloat16"}, {"rounding": "stochastic"}, ""),
+    ({"rounding": "kahan"}, {"rounding": "stochastic"}, "kahan_comp was saved, and has not been read"),
+    ({"rounding": "master"}, {"rounding": "stochastic"}, "master_param was saved, and has not been read"),
+    ({"rounding": "stochastic"}, {"rounding": "kahan"}, "Missing key"),
+    ({"rule": "AdamW"}, {"rule": "Lion"}, "Missing key"),
+    ({"rule": "Lion"}, {"rule": "Lion"}, ""),
+    ({"rule": "LaProp"}, {"rule": "Lion"}, "is of LaProp, and this optimizer is Lion"),
+    ({"rule": "AdamW", "state": "8bit"}, {"rule": "RAdam", "state": "8bit"}, "is of AdamW"),
+]
+"""The optimizer that is saved, the one that is loaded, and the error; without one, all values are as saved."""
+NESTED_CHANGES = [({"rule": "Adam"}, {"rule": "AdamW"}, "is not AdamW")]
+"""The same; flattened, torch reads only the settings that live groups have, and these do not have the kind of decay."""
 
 
 class Holder(nn.Module):
@@ -117,6 +139,62 @@ def load(folder: str, cases: list[tuple[str, str, str]], ways: Any, mesh: Any = 
     return found
 
 
+def other_optimizers(folder: str, mesh: Any) -> list[str]:
+    """Load a checkpoint into an optimizer with another rule or precision: an error, or exactly its numbers."""
+    found = []
+    for (saved, loaded, expected), flat in [
+        *itertools.product([*CHANGES, *NESTED_CHANGES], [dict[str, Any]()]),
+        *itertools.product(CHANGES if mesh.size() > 1 else [], [FLAT]),
+    ]:
+        models = [Holder(("", "", saved.get("rounding", "nearest")), seed, mesh) for seed in (0, 9)]
+        optimizers: list[Any] = [
+            getattr(gradstep, options.get("rule", "AdamW"))(
+                model.named_parameters(), engine="eager", **{k: v for k, v in options.items() if k != "rule"}
+            )
+            for model, options in zip(models, (saved, loaded), strict=True)
+        ]
+        models[0].take_steps(optimizers[0], 1, 3)
+        options, file = StateDictOptions(**flat), f"{folder}/{saved} {loaded} {bool(flat)}"
+        state = get_state_dict(models[0], optimizers[0], options=options)
+        state_dict_saver.save({"optimizer": state[1]}, checkpoint_id=file)
+        message = ""
+        try:
+            state = get_state_dict(models[1], optimizers[1], options=options)
+            state_dict_loader.load({"optimizer": state[1]}, checkpoint_id=file)
+            set_optimizer_state_dict(models[1], optimizers[1], state[1], options=options)
+        except (CheckpointException, RuntimeError, ValueError) as error:
+            message = str(error)
+        if message or expected:
+            fault = "" if expected and expected in message else message or "no error"
+        else:
+            pairs = zip(models[0].w, models[1].w, strict=True)
+            states = [(optimizers[0].state[p], optimizers[1].state[q]) for p, q in pairs]
+            values = [(key, whole(a[key]).float(), whole(b[key]).float()) for a, b in states for key in b]
+            fault = ", ".join(key for key, a, b in values if not torch.equal(a, b))
+        found += [f"{saved} into {loaded}, {flat}: {fault}"] * bool(fault)
+    return found
+
+
+def whole_eight_bits_into_float32(mesh: Any) -> list[str]:
+    """8-bit state saved whole from shards becomes its numbers in float32 state, in shards and in one process."""
+    saved, plain, sharded, alone = (Holder(CASES[1], 0, of) for of in (mesh, None, mesh, None))
+    optimizer, one = make(*CASES[1], saved.named_parameters()), make(*CASES[1], plain.named_parameters())
+    saved.take_steps(optimizer, 1, 3)
+    plain.take_steps(one, 1, 3)
+    expected = gradstep.AdamW(plain.named_parameters())
+    expected.load_state_dict(one.state_dict())
+    state = get_optimizer_state_dict(saved, optimizer, options=StateDictOptions(**WHOLE))
+    found = []
+    for model in (sharded, alone):
+        other = gradstep.AdamW(model.named_parameters())
+        set_optimizer_state_dict(model, other, state)
+        for k, (p, q) in enumerate(zip(model.w, plain.w, strict=True)):
+            for key, value in expected.state[q].items():
+                if not torch.equal(whole(other.state[p][key]), value):
+                    found.append(f"8-bit {key} of {k} in float32, {is_distributed(p)}")
+    return found
+
+
 def created_state_counts_no_step(mesh: Any) -> list[str]:
     """torch's checkpoints create state by a step with gradients and a learning rate of 0, which is no update."""
     case = ("AdamW", "8bit", "nearest")
@@ -135,6 +213,11 @@ def on_two_ranks(folder: str, cases: Any) -> list[str]:
     return load(folder, cases, LOADS, mesh) + created_state_counts_no_step(mesh)
 
 
+def with_other_optimizers(folder: str) -> list[str]:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return other_optimizers(folder, mesh) + whole_eight_bits_into_float32(mesh)
+
+
 def on_other_ranks(folder: str, cases: Any, ways: Any) -> list[str]:
     return load(folder, cases, ways, init_device_mesh("cpu", (dist.get_world_size(),)))
 
@@ -144,6 +227,11 @@ def test_two_ranks_go_on_as_one_and_two(tmp_path):
     assert run(on_two_ranks, 2, folder, cases) == [[]] * 2
     assert run(on_other_ranks, 1, folder, cases, ["nested", "flat", "whole"]) == [[]]
     assert load(folder, cases, ["whole", "whole, flat"]) == []  # without torch.distributed
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_another_optimizer_loads_the_same_numbers_or_raises(ranks, tmp_path):
+    assert run(with_other_optimizers, ranks, str(tmp_path)) == [[]] * ranks
 
 
 @pytest.mark.slow

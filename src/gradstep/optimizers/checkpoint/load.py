@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, final
 
 import torch
@@ -23,10 +24,12 @@ from gradstep.optimizers.checkpoint.matching import (
     LoadReport,
     continue_noise,
     listed,
+    lost_in_reading,
     match,
     nest_fields,
     parameter_keys,
     read_header,
+    read_saved_storage,
     stored_in_groups,
     unnest_fields,
     write_group_header,
@@ -35,11 +38,11 @@ from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, losses, misfits
-from gradstep.optimizers.state.storage import HEADER, Choices, Storage, is_regular
+from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
 from gradstep.storage.codecs import Field
-from gradstep.storage.policy import ParameterStorage, possible_keys
+from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -149,10 +152,13 @@ def prepare_load(
     new = [merge_group(rule, optimizer.defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
 
     errors: list[Fault] = []
-    wrong, lossy = [], []
+    wrong, lossy, lost = [], [], []
     fitting: dict[Any, _Fitting] = {}
     left_out = dict.fromkeys(matched.unexpected, "in the checkpoint only")
     for index, (group, keys) in enumerate(zip(new, matched.keys, strict=True)):
+        as_saved = None if HEADER in state_dict else read_saved_storage(rule, matched.sources[index])
+        if as_saved is not None and (as_saved.state, as_saved.rounding) == (storage.state_of(group), storage.rounding):
+            as_saved = None
         group_rule = build_saved_rule(rule, group)
         choices = Choices("auto", storage, group_rule, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
@@ -165,7 +171,10 @@ def prepare_load(
                 continue
             shard = ShardedParameter(p, name, stored.collapsed) if is_distributed(p) else None
             like = p if shard is None else shard.local
-            entry = _flatten_scales(entry, stored.fields) if shard is None else shard.localize(entry, stored.fields)
+            fields = _fields_in(entry, stored)
+            entry = _flatten_scales(entry, fields) if shard is None else shard.localize(entry, fields)
+            if as_saved is not None:
+                lost += [f"{name}: {line}" for line in lost_in_reading(as_saved, stored, entry)]
             regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)
             fits = _Fitting(p, like, shard, stored, name, entry, regular)
             if regular:  # usual, in a fifth of the time
@@ -183,6 +192,13 @@ def prepare_load(
         kind = choose_error(errors)
         remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
         raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}{remedy}")
+    if lost:
+        raise RuntimeError(
+            f"the loaded state dict has lost precision while it was read:\n{listed(lost)}\n"
+            "A distributed checkpoint reads only the arrays that this optimizer has, in its types: make the optimizer "
+            "with the state= and rounding= of the one that was saved. gradstep.convert_state(state_dict, optimizer) "
+            "takes what has been read"
+        )
     if lossy:
         raise RuntimeError(
             f"the loaded state dict holds more than this optimizer stores:\n{listed(lossy)}\n"
@@ -297,6 +313,13 @@ def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         ValueError, TypeError: a setting is out of its bounds.
     """
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
+
+
+def _fields_in(entry: Mapping[str, Any], stored: ParameterStorage) -> Mapping[str, Field]:
+    """Return every array of a saved entry by its key; slots in blocks as the entry has them."""
+    found = [(slot, codec) for slot in stored.slots if (codec := find_codec(slot, entry)) is not None]
+    pairs = (zip(keys_of(slot, codec), codec.fields, strict=True) for slot, codec in found)
+    return {**stored.fields, **dict(chain.from_iterable(pairs))} if found else stored.fields
 
 
 def _flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:

@@ -1,10 +1,10 @@
 """Match a checkpoint to an optimizer: its header, which has rule, storage and seed, then its entries, to parameters.
 
 torch's distributed engines (``ZeroRedundancyOptimizer``, FSDP, ``torch.distributed.checkpoint``) keep only ``state``
-and ``param_groups`` of a state dictionary. So a group whose state is not stored as torch stores it has the header too,
-as one string under ``"gradstep"``. It is one value, so that a later version can add to it and still load older files:
-those engines read from a file exactly the keys that the groups have. Other groups have torch's keys only, so that files
-of torch's optimizers and of ours can be exchanged.
+and ``param_groups`` of a state dictionary. So a group of a rule that torch does not have, or whose state is not stored
+as torch stores it, has the header too, as one string under ``"gradstep"``. It is one value, so that a later version can
+add to it and still load older files: those engines read from a file exactly the keys that the groups have. Other groups
+have torch's keys only, so that files of torch's optimizers and of ours can be exchanged.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, final
 
+import torch
+from torch import Tensor
+
 import gradstep
 from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.state.storage import FORMAT, HEADER, OLD_CODES, Storage, find_codec
 from gradstep.rules import RULES, Rule, Slot
 from gradstep.storage.elements import NOISES
-from gradstep.storage.policy import keys_of
+from gradstep.storage.policy import ParameterStorage, keys_of, parameter_codec
 
 
 def write_group_header(rule: type[Rule], storage: Storage, group: dict[str, Any]) -> None:
-    """Write the header into a group if its parameters or state are not stored as torch stores them."""
-    if storage.rounding == "nearest" and group.get("state", storage.state) == "float32":
+    """Write the header into a group, unless torch has its rule and stores parameters and state alike."""
+    state = storage.state_of(group)
+    if rule.__name__ in vars(torch.optim) and storage.rounding == "nearest" and state == "float32":
         group.pop(HEADER, None)
     else:
-        group[HEADER] = json.dumps(storage.header(rule))
+        group[HEADER] = json.dumps(replace(storage, state=state).header(rule))
 
 
 def find_header(state_dict: Mapping[str, Any]) -> Any:
@@ -100,6 +104,14 @@ def stored_in_groups(rule: type[Rule], storage: Storage, groups: Sequence[Mappin
     return continue_noise(storage, read_header(rule, {"param_groups": groups}))
 
 
+def read_saved_storage(rule: type[Rule], group: Mapping[str, Any] | None) -> Storage | None:
+    """Return how a group was stored when a distributed engine saved it; None if its header does not say."""
+    header = None if group is None else read_header(rule, {"param_groups": [group]})
+    if group is None or header is None or not {"state", "rounding"} <= header.keys():
+        return None
+    return Storage(group.get("state", header["state"]), header["rounding"])
+
+
 # -- entries ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +171,26 @@ def unnest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
 def _are_codes(key: Any, value: Any) -> bool:
     """Return whether a value of state has the type of codes."""
     return find_codec(Slot(key), {key: value}, whole=False) is not None
+
+
+def lost_in_reading(saved: Storage, stored: ParameterStorage, entry: Any) -> Iterator[str]:
+    """Yield a message for each array that was saved, and that is missing in an entry, or rounded.
+
+    ``torch.distributed.checkpoint`` reads the arrays that the new optimizer has, and copies them into their types.
+
+    Args:
+        saved: how the parameter was stored.
+        stored: how this optimizer stores it.
+        entry: the state that was read.
+    """
+    for kept in parameter_codec(saved.rounding, stored.parameter.fields[0].element).fields[1:]:
+        if kept.suffix not in entry:
+            yield f"{kept.suffix} was saved, and has not been read"
+    for slot in stored.slots:
+        value = entry.get(slot.name)
+        rounded = saved.state == "float32" and isinstance(value, Tensor) and value.dtype == torch.bfloat16
+        if rounded and (value.device.type == "meta" or bool(value.any())):
+            yield f"{slot.name} was saved in float32, and has been rounded to bfloat16"
 
 
 def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:
