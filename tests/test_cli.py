@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.lab.race import Race
 from gradstep.lab.results import FILE
+from gradstep.lab.session import Race
 
 
 def gradstep(*words: str):

@@ -39,7 +39,7 @@ from gradstep.training.checkpoints import save_checkpoint as save_checkpoint
 from gradstep.training.groups import param_groups as param_groups
 from gradstep.training.lr_find import LrFound as LrFound
 from gradstep.training.lr_find import lr_find as lr_find
-from gradstep.training.lr_suggest import LrSuggestion as LrSuggestion
+from gradstep.training.lr_sweep import LrSuggestion as LrSuggestion
 from gradstep.training.lr_sweep import LrSweep as LrSweep
 from gradstep.training.outcome import UpdateOutcome as UpdateOutcome
 from gradstep.training.scheduler import Scheduler as Scheduler

@@ -8,12 +8,10 @@ import pytest
 
 import gradstep
 from gradstep.judge import catalogue as kinds
-from gradstep.judge.battery import battery
 from gradstep.judge.catalogue import distinct, variants
-from gradstep.judge.compare import Reference, tolerance
 from gradstep.judge.formula import Formula
-from gradstep.judge.replay import LazyTrajectory, replay
-from gradstep.judge.scenario import Trajectory
+from gradstep.judge.replay import LazyTrajectory, Reference, replay, tolerance
+from gradstep.judge.scenario import Trajectory, battery
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradstep.lab.results import Results, read_results
-from gradstep.lab.session import Outcome, plan, run
+from gradstep.lab.results import Outcome, Results, read_results
+from gradstep.lab.session import plan, run
 from tests.lab.silence import Silence
 
 RaceNow = Callable[..., tuple[Outcome, list[Results]]]

@@ -2,8 +2,8 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from gradstep.lab.display import Display
 from gradstep.lab.results import Record
+from gradstep.lab.terminal import Display
 
 
 class Silence(Display):

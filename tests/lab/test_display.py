@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from gradstep.lab.display import LiveDisplay, PlainDisplay, display_for
 from gradstep.lab.session import plan, run
+from gradstep.lab.terminal import LiveDisplay, PlainDisplay, display_for
 
 
 def shown(tmp_path, terminal: bool) -> str:

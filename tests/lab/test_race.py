@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gradstep.lab.contenders import make_contender
-from gradstep.lab.race import Race, tensor_bytes
 from gradstep.lab.results import Header, Point, Record, Summary
+from gradstep.lab.session import Race, tensor_bytes
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradstep.lab.display import Display
-from gradstep.lab.race import Race
 from gradstep.lab.report import write_report
 from gradstep.lab.results import FILE, Point, Record, read_results
-from gradstep.lab.session import plan, run
+from gradstep.lab.session import Race, plan, run
 from gradstep.lab.standings import standings
 from gradstep.lab.tasks import TASKS
-from gradstep.lab.terminal import closing
+from gradstep.lab.terminal import Display, closing
 from gradstep.report.words import seconds
 from tests.lab.silence import Silence
 from tests.pages import HOSTILE, check_page, words

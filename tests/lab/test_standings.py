@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gradstep.lab.charts import COLOURS, SPARE, colours
+from gradstep.lab.report import COLOURS, SPARE, colours
 from gradstep.lab.results import Entry, Header, Point, Results, Summary
 from gradstep.lab.standings import columns, curve, standings, verdict
 from gradstep.lab.tasks import TASKS

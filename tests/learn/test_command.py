@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gradstep.cli import app
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.progress import DAMAGED, FILE
+from gradstep.learn.course import DAMAGED, FILE
 
 SGD = CHALLENGES["sgd"].lesson.code["numpy"]
 

@@ -5,9 +5,8 @@ import pytest
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.course import Course, advise, diagnosis, grade
+from gradstep.learn.course import FILE, Course, Progress, Work, advise, diagnosis, grade, save
 from gradstep.learn.experiments import EXPERIMENTS
-from gradstep.learn.progress import FILE, Progress, Work, save
 
 SGD = CHALLENGES["sgd"]
 PASSED = Verdict("SGD", "SGD", "torch", Status.PASSED, "It is right.")

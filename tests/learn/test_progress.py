@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from gradstep.learn.progress import DAMAGED, FILE, Progress, Work, load, save
+from gradstep.learn.course import DAMAGED, FILE, Progress, Work, load, save
 
 FULL = Progress(
     framework="torch",

@@ -22,8 +22,7 @@ from gradstep.monitor import (
     Update,
     WandB,
 )
-from gradstep.monitor.readings import reading
-from gradstep.monitor.record import Run
+from gradstep.monitor.record import Run, reading
 from gradstep.monitor.report import charts, write_report
 from gradstep.monitor.view import view
 from gradstep.report.scales import thin

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import gradstep
-from gradstep.planner.options import OPTIONS, ROUNDINGS
+from gradstep.planner.request import OPTIONS, ROUNDINGS
 from gradstep.rules import SGD
 from gradstep.storage.policy import ROUNDINGS as CODED
 

@@ -5,7 +5,7 @@ import pytest
 import gradstep
 from gradstep.planner.models import parameters_by_name
 from gradstep.planner.parameters import plausible_embedding
-from gradstep.planner.units import GB, GIB
+from gradstep.planner.request import GB, GIB
 from gradstep.rules import SGD, Adafactor, AdamW
 
 GPT2_EMBEDDINGS = 50_257 * 768 + 1_024 * 768

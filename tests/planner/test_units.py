@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.planner.units import is_binary, parse_size
+from gradstep.planner.request import is_binary, parse_size
 from gradstep.report.words import size
 
 

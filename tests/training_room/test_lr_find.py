@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import gradstep
-from gradstep.training.lr_suggest import METHODS, refusal, suggestions, sweep_refusal, valley
+from gradstep.training.lr_sweep import METHODS, refusal, suggestions, sweep_refusal, valley
 
 LRS = np.geomspace(1e-7, 10, 101)
 

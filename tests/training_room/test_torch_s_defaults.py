@@ -8,7 +8,7 @@ import torch
 
 import gradstep
 from gradstep.lab.contenders import make_contender
-from gradstep.lab.race import Lane
+from gradstep.lab.session import Lane
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.digits import images

@@ -3,11 +3,10 @@
 import typer
 
 from gradstep.cli.check import check
-from gradstep.cli.lab import bench, lr_find, race, report
+from gradstep.cli.lab import bench, lr_find, race, report, schedules
 from gradstep.cli.learn import learn
 from gradstep.cli.monitor import doctor, monitor
 from gradstep.cli.plan import plan
-from gradstep.cli.schedules import schedules
 
 app = typer.Typer(
     name="gradstep",

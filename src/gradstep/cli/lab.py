@@ -1,4 +1,4 @@
-"""``gradstep race``, ``gradstep report``, ``gradstep bench`` and ``gradstep lr-find``: the commands of the lab."""
+"""``gradstep race``, ``report``, ``bench``, ``lr-find`` and ``schedules``: the commands that race, measure and draw."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,6 @@ def race(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with waiting("loading PyTorch"):
         from gradstep.lab import session, terminal
-        from gradstep.lab.display import display_for
 
     screen = console()
     if list_:
@@ -63,7 +62,7 @@ def race(
             out=out,
         )
     try:
-        outcome = session.run(plan, display_for(screen))
+        outcome = session.run(plan, terminal.display_for(screen))
     except OSError as error:
         screen.print(f"Cannot write the results: {error}. What was written stays; --out chooses another folder.")
         raise typer.Exit(1) from error
@@ -191,3 +190,42 @@ def lr_find(
     screen.print(f"{chosen.title}, {contender.label}: {result}", soft_wrap=True, highlight=False)
     screen.print(f"Chart: {chart}", soft_wrap=True)
     raise typer.Exit(1 if result.refusal else 0)
+
+
+def schedules(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SCHEDULE]...", help="The schedules: cosine, wsd, one-cycle, ...; all by default."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Length of each schedule, in updates.")] = 1000,
+    warmup: Annotated[
+        int | None,
+        typer.Option(help="Updates of a linear warmup before each; by default only where the name says so."),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="The highest value.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Draw them together into this file (.svg or .html).")] = None,
+) -> None:
+    """Draw learning-rate schedules, together in one picture."""
+    from rich.table import Table
+
+    from gradstep.report import check_file
+    from gradstep.report.words import number, sparkline
+    from gradstep.schedules.gallery import draw_together, gallery
+
+    with usage_errors(ValueError):
+        if out is not None:
+            check_file(out)
+        drawn = gallery(names or (), steps=steps, warm=warmup, lr=lr)
+    screen = console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("schedule", f"over {steps:,} updates", "first", "highest", "last"):
+        table.add_column(title, justify="right" if title in ("first", "highest", "last") else "left", no_wrap=True)
+    letters = min(48, max(12, screen.width - 56))
+    for name, schedule in drawn.items():
+        values = [schedule.value(update) for update in sorted({*range(0, steps, -(-steps // 2000)), steps - 1})]
+        ends = (number(value) for value in (values[0], max(values), values[-1]))
+        table.add_row(name, sparkline(values, letters, low=0.0), *ends)
+    screen.print(table)
+    if out is not None:
+        title = f"{'Schedules' if len(drawn) > 1 else next(iter(drawn))} over {steps:,} updates"
+        screen.print(f"Picture: {draw_together(drawn, steps, title).save(out)}", soft_wrap=True)

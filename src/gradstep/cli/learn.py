@@ -231,7 +231,7 @@ def run(
         chosen = EXPERIMENTS[experiment]
         show(screen.describe_experiment(chosen))
         finding = chosen.run()
-        show(screen.describe_finding(finding), f"\nPicture: {finding.save(course.folder / f'{chosen.name}.svg')}")
+        show(*finding.lines, f"\nPicture: {finding.save(course.folder / f'{chosen.name}.svg')}")
         course.ran(chosen.name)
         show_next(course)
 

@@ -1,7 +1,5 @@
 """torch's defaults as in a fresh process, for measurements and checks in a process that has set others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
-from gradstep.judge.compare import Reference, tolerance
 from gradstep.judge.formula import Formula
-from gradstep.judge.observe import Observed
-from gradstep.judge.replay import LazyTrajectory
+from gradstep.judge.properties import Observed
+from gradstep.judge.replay import LazyTrajectory, Reference, tolerance
 from gradstep.judge.scenario import Scenario
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
@@ -42,18 +41,12 @@ PRECISIONS = ("float64", COARSE)
 @final
 @dataclass(frozen=True)
 class Explanation:
-    """Ways to write the rule that agree with every observed trajectory.
+    """Ways to write the rule that agree with every observed trajectory."""
 
-    Attributes:
-        variants: the likeliest first; empty if none agrees.
-        precision: ``float64``, or ``float32`` if the submission computes in that.
-        residual: the largest relative distance between the first variant and the submission.
-        unexplained: scenarios left out of the comparison, because no variant explains them together with the others.
-    """
-
-    variants: tuple[Variant, ...] = ()
-    precision: str = "float64"
-    residual: float = 0.0
+    variants: tuple[Variant, ...] = ()  # the likeliest first; empty if none agrees
+    precision: str = "float64"  # ``float64``, or ``float32`` if the submission computes in that
+    residual: float = 0.0  # the largest relative distance between the first variant and the submission
+    # scenarios left out of the comparison, because no variant explains them together with the others
     unexplained: tuple[str, ...] = ()
 
 

@@ -1,7 +1,5 @@
 """A rule's mathematics and the loop around it: the true ones, or with known mistakes in them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
@@ -13,7 +11,7 @@ import numpy as np
 from gradstep.judge.algebra.program import NotFoundError, Program
 from gradstep.judge.algebra.symbol import UntraceableError
 from gradstep.judge.algebra.trace import Key, key_of, trace, values_of
-from gradstep.judge.battery import battery
+from gradstep.judge.scenario import battery
 from gradstep.rules import Rule, State
 
 Edit: TypeAlias = Callable[[Program], Program]
@@ -26,81 +24,51 @@ Condition: TypeAlias = Callable[[Program], object]
 @final
 @dataclass(frozen=True)
 class Habits:
-    """How an optimizer treats its parameters, beside the mathematics of one step; the defaults are right.
+    """How an optimizer treats its parameters, beside the mathematics of one step; the defaults are right."""
 
-    Attributes:
-        clock: the step number counts the updates of the parameter (``own``), the calls of ``step()`` (``calls``) or the
-            updates of all parameters (``visits``).
-        offset: number added to the step number.
-        missing: a parameter without gradient is ``left`` alone, has a gradient of ``zero``, or ``ends`` the step for
-            the parameters after it.
-        skips_zero: a parameter whose gradient is zero everywhere is left alone too.
-        shared: all parameters use one state.
-        writes_gradient: the gradient is overwritten by the gradient plus decay.
-        latched: settings are read only by the constructor.
-        first_group: every parameter uses the settings of the first group.
-        one_rate: every parameter uses the constructor's learning rate, not its group's.
-        forgets: the part of the state that ``state_dict`` loses.
-        ignores: settings without effect; the rule's defaults are used instead.
-        always: flags that are on whatever their setting.
-    """
-
+    # the step number counts the updates of the parameter (``own``), the calls of ``step()`` (``calls``) or the updates
+    # of all parameters (``visits``)
     clock: Literal["own", "calls", "visits"] = "own"
-    offset: int = 0
+    offset: int = 0  # number added to the step number
+    # a parameter without gradient is ``left`` alone, has a gradient of ``zero``, or ``ends`` the step for the
+    # parameters after it
     missing: Literal["left", "zero", "ends"] = "left"
-    skips_zero: bool = False
-    shared: bool = False
-    writes_gradient: bool = False
-    latched: bool = False
-    first_group: bool = False
-    one_rate: bool = False
-    forgets: Literal["nothing", "slots", "steps", "all"] = "nothing"
-    ignores: tuple[str, ...] = ()
-    always: tuple[str, ...] = ()
+    skips_zero: bool = False  # a parameter whose gradient is zero everywhere is left alone too
+    shared: bool = False  # all parameters use one state
+    writes_gradient: bool = False  # the gradient is overwritten by the gradient plus decay
+    latched: bool = False  # settings are read only by the constructor
+    first_group: bool = False  # every parameter uses the settings of the first group
+    one_rate: bool = False  # every parameter uses the constructor's learning rate, not its group's
+    forgets: Literal["nothing", "slots", "steps", "all"] = "nothing"  # the part of the state that ``state_dict`` loses
+    ignores: tuple[str, ...] = ()  # settings without effect; the rule's defaults are used instead
+    always: tuple[str, ...] = ()  # flags that are on whatever their setting
 
 
 @final
 @dataclass(frozen=True)
 class Change:
-    """The change that one known mistake makes in a rule.
+    """The change that one known mistake makes in a rule."""
 
-    Attributes:
-        edit: changes the mathematics of one step; None if that stays the same.
-        habits: the fields of :class:`Habits` that differ.
-        when: whether a rule can have the mistake, by its graph at its default settings; None for every rule.
-    """
-
-    edit: Edit | None = None
-    habits: tuple[tuple[str, Any], ...] = ()
+    edit: Edit | None = None  # changes the mathematics of one step; None if that stays the same
+    habits: tuple[tuple[str, Any], ...] = ()  # the fields of :class:`Habits` that differ
+    # whether a rule can have the mistake, by its graph at its default settings; None for every rule
     when: Condition | None = None
 
 
 @final
 @dataclass(frozen=True)
 class Step:
-    """The result of one step of one parameter.
+    """The result of one step of one parameter."""
 
-    Attributes:
-        value: the new parameter.
-        slots: the new state, arrays of the parameter's shape or of its slots' own shapes.
-        scalars: the new scalars of the state.
-        divided: whether a scalar was divided by zero, where Python raises an error and NumPy goes on.
-    """
-
-    value: Any
-    slots: dict[str, Any]
-    scalars: dict[str, float]
-    divided: bool = False
+    value: Any  # the new parameter
+    slots: dict[str, Any]  # the new state, arrays of the parameter's shape or of its slots' own shapes
+    scalars: dict[str, float]  # the new scalars of the state
+    divided: bool = False  # whether a scalar was divided by zero, where Python raises an error and NumPy goes on
 
 
 @final
 class Stepper:
-    """Computes the steps of one parameter, by a rule with its settings.
-
-    Args:
-        rule: the rule.
-        program: its edited graph; None to run the rule's own functions.
-    """
+    """Computes the steps of one parameter, by a rule's edited graph; by the rule's own functions if that is None."""
 
     def __init__(self, rule: Rule, program: Program | None = None) -> None:
         self.rule, self.program = rule, program
@@ -109,15 +77,9 @@ class Stepper:
     def step(
         self, number: int, count: int, p: Any, g: Any, slots: Mapping[str, Any], scalars: Mapping[str, float]
     ) -> Step:
-        """Compute one step.
+        """Compute one step of a parameter along a gradient of its shape; the state is given by name.
 
-        Args:
-            number: the step number, for the bias corrections.
-            count: how many steps the parameter has taken, this one included.
-            p: the parameter.
-            g: its gradient, of the same shape.
-            slots: the state by name.
-            scalars: the scalars of the state by name.
+        ``number`` is the step number of the bias corrections, ``count`` that of the parameter, this step included.
         """
         if self.program is None:
             return self._run_rule(number, p, g, slots, scalars)

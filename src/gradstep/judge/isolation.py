@@ -1,7 +1,5 @@
 """Judge a file's optimizer in a process of its own, with a time limit."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -52,12 +50,8 @@ def check_file(
 
     Args:
         target: a file, and after a colon the class, factory or function in it.
-        rule: the rule's name.
-        settings: fixed settings; JSON values.
-        convention: the library or paper whose reading of the rule counts as right.
-        kind: "torch", "numpy" or "function".
+        rule, settings, convention, kind, strict: as for :func:`gradstep.check`; a name, and JSON values.
         parameter: for NumPy optimizers, the name in that file of the parameter's class.
-        strict: advice counts as failure.
         time_limit: seconds, once gradstep and torch are loaded.
         exam: what judges instead of :func:`gradstep.check`, as "MODULE:FUNCTION": it is called with the submission and
             ``kind``, and returns a verdict; ``rule`` is then only a name for the verdict.

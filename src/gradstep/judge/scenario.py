@@ -1,10 +1,8 @@
-"""A scenario: a short training run with fixed numbers, for a submission and for the reference."""
+"""Scenarios: short training runs with fixed numbers, for a submission and for the reference; those of a rule."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -23,35 +21,23 @@ Trajectory: TypeAlias = NDArray[np.float64]
 @final
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """Parameters, their gradients at every step, and events between the steps.
+    """Parameters, their gradients at every step, and events between the steps."""
 
-    Attributes:
-        name: one to three words, for the report's table.
-        shows: which faults it reveals.
-        settings: hyperparameters by the rule's names; the others have the rule's defaults.
-        initial: the parameters before the first step.
-        gradients: per step, a gradient for each parameter or None.
-        needs: settings without which the scenario shows nothing; it is skipped if the submission lacks them.
-        groups: for each parameter the settings that differ; empty for one group of all parameters.
-        rates: learning rates to set, by the number of the step after it (the first is 1).
-        reload_at: before this step the state moves through ``state_dict`` into a new optimizer; 0 for never.
-        keeps_gradients: the gradients of the first step stay in place and are not assigned again.
-        strided: parameters are not contiguous in memory.
-        defaults: the constructor receives no settings except the learning rate.
-    """
-
-    name: str
-    shows: str
-    settings: Mapping[str, Any]
-    initial: tuple[Values, ...]
-    gradients: tuple[Gradients, ...]
+    name: str  # one to three words, for the report's table
+    shows: str  # which faults it reveals
+    settings: Mapping[str, Any]  # hyperparameters by the rule's names; the others have the rule's defaults
+    initial: tuple[Values, ...]  # the parameters before the first step
+    gradients: tuple[Gradients, ...]  # per step, a gradient for each parameter or None
+    # settings without which the scenario shows nothing; it is skipped if the submission lacks them
     needs: frozenset[str] = frozenset()
+    # for each parameter the settings that differ; empty for one group of all parameters
     groups: tuple[Mapping[str, Any], ...] = ()
+    # learning rates to set, by the number of the step after it (the first is 1)
     rates: Mapping[int, float] = field(default_factory=dict)
-    reload_at: int = 0
-    keeps_gradients: bool = False
-    strided: bool = False
-    defaults: bool = False
+    reload_at: int = 0  # before this step the state moves through ``state_dict`` into a new optimizer; 0 for never
+    keeps_gradients: bool = False  # the gradients of the first step stay in place and are not assigned again
+    strided: bool = False  # parameters are not contiguous in memory
+    defaults: bool = False  # the constructor receives no settings except the learning rate
 
     @property
     def steps(self) -> int:
@@ -84,3 +70,192 @@ def flat(values: tuple[Values, ...] | list[Values]) -> Values:
 def shared_defaults(rule: type[Rule]) -> dict[str, Any]:
     """Return the defaults of the settings that the rule shares with torch's class of the same name, by name."""
     return {setting.name: setting.default for setting in shared_settings_of(rule)}
+
+
+LR = 0.05
+DECAY = 0.3
+SHAPE = (2, 3)
+
+QUICK = {"betas": (0.6, 0.8), "alpha": 0.7, "rho": 0.7, "beta2_decay": -0.5}
+"""Decay rates of averages that forget fast, so that each step shows in them."""
+
+_AWAY: Mapping[str, Any] = {
+    "momentum": 0.9,
+    "dampening": 0.3,
+    "momentum_decay": 0.1,
+    "initial_accumulator_value": 0.5,
+    "d": 1.5,
+    "t0": 3.0,
+    "etas": (0.3, 1.5),
+    "step_sizes": (0.01, 0.2),
+}
+"""Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, True for flags."""
+
+_EVERYWHERE = {"lr", "weight_decay", "eps", *QUICK}
+"""Settings that several scenarios test already."""
+
+_REQUIRED: Mapping[str, tuple[str, ...]] = {"dampening": ("momentum",), "nesterov": ("momentum",)}
+"""Settings that do nothing, or are refused, without another setting."""
+
+
+@cache
+def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
+    """Return every scenario for a rule, the plainest first."""
+    rng = np.random.default_rng(20)
+    make = _ScenarioMaker(rule, rng)
+    wide = [10.0 ** rng.uniform(-4, 4, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(10)]
+    tiny = [10.0 ** rng.uniform(-12, -6, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(16)]
+    some = make.gradient
+    none: Values | None = None
+    zeros = np.zeros(SHAPE)
+    full = make.settings_away("momentum") | {"weight_decay": DECAY}
+    spots = np.where(np.arange(6).reshape(SHAPE) % 2, 0.0, 1.0)
+    skips: list[Gradients] = [
+        (some(), none, some()),
+        (none, some(), some()),
+        (some(), some(), none),
+        (none, none, some()),
+        (some(), some(), some()),
+    ]
+    scenarios = [
+        make("first step", "sign, size and the correction of the first step", {}, make.gradients(1)),
+        make("averages", "averages and their corrections", QUICK, make.gradients(6)),
+        make(
+            "long averages",
+            "the corrections at the rule's own settings",
+            make.settings_away("momentum"),
+            make.gradients(12),
+        ),
+        make(
+            "weight decay", "where the decay goes", {"weight_decay": DECAY}, make.gradients(4), needs=("weight_decay",)
+        ),
+        make(
+            "zero gradients",
+            "decay and averages where the gradient is zero",
+            full,
+            [(some(), some()), (zeros, some() * spots), (some() * spots, zeros), (zeros, zeros), (some(), some())],
+        ),
+        make("no gradient yet", "0 / 0, and a first gradient of zero", {}, [(zeros, zeros), (some(), zeros)]),
+        make("tiny gradients", "ε: its place and its size", {}, list(zip(tiny[:8], tiny[8:]))),
+        make("large epsilon", "ε: its place, and whether it is a setting", {"eps": 0.1} | QUICK, make.gradients(9)),
+        make(
+            "large rate",
+            "the learning rate where it is limited, and its part in the decay",
+            full | {"lr": 2.0},
+            make.gradients(5),
+        ),
+        make("mixed scales", "gradients from 1e-4 to 1e4", full, [*zip(wide[:5], wide[5:]), *_jumps()]),
+        make("fifty steps", "errors that grow slowly", full, make.gradients(50)),
+        make(
+            "rate changed",
+            "a learning rate set in mid-run",
+            full,
+            make.gradients(7),
+            rates={3: 10 * LR, 5: 0.0, 6: LR / 5},
+            needs=("lr",),
+        ),
+        make("skipped", "parameters without gradient", full | QUICK, skips),
+        make(
+            "groups",
+            "groups with settings of their own",
+            full,
+            [(some(), some(), some()) for _ in range(4)],
+            groups=({}, {"lr": LR / 4, "weight_decay": DECAY / 3}, {"lr": 2 * LR}),
+        ),
+        make("saved", "state saved and restored in mid-run", full, make.gradients(8), reload_at=4),
+        make(
+            "shapes",
+            "numbers without dimensions, vectors, three dimensions, strided memory",
+            full,
+            make.gradients_of_odd_shapes(4),
+            strided=True,
+        ),
+        make("kept gradient", "the gradient left in place", full, make.gradients(1) * 4, keeps_gradients=True),
+    ]
+    for name in make.settings_away("dampening", "lr_decay", "t0"):
+        settings = full | make.settings_away(name)
+        scenarios.append(make(f"{name} skipped", "the count of steps", settings, skips, needs=(name,)))
+        scenarios.append(
+            make(f"{name} saved", "the count of steps", settings, make.gradients(8), reload_at=4, needs=(name,))
+        )
+    scenarios += [make.option(name) for name in make.options]
+    scenarios.append(make("defaults", "the constructor's defaults", {}, make.gradients(4), defaults=True))
+    return tuple(s for s in scenarios if "lr" in make.defaults or not s.rates)
+
+
+def _jumps() -> list[Gradients]:
+    """Return large gradients, each followed by a small opposite one: if large ones are limited, the next step turns."""
+    rng = np.random.default_rng(5)
+    steps: list[Gradients] = []
+    for _ in range(3):
+        large = [rng.uniform(20, 80, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(2)]
+        steps += [(large[0], large[1]), (-large[0] / 20, -large[1] / 10)]
+    return steps
+
+
+class _ScenarioMaker:
+    """Makes scenarios with the settings that the rule has."""
+
+    def __init__(self, rule: type[Rule], rng: np.random.Generator) -> None:
+        self.rule, self.rng = rule, rng
+        self.defaults = shared_defaults(rule)
+        # Settings that get a scenario of their own.
+        self.options = [name for name in self.defaults if name not in _EVERYWHERE]
+
+    def __call__(
+        self,
+        name: str,
+        shows: str,
+        settings: Mapping[str, Any],
+        gradients: Sequence[Gradients],
+        *,
+        needs: Sequence[str] = (),
+        defaults: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
+        **more: Any,
+    ) -> Scenario:
+        rate = {"lr": LR} if "lr" in self.defaults else {}
+        base = {"eps": (1e-7, 1e-3)} if isinstance(self.defaults.get("eps"), tuple) else {}
+        if isinstance(self.defaults.get("eps"), tuple) and "eps" in settings:
+            settings = {**settings, "eps": (0.3, 0.5)}
+        values = rate if defaults else base | rate | {"weight_decay": 0.0} | dict(settings)
+        initial = tuple(self.rng.normal(size=g.shape) for g in _first_gradients(gradients))
+        return Scenario(
+            name,
+            shows,
+            self._known(values),
+            initial,
+            tuple(gradients),
+            needs=frozenset(needs) & self.defaults.keys(),
+            defaults=defaults,
+            groups=tuple(map(self._known, groups)),
+            **more,
+        )
+
+    def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the settings that the rule has."""
+        return {name: value for name, value in settings.items() if name in self.defaults}
+
+    def settings_away(self, *names: str) -> dict[str, Any]:
+        return {n: True if self.defaults[n] is False else _AWAY.get(n, 0.2) for n in names if n in self.defaults}
+
+    def option(self, name: str) -> Scenario:
+        """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""
+        settings = self.settings_away(name, *_REQUIRED.get(name, ())) | {"weight_decay": DECAY} | QUICK
+        gradients = [(self.gradient() * size, self.gradient() * size) for size in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
+        return self(name, f"the option {name}", settings, gradients, needs=(name,))
+
+    def gradient(self) -> Values:
+        return self.rng.normal(0.3, 1.0, SHAPE)
+
+    def gradients(self, steps: int) -> list[Gradients]:
+        return [(self.gradient(), self.gradient()) for _ in range(steps)]
+
+    def gradients_of_odd_shapes(self, steps: int) -> list[Gradients]:
+        shapes: tuple[tuple[int, ...], ...] = ((), (4,), (3, 2), (2, 1, 3))
+        return [tuple(np.asarray(self.rng.normal(size=shape)) for shape in shapes) for _ in range(steps)]
+
+
+def _first_gradients(gradients: Sequence[Gradients]) -> list[Values]:
+    """Return the first gradient of each parameter, which has its shape."""
+    return [next(g for g in column if g is not None) for column in zip(*gradients)]

@@ -1,7 +1,5 @@
 """The verdict as a table on a terminal; needs rich, of the extra ``lab``."""
 
-from __future__ import annotations
-
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table

@@ -5,8 +5,6 @@ the source has the same length and was written in the same second; an editor tha
 once leaves both unchanged.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any, final
 
 from gradstep.judge.checking import check, find_rule
-from gradstep.judge.observe import describe_error
+from gradstep.judge.properties import describe_error
 from gradstep.judge.verdict import Status, Verdict
 from gradstep.rules import Rule
 

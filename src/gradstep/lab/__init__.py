@@ -4,13 +4,14 @@ A race needs the extra `lab`. From Python:
 
     from pathlib import Path
     from gradstep.lab import plan, run
-    from gradstep.lab.display import Silence
+    from gradstep.lab.terminal import PlainDisplay
+    from rich.console import Console
 
-    outcome = run(plan(["digits"], "adamw,lion", out=Path("runs")), Silence())
+    outcome = run(plan(["digits"], "adamw,lion", out=Path("runs")), PlainDisplay(Console()))
 """
 
-from gradstep.lab.results import read_results
-from gradstep.lab.session import Outcome, Plan, plan, run
+from gradstep.lab.results import Outcome, read_results
+from gradstep.lab.session import Plan, plan, run
 from gradstep.lab.task import Evaluation, Task
 from gradstep.lab.tasks import TASKS
 

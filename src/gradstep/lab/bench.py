@@ -147,21 +147,13 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Results:
-    """The results of a whole run.
+    """The results of a whole run."""
 
-    Attributes:
-        machine: description of the machine, by name.
-        date: date of the run, ISO 8601.
-        others: share of the processors that other programs took; None where the system does not tell.
-        rows: one for each case.
-        access: the access patterns that gradstep's kernels chose, in words.
-    """
-
-    machine: Mapping[str, str]
-    date: str
-    others: float | None
-    rows: Sequence[Row]
-    access: Sequence[str]
+    machine: Mapping[str, str]  # description of the machine, by name
+    date: str  # date of the run, ISO 8601
+    others: float | None  # share of the processors that other programs took; None where the system does not tell
+    rows: Sequence[Row]  # one for each case
+    access: Sequence[str]  # the access patterns that gradstep's kernels chose, in words
 
     def save(self, file: Path) -> None:
         """Write the results to a JSON file."""

@@ -5,8 +5,6 @@ write three (28 bytes for each float32 parameter); each thread has its own stret
 processors; it sets the limit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -30,15 +28,10 @@ AHEAD = 16
 @final
 @dataclass(frozen=True)
 class Loop:
-    """A loop over a thread's stretch of the arrays.
+    """A loop over a thread's stretch of the arrays."""
 
-    Attributes:
-        places: number of parts of the stretch that are read in turns.
-        prefetch: whether each cache line is prefetched.
-    """
-
-    places: int
-    prefetch: bool
+    places: int  # number of parts of the stretch that are read in turns
+    prefetch: bool  # whether each cache line is prefetched
 
     def __str__(self) -> str:
         return f"{self.places} place{'s' * (self.places > 1)}{', prefetch' * self.prefetch}"

@@ -1,8 +1,8 @@
 """Parameter shapes of real models, by name, as in their common implementations."""
 
-from __future__ import annotations
-
 from math import prod
+
+from gradstep.planner import GPT2
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -17,37 +17,27 @@ def _norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _linear(name: str, *shape: int, bias: int | None = None) -> Shapes:
-    """Return a weight of this shape and a bias of length ``bias``; by default the length of the first axis."""
-    return {f"{name}.weight": shape, f"{name}.bias": (shape[0] if bias is None else bias,)}
+def _linear(name: str, *shape: int) -> Shapes:
+    """Return a weight of this shape, and a bias of the length of its first axis."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def gpt2_blocks(width: int = 768, layers: int = 12) -> Shapes:
-    """Return the transformer blocks of GPT-2; weights have the shape (inputs, outputs).
-
-    >>> len(gpt2_blocks()), count(gpt2_blocks())
-    (144, 85054464)
-    """
-    shapes: Shapes = {}
-    for layer in range(layers):
-        at = f"h.{layer}"
-        shapes |= _norm(f"{at}.ln_1", width)
-        shapes |= _linear(f"{at}.attn.c_attn", width, 3 * width, bias=3 * width)
-        shapes |= _linear(f"{at}.attn.c_proj", width, width)
-        shapes |= _norm(f"{at}.ln_2", width)
-        shapes |= _linear(f"{at}.mlp.c_fc", width, 4 * width, bias=4 * width)
-        shapes |= _linear(f"{at}.mlp.c_proj", 4 * width, width, bias=width)
-    return shapes
-
-
-def gpt2(width: int = 768) -> Shapes:
+def gpt2() -> Shapes:
     """Return the smallest GPT-2: 50,257 tokens, 1,024 positions; the token embedding is the output layer too.
 
     >>> len(gpt2()), count(gpt2())
     (148, 124439808)
     """
-    embeddings: Shapes = {"wte.weight": (50_257, width), "wpe.weight": (1_024, width)}
-    return embeddings | gpt2_blocks(width) | _norm("ln_f", width)
+    return {p.name.removeprefix("transformer."): p.shape for p in GPT2(768, 12).parameters()}
+
+
+def gpt2_blocks() -> Shapes:
+    """Return the transformer blocks of the smallest GPT-2; weights have the shape (inputs, outputs).
+
+    >>> len(gpt2_blocks()), count(gpt2_blocks())
+    (144, 85054464)
+    """
+    return {name: shape for name, shape in gpt2().items() if name.startswith("h.")}
 
 
 def resnet50() -> Shapes:

@@ -1,7 +1,5 @@
 """Show the results of a benchmark: a table on the terminal and in Markdown, and a chart."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

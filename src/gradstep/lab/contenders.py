@@ -38,16 +38,11 @@ ENGINE = "engine"
 @final
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer with its settings for one task.
+    """An optimizer with its settings for one task."""
 
-    Args:
-        label: its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum").
-        name: its name in a spec ("sgd", "torch.sgd", "mine.py:Signum").
-        settings: all arguments of its constructor, with the learning rate where there is one.
-    """
-
-    label: str
-    name: str
+    label: str  # its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum")
+    name: str  # its name in a spec ("sgd", "torch.sgd", "mine.py:Signum")
+    # all arguments of its constructor, with the learning rate where there is one
     settings: tuple[tuple[str, Value], ...]
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,7 +1,5 @@
 """Describe the machine of a measurement, and measure the share of its processors that other programs take."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

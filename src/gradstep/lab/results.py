@@ -61,20 +61,15 @@ class Header:
 @final
 @dataclass(frozen=True)
 class Point:
-    """A contender's evaluation after `step` steps.
-
-    Args:
-        seconds: training time, without evaluations and the first step.
-        train_loss: mean training loss of the steps since the last point; None before the first step.
-        loss, accuracy, place: see `Evaluation`; a loss that is not finite is None.
-    """
+    """A contender's evaluation after `step` steps."""
 
     task: str
     contender: str
     seed: int
     step: int
-    seconds: float
-    train_loss: float | None
+    seconds: float  # training time, without evaluations and the first step
+    train_loss: float | None  # mean training loss of the steps since the last point; None before the first step
+    # loss, accuracy, place: see `Evaluation`; a loss that is not finite is None
     loss: float | None
     accuracy: float | None = None
     place: tuple[float, float] | None = None
@@ -83,31 +78,21 @@ class Point:
 @final
 @dataclass(frozen=True)
 class Summary:
-    """A contender's whole run at one seed.
-
-    Args:
-        status: "finished", "diverged" or "interrupted" (Ctrl-C).
-        steps: steps taken.
-        loss, accuracy: of the last evaluation; None for a run that diverged.
-        first_step_seconds: the first whole step, compilation included; None without a step.
-        step_seconds: median of the later whole steps (forward, backward, optimizer, clearing of gradients).
-        optimizer_seconds: median of the optimizer's part of them.
-        state_bytes: bytes the optimizer keeps between steps.
-        parameters: number of parameters of the model.
-    """
+    """A contender's whole run at one seed."""
 
     task: str
     contender: str
     seed: int
-    status: str
-    steps: int
+    status: str  # "finished", "diverged" or "interrupted" (Ctrl-C)
+    steps: int  # steps taken
+    # loss, accuracy: of the last evaluation; None for a run that diverged
     loss: float | None
     accuracy: float | None
-    first_step_seconds: float | None
-    step_seconds: float | None
-    optimizer_seconds: float | None
-    state_bytes: int
-    parameters: int
+    first_step_seconds: float | None  # the first whole step, compilation included; None without a step
+    step_seconds: float | None  # median of the later whole steps (forward, backward, optimizer, clearing of gradients)
+    optimizer_seconds: float | None  # median of the optimizer's part of them
+    state_bytes: int  # bytes the optimizer keeps between steps
+    parameters: int  # number of parameters of the model
 
 
 Record: TypeAlias = Header | Point | Summary
@@ -126,6 +111,16 @@ class Results:
     header: Header
     points: list[Point] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """The files of a session. `report` is None if the session was interrupted before its first record."""
+
+    folder: Path
+    report: Path | None
+    interrupted: bool
 
 
 @contextmanager

@@ -28,15 +28,10 @@ OPENING, CLOSING = "([{", ")]}"
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """One optimizer of a command line.
+    """One optimizer of a command line."""
 
-    Args:
-        name: its name in lower case, or the file and name of a rule.
-        settings: its settings, in the order of the text.
-    """
-
-    name: str
-    settings: tuple[tuple[str, Value], ...] = ()
+    name: str  # its name in lower case, or the file and name of a rule
+    settings: tuple[tuple[str, Value], ...] = ()  # its settings, in the order of the text
 
     def __str__(self) -> str:
         settings = ",".join(f"{key}={write_value(value)}" for key, value in self.settings)

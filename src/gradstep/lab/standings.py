@@ -29,28 +29,20 @@ class Curve:
 @final
 @dataclass(frozen=True)
 class Standing:
-    """The result of one contender over all its seeds. Times in seconds, memory in bytes.
-
-    Args:
-        loss, accuracy: mean of the last evaluations; None if any seed diverged or none was evaluated.
-        spread: greatest minus least loss over seeds.
-        losses: the last loss of each seed that finished.
-        step: median whole step; optimizer: median of the optimizer's part.
-        step_range, optimizer_range: least and greatest of the seeds' medians; None for fewer than two.
-        first_step: the slowest first step; it compiled, if any did.
-        status: "finished", or what happened instead and at which step.
-    """
+    """The result of one contender over all its seeds. Times in seconds, memory in bytes."""
 
     entry: Entry
-    status: str
+    status: str  # "finished", or what happened instead and at which step
     diverged: bool
     steps: int
+    # loss, accuracy: mean of the last evaluations; None if any seed diverged or none was evaluated
     loss: float | None
-    spread: float
-    losses: Mapping[int, float]
+    spread: float  # greatest minus least loss over seeds
+    losses: Mapping[int, float]  # the last loss of each seed that finished
     accuracy: float | None
-    first_step: float | None
-    step: float | None
+    first_step: float | None  # the slowest first step; it compiled, if any did
+    step: float | None  # median whole step; optimizer: median of the optimizer's part
+    # step_range, optimizer_range: least and greatest of the seeds' medians; None for fewer than two
     step_range: tuple[float, float] | None
     optimizer: float | None
     optimizer_range: tuple[float, float] | None
@@ -197,13 +189,7 @@ MANY = 1000.0
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a race in words.
-
-    Args:
-        winner: label of the contender that is ahead beyond the noise; None if there is none.
-        short: a few words, for a card.
-        sentence: who won and by how much, or why nobody did.
-    """
+    """The winner's label (None if nobody is ahead beyond the noise), a few words for a card, and a sentence."""
 
     winner: str | None
     short: str
@@ -272,17 +258,12 @@ def _lower(best: Standing, second: Standing) -> str:
 @final
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the text of a cell, and the value that decides which is best.
-
-    Args:
-        value: a number, the lower the better; None where a contender has none.
-        ahead: for a noisy measurement, whether a contender is ahead of all others beyond the noise; None for exact
-            values.
-    """
+    """A column: its title, the text of a cell, and the value that decides which is best."""
 
     title: str
     text: Callable[[Standing], str]
-    value: Callable[[Standing], float | None]
+    value: Callable[[Standing], float | None]  # a number, the lower the better; None where a contender has none
+    # for a noisy measurement, whether a contender is ahead of all others beyond the noise; None for exact values
     ahead: Callable[[Standing, list[Standing]], bool] | None = None
 
     def best(self, table: list[Standing]) -> list[bool]:
@@ -305,12 +286,7 @@ _TRAINED = ("accuracy", "share", "state", "per parameter")
 
 
 def columns(task: Task, winner: str | None) -> list[Column]:
-    """Return the columns of a task; a surface has none for accuracy and memory.
-
-    Args:
-        task: the task of the race.
-        winner: label of the winner; None if there is none.
-    """
+    """Return the columns of a task, given the winner's label; a surface has none for accuracy and memory."""
     every = (
         Column(
             task.loss_word, lambda one: one.loss_text, lambda one: one.loss, lambda one, _: one.entry.label == winner

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.judge.defaults import fresh_defaults
+from gradstep.report.words import read_tables
 
 Batch: TypeAlias = tuple[Tensor, ...]
 
@@ -89,10 +90,8 @@ class Task(ABC):
 @cache
 def _learning_rates() -> Mapping[str, Mapping[str, float]]:
     """Read the table: for each task the learning rates by optimizer."""
-    lines = (Path(__file__).parent / "tasks" / "rates.md").read_text("utf-8").splitlines()
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    columns = enumerate(table[0][1:], 1)
-    return {task: {row[0]: float(row[place]) for row in table[1:]} for place, task in columns}
+    (_, *tasks), *rows = read_tables(Path(__file__).parent / "tasks" / "rates.md")
+    return {task: {row[0]: float(row[place]) for row in rows} for place, task in enumerate(tasks, 1)}
 
 
 @contextmanager

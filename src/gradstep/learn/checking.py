@@ -1,7 +1,5 @@
 """The challenges, in the order of the course; and the judge of a learner's code, in this process or a separate one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final

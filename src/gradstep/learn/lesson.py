@@ -4,8 +4,6 @@ A file of ``content/`` has a title, the text, and four sections: ``## NumPy`` an
 each), ``## Hints`` (a numbered list) and ``## Questions`` (``###`` a question, ``- [x]`` its options, ``>`` why).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,19 +64,12 @@ def _replace_solution(match: re.Match[str]) -> str:
 @final
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question.
+    """A multiple-choice question."""
 
-    Attributes:
-        text: the question.
-        options: the possible answers.
-        right: the index of the right option.
-        why: the explanation, also of the wrong options.
-    """
-
-    text: str
-    options: tuple[str, ...]
-    right: int
-    why: str
+    text: str  # the question
+    options: tuple[str, ...]  # the possible answers
+    right: int  # the index of the right option
+    why: str  # the explanation, also of the wrong options
 
     @property
     def letters(self) -> str:
@@ -97,21 +88,13 @@ LETTERS = "abcdefgh"
 @final
 @dataclass(frozen=True)
 class Lesson:
-    """The text, code, hints and questions of a challenge.
+    """The text, code, hints and questions of a challenge."""
 
-    Attributes:
-        title: a few words.
-        text: the mathematics, in Markdown.
-        code: the program to write, for each framework.
-        hints: from a small hint to nearly the whole solution.
-        questions: for after the challenge.
-    """
-
-    title: str
-    text: str
-    code: Mapping[Framework, Code]
-    hints: tuple[str, ...]
-    questions: tuple[Question, ...]
+    title: str  # a few words
+    text: str  # the mathematics, in Markdown
+    code: Mapping[Framework, Code]  # the program to write, for each framework
+    hints: tuple[str, ...]  # from a small hint to nearly the whole solution
+    questions: tuple[Question, ...]  # for after the challenge
 
 
 @cache

@@ -1,7 +1,5 @@
 """Write a challenge as a Jupyter notebook (nbformat 4.5), from the same lesson."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

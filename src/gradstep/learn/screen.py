@@ -1,7 +1,5 @@
 """The course's output on a terminal; needs rich, of the extra ``lab``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +12,9 @@ from rich.text import Text
 
 from gradstep.judge import Status, Verdict
 from gradstep.learn.checking import CHALLENGES, Challenge, is_unfinished
-from gradstep.learn.course import Answer, Course, Hint, StartFiles
-from gradstep.learn.experiments import EXPERIMENTS, Experiment, Finding
+from gradstep.learn.course import Answer, Course, Hint, Progress, StartFiles
+from gradstep.learn.experiments import EXPERIMENTS, Experiment
 from gradstep.learn.lesson import FRAMEWORKS, LETTERS, SECTIONS, Framework, Question
-from gradstep.learn.progress import Progress
 from gradstep.learn.steps import Line
 
 WIDTH = 100
@@ -168,11 +165,6 @@ def describe_score(answers: Sequence[Answer]) -> RenderableType:
 def describe_experiment(experiment: Experiment) -> RenderableType:
     """Return an experiment's title and question, before it runs."""
     return Group(Text(experiment.title, "bold"), Text(f"Before you look: {experiment.question}", "dim"), Text())
-
-
-def describe_finding(finding: Finding) -> RenderableType:
-    """Return the figures of an experiment, in words."""
-    return Group(*(Text(line) for line in finding.lines))
 
 
 def describe_line(shown: Line) -> RenderableType:

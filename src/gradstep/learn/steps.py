@@ -1,7 +1,5 @@
 """AdamW's step in slow motion: every number of it, computed by the rule itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -16,23 +14,14 @@ EXAMPLE = AdamW(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-3)
 @final
 @dataclass(frozen=True)
 class Line:
-    """One line of the calculation.
+    """One line of the calculation."""
 
-    Attributes:
-        step: the number of its step.
-        name: the symbol that it computes.
-        formula: the formula in symbols.
-        numbers: the formula in numbers; empty for an input.
-        value: the result.
-        why: its purpose.
-    """
-
-    step: int
-    name: str
-    formula: str
-    numbers: str
-    value: float
-    why: str
+    step: int  # the number of its step
+    name: str  # the symbol that it computes
+    formula: str  # the formula in symbols
+    numbers: str  # the formula in numbers; empty for an input
+    value: float  # the result
+    why: str  # its purpose
 
     def __str__(self) -> str:
         parts = [self.formula, self.numbers, _n(self.value)]
@@ -72,58 +61,29 @@ def _lines(rule: AdamW, number: int, p: float, g: float, m: float, v: float) -> 
     decay = p - rule.update(p, 0.0, State(exp_avg=0.0, exp_avg_sq=0.0), c)
     m_hat, root = after.exp_avg * one.step_size, after.exp_avg_sq**0.5 * c.unbias2
     rows = (
-        ("g", "", "", g, "The gradient of this batch, from the backward pass."),
-        (
-            "m",
-            "β₁ · m + (1 − β₁) · g",
-            f"{_n(c.beta1)} · {_n(m)} + {_n(c.rest1)} · {_n(g)}",
-            after.exp_avg,
-            "The average gradient: which way, with the noise of single batches averaged out.",
-        ),
-        (
-            "v",
-            "β₂ · v + (1 − β₂) · g²",
-            f"{_n(c.beta2)} · {_n(v)} + {_n(c.rest2)} · {_n(g * g)}",
-            after.exp_avg_sq,
-            "The average square: how large this weight's gradients usually are.",
-        ),
-        (
-            "m̂",
-            "m / (1 − β₁ᵗ)",
-            f"{_n(after.exp_avg)} / {_n(1 / one.step_size)}",
-            m_hat,
-            "Corrected: m started at zero, and so far its weights add up to 1 − β₁ᵗ only.",
-        ),
-        (
-            "v̂",
-            "v / (1 − β₂ᵗ)",
-            f"{_n(after.exp_avg_sq)} / {_n(c.unbias2**-2)}",
-            root * root,
-            "Corrected in the same way; used in this step, not kept.",
-        ),
-        (
-            "step",
-            "lr · m̂ / (√v̂ + ε)",
-            f"{_n(rule.lr)} · {_n(m_hat)} / ({_n(root)} + {_n(c.eps)})",
-            step,
-            "Adam's step: about lr long, since the gradient is divided by its own usual size.",
-        ),
-        (
-            "decay",
-            "lr · λ · p",
-            f"{_n(rule.lr)} · {_n(rule.weight_decay)} · {_n(p)}",
-            decay,
-            "The W of AdamW: a share of the weight itself, whatever its gradient.",
-        ),
-        (
-            "p",
-            "p − decay − step",
-            f"{_n(p)} − {_n(decay)} − {_n(step)}",
-            new,
-            "The new weight. m and v are kept for the next step.",
-        ),
+        ("g", "", "", g),
+        ("m", "β₁ · m + (1 − β₁) · g", f"{_n(c.beta1)} · {_n(m)} + {_n(c.rest1)} · {_n(g)}", after.exp_avg),
+        ("v", "β₂ · v + (1 − β₂) · g²", f"{_n(c.beta2)} · {_n(v)} + {_n(c.rest2)} · {_n(g * g)}", after.exp_avg_sq),
+        ("m̂", "m / (1 − β₁ᵗ)", f"{_n(after.exp_avg)} / {_n(1 / one.step_size)}", m_hat),
+        ("v̂", "v / (1 − β₂ᵗ)", f"{_n(after.exp_avg_sq)} / {_n(c.unbias2**-2)}", root * root),
+        ("step", "lr · m̂ / (√v̂ + ε)", f"{_n(rule.lr)} · {_n(m_hat)} / ({_n(root)} + {_n(c.eps)})", step),
+        ("decay", "lr · λ · p", f"{_n(rule.lr)} · {_n(rule.weight_decay)} · {_n(p)}", decay),
+        ("p", "p − decay − step", f"{_n(p)} − {_n(decay)} − {_n(step)}", new),
     )
-    return [Line(number, *row) for row in rows]
+    return [Line(number, name, formula, numbers, value, WHY[name]) for name, formula, numbers, value in rows]
+
+
+WHY = {
+    "g": "The gradient of this batch, from the backward pass.",
+    "m": "The average gradient: which way, with the noise of single batches averaged out.",
+    "v": "The average square: how large this weight's gradients usually are.",
+    "m̂": "Corrected: m started at zero, and so far its weights add up to 1 − β₁ᵗ only.",
+    "v̂": "Corrected in the same way; used in this step, not kept.",
+    "step": "Adam's step: about lr long, since the gradient is divided by its own usual size.",
+    "decay": "The W of AdamW: a share of the weight itself, whatever its gradient.",
+    "p": "The new weight. m and v are kept for the next step.",
+}
+"""The purpose of each line."""
 
 
 def _n(x: float) -> str:

@@ -6,8 +6,6 @@ with their default value and columns of zeros are left out. Columns of single pa
 longer than the optimizer's step.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

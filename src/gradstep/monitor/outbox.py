@@ -202,23 +202,14 @@ NO_CLIP = 1 - 1e-5
 @final
 @dataclass(slots=True)
 class Pending:
-    """An update before its record is made.
+    """An update before its record is made."""
 
-    Attributes:
-        number: the number of the update.
-        settings: the settings of each group in this update, or the rule that holds them.
-        fields: fields of :class:`gradstep.monitor.record.Update` that the record gets as they are.
-        clip: the optimizer's own clip factor.
-        grad_norm: the norm before any clipping, if it was logged.
-        collected: the statistics, if they were collected.
-    """
-
-    number: int
-    settings: Sequence[Settings | Rule]
-    fields: dict[str, Any]
-    clip: float | None = None
-    grad_norm: float | None = None
-    collected: CollectedStep | None = None
+    number: int  # the number of the update
+    settings: Sequence[Settings | Rule]  # the settings of each group in this update, or the rule that holds them
+    fields: dict[str, Any]  # fields of :class:`gradstep.monitor.record.Update` that the record gets as they are
+    clip: float | None = None  # the optimizer's own clip factor
+    grad_norm: float | None = None  # the norm before any clipping, if it was logged
+    collected: CollectedStep | None = None  # the statistics, if they were collected
     time: float = field(default_factory=time.time)
 
     def add_outcome(self, outcome: UpdateOutcome) -> None:

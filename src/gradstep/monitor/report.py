@@ -1,7 +1,5 @@
 """The report of a run: one HTML page with the doctor's findings, the latest numbers, charts and tables."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,8 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from gradstep.monitor.doctor import diagnose
-from gradstep.monitor.readings import ALARMING_GRADIENT, HEALTHY_GRADIENT, METRICS, USUAL_RATIO, Metric, reading, share
-from gradstep.monitor.record import Header, Parameter, PerParameter, Run, Update
+from gradstep.monitor.record import (
+    ALARMING_GRADIENT,
+    HEALTHY_GRADIENT,
+    METRICS,
+    USUAL_RATIO,
+    Header,
+    Metric,
+    Parameter,
+    PerParameter,
+    Run,
+    Update,
+    reading,
+    share,
+)
 from gradstep.report import Level, Line, LineChart, cards, figures, page, section, table
 from gradstep.report.markup import Markup, tag
 from gradstep.report.scales import fit

@@ -4,8 +4,6 @@ Around a torch optimizer, a recorded step needs a copy of the weights while it r
 memory. A gradstep optimizer needs neither: it collects in the pass that updates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias, final

@@ -1,7 +1,5 @@
 """Observe each step of an optimizer and the loop around it, and queue its record."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, final

@@ -1,7 +1,5 @@
 """Show a run on a terminal: the latest numbers, their course so far, and remarks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -9,8 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.monitor.readings import METRICS, reading
-from gradstep.monitor.record import Run, Update
+from gradstep.monitor.record import METRICS, Run, Update, reading
 from gradstep.report.words import sparkline
 
 WIDE = 120

@@ -32,8 +32,6 @@ Gradients may also be computed by hand:
 True
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from gradstep.numpy.base import HasGradient, Optimizer, Parameter

@@ -1,7 +1,5 @@
 """The base of all optimizers over NumPy arrays, and the parameters that they accept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable

@@ -1,7 +1,5 @@
 """SGD, Adam and AdamW with exactly the teaching framework's interface, and optimizers made from any other rule."""
 
-from __future__ import annotations
-
 import inspect
 import types
 from abc import ABC

@@ -1,7 +1,5 @@
 """Layers of a small network (linear, ReLU, sequential) and losses (mean squared error, cross-entropy)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import final
 

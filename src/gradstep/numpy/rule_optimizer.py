@@ -1,7 +1,5 @@
 """The base of optimizers over NumPy arrays that are made from a rule of :mod:`gradstep.rules`."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Check the settings of a rule, with the teaching framework's error messages."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import Field, replace

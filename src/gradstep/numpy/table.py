@@ -108,18 +108,12 @@ def choose_array_engine(name: str, rule: type[Rule], arrays: Sequence[Floats], l
 @final
 @dataclass(frozen=True)
 class Member:
-    """One parameter to update, with its state.
+    """One parameter to update, with its state."""
 
-    Attributes:
-        index: its position in the list of parameters.
-        param: its array.
-        slots: its state by name; new arrays if there was none.
-        engine, spec: the engine that updates it, and the update.
-    """
-
-    index: int
-    param: Floats
-    slots: dict[str, Floats]
+    index: int  # its position in the list of parameters
+    param: Floats  # its array
+    slots: dict[str, Floats]  # its state by name; new arrays if there was none
+    # engine, spec: the engine that updates it, and the update
     engine: Engine
     spec: UpdateSpec
 

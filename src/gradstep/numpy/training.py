@@ -1,7 +1,5 @@
 """Around the step: clip gradients to a largest norm, and a cosine schedule of the learning rate by epochs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Plan the memory of a training run before it starts: :func:`plan` for one combination, :func:`plans` for all."""
 
 from gradstep.planner.comparison import Plans, plans
-from gradstep.planner.models import Llama
+from gradstep.planner.models import GPT2, Llama
 from gradstep.planner.planning import Plan, plan
 
-__all__ = ["Llama", "Plan", "Plans", "plan", "plans"]
+__all__ = ["GPT2", "Llama", "Plan", "Plans", "plan", "plans"]

@@ -1,7 +1,5 @@
 """Compare every combination of storages with a budget, and recommend one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
@@ -10,10 +8,9 @@ from typing import Any, final
 
 from gradstep.planner.items import checkpoint_bytes, rows
 from gradstep.planner.machine import usable_memory
-from gradstep.planner.options import OPTIONS, Choice, check_replicas, describe_choice
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan, list_traffic
-from gradstep.planner.request import make_request
+from gradstep.planner.request import OPTIONS, Choice, check_replicas, describe_choice, make_request
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
 

@@ -1,7 +1,5 @@
 """Show plans as a table on the terminal and as a chart; needs the extra ``lab``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from textwrap import indent
 
@@ -10,9 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradstep.planner.comparison import Plans
-from gradstep.planner.options import describe_choice
 from gradstep.planner.planning import Plan
-from gradstep.planner.units import GB, GIB
+from gradstep.planner.request import GB, GIB, describe_choice
 from gradstep.report import Bar, BarChart
 from gradstep.storage.policy import describe_state
 

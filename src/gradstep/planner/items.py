@@ -1,7 +1,5 @@
 """The memory of one rank of a run: summed over its parts of the parameters, then paged; state and temporaries below."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +11,8 @@ from typing import final
 
 import numpy as np
 
-from gradstep.planner.options import Choice
 from gradstep.planner.parameters import Model, ParameterSpec
-from gradstep.planner.request import Request
+from gradstep.planner.request import Choice, Request
 from gradstep.planner.sharding import BY_ROWS, Ranks, cut_matrices, deal_out, shard_parameters, shard_rows
 from gradstep.rules import Rule, Slot, State
 from gradstep.storage.codecs import Codec

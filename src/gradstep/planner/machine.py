@@ -1,7 +1,5 @@
 """The memory that this process can still allocate: the machine's, limited by its control groups."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

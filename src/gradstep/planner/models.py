@@ -1,15 +1,14 @@
 """Get the parameters of a model from a module, a count, a well-known name or a Hugging Face ``config.json``."""
 
-from __future__ import annotations
-
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from gradstep.planner.parameters import Model, Module, ParameterSpec, read_parameters
-from gradstep.planner.units import parse_count
 from gradstep.spelling import suggest
 
 
@@ -105,9 +104,8 @@ def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
     """
     key = name.strip().lower().rpartition("/")[2].replace("_", "-").removeprefix("meta-")
     if key not in MODELS:
-        meant = suggest(key, MODELS, similarity=0.5)
         raise ValueError(
-            f"Unknown model: {name!r}.{meant} Known are {', '.join(MODELS)}; "
+            f"Unknown model: {name!r}.{suggest(key, MODELS, similarity=0.5)} Known are {', '.join(MODELS)}; "
             "or give the number of parameters, such as 3B"
         )
     return tuple(MODELS[key].parameters())
@@ -218,3 +216,33 @@ def model_of(model: Module | str | float) -> Model:
     # Two axes, since it represents matrices; exceptions for vectors do not apply.
     count = parse_count(model)
     return Model(model if isinstance(model, str) else f"{count:,}", (ParameterSpec("all", (1, count)),), counted=True)
+
+
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+_COUNT = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_count(text: str | float) -> int:
+    """Return a number of parameters from "3B", "1.5b", "124M", 3e9 or 3_000_000_000; B is 10⁹.
+
+    Raises:
+        ValueError: not a whole number above 0, or no such suffix.
+
+    >>> parse_count("1.5B"), parse_count(3e9)
+    (1500000000, 3000000000)
+    """
+    if not isinstance(text, str):
+        return _check_whole(Decimal(str(text)), text)
+    match = _COUNT.fullmatch(text)
+    if match is None or match[2].upper() not in COUNTS:
+        raise ValueError(
+            f"Invalid count: {text!r} (write 3B, 124M or 3000000000; K, M, B and T stand for 10³, 10⁶, 10⁹ and 10¹²)"
+        )
+    return _check_whole(Decimal(re.sub("[_,]", "", match[1])) * COUNTS[match[2].upper()], text)
+
+
+def _check_whole(amount: Decimal, given: str | float) -> int:
+    if not amount.is_finite() or amount <= 0 or amount != amount.to_integral_value():
+        raise ValueError(f"Invalid count: {given!r} (must be a whole number above 0)")
+    return int(amount)

@@ -17,25 +17,15 @@ ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 @final
 @dataclass(frozen=True)
 class ParameterSpec:
-    """The facts about one parameter.
+    """The facts about one parameter."""
 
-    Attributes:
-        name: its name in the model.
-        shape: its shape.
-        dtype: torch's name of its type.
-        itemsize: bytes of one element.
-        trainable: whether it has a gradient.
-        embedding: whether an embedding holds it; None if this can only be guessed from its name.
-        local: the shape of the part that a rank keeps; None for all of it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    itemsize: int = 4
-    trainable: bool = True
-    embedding: bool | None = None
-    local: tuple[int, ...] | None = None
+    name: str  # its name in the model
+    shape: tuple[int, ...]  # its shape
+    dtype: str = "float32"  # torch's name of its type
+    itemsize: int = 4  # bytes of one element
+    trainable: bool = True  # whether it has a gradient
+    embedding: bool | None = None  # whether an embedding holds it; None if this can only be guessed from its name
+    local: tuple[int, ...] | None = None  # the shape of the part that a rank keeps; None for all of it
 
     @property
     def part(self) -> tuple[int, ...]:
@@ -95,17 +85,12 @@ class Module(Protocol):
 @final
 @dataclass(frozen=True)
 class Model:
-    """A model that a plan is for.
+    """A model that a plan is for."""
 
-    Attributes:
-        name: its name.
-        parameters: each tensor once.
-        counted: whether only their number is known: ``parameters`` is then a single tensor of that size, for sums, and
-            :attr:`largest` a likely largest tensor.
-    """
-
-    name: str
-    parameters: tuple[ParameterSpec, ...]
+    name: str  # its name
+    parameters: tuple[ParameterSpec, ...]  # each tensor once
+    # whether only their number is known: ``parameters`` is then a single tensor of that size, for sums, and
+    # :attr:`largest` a likely largest tensor
     counted: bool = False
 
     @property

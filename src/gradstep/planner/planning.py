@@ -1,7 +1,5 @@
 """The plan of one combination of model, optimizer and storage: its bytes, and the lines of Python that set it up."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,9 +7,8 @@ from pathlib import Path
 from typing import Any, final
 
 from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, place_rows, rows
-from gradstep.planner.options import Choice, check_replicas, describe_choice
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import Request, make_request
+from gradstep.planner.request import Choice, Request, check_replicas, describe_choice, make_request
 from gradstep.planner.sharding import Traffic, cut_matrices, traffic
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of

@@ -1,7 +1,5 @@
 """The parts of a model that one rank keeps, and the bytes that it sends in a step."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,19 +23,12 @@ OUTPUT_LAYERS = ("o_proj", "down_proj", "c_proj", "out_proj", "fc2", "dense_4h_t
 @final
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together: ``data`` × ``tensor`` of them, and the one that is planned for.
+    """The processes that train together: ``data`` × ``tensor`` of them, and the one that is planned for."""
 
-    Attributes:
-        data: ranks with different data.
-        tensor: ranks with the same data, that divide each matrix (tensor parallelism).
-        rank: the number of the rank to plan for; None for the one that keeps the most.
-        replicas: copies of the shards with ``"hsdp"``; each copy is divided over ``data`` / ``replicas`` ranks.
-    """
-
-    data: int = 1
-    tensor: int = 1
-    rank: int | None = None
-    replicas: int = 1
+    data: int = 1  # ranks with different data
+    tensor: int = 1  # ranks with the same data, that divide each matrix (tensor parallelism)
+    rank: int | None = None  # the number of the rank to plan for; None for the one that keeps the most
+    replicas: int = 1  # copies of the shards with ``"hsdp"``; each copy is divided over ``data`` / ``replicas`` ranks
 
     @property
     def count(self) -> int:

@@ -1,7 +1,5 @@
 """Line charts and bar charts."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -21,27 +19,19 @@ TALL = 230.0
 @final
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart, with a gap where ``y`` is None or not finite.
+    """A line of a chart, with a gap where ``y`` is None or not finite."""
 
-    Args:
-        name: label of the line; empty for the only line of a chart.
-        x, y: its points, x ascending.
-        colour: a name of :data:`~gradstep.report.markup.COLOURS`.
-        low, high: a band around the line, of the same length; empty for none.
-        dashed: whether the line is dashed.
-        points: whether the points are drawn as dots without a line.
-        thickness: of the line, in pixels.
-    """
-
-    name: str
+    name: str  # label of the line; empty for the only line of a chart
+    # x, y: its points, x ascending
     x: Sequence[float]
     y: Sequence[float | None]
-    colour: str = "blue"
+    colour: str = "blue"  # a name of :data:`~gradstep.report.markup.COLOURS`
+    # low, high: a band around the line, of the same length; empty for none
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    dashed: bool = False
-    points: bool = False
-    thickness: float = 2.0
+    dashed: bool = False  # whether the line is dashed
+    points: bool = False  # whether the points are drawn as dots without a line
+    thickness: float = 2.0  # of the line, in pixels
 
 
 @final
@@ -58,32 +48,22 @@ class Level:
 @final
 @dataclass(frozen=True)
 class LineChart(Picture):
-    """Lines over a common axis.
+    """Lines over a common axis."""
 
-    Args:
-        title: of the chart.
-        x_title, y_title: of the axes, with their units.
-        lines: drawn in this order.
-        x, y: the axes; None: they fit the lines (:func:`~gradstep.report.scales.fit`).
-        y_log: whether a fitted ``y`` axis is logarithmic; values that are not positive are then not drawn.
-        x_log: the same for ``x``.
-        levels: references across the chart.
-        marks: vertical lines: a place on the x axis and a label for each.
-        tall: height in pixels.
-        beside: whether names stand to the right of their lines if there is room; else they stand above the chart.
-    """
-
-    title: str
+    title: str  # of the chart
+    # x_title, y_title: of the axes, with their units
     x_title: str
     y_title: str
-    lines: Sequence[Line]
+    lines: Sequence[Line]  # drawn in this order
+    # x, y: the axes; None: they fit the lines (:func:`~gradstep.report.scales.fit`)
     x: Scale | None = None
     y: Scale | None = None
-    y_log: bool = False
-    x_log: bool = False
-    levels: Sequence[Level] = ()
-    marks: Sequence[tuple[float, str]] = ()
-    tall: float = TALL
+    y_log: bool = False  # whether a fitted ``y`` axis is logarithmic; values that are not positive are then not drawn
+    x_log: bool = False  # the same for ``x``
+    levels: Sequence[Level] = ()  # references across the chart
+    marks: Sequence[tuple[float, str]] = ()  # vertical lines: a place on the x axis and a label for each
+    tall: float = TALL  # height in pixels
+    # whether names stand to the right of their lines if there is room; else they stand above the chart
     beside: bool = True
 
     def scales(self) -> tuple[Scale, Scale]:
@@ -215,20 +195,14 @@ def _line(line: Line, x: Scale, y: Scale, wide: float, tall: float) -> list[Mark
 @final
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar chart.
+    """A row of a bar chart."""
 
-    Args:
-        name: label to the left of the bar.
-        parts: parts of the bar, each a length ≥ 0 and a colour (on a logarithmic axis one part, > 0).
-        text: the numbers to the right of the bar.
-        bold: whether name and text are bold.
-        ends: ends of the spread around the whole length, drawn as a thin line; None for none.
-    """
-
-    name: str
+    name: str  # label to the left of the bar
+    # parts of the bar, each a length ≥ 0 and a colour (on a logarithmic axis one part, > 0)
     parts: Sequence[tuple[float, str]]
-    text: str
-    bold: bool = False
+    text: str  # the numbers to the right of the bar
+    bold: bool = False  # whether name and text are bold
+    # ends of the spread around the whole length, drawn as a thin line; None for none
     ends: tuple[float, float] | None = None
 
     @property
@@ -240,23 +214,14 @@ class Bar:
 @final
 @dataclass(frozen=True)
 class BarChart(Picture):
-    """Bars in rows, each with its name and its numbers.
+    """Bars in rows, each with its name and its numbers."""
 
-    Args:
-        title: of the chart.
-        x_title: of the axis, with its unit.
-        bars: from top to bottom.
-        x_log: whether the axis is logarithmic; the bars then start at its left end.
-        limit: a reference for all bars: its value and its label.
-        keys: names of the parts and their colours, above the bars.
-    """
-
-    title: str
-    x_title: str
-    bars: Sequence[Bar]
-    x_log: bool = False
-    limit: tuple[float, str] | None = None
-    keys: Sequence[tuple[str, str]] = ()
+    title: str  # of the chart
+    x_title: str  # of the axis, with its unit
+    bars: Sequence[Bar]  # from top to bottom
+    x_log: bool = False  # whether the axis is logarithmic; the bars then start at its left end
+    limit: tuple[float, str] | None = None  # a reference for all bars: its value and its label
+    keys: Sequence[tuple[str, str]] = ()  # names of the parts and their colours, above the bars
 
     def draw(self, width: float) -> tuple[float, Markup]:
         top, parts = 0.0, list[Markup]()

@@ -1,7 +1,5 @@
 """Elements of HTML and SVG, and their colours."""
 
-from __future__ import annotations
-
 import re
 from html import escape
 from typing import TypeAlias, final

@@ -1,7 +1,5 @@
 """The base of all pictures: SVG at any width, inline on a page or in its own file."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -100,19 +98,12 @@ def figures(pictures: Iterable[Picture], *, wide: bool = False, captions: bool =
 @final
 @dataclass(frozen=True)
 class Grid(Picture):
-    """Several pictures, each with its title, in rows.
+    """Several pictures, each with its title, in rows."""
 
-    Args:
-        title: of all together.
-        pictures: in the order in which they are read.
-        columns: how many stand side by side, if there is room.
-        note: a line above them.
-    """
-
-    title: str
-    pictures: Sequence[Picture]
-    columns: int = 2
-    note: str = ""
+    title: str  # of all together
+    pictures: Sequence[Picture]  # in the order in which they are read
+    columns: int = 2  # how many stand side by side, if there is room
+    note: str = ""  # a line above them
 
     @property
     def width(self) -> float:

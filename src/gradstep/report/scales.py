@@ -1,7 +1,5 @@
 """Axes: map numbers to places, choose ranges that outliers do not distort, and few ticks at round numbers."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Paths over a surface: contour lines of the height, and the path of each optimizer."""
 
-from __future__ import annotations
-
 import base64
 import math
 import struct
@@ -45,25 +43,18 @@ class Trajectory:
 @final
 @dataclass(frozen=True)
 class SurfaceChart(Picture):
-    """Panels with the same surface, one for each path.
+    """Panels with the same surface, one for each path."""
 
-    Args:
-        title: of the chart.
-        x_title, y_title: of the axes.
-        x, y: coordinates of the grid, ascending and evenly spaced: the part of the plane that is drawn.
-        z: heights ≥ 0, of shape (len(y), len(x)).
-        paths: one for each panel.
-        minimum: the point that a cross marks.
-    """
-
-    title: str
+    title: str  # of the chart
+    # x_title, y_title: of the axes
     x_title: str
     y_title: str
+    # x, y: coordinates of the grid, ascending and evenly spaced: the part of the plane that is drawn
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    z: NDArray[np.float64]
-    paths: Sequence[Trajectory]
-    minimum: tuple[float, float]
+    z: NDArray[np.float64]  # heights ≥ 0, of shape (len(y), len(x))
+    paths: Sequence[Trajectory]  # one for each panel
+    minimum: tuple[float, float]  # the point that a cross marks
 
     @property
     def width(self) -> float:

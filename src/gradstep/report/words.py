@@ -1,9 +1,9 @@
-"""Format numbers for pages and terminals. A missing number is a dash."""
-
-from __future__ import annotations
+"""Format numbers for pages and terminals, where a missing number is a dash; and read tables of texts."""
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 UNKNOWN = "–"
 TINY = 1e-30
@@ -131,3 +131,9 @@ def _height(value: float, log: bool) -> float:
     if not math.isfinite(value):
         return math.inf
     return math.log10(max(value, 1e-45)) if log else value
+
+
+def read_tables(file: Path) -> list[list[str]]:
+    r"""Return the rows of all tables in a Markdown file as cells, their heads included; ``\|`` in a cell is a ``|``."""
+    rows = [line for line in file.read_text("utf-8").splitlines() if line.startswith("| ")]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]

@@ -13,9 +13,8 @@ Nothing is counted or remembered inside: a run resumes from one integer, the num
 """
 
 from gradstep.schedules.base import Preview, PreviewRow, Schedule
-from gradstep.schedules.cycles import cosine_restarts, triangular
+from gradstep.schedules.cycles import OneCycle, cosine_restarts, one_cycle, triangular, warmup_stable_decay
 from gradstep.schedules.path import cosine, linear, polynomial, warmup
-from gradstep.schedules.recipes import OneCycle, one_cycle, warmup_stable_decay
 from gradstep.schedules.steps import constant, exponential, inverse_sqrt, multi_step, step
 
 __all__ = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from gradstep.schedules.checks import count, level
+from gradstep.rules.settings import number
 
 if TYPE_CHECKING:
     from gradstep.report import Line, LineChart
@@ -263,3 +264,49 @@ def schedule_line(schedule: Schedule, total: int, name: str = "", colour: str = 
     boundaries = schedule.boundaries(total)
     shown = sorted({0, total - 1, *range(0, total, -(-total // _POINTS)), *boundaries, *(b - 1 for b in boundaries)})
     return Line(name, shown, [schedule.value(u) for u in shown], colour)
+
+
+# -- arguments: each function returns the checked value or raises -----------------------------------------------------
+
+
+def count(name: str, value: int, least: int = 0) -> int:
+    """Check a whole number of updates or cycles: an int or a NumPy integer, at least ``least``."""
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, but is {value!r}") from error
+    if result < least:
+        raise ValueError(f"Invalid {name}: {value} (must be at least {least})")
+    return result
+
+
+def level(name: str, value: float) -> float:
+    """Check a value of a schedule: finite, at least 0."""
+    result = number(name, value)
+    if result < 0:
+        raise ValueError(f"Invalid {name}: {value} (must be at least 0)")
+    return result
+
+
+def positive(name: str, value: float) -> float:
+    """Check a finite number above 0."""
+    result = number(name, value)
+    if result <= 0:
+        raise ValueError(f"Invalid {name}: {value} (must be above 0)")
+    return result
+
+
+def shrinking(name: str, value: float) -> float:
+    """Check a factor above 0 and at most 1."""
+    result = positive(name, value)
+    if result > 1:
+        raise ValueError(f"Invalid {name}: {value} (must be at most 1)")
+    return result
+
+
+def fall(peak: float, floor: float) -> tuple[float, float]:
+    """Check the two ends of a decay and return the higher one first."""
+    high, low = level("peak", peak), level("floor", floor)
+    if low > high:
+        raise ValueError(f"Invalid floor: {floor} (must be at most peak, {peak}; for a rise use warmup() or linear())")
+    return high, low

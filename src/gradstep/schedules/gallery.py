@@ -1,7 +1,5 @@
 """Every kind of schedule by name, and their pictures, for ``gradstep schedules``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -9,11 +7,9 @@ from types import MappingProxyType
 
 from gradstep.report import Grid, LineChart, Picture
 from gradstep.report.scales import fit
-from gradstep.schedules.base import Schedule, schedule_line
-from gradstep.schedules.checks import count
-from gradstep.schedules.cycles import cosine_restarts, triangular
+from gradstep.schedules.base import Schedule, count, schedule_line
+from gradstep.schedules.cycles import cosine_restarts, one_cycle, triangular, warmup_stable_decay
 from gradstep.schedules.path import cosine, linear, polynomial, warmup
-from gradstep.schedules.recipes import one_cycle, warmup_stable_decay
 from gradstep.schedules.steps import constant, exponential, inverse_sqrt, multi_step, step
 from gradstep.spelling import suggest
 

@@ -1,7 +1,5 @@
 """Schedules that go from one level to another in a given number of updates."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -10,8 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
 
-from gradstep.schedules.base import Schedule
-from gradstep.schedules.checks import count, fall, level, positive
+from gradstep.schedules.base import Schedule, count, fall, level, positive
 
 
 class Shape(ABC):

@@ -1,15 +1,12 @@
 """Schedules without an end: constant, changing in steps, or falling smoothly."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.schedules.base import Schedule
-from gradstep.schedules.checks import count, level, positive
+from gradstep.schedules.base import Schedule, count, level, positive
 
 
 @final

@@ -1,7 +1,5 @@
 """Unscale, check, clip and step: inside a gradstep optimizer's step, or by torch operations for other optimizers."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Sequence
@@ -130,13 +128,8 @@ def find_cleared(model: nn.Module, optimizers: Optimizers, before: Tensor | None
     """Return the names of the parameters that had a nonzero gradient and now have a gradient of zero or None.
 
     This finds ``zero_grad`` of the optimizer and of the model, with and without ``set_to_none``. Other changes to
-    gradients are allowed.
-
-    Args:
-        model: the model that gives the names.
-        optimizers: the optimizers of the window.
-        before: an earlier result of :func:`gradient_norms`, shape (number of parameters,); None if there were no
-            gradients yet.
+    gradients are allowed. ``before`` is an earlier result of :func:`gradient_norms`, shape (number of parameters,), or
+    None if there were no gradients yet.
     """
     if before is None:
         return []

@@ -1,7 +1,5 @@
 """Save a whole training run to one file, safely against crashes, and load it all or nothing."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Turn what a user passes as ``schedule`` into objects that are stepped once per update."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 

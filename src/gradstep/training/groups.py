@@ -245,17 +245,11 @@ _BIAS = re.compile(r"^bias(_|$)|_bias$")
 @final
 @dataclass(frozen=True, eq=False)
 class NamedParameter:
-    """One parameter of a model with all its names; tied weights have several.
+    """One parameter of a model with all its names; tied weights have several."""
 
-    Attributes:
-        tensor: the parameter.
-        names: all its names, in the model's order.
-        owners: the modules that hold it, in the order of the names.
-    """
-
-    tensor: Tensor
-    names: tuple[str, ...]
-    owners: tuple[nn.Module, ...]
+    tensor: Tensor  # the parameter
+    names: tuple[str, ...]  # all its names, in the model's order
+    owners: tuple[nn.Module, ...]  # the modules that hold it, in the order of the names
 
     @property
     def name(self) -> str:

@@ -1,7 +1,5 @@
 """Load one part of a training run so that the loading can be undone."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
@@ -14,16 +12,10 @@ from gradstep.optimizers.wrapped import innermost
 
 
 def load_part(part: Any, state: Any, undo: ExitStack, *, strict: bool) -> LoadReport:
-    """Load the state of an optimizer, schedule or scaler, and push a callback that restores the old state.
+    """Load the state of an optimizer, schedule or scaler; closing ``undo`` then restores the old state.
 
-    Args:
-        part: the optimizer, schedule or scaler.
-        state: its state from a checkpoint.
-        undo: the stack for the callback; closing it undoes the loading.
-        strict: False loads only the matching entries of a gradstep optimizer; other parts load all or nothing.
-
-    Returns:
-        What a gradstep optimizer loaded and left out, with ``strict=False``; otherwise an empty report.
+    With ``strict=False`` a gradstep optimizer loads the matching entries only, and the report lists them and the
+    others; other parts load all or nothing, and the report is empty.
     """
     if isinstance(part, torch.optim.Optimizer):
         # Its tensors need no copy: loading replaces them and does not write to them.

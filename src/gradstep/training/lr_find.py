@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from gradstep.training.lr_suggest import METHODS, RECOMMENDED, LrSuggestion, refusal, suggestions
-from gradstep.training.lr_sweep import LossFn, LrSweep, sweep
+from gradstep.training.lr_sweep import METHODS, RECOMMENDED, LossFn, LrSuggestion, LrSweep, refusal, suggestions, sweep
 from gradstep.training.random_state import seed_random
-from gradstep.training.replay import Data, Replay
-from gradstep.training.snapshot import Snapshot
+from gradstep.training.snapshot import Data, Replay, Snapshot
 from gradstep.training.stepper import Stepper
 
 if TYPE_CHECKING:

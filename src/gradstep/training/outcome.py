@@ -1,7 +1,5 @@
 """The outcome of one update, and the error message after many skipped updates in a row."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import chain
@@ -73,13 +71,7 @@ FLOAT16_MAX = 65_504
 
 
 def explain_skipped_updates(model: nn.Module, last: UpdateOutcome, precision: str) -> str:
-    """Return the error message after ``MOST_SKIPPED`` skipped updates in a row.
-
-    Args:
-        model: the model that is trained.
-        last: the outcome of the last update.
-        precision: the precision of the forward pass.
-    """
+    """Return the error message after ``MOST_SKIPPED`` skipped updates in a row, with the outcome of the last one."""
     symptom = f"the last {MOST_SKIPPED} updates were all skipped, because {last.reason}"
     if precision == "float16":
         symptom += f", down to a loss scale of {last.loss_scale:.2g}"

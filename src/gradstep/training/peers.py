@@ -1,7 +1,5 @@
 """Several processes that train one model: exchange gradients once per window, and average numbers over processes."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The global random generators that training uses: save and restore their state, and seed them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from typing import Any

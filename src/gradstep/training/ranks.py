@@ -1,7 +1,5 @@
 """Checkpoints of several processes: one file with the random generators of each; shards are refused."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,14 +18,10 @@ def own_rank() -> int:
 
 
 def refuse_shards(parts: Mapping[str, Any], what: str) -> None:
-    """Refuse a model or optimizer of which this process has only a part.
-
-    Args:
-        parts: the parts of a checkpoint, by name.
-        what: what is to be done with them, for the message.
+    """Refuse to do ``what`` with a checkpoint's model or optimizer of which this process has only a part.
 
     Raises:
-        ValueError: naming a part, and what saves it.
+        ValueError: naming the part, and what saves it.
     """
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before anybody has imported it nothing is sharded by it
     for name, part in parts.items():

@@ -1,7 +1,5 @@
 """Precisions of the forward pass, and loss scaling for float16 by torch's GradScaler."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, final
@@ -23,10 +21,6 @@ class LossScale:
     ``GradScaler.unscale_`` reads and writes every gradient only to find out whether one is not finite. The step
     already knows this from the norm. Therefore the scaler gets a sentinel instead: an optimizer with a single
     parameter, whose gradient is infinite when the update was skipped. The scaler itself decides on growth and backoff.
-
-    Args:
-        scaler: torch's scaler.
-        device: the device of the loss.
     """
 
     def __init__(self, scaler: torch.amp.GradScaler, device: torch.device) -> None:

@@ -1,7 +1,5 @@
 """Drive settings of an optimizer's groups by schedules: :class:`gradstep.Scheduler`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gradstep.schedules import Schedule
-from gradstep.schedules.checks import count
+from gradstep.schedules.base import count
 
 PerGroup: TypeAlias = Schedule | Sequence[Schedule | None] | Mapping[str, Schedule | None]
 """One schedule for all groups, a sequence in their order, or a mapping by ``"name"``; None leaves a group unchanged."""
@@ -22,16 +20,11 @@ PerGroup: TypeAlias = Schedule | Sequence[Schedule | None] | Mapping[str, Schedu
 @final
 @dataclass(frozen=True)
 class Drive:
-    """A setting of an optimizer and its schedules.
+    """A setting of an optimizer and its schedules."""
 
-    Attributes:
-        setting: the name of the setting in the groups.
-        relative: whether the schedules are factors of the initial value.
-        source: one schedule for all groups, those added later included; or one schedule or None for each group.
-    """
-
-    setting: str
-    relative: bool
+    setting: str  # the name of the setting in the groups
+    relative: bool  # whether the schedules are factors of the initial value
+    # one schedule for all groups, those added later included; or one schedule or None for each group
     source: Schedule | tuple[Schedule | None, ...]
 
     def schedules(self, optimizer: Optimizer) -> tuple[Schedule | None, ...]:

@@ -1,7 +1,5 @@
 """The micro-batches of one update, and the permitted order of calls on them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -36,11 +36,7 @@ _Call: TypeAlias = tuple[int, Callable[..., Any] | _Branches, tuple[int, ...]]
 
 @final
 class Tape:
-    """The operations of a program in order; arguments are indices of earlier results.
-
-    Args:
-        parts: the expressions of the program, by name.
-    """
+    """The operations of a program's parts, by name, in order; arguments are indices of earlier results."""
 
     def __init__(self, parts: Mapping[str, Node]) -> None:
         self.parts = parts
@@ -54,14 +50,7 @@ class Tape:
         self.outputs = [(n, self._place(parts[n])) for n in outputs]
 
     def run(self, values: Mapping[tuple[str, str], Any]) -> tuple[dict[str, Any], bool]:
-        """Compute the outputs from the leaves.
-
-        Args:
-            values: the value of every leaf, by its kind and name.
-
-        Returns:
-            The new parameter and slots, by name, and whether anything was divided by zero.
-        """
+        """Compute the outputs from the leaves, as :meth:`Program.run` describes them."""
         results: list[Any] = [None] * self.size
         for place, constant in self.constants:
             results[place] = constant

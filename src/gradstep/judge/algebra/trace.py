@@ -5,8 +5,6 @@ values. Where a rule branches on a number (``if step == 1``), both branches are 
 not needed, so a rule made by ``exec`` or in a notebook is traced like any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache, partial

@@ -1,25 +1,14 @@
 """The known mistakes and conventions: each is an edit that applies to every rule with a place for it."""
 
-from __future__ import annotations
-
 from functools import cache
 
-from gradstep.judge.catalogue import (
-    adaptive,
-    corrections,
-    decay,
-    driving,
-    epsilons,
-    momentum,
-    particular,
-    state,
-)
+from gradstep.judge.catalogue import corrections, decay, momentum, particular, state
 from gradstep.judge.catalogue.mistake import CONVENTIONS, Mistake, Variant, distinct, read_mistakes, variants
 from gradstep.rules import Rule
 
 __all__ = ["CONVENTIONS", "MISTAKES", "Mistake", "Variant", "catalogue", "distinct", "variants"]
 
-KINDS = (corrections, decay, epsilons, adaptive, particular, state, momentum, driving)
+KINDS = (corrections, decay, particular, state, momentum)
 
 MISTAKES = read_mistakes({name: change for kind in KINDS for name, change in kind.CHANGES.items()})
 """Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""
@@ -35,4 +24,4 @@ def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
     >>> catalogue(Lion)[0].sentence
     'Lion with a bias correction that the rule does not have'
     """
-    return tuple(v for m in (*MISTAKES, *driving.mistakes_of_settings(rule)) for v in variants(rule, (m,)))
+    return tuple(v for m in (*MISTAKES, *state.mistakes_of_settings(rule)) for v in variants(rule, (m,)))

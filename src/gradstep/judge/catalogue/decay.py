@@ -1,13 +1,20 @@
 """Weight decay: in the wrong place, of the wrong size, at the wrong time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import coupled_decay, decoupled_decay, divide_terms, replace_denominators, step_size
 from gradstep.judge.algebra.expression import GRADIENT, KEEP, MOVE, ONE, ZERO, G, Node, P, call, mul
-from gradstep.judge.algebra.program import Average, Program, only, require
+from gradstep.judge.algebra.program import (
+    Average,
+    Program,
+    coupled_decay,
+    decoupled_decay,
+    divide_terms,
+    only,
+    replace_denominators,
+    require,
+    step_size,
+)
 from gradstep.judge.catalogue.mistake import any_of, habit
 from gradstep.judge.formula import Change, Edit
 

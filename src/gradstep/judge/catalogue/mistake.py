@@ -1,7 +1,5 @@
 """Known mistakes, rules with mistakes in them, and the helpers that make edits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +10,13 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.algebra.anatomy import require_change
 from gradstep.judge.algebra.expression import Node
-from gradstep.judge.algebra.program import NotFoundError, Program
+from gradstep.judge.algebra.program import NotFoundError, Program, require_change
 from gradstep.judge.algebra.trace import key_of
-from gradstep.judge.battery import DECAY, LR, QUICK
 from gradstep.judge.formula import Change, Condition, Edit, Formula, Habits, apply_changes, examples
 from gradstep.judge.replay import replay
-from gradstep.judge.scenario import Scenario, Values
+from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
+from gradstep.report.words import read_tables
 from gradstep.rules import Rule
 
 CONVENTIONS = ("torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook")
@@ -30,22 +27,14 @@ CONVENTIONS = ("torch", "paper", "optax", "tinytorch", "keras", "huggingface", "
 @final
 @dataclass(frozen=True)
 class Mistake:
-    """A known way to write a rule differently; an error, unless it is a convention.
+    """A known way to write a rule differently; an error, unless it is a convention."""
 
-    Attributes:
-        name: identifier in kebab-case.
-        sentence: the difference, as it follows "matches AdamW with …".
-        look_for: what to look for in the code, and what to put there.
-        change: what it changes in a rule.
-        read: where the right way is explained.
-        conventions: who writes the rule like this on purpose, and for which rules (an empty tuple: for all).
-    """
-
-    name: str
-    sentence: str
-    look_for: str
-    change: Change
-    read: str = "the rule's docstring in gradstep.rules"
+    name: str  # identifier in kebab-case
+    sentence: str  # the difference, as it follows "matches AdamW with …"
+    look_for: str  # what to look for in the code, and what to put there
+    change: Change  # what it changes in a rule
+    read: str = "the rule's docstring in gradstep.rules"  # where the right way is explained
+    # who writes the rule like this on purpose, and for which rules (an empty tuple: for all)
     conventions: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
@@ -59,17 +48,13 @@ def read_mistakes(changes: Mapping[str, Edit | Change]) -> tuple[Mistake, ...]:
     Raises:
         KeyError: a mistake has no change.
     """
-    sources: dict[str, str] = {}
+    file = Path(__file__).with_name("mistakes.md")
+    sources = dict(re.findall(r"^- `(.+?)`: (.+)$", file.read_text("utf-8"), re.MULTILINE))
     mistakes = []
-    for line in Path(__file__).with_name("mistakes.md").read_text("utf-8").splitlines():
-        if source := re.fullmatch(r"- `(.+?)`: (.+)", line):
-            sources[source[1]] = source[2]
-        elif line.startswith("| ") and not line.startswith("| mistake |"):
-            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            name, sentence, look_for, read, holders = cells
-            made = changes[name]
-            change = made if isinstance(made, Change) else Change(made)
-            mistakes.append(Mistake(name, sentence, look_for, change, sources.get(read, read), _read_holders(holders)))
+    for name, sentence, look_for, read, holders in (row for row in read_tables(file) if row[0] != "mistake"):
+        made = changes[name]
+        change = made if isinstance(made, Change) else Change(made)
+        mistakes.append(Mistake(name, sentence, look_for, change, sources.get(read, read), _read_holders(holders)))
     return tuple(mistakes)
 
 
@@ -192,14 +177,7 @@ def _are_near(one: Values, other: Values) -> bool:
 @final
 @dataclass(frozen=True)
 class _Regime:
-    """Random gradients of one range of sizes.
-
-    Attributes:
-        low: exponent of the smallest, to base 10.
-        high: exponent of the largest.
-        away: whether the settings are away from their defaults.
-        steps: number of steps.
-    """
+    """Random gradients from 10 ** ``low`` to 10 ** ``high``, and whether settings are away from their defaults."""
 
     low: float
     high: float

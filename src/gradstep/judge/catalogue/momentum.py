@@ -1,13 +1,10 @@
 """Momentum, the size and the direction of the step, and changes of the gradient before the rule uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
-from gradstep.judge.algebra.anatomy import divide_terms, sums_with_eps
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, call, mul, number
-from gradstep.judge.algebra.program import Average, Program, only, require
+from gradstep.judge.algebra.program import Average, Program, divide_terms, only, require, sums_with_eps
 from gradstep.judge.formula import Change, Edit
 
 

@@ -30,19 +30,13 @@ ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 @final
 @dataclass(frozen=True)
 class Arguments:
-    """The settings that a submission takes, and their names there.
+    """The settings that a submission takes, and their names there."""
 
-    Attributes:
-        names: the submission's own name (or two, for the numbers of a pair) by the rule's name.
-        unknown: required arguments that match no setting of the rule.
-        open: settings of ``names`` that its ``**keywords`` may accept or refuse.
-        defaults: the submission's own defaults, by the rule's names.
-    """
-
+    # the submission's own name (or two, for the numbers of a pair) by the rule's name
     names: Mapping[str, tuple[str, ...]]
-    unknown: tuple[str, ...] = ()
-    open: frozenset[str] = frozenset()
-    defaults: tuple[tuple[str, Any], ...] = ()
+    unknown: tuple[str, ...] = ()  # required arguments that match no setting of the rule
+    open: frozenset[str] = frozenset()  # settings of ``names`` that its ``**keywords`` may accept or refuse
+    defaults: tuple[tuple[str, Any], ...] = ()  # the submission's own defaults, by the rule's names
 
     @property
     def offered(self) -> frozenset[str]:
@@ -89,10 +83,7 @@ def match_names(
 ) -> dict[str, tuple[str, ...]]:
     """Return the submission's own name (or two, for a pair) for each of the rule's settings that it has.
 
-    Args:
-        rule: the rule.
-        own: the submission's names.
-        suits: whether one of these names can stand for one of the rule's settings.
+    ``suits`` says whether one of its names, ``own``, can stand for one of the rule's settings.
     """
     fields = shared_defaults(rule)
     names: dict[str, tuple[str, ...]] = {}
@@ -188,19 +179,12 @@ class Session(ABC):
 
 @dataclass(frozen=True)
 class Subject(ABC):
-    """A submission of one form.
+    """A submission of one form."""
 
-    Attributes:
-        kind: its form.
-        make: the class, factory or function.
-        arguments: the settings it takes.
-        extra: arguments that are no settings of the rule; it always receives them.
-    """
-
-    kind: ClassVar[Kind]
-    make: Any
-    arguments: Arguments
-    extra: dict[str, Any]
+    kind: ClassVar[Kind]  # its form
+    make: Any  # the class, factory or function
+    arguments: Arguments  # the settings it takes
+    extra: dict[str, Any]  # arguments that are no settings of the rule; it always receives them
 
     @property
     @abstractmethod

@@ -1,7 +1,5 @@
 """Detect the form of a submission."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +28,8 @@ def subject_of(
     """Return the submission behind the common interface.
 
     Args:
-        submission: a class, a factory or a function.
-        rule: what it should compute.
+        submission, rule, kind, parameter: as for :func:`gradstep.check`.
         settings: fixed settings; those that the rule does not have go to the submission unchanged.
-        kind: its form, if the submission does not show it.
-        parameter: for NumPy optimizers, makes a parameter from an array.
 
     Raises:
         TypeError: it cannot be called, or it needs arguments that are not given.

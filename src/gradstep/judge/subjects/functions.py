@@ -69,13 +69,10 @@ class FunctionSubject(Subject):
     """A function, called once per parameter and step, such as ``(p, g, state, step, **settings) -> (p, state)``.
 
     The first state is ``{}``, the first step is 1.
-
-    Attributes:
-        tensors: whether it works on torch's tensors.
-        takes_config: its form is ``(w, dw, config) -> (w, config)``, with settings and state in one dictionary.
     """
 
-    tensors: bool = False
+    tensors: bool = False  # whether it works on torch's tensors
+    # its form is ``(w, dw, config) -> (w, config)``, with settings and state in one dictionary
     takes_config: bool = False
 
     kind: ClassVar[Kind] = "function"
@@ -164,17 +161,11 @@ Container: TypeAlias = Literal["one", "list", "dict"]
 @final
 @dataclass(frozen=True)
 class Method:
-    """The method by which an object updates parameters.
+    """The method by which an object updates parameters."""
 
-    Attributes:
-        name: its name.
-        swapped: whether the gradient is the first argument.
-        takes: one array for each object, or a list or a dictionary of all arrays.
-    """
-
-    name: str
-    swapped: bool
-    takes: Container
+    name: str  # its name
+    swapped: bool  # whether the gradient is the first argument
+    takes: Container  # one array for each object, or a list or a dictionary of all arrays
 
 
 def find_method(submission: Any) -> Method | None:
@@ -202,15 +193,10 @@ def _is_gradient(name: str) -> bool:
 @final
 @dataclass(frozen=True)
 class UpdaterSubject(Subject):
-    """A class made as ``make(**settings)``; its method returns the new parameter, or None if it works in place.
+    """A class made as ``make(**settings)``; its method returns the new parameter, or None if it works in place."""
 
-    Attributes:
-        method: the method that updates parameters.
-        tensors: whether it works on torch's tensors.
-    """
-
-    method: Method
-    tensors: bool = False
+    method: Method  # the method that updates parameters
+    tensors: bool = False  # whether it works on torch's tensors
 
     kind: ClassVar[Kind] = "update"
 

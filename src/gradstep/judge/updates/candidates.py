@@ -1,7 +1,5 @@
 """The rules that an update is compared with: what an optimizer's name promises, its mistakes, and all others."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,22 +27,16 @@ _AFFIXES = re.compile(
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """A rule that an update may be of.
+    """A rule that an update may be of."""
 
-    Attributes:
-        name: what to call it.
-        replay: computes its updates of a record, exactly or with disturbed numbers; it may raise UnknowableError.
-        full: it needs full matrices.
-        orthogonal: it is a direction from an iteration in bfloat16, and its length a factor of the learning rate that
-            authors choose differently, the same at every step.
-        promised: it counts as the rule that the optimizer's name stands for.
-    """
-
-    name: str
+    name: str  # what to call it
+    # computes its updates of a record, exactly or with disturbed numbers; it may raise UnknowableError
     replay: Callable[[History, Roundings | None], Updates]
-    full: bool = False
+    full: bool = False  # it needs full matrices
+    # it is a direction from an iteration in bfloat16, and its length a factor of the learning rate that authors choose
+    # differently, the same at every step
     orthogonal: bool = False
-    promised: bool = False
+    promised: bool = False  # it counts as the rule that the optimizer's name stands for
 
 
 _MUON = Candidate("Muon", replay_muon, full=True, orthogonal=True)

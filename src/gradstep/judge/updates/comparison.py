@@ -47,36 +47,24 @@ Correct optimizers were at most 0.7 times that distance away (torch's in bfloat1
 @final
 @dataclass(frozen=True)
 class Fit:
-    """How well a rule explains the updates.
+    """How well a rule explains the updates."""
 
-    Attributes:
-        distance: the largest over the steps, relative to the update, beyond what roundings explain; infinite where
-            it is not known.
-        factor: how many times longer the updates were.
-        reason: why the distance is not known; empty where it is.
-        hidden: in no step can the rule be seen, since roundings or an overflow explain as much as the update.
-    """
-
+    # the largest over the steps, relative to the update, beyond what roundings explain; infinite where it is not known
     distance: float
-    factor: float = 1.0
-    reason: str = ""
+    factor: float = 1.0  # how many times longer the updates were
+    reason: str = ""  # why the distance is not known; empty where it is
+    # in no step can the rule be seen, since roundings or an overflow explain as much as the update
     hidden: bool = False
 
 
 @final
 @dataclass(frozen=True)
 class _Pair:
-    """One step of a parameter with n recorded elements.
+    """One step of a parameter with n recorded elements."""
 
-    Attributes:
-        observed: (n,) the update that was observed.
-        replayed: (n,) the update that the rule makes.
-        rounding: the 2-norm of what rounding of the parameter may add.
-    """
-
-    observed: Values
-    replayed: Values
-    rounding: float
+    observed: Values  # (n,) the update that was observed
+    replayed: Values  # (n,) the update that the rule makes
+    rounding: float  # the 2-norm of what rounding of the parameter may add
 
     @property
     def length(self) -> float:
@@ -104,14 +92,10 @@ def tolerance(candidate: Candidate, history: History) -> float:
 def compare(
     candidate: Candidate, history: History, screen: Screen | None = None, *, limit: float, scaled: bool = False
 ) -> Fit:
-    """How well a rule explains the updates.
+    """How well a rule explains the updates; a distance above ``limit`` need not be known exactly.
 
-    Args:
-        candidate: the rule.
-        history: the record.
-        screen: what is known of this parameter and others together.
-        limit: a distance above it need not be known exactly.
-        scaled: the length may be another, by one factor for all steps.
+    ``screen`` is what is known of this parameter and others together. With ``scaled`` the length may be another, by one
+    factor for all steps.
     """
     if screen is not None and screen.excludes(candidate, history, limit=limit, scaled=scaled):
         return Fit(math.inf)
@@ -215,11 +199,7 @@ class Screen:
     """
 
     def __init__(self, histories: Sequence[History]) -> None:
-        """Take records with the same settings, of one format, with state of the same names and age.
-
-        Args:
-            histories: at least one; see :func:`make_screens`.
-        """
+        """Take one record or more of a group of :func:`group_histories`."""
         self._places = {id(h): i for i, h in enumerate(histories)}
         self._sizes = np.array([h.steps[0].before.size for h in histories])
         self._starts = np.cumsum(self._sizes) - self._sizes

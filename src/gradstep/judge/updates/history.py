@@ -41,19 +41,12 @@ class UnreadableStepError(Exception):
 @final
 @dataclass(frozen=True)
 class NumberFormat:
-    """How finely numbers are kept.
+    """How finely numbers are kept."""
 
-    Attributes:
-        eps: distance of neighbouring numbers, relative to them.
-        smallest: the least positive number.
-        largest: the largest number.
-        name: the dtype's.
-    """
-
-    eps: float
-    smallest: float
-    largest: float
-    name: str
+    eps: float  # distance of neighbouring numbers, relative to them
+    smallest: float  # the least positive number
+    largest: float  # the largest number
+    name: str  # the dtype's
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> NumberFormat:
@@ -75,19 +68,12 @@ CODES = NumberFormat(0.0, 0.0, float(np.finfo(np.float32).max), "8-bit codes")
 @final
 @dataclass(frozen=True, eq=False)
 class ObservedStep:
-    """One step of a parameter: of the sample in float64, or of the full matrix in float32 or float64.
+    """One step of a parameter: of the sample in float64, or of the full matrix in float32 or float64."""
 
-    Attributes:
-        settings: the group's; one object for all parameters of the group.
-        before: the values before the step.
-        gradient: as the rule gets it: unscaled and clipped.
-        after: the values after it.
-    """
-
-    settings: Mapping[str, Any]
-    before: Values
-    gradient: Values
-    after: Values
+    settings: Mapping[str, Any]  # the group's; one object for all parameters of the group
+    before: Values  # the values before the step
+    gradient: Values  # as the rule gets it: unscaled and clipped
+    after: Values  # the values after it
 
     @property
     def update(self) -> Values:
@@ -109,32 +95,21 @@ class History:
 
     The value of a parameter in 16 bits is the exact one where its state holds the rest: the rounded value and its
     compensation, or the float32 master copy (gradstep's ``kahan_comp`` and ``master_param``).
-
-    Attributes:
-        shape: the parameter's.
-        dtype: the format of the parameter itself.
-        keeps_matrix: its first steps are kept in full, too.
-        values: the format of its values, together with what its state holds of them.
-        state: the coarsest format of its state; that of its values until state has been seen.
-        steps: its steps at the sampled elements.
-        full_steps: its first steps in full.
-        initial_state: its state before the first of them, by name: arrays at the sample, or numbers.
-        initial_matrices: the arrays of the same in full.
-        skipped: steps that its optimizer left out.
-        closed: nothing more is recorded, since a step could not be read.
     """
 
-    shape: tuple[int, ...]
-    dtype: NumberFormat
-    keeps_matrix: bool
-    values: NumberFormat = field(init=False)
+    shape: tuple[int, ...]  # the parameter's
+    dtype: NumberFormat  # the format of the parameter itself
+    keeps_matrix: bool  # its first steps are kept in full, too
+    values: NumberFormat = field(init=False)  # the format of its values, together with what its state holds of them
+    # the coarsest format of its state; that of its values until state has been seen
     state: NumberFormat = field(init=False)
-    steps: list[ObservedStep] = field(default_factory=list)
-    full_steps: list[ObservedStep] = field(default_factory=list)
+    steps: list[ObservedStep] = field(default_factory=list)  # its steps at the sampled elements
+    full_steps: list[ObservedStep] = field(default_factory=list)  # its first steps in full
+    # its state before the first of them, by name: arrays at the sample, or numbers
     initial_state: dict[str, Any] | None = None
-    initial_matrices: dict[str, Any] = field(default_factory=dict)
-    skipped: int = 0
-    closed: bool = False
+    initial_matrices: dict[str, Any] = field(default_factory=dict)  # the arrays of the same in full
+    skipped: int = 0  # steps that its optimizer left out
+    closed: bool = False  # nothing more is recorded, since a step could not be read
     _sample: Tensor | None = None
     _pending: tuple[Mapping[str, Any], _Reading, _Reading | None] | None = None
 
@@ -142,13 +117,11 @@ class History:
         self.values = self.state = self.dtype
 
     def begin_step(self, p: Tensor, gradient: Tensor | None, settings: Mapping[str, Any], state: Any) -> None:
-        """Record the values before a step.
+        """Record the values before a step of the parameter; the optimizer's state of it is read at the first only.
 
         Args:
-            p: the parameter.
-            gradient: its gradient; None where a closure makes it inside the step.
-            settings: the group's, from :func:`copy_settings`.
-            state: the optimizer's state of the parameter, read at the first step only.
+            p, gradient: the parameter, and its gradient; None where a closure makes it inside the step.
+            settings, state: the group's, from :func:`copy_settings`, and the parameter's.
 
         Raises:
             UnreadableStepError: the gradient is sparse.
@@ -173,10 +146,8 @@ class History:
         """Record the values after the step that :meth:`begin_step` has seen begin.
 
         Args:
-            p: the parameter.
-            gradient: its gradient, as it is now: recorded where there was none before.
+            p, gradient, state: as they are now; the gradient is recorded where there was none before.
             scale: what the optimizer multiplied it by before the rule saw it.
-            state: the optimizer's state of the parameter.
 
         Raises:
             UnreadableStepError: the gradient is sparse, or numbers are not finite.
@@ -223,11 +194,9 @@ class History:
 
 
 def join_histories(histories: Sequence[History], count: int) -> History:
-    """The first steps of several parameters as one record of all their sampled elements.
+    """The first ``count`` steps of several parameters as one record of all their sampled elements.
 
-    Args:
-        histories: records with the same settings, of one format, with state of the same names and age.
-        count: number of steps.
+    The records have the same settings, one format, and state of the same names and age.
     """
     first = histories[0]
     joint = History((sum(h.steps[0].before.size for h in histories),), first.dtype, keeps_matrix=False)

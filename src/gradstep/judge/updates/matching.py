@@ -1,7 +1,5 @@
 """Which rule made a parameter's updates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -82,12 +80,7 @@ def has_zero_rate(history: History) -> bool:
 
 
 def judge_zero_rate(history: History, *, others_move: bool) -> tuple[str, Result]:
-    """Judge an optimizer whose learning rate was 0 in every step.
-
-    Args:
-        history: the record of a parameter that :func:`has_zero_rate`.
-        others_move: another group of its optimizer has a learning rate above 0, so that this one is meant to be frozen.
-    """
+    """Judge a parameter that :func:`has_zero_rate`: it is meant to be frozen if another group has a rate above 0."""
     if others_move:
         return "frozen: its group's learning rate is 0", Result.FROZEN
     count = len(history.steps)

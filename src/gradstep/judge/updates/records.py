@@ -1,7 +1,5 @@
 """The record of one optimizer, and the optimizer steps that have begun and not ended."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,25 +15,15 @@ from gradstep.judge.updates.history import History, UnreadableStepError
 @final
 @dataclass(eq=False)
 class OptimizerRecord:
-    """The record of one optimizer.
-
-    Attributes:
-        optimizer: it.
-        histories: the records of its parameters, by identity.
-        steps: how many of its steps have been recorded.
-        begin: number of its first step among all steps of all optimizers; 0 before it.
-        end: number of its last step, whether it has been recorded or not.
-        inner: it has stepped inside another's step only: that one wraps it.
-        reasons: why steps of parameters could not be read, by identity.
-    """
+    """The record of one optimizer."""
 
     optimizer: torch.optim.Optimizer
-    histories: dict[int, History] = field(default_factory=dict)
-    steps: int = 0
-    begin: int = 0
-    end: int = 0
-    inner: bool = True
-    reasons: dict[int, str] = field(default_factory=dict)
+    histories: dict[int, History] = field(default_factory=dict)  # the records of its parameters, by identity
+    steps: int = 0  # how many of its steps have been recorded
+    begin: int = 0  # number of its first step among all steps of all optimizers; 0 before it
+    end: int = 0  # number of its last step, whether it has been recorded or not
+    inner: bool = True  # it has stepped inside another's step only: that one wraps it
+    reasons: dict[int, str] = field(default_factory=dict)  # why steps of parameters could not be read, by identity
 
     def count_step(self, number: int) -> None:
         """Note when it steps."""

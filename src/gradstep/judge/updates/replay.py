@@ -1,7 +1,5 @@
 """The updates that a formula makes of the recorded gradients, settings and first state, in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -41,16 +39,11 @@ class Roundings:
 
     How far they move an update is how far arithmetic in these formats may move it (stochastic arithmetic: Vignes,
     "A stochastic arithmetic for reliable scientific computation", 1993). They depend on the seed only.
-
-    Attributes:
-        seed: of the signs.
-        arithmetic: the format of what is computed and not kept.
-        state: the format of what is kept between steps.
     """
 
-    seed: int
-    arithmetic: NumberFormat
-    state: NumberFormat
+    seed: int  # of the signs
+    arithmetic: NumberFormat  # the format of what is computed and not kept
+    state: NumberFormat  # the format of what is kept between steps
     _signs: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """The result for each parameter, and the report in words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum

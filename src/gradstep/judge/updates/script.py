@@ -1,7 +1,5 @@
 """A training script run under the watch."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys

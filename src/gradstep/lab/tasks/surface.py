@@ -1,7 +1,5 @@
 """Tasks on surfaces over the plane: the parameters are a point (x, y), the loss is its height."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Clipping by the global norm: one factor, no overflow, no division by zero."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradstep.judge import Verdict
 from gradstep.judge.properties import Property
-from gradstep.learn.exams.exam import Slip, verdict
+from gradstep.learn.exams import Slip, verdict
 from gradstep.learn.lesson import Framework
 
 Arrays: TypeAlias = Sequence["NDArray[Any] | None"]

@@ -1,7 +1,5 @@
 """Warmup and cosine: compare each update with :mod:`gradstep.schedules`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from typing import Any, TypeAlias, final
 
 from gradstep.judge import Verdict
 from gradstep.judge.properties import Property
-from gradstep.learn.exams.exam import Slip, verdict
+from gradstep.learn.exams import Slip, verdict
 from gradstep.learn.lesson import Framework
 from gradstep.schedules import cosine, warmup
 

@@ -1,7 +1,5 @@
 """Bias correction on and off."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Weight decay in the gradient against decay on the weight, by the scale of the gradient."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

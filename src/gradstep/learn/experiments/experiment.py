@@ -1,7 +1,5 @@
 """An experiment: a rule on one array in plain NumPy, figures in words, and a picture of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +75,7 @@ COLOURS = {
 @final
 @dataclass(frozen=True)
 class Finding:
-    """The result of an experiment.
-
-    Attributes:
-        lines: the figures in words.
-        picture: the figures as a picture.
-    """
+    """The result of an experiment: its figures in words and as a picture."""
 
     lines: tuple[str, ...]
     picture: Picture
@@ -99,16 +92,9 @@ class Finding:
 @final
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment that a learner can run.
+    """An experiment that a learner can run."""
 
-    Attributes:
-        name: its name on the command line.
-        title: a few words.
-        question: what to think about before looking at the result.
-        run: computes everything and returns the finding.
-    """
-
-    name: str
-    title: str
-    question: str
-    run: Callable[[], Finding]
+    name: str  # its name on the command line
+    title: str  # a few words
+    question: str  # what to think about before looking at the result
+    run: Callable[[], Finding]  # computes everything and returns the finding

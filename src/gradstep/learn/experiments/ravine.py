@@ -1,7 +1,5 @@
 """A ravine: the use of momentum, and of a learning rate for each weight."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Save a run, and resume it with another learning rate or without its state."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The doctor: find out from the record of a run why training is unhealthy."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -26,15 +26,10 @@ a decay have small updates anyway. A choice."""
 @final
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One number per update, without the updates where it was not collected.
+    """One number per update, without the updates where it was not collected."""
 
-    Attributes:
-        updates: (n,) numbers of the updates, ascending.
-        values: (n,) their values, not always finite.
-    """
-
-    updates: NDArray[np.int64]
-    values: Floats
+    updates: NDArray[np.int64]  # (n,) numbers of the updates, ascending
+    values: Floats  # (n,) their values, not always finite
 
     def __len__(self) -> int:
         return len(self.values)

@@ -1,14 +1,15 @@
 """A finding of the doctor with its cause and evidence, and functions that rules use to write texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from gradstep.monitor.doctor.evidence import Evidence
+from gradstep.report.words import read_tables
 
 
 @final
@@ -150,16 +151,23 @@ class Rule:
         return Finding(self.cause, score, tuple(facts)) if facts else None
 
 
-def finds(
-    title: str,
-    severity: Severity,
-    reading: str,
-    remedy: str,
-    explains: frozenset[str] = frozenset(),
-    spoils: frozenset[str] = frozenset(),
-) -> Callable[[Callable[[Evidence], Found]], Rule]:
-    """Make a rule of a function. Its cause has the function's name, and the other fields of :class:`Cause`."""
-    return lambda find: Rule(Cause(find.__name__, title, severity, reading, remedy, explains, spoils), find)
+def finds(explains: Iterable[str] = (), spoils: Iterable[str] = ()) -> Callable[[Callable[[Evidence], Found]], Rule]:
+    """Make a rule of a function; its cause has the function's name, and the texts of that name in ``causes.md``."""
+
+    def make_rule(find: Callable[[Evidence], Found]) -> Rule:
+        title, severity, reading, remedy = _texts()[find.__name__]
+        return Rule(
+            Cause(find.__name__, title, Severity(severity), reading, remedy, frozenset(explains), frozenset(spoils)),
+            find,
+        )
+
+    return make_rule
+
+
+@cache
+def _texts() -> dict[str, list[str]]:
+    """Return the title, severity, reading and remedy of each cause."""
+    return {name.strip("`"): texts for name, *texts in read_tables(Path(__file__).with_name("causes.md"))}
 
 
 def grade(value: float, *, limit: float, certain: float) -> float:

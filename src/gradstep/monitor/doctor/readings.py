@@ -1,7 +1,5 @@
 """The diagnosis of a run: its findings in order, and the meaning of loss, gradient, weights and updates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +8,7 @@ from typing import Any, final
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
 from gradstep.monitor.doctor.finding import Finding
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, LOW_RATIO, RELAPSE, relapse
-from gradstep.monitor.readings import ALARMING_GRADIENT, HEALTHY_GRADIENT
+from gradstep.monitor.record import ALARMING_GRADIENT, HEALTHY_GRADIENT
 
 FLAT = 0.02
 """A loss that fell by less than this share of its start is called flat. A choice."""

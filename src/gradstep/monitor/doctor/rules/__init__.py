@@ -1,6 +1,6 @@
 """The rules of the doctor: for each cause of unhealthy training, a function that finds its signs.
 
-To add a rule, write a function under ``@finds(...)`` in the file of its subject.
+To add a rule, write a function under ``@finds(...)`` in the file of its subject, and its texts in ``causes.md``.
 """
 
 from gradstep.monitor.doctor.finding import Rule

@@ -1,13 +1,11 @@
 """Rules about the norm of the gradient."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import Fact, Found, Severity, fell, finds, grade, join_names
+from gradstep.monitor.doctor.finding import Fact, Found, fell, finds, grade, join_names
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
-from gradstep.monitor.readings import ALARMING_GRADIENT
+from gradstep.monitor.record import ALARMING_GRADIENT
 
 ALARMING_CERTAIN = 1e4
 
@@ -15,16 +13,7 @@ LEAST_ROWS = 3
 """Least number of records over the limit: a single one may be one bad batch. A choice."""
 
 
-@finds(
-    "gradients exploding",
-    Severity.CRITICAL,
-    "A gradient norm of 0.1 to 10 is usual, over 100 alarming: some factor, repeated over layers or time steps, "
-    "is above 1. (A loss that is summed, not averaged, looks the same.)",
-    "Clip the gradient norm (max_grad_norm=1.0), and mend the cause: smaller initial weights, normalisation, a "
-    "residual path, shorter sequences; average the loss.",
-    frozenset({"not_finite"}),
-    frozenset({"loss", "gradient norm"}),
-)
+@finds(explains={"not_finite"}, spoils={"loss", "gradient norm"})
 def gradients_exploding(evidence: Evidence) -> Found:
     """Find a gradient norm, before clipping, whose median of 5 updates is above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT_WIDTH)
@@ -56,16 +45,7 @@ VANISHED_FALL = 0.3
 """A loss that fell by more than this share of its start is not stuck. A choice."""
 
 
-@finds(
-    "gradients vanished",
-    Severity.CRITICAL,
-    "The gradient of some layers is nothing beside that of others, or of all: units are saturated or dead, or the "
-    "weights too small, and the loss does not move.",
-    "ReLU or GELU for sigmoid and tanh, initial weights that keep the variance (Glorot, He), normalisation, "
-    "residual paths; for dead units a smaller learning rate.",
-    frozenset({"lr_too_low"}),
-    frozenset({"loss", "gradient norm"}),
-)
+@finds(explains={"lr_too_low"}, spoils={"loss", "gradient norm"})
 def gradients_vanished(evidence: Evidence) -> Found:
     """Find a stuck loss with gradients near zero: of some matrices compared with others, or of all together."""
     norm = evidence.grad_norm
@@ -119,14 +99,7 @@ SPIKE_LEAD = 5
 
 
 @finds(
-    "a spike",
-    Severity.WARNING,
-    "Loss and gradient leap from one update to the next: a broken or very unusual batch, or a layer that has "
-    "become unstable.",
-    "Look at the batch of that update and at the tensor named; clip the gradient norm (max_grad_norm=1.0), so that "
-    "one batch cannot do much; if it comes back, lower beta2 or the learning rate.",
-    frozenset({"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}),
-    frozenset({"loss", "gradient norm"}),
+    explains={"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}, spoils={"loss", "gradient norm"}
 )
 def spike(evidence: Evidence) -> Found:
     """Find a loss and a gradient norm far above their recent medians, in a run that was healthy before."""

@@ -1,7 +1,5 @@
 """Rules about the learning rate: its size, the length of its schedule, and jumps after a resume."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Floats, Series
-from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, Severity, fell, finds, grade, part
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, fell, finds, grade, part
 
 HIGH_RATIO = 0.1
 """Limit of update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
@@ -36,14 +34,8 @@ SHORT_WIDTH = 5
 
 
 @finds(
-    "learning rate too high",
-    Severity.CRITICAL,
-    "Updates of a tenth of the weights, several in a row, undo what was learnt: the loss rises above where it was "
-    "and settles high, while the weights have run away.",
-    "Divide the learning rate by 10 and look again, or let gradstep.lr_find suggest one; a warmup helps where only "
-    "the start is too fast.",
-    frozenset({"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"}),
-    EVERY_READING,
+    explains={"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"},
+    spoils=EVERY_READING,
 )
 def lr_too_high(evidence: Evidence) -> Found:
     """Find very large updates with a loss that rose far above its lowest value, or that has not fallen at the end."""
@@ -116,15 +108,7 @@ LEAST_GRADIENT = 1e-6
 the gradient. A choice."""
 
 
-@finds(
-    "learning rate too low",
-    Severity.WARNING,
-    "There is a gradient, and updates are so small that the weights will not have gone anywhere by the end; the "
-    "loss is flat or creeps.",
-    "Multiply the learning rate by 10 until the loss falls visibly, or let gradstep.lr_find suggest one; look at "
-    "the unit and at a schedule that multiplies it.",
-    spoils=frozenset({"loss", "update over weights"}),
-)
+@finds(spoils={"loss", "update over weights"})
 def lr_too_low(evidence: Evidence) -> Found:
     """Find very small updates with a gradient that is not small and a loss that hardly changed."""
     ratio = evidence.ratio
@@ -158,14 +142,7 @@ ENDED_SHARE = 0.1
 LEAST_UPDATES = 10
 
 
-@finds(
-    "the schedule ended early",
-    Severity.CRITICAL,
-    "The learning rate has reached its end and training goes on: these updates change nothing, or next to nothing.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
-    "times epochs; and advance it once per update, not per micro-batch.",
-    frozenset({"lr_too_low", "lost_to_rounding"}),
-)
+@finds(explains={"lr_too_low", "lost_to_rounding"})
 def schedule_ended_early(evidence: Evidence) -> Found:
     """Find a last tenth or more with a learning rate near 0, or at the last value of a schedule of known length."""
     lr, last = evidence.lr, len(evidence.lr) - 1
@@ -197,13 +174,7 @@ TOO_LONG = 1.1
 costs next to nothing."""
 
 
-@finds(
-    "the schedule is longer than the run",
-    Severity.WARNING,
-    "The run ends while the learning rate is still high, and misses the fall that brings most of the last gain.",
-    "Give the schedule as many updates as the run will make: batches divided by the micro-batches of an update, "
-    "times epochs.",
-)
+@finds()
 def schedule_too_long(evidence: Evidence) -> Found:
     """Find a schedule of known length that is longer than the planned run."""
     length, planned = evidence.header.schedule_updates, evidence.header.planned_updates
@@ -231,15 +202,7 @@ SCHEDULE_CHANGE = 3.0
 much in a warmup or a fast decay. A choice."""
 
 
-@finds(
-    "the learning rate jumped on resume",
-    Severity.WARNING,
-    "The run was resumed with another learning rate than it had: mostly a schedule that began anew, because its state "
-    "was not saved or not loaded, or was overwritten by a scheduler that was made afterwards.",
-    "Keep the schedule's state with the optimizer's and load both (stepper.state_dict() and gradstep.save_checkpoint "
-    "hold all of it); make the scheduler before loading. If the change was meant, nothing is wrong.",
-    frozenset({"lr_too_high", "spike"}),
-)
+@finds(explains={"lr_too_high", "spike"})
 def lr_jumped(evidence: Evidence) -> Found:
     """Find a jump at a resume; a jump downwards only if the learning rate rises again, unlike in a stepped schedule.
 

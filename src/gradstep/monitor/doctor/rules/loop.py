@@ -1,11 +1,9 @@
 """Rules about the order of calls in the training loop, and about parameters that do not learn."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, Severity, finds, join_names
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, finds, join_names
 
 NOT_CLEARED_SHARE = 0.5
 """Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
@@ -14,16 +12,7 @@ little harm. A choice."""
 NOT_CLEARED_UPDATES = 3
 
 
-@finds(
-    "gradients are never cleared",
-    Severity.CRITICAL,
-    "backward() adds to the gradients that are there. Without zero_grad() each update uses the sum of all batches "
-    "so far: a momentum that forgets nothing, so that the loss swings or runs away.",
-    "Call optimizer.zero_grad() once per update, before backward() or after step(); to accumulate micro-batches "
-    "on purpose, clear after every step, or let gradstep.Stepper do both.",
-    DIVERGENCE | {"lr_too_low"},
-    EVERY_READING,
-)
+@finds(explains=DIVERGENCE | {"lr_too_low"}, spoils=EVERY_READING)
 def gradients_not_cleared(evidence: Evidence) -> Found:
     """Find gradients that stayed through every backward pass until the next step; observed directly, not inferred."""
     observed = [u for u in evidence.made if u.uncleared is not None]
@@ -48,24 +37,15 @@ EMPTY_UPDATES = 10
 
 
 @finds(
-    "step() finds no gradients",
-    Severity.CRITICAL,
-    "An update without a gradient changes nothing, or only decays the weights. step() comes before backward(), or "
-    "zero_grad() between the two, or backward() is missing, or the optimizer holds other tensors than the model "
-    "that is trained.",
-    "Keep the order zero_grad(), backward(), step(); make the optimizer after the model has been moved, wrapped "
-    "or replaced.",
-    frozenset(
-        {
-            "no_gradient",
-            "frozen_but_decayed",
-            "gradients_vanished",
-            "lr_too_low",
-            "lost_to_rounding",
-            "weights_shrinking",
-        }
-    ),
-    EVERY_READING,
+    explains={
+        "no_gradient",
+        "frozen_but_decayed",
+        "gradients_vanished",
+        "lr_too_low",
+        "lost_to_rounding",
+        "weights_shrinking",
+    },
+    spoils=EVERY_READING,
 )
 def step_without_gradient(evidence: Evidence) -> Found:
     """Find no gradient, or an exact zero, in nearly all updates, or a first update with a loss and no gradient."""
@@ -90,14 +70,8 @@ STEPPED_TWICE_UPDATES = 10
 
 
 @finds(
-    "two optimizers step the same weights",
-    Severity.CRITICAL,
-    "Between two steps of this optimizer another one has stepped some of the same weights: each undoes or doubles "
-    "what the other does, and neither's learning rate means what it says.",
-    "Give every parameter to exactly one optimizer: split model.parameters() between them, or drop the second one "
-    "and use parameter groups.",
-    frozenset({"lr_too_high", "gradients_exploding", "spike", "weights_growing", "weights_shrinking", "not_finite"}),
-    frozenset({"loss", "weight norm"}),
+    explains={"lr_too_high", "gradients_exploding", "spike", "weights_growing", "weights_shrinking", "not_finite"},
+    spoils={"loss", "weight norm"},
 )
 def stepped_twice(evidence: Evidence) -> Found:
     """Find another optimizer that stepped some of the same parameters between most updates."""
@@ -112,14 +86,7 @@ def stepped_twice(evidence: Evidence) -> Found:
     return 1.0, (Fact(text, float(len(others)), 0.0, (others[0].update, others[-1].update)),)
 
 
-@finds(
-    "parameters not in the optimizer",
-    Severity.CRITICAL,
-    "These tensors want a gradient and are in no parameter group: they keep their starting values.",
-    "Make the optimizer from all of model.parameters(), and after the last layer was added or replaced; or freeze "
-    "them with requires_grad_(False), so that they cost no gradient.",
-    frozenset({"lr_too_low"}),
-)
+@finds(explains={"lr_too_low"})
 def not_registered(evidence: Evidence) -> Found:
     """Find trainable parameters of the model that no group holds; needs no threshold."""
     missing = [p for p in evidence.header.unregistered if p.requires_grad]
@@ -137,14 +104,7 @@ NO_GRADIENT_UPDATES = 10
 """Least number of updates: in fewer, a branch that is used only sometimes may be unused. A choice."""
 
 
-@finds(
-    "parameters that never get a gradient",
-    Severity.CRITICAL,
-    "These tensors are in the optimizer and the loss does not depend on them: they keep their starting values.",
-    "Look for a detach(), a no_grad(), an in-place copy or a layer that forward() does not use; if they are frozen "
-    "on purpose, say so with requires_grad_(False).",
-    frozenset({"lr_too_low"}),
-)
+@finds(explains={"lr_too_low"})
 def no_gradient(evidence: Evidence) -> Found:
     """Find trainable parameters in the optimizer without a gradient in any update; by group without single numbers."""
     if len(evidence.made) < NO_GRADIENT_UPDATES or evidence.span is None:
@@ -172,14 +132,7 @@ A choice."""
 FROZEN_UPDATES = 10
 
 
-@finds(
-    "frozen, yet decayed",
-    Severity.CRITICAL,
-    "The gradient is zero and the decay is not: what was to be kept shrinks a little with every update.",
-    "Freeze with requires_grad_(False) and clear gradients to None (zero_grad's default), so that the optimizer "
-    "passes over the tensor; or give it a group with weight_decay=0.",
-    frozenset({"weights_shrinking"}),
-)
+@finds(explains={"weights_shrinking"})
 def frozen_but_decayed(evidence: Evidence) -> Found:
     """Find tensors in groups with decay that have nearly always a gradient of zero, and a norm that has fallen."""
     if not evidence.has_parameters:

@@ -1,22 +1,13 @@
 """Rules about number formats: values that are not finite, rounding, and the loss scale of float16."""
 
-from __future__ import annotations
-
 import math
 from itertools import groupby
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, Severity, fell, finds
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, fell, finds
 
 
-@finds(
-    "loss or gradients that are not finite",
-    Severity.CRITICAL,
-    "From here on nothing is learnt: updates are skipped, or have made the weights NaN.",
-    "Look at the batch of that update, and for a logarithm or a root of 0, a division by 0, or a mask that leaves "
-    "nothing; torch.autograd.set_detect_anomaly(True) names the operation.",
-    spoils=EVERY_READING,
-)
+@finds(spoils=EVERY_READING)
 def not_finite(evidence: Evidence) -> Found:
     """Find updates with a loss or gradient that is not finite; in float16, where updates are skipped, a loss only."""
     is_scaled = len(evidence.loss_scale) > 0
@@ -45,16 +36,7 @@ stochastic rounding by other libraries, with which most elements stay in a singl
 gradstep's own counts as a change. Measured in benchmarks/doctor.py: 0.1 and less in sick runs."""
 
 
-@finds(
-    "updates lost to rounding",
-    Severity.WARNING,
-    "The weights are kept in half precision and most updates are smaller than half the distance to the next "
-    "number: they are rounded away, update after update.",
-    "Keep the weights in float32 and compute in bfloat16 (autocast), or give the optimizer rounding='stochastic', "
-    "'kahan' or 'master'.",
-    frozenset({"lr_too_low", "gradients_vanished"}),
-    frozenset({"loss", "update over weights"}),
-)
+@finds(explains={"lr_too_low", "gradients_vanished"}, spoils={"loss", "update over weights"})
 def lost_to_rounding(evidence: Evidence) -> Found:
     """Find half-precision weights that are rounded to nearest and mostly not changed by their gradients."""
     half = [p for p in evidence.header.parameters if p.dtype in HALF_PRECISION]
@@ -81,16 +63,7 @@ SKIPS_IN_A_ROW = 10
 than a usual scale. A choice."""
 
 
-@finds(
-    "the loss scale has collapsed",
-    Severity.CRITICAL,
-    "Gradients overflow float16 at every scale, so the values themselves are out of its range (65,504), not only "
-    "their scaled gradients; updates are skipped.",
-    "Train in bfloat16, which has the range of float32; or find the activation that overflows (unnormalised inputs, "
-    "attention scores, a loss that is summed) and compute it in float32.",
-    frozenset({"not_finite", "gradients_exploding", "lr_too_low"}),
-    frozenset({"loss", "gradient norm"}),
-)
+@finds(explains={"not_finite", "gradients_exploding", "lr_too_low"}, spoils={"loss", "gradient norm"})
 def loss_scale_collapse(evidence: Evidence) -> Found:
     """Find a loss scale below 1, or many skipped updates in a row."""
     scale = evidence.loss_scale

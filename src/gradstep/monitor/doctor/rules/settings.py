@@ -1,11 +1,9 @@
 """Rules about weights and decay, and about settings that are rarely intended: momentum, betas, those of fine-tuning."""
 
-from __future__ import annotations
-
 import math
 
 from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, Severity, fell, finds, grade
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, fell, finds, grade
 
 GROWTH_POWER = 0.3
 """Limit of p if the norm grows as the p-th power of the number of updates over the second half of the run. A random
@@ -23,15 +21,7 @@ GROWTH_UPDATES = 100
 """Least length of the run: in short runs from scratch every weight grows. A choice."""
 
 
-@finds(
-    "weights growing: decay too low",
-    Severity.WARNING,
-    "The weight norm grows like a random walk, with hardly any gain in the loss: updates add up and nothing takes "
-    "them back, so that each does less, and a network without normalisation becomes unstable.",
-    "Raise weight_decay (0.01 to 0.1 for AdamW; ten times that for Lion, at a tenth of the rate), or lower the "
-    "learning rate.",
-    spoils=frozenset({"weight norm"}),
-)
+@finds(spoils={"weight norm"})
 def weights_growing(evidence: Evidence) -> Found:
     """Find a norm that still grows as a power of the updates in the second half of the run, without a gain in loss."""
     norm, loss = evidence.weight_norm, evidence.loss
@@ -64,15 +54,7 @@ above, sick ones below 0.4."""
 SHRINKAGE_CERTAIN = 0.3
 
 
-@finds(
-    "weights shrinking: decay too high",
-    Severity.WARNING,
-    "The weight norm falls far below its start: the decay takes away more than learning adds.",
-    "Lower weight_decay, to 0.01 to 0.1 for AdamW, 1e-4 to 5e-4 for SGD; what counts is learning rate × decay × "
-    "number of updates, which should not be far above 1.",
-    frozenset({"gradients_vanished", "lr_too_high"}),
-    frozenset({"weight norm"}),
-)
+@finds(explains={"gradients_vanished", "lr_too_high"}, spoils={"weight norm"})
 def weights_shrinking(evidence: Evidence) -> Found:
     """Find a norm that has fallen by more than 30% in a run with decay."""
     norm = evidence.weight_norm
@@ -103,15 +85,7 @@ ADAPTIVE = frozenset({"adam", "adamax", "nadam", "radam", "rmsprop", "adagrad", 
 Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, section 2."""
 
 
-@finds(
-    "Adam where AdamW was meant",
-    Severity.WARNING,
-    "The decay is added to the gradient, so the adaptive rate divides it too: weights with large gradients hardly "
-    "decay, weights without gradient shrink at the full learning rate.",
-    "Take the decoupled rule (AdamW for Adam; decoupled_weight_decay=True where the rule has it) and choose "
-    "weight_decay anew, 0.01 to 0.1; or set weight_decay to 0.",
-    frozenset({"weights_shrinking"}),
-)
+@finds(explains={"weights_shrinking"})
 def coupled_decay(evidence: Evidence) -> Found:
     """Find an adaptive rule with a decay that is not decoupled."""
     if evidence.rule not in ADAPTIVE:
@@ -132,13 +106,7 @@ DECOUPLED = frozenset({"adamw"})
 """Rules that differ from another rule only by their decay (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2)."""
 
 
-@finds(
-    "no weight decay",
-    Severity.HINT,
-    "AdamW without decay is Adam: nothing holds the weights, which cost generalisation in long trainings.",
-    "Set weight_decay to 0.01 to 0.1 for matrices (gradstep.param_groups leaves norms and biases out), unless this "
-    "is meant, as with low-rank adapters and short fine-tuning.",
-)
+@finds()
 def no_decay(evidence: Evidence) -> Found:
     """Find a rule of ``DECOUPLED`` with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
@@ -151,15 +119,7 @@ MOMENTUM_LIMIT = 1.0
 """The sum of all powers of the momentum is finite below 1 only."""
 
 
-@finds(
-    "momentum of 1 or more",
-    Severity.CRITICAL,
-    "Each update is the last one times the momentum, plus the gradient. From 1 on nothing is ever forgotten: the "
-    "updates add up, above 1 they grow by themselves, and the run diverges whatever the learning rate.",
-    "Set momentum (beta1 in Adam and Lion) to 0.9, at most 0.99.",
-    DIVERGENCE,
-    EVERY_READING,
-)
+@finds(explains=DIVERGENCE, spoils=EVERY_READING)
 def momentum_too_high(evidence: Evidence) -> Found:
     """Find a momentum, or a beta1, of 1 or more in any update."""
     used = {
@@ -193,15 +153,7 @@ MOST_BETA1 = 0.98
 """An average over 50 updates; one-cycle goes up to 0.95 (Smith, arXiv:1803.09820), Lion to 0.95 (arXiv:2302.06675)."""
 
 
-@finds(
-    "unusual betas",
-    Severity.WARNING,
-    "beta1 says over how many updates the direction is averaged, beta2 over how many its size. A size that is "
-    "forgotten sooner than the direction makes single steps far larger than the learning rate.",
-    "Take (0.9, 0.999), for language models (0.9, 0.95), for adversarial training (0.5, 0.999); for Lion (0.9, "
-    "0.99). Were the two exchanged?",
-    frozenset({"lr_too_high", "weights_growing", "gradients_exploding", "spike"}),
-)
+@finds(explains={"lr_too_high", "weights_growing", "gradients_exploding", "spike"})
 def unusual_betas(evidence: Evidence) -> Found:
     """Find betas outside the published range, or a β₁ that is not below √β₂.
 
@@ -232,14 +184,7 @@ FINE_TUNING_BETA2 = 0.99
 """0.98 (RoBERTa) and 0.95 are recipes, of pretraining; a library's default is 0.999. Up to here it is worth a look."""
 
 
-@finds(
-    "unusual settings for fine-tuning",
-    Severity.HINT,
-    "A model that is trained already needs small updates: a learning rate made for training from scratch wipes "
-    "out what it knows, and a short average of squared gradients follows single batches.",
-    "With AdamW take a learning rate of 1e-5 to 1e-4 (adapters: up to 1e-3) with a warmup, and beta2 = 0.999, "
-    "unless the recipe of the model says otherwise.",
-)
+@finds()
 def fine_tuning_settings(evidence: Evidence) -> Found:
     """Find a high learning rate or a short average of squared gradients in a run marked as fine-tuning."""
     if not evidence.header.fine_tuning or evidence.rule not in ADAM:
