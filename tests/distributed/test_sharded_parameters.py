@@ -1,7 +1,13 @@
-"""DTensor parameters: any number of processes gets the bits of one process, on the fused engine."""
+"""DTensor parameters: any number of processes gets the bits of one process, on the fused engine.
+
+python -m tests.distributed.test_sharded_parameters --write  # the documentation's table of the proofs
+"""
 
 import copy
 import itertools
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,18 +288,27 @@ def every_storage(rule: str) -> list[str]:
     """A rule with every state and rounding, with and without clipping, on every mesh of these ranks."""
     from torch.distributed.tensor import Replicate, Shard
 
-    ranks = dist.get_world_size()
-    row = init_device_mesh("cpu", (ranks,))
-    meshes: list[tuple[Any, Any]] = [(row, [Shard(0)]), (row, [Shard(1)])]
-    if ranks in (4, 8):
-        square = init_device_mesh("cpu", (ranks // 2, 2))
-        meshes += [(square, [Replicate(), Shard(0)]), (square, [Shard(0), Shard(1)]), (square, [Shard(0), Shard(0)])]
     found = []
-    for (state, rounding), (mesh, kinds), clip in itertools.product(STORAGES, meshes, (None, 0.05)):
-        if state == "8bit" and mesh is row and kinds[0].is_shard(1) and ranks > 2:
-            continue  # 512 columns are not that many blocks of 256
-        found += differences(mesh, kinds, (rule, state, rounding), clip)
+    meshes = {shape: init_device_mesh("cpu", shape) for _, shape, _, _ in proofs(dist.get_world_size())}
+    for (_, shape, axes, (state, rounding)), clip in itertools.product(proofs(dist.get_world_size()), (None, 0.05)):
+        kinds = [Replicate() if axis is None else Shard(axis) for axis in axes]
+        found += differences(meshes[shape], kinds, (rule, state, rounding), clip)
     return found
+
+
+def proofs(ranks: int) -> list[tuple[str, tuple[int, ...], list[int | None], tuple[str, str]]]:
+    """Return every way to train, mesh, axis that each of its dimensions shards (None: copies), state and rounding."""
+    row, square = (ranks,), (ranks // 2, 2)
+    ways: list[tuple[str, tuple[int, ...], list[int | None]]] = [
+        ("FSDP2, and tensor parallelism by rows", row, [0]),
+        ("tensor parallelism by columns", row, [1]),
+    ]
+    if ranks in (4, 8):
+        both = "FSDP2 + tensor parallelism"
+        ways += [("HSDP", square, [None, 0]), (both, square, [0, 1]), (both, square, [0, 0])]
+    found = [(*way, storage) for way, storage in itertools.product(ways, STORAGES)]
+    # 512 columns are not more than two blocks of 256.
+    return [one for one in found if not (ranks > 2 and one[2] == [1] and one[3][0] == "8bit")]
 
 
 def eight_bits_are_shared_out(ranks: int) -> list[str]:
@@ -316,6 +331,8 @@ def eight_bits_are_shared_out(ranks: int) -> list[str]:
 
 
 QUICK = [("AdamW", "8bit", "stochastic")]
+RANKS = [1, 2, 3, 4, 8]
+"""The numbers of processes in the proofs."""
 
 
 def test_any_number_of_ranks_has_the_bits_of_one():
@@ -330,8 +347,34 @@ def test_models_with_uneven_and_empty_shards_have_the_bits_of_one_process(ranks)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("rule", RULES)
 def test_every_combination_has_the_bits_of_one_process(rule, ranks):
     """Uneven shards with 3 and 4 ranks; with 4 and 8 some ranks have no element of some parameters."""
     assert run(every_storage, ranks, rule, timeout=280) == [[]] * ranks
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+TABLE = re.compile(r"(<!-- table of ways.*?-->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table() -> str:
+    """Return the documentation's table: the numbers of ranks with which each way and storage is proved."""
+    names = [state if rounding == "nearest" else f"{state}, {rounding}" for state, rounding in STORAGES]
+    lines = ["| way to train | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    proved = [(ranks, way, storage) for ranks in RANKS for way, _, _, storage in proofs(ranks)]
+    for way in dict.fromkeys(way for _, way, _ in proved):
+        cells = [", ".join(str(n) for n in RANKS if (n, way, storage) in proved) for storage in STORAGES]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_in_the_documentation_is_of_the_proofs():
+    found = TABLE.search(PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    assert found[2] == table(), "python -m tests.distributed.test_sharded_parameters --write"
+
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--write"], __doc__
+    PAGE.write_text(TABLE.sub(lambda m: m[1] + table() + m[3], PAGE.read_text(encoding="utf-8")), encoding="utf-8")
