@@ -213,6 +213,16 @@ SUBJECTS = (
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("maximize")),
     ),
     Subject(
+        "ADOPT",
+        (
+            {},
+            {"betas": (0.5, 0.75), "eps": 0.0},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+        ),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("decoupled_weight_decay", "maximize")),
+    ),
+    Subject(
         "ASGD",  # torch rounds the first rate to float32, which does nothing to these
         ({"lr": 2**-7, "t0": 20.0}, {"lr": 0.125, "lambd": 0.01, "alpha": 0.9, "weight_decay": 0.1, "maximize": True}),
         (

@@ -237,6 +237,33 @@ class AdamW(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class ADOPT(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        decoupled_weight_decay: bool = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class ASGD(Optimizer):
     def __init__(
         self,
@@ -467,6 +494,9 @@ PagedAdamax8bit = Adamax
 AdamW8bit = AdamW
 PagedAdamW = AdamW
 PagedAdamW8bit = AdamW
+ADOPT8bit = ADOPT
+PagedADOPT = ADOPT
+PagedADOPT8bit = ADOPT
 ASGD8bit = ASGD
 PagedASGD = ASGD
 PagedASGD8bit = ASGD

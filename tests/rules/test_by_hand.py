@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gradstep.rules import (
+    ADOPT,
     ASGD,
     SGD,
     AdaBelief,
@@ -122,6 +123,14 @@ WORKED = {
         (1 - 0.2 / 3, 1 - 0.2 / 3 - 0.1 * (1 / 6 + 0.5 / (4 / sqrt(7) + 1)) * 4 / 3),
     ),
     "laprop, decay": (LaProp(**HALVES, eps=1.0, weight_decay=0.5), (2,), (0.95 - 0.2 / 3,)),
+    # v = 4 and no move; 1/2, m = 1/4 → 0.975, v = 3 + 1/4 = 13/4; 8/√(13/4) > ∜2, m = 1/8 + ∜2/2
+    "adopt": (ADOPT(**HALVES), (2, 1, 8), (1.0, 0.975, 0.975 - 0.1 * (1 / 8 + 2**0.25 / 2))),
+    # The root 2 is less than ε = 4: 1/4, m = 1/8
+    "adopt, eps": (ADOPT(**HALVES, eps=4.0), (2, 1), (1.0, 0.9875)),
+    # g = 2.5, v = 2.5²; g = 1 + 0.5 = 1.5: 0.6, m = 0.3
+    "adopt, decay": (ADOPT(**HALVES, weight_decay=0.5), (2, 1), (1.0, 0.97)),
+    # Nothing decays at the first step: 0.95·1 − 0.1/4
+    "adopt, decoupled": (ADOPT(**HALVES, weight_decay=0.5, decoupled_weight_decay=True), (2, 1), (1.0, 0.925)),
     # η₁ = 1/2: 3/4·1 − 1/2·2 = −1/4; η₂ = 1/2/(1 + 1/4·1)¹ = 2/5, as 1/(1 + Ληt) with Λη = 1/4: 0.8·(−1/4) − 0.4·1
     "asgd": (ASGD(lr=0.5, lambd=0.5, alpha=1.0), (2, 1), (-0.25, -0.6)),
     "asgd, decay": (ASGD(lr=0.5, lambd=0.0, weight_decay=1.0), (2,), (-0.5,)),
