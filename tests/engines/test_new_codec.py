@@ -31,6 +31,7 @@ class Octets(Codec):
     Signed values have 1 + 5 + 2 bits, and are zero under the smallest code; others have 4 + 4, and are never zero.
     """
 
+    noisy = True
     signed: bool
 
     @property
@@ -40,10 +41,6 @@ class Octets(Codec):
     @property
     def fields(self) -> tuple[Field, ...]:
         return Field(BYTE), Field(ELEMENTS["float32"], "power", 128)
-
-    @property
-    def noisy(self) -> bool:
-        return True
 
     @property
     def _dropped(self) -> int:

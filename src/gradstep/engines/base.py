@@ -124,7 +124,7 @@ class Ranks(ABC):
             how: what to return.
 
         Raises:
-            RuntimeError: a rank cannot take this step, which a sum tells the others.
+            RuntimeError: a rank cannot take this step; a sum carries that to all ranks.
         """
 
     @abstractmethod

@@ -110,6 +110,7 @@ def take_step(
     Returns:
         The report; a step that is skipped changes nothing.
     """
+    # The step counts and scalars after this step; the table gets them once the parameters are updated.
     numbers = [_set_coefficients(batch, table, rules) for batch in batches]
     norm, clip = None, 1.0
     if check or max_grad_norm is not None:

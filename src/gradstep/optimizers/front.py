@@ -33,7 +33,7 @@ from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches, create_state
-from gradstep.optimizers.step.ranks import tell_ranks
+from gradstep.optimizers.step.ranks import fail_on_other_ranks
 from gradstep.optimizers.step.table import Table, TorchBatch
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
@@ -301,20 +301,19 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
-        """Return rules, table and batches of a step; and the report of one that only creates the state."""
+        """Return a step's rules, table and batches; and the report of a step that creates state and updates nothing."""
         zero, groups, state = self._zero, self.param_groups, self.__dict__["state"]
         try:
             rules = build_rules(self._rule, groups)
             table = self._table
             batches = None if table is None else table.batches(rules, groups, state, state_seen=self._state_seen)
             if table is None or batches is None:
-                chosen = (self._engine, self._storage, self._paged)
-                table, batches = build_batches(*chosen, rules, groups, state, zero)
+                table, batches = build_batches(self._engine, self._storage, self._paged, rules, groups, state, zero)
         except Exception:
-            tell_ranks(zero, self._rule, groups, state, measured=measured, watched=watched)
+            fail_on_other_ranks(zero, self._rule, groups, state, measured=measured, watched=watched)
             raise
-        quiet = table is not self._table and not (measured or watched or zero)
-        return rules, table, batches, create_state(table, batches, groups, state) if quiet else None
+        may_only_create = table is not self._table and not (measured or watched or zero)
+        return rules, table, batches, create_state(table, batches, groups, state) if may_only_create else None
 
     @property
     def _lock(self) -> threading.RLock:

@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -75,7 +75,10 @@ class Codec(ABC):
 
     Attributes:
         name: the name for users (``"8bit"``).
+        noisy: whether rounding needs noise.
     """
+
+    noisy: ClassVar[bool]
 
     @property
     @abstractmethod
@@ -89,11 +92,6 @@ class Codec(ABC):
         With scales, the first field has codes of one byte, and the last the scale of each block. No other codec has a
         field with the suffix of that one, since loading recognises the codec of a checkpoint by it.
         """
-
-    @property
-    @abstractmethod
-    def noisy(self) -> bool:
-        """Whether rounding needs noise."""
 
     @property
     def block(self) -> int:
@@ -192,9 +190,7 @@ class Single(Elementwise):
 class Nearest(Single):
     """One element, rounded to nearest."""
 
-    @property
-    def noisy(self) -> bool:
-        return False
+    noisy = False
 
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return (self.element.encode(x),)
@@ -218,11 +214,8 @@ class Stochastic(Single):
     Source: Gupta et al., "Deep Learning with Limited Numerical Precision", arXiv:1502.02551, section 3.
     """
 
+    noisy = True
     element: Half
-
-    @property
-    def noisy(self) -> bool:
-        return True
 
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return (self.element.at_random(x, noise),)
@@ -240,6 +233,7 @@ class Kahan(Elementwise):
     Algorithm 3). The update acts on the sum, which has 16 or 17 places for bfloat16.
     """
 
+    noisy = False
     element: Half
 
     @property
@@ -249,10 +243,6 @@ class Kahan(Elementwise):
     @property
     def fields(self) -> tuple[Field, ...]:
         return Field(self.element), Field(self.element, "kahan_comp")
-
-    @property
-    def noisy(self) -> bool:
-        return False
 
     def join(self, *numbers: Array) -> Array:
         rounded, rest = numbers
@@ -275,6 +265,7 @@ class Master(Elementwise):
     If other code has changed the parameter, so that it is no longer the rounded master, the parameter's value is used.
     """
 
+    noisy = False
     element: Half
 
     @property
@@ -284,10 +275,6 @@ class Master(Elementwise):
     @property
     def fields(self) -> tuple[Field, ...]:
         return Field(self.element), Field(ELEMENTS["float32"], "master_param")
-
-    @property
-    def noisy(self) -> bool:
-        return False
 
     def join(self, *numbers: Array) -> Array:
         rounded, master = numbers
@@ -335,6 +322,7 @@ class Blocks(Codec):
     truncated to a code and not rounded at random. The smallest code is at least 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
+    noisy = True
     signed: bool
 
     @property
@@ -344,10 +332,6 @@ class Blocks(Codec):
     @property
     def fields(self) -> tuple[Field, ...]:
         return Field(BYTE), Field(BYTE, "scale", BLOCK)
-
-    @property
-    def noisy(self) -> bool:
-        return True
 
     @property
     def values(self) -> str:

@@ -30,13 +30,18 @@ from gradstep.storage.sizes import show_bytes
 
 @final
 class HostPlacement(Placement):
-    """State in the host's pinned memory, for parameters on one device."""
+    """State in the host's pinned memory, for parameters on one device.
+
+    Args:
+        pages: the user's settings; only the budget counts here.
+        device: the device of all parameters.
+    """
 
     on_host = True
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
         self.pages, self.storage = pages, Storage()
-        self._on = device
+        self._torch_device = device
         self._device = DEVICES[device.type](device)
         self._arenas: list[Arena] = []
 
@@ -56,10 +61,10 @@ class HostPlacement(Placement):
     def complete_state(self, parameters: Sequence[ParameterState], scalars: Sequence[str]) -> list[dict[str, Any]]:
         new = [(name, p, stored) for name, p, stored, _ in parameters if self._arena_of(p) is None]
         for name, p, _ in new:
-            if p.device != self._on:
+            if p.device != self._torch_device:
                 raise ValueError(
-                    f"this optimizer's state is paged for parameters on {self._on}, and {name} is on {p.device}: "
-                    "make an optimizer for each device"
+                    f"this optimizer's state is paged for parameters on {self._torch_device}, and {name} is on "
+                    f"{p.device}: make an optimizer for each device"
                 )
         if new:
             self._arenas.append(Arena(new, self._device))

@@ -108,9 +108,8 @@ def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Itera
 def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
     """Return the faults of a checkpoint's entry: missing, unexpected or unfit values, in whatever precision.
 
-    Beside :func:`faults`, an entry with only *some* of its slots does not
-    fit. An entry with none of them fits if a setting switches them on: they are created when they are first needed (as
-    when SGD is given a momentum).
+    These are :func:`faults`, and slots that are missing while others are there. An entry without any slot fits: a
+    setting may have switched the slots on since, as when SGD is given a momentum, and they are created when needed.
 
     Args:
         p: the parameter.
@@ -176,19 +175,19 @@ def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Ite
 
 
 def _number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[Fault]:
-    begun = any(entry.get(slot.name) is not None for slot in stored.slots)
+    has_slots = any(entry.get(slot.name) is not None for slot in stored.slots)
     if "step" in entry:
         wrong = _step_fault(entry["step"])
         if wrong is not None:
             yield wrong
-    elif begun and not _is_indifferent_to_steps(rule):
+    elif has_slots and not _is_indifferent_to_steps(rule):
         yield Fault(RuntimeError, f"step is missing, and {type(rule).__name__} needs the number of steps taken")
     for key, start in rule.scalars.items():
         if key in entry:
             wrong = _scalar_fault(key, entry[key], start)
             if wrong is not None:
                 yield wrong
-        elif begun:
+        elif has_slots:
             yield Fault(RuntimeError, f"{key} is missing; before the first step it is {start}")
 
 
@@ -241,8 +240,8 @@ def _has_no_numbers(value: Tensor) -> bool:
 def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fault]:
     shape = slot.shape(tuple(p.shape))
     if isinstance(entry[slot.name], Mapping):
-        found = _show_fields(entry[slot.name])
-        yield Fault(TypeError, f"{slot.name} is {found}, but must be a tensor, or uint8 codes with a scale, of {shape}")
+        given = _show_fields(entry[slot.name])
+        yield Fault(TypeError, f"{slot.name} is {given}, but must be a tensor, or uint8 codes with a scale, of {shape}")
         return
     codec = find_codec(slot, entry, whole=False)
     yield from _array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)

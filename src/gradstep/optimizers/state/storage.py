@@ -91,7 +91,7 @@ class Storage:
             embeddings too.
         rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
         seed: the seed of the rounding noise.
-        noise: how the noise knows a parameter, one of :data:`~gradstep.storage.elements.NOISES`.
+        noise: by what the noise identifies a parameter, one of :data:`~gradstep.storage.elements.NOISES`.
     """
 
     state: str = "float32"
@@ -162,7 +162,7 @@ class Storage:
         Raises:
             ValueError: its state cannot be stored in the chosen precision.
         """
-        known = embeddings is not None and embeddings.are_marked
+        are_marked = embeddings is not None and embeddings.are_marked
         embedding = is_embedding(name) if embeddings is None else embeddings.holds(p, name)
         slots = rule.slots(p.dim())
         element = element_of(p.dtype)
@@ -182,7 +182,7 @@ class Storage:
                     'give its group "state": "float32"'
                 )
             explicit = "state" in group  # a group's own choice applies to embeddings too
-            exception = stays_float32(p.numel(), p.dim(), embedding=embedding and not explicit, from_module=known)
+            exception = stays_float32(p.numel(), p.dim(), embedding=embedding and not explicit, from_module=are_marked)
             if exception is not None:
                 state, reason = "float32", exception
         codecs = tuple(
@@ -274,12 +274,12 @@ class Choices:
         Raises:
             ValueError: the user's storage cannot serve it.
         """
-        placed: Any = None
+        distribution: Any = None
         if is_distributed(p):
-            placed, addressable = (p.device_mesh, p.placements, local_tensor(p).stride()), None
+            distribution, addressable = (p.device_mesh, p.placements, local_tensor(p).stride()), None
         elif not (is_addressable(p) if addressable is None else addressable):
             return self._decide(p, name)
-        alike = (p.shape, p.stride(), p.dtype, p.device, placed, self._embeddings.holds(p, name))
+        alike = (p.shape, p.stride(), p.dtype, p.device, distribution, self._embeddings.holds(p, name))
         choice = self._decided.get(alike)
         if choice is None:
             choice = self._decided[alike] = self._decide(p, name)

@@ -178,8 +178,8 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
             )
 
 
-def tell_ranks(
-    whole: Ranks | None,
+def fail_on_other_ranks(
+    zero: Ranks | None,
     rule: type[Rule],
     groups: Sequence[Mapping[str, Any]],
     state: Mapping[Any, Any],
@@ -187,15 +187,15 @@ def tell_ranks(
     measured: bool,
     watched: bool,
 ) -> None:
-    """Tell the other ranks that this one cannot take a step, if they will wait for it in an exchange.
+    """Make the other ranks raise an error too, if they will wait in an exchange for this one, which cannot step.
 
     Args:
-        whole: the optimizer that this one has a part of; None if it has all parameters.
+        zero: the ranks of the ``ZeroRedundancyOptimizer`` around this optimizer; None without it.
         rule, groups, state: the optimizer's.
         measured: whether the step takes the norm.
         watched: whether it collects statistics.
     """
-    ranks = MeshRanks.of(groups) if whole is None else whole
+    ranks = MeshRanks.of(groups) if zero is None else zero
     creates_state = not state and all(group.get("lr") == 0 for group in groups)
     if ranks is not None and (measured or watched or not rule.elementwise or creates_state):
         ranks.fail(measured=measured)
