@@ -4,9 +4,6 @@ A codec has one or more fields, each an array of one element type. It joins the 
 that the rule computes with, and splits a new value into their codes. Codecs are written once and run on NumPy arrays,
 torch tensors and the traced values of the fused kernel. Unless a docstring says otherwise, all arrays of a method have
 the same shape.
-
-A new codec is a class here and an entry in :data:`gradstep.storage.policy.STATES` (for slots) or ``ROUNDINGS`` (for
-parameters). Engines, checks, checkpoints, pages, the planner and the names that users give follow from these.
 """
 
 from __future__ import annotations
