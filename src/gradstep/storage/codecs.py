@@ -285,8 +285,7 @@ class Master(Elementwise):
 
 
 _PLACES = BITS  # of the 23 places of a float32's mantissa, 3 are stored; the noise has as many bits as are dropped
-_NAN = 0x7FC00000
-_SIZE = 0x7FFFFFFF
+_NAN, _SIZE = 0x7FC00000, 0x7FFFFFFF
 _ONE = 127 << 23  # the bits of 1.0
 _INVERSE = int(to_bits(np.float32(2.0**_PLACES / 1.125)))  # a smallest code is 1.125 times a power of 2
 _SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the bits of a signed code
