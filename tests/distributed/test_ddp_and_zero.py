@@ -361,6 +361,12 @@ def run_flat() -> dict[str, Any]:
             except (RuntimeError, ValueError) as error:
                 found[f"{name} {original}"] = str(error)
         found[f"unchanged {original}"] = all(map(torch.equal, before, weights(model)))
+    alone = FullyShardedDataParallel(nn.Linear(48, 48, bias=False), device_id=torch.device("cpu"), use_orig_params=True)
+    alone(torch.ones(1, 48)).sum().backward()
+    try:
+        gradstep.AdamW(alone.parameters()).step(max_grad_norm=1.0)
+    except RuntimeError as error:
+        found["clip alone"] = str(error)
     return found
 
 
@@ -407,6 +413,11 @@ def test_flat_shards_step_in_float32_and_what_needs_shapes_is_refused(checkpoint
         for what in ("8bit", "Adafactor"):
             assert "by the shapes of parameters, and these are flat shards" in found[f"{what} {original}"]
         assert found[f"unchanged {original}"]
+
+
+def test_the_flat_shard_of_a_single_parameter_is_found(checkpoints):
+    """Its part of the FlatParameter is all of it, and not a view of more."""
+    assert all("clip_grad_norm_()" in found["clip alone"] for found in checkpoints)
 
 
 def test_partitions_of_deepspeed_are_flat_shards(monkeypatch):

@@ -27,8 +27,14 @@ def bad_state(optimizer: Any, params: Any) -> None:
     optimizer.state[params[0]]["step"] = torch.tensor(-3.0)
 
 
+def other_setting(optimizer: Any, params: Any) -> None:
+    optimizer.param_groups[0]["lr"] *= 2
+
+
+UNEQUAL = "would take different steps with their parts"
 FAULTS: dict[str, tuple[Callable[..., None], str]] = {
     "bad setting": (bad_setting, "Invalid learning rate"),
+    "other setting": (other_setting, UNEQUAL),
     "no gradient": (no_gradient, "have a gradient on some ranks only"),
     "bad state": (bad_state, "step is -3"),
     "no DTensor": (lambda optimizer, params: setattr(params[0], "grad", torch.zeros(8, 6)), "must be a DTensor"),
@@ -69,12 +75,39 @@ def raises_everywhere(mesh: Any, kinds: Any, step: str, fault: str, *, first: bo
         optimizer.step(**arguments)
         found.append(f"{label}: no error")
     except (RuntimeError, ValueError) as error:
-        expected = message if is_last or fault == "no gradient" else OTHERS
+        expected = message if is_last or fault in ("no gradient", "other setting") else OTHERS
         found += [] if expected in str(error) else [f"{label}: {error}"]
     if not is_last or fault != "bad state":
         found += [f"{label}: steps"] * ([int(entry["step"]) for entry in optimizer.state.values()] != counts)
     if not all(torch.equal(whole(p.detach()), b) for p, b in zip(params, before, strict=True)):
         found.append(f"{label}: a parameter changed")
+    return found
+
+
+def other_arguments() -> list[str]:
+    """The last rank clips to, unscales by, or counts steps from another number: all ranks raise."""
+    from torch.distributed.tensor import Shard
+
+    is_last, found = dist.get_rank() == dist.get_world_size() - 1, []
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for name in ("max_grad_norm", "grad_scale", "step"):
+        parameter, gradient = placed(mesh, [Shard(0)], [torch.ones(8, 6), torch.ones(8, 6)])
+        optimizer: Any = gradstep.AdamW([nn.Parameter(parameter)])
+        (p,) = optimizer.param_groups[0]["params"]
+        p.grad = gradient
+        optimizer.step(max_grad_norm=1.0)
+        arguments: dict[str, Any] = {"max_grad_norm": 1.0, "grad_scale": 1.0}
+        if is_last and name in arguments:
+            arguments[name] = 2.0
+        elif is_last:
+            optimizer.load_state_dict(gradstep.AdamW([p]).state_dict())
+        before = whole(p.detach()).clone()
+        try:
+            optimizer.step(**arguments)
+            found.append(f"{name}: no error")
+        except RuntimeError as error:
+            found += [] if UNEQUAL in str(error) else [f"{name}: {error}"]
+        found += [] if torch.equal(before, whole(p.detach())) else [f"{name}: the parameter changed"]
     return found
 
 
@@ -87,7 +120,7 @@ def on_ranks() -> list[str]:
     if mesh.ndim == 2:
         placements = [[Shard(0), Shard(1)], [Replicate(), Shard(0)]]
     cases = itertools.product(placements, STEPS, FAULTS, (True, False))
-    return [
+    return other_arguments() + [
         found
         for kinds, step, fault, first in cases
         if not (first and fault == "bad state")

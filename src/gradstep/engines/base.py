@@ -115,16 +115,24 @@ class Ranks(ABC):
         """
 
     @abstractmethod
-    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
+    def combine(
+        self,
+        batches: Sequence[Batch],
+        values: Sequence[float],
+        how: Literal["sum", "max"],
+        settings: Sequence[float] | None = None,
+    ) -> float:
         """Return the sum or the largest of the values of all batches on all ranks; all ranks must call it.
 
         Args:
             batches: this rank's part of each batch.
             values: one per batch, of this rank's part.
             how: what to return.
+            settings: arguments of this step. If given, ranks with parts of the same parameters must have the same
+                arguments and coefficients.
 
         Raises:
-            RuntimeError: a rank cannot take this step; a sum carries that to all ranks.
+            RuntimeError: a rank cannot take this step, or ranks have other settings; a sum carries that to all ranks.
         """
 
     @abstractmethod

@@ -114,7 +114,7 @@ def take_step(
     numbers = [_set_coefficients(batch, table, rules) for batch in batches]
     norm, clip = None, 1.0
     if check or max_grad_norm is not None:
-        norm = measure_norm(batches, ranks) / scale
+        norm = measure_norm(batches, ranks, (scale, max_grad_norm or 0.0)) / scale
         if not math.isfinite(norm):
             name = _first_nonfinite(batches)
             name = str(name) if ranks is None else ranks.first_name(name)
@@ -182,16 +182,17 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
 # -- the norm ---------------------------------------------------------------------------------------------------------
 
 
-def measure_norm(batches: Sequence[StepBatch], ranks: Ranks | None = None) -> float:
+def measure_norm(batches: Sequence[StepBatch], ranks: Ranks | None = None, settings: Sequence[float] = ()) -> float:
     """Return the global 2-norm of the gradients, before unscaling; not finite if a gradient is not.
 
     Args:
         batches: the parameters that have a gradient.
         ranks: the processes that have the other parameters or elements, which the norm includes.
+        settings: what these processes must have alike; see :meth:`Ranks.combine`.
     """
 
     def add(values: Sequence[float]) -> float:
-        return sum(values) if ranks is None else ranks.combine(batches, values, "sum")
+        return sum(values) if ranks is None else ranks.combine(batches, values, "sum", settings)
 
     def largest(values: Sequence[float]) -> float:
         return max(values, default=0.0) if ranks is None else ranks.combine(batches, values, "max")

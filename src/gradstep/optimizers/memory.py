@@ -361,15 +361,12 @@ def _are_of_fsdp(params: Sequence[Tensor], flat_class: type[Tensor]) -> bool:
     """Return whether one of the parameters is a ``FlatParameter``, or a part of one that exists."""
     if any(isinstance(p, flat_class) for p in params):
         return True
-    parts = {
-        p.untyped_storage().data_ptr()
-        for p in params
-        if type(p) is torch.nn.Parameter and p.dim() == 1 and p.untyped_storage().nbytes() > p.nbytes
-    }
-    if not parts:
+    parts = {p.untyped_storage().data_ptr() for p in params if type(p) is torch.nn.Parameter and p.dim() == 1}
+    if not parts or not torch.distributed.is_initialized():  # FSDP1 needs a process group
         return False
-    # Nothing leads from a part to its FlatParameter, and a part alone is a view like any other. Looking at all objects
-    # takes some tens of milliseconds, once for a table. Their types are asked, since isinstance() asks the objects, and
+    # Nothing leads from a part to its FlatParameter. A part alone is a tensor like any other, and the part of a module
+    # with one parameter is not even a view of more. Looking at all objects takes some tens of milliseconds, once for a
+    # table. Their types are asked, since isinstance() asks the objects, and
     # some (proxies of dead objects, deprecated names) answer with an error or a warning.
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
     return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)

@@ -85,8 +85,14 @@ class ZeroRanks(Ranks):
     def agree(self, batches: Sequence[Batch]) -> None:
         """Do nothing: without a norm, no step of these ranks exchanges anything."""
 
-    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
-        del batches  # each rank has whole parameters
+    def combine(
+        self,
+        batches: Sequence[Batch],
+        values: Sequence[float],
+        how: Literal["sum", "max"],
+        settings: Sequence[float] | None = None,
+    ) -> float:
+        del batches, settings  # each rank has whole parameters, and no part of another's
         value = sum(values) if how == "sum" else max(values, default=-math.inf)
         total, failures = self._exchange(value, how, failed=False)
         if failures:

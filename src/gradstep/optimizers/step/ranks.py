@@ -56,12 +56,18 @@ class MeshRanks(Ranks):
 
     def fail(self, *, measured: bool) -> None:
         del measured  # the caller calls this for steps with an exchange only
-        self._add_up(dict.fromkeys([None, *self._places], 0.0), {}, failed=True)
+        self._add_up(dict.fromkeys([None, *self._places], 0.0), {}, {}, failed=True)
 
     def agree(self, batches: Sequence[Batch]) -> None:
-        self.combine(batches, [0.0] * len(batches), "sum")
+        self.combine(batches, [0.0] * len(batches), "sum", ())
 
-    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
+    def combine(
+        self,
+        batches: Sequence[Batch],
+        values: Sequence[float],
+        how: Literal["sum", "max"],
+        settings: Sequence[float] | None = None,
+    ) -> float:
         if how == "max":
             largest = max(values, default=-math.inf)
             for mesh, dim in self._exchanges:
@@ -69,45 +75,60 @@ class MeshRanks(Ranks):
             return largest
         totals = dict.fromkeys([None, *self._places], 0.0)
         members = dict.fromkeys(self._places, b"")
+        coefficients = dict.fromkeys(self._places, b"" if settings is None else _leading_bits(np.array(settings)))
         for batch, value in zip(batches, values, strict=True):
             place = _place(batch)
             totals[place] += value
             if place is not None and isinstance(batch, TorchBatch):
                 members[place] += batch.members.tobytes()
-        failure = self._add_up(totals, members, failed=False)
+                coefficients[place] += b"" if settings is None else _leading_bits(batch.coefficients)
+        failure = self._add_up(totals, members, coefficients, failed=False)
         if failure:
             raise RuntimeError(failure)
         return sum(totals.values())
 
-    def _add_up(self, totals: dict[Place | None, float], members: Mapping[Place, bytes], *, failed: bool) -> str:
+    def _add_up(
+        self,
+        totals: dict[Place | None, float],
+        members: Mapping[Place, bytes],
+        coefficients: Mapping[Place, bytes],
+        *,
+        failed: bool,
+    ) -> str:
         """Add up the numbers of all ranks, and tell them whether this one cannot take the step.
 
         Args:
             totals: this rank's sum for each place, and for the parameters that it has whole; replaced by those of all.
             members: which parameters of each place have a gradient; all ranks must have the same.
+            coefficients: those of each place, and the settings of the step; all ranks must have the same.
             failed: whether this rank cannot take the step.
 
         Returns:
             Why no rank may take the step; empty if all can.
         """
-        failures, unlike = float(failed), 0.0
+        failures, unlike, unequal = float(failed), 0.0, 0.0
         for mesh, dim in self._exchanges:
             places = [place for place in self._places if place.mesh == mesh and dim in place.dims]
             others = sum(total for place, total in totals.items() if place not in places)
-            # All ranks have the same number n if, and only if, their count times the sum of n² is the square of the sum
-            # of n. These numbers of 20 bits and their squares are exact in float64.
-            named = (found for place, found in members.items() if place.mesh == mesh)
-            number = float(crc32(b"".join(named)) >> 12)
+            member, coefficient = (
+                float(crc32(b"".join(found for place, found in each.items() if place.mesh == mesh)) >> 12)
+                for each in (members, coefficients)
+            )
             # What is not finite, and errors, must reach every rank, so that all of them skip the step or raise.
             numbers = [*(totals[place] for place in places), 0.0 if math.isfinite(others) else others]
-            numbers += [failures, unlike, number, number**2]
-            *sums, unfinite, failures, unlike, first, second = _all_reduce(np.array(numbers), mesh, dim, "sum").tolist()
+            numbers += [failures, unlike, unequal, member, member**2, coefficient, coefficient**2]
+            reduced = _all_reduce(np.array(numbers), mesh, dim, "sum").tolist()
+            *sums, unfinite, failures, unlike, unequal = reduced[:-4]
             totals.update(zip(places, sums, strict=True))
             totals[None] = totals.get(None, 0.0) + unfinite
-            unlike += float(mesh.size(dim) * second != first**2)
+            # All ranks have the same number n if, and only if, their count times the sum of n² is the square of the sum
+            # of n. These numbers of 20 bits and their squares are exact in float64.
+            member, member_squares, coefficient, coefficient_squares = reduced[-4:]
+            unlike += float(mesh.size(dim) * member_squares != member**2)
+            unequal += float(mesh.size(dim) * coefficient_squares != coefficient**2)
         if failures:
             return ANOTHER_FAILED
-        return _UNLIKE if unlike else ""
+        return _UNLIKE if unlike else _UNEQUAL if unequal else ""
 
     def first_name(self, name: str | None) -> str:
         before = -math.inf if name is None else -float(self._names.index(name))
@@ -145,7 +166,13 @@ class FlatShards(Ranks):
     def agree(self, batches: Sequence[Batch]) -> None:
         """Do nothing, as above."""
 
-    def combine(self, batches: Sequence[Batch], values: Sequence[float], how: Literal["sum", "max"]) -> float:
+    def combine(
+        self,
+        batches: Sequence[Batch],
+        values: Sequence[float],
+        how: Literal["sum", "max"],
+        settings: Sequence[float] | None = None,
+    ) -> float:
         if how == "sum":
             raise RuntimeError(
                 "these parameters are flat shards (FSDP1, DeepSpeed), so that the norm would be that of this rank's "
@@ -205,6 +232,18 @@ _UNLIKE = (
     "some parameters have a gradient on some ranks only, so that their parts would be updated differently; nothing was "
     "changed: every rank must compute a loss from the same parameters, or set the same gradients to None"
 )
+
+_UNEQUAL = (
+    "the ranks would take different steps with their parts of the same parameters; nothing was changed: every rank "
+    "must have the same settings (lr, betas, …), the same max_grad_norm= and grad_scale=, and the same step counts: "
+    "load a checkpoint on all ranks"
+)
+
+
+def _leading_bits(numbers: NDArray[np.float64]) -> bytes:
+    """Return the leading 24 bits of each number in float32: the last bits may differ between processors."""
+    with np.errstate(over="ignore"):
+        return (numbers.astype(np.float32).view(np.uint32) >> 8).tobytes()
 
 
 def _place(batch: Batch) -> Place | None:
