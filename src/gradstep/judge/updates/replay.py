@@ -1,4 +1,4 @@
-"""The updates that a formula makes of the recorded gradients, settings and first state, in float64."""
+"""Compute in float64 what a formula does with recorded gradients, settings and initial state."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,22 +35,22 @@ class StateOverflowError(UnknowableError):
 @final
 @dataclass(eq=False)
 class Roundings:
-    """Random errors of the size of roundings, for the numbers on the way of a replay.
+    """Random errors of the size of roundings, for the intermediate numbers of a replay.
 
-    How far they move an update is how far arithmetic in these formats may move it (stochastic arithmetic: Vignes,
+    They move an update about as far as arithmetic in these formats can move it (stochastic arithmetic: Vignes,
     "A stochastic arithmetic for reliable scientific computation", 1993). They depend on the seed only.
     """
 
-    seed: int  # of the signs
-    arithmetic: NumberFormat  # the format of what is computed and not kept
-    state: NumberFormat  # the format of what is kept between steps
+    seed: int
+    arithmetic: NumberFormat  # the format of intermediate numbers
+    state: NumberFormat  # the format of the state between steps
     _signs: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
 
     def round(self, x: Values, numbers: NumberFormat | None = None) -> Values:
-        """Round a number on the way, up or down by chance, by up to half the distance of neighbouring numbers."""
+        """Round intermediate numbers up or down at random, by up to half the distance of neighbouring numbers."""
         return _disturb(x, self._rng.uniform(-0.5, 0.5, size=np.shape(x)), numbers or self.arithmetic)
 
     def store(self, name: str, x: Values, *, signed: bool = True) -> Values:
@@ -80,13 +80,13 @@ def replay(
     *,
     own_epsilon: bool = True,
 ) -> Updates:
-    """The updates of a formula, from the state on that there was before the watch.
+    """Yield the update of each recorded step by a formula, beginning with the state before the first of them.
 
     Args:
-        formula: what computes them.
+        formula: the rule, true or with mistakes in it.
         fixed: settings that are not read from the recorded ones.
         history: the record.
-        roundings: disturb the numbers on the way; None computes them exactly.
+        roundings: the errors of intermediate numbers; None computes exactly.
         own_epsilon: an ε that stands for the machine's is that of the parameter's dtype, else at most float32's.
 
     Raises:
@@ -107,7 +107,7 @@ def replay(
 
 
 def _earlier_steps(history: History) -> int | None:
-    """Steps that were made before the watch; None where there is state that does not say."""
+    """Return how many steps came before the first recorded one; None if there is state without a step count."""
     state = history.initial_state or {}
     if not history.steps or not any(isinstance(v, np.ndarray) for v in state.values()):
         return int(state.get("step") or 0)
@@ -166,7 +166,15 @@ def _replay_from(
 def _initial_slots(
     rule: Rule, history: History, count: int, shape: tuple[int, ...], *, full: bool
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The rule's slots and scalars before the first recorded step."""
+    """Return the rule's slots and scalars before the first recorded step.
+
+    Args:
+        rule: the rule, with its settings.
+        history: the record.
+        count: how many steps came before the first recorded one.
+        shape: the shape of the parameter.
+        full: whether the rule needs whole matrices, so that slots are read from those.
+    """
     slots: dict[str, Any] = {s.name: np.full(s.shape(shape), s.fill) for s in rule.slots(len(shape))}
     scalars = dict(rule.scalars)
     recorded = history.initial_state or {}
@@ -181,13 +189,13 @@ def _initial_slots(
 
 
 def uses_machine_epsilon(rule: Any) -> bool:
-    """Whether its first ε stands for the machine epsilon of the arithmetic."""
+    """Return whether the rule's first ε is None, which stands for the machine epsilon of the arithmetic."""
     eps = getattr(rule, "eps", None)
     return isinstance(eps, tuple) and eps[0] is None
 
 
 def settings_from(group: Mapping[str, Any], rule: type[Rule]) -> dict[str, Any]:
-    """The rule's settings as a parameter group has them, whatever it calls them."""
+    """Return the rule's settings from a parameter group, which may have other names for them (``ALIASES``)."""
     settings: dict[str, Any] = {}
     for setting in settings_of(rule):
         for names in ((setting.name,), *ALIASES.get(setting.name, ())):
@@ -205,17 +213,17 @@ def _plain_setting(value: Any) -> Any:
 
 
 def rate_of(step: ObservedStep) -> float:
-    """The group's learning rate."""
+    """Return the learning rate of a step."""
     return float(settings_from(step.settings, RULES["SGD"]).get("lr", 0.0))
 
 
 def replay_muon(history: History, roundings: Roundings | None = None, *, overwritten: bool = False) -> Updates:
-    """Muon's updates before the decay is taken off, where the learning rate is not adjusted to the matrix.
+    """Yield Muon's update of each recorded step, without weight decay and without a rate adjusted to the matrix.
 
     Args:
-        history: of a matrix that was kept in full.
-        roundings: disturb the numbers on the way; None computes them exactly.
-        overwritten: the momentum is divided by its norm after each step, as where it is orthogonalised in place.
+        history: the record of a matrix, with whole gradients.
+        roundings: the errors of intermediate numbers; None computes exactly.
+        overwritten: divide the momentum by its norm after each step, as a code that orthogonalises in place does.
 
     Raises:
         UnknowableError: it is no matrix, was not kept in full, has other state, or its norm overflows.
@@ -244,7 +252,7 @@ def replay_muon(history: History, roundings: Roundings | None = None, *, overwri
 
 
 def _orthogonalise(x: Values, group: Mapping[str, Any], roundings: Roundings | None) -> Values:
-    """The nearest orthogonal matrix by Newton and Schulz; more axes than two are one, as Muons have it."""
+    """Return about the nearest orthogonal matrix, by Newton and Schulz, in the shape of x; later axes count as one."""
     numbers = NumberFormat.of(torch.bfloat16)  # most Muons iterate in it, whatever their parameters' dtype
 
     def rounded(values: Any) -> Any:
