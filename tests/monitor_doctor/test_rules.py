@@ -254,6 +254,21 @@ def test_frozen_but_decayed():
     assert gradstep.diagnose(run(columns=lambda n: columns([1.0, 0.0], [10.0, 10.0]))).healthy
 
 
+def test_a_network_that_died_of_its_learning_rate_is_neither_frozen_nor_decayed_too_much():
+    # Six updates of half the weights, which grow from 10 to 60; then no gradient, and decay alone: 0.97 each.
+    def norm(n):
+        return 10.0 + 10.0 * n if n < 6 else 60.0 * 0.97 ** (n - 5)
+
+    died = run(
+        lr=lambda n: 1.0,
+        loss=lambda n: 2.3 if n == 0 else 300.0 / n if n < 6 else 2.4,
+        update_norm=lambda n: norm(n) / 2 if n < 6 else 0.01,
+        weight_norm=norm,
+        columns=lambda n: columns([1.0, 1.0 if n < 6 else 0.0], [10.0, norm(n)]),
+    )
+    assert causes(died) == ["lr_too_high"]
+
+
 @pytest.mark.parametrize(("end", "expected"), [(60, ["schedule_ended_early"]), (95, [])])
 def test_schedule_ended_early(end, expected):
     assert causes(run(lr=lambda n: 1e-3 * max(0.0, 1 - n / end))) == expected

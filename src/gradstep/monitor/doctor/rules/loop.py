@@ -134,7 +134,10 @@ FROZEN_UPDATES = 10
 
 @finds(explains={"weights_shrinking"})
 def frozen_but_decayed(evidence: Evidence) -> Found:
-    """Find tensors in groups with decay that have nearly always a gradient of zero, and a norm that has fallen."""
+    """Find tensors in groups with decay whose gradient is zero at first and nearly always, and whose norm has fallen.
+
+    A gradient that comes to be zero is that of a network that has died.
+    """
     if not evidence.has_parameters:
         return None
     updates, gradients = evidence.of_parameters("grad_norm")
@@ -145,7 +148,7 @@ def frozen_but_decayed(evidence: Evidence) -> Found:
         if present.sum() < FROZEN_UPDATES or evidence.decay_of(parameter) <= 0:
             continue
         gradient, weight = gradients[present, column], weights[present, column]
-        if np.mean(gradient == 0) < FROZEN_SHARE or not weight[-1] < weight[0]:
+        if gradient[0] != 0 or np.mean(gradient == 0) < FROZEN_SHARE or not weight[-1] < weight[0]:
             continue
         names.append(parameter.name)
         rest = float(weight[-1] / weight[0])

@@ -53,14 +53,19 @@ above, sick ones below 0.4."""
 
 SHRINKAGE_CERTAIN = 0.3
 
+BLOWN_UP = 2.0
+"""A norm that grew to more than so many times its start has run away, and decay is not its fault. A choice."""
+
 
 @finds(explains={"gradients_vanished", "lr_too_high"}, spoils={"weight norm"})
 def weights_shrinking(evidence: Evidence) -> Found:
-    """Find a norm that has fallen by more than 30% in a run with decay."""
+    """Find a norm that has fallen by more than 30% in a run with decay, and never grew far above its start before."""
     norm = evidence.weight_norm
     decay = max((g.weight_decay or 0.0 for u in evidence.made for g in u.groups), default=0.0)
     if len(norm) < 2 * WIDTH or decay <= 0 or norm.values[0] <= 0:
         return None
+    if norm.highest[1] > BLOWN_UP * norm.values[0]:
+        return None  # decay shrinks what too large updates had made
     end = norm.part(0.95, 1.0).median
     rest = end / float(norm.values[0])
     if rest >= SHRINKAGE:
