@@ -398,6 +398,14 @@ def test_pages_of_wrong_types(options, words):
         gradstep.Pages(**options)
 
 
+@pytest.mark.parametrize("word", ["no", "True", "off", "None"])
+def test_a_word_for_true_or_false_makes_no_folder(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"give True or False, or './{word}' for the folder"):
+        made(gradstep.AdamW, paged=word)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_paged_is_said():
     p = torch.ones(3, 3, requires_grad=True)
     with pytest.raises(ValueError, match="Adafactor keeps a row and a column"):

@@ -1,5 +1,6 @@
 """A rule of a user's own is an optimizer on every engine."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,29 @@ def test_a_branch_on_the_data_is_refused_before_anything_changes():
     with unchanged(optimizer), pytest.raises(TypeError, match=r"cannot branch on their values: use .*where"):
         optimizer.step()
     assert not optimizer.state.get(p)
+
+
+@pytest.mark.parametrize(
+    ("compute", "error", "words"),
+    [
+        (lambda g: g.sum(), AttributeError, r"have no 'sum': .*gradstep\.rules\.ops; .* elementwise = False"),
+        (math.sqrt, TypeError, r"use sqrt, .* of gradstep\.rules\.ops, not those of math"),
+        (float, TypeError, "not known while its update is compiled"),
+    ],
+    ids=["a sum", "math", "float"],
+)
+def test_what_is_not_elementwise_says_what_is_allowed(compute, error, words):
+    @dataclass(frozen=True)
+    class Odd(Signum):
+        @staticmethod
+        def update(p, g, s, c):
+            return p - compute(g)
+
+    p = normal(5).requires_grad_()
+    optimizer = gradstep.optimizer(Odd)([p])
+    give([p], [normal(5)])
+    with unchanged(optimizer), pytest.raises(error, match=words):
+        optimizer.step()
 
 
 def test_a_failing_rule_leaves_an_optimizer_that_works_alone():

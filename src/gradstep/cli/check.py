@@ -71,7 +71,9 @@ def check(
     if target is None or len(target) != 1:
         raise typer.BadParameter("give one FILE.py:NAME, or --training SCRIPT.py")
     if rule is None:
-        raise typer.BadParameter("say what it should compute: --rule adamw, for example")
+        raise typer.BadParameter(
+            f"say what it should compute: --rule adamw, for example, or --rule {target[0]} if it is a rule of your own"
+        )
     raise typer.Exit(
         _check_target(
             target[0],

@@ -124,7 +124,7 @@ class Pages:
 
         Raises:
             TypeError: ``paged`` is something else.
-            ValueError: a budget without pages, or two budgets.
+            ValueError: a budget without pages, two budgets, or a word such as ``"no"`` for a folder.
         """
         if isinstance(paged, Pages):
             if budget is not None:
@@ -136,9 +136,14 @@ class Pages:
             return None
         if not (paged is True or isinstance(paged, (str, Path))):
             raise TypeError(f"paged must be True, False, a folder or gradstep.Pages, but is {paged!r}")
+        if isinstance(paged, str) and paged.lower() in _TRUTHS:
+            raise ValueError(f"paged={paged!r} would name a folder: give True or False, or './{paged}' for the folder")
         folder: Any = None if paged is True else paged
         return cls(folder, parse_bytes(PAGE_BUDGET if budget is None else budget))
 
+
+_TRUTHS = frozenset({"yes", "no", "true", "false", "on", "off", "none"})
+"""Words that mean True or False and not a folder, as a configuration file may have them."""
 
 _EMBEDDING = re.compile(r"Embedding(Bag)?$")
 _WORDS = frozenset({"emb", "embed", "embeds", "embedding", "embeddings", "wte", "wpe"})

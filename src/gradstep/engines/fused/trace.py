@@ -227,6 +227,18 @@ class Value:
             "use gradstep.rules.ops.where(condition, x, y)"
         )
 
+    def __float__(self) -> float:
+        raise TypeError(
+            "the numbers of a rule's arrays are not known while its update is compiled: use sqrt, sign and the other "
+            "functions of gradstep.rules.ops, not those of math"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"an elementwise rule's arrays have no {name!r}: use + - * /, abs and the functions of gradstep.rules.ops; "
+            "a rule that needs a mean or a norm of all elements sets elementwise = False"
+        )
+
     # -- functions ----------------------------------------------------------------------------------------------
 
     def sqrt(self) -> Value:
