@@ -296,6 +296,8 @@ BLOCK = 256
 NOT_FINITE = 0xFF
 """The scale of a block that holds infinity, NaN or a number that would be rounded to infinity."""
 
+_CODES_AND_SCALES = Field(BYTE), Field(BYTE, "scale", BLOCK)  # once: a load asks for them several times a parameter
+
 
 @final
 @dataclass(frozen=True)
@@ -327,7 +329,7 @@ class Blocks(Codec):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return Field(BYTE), Field(BYTE, "scale", BLOCK)
+        return _CODES_AND_SCALES
 
     @property
     def values(self) -> str:
