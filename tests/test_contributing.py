@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gradstep
-from gradstep.optimizers.step.memory_native import is_native
+from gradstep.optimizers.step.part import is_native
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(gradstep.__file__).parent
@@ -83,7 +83,7 @@ def listed(title: str) -> list[str]:
     return re.findall(r"`([\w/]+\.py)`", " ".join(first_cells))
 
 
-@pytest.mark.skipif(not is_native(), reason="layouts are read by memory.py instead of memory_native.py here")
+@pytest.mark.skipif(not is_native(), reason="layouts are read by memory.py instead of the compiled loop here")
 @pytest.mark.parametrize("title", ["One step", "The first step", "A checkpoint"])
 def test_a_walk_lists_the_files_that_run_in_order(walks, title):
     assert listed(title) == walks[title]

@@ -14,11 +14,11 @@ import gradstep
 from gradstep.optimizers import memory
 from gradstep.optimizers.arguments import build_rule
 from gradstep.optimizers.memory import Layouts, find_overlaps
-from gradstep.optimizers.step import memory_native
-from gradstep.optimizers.step.memory_native import NativeLayouts
+from gradstep.optimizers.step import part
+from gradstep.optimizers.step.part import NativeLayouts
 from tests.training import leaked, normal
 
-native = pytest.mark.skipif(not memory_native.is_native(), reason="this release of torch is not in TESTED")
+native = pytest.mark.skipif(not part.is_native(), reason="this release of torch is not in TESTED")
 WAYS = [pytest.param(NativeLayouts, id="native", marks=native), pytest.param(Layouts, id="python")]
 
 FORMS = {
@@ -43,24 +43,24 @@ FORMS = {
 
 def test_the_loop_is_in_use_where_it_was_tested():
     release = tuple(map(int, torch.__version__.split(".")[:2]))
-    assert memory_native.is_native() == (release in memory_native.TESTED)
+    assert part.is_native() == (release in part.TESTED)
 
 
 @native
 def test_rows_tell_apart_what_differs_and_nothing_else():
     tensors = [form() for form in FORMS.values()]
-    rows = memory_native.read_layouts(tensors)
+    rows = part.read_layouts(tensors)
     for row, t in zip(rows.tolist(), tensors, strict=True):
-        assert row[memory_native.POINTER] == t.data_ptr()
-        assert row[memory_native.NUMEL] == t.numel()
+        assert row[part.POINTER] == t.data_ptr()
+        assert row[part.NUMEL] == t.numel()
 
     def geometry(t):
         return tuple(t.shape), tuple(0 if n == 1 else s for n, s in zip(t.shape, t.stride(), strict=True))
 
     for (a, x), (b, y) in itertools.combinations(zip(rows.tolist(), tensors, strict=True), 2):
-        assert (a[memory_native.GEOMETRY] == b[memory_native.GEOMETRY]) == (geometry(x) == geometry(y))
-        assert (a[memory_native.DTYPE] == b[memory_native.DTYPE]) == (x.dtype == y.dtype)
-        assert (a[memory_native.DEVICE] == b[memory_native.DEVICE]) == (x.device == y.device)
+        assert (a[part.GEOMETRY] == b[part.GEOMETRY]) == (geometry(x) == geometry(y))
+        assert (a[part.DTYPE] == b[part.DTYPE]) == (x.dtype == y.dtype)
+        assert (a[part.DEVICE] == b[part.DEVICE]) == (x.device == y.device)
 
 
 @native
@@ -82,7 +82,7 @@ def test_both_ways_say_the_same_of_likes(form):
 def test_a_tensor_that_changed_is_seen(kind):
     t = normal(4, 4)
     layouts = kind.of([t])
-    assert layouts.still_hold([t])
+    assert layouts.are_unchanged([t])
     for change in (
         lambda: t.data.t(),
         lambda: t.data.view(torch.int32),
@@ -92,11 +92,11 @@ def test_a_tensor_that_changed_is_seen(kind):
     ):
         kept = t.data
         t.data = change()
-        assert not layouts.still_hold([t])
+        assert not layouts.are_unchanged([t])
         t.data = kept
-        assert layouts.still_hold([t])
+        assert layouts.are_unchanged([t])
     t.untyped_storage().resize_(0)
-    assert not layouts.still_hold([t])
+    assert not layouts.are_unchanged([t])
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
@@ -190,17 +190,17 @@ def test_a_gradient_that_is_short_of_memory(engine, count):
 def test_some_of_them(kind):
     tensors = [normal(3), normal(4), normal(5)]
     layouts = kind.of(tensors).select([0, 2])
-    assert layouts.still_hold([tensors[0], tensors[2]])
-    assert not layouts.still_hold([tensors[0], tensors[1]])
+    assert layouts.are_unchanged([tensors[0], tensors[2]])
+    assert not layouts.are_unchanged([tensors[0], tensors[1]])
 
 
 def test_the_loop_can_be_switched_off():
     code = (
         "import torch, gradstep\n"
-        "from gradstep.optimizers.step import memory_native\n"
+        "from gradstep.optimizers.step import part\n"
         "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)\n"
         "gradstep.SGD([p], lr=0.5).step()\n"
-        "print(memory_native.is_native(), p.tolist())"
+        "print(part.is_native(), p.tolist())"
     )
     said = subprocess.run(
         [sys.executable, "-c", code],
@@ -303,4 +303,4 @@ def test_the_garbage_collector_is_left_as_it_was(on):
 def test_axes_of_one_element_count():
     x = torch.zeros(())
     shapes = [x, x[None], x[None, None], x[None, None, None], torch.zeros(0), torch.zeros(0, 1), torch.zeros(1, 0)]
-    assert len(set(memory_native.read_layouts(shapes)[:, memory_native.GEOMETRY].tolist())) == len(shapes)
+    assert len(set(part.read_layouts(shapes)[:, part.GEOMETRY].tolist())) == len(shapes)

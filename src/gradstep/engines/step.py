@@ -120,7 +120,7 @@ def take_step(
             name = str(name) if ranks is None else ranks.first_name(name)
             return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
         if max_grad_norm is not None:
-            clip = clip_factor(norm, max_grad_norm)
+            clip = compute_clip_factor(norm, max_grad_norm)
     elif ranks is not None and (detail is not None or not all(rule.elementwise for rule in rules)):
         ranks.agree(batches)
     counting = [b for b, new in zip(batches, numbers, strict=True) if _counts_lost_updates(b, int(new[0, 0]))]
@@ -197,36 +197,55 @@ def measure_norm(batches: Sequence[StepBatch], ranks: Ranks | None = None, setti
     def largest(values: Sequence[float]) -> float:
         return max(values, default=0.0) if ranks is None else ranks.combine(batches, values, "max")
 
-    squares = add([batch.engine.sum_squares(batch) for batch in batches])
-    if math.isinf(squares) and not largest([any(True for _ in batch.find_nonfinite()) for batch in batches]):
-        # Finite gradients whose squares overflow float64: only float64 gradients can be so large.
-        return norm_by_largest(
-            largest([batch.largest_gradient() for batch in batches]),
-            lambda divisor: add([batch.sum_squares(divisor) for batch in batches]),
-        )
-    return math.sqrt(squares)
+    def find_largest() -> float:
+        if largest([any(True for _ in batch.find_nonfinite()) for batch in batches]):
+            return math.inf
+        return largest([batch.largest_gradient() for batch in batches])
+
+    return correct_overflow(  # only gradients in float64 can have squares that overflow float64
+        math.sqrt(add([batch.engine.sum_squares(batch) for batch in batches])),
+        find_largest,
+        lambda divisor: add([batch.sum_squares(divisor) for batch in batches]),
+    )
 
 
-def norm_by_largest(largest: float, sum_squares: Callable[[float], float]) -> float:
-    """Return the 2-norm of numbers whose squares overflow float64: divide them by the largest before squaring.
+def correct_overflow(
+    norm: float, find_largest: Callable[[], float], sum_squares: Callable[[float], float], *, least: float = 0.0
+) -> float:
+    """Return a 2-norm, computed again if its squares have overflowed: from the numbers divided by the largest.
 
     Args:
-        largest: the largest magnitude of the numbers, finite.
-        sum_squares: returns the sum of their squares after they are divided by its argument.
+        norm: the norm as it was computed: infinite if a number is infinite, or if squares have overflowed.
+        find_largest: returns the largest magnitude of the numbers.
+        sum_squares: returns the sum of the squares of the numbers divided by its argument, which is finite and not 0.
+        least: a norm below it is computed again too, since squares may have been rounded to 0.
 
-    >>> norm_by_largest(4e200, lambda divisor: sum((x / divisor) ** 2 for x in (3e200, 4e200)))
+    >>> numbers = [3e200, 4e200]
+    >>> correct_overflow(math.inf, lambda: max(numbers), lambda divisor: sum((x / divisor) ** 2 for x in numbers))
     5e+200
     """
-    return largest * math.sqrt(sum_squares(largest)) if largest else 0.0
+    if not (norm < least or math.isinf(norm)):
+        return norm
+    largest = find_largest()
+    return largest * math.sqrt(sum_squares(largest)) if 0.0 < largest < math.inf else norm
 
 
-def clip_factor(norm: float, max_grad_norm: float) -> float:
-    """Return the factor that clips gradients of this global norm; with the 1e-6 of torch's ``clip_grad_norm_``.
+CLIP_MARGIN = 1e-6
+"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm that it divides by."""
 
-    >>> clip_factor(50.0, 5.0), clip_factor(3.0, 5.0)
-    (0.099999998, 1.0)
+
+def compute_clip_factor(norm: float, max_grad_norm: float, margin: float = CLIP_MARGIN) -> float:
+    """Return the factor, at most 1, that clips gradients of this global norm.
+
+    Args:
+        norm: the global 2-norm of the gradients, finite; not 0 if ``margin`` is 0.
+        max_grad_norm: the norm to clip to, at least 0.
+        margin: a number added to the norm, so that clipped gradients have slightly less than ``max_grad_norm``.
+
+    >>> compute_clip_factor(50.0, 5.0), compute_clip_factor(50.0, 5.0, margin=0.0), compute_clip_factor(3.0, 5.0)
+    (0.099999998, 0.1, 1.0)
     """
-    return min(1.0, max_grad_norm / (norm + 1e-6))
+    return min(1.0, max_grad_norm / (norm + margin))
 
 
 def _first_nonfinite(batches: Sequence[StepBatch]) -> str | None:

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from gradstep.engines.step import norm_by_largest
+from gradstep.engines.step import compute_clip_factor, correct_overflow
 from gradstep.numpy.base import Floats, HasGradient, array_of
 from gradstep.schedules import Schedule, cosine
 
@@ -47,30 +47,26 @@ def clip_grad_norm(parameters: Iterable[HasGradient], max_norm: float = 1.0) -> 
     norm = math.hypot(*(_norm(array_of(p.grad)) for p in holders))
     if not math.isfinite(norm) or norm <= max_norm:
         return norm
+    clip = compute_clip_factor(norm, max_norm, margin=0.0)
     for p in holders:
         if isinstance(p.grad, np.ndarray):
-            p.grad = _scale(p.grad, max_norm / norm)
+            p.grad = _scale(p.grad, clip)
         else:
-            p.grad.data = _scale(array_of(p.grad), max_norm / norm)
+            p.grad.data = _scale(array_of(p.grad), clip)
     return norm
 
 
 def _norm(g: Floats) -> float:
-    # einsum converts to float64 in small pieces. Squares of float32 cannot overflow float64; squares of float64 can.
+    """Return the 2-norm of an array of any shape."""
     flat = g.reshape(-1)
-    with np.errstate(over="ignore"):
-        norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))
-    if 1e-150 < norm < math.inf:
-        return norm
-    largest = float(np.abs(flat).max(initial=0.0))
-    if largest in (0.0, math.inf) or math.isnan(largest):
-        return largest
 
     def sum_squares(divisor: float) -> float:
-        scaled = flat / divisor
-        return float(np.einsum("i,i->", scaled, scaled, dtype=np.float64))
+        scaled = flat if divisor == 1.0 else flat / divisor
+        return float(np.einsum("i,i->", scaled, scaled, dtype=np.float64))  # converts to float64 in small pieces
 
-    return norm_by_largest(largest, sum_squares)
+    with np.errstate(over="ignore"):  # squares of float32 cannot overflow float64; squares of float64 can
+        norm = math.sqrt(sum_squares(1.0))
+    return correct_overflow(norm, lambda: float(np.abs(flat).max(initial=0.0)), sum_squares, least=1e-150)
 
 
 def _scale(g: Floats, factor: float) -> Floats:

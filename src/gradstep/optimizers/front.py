@@ -32,9 +32,10 @@ from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_head
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
-from gradstep.optimizers.step.build import build_batches, create_state
+from gradstep.optimizers.step.build import build_batches
+from gradstep.optimizers.step.part import TorchBatch
 from gradstep.optimizers.step.ranks import fail_on_other_ranks
-from gradstep.optimizers.step.table import Table, TorchBatch
+from gradstep.optimizers.step.table import Table, create_state
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -86,13 +87,13 @@ class Optimizer(torch.optim.Optimizer):
     _locks: dict[int, threading.RLock]
     _state_seen: bool
     _table: Table | None
-    _zero: ZeroRanks | None
+    _zero_ranks: ZeroRanks | None
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
         # Attributes of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing
         # attributes in the optimizer inside. It would find class defaults first.
         self = super().__new__(cls)
-        self.watch = self.last_step = self._paged = self._observers = self._table = self._zero = None
+        self.watch = self.last_step = self._paged = self._observers = self._table = self._zero_ranks = None
         self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
         return self
 
@@ -102,7 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         if own["engine"] != "auto":
             check_engine(own["engine"], ENGINES)
         if dist.is_available() and dist.is_initialized():  # another optimizer may have the parameters of all ranks
-            self._zero = find_zero_ranks(params)
+            self._zero_ranks = find_zero_ranks(params)
         pages = Pages.of(own["paged"], own["page_budget"])
         self.rule()(**settings)  # refuse bad settings before anything exists
         self._engine = own["engine"]
@@ -197,13 +198,13 @@ class Optimizer(torch.optim.Optimizer):
         weight float32 exp_avg: 8bit, exp_avg_sq: 8bit state='8bit' 20084
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
-        whole = None if self._zero is None else self._parameters(self._zero.groups)
+        whole = None if self._zero_ranks is None else self._parameters(self._zero_ranks.groups)
         return summarize(self.rule(), self._parameters(), self._storage, self.param_groups, whole)
 
     def _choices(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Iterator[tuple[str, Tensor, Choice]]:
         """Return each (name, parameter, its engine and storage), in the order of the groups, by default its own."""
         groups = self.param_groups if groups is None else groups
-        groups = groups if self._zero is None else self._zero.describe(groups)
+        groups = groups if self._zero_ranks is None else self._zero_ranks.describe(groups)
         return choose_each(self._engine, self._storage, self._rule, groups)
 
     def _parameters(self, groups: Sequence[Mapping[str, Any]] | None = None) -> list[NewParameter]:
@@ -302,7 +303,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
         """Return a step's rules, table and batches; and the report of a step that creates state and updates nothing."""
-        zero, groups, state = self._zero, self.param_groups, self.__dict__["state"]
+        zero, groups, state = self._zero_ranks, self.param_groups, self.__dict__["state"]
         try:
             rules = build_rules(self._rule, groups)
             table = self._table

@@ -59,7 +59,7 @@ class Layouts:
             [t.device for t in tensors],
         )
 
-    def still_hold(self, tensors: list[Tensor]) -> bool:
+    def are_unchanged(self, tensors: list[Tensor]) -> bool:
         """Return whether the tensors have these layouts, and their memory holds their numbers unchanged."""
         return (
             list(map(Tensor.data_ptr, tensors)) == self.pointers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.engines.statistics import StepReport
-from gradstep.engines.step import clip_factor, norm_by_largest
+from gradstep.engines.step import compute_clip_factor, correct_overflow
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.memory import is_distributed, local_tensor
@@ -58,7 +58,7 @@ def apply(optimizers: Optimizers, peers: Peers, *, divisor: float, max_grad_norm
     norm = (_compute_norm_of_all(optimizers, peers) if peers.sharded else _compute_norm(grads)) / divisor
     if not math.isfinite(norm):
         return StepReport(stepped=False, grad_norm=norm)
-    clip = 1.0 if max_grad_norm is None else clip_factor(norm, max_grad_norm)
+    clip = 1.0 if max_grad_norm is None else compute_clip_factor(norm, max_grad_norm)
     for optimizer in optimizers:
         if isinstance(optimizer, Optimizer):
             optimizer.step(grad_scale=divisor / clip)
@@ -174,10 +174,11 @@ def _compute_norm(tensors: list[Tensor]) -> float:
     """Return the global 2-norm of tensors of any shapes."""
     norms = torch._foreach_norm(tensors)
     norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
-    if math.isinf(norm) and all(bool(g.isfinite().all()) for g in tensors):  # the squares overflowed
-        largest = max(float(g.abs().max()) for g in tensors if g.numel())
-        return norm_by_largest(largest, lambda by: sum(float((g / by).abs().square().sum()) for g in tensors))
-    return norm
+    return correct_overflow(
+        norm,
+        lambda: max(float(g.abs().max()) for g in tensors if g.numel()),
+        lambda divisor: sum(float((g / divisor).abs().square().sum()) for g in tensors),
+    )
 
 
 def _compute_norm_of_all(optimizers: Optimizers, peers: Peers) -> float:
@@ -200,9 +201,7 @@ def _compute_norm_of_all(optimizers: Optimizers, peers: Peers) -> float:
         norms = [torch.linalg.vector_norm(g if divisor == 1 else g / divisor, dtype=torch.float64) for g in grads]
         return peers.add_up(float(torch.stack(norms).square() @ shares))
 
-    total = sum_squares(1.0)
-    if math.isinf(total):
-        largest = -peers.smallest(-max((float(g.abs().max()) for g in grads if g.numel()), default=0.0))
-        if math.isfinite(largest):  # the squares overflowed
-            return norm_by_largest(largest, sum_squares)
-    return math.sqrt(total)
+    def find_largest() -> float:
+        return -peers.smallest(-max((float(g.abs().max()) for g in grads if g.numel()), default=0.0))
+
+    return correct_overflow(math.sqrt(sum_squares(1.0)), find_largest, sum_squares)

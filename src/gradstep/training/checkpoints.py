@@ -14,7 +14,7 @@ from torch import nn
 
 import gradstep
 from gradstep.optimizers.arguments import plain_name
-from gradstep.optimizers.checkpoint.matching import LoadReport, listed
+from gradstep.optimizers.checkpoint.matching import LoadReport, show_lines
 from gradstep.schedules import Schedule
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
@@ -350,7 +350,7 @@ def _match_weights(
     lines += [f"{name} {why}" for name, why in reshaped.items()]
     if lines and strict:
         raise RuntimeError(
-            f"the checkpoint is of another model:\n{listed(lines)}\n"
+            f"the checkpoint is of another model:\n{show_lines(lines)}\n"
             "load_checkpoint(..., strict=False) loads what matches, and lists the rest"
         )
     left_out = dict.fromkeys(missing, "not in the checkpoint") | dict.fromkeys(unexpected, "in the checkpoint only")

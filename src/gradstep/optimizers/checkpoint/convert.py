@@ -20,10 +20,10 @@ from gradstep.optimizers.checkpoint.load import (
     nest_state,
     unnest_state,
 )
-from gradstep.optimizers.checkpoint.matching import find_header, listed, match
+from gradstep.optimizers.checkpoint.matching import find_header, match, show_lines
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.state.arrays import decode_slot
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, misfits, storage_name
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_misfits, storage_name
 from gradstep.optimizers.state.storage import HEADER, Storage
 from gradstep.rules import RULES, Rule, Slot
 from gradstep.storage.policy import STATES, ParameterStorage, check_precision, possible_keys
@@ -257,7 +257,7 @@ def convert_state(
         p = _make_stand_in(kind, old) if owner.p is None else owner.p
         group_rule = build_saved_rule(kind, owner.group)
         stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
-        unfit = misfits(p, stored, group_rule, old, strict=header.get("rule") != kind.__name__)
+        unfit = find_misfits(p, stored, group_rule, old, strict=header.get("rule") != kind.__name__)
         errors += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
@@ -265,7 +265,7 @@ def convert_state(
             state[key] = bitsandbytes.write_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
             changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
     if wrong:
-        raise choose_error(errors)(f"the state dict does not fit {kind.__name__}:\n{listed(wrong)}")
+        raise choose_error(errors)(f"the state dict does not fit {kind.__name__}:\n{show_lines(wrong)}")
     result = {"state": state, "param_groups": groups}
     if layout in BITS:
         result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]

@@ -23,21 +23,21 @@ from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
     LoadReport,
     continue_noise,
-    listed,
     lost_in_reading,
     match,
     nest_fields,
     parameter_keys,
+    read_groups_storage,
     read_header,
     read_saved_storage,
-    stored_in_groups,
+    show_lines,
     unnest_fields,
     write_group_header,
 )
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, losses, misfits
+from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_losses, find_misfits
 from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
@@ -62,7 +62,7 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule], storage: Sto
         rule, storage: the optimizer's.
     """
     state = nest_state(state_dict)
-    header = stored_in_groups(rule, storage, state_dict["param_groups"]).header(rule)
+    header = read_groups_storage(rule, storage, state_dict["param_groups"]).header(rule)
     groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
     return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 
@@ -180,28 +180,28 @@ def prepare_load(
             if regular:  # usual, in a fifth of the time
                 fitting[key] = fits
                 continue
-            unfit = misfits(like, stored, group_rule, entry, strict=header is None)
+            unfit = find_misfits(like, stored, group_rule, entry, strict=header is None)
             if unfit and not strict and choose_error(unfit) is RuntimeError:  # other errors mean a damaged checkpoint
                 left_out[name] = "; ".join(fault.line for fault in unfit)
                 continue
             errors += unfit
             wrong += [f"{name}: {fault.line}" for fault in unfit]
-            lossy += [] if unfit else [f"{name}: {line}" for line in losses(like, stored, entry)]
+            lossy += [] if unfit else [f"{name}: {line}" for line in find_losses(like, stored, entry)]
             fitting[key] = fits
     if wrong:
         kind = choose_error(errors)
         remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
-        raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{listed(wrong)}{remedy}")
+        raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{show_lines(wrong)}{remedy}")
     if lost:
         raise RuntimeError(
-            f"the loaded state dict has lost precision while it was read:\n{listed(lost)}\n"
+            f"the loaded state dict has lost precision while it was read:\n{show_lines(lost)}\n"
             "A distributed checkpoint reads only the arrays that this optimizer has, in its types: make the optimizer "
             "with the state= and rounding= of the one that was saved. gradstep.convert_state(state_dict, optimizer) "
             "takes what has been read"
         )
     if lossy:
         raise RuntimeError(
-            f"the loaded state dict holds more than this optimizer stores:\n{listed(lossy)}\n"
+            f"the loaded state dict holds more than this optimizer stores:\n{show_lines(lossy)}\n"
             f"gradstep.convert_state(state_dict, {'optimizer' if strict else repr(storage.state)}) rounds it and says "
             "what that loses"
         )

@@ -95,7 +95,7 @@ def continue_noise(storage: Storage, header: Mapping[str, Any] | None) -> Storag
     return replace(storage, seed=header.get("seed", storage.seed), noise=noise)
 
 
-def stored_in_groups(rule: type[Rule], storage: Storage, groups: Sequence[Mapping[str, Any]]) -> Storage:
+def read_groups_storage(rule: type[Rule], storage: Storage, groups: Sequence[Mapping[str, Any]]) -> Storage:
     """Return the storage with the seed of the groups, which ``ZeroRedundancyOptimizer`` loads without telling us.
 
     Raises:
@@ -254,7 +254,7 @@ def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = Tru
         if [len(group["params"]) for group in groups] == [len(group["params"]) for group in saved]:
             remedies.append("if only the names differ, delete 'param_names' in its groups to match by order")
         last = "; ".join(remedies) or "Make the optimizer of the model that was saved, or begin with fresh state"
-        raise ValueError(f"the loaded state dict is of other parameters:\n{listed(lines)}\n{last}")
+        raise ValueError(f"the loaded state dict is of other parameters:\n{show_lines(lines)}\n{last}")
     by_names = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
     keys_by_group = [[keys.get(name, ABSENT) for name in n] for n in names]
     return Match(keys_by_group, [by_names.get(frozenset(n)) for n in names], unexpected)
@@ -292,10 +292,10 @@ def _names(groups: Sequence[Group]) -> list[list[str]] | None:
     return names_by_group if complete and len(set(flat)) == len(flat) else None
 
 
-def listed(lines: Iterable[str], most: int = 12) -> str:
+def show_lines(lines: Iterable[str], most: int = 12) -> str:
     """Return the first lines of a list, indented for a message, with the number of the lines left out.
 
-    >>> print(listed(["one", "two", "three"], most=2))
+    >>> print(show_lines(["one", "two", "three"], most=2))
       one
       two
       … and 1 more

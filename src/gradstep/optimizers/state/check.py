@@ -75,11 +75,11 @@ def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[
     if not isinstance(entry, dict):  # other mappings cannot be written to, or are slower
         fault = not_a_dictionary(entry)
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
-    for fault in faults(p, stored, rule, entry):
+    for fault in find_faults(p, stored, rule, entry):
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
 
 
-def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
+def find_faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Iterator[Fault]:
     """Yield all faults of an entry, in whatever precision its slots are stored.
 
     Args:
@@ -105,10 +105,10 @@ def faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> Itera
             yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
 
 
-def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
+def find_misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
     """Return the faults of a checkpoint's entry: missing, unexpected or unfit values, in whatever precision.
 
-    These are :func:`faults`, and slots that are missing while others are there. An entry without any slot fits: a
+    These are :func:`find_faults`, and slots that are missing while others are there. An entry without any slot fits: a
     setting may have switched the slots on since, as when SGD is given a momentum, and they are created when needed.
 
     Args:
@@ -126,7 +126,7 @@ def misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, stri
         if unexpected or any(slot.name in present for slot in stored.slots):
             errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
         errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
-    return list(dict.fromkeys([*errors, *faults(p, stored, rule, entry)]))
+    return list(dict.fromkeys([*errors, *find_faults(p, stored, rule, entry)]))
 
 
 def not_a_dictionary(entry: Any) -> Fault:
@@ -145,7 +145,7 @@ def _default_slots(rule: Rule, ndim: int) -> set[str]:
     return {slot.name for slot in replace(rule, **defaults).slots(ndim)}
 
 
-def losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[str]:
+def find_losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[str]:
     """Yield a message for each array of an entry that the optimizer's storage would round or drop.
 
     A slot of zeros can be stored in any precision.

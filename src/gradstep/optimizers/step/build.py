@@ -6,20 +6,18 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, ROW, Engine
-from gradstep.engines.statistics import StepReport
+from gradstep.engines.base import Engine
 from gradstep.engines.step import pause_garbage_collection
 from gradstep.optimizers.arguments import parameter_names, plain_name
-from gradstep.optimizers.checkpoint.matching import stored_in_groups, unnest_fields
+from gradstep.optimizers.checkpoint.matching import read_groups_storage, unnest_fields
 from gradstep.optimizers.memory import (
-    PLAIN,
     conform_gradient,
     extent,
     find_overlaps,
@@ -33,10 +31,11 @@ from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
 from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import check_entry
 from gradstep.optimizers.state.storage import HEADER, Choice, Choices, Storage, element_of, make_zeros
+from gradstep.optimizers.step.part import Part, TorchBatch
 from gradstep.optimizers.step.ranks import FlatShards, MeshRanks, check_flat_shards
 from gradstep.optimizers.step.rehearsal import COMMON_DTYPES, rehearse
 from gradstep.optimizers.step.sums import check_rule
-from gradstep.optimizers.step.table import Part, Table, TorchBatch
+from gradstep.optimizers.step.table import Table, check_state_apart, has_memory
 from gradstep.optimizers.wrapped import ZeroRanks
 from gradstep.rules import Rule
 from gradstep.storage.elements import number_of_name, streams
@@ -87,36 +86,13 @@ def build_batches(
     """
     own = json.dumps(storage.header(type(rules[0]))) if rules else ""
     if any(group.get(HEADER, own) != own for group in groups):  # a loaded one, of which no load_state_dict() knows
-        storage = stored_in_groups(type(rules[0]), storage, groups)
+        storage = read_groups_storage(type(rules[0]), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
         table = build_table(engine, storage, paged, rules, groups, state, zero)
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
     return table, batches
-
-
-def create_state(
-    table: Table,
-    batches: Sequence[TorchBatch],
-    groups: Sequence[Mapping[str, Any]],
-    state: Mapping[Tensor, Any],
-) -> StepReport | None:
-    """Create the state and return a report, if this first step has a learning rate of 0 and gradients of 0.
-
-    torch's distributed checkpoints take such a step to create the state. It is no update: the first real one must be
-    what it would have been without it.
-
-    Returns:
-        The report; None if this is another step, for which nothing was done.
-    """
-    if state or not batches or not all("lr" in group and float(group["lr"]) == 0 for group in groups):
-        return None
-    moves = [float(any(bool(g.any()) for g in batch.gradients)) for batch in batches]  # NaN is not 0
-    if sum(moves) if table.ranks is None else table.ranks.combine(batches, moves, "sum"):
-        return None
-    table.install()
-    return StepReport(stepped=False, reason="lr and gradients are 0: the state was created, and nothing was updated")
 
 
 @pause_garbage_collection()
@@ -130,123 +106,172 @@ def build_table(
     zero: ZeroRanks | None,
 ) -> Table:
     """Find or create the state of every parameter with state or a gradient; arguments as in :func:`build_batches`."""
-    groups = groups if zero is None else zero.describe(groups)
-    names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
-    flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
-    _check_parameters(flat, names)
-    sizes = [len(g["params"]) for g in groups]
-    group_of = np.repeat(np.arange(len(groups)), sizes)
-    shards = {i: ShardedParameter(p, names[i], {}) for i, p in enumerate(flat) if is_distributed(p)}
-    shards_of_others = FlatShards() if zero is None and holds_flat_shards(groups) else None
-    if shards_of_others is not None:
-        check_flat_shards(storage, rules, groups)
-    gradients = [p.grad for p in flat]
-    old = {i: state[p] for i, p in enumerate(flat) if p in state and not _is_empty(state[p])}
-    stateful = [i for i, g in enumerate(gradients) if g is not None or isinstance(old.get(i), dict)]
-    starts = {"step": 0.0, **type(rules[0]).scalars} if rules else {"step": 0.0}
+    return _TableBuilder(engine, storage, paged, rules, groups, state, zero).build()
 
-    choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
-    memory = [shards[i].local if i in shards else p for i, p in enumerate(flat)]
-    kinds: dict[int, _PartKey] = {}
-    stored: dict[int, ParameterStorage] = {}
-    key_of: dict[Any, tuple[Choice, _PartKey]] = {}  # holds each choice, so that no other choice gets its id
-    for i in stateful:
-        p, g, group = memory[i], gradients[i], group_of[i]
-        if i in shards:
-            g = local_gradients([shards[i]])[0]
+
+@final
+class _TableBuilder:
+    """The parameters of a table that is being built; arguments as in :func:`build_batches`.
+
+    Attributes:
+        flat, names: the parameters of all groups, and their names.
+        group_of: (parameters,) the number of each parameter's group.
+        shards: the distributed parameters, by position in ``flat``.
+        memory: the tensors that are updated: the local tensors of distributed parameters, else the parameters.
+        old: the entries of state that exist, by position in ``flat``.
+        stateful: the positions of parameters with a gradient or an entry of state.
+        initial_numbers: names of the numbers kept once per parameter, with their values before the first step.
+        stored: the codecs of each stateful parameter.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        storage: Storage,
+        paged: Placement | None,
+        rules: Sequence[Rule],
+        groups: Sequence[dict[str, Any]],
+        state: defaultdict[Tensor, dict[str, Any]],
+        zero: ZeroRanks | None,
+    ) -> None:
+        groups = groups if zero is None else zero.describe(groups)
+        self.storage, self.paged, self.rules, self.groups, self.state = storage, paged, rules, groups, state
+        self.zero = zero
+        self.names = list(chain.from_iterable(map(parameter_names, groups, range(len(groups)))))
+        self.flat: list[Tensor] = list(chain.from_iterable(g["params"] for g in groups))
+        _check_parameters(self.flat, self.names)
+        self.sizes = [len(g["params"]) for g in groups]
+        self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
+        self.shards = {i: ShardedParameter(p, self.names[i], {}) for i, p in enumerate(self.flat) if is_distributed(p)}
+        self.flat_shards = FlatShards() if zero is None and holds_flat_shards(groups) else None
+        if self.flat_shards is not None:
+            check_flat_shards(storage, rules, groups)
+        self.memory = [self.shards[i].local if i in self.shards else p for i, p in enumerate(self.flat)]
+        self.gradients = [p.grad for p in self.flat]
+        self.old = {i: state[p] for i, p in enumerate(self.flat) if p in state and not _is_empty(state[p])}
+        self.stateful = [i for i, g in enumerate(self.gradients) if g is not None or isinstance(self.old.get(i), dict)]
+        self.initial_numbers = {"step": 0.0, **(type(rules[0]).scalars if rules else {})}
+        self.choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
+        self.stored: dict[int, ParameterStorage] = {}
+        # It holds each choice, so that no other choice gets its id.
+        self.key_of: dict[Any, tuple[Choice, _PartKey]] = {}
+
+    def build(self) -> Table:
+        """Return the table; the optimizer's state is unchanged."""
+        kinds = {i: self.check_parameter(i) for i in self.stateful}
+        for i in _find_shared_memory(kinds, self.memory):
+            kinds[i] = kinds[i]._replace(alone=i)
+        members: defaultdict[_PartKey, list[int]] = defaultdict(list)
+        for i, kind in kinds.items():
+            members[kind].append(i)
+        for kind in members:
+            kind.engine.prepare(kind.spec)
+        entries = self.complete_entries()
+        parts = [self.make_part(kind, positions, entries) for kind, positions in members.items()]
+        self.check_parts(parts)
+        entries |= {i: self.distribute(i, entries[i]) for i in self.stateful if i in self.shards}
+        if self.paged is not None:
+            self.paged.storage = self.storage  # the seed of the noise is saved beside the state
+        places = dict.fromkeys(shard.place for shard in self.shards.values() if shard.place.dims)
+        groups = self.groups if self.zero is None else self.zero.groups
+        has_noise = any(kind.spec.noise for kind in members)
+        return Table(
+            parts,
+            flat=self.flat,
+            sizes=self.sizes,
+            rules=self.rules,
+            stateful=self.stateful,
+            entries=list(entries.values()),
+            initial_numbers=self.initial_numbers,
+            state=self.state,
+            paged=self.paged,
+            ranks=MeshRanks(list(places), self.names) if places else self.zero or self.flat_shards,
+            streams=_noise_streams(self.storage, groups, self.flat) if has_noise else None,
+        )
+
+    def check_parameter(self, i: int) -> _PartKey:
+        """Check a parameter, its gradient and its state, choose its storage, and return the key of its part."""
+        p, g, name, rule = self.memory[i], self.gradients[i], self.names[i], self.rules[self.group_of[i]]
+        if i in self.shards:
+            g = local_gradients([self.shards[i]])[0]
         plain = is_addressable(p)
         if not plain and (is_freed(p) or is_symbolic_zero(p)):
-            raise RuntimeError(
-                f"{names[i]} has no memory for its {p.numel():,} elements, so there is nothing to update"
-            )
+            raise RuntimeError(f"{name} has no memory for its {p.numel():,} elements, so there is nothing to update")
         if g is not None:
-            g = conform_gradient(p, g, names[i])
-        choice = choices[group].of(flat[i], names[i], addressable=plain)
-        stored[i], dtype = choice.stored, p.dtype if g is None else g.dtype
-        if i in shards:
-            shards[i] = ShardedParameter(shards[i].parameter, names[i], stored[i].collapsed)
-        if i in old:
-            if isinstance(old[i], dict):  # ZeroRedundancyOptimizer puts entries of a checkpoint into the state
-                old[i] = unnest_fields(old[i])
-            if i in shards:
-                old[i] = shards[i].localize(old[i], stored[i].fields)
-            check_entry(p, stored[i], rules[group], old[i], names[i])
-        place = shards[i].place if i in shards else None
+            g = conform_gradient(p, g, name)
+        choice = self.choices[self.group_of[i]].of(self.flat[i], name, addressable=plain)
+        stored = self.stored[i] = choice.stored
+        dtype = p.dtype if g is None else g.dtype
+        if i in self.shards:
+            self.shards[i] = ShardedParameter(self.shards[i].parameter, name, stored.collapsed)
+        if i in self.old:
+            old = self.old[i]
+            if isinstance(old, dict):  # ZeroRedundancyOptimizer puts entries of a checkpoint into the state
+                old = unnest_fields(old)
+            if i in self.shards:
+                old = self.shards[i].localize(old, stored.fields)
+            check_entry(p, stored, rule, old, name)
+            self.old[i] = old
+        place = self.shards[i].place if i in self.shards else None
         alike = (id(choice), dtype, plain, place)
-        if alike not in key_of:
-            spec, fields = stored[i].spec(rules[group], element_of(dtype)), tuple(stored[i].fields)
-            key_of[alike] = choice, _PartKey(choice.engine_and_reason[0], spec, fields, dtype, plain, -1, place)
-        kinds[i] = key_of[alike][1]
-    for i in _find_shared_memory(kinds, memory):
-        kinds[i] = kinds[i]._replace(alone=i)
-    members: defaultdict[_PartKey, list[int]] = defaultdict(list)
-    for i, kind in kinds.items():
-        members[kind].append(i)
-    for kind in members:
-        kind.engine.prepare(kind.spec)
-    if paged is None:
-        entries = [
-            make_zeros(memory[i], stored[i].fields)
-            if i not in old and stored[i].starts_as_zeros and not memory[i].is_complex()
-            else complete_state(memory[i], stored[i], old.get(i, {}), names[i])
-            for i in stateful
-        ]
-    else:
-        present = [(names[i], flat[i], stored[i], old.get(i, {})) for i in stateful]
-        entries = paged.complete_state(present, tuple(starts))
-    entry_of = dict(zip(stateful, entries, strict=True))
-    parts = [
-        Part(
+        if alike not in self.key_of:
+            spec, fields = stored.spec(rule, element_of(dtype)), tuple(stored.fields)
+            self.key_of[alike] = choice, _PartKey(choice.engine_and_reason[0], spec, fields, dtype, plain, -1, place)
+        return self.key_of[alike][1]
+
+    def complete_entries(self) -> dict[int, dict[str, Any]]:
+        """Return the complete state of each stateful parameter, by position: what exists, and new arrays."""
+        if self.paged is not None:
+            present = [(self.names[i], self.flat[i], self.stored[i], self.old.get(i, {})) for i in self.stateful]
+            entries = self.paged.complete_state(present, tuple(self.initial_numbers))
+            return dict(zip(self.stateful, entries, strict=True))
+        return {
+            i: make_zeros(self.memory[i], self.stored[i].fields)
+            if i not in self.old and self.stored[i].starts_as_zeros and not self.memory[i].is_complex()
+            else complete_state(self.memory[i], self.stored[i], self.old.get(i, {}), self.names[i])
+            for i in self.stateful
+        }
+
+    def make_part(self, kind: _PartKey, positions: list[int], entries: Mapping[int, dict[str, Any]]) -> Part:
+        """Return the part of the parameters at these positions."""
+        return Part(
             engine=kind.engine,
             spec=kind.spec,
             members=np.array(positions),
-            groups=group_of[positions],
-            params=[memory[i] for i in positions],
-            names=[names[i] for i in positions],
+            groups=self.group_of[positions],
+            params=[self.memory[i] for i in positions],
+            names=[self.names[i] for i in positions],
             fields=kind.fields,
-            slots=[[entry_of[i][key] for i in positions] for key in kind.fields],
+            slots=[[entries[i][key] for i in positions] for key in kind.fields],
             dtype=kind.dtype,
             plain=kind.plain,
-            shards=[] if kind.place is None else [shards[i] for i in positions],
+            shards=[] if kind.place is None else [self.shards[i] for i in positions],
         )
-        for kind, positions in members.items()
-    ]
-    for part in parts:
-        if part.plain and not _has_memory(part):
-            raise RuntimeError(
-                f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
-                "tensors without numbers in place of usual ones; take the step outside of it"
-            )
-    if not old.keys().isdisjoint(stateful):
-        _check_state_apart([part for part in parts if part.plain])
-    for part in parts:
-        if part.place is not None and not part.spec.rule.elementwise:
-            for shard in part.shards:
-                check_rule(shard, part.spec)
-        if not (part.plain and {p.dtype for p in part.params} <= COMMON_DTYPES):
-            rehearse(part)
-    entries = [
-        shards[i].distribute(entry, stored[i].fields, state.get(flat[i])) if i in shards else entry
-        for i, entry in zip(stateful, entries, strict=True)
-    ]
-    if paged is not None:
-        paged.storage = storage  # the seed of the noise is saved beside the state
-    places = dict.fromkeys(shard.place for shard in shards.values() if shard.place.dims)
-    return Table(
-        parts,
-        flat=flat,
-        sizes=sizes,
-        rules=rules,
-        stateful=stateful,
-        entries=entries,
-        starts=starts,
-        state=state,
-        paged=paged,
-        ranks=MeshRanks(list(places), names) if places else zero or shards_of_others,
-        streams=_noise_streams(storage, groups if zero is None else zero.groups, flat)
-        if any(kind.spec.noise for kind in members)
-        else None,
-    )
+
+    def check_parts(self, parts: Sequence[Part]) -> None:
+        """Refuse parts that a step could not update; where torch's operations differ by type, rehearse the step.
+
+        Raises:
+            RuntimeError: state without memory, or arrays of state that share memory.
+        """
+        for part in parts:
+            if part.plain and not has_memory(part):
+                raise RuntimeError(
+                    f"the state of {part.names[0]} would have no memory: a mode of torch (FakeTensorMode, say) makes "
+                    "tensors without numbers in place of usual ones; take the step outside of it"
+                )
+        if not self.old.keys().isdisjoint(self.stateful):
+            check_state_apart([part for part in parts if part.plain])
+        for part in parts:
+            if part.place is not None and not part.spec.rule.elementwise:
+                for shard in part.shards:
+                    check_rule(shard, part.spec)
+            if not (part.plain and {p.dtype for p in part.params} <= COMMON_DTYPES):
+                rehearse(part)
+
+    def distribute(self, i: int, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return the entry of a distributed parameter as distributed tensors."""
+        return self.shards[i].distribute(entry, self.stored[i].fields, self.state.get(self.flat[i]))
 
 
 def _noise_streams(storage: Storage, groups: Sequence[Mapping[str, Any]], flat: Sequence[Tensor]) -> NDArray[np.uint64]:
@@ -264,36 +289,6 @@ def _noise_streams(storage: Storage, groups: Sequence[Mapping[str, Any]], flat: 
 def _own_names(group: Mapping[str, Any]) -> list[str]:
     """Return the names that the group has for its first parameters."""
     return [str(name) for name in group.get("param_names") or ()][: len(group["params"])]
-
-
-def _has_memory(part: Part) -> bool:
-    """Return whether all state of a part is in plain tensors whose elements have addresses."""
-    missing = (part.table[:, 1:LENGTH] == 0) & (part.table[:, LENGTH:ROW] != 0)
-    return PLAIN.issuperset(map(type, chain(*part.slots))) and not missing.any()
-
-
-def _check_state_apart(parts: Sequence[Part]) -> None:
-    """Refuse state in which an array shares memory with another array or with a parameter.
-
-    Only state that was loaded or changed by hand can be so.
-
-    Raises:
-        RuntimeError: naming the arrays.
-    """
-    arrays = [
-        (f"{key} of {part.names[k]}", t)
-        for part in parts
-        for key, slot in zip(part.fields, part.slots, strict=True)
-        for k, t in enumerate(slot)
-        if t.numel()
-    ]
-    count = len(arrays)
-    arrays += [(name, p) for part in parts for name, p in zip(part.names, part.params, strict=True) if p.numel()]
-    starts = np.array([t.data_ptr() for _, t in arrays], dtype=np.int64)
-    shared = find_overlaps(starts, starts + np.array([extent(t) for _, t in arrays], dtype=np.int64))
-    if shared and shared[0] < count:  # parameters, which come last, may share memory with each other
-        named = ", ".join(arrays[k][0] for k in shared[:4])
-        raise RuntimeError(f"arrays of state share memory: {named}; give each its own by clone()")
 
 
 def _find_shared_memory(kinds: Mapping[int, _PartKey], flat: Sequence[Tensor]) -> list[int]:

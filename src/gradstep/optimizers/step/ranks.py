@@ -19,7 +19,7 @@ from gradstep.engines.statistics import SUMS, Tally
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import Place, ShardedParameter
 from gradstep.optimizers.state.storage import Storage
-from gradstep.optimizers.step.table import TorchBatch
+from gradstep.optimizers.step.part import TorchBatch
 from gradstep.rules import Rule
 
 if TYPE_CHECKING:

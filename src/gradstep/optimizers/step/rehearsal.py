@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradstep.engines.base import Batch
 from gradstep.optimizers.memory import conform_gradient
-from gradstep.optimizers.step.table import Part
+from gradstep.optimizers.step.part import Part
 
 COMMON_DTYPES = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128}
