@@ -275,24 +275,41 @@ def test_the_schedule(windows, seed):
     holds: dict[int, tuple[int, str]] = {}
     log = []
 
-    def job(k: int) -> WindowJob:
-        def fetch(buffer: int) -> None:
+    class Job(WindowJob):
+        def __init__(self, k: int) -> None:
+            self.k = k
+
+        def fetch(self, buffer: int) -> None:
             assert buffer not in holds, "it has not left"
-            holds[buffer] = (k, "arrived")
+            holds[buffer] = (self.k, "arrived")
 
-        def update(buffer: int) -> None:
-            assert holds[buffer] == (k, "arrived")
-            holds[buffer] = (k, "computed")
+        def update(self, buffer: int) -> None:
+            assert holds[buffer] == (self.k, "arrived")
+            holds[buffer] = (self.k, "computed")
 
-        def store(buffer: int) -> None:
-            assert holds.pop(buffer) == (k, "computed")
-            log.append(k)
+        def store(self, buffer: int) -> None:
+            assert holds.pop(buffer) == (self.k, "computed")
+            log.append(self.k)
 
-        return WindowJob(fetch, update, store)
-
-    relay(device, [job(k) for k in range(windows)])
+    relay(device, [Job(k) for k in range(windows)])
     assert log == list(range(windows))
     assert not holds
+
+
+class LoggedJob(WindowJob):
+    """A job that only adds lines to a log."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+
+    def fetch(self, buffer: int) -> None:
+        self.log.append(f"in{self.name}")
+
+    def update(self, buffer: int) -> None:
+        self.log.append(f"compute{self.name}")
+
+    def store(self, buffer: int) -> None:
+        self.log.append(f"out{self.name}")
 
 
 def test_copies_go_on_while_the_device_computes():
@@ -300,13 +317,7 @@ def test_copies_go_on_while_the_device_computes():
     device = Later(torch.device("cpu"))
     device.favourite = 0  # copies to the device come as early as they may
     log: list[str] = []
-
-    def job(k: int) -> WindowJob:
-        return WindowJob(
-            lambda _: log.append(f"in {k}"), lambda _: log.append(f"compute {k}"), lambda _: log.append(f"out {k}")
-        )
-
-    relay(device, [job(k) for k in range(5)])
+    relay(device, [LoggedJob(log, f" {k}") for k in range(5)])
     assert log[:3] == ["in 0", "in 1", "in 2"]
     assert log.index("in 3") == log.index("out 0") + 1
 
@@ -317,7 +328,7 @@ def test_nothing_arrives_before_the_device_has_done_what_it_was_given_earlier():
     device.favourite = 0
     log: list[str] = []
     device.computing.do(lambda: log.append("earlier"))
-    relay(device, [WindowJob(lambda _: log.append("in"), lambda _: log.append("compute"), lambda _: log.append("out"))])
+    relay(device, [LoggedJob(log, "")])
     assert log == ["earlier", "in", "compute", "out"]
 
 

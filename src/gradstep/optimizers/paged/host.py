@@ -99,7 +99,7 @@ class HostPlacement(Placement):
         pass
 
     def update(self, batch: StepBatch) -> None:
-        gradients, params = batch.columns[:2]
+        params = batch.columns[1]
         work: list[tuple[Arena, list[int], HostWindow]] = []
         for arena in self._arenas:
             members = [k for k, p in enumerate(params) if arena.serves(p)]
@@ -109,36 +109,60 @@ class HostPlacement(Placement):
                 arena.blank = False
         largest = max((window.nbytes for _, _, window in work), default=0)
         buffers = [self._device.buffer(largest) for _ in range(min(BUFFERS, len(work)))]
-        owners = batch.owners
-        table = empty_table(0 if owners is None else count_rows(owners))
-
-        def make_job(arena: Arena, members: Sequence[int], window: HostWindow) -> WindowJob:
-            positions = [(members[piece.item], piece.start, piece.stop) for piece in window.pieces]
-            pieces = np.array(positions, dtype=np.int64)
-
-            def update(buffer: int) -> None:
-                entries = []
-                for (k, *piece), places in zip(pieces.tolist(), window.places, strict=True):
-                    own = [gradients[k], params[k].detach()]
-                    if is_dense(params[k]):
-                        own = [_slice_in_memory_order(t, *piece) for t in own]
-                    entries.append(own + arena.fields(params[k], places, buffers[buffer]))
-                part = _WindowBatch(batch, pieces, list(zip(*entries, strict=True)))
-                batch.engine.update(part)
-                if owners is not None:
-                    add_rows(table, owners[pieces[:, 0]], part.tally.table)
-
-            return WindowJob(
-                fetch=lambda buffer: window.copy(arena.memory, buffers[buffer], back=False),
-                update=update,
-                store=lambda buffer: window.copy(arena.memory, buffers[buffer], back=True),
-            )
-
-        relay(self._device, [make_job(*item) for item in work])
+        table = empty_table(0 if batch.owners is None else count_rows(batch.owners))
+        relay(
+            self._device, [_HostJob(batch, arena, members, window, buffers, table) for arena, members, window in work]
+        )
         batch.tally = Tally.of(table)
 
     def _arena_of(self, p: Tensor) -> Arena | None:
         return next((arena for arena in self._arenas if arena.serves(p)), None)
+
+
+@final
+class _HostJob(WindowJob):
+    """The update of the parameters in one window.
+
+    Args:
+        batch: the parameters of the step.
+        arena: the memory that has the window's state.
+        members: for each parameter of the arena's windows, its position in the batch.
+        window: the window.
+        buffers: the buffers on the device.
+        table: (rows, columns) the statistics of the step, to which the update adds.
+    """
+
+    def __init__(
+        self,
+        batch: StepBatch,
+        arena: Arena,
+        members: Sequence[int],
+        window: HostWindow,
+        buffers: Sequence[Tensor],
+        table: NDArray[np.float64],
+    ) -> None:
+        self._batch, self._arena, self._window, self._buffers, self._table = batch, arena, window, buffers, table
+        positions = [(members[piece.item], piece.start, piece.stop) for piece in window.pieces]
+        self._pieces = np.array(positions, dtype=np.int64)
+
+    def fetch(self, buffer: int) -> None:
+        self._window.copy(self._arena.memory, self._buffers[buffer], back=False)
+
+    def update(self, buffer: int) -> None:
+        gradients, params = self._batch.columns[:2]
+        entries = []
+        for (k, *piece), places in zip(self._pieces.tolist(), self._window.places, strict=True):
+            own = [gradients[k], params[k].detach()]
+            if is_dense(params[k]):
+                own = [_slice_in_memory_order(t, *piece) for t in own]
+            entries.append(own + self._arena.fields(params[k], places, self._buffers[buffer]))
+        part = _WindowBatch(self._batch, self._pieces, list(zip(*entries, strict=True)))
+        self._batch.engine.update(part)
+        if self._batch.owners is not None:
+            add_rows(self._table, self._batch.owners[self._pieces[:, 0]], part.tally.table)
+
+    def store(self, buffer: int) -> None:
+        self._window.copy(self._arena.memory, self._buffers[buffer], back=True)
 
 
 @final

@@ -67,20 +67,20 @@ class Device(ABC):
         """Wait until all work is done."""
 
 
-@final
-@dataclass(frozen=True)
-class WindowJob:
-    """The work on one window; each function takes the number of the window's buffer.
+class WindowJob(ABC):
+    """The work on one window; each method takes the number of the window's buffer."""
 
-    Attributes:
-        fetch: copies the window's state to the buffer.
-        update: updates the parameters and the state in the buffer.
-        store: copies the state back.
-    """
+    @abstractmethod
+    def fetch(self, buffer: int) -> None:
+        """Copy the window's state to the buffer."""
 
-    fetch: Callable[[int], None]
-    update: Callable[[int], None]
-    store: Callable[[int], None]
+    @abstractmethod
+    def update(self, buffer: int) -> None:
+        """Update the parameters and the state in the buffer."""
+
+    @abstractmethod
+    def store(self, buffer: int) -> None:
+        """Copy the state back."""
 
 
 def relay(device: Device, jobs: Sequence[WindowJob]) -> None:

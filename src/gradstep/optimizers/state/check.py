@@ -73,7 +73,7 @@ def check_entry(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Mapping[
     if type(entry) is dict and is_regular(p, stored, rule, entry):
         return
     if not isinstance(entry, dict):  # other mappings cannot be written to, or are slower
-        fault = not_a_dictionary(entry)
+        fault = make_type_fault(entry)
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
     for fault in find_faults(p, stored, rule, entry):
         raise fault.error(f"the state of {name} does not fit: {fault.line}")
@@ -89,20 +89,20 @@ def find_faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> 
         entry: its state; ``None`` stands for a slot that does not exist yet.
     """
     if not isinstance(entry, Mapping):
-        yield not_a_dictionary(entry)
+        yield make_type_fault(entry)
         return
-    wrong = list(_number_faults(rule, stored, entry))
+    wrong = list(_find_number_faults(rule, stored, entry))
     yield from wrong
     needed = () if wrong or not entry.get("step") else _default_slots(rule, p.dim())
     for slot in stored.slots:
         value = entry.get(slot.name)
         if value is None and slot.name in needed:
-            yield missing_fault(slot.name)
+            yield make_missing_fault(slot.name)
         if value is not None:
-            yield from _slot_faults(p, slot, entry)
+            yield from _find_slot_faults(p, slot, entry)
     for key in ROUNDING_FIELDS:
         if entry.get(key) is not None:
-            yield from _array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+            yield from _find_array_faults(p, key, entry[key], tuple(p.shape), floating=True)
 
 
 def find_misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:
@@ -124,17 +124,17 @@ def find_misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *,
         expected = {"step", *rule.scalars, *ROUNDING_FIELDS}.union(*map(possible_keys, stored.slots))
         unexpected = [key for key in entry if key in present - expected] if strict else []
         if unexpected or any(slot.name in present for slot in stored.slots):
-            errors += [missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
+            errors += [make_missing_fault(slot.name) for slot in stored.slots if slot.name not in present]
         errors += [Fault(RuntimeError, f"{key} is unexpected") for key in unexpected]
     return list(dict.fromkeys([*errors, *find_faults(p, stored, rule, entry)]))
 
 
-def not_a_dictionary(entry: Any) -> Fault:
+def make_type_fault(entry: Any) -> Fault:
     """Return the fault of an entry that is not a dictionary."""
     return Fault(TypeError, f"it is {_show_value(entry)}, but must be a dictionary of arrays and numbers")
 
 
-def missing_fault(key: str) -> Fault:
+def make_missing_fault(key: str) -> Fault:
     """Return the fault of an entry that lacks one of its arrays."""
     return Fault(RuntimeError, f"{key} is missing; put it back, or delete the parameter's whole state to begin anew")
 
@@ -174,17 +174,17 @@ def find_losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[Fault]:
+def _find_number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[Fault]:
     has_slots = any(entry.get(slot.name) is not None for slot in stored.slots)
     if "step" in entry:
-        wrong = _step_fault(entry["step"])
+        wrong = _find_step_fault(entry["step"])
         if wrong is not None:
             yield wrong
     elif has_slots and not _is_indifferent_to_steps(rule):
         yield Fault(RuntimeError, f"step is missing, and {type(rule).__name__} needs the number of steps taken")
     for key, start in rule.scalars.items():
         if key in entry:
-            wrong = _scalar_fault(key, entry[key], start)
+            wrong = _find_scalar_fault(key, entry[key], start)
             if wrong is not None:
                 yield wrong
         elif has_slots:
@@ -196,8 +196,8 @@ def _is_indifferent_to_steps(rule: Rule) -> bool:
     return not rule.scalars and rule.coefficients(2) == rule.coefficients(3)
 
 
-def _step_fault(value: Any) -> Fault | None:
-    step = _one_number(value)
+def _find_step_fault(value: Any) -> Fault | None:
+    step = _read_number(value)
     allowed = f"must be a whole number from 0 to {MOST_STEPS:,}, the number of steps taken"
     if step is None:
         return Fault(TypeError, f"step is {_show_value(value)}, but {allowed}")
@@ -206,8 +206,8 @@ def _step_fault(value: Any) -> Fault | None:
     return None
 
 
-def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
-    number = _one_number(value)
+def _find_scalar_fault(key: str, value: Any, start: float) -> Fault | None:
+    number = _read_number(value)
     if number is None:
         return Fault(TypeError, f"{key} is {_show_value(value)}, but must be a number (before the first step {start})")
     if not math.isfinite(number):
@@ -215,7 +215,7 @@ def _scalar_fault(key: str, value: Any, start: float) -> Fault | None:
     return None
 
 
-def _one_number(value: Any) -> float | None:
+def _read_number(value: Any) -> float | None:
     """Return a real number, or a tensor that holds one, as a float; None for anything else."""
     if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or value is None:
         return None
@@ -237,14 +237,14 @@ def _has_no_numbers(value: Tensor) -> bool:
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fault]:
+def _find_slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fault]:
     shape = slot.shape(tuple(p.shape))
     if isinstance(entry[slot.name], Mapping):
         given = _show_fields(entry[slot.name])
         yield Fault(TypeError, f"{slot.name} is {given}, but must be a tensor, or uint8 codes with a scale, of {shape}")
         return
     codec = find_codec(slot, entry, whole=False)
-    yield from _array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)
+    yield from _find_array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)
     if codec is None:
         return
     codes = f"{describe_state(codec.name)} codes"
@@ -255,7 +255,7 @@ def _slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterator[Fa
         if value is None:
             yield Fault(RuntimeError, f"{key} is missing, without which {slot.name}, {codes}, cannot be decoded")
             continue
-        wrong = list(_array_faults(p, key, value, field.shape(shape), floating=False))
+        wrong = list(_find_array_faults(p, key, value, field.shape(shape), floating=False))
         yield from wrong
         if not wrong and value.dtype != dtype:
             yield Fault(RuntimeError, f"{key} is {value.dtype}, but must be {dtype}, one number for {field.per} codes")
@@ -269,7 +269,7 @@ def _show_fields(fields: Mapping[Any, Any]) -> str:
     return f"a dictionary ({', '.join(f'{name}: {kind}' for name, kind in kinds.items()) or 'empty'})"
 
 
-def _array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
+def _find_array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], *, floating: bool) -> Iterator[Fault]:
     """Yield the fault of one array, which must have this shape; its memory is not read."""
     if not isinstance(value, Tensor):
         yield Fault(TypeError, f"{key} is {_show_value(value)}, but must be a tensor of shape {shape}")
