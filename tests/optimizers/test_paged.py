@@ -398,7 +398,7 @@ def test_pages_of_wrong_types(options, words):
         gradstep.Pages(**options)
 
 
-@pytest.mark.parametrize("word", ["no", "True", "off", "None"])
+@pytest.mark.parametrize("word", ["no", "True", "off", "None", " off", "no\n"])
 def test_a_word_for_true_or_false_makes_no_folder(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"give True or False, or './{word}' for the folder"):

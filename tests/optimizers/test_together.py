@@ -226,7 +226,7 @@ def test_a_meta_parameter_with_clipping_moves_nothing():
     optimizer = gradstep.AdamW([*params, last])
     give([*params, last], [normal(3), meta()])
     before = params[0].detach().clone()
-    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+    with pytest.raises(RuntimeError, match="meta"):
         optimizer.step(max_grad_norm=1.0)
     assert torch.equal(params[0], before)
     assert not optimizer.state

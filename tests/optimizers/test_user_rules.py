@@ -108,8 +108,10 @@ def test_a_branch_on_the_data_is_refused_before_anything_changes():
         (lambda g: g.sum(), AttributeError, r"have no 'sum': .*gradstep\.rules\.ops; .* elementwise = False"),
         (math.sqrt, TypeError, r"use sqrt, .* of gradstep\.rules\.ops, not those of math"),
         (float, TypeError, "not known while its update is compiled"),
+        (lambda g: g[0], TypeError, r"no single elements, .*gradstep\.rules\.ops"),
+        (sum, TypeError, r"no single elements, .*gradstep\.rules\.ops"),
     ],
-    ids=["a sum", "math", "float"],
+    ids=["a sum", "math", "float", "an element", "iteration"],
 )
 def test_what_is_not_elementwise_says_what_is_allowed(compute, error, words):
     @dataclass(frozen=True)

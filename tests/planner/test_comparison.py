@@ -127,6 +127,8 @@ def test_without_a_budget_nothing_is_judged():
         ({"sharding": "hsdp", "ranks": 8}, "sharding='hsdp' needs replicas=.* 2 or more"),
         ({"sharding": "hsdp", "ranks": 8, "replicas": 8}, "with two of the 8 data parallel ranks or more for each"),
         ({"sharding": "hsdp", "ranks": 8, "replicas": 3}, "replicas=3 must divide the 8 data parallel ranks"),
+        ({"replicas": 2}, "there is 1: give sharding='hsdp' with ranks=4 or more, or gpus=4"),
+        ({"ranks": 6, "replicas": 3, "tensor_parallel": 3}, "there are 2: .* with ranks=18 or more"),
         ({"sharding": "hsdp", "ranks": 8, "replicas": 0}, "Invalid replicas: 0"),
         ({"sharding": "fsdp2", "ranks": 8, "replicas": 2}, "replicas=2 is for sharding='hsdp', and not for 'fsdp2'"),
         ({"sharding": "hsdp", "ranks": 8, "replicas": 2, "paged": True}, "paged state holds whole parameters"),

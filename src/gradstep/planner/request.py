@@ -123,6 +123,12 @@ def make_ranks(
     if count % tensor_parallel:
         raise ValueError(f"tensor_parallel={tensor_parallel} must divide the {count} ranks (ranks=, or gpus=)")
     data = count // tensor_parallel
+    if data < replicas:
+        least = 2 * replicas * tensor_parallel
+        raise ValueError(
+            f"replicas={replicas} needs two data parallel ranks or more for each copy of the shards, and there "
+            f"{'is' if data == 1 else 'are'} {data}: give sharding='hsdp' with ranks={least} or more, or gpus={least}"
+        )
     if data % replicas:
         raise ValueError(f"replicas={replicas} must divide the {data} data parallel ranks")
     if rank is not None and rank >= count:

@@ -136,7 +136,7 @@ class Pages:
             return None
         if not (paged is True or isinstance(paged, (str, Path))):
             raise TypeError(f"paged must be True, False, a folder or gradstep.Pages, but is {paged!r}")
-        if isinstance(paged, str) and paged.lower() in _TRUTHS:
+        if isinstance(paged, str) and paged.strip().lower() in _TRUTHS:
             raise ValueError(f"paged={paged!r} would name a folder: give True or False, or './{paged}' for the folder")
         folder: Any = None if paged is True else paged
         return cls(folder, parse_bytes(PAGE_BUDGET if budget is None else budget))

@@ -38,7 +38,8 @@ class Peers:
         count: the number of processes.
 
     Raises:
-        NotImplementedError: FSDP1, whose flat shards have no global norm.
+        NotImplementedError: FSDP1. Each process has a flat shard of all parameters, and would compute the norm of that
+            shard instead of the global norm.
     """
 
     def __init__(self, model: nn.Module, params: Sequence[Tensor]) -> None:
@@ -184,7 +185,7 @@ def _find_fsdp_modules(model: nn.Module) -> list[Any]:
     """Return the modules that ``fully_shard`` (FSDP2) was called for.
 
     Raises:
-        NotImplementedError: FSDP1.
+        NotImplementedError: FSDP1, because each process would compute the gradient norm of its own flat shards only.
     """
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before anybody has imported it nothing is sharded by it
     if fsdp is None:

@@ -63,7 +63,7 @@ class Stepper:
         ValueError: a setting out of its bounds, weights in float16, a schedule made for another optimizer, one
             schedule for groups with different learning rates, or a parameter in two optimizers.
         TypeError: not a schedule, or one that needs a metric; not an optimizer, or one that needs a closure (LBFGS).
-        NotImplementedError: FSDP1, whose flat shards have no global norm.
+        NotImplementedError: FSDP1: each process would compute the gradient norm of its own flat shards only.
 
     Example:
         >>> import torch, gradstep

@@ -233,6 +233,12 @@ class Value:
             "functions of gradstep.rules.ops, not those of math"
         )
 
+    def __getitem__(self, index: Any) -> Value:  # Python also calls it to iterate
+        raise TypeError(
+            "an elementwise rule's arrays have no single elements, rows or length: use + - * /, abs and the functions "
+            "of gradstep.rules.ops"
+        )
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"an elementwise rule's arrays have no {name!r}: use + - * /, abs and the functions of gradstep.rules.ops; "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeGuard, final
 
 import torch
@@ -75,10 +75,16 @@ def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> C
     value = entry.get(slot.name)
     if not isinstance(value, Tensor) or value.dtype.itemsize > 1:  # codes are bytes
         return None
-    in_blocks = (codec for codec in (make(slot.signed) for make in STATES.values()) if codec.block > 1)
-    codecs = [codec for codec in in_blocks if dtype_of(codec.fields[0]) == value.dtype]
+    codecs = _list_codecs(tuple(STATES.values()), slot.signed, value.dtype)
     found = (codec for codec in codecs if all(entry.get(key) is not None for key in keys_of(slot, codec)))
     return next(found, None if whole or not codecs else codecs[0])
+
+
+@cache
+def _list_codecs(makers: tuple[Callable[[bool], Codec], ...], signed: bool, dtype: torch.dtype) -> list[Codec]:
+    """Return the codecs in blocks that have codes of this type; cached, since a load needs it for every slot."""
+    codecs = (make(signed) for make in makers)
+    return [codec for codec in codecs if codec.block > 1 and dtype_of(codec.fields[0]) == dtype]
 
 
 @final
