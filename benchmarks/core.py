@@ -24,17 +24,17 @@ from rich.console import Console
 
 from gradstep.lab.bench import (
     BLOCKS,
-    DEFAULT,
-    FUSED,
-    GPT2,
-    LARGE,
-    MANY,
+    GPT2_WORK,
+    LARGE_WORK,
+    MANY_WORK,
     OURS,
     OURS_8BIT,
     REPEAT,
     RESNET,
-    SMALL,
-    Results,
+    SMALL_WORK,
+    TORCH_DEFAULT,
+    TORCH_FUSED,
+    BenchResults,
     cases,
     rule_cases,
     rule_names,
@@ -168,30 +168,32 @@ def _missing(claim: str) -> Bar:
 
 def speed_bars(processor: Processor) -> list[Bar]:
     """Return claims on ratios of median steps, AdamW against torch's fused step."""
-    rows = {row.title: row for row in Results.load_from(processor.file("speed")).rows}
+    rows = {row.title: row for row in BenchResults.load_from(processor.file("speed")).rows}
     command = "python benchmarks/core.py speed"
-    large = (GPT2, RESNET, BLOCKS, LARGE)
+    large = (GPT2_WORK, RESNET, BLOCKS, LARGE_WORK)
 
     def against_fused(goals: dict[str, float], ours: str = OURS, kind: str = "", title: str = "AdamW") -> list[Bar]:
         return [
-            _at_least(f"{title}{kind}, {work}", goal, rows[f"{title}, {work}"].ratio(FUSED, ours), command)
+            _at_least(f"{title}{kind}, {work}", goal, rows[f"{title}, {work}"].ratio(TORCH_FUSED, ours), command)
             for work, goal in goals.items()
         ]
 
-    share = rows[f"AdamW, {GPT2.title}"].memory_share() or 0.0
+    share = rows[f"AdamW, {GPT2_WORK.title}"].memory_share() or 0.0
     return [
         *against_fused({work.title: 1.3 for work in large}, OURS_8BIT, " with 8-bit state"),
-        *against_fused({work.title: 1.0 for work in large} | {MANY.title: 2.5, SMALL.title: 5.0}),
-        *against_fused({GPT2.title: 1.2, LARGE.title: 1.2, MANY.title: 3.0}, title="AdamW and clipping"),
-        Bar(f"share of memory speed, {GPT2.title}", "≥ 95 %", f"{100 * share:.1f} %", share >= 0.95, command),
+        *against_fused({work.title: 1.0 for work in large} | {MANY_WORK.title: 2.5, SMALL_WORK.title: 5.0}),
+        *against_fused({GPT2_WORK.title: 1.2, LARGE_WORK.title: 1.2, MANY_WORK.title: 3.0}, title="AdamW and clipping"),
+        Bar(f"share of memory speed, {GPT2_WORK.title}", "≥ 95 %", f"{100 * share:.1f} %", share >= 0.95, command),
     ]
 
 
 def rules_bars(processor: Processor) -> list[Bar]:
     """Return claims on ratios of median steps, every rule against torch's default."""
     return [
-        _at_least(f"{row.title} against torch's default", 3.0, row.ratio(DEFAULT), "python benchmarks/core.py rules")
-        for row in Results.load_from(processor.file("rules")).rows
+        _at_least(
+            f"{row.title} against torch's default", 3.0, row.ratio(TORCH_DEFAULT), "python benchmarks/core.py rules"
+        )
+        for row in BenchResults.load_from(processor.file("rules")).rows
     ]
 
 
@@ -304,7 +306,7 @@ def _details(processor: Processor) -> list[str]:
     lines = []
     for part, title in (("speed", "Steps"), ("rules", "Other rules")):
         if processor.has(part):
-            results = Results.load_from(processor.file(part))
+            results = BenchResults.load_from(processor.file(part))
             lines += ["", f"## {title}", "", markdown(results), NOTE]
             if part == "speed":
                 lines += ["", f"![steps](core/{processor.folder.name}/speed.svg)"]
@@ -327,7 +329,7 @@ def write_readme() -> None:
     """Write the table of steps into the README, between its two marks."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    table = readme([Results.load_from(p.file("speed")) for p in Processor.every() if p.has("speed")])
+    table = readme([BenchResults.load_from(p.file("speed")) for p in Processor.every() if p.has("speed")])
     README.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
 
 

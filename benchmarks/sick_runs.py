@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.lab.task import Batch, seed_random
+from gradstep.lab.task import MiniBatch, seed_random
 from gradstep.lab.tasks import TASKS
 from gradstep.schedules import Schedule, constant, cosine, multi_step, warmup
 
@@ -114,17 +114,17 @@ class TwoHeads(nn.Module):
         return out
 
 
-def digits(seed: int) -> Iterator[Batch]:
+def digits(seed: int) -> Iterator[MiniBatch]:
     return DIGITS.batches(seed)
 
 
-def text(seed: int) -> Iterator[Batch]:
+def text(seed: int) -> Iterator[MiniBatch]:
     """Yield the lab's batches of text, the first half of every window: half the cost, and enough here."""
     for x, y in TEXT.batches(seed):
         yield x[:, :32], y[:, :32]
 
 
-def learn(model: nn.Module, batches: Iterator[Batch]) -> Callable[[int], Tensor]:
+def learn(model: nn.Module, batches: Iterator[MiniBatch]) -> Callable[[int], Tensor]:
     """Return a function that computes the model's cross-entropy on the next batch."""
 
     def loss(update: int) -> Tensor:
@@ -238,7 +238,7 @@ def growing_lion(seed: int) -> Training:
     """Make half of the labels noise, so that the sign of the gradient never settles and the weights grow."""
     noise = torch.Generator().manual_seed(seed)
 
-    def mislabelled() -> Iterator[Batch]:
+    def mislabelled() -> Iterator[MiniBatch]:
         for x, y in digits(seed):
             wrong = torch.rand(len(y), generator=noise) < 0.5
             yield x, torch.where(wrong, torch.randint(10, (len(y),), generator=noise), y)
@@ -369,7 +369,7 @@ def collapse_text(seed: int) -> Training:
     return overflowing(training, training.model.blocks[0].feed[0])  # type: ignore[union-attr, index]
 
 
-def spiked(seed: int, training: Training, model: nn.Module, batches: Iterator[Batch], at: int) -> Training:
+def spiked(seed: int, training: Training, model: nn.Module, batches: Iterator[MiniBatch], at: int) -> Training:
     """Break one batch: thirty times too bright, with other labels (brightness alone makes right answers surer)."""
 
     def loss(update: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.lab.results import FILE
+from gradstep.lab.results import RESULTS_FILE
 from gradstep.lab.session import Race
 
 
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, words, says)
 def test_a_folder_without_results_is_refused(tmp_path):
     refused = gradstep("report", str(tmp_path))
     assert refused.exit_code == 2
-    assert FILE in refused.output
+    assert RESULTS_FILE in refused.output
 
 
 def test_ctrl_c_ends_with_130_and_says_what_is_kept(tmp_path, monkeypatch):

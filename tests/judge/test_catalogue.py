@@ -10,7 +10,7 @@ import gradstep
 from gradstep.judge import catalogue as kinds
 from gradstep.judge.catalogue import distinct, variants
 from gradstep.judge.formula import Formula
-from gradstep.judge.replay import LazyTrajectory, Reference, replay, tolerance
+from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, replay, tolerance
 from gradstep.judge.scenario import Trajectory, battery
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
@@ -64,7 +64,9 @@ def silent(formula, rule, precision="float32"):
 def _near(way, true, limit):
     # Most leave at the first steps, and need not be followed further.
     return all(
-        Reference(true[: end + 1]).distance(way.until(end)) <= limit for end in (1, 3, len(true) - 1) if end < len(true)
+        ReferenceTrajectory(true[: end + 1]).distance(way.until(end)) <= limit
+        for end in (1, 3, len(true) - 1)
+        if end < len(true)
     )
 
 
@@ -109,7 +111,7 @@ def test_no_two_mistakes_look_the_same(rule):
         (a.name, b.name)
         for a, b in combinations(catalogue(rule), 2)
         if all(
-            Reference(y).distance(x) <= limit
+            ReferenceTrajectory(y).distance(x) <= limit
             for x, y, limit in zip(ways(a.formula, rule), ways(b.formula, rule), limits)
         )
     ]

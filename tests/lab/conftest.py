@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradstep.lab.results import Outcome, Results, read_results
+from gradstep.lab.results import RaceResults, SessionOutcome, read_results
 from gradstep.lab.session import plan, run
 from tests.lab.silence import Silence
 
-RaceNow = Callable[..., tuple[Outcome, list[Results]]]
+RaceNow = Callable[..., tuple[SessionOutcome, list[RaceResults]]]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 def race_now(tmp_path: Path) -> RaceNow:
     """Run a small race and read its results back."""
 
-    def race(tasks: list[str], optimizers: str, **options) -> tuple[Outcome, list[Results]]:
+    def race(tasks: list[str], optimizers: str, **options) -> tuple[SessionOutcome, list[RaceResults]]:
         outcome = run(plan(tasks, optimizers, out=tmp_path, **options), Silence())
         return outcome, read_results(outcome.folder)
 

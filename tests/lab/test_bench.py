@@ -14,9 +14,9 @@ from gradstep.lab.bench_models import count
 from gradstep.lab.bench_report import draw_chart, lines, markdown, readme
 
 TINY = (
-    bench.Work("one of 47", bench.tensors(1, 47)),
-    bench.Work("four of 3×2", bench.tensors(4, 3, 2)),
-    bench.Work("one of 64×64", bench.tensors(1, 64, 64), more=2),
+    bench.Workload("one of 47", bench.tensors(1, 47)),
+    bench.Workload("four of 3×2", bench.tensors(4, 3, 2)),
+    bench.Workload("one of 64×64", bench.tensors(1, 64, 64), more=2),
 )
 
 
@@ -63,12 +63,12 @@ def test_the_memory_kernel_refuses_what_it_cannot_do(tensors, says):
 @pytest.mark.parametrize(
     ("work", "parameters", "tensors"),  # as published: GPT-2 124.4 M, torchvision's models by its documentation
     [
-        (bench.GPT2, 124_439_808, 148),
+        (bench.GPT2_WORK, 124_439_808, 148),
         (bench.RESNET, 25_557_032, 161),
         (bench.VIT, 86_567_656, 152),
         (bench.BLOCKS, 85_054_464, 144),
-        (bench.LARGE, 25_000_000, 1),
-        (bench.MANY, 2_000 * 64 * 64, 2_000),
+        (bench.LARGE_WORK, 25_000_000, 1),
+        (bench.MANY_WORK, 2_000 * 64 * 64, 2_000),
     ],
 )
 def test_models_have_the_published_number_of_parameters(work, parameters, tensors):
@@ -82,7 +82,7 @@ def test_every_case_and_rival_is_measured():
     assert [row.title for row in results.rows] == [case.title for case in chosen]
     assert len(ticks) == sum(bench.repetitions(case, 2) for case in chosen)
     first, *_ = results.rows
-    assert set(first.seconds) == {*bench.MEMORY, bench.OURS, bench.OURS_8BIT, bench.FUSED}
+    assert set(first.seconds) == {*bench.MEMORY, bench.OURS, bench.OURS_8BIT, bench.TORCH_FUSED}
     for row, case in zip(results.rows, chosen):
         assert set(row.seconds) == set(case.rivals)
         assert {len(times) for times in row.seconds.values()} == {bench.repetitions(case, 2)}
@@ -94,13 +94,13 @@ def test_every_case_and_rival_is_measured():
 def test_who_takes_part_where():
     """8-bit state on the models, torch's slower implementations on two works, loops over memory on the first."""
     by_title = {case.title: set(case.rivals) for case in bench.cases()}
-    assert by_title[f"AdamW, {bench.GPT2.title}"] == {
-        *bench.MEMORY, bench.OURS, bench.OURS_8BIT, bench.OURS_NAMED, bench.FUSED
+    assert by_title[f"AdamW, {bench.GPT2_WORK.title}"] == {
+        *bench.MEMORY, bench.OURS, bench.OURS_8BIT, bench.OURS_NAMED, bench.TORCH_FUSED
     }  # fmt: skip
-    assert by_title[f"AdamW, {bench.SMALL.title}"] == {bench.OURS, bench.FUSED}
-    every = {title for title, rivals in by_title.items() if bench.DEFAULT in rivals}
-    assert every == {f"AdamW, {work.title}" for work in (bench.RESNET, bench.MANY)}
-    clipped = {f"AdamW and clipping, {work.title}" for work in (bench.GPT2, bench.MANY, bench.LARGE)}
+    assert by_title[f"AdamW, {bench.SMALL_WORK.title}"] == {bench.OURS, bench.TORCH_FUSED}
+    every = {title for title, rivals in by_title.items() if bench.TORCH_DEFAULT in rivals}
+    assert every == {f"AdamW, {work.title}" for work in (bench.RESNET, bench.MANY_WORK)}
+    clipped = {f"AdamW and clipping, {work.title}" for work in (bench.GPT2_WORK, bench.MANY_WORK, bench.LARGE_WORK)}
     assert {title for title in by_title if "clipping" in title} == clipped
 
 
@@ -120,7 +120,7 @@ def test_rivals_do_the_same_work():
 
 
 def test_medians_ratios_and_quartiles():
-    row = bench.Row("title", 1, 1, {"gradstep": [2.0, 9.0, 1.0], "torch fused": [5.0, 3.0, 30.0]})
+    row = bench.CaseResult("title", 1, 1, {"gradstep": [2.0, 9.0, 1.0], "torch fused": [5.0, 3.0, 30.0]})
     assert row.median("gradstep") == 2.0
     assert row.ratio("torch fused") == 2.5
     assert row.quartiles("torch fused") == ((1 / 3 + 2.5) / 2, (2.5 + 30) / 2)  # of 5/2, 3/9 and 30/1
@@ -131,22 +131,24 @@ def test_medians_ratios_and_quartiles():
 
 
 def test_the_share_of_memory_speed_is_of_the_fastest():
-    seconds = {bench.OURS: [2.0], bench.FUSED: [3.0], bench.MEMORY[0]: [4.0], bench.MEMORY[3]: [1.5]}
-    assert bench.Row("title", 1, 1, seconds).memory_share() == 0.75
-    assert bench.Row("title", 1, 1, {**seconds, bench.FUSED: [1.0]}).memory_share() == 0.5
+    seconds = {bench.OURS: [2.0], bench.TORCH_FUSED: [3.0], bench.MEMORY[0]: [4.0], bench.MEMORY[3]: [1.5]}
+    assert bench.CaseResult("title", 1, 1, seconds).memory_share() == 0.75
+    assert bench.CaseResult("title", 1, 1, {**seconds, bench.TORCH_FUSED: [1.0]}).memory_share() == 0.5
 
 
 def results_of(**seconds):
-    row = bench.Row("AdamW, one tensor", 1, 25, {name.replace("_", " "): times for name, times in seconds.items()})
+    row = bench.CaseResult(
+        "AdamW, one tensor", 1, 25, {name.replace("_", " "): times for name, times in seconds.items()}
+    )
     machine = {"processor": "P", "cores": "4", "torch threads": "2", "torch": "2"}
-    return bench.Results(machine, "2026-01-01", 0.1, [row], ["a kernel: 1 stream"])
+    return bench.BenchResults(machine, "2026-01-01", 0.1, [row], ["a kernel: 1 stream"])
 
 
 def test_the_results_are_read_back_and_shown(tmp_path):
     results = results_of(gradstep=[0.02], torch_fused=[0.026], torch_default=[0.2])
     results.rows[0].seconds.update({bench.MEMORY[1]: [0.019], bench.OURS_8BIT: [0.01]})
     results.save(tmp_path / "new" / "bench.json")
-    assert bench.Results.load_from(tmp_path / "new" / "bench.json") == results
+    assert bench.BenchResults.load_from(tmp_path / "new" / "bench.json") == results
     eight, full = markdown(results).splitlines()[2:]
     assert eight == (
         "| AdamW, 8-bit state, one tensor | 10.0 ms | 26.0 ms | – | 200 ms | 2.60× (2.60 to 2.60) | – | 20.0× | – |"
@@ -163,13 +165,13 @@ def test_the_results_are_read_back_and_shown(tmp_path):
 
 
 def test_8_bit_state_leads_and_a_single_matrix_is_last():
-    titles = ["AdamW, one", f"AdamW, {bench.LARGE.title}", "AdamW and clipping, one", "AdamW, two"]
-    rows = [bench.Row(title, 1, 1, {bench.OURS: [1.0], bench.FUSED: [1.0]}) for title in titles]
-    rows[3] = bench.Row(titles[3], 1, 1, {bench.OURS: [1.0], bench.OURS_8BIT: [1.0], bench.FUSED: [1.0]})
-    shown = [(ours, row.title) for ours, row in lines(bench.Results({}, "", None, rows, []))]
+    titles = ["AdamW, one", f"AdamW, {bench.LARGE_WORK.title}", "AdamW and clipping, one", "AdamW, two"]
+    rows = [bench.CaseResult(title, 1, 1, {bench.OURS: [1.0], bench.TORCH_FUSED: [1.0]}) for title in titles]
+    rows[3] = bench.CaseResult(titles[3], 1, 1, {bench.OURS: [1.0], bench.OURS_8BIT: [1.0], bench.TORCH_FUSED: [1.0]})
+    shown = [(ours, row.title) for ours, row in lines(bench.BenchResults({}, "", None, rows, []))]
     assert shown == [
         (bench.OURS_8BIT, "AdamW, two"), (bench.OURS, "AdamW, one"), (bench.OURS, "AdamW, two"),
-        (bench.OURS, "AdamW and clipping, one"), (bench.OURS, f"AdamW, {bench.LARGE.title}"),
+        (bench.OURS, "AdamW and clipping, one"), (bench.OURS, f"AdamW, {bench.LARGE_WORK.title}"),
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradstep.lab.contenders import CLASSES, DEFAULT, make_contender, with_peers
+from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, make_contender, with_peers
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
 
@@ -62,4 +62,4 @@ def test_every_optimizer_can_enter_every_task(task):
         optimizer = make_contender(spec, task).optimizer([nn.Parameter(torch.ones(3))])
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert task.learning_rate(name.removeprefix("torch.")) is not None
-    assert len({make_contender(spec, task).label for spec in DEFAULT}) == len(DEFAULT)
+    assert len({make_contender(spec, task).label for spec in DEFAULT_LINEUP}) == len(DEFAULT_LINEUP)

@@ -5,20 +5,20 @@ import json
 import pytest
 
 from gradstep.lab.results import (
-    FILE,
-    Entry,
-    Header,
-    Point,
-    Summary,
+    RESULTS_FILE,
+    ContenderEntry,
+    CurvePoint,
+    RaceHeader,
+    RunSummary,
     decode,
     encode,
     read_results,
     write_results,
 )
 
-HEADER = Header(
+HEADER = RaceHeader(
     task="ravine",
-    contenders=(Entry("AdamW", "adamw", {"lr": "0.1"}),),
+    contenders=(ContenderEntry("AdamW", "adamw", {"lr": "0.1"}),),
     steps=2,
     seeds=(0, 1),
     parameters=2,
@@ -26,8 +26,8 @@ HEADER = Header(
     started="2026-01-02T03:04:05+0000",
     machine={"cores": "2"},
 )
-POINT = Point("ravine", "AdamW", 0, 1, 0.25, 3.0, 2.5, None, (1.0, -2.0))
-SUMMARY = Summary("ravine", "AdamW", 0, "finished", 2, 2.0, None, 0.5, 0.01, 0.001, 24, 2)
+POINT = CurvePoint("ravine", "AdamW", 0, 1, 0.25, 3.0, 2.5, None, (1.0, -2.0))
+SUMMARY = RunSummary("ravine", "AdamW", 0, "finished", 2, 2.0, None, 0.5, 0.01, 0.001, 24, 2)
 
 
 @pytest.mark.parametrize("record", [HEADER, POINT, SUMMARY], ids=lambda record: type(record).__name__)
@@ -46,7 +46,7 @@ def write(folder, *records) -> None:
 
 def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
     write(tmp_path, HEADER, POINT, SUMMARY, HEADER, POINT)
-    with (tmp_path / FILE).open("a") as file:
+    with (tmp_path / RESULTS_FILE).open("a") as file:
         file.write(encode(POINT)[:40])
     first, second = read_results(tmp_path)
     assert (first.header, first.points, first.summaries) == (HEADER, [POINT], [SUMMARY])
@@ -56,11 +56,11 @@ def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
 def test_each_record_is_on_disk_when_the_writer_returns(tmp_path):
     with write_results(tmp_path) as writer:
         writer(HEADER)
-        assert decode((tmp_path / FILE).read_text()) == HEADER
+        assert decode((tmp_path / RESULTS_FILE).read_text()) == HEADER
 
 
 def test_what_is_no_race_is_refused_with_its_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"No {FILE} in"):
+    with pytest.raises(FileNotFoundError, match=f"No {RESULTS_FILE} in"):
         read_results(tmp_path)
     write(tmp_path, POINT)
     with pytest.raises(ValueError, match="line 1: a point before any header"):
@@ -74,6 +74,6 @@ def test_what_is_no_race_is_refused_with_its_line(tmp_path):
         '{"record": "header", "format": 99}',
         '{"record": "summary"}',
     ):
-        (tmp_path / FILE).write_text(encode(HEADER) + "\n" + line + "\n")
+        (tmp_path / RESULTS_FILE).write_text(encode(HEADER) + "\n" + line + "\n")
         with pytest.raises(ValueError, match="line 2"):
             read_results(tmp_path)

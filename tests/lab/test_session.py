@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from gradstep.lab.report import write_report
-from gradstep.lab.results import FILE, Point, Record, read_results
+from gradstep.lab.results import RESULTS_FILE, CurvePoint, Record, read_results
 from gradstep.lab.session import Race, plan, run
 from gradstep.lab.standings import standings
 from gradstep.lab.tasks import TASKS
@@ -46,7 +46,7 @@ def test_a_session_writes_results_report_and_pictures(race_now):
 
 def test_hostile_results_make_a_whole_page(race_now, tmp_path):
     outcome, _ = race_now(["ravine"], "adamw", steps=5)
-    path = outcome.folder / FILE
+    path = outcome.folder / RESULTS_FILE
     hostile = json.dumps(HOSTILE)[1:-1]
     path.write_text(
         path.read_text(encoding="utf-8").replace("AdamW", hostile).replace("CPU", hostile), encoding="utf-8"
@@ -88,7 +88,7 @@ class CtrlC(Silence):
         self.task = task
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record, Point) and (record.task, record.step) == (self.task, 3):
+        if isinstance(record, CurvePoint) and (record.task, record.step) == (self.task, 3):
             raise KeyboardInterrupt
 
 
@@ -118,7 +118,7 @@ def test_sessions_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
     chosen = plan(["ravine"], "sgd", steps=1, out=tmp_path)
     folders = [run(chosen, Silence()).folder.name for _ in range(2)]
     assert folders == ["ravine-20260102-030405", "ravine-20260102-030405-2"]
-    assert all((tmp_path / folder / FILE).is_file() for folder in folders)
+    assert all((tmp_path / folder / RESULTS_FILE).is_file() for folder in folders)
 
 
 def test_the_command_of_a_plan_runs_the_same_plan(tmp_path):

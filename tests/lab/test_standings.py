@@ -4,29 +4,29 @@ from dataclasses import replace
 
 import pytest
 
-from gradstep.lab.report import COLOURS, SPARE, colours
-from gradstep.lab.results import Entry, Header, Point, Results, Summary
+from gradstep.lab.report import CONTENDER_COLOURS, SPARE, colours
+from gradstep.lab.results import ContenderEntry, CurvePoint, RaceHeader, RaceResults, RunSummary
 from gradstep.lab.standings import columns, curve, standings, verdict
 from gradstep.lab.tasks import TASKS
 
 
-def entry(name: str, **settings: str) -> Entry:
-    return Entry(" ".join([name, *settings.values()]), name, settings)
+def entry(name: str, **settings: str) -> ContenderEntry:
+    return ContenderEntry(" ".join([name, *settings.values()]), name, settings)
 
 
-def results() -> Results:
-    header = Header("digits", (entry("adam"), entry("sgd")), 10, (0, 1), 100, "", "", {})
+def results() -> RaceResults:
+    header = RaceHeader("digits", (entry("adam"), entry("sgd")), 10, (0, 1), 100, "", "", {})
 
-    def summary(contender: str, seed: int, loss: float | None, step: float, **rest) -> Summary:
+    def summary(contender: str, seed: int, loss: float | None, step: float, **rest) -> RunSummary:
         status = rest.pop("status", "finished")
-        return Summary("digits", contender, seed, status, 10, loss, 0.5, 1.0, step, step / 4, 800, 100)
+        return RunSummary("digits", contender, seed, status, 10, loss, 0.5, 1.0, step, step / 4, 800, 100)
 
     points = [
-        Point("digits", "adam", seed, step, step * 0.1, None, loss)
+        CurvePoint("digits", "adam", seed, step, step * 0.1, None, loss)
         for seed, losses in enumerate(([4.0, 2.0], [4.0, 1.0]))
         for step, loss in zip((0, 10), losses)
     ]
-    return Results(
+    return RaceResults(
         header,
         points,
         [
@@ -47,15 +47,17 @@ def test_standings_take_seeds_together_and_put_the_diverged_last():
     assert (sgd.loss, sgd.diverged, sgd.status) == (None, True, "diverged at step 10")
 
 
-def raced(**losses: tuple[float | None, ...]) -> Results:
+def raced(**losses: tuple[float | None, ...]) -> RaceResults:
     """A race by the last losses of its contenders, seed by seed; None has diverged."""
     seeds = tuple(range(len(next(iter(losses.values())))))
     summaries = [
-        Summary("digits", name, s, "diverged" if loss is None else "finished", 10, loss, 0.5, 1.0, 0.1 + s, 0.05, 8, 1)
+        RunSummary(
+            "digits", name, s, "diverged" if loss is None else "finished", 10, loss, 0.5, 1.0, 0.1 + s, 0.05, 8, 1
+        )
         for name, row in losses.items()
         for s, loss in enumerate(row)
     ]
-    return Results(Header("digits", tuple(map(entry, losses)), 10, seeds, 100, "", "", {}), [], summaries)
+    return RaceResults(RaceHeader("digits", tuple(map(entry, losses)), 10, seeds, 100, "", "", {}), [], summaries)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,6 @@ def test_the_best_of_a_column_is_marked_unless_all_are_alike():
 def test_colours_are_one_for_each_contender_and_shared_with_torchs_own_class():
     entries = [entry("adamw", lr="1"), entry("torch.adamw", lr="1"), entry("adamw", lr="2"), entry("own")]
     chosen = colours(entries)
-    assert chosen["adamw 1"] == chosen["torch.adamw 1"] == COLOURS["adamw"]
+    assert chosen["adamw 1"] == chosen["torch.adamw 1"] == CONTENDER_COLOURS["adamw"]
     assert [chosen["adamw 2"], chosen["own"]] == list(SPARE[:2])
-    assert len(set(COLOURS.values()) | set(SPARE)) == len(COLOURS) + len(SPARE)
+    assert len(set(CONTENDER_COLOURS.values()) | set(SPARE)) == len(CONTENDER_COLOURS) + len(SPARE)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gradstep.cli import app
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.course import DAMAGED, FILE
+from gradstep.learn.course import COURSE_FILE, DAMAGED
 
 SGD = CHALLENGES["sgd"].lesson.code["numpy"]
 
@@ -147,7 +147,7 @@ def test_a_convention_that_is_none_is_said(learn):
 
 def test_damaged_notes_are_said_once(learn, tmp_path):
     learn("start", "sgd")
-    (tmp_path / "gradstep-course" / FILE).write_text("{")
+    (tmp_path / "gradstep-course" / COURSE_FILE).write_text("{")
     assert DAMAGED in learn("quiz", "sgd")
     assert DAMAGED not in learn()
 

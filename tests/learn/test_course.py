@@ -5,7 +5,7 @@ import pytest
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.course import FILE, Course, Progress, Work, advise, diagnosis, grade, save
+from gradstep.learn.course import COURSE_FILE, ChallengeWork, Course, Progress, advise, diagnosis, grade, save
 from gradstep.learn.experiments import EXPERIMENTS
 
 SGD = CHALLENGES["sgd"]
@@ -60,7 +60,7 @@ def test_the_same_mistake_again_does_not_start_the_hints_again(course):
 def test_an_untouched_skeleton_is_no_attempt(course):
     course.start(SGD, "numpy")
     assert not course.check(SGD, "numpy").passed
-    assert course.progress().of("sgd", "numpy") == Work()
+    assert course.progress().of("sgd", "numpy") == ChallengeWork()
     assert not course.tried(SGD, "numpy")
 
 
@@ -73,7 +73,7 @@ def test_a_solution_looked_at_is_remembered_and_what_passed_stays_passed(course,
     failed = Verdict("SGD", "SGD", "torch", Status.FAILED, "It is wrong.")
     monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: failed)
     course.check(SGD, "numpy")
-    assert course.progress().of("sgd", "numpy") == Work(2, True, ("It is wrong.",), solution_seen=True)
+    assert course.progress().of("sgd", "numpy") == ChallengeWork(2, True, ("It is wrong.",), solution_seen=True)
 
 
 def test_following_the_advice_ends_the_course(course, monkeypatch):
@@ -112,7 +112,7 @@ def test_where_the_course_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(Course.at(None).folder) == "gradstep-course"
     save(tmp_path, Progress())
-    assert (tmp_path / FILE).exists()
+    assert (tmp_path / COURSE_FILE).exists()
     assert str(Course.at(None).folder) == "."
     assert Course.at(tmp_path / "my course").option == f" --dir '{tmp_path}/my course'"
 

@@ -13,8 +13,8 @@ from tests.pages import check_picture
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(memory, "SHAPE", (32, 48))
-    monkeypatch.setattr(memory, "ROUNDS", 2)
+    monkeypatch.setattr(memory, "MATRIX_SHAPE", (32, 48))
+    monkeypatch.setattr(memory, "REPEATS", 2)
     monkeypatch.setattr(decay, "WEIGHTS", 40)
 
 
@@ -30,7 +30,7 @@ def test_each_has_figures_and_a_picture(experiment, tmp_path):
 
 def test_uncorrected_steps_by_hand():
     # (1 − 0.9ᵗ) / √(1 − 0.999ᵗ) along a constant gradient, the corrected ones 1.
-    t = np.arange(1, bias_correction.STEPS + 1)
+    t = np.arange(1, bias_correction._STEPS + 1)
     lengths = bias_correction.step_lengths(bias_correction.uncorrected)
     np.testing.assert_allclose(lengths, (1 - 0.9**t) / np.sqrt(1 - 0.999**t), rtol=1e-6)
     np.testing.assert_allclose(bias_correction.step_lengths(lambda coefficients: coefficients), 1.0, rtol=1e-6)
@@ -38,7 +38,9 @@ def test_uncorrected_steps_by_hand():
 
 def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
     left = [
-        decay._remaining_means(Walker(rule(lr=decay.LR, weight_decay=decay.DECAY), np.ones((len(decay.SCALES), 100))))
+        decay._remaining_means(
+            Walker(rule(lr=decay._LR, weight_decay=decay.WEIGHT_DECAY), np.ones((len(decay.SCALES), 100)))
+        )
         for rule in (AdamW, Adam)
     ]
     assert np.ptp(left[0]) < 0.03
@@ -46,8 +48,8 @@ def test_decay_of_adamw_does_not_look_at_the_gradient_and_that_of_adam_does():
 
 
 def test_the_state_that_the_memory_experiment_counts():
-    per_weight = {name: memory._measure_cost(rule).state for name, rule in memory.RULES.items()}
-    rows, columns = memory.SHAPE
+    per_weight = {name: memory._measure_cost(rule).state for name, rule in memory.MEASURED_RULES.items()}
+    rows, columns = memory.MATRIX_SHAPE
     assert per_weight == {
         "SGD": 0,
         "SGD with momentum": 4,
@@ -67,14 +69,14 @@ def test_momentum_ends_lower_in_the_ravine():
 
 
 def test_a_walker_resumed_as_before_is_the_walker_that_went_on():
-    saved = Walker(AdamW(lr=resume.LR, weight_decay=0.0), [3.0, -1.0])
+    saved = Walker(AdamW(lr=resume._LR, weight_decay=0.0), [3.0, -1.0])
     saved.step(np.array([1.0, 2.0]))
     on, anew = resume._resume(saved, "as before"), resume._resume(saved, "without its state")
     for walker in (saved, on, anew):
         walker.step(np.array([0.1, -0.1]))
     np.testing.assert_array_equal(on.p, saved.p)
     assert (anew.steps, on.steps) == (1, 2)
-    assert vars(resume._resume(saved, "lr × 10").rule)["lr"] == pytest.approx(10 * resume.LR)
+    assert vars(resume._resume(saved, "lr × 10").rule)["lr"] == pytest.approx(10 * resume._LR)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.scalars], ids=lambda rule: rule.__name__)

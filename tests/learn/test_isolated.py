@@ -26,7 +26,7 @@ def test_it_ends_in_words(tmp_path, name, source, says):
 def test_a_loop_without_end(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text("while True:\n    pass\n")
-    monkeypatch.setattr(module, "TIME_LIMIT", 0.5)
+    monkeypatch.setattr(module, "EXAM_TIME_LIMIT", 0.5)
     started = time.monotonic()
     verdict = check_file(CHALLENGES["schedule"], "numpy", file)
     assert "did not end within 0.5 s" in verdict.reason

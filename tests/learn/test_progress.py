@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from gradstep.learn.course import DAMAGED, FILE, Progress, Work, load, save
+from gradstep.learn.course import COURSE_FILE, DAMAGED, ChallengeWork, Progress, load, save
 
 FULL = Progress(
     framework="torch",
-    work={"adam/torch": Work(3, True, ("What", "Look"), 1, 2, True), "sgd/numpy": Work()},
+    work={"adam/torch": ChallengeWork(3, True, ("What", "Look"), 1, 2, True), "sgd/numpy": ChallengeWork()},
     answers={"adam": ("a", "b")},
     experiments=("ravine",),
 )
@@ -32,7 +32,7 @@ def test_nothing_yet(tmp_path):
 def test_it_is_its_owners_alone(tmp_path):
     for _ in range(2):
         save(tmp_path, FULL)
-        assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / COURSE_FILE).stat().st_mode) == 0o600
 
 
 def content(**changes):
@@ -63,7 +63,7 @@ def content(**changes):
     ],
 )
 def test_a_damaged_file_is_put_aside_and_said(tmp_path, text):
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / COURSE_FILE).write_text(text)
     progress, remark = load(tmp_path)
     assert progress == Progress()
     assert DAMAGED in remark
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_put_aside_and_said(tmp_path, text):
 
 
 def test_bytes_that_are_no_text(tmp_path):
-    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / COURSE_FILE).write_bytes(b"\xff\xfe\x00")
     assert DAMAGED in load(tmp_path)[1]
 
 
@@ -80,7 +80,7 @@ def test_bytes_that_are_no_text(tmp_path):
 @given(some.recursive(some.none() | some.booleans() | some.integers() | some.text(), some.lists))
 def test_any_json_is_read_or_put_aside(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("course")
-    (folder / FILE).write_text(content(work={"sgd/numpy": {"diagnosis": value}}))
+    (folder / COURSE_FILE).write_text(content(work={"sgd/numpy": {"diagnosis": value}}))
     progress, remark = load(folder)
     good = isinstance(value, list) and all(isinstance(word, str) for word in value)
     assert (remark == "") == good
@@ -94,4 +94,4 @@ def test_an_interrupted_write_leaves_the_old_notes(tmp_path, monkeypatch):
         save(tmp_path, Progress())
     monkeypatch.undo()
     assert load(tmp_path) == (FULL, "")
-    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+    assert [file.name for file in tmp_path.iterdir()] == [COURSE_FILE]

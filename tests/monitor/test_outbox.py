@@ -14,7 +14,7 @@ import torch
 
 import gradstep
 from gradstep.monitor import JsonLines, Sink, read_run
-from gradstep.monitor.outbox import INTERVAL, MOST
+from gradstep.monitor.outbox import INTERVAL, MOST_QUEUED
 
 KINDS: list[Any] = [torch.optim.SGD, gradstep.SGD]
 both = pytest.mark.parametrize("kind", KINDS, ids=["torch", "gradstep"])
@@ -120,9 +120,9 @@ def test_a_skipped_update_is_written_at_once(training_of, tmp_path):
 
 def test_no_more_than_so_many_wait(training_of):
     training = training_of()
-    for _ in range(MOST + 1):
+    for _ in range(MOST_QUEUED + 1):
         training.step()
-    assert training.written() == list(range(MOST))
+    assert training.written() == list(range(MOST_QUEUED))
 
 
 @pytest.mark.parametrize("how", ["flush", "state_dict", "close"])

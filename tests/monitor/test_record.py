@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.monitor.lines import FORMAT, Reader, decode, encode, read_run
-from gradstep.monitor.record import Group, Header, Numbers, Parameter, PerParameter, Update
+from gradstep.monitor.lines import RECORD_FORMAT, Reader, decode, encode, read_run
+from gradstep.monitor.record import Group, Header, Numbers, ParameterInfo, PerParameter, Update
 
 HEADER = Header(
     "AdamW",
     "torch",
     None,
     groups=(Group("decay", {"lr": 0.1, "betas": [0.9, 0.999], "foreach": None}), Group("rest", {})),
-    parameters=(Parameter("w", (2, 3), "float32", 0, module="Linear"), Parameter("b", (), "bfloat16", 1, False)),
-    unregistered=(Parameter("x", (4,), "float32", None),),
+    parameters=(
+        ParameterInfo("w", (2, 3), "float32", 0, module="Linear"),
+        ParameterInfo("b", (), "bfloat16", 1, False),
+    ),
+    unregistered=(ParameterInfo("x", (4,), "float32", None),),
     planned_updates=10,
     schedule="cosine",
 )
@@ -149,7 +152,7 @@ def test_skipped_updates_are_no_made_ones(tmp_path):
         ("[1]\n", "line 1: not a line"),
         (lines(update(0)), "line 1: the first line of a record is its header"),
         (lines(HEADER) + "{}\n", "line 2: not a line"),
-        (lines(HEADER).replace(f":{FORMAT},", ":99,", 1), "written in version 99 of the format"),
+        (lines(HEADER).replace(f":{RECORD_FORMAT},", ":99,", 1), "written in version 99 of the format"),
         ("\udcff\n", "line 1"),
     ],
 )

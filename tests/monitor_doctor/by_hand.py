@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from gradstep.monitor import Group, Header, Numbers, Parameter, PerParameter, Run, Update
+from gradstep.monitor import Group, Header, Numbers, ParameterInfo, PerParameter, Run, Update
 
-BODY = Parameter("body.weight", (30, 30), "float32", 0)
-HEAD = Parameter("head.weight", (10, 10), "float32", 0)
+BODY = ParameterInfo("body.weight", (30, 30), "float32", 0)
+HEAD = ParameterInfo("head.weight", (10, 10), "float32", 0)
 
 
 def header(**fields):

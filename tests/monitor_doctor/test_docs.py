@@ -3,7 +3,7 @@
 import doctest
 from pathlib import Path
 
-from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.doctor.rules import CAUSE_FINDERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 
@@ -16,4 +16,4 @@ def test_the_page_runs():
 
 def test_every_cause_is_on_the_page():
     page = PAGE.read_text(encoding="utf-8")
-    assert [rule.cause.name for rule in RULES if f"| `{rule.cause.name}` |" not in page] == []
+    assert [rule.cause.name for rule in CAUSE_FINDERS if f"| `{rule.cause.name}` |" not in page] == []

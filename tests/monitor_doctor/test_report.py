@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 import gradstep
 from gradstep.cli import app
-from gradstep.monitor import Group, JsonLines, Parameter, read_run
+from gradstep.monitor import Group, JsonLines, ParameterInfo, read_run
 from gradstep.monitor.doctor.finding import Finding, grade
 from gradstep.monitor.doctor.readings import rank_findings
-from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.doctor.rules import CAUSE_FINDERS
 from gradstep.monitor.doctor.rules.gradients import spike
 from gradstep.monitor.doctor.rules.learning_rate import lr_too_high
 from gradstep.monitor.report import write_report
@@ -52,8 +52,8 @@ def test_the_worse_stands_first():
 
 
 def test_causes_explain_causes_that_there_are_and_form_no_circle():
-    causes = {rule.cause.name: rule.cause.explains for rule in RULES}
-    assert list(causes) == [rule.find.__name__ for rule in RULES]
+    causes = {rule.cause.name: rule.cause.explains for rule in CAUSE_FINDERS}
+    assert list(causes) == [rule.find.__name__ for rule in CAUSE_FINDERS]
     for explains in causes.values():
         assert explains <= causes.keys()
     tuple(TopologicalSorter(causes).static_order())  # raises CycleError
@@ -61,7 +61,7 @@ def test_causes_explain_causes_that_there_are_and_form_no_circle():
 
 def test_every_cause_spoils_quantities_that_have_a_reading():
     quantities = {reading.quantity for reading in gradstep.diagnose(run()).readings}
-    for rule in RULES:
+    for rule in CAUSE_FINDERS:
         assert rule.cause.spoils <= quantities
 
 
@@ -222,7 +222,7 @@ HOSTILE = "<!--<script>alert(1)</script>\x1b[31m../../x"
 
 
 def test_hostile_names_break_neither_page_nor_terminal(tmp_path):
-    lost = Parameter(HOSTILE, (3,), "float32", None)
+    lost = ParameterInfo(HOSTILE, (3,), "float32", None)
     groups = tuple(Group(name, {"lr": 1e-3, HOSTILE: HOSTILE}) for name in (HOSTILE, "b"))
     record = run(50, head=header(optimizer=HOSTILE, groups=groups, unregistered=(lost,)))
     folder = written(record, tmp_path / "run")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import gradstep
-from gradstep.monitor import Group, Parameter, Run
-from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor import Group, ParameterInfo, Run
+from gradstep.monitor.doctor.rules import CAUSE_FINDERS
 from tests.monitor_doctor.by_hand import BODY, HEAD, columns, header, run
 
 
@@ -220,11 +220,11 @@ def test_betas_of_lion_are_read_as_lions():
 
 
 def test_not_registered():
-    lost = Parameter("adapter.weight", (50, 20), "float32", None)
+    lost = ParameterInfo("adapter.weight", (50, 20), "float32", None)
     finding = only(run(head=header(unregistered=(lost,))))
     assert finding.cause.name == "not_registered"
     assert finding.evidence[0].value == 0.5  # 1,000 numbers beside the 1,000 that are trained
-    frozen = Parameter("base.weight", (50, 20), "float32", None, requires_grad=False)
+    frozen = ParameterInfo("base.weight", (50, 20), "float32", None, requires_grad=False)
     assert gradstep.diagnose(run(head=header(unregistered=(frozen,)))).healthy
 
 
@@ -233,7 +233,7 @@ def test_no_gradient():
     assert finding.cause.name == "no_gradient"
     assert "head.weight" in str(finding)
     assert gradstep.diagnose(run(columns=lambda n: columns([1.0, 1.0] if n == 50 else [1.0]))).healthy
-    frozen = Parameter("head.weight", (10, 10), "float32", 0, requires_grad=False)
+    frozen = ParameterInfo("head.weight", (10, 10), "float32", 0, requires_grad=False)
     assert gradstep.diagnose(run(head=header(parameters=(BODY, frozen)), columns=lambda n: columns([1.0]))).healthy
 
 
@@ -292,7 +292,7 @@ def test_schedule_too_long():
 
 
 def test_lost_to_rounding():
-    half = tuple(Parameter(p.name, p.shape, "bfloat16", 0) for p in (BODY, HEAD))
+    half = tuple(ParameterInfo(p.name, p.shape, "bfloat16", 0) for p in (BODY, HEAD))
     stuck = {"unmoved": lambda n: 900, "loss": lambda n: 4.0 - 0.001 * n}
     finding = only(run(head=header(parameters=half), **stuck))
     assert (finding.cause.name, finding.evidence[0].value) == ("lost_to_rounding", 0.9)
@@ -353,7 +353,7 @@ def test_fine_tuning_settings_are_hints_of_a_run_that_says_so():
 
 def test_every_rule_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
-    assert [rule.cause.name for rule in RULES if f'"{rule.cause.name}"' not in source] == []
+    assert [rule.cause.name for rule in CAUSE_FINDERS if f'"{rule.cause.name}"' not in source] == []
 
 
 def resumed(rate, *firsts, groups=1, count=100):

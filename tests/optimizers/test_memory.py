@@ -51,7 +51,7 @@ def test_rows_tell_apart_what_differs_and_nothing_else():
     tensors = [form() for form in FORMS.values()]
     rows = part.read_layouts(tensors)
     for row, t in zip(rows.tolist(), tensors, strict=True):
-        assert row[part.POINTER] == t.data_ptr()
+        assert row[part.DATA_POINTER] == t.data_ptr()
         assert row[part.NUMEL] == t.numel()
 
     def geometry(t):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import gradstep
-from gradstep.planner.request import OPTIONS, ROUNDINGS
+from gradstep.planner.request import OPTIONS, ROUNDING_CHOICES
 from gradstep.rules import SGD
-from gradstep.storage.policy import ROUNDINGS as CODED
+from gradstep.storage.policy import ROUNDINGS
 
 
 def chosen(*arguments: object, **options: object) -> str:
@@ -60,13 +60,13 @@ def test_every_combination_is_there_once_and_those_that_make_no_sense_are_not():
 
 
 def test_the_codecs_roundings_are_all_compared():
-    assert set(ROUNDINGS) == set(CODED)
+    assert set(ROUNDING_CHOICES) == set(ROUNDINGS)
 
 
 def test_what_is_fixed_is_kept():
     compared = gradstep.plans("3B", budget="24GB", params="float16", state="8bit", paged=False)
     assert {(p.choice.params, p.choice.state, p.choice.paged) for p in compared.plans} == {("float16", "8bit", False)}
-    assert {p.choice.rounding for p in compared.plans} == set(ROUNDINGS)
+    assert {p.choice.rounding for p in compared.plans} == set(ROUNDING_CHOICES)
 
 
 def test_the_reason_says_what_and_how_much():

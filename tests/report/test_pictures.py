@@ -19,7 +19,7 @@ from gradstep.report import (
     LineChart,
     Row,
     SurfaceChart,
-    Trajectory,
+    SurfacePath,
     cards,
     figures,
     page,
@@ -33,7 +33,7 @@ from gradstep.report.surface import contours
 from tests.pages import HOSTILE, SVG, check_page, check_picture, lines, pictures, words
 
 GRID = np.linspace(-1.0, 1.0, 21)
-PATHS = [Trajectory(HOSTILE, HOSTILE, "blue", [(0.5, 0.5), (0.0, 0.0)]), Trajectory("none", "", "red", [])]
+PATHS = [SurfacePath(HOSTILE, HOSTILE, "blue", [(0.5, 0.5), (0.0, 0.0)]), SurfacePath("none", "", "red", [])]
 EVERY = [
     LineChart(HOSTILE, "steps", "loss", [Line(HOSTILE, [0, 1, 2], [1.0, math.nan, math.inf]), Line("b", [0], [None])]),
     LineChart("no line", "steps", "loss", []),
@@ -78,7 +78,7 @@ def test_a_page_is_small_whatever_it_shows():
     rng = np.random.default_rng(0)
     long = [Line(str(k), range(20_000), rng.normal(size=20_000).tolist()) for k in range(8)]
     check_page(page("t", "b", figures([LineChart(str(k), "steps", "loss", long) for k in range(9)])))
-    ways = [Trajectory(str(k), "", "blue", rng.uniform(-1, 1, (5_000, 2)).tolist()) for k in range(16)]
+    ways = [SurfacePath(str(k), "", "blue", rng.uniform(-1, 1, (5_000, 2)).tolist()) for k in range(16)]
     chart = SurfaceChart("t", "x", "y", GRID, GRID, GRID[None, :] ** 2 + GRID[:, None] ** 2, ways, (0.0, 0.0))
     check_page(page("t", "b", figures([chart, chart], wide=True)))
 

@@ -20,7 +20,7 @@ def test_every_constructor_is_in_the_picture():
     drawn = inspect.getsource(gallery)
     assert [name for name in schedules.__all__ if name.islower() and f"{name}(" not in drawn] == []
     picture = (DOCS / "images" / "schedules.svg").read_text(encoding="utf-8")
-    assert [name for name in gallery.NAMES if f">{name}<" not in picture] == []
+    assert [name for name in gallery.GALLERY_NAMES if f">{name}<" not in picture] == []
 
 
 def test_every_constructor_is_on_the_page():

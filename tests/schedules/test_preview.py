@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from gradstep.cli import app
 from gradstep.schedules import constant, cosine, multi_step, warmup
-from gradstep.schedules.gallery import CYCLES, NAMES, gallery
+from gradstep.schedules.gallery import CYCLES, GALLERY_NAMES, gallery
 from tests.pages import check_page
 from tests.pages import words as told
 from tests.schedules.every import EVERY
@@ -68,7 +68,7 @@ def test_schedules_need_no_torch():
 @pytest.mark.parametrize("warm", [None, 0, 50])
 def test_the_gallery_is_every_kind_over_the_steps(warm):
     shown = gallery(steps=400, warm=warm)
-    assert tuple(shown) == NAMES
+    assert tuple(shown) == GALLERY_NAMES
     for name, schedule in shown.items():
         values = [schedule(update) for update in range(400)]
         # exp-range has its first peak after an eighth of its decay to a tenth: 0.1 + 0.9 · 0.1^(1/8).
@@ -106,11 +106,11 @@ def test_the_command_draws_them_together(tmp_path, names):
     ran = CliRunner().invoke(app, words, env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
     assert ran.exit_code == 0, ran.output
     rows = {line.split()[0]: line.split()[1] for line in ran.output.splitlines() if "█" in line}
-    assert tuple(rows) == (tuple(names) or NAMES)
+    assert tuple(rows) == (tuple(names) or GALLERY_NAMES)
     assert rows["cosine"][:3] == "▄▇█"  # of each stretch the highest
     assert rows["cosine"][-1] == "▁"
     (chart,) = check_page(page.read_text(encoding="utf-8")).values()
-    assert set(names or NAMES) <= set(told(chart))
+    assert set(names or GALLERY_NAMES) <= set(told(chart))
 
 
 def test_the_command_refuses_in_words(tmp_path):

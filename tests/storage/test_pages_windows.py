@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.storage.pages import Column, Item, Layout, PageFile, Pager, PageWindow, plan_windows, resident_bytes
+from gradstep.storage.pages import Item, Layout, PageColumn, PageFile, Pager, PageWindow, plan_windows, resident_bytes
 from gradstep.storage.pages.layout import HUGE
 
 MB = 10**6
@@ -29,7 +29,7 @@ def adamw(sizes, *, eight_bit=False):
         else:
             slots = [(f"{n}.{slot}", "float32", size, 1) for slot in "mv"]
         arrays += [slot[:3] for slot in slots]
-        items.append(Item(size, tuple(Column(slot[0], per=slot[3]) for slot in slots)))
+        items.append(Item(size, tuple(PageColumn(slot[0], per=slot[3]) for slot in slots)))
     return Layout.of(arrays), items
 
 
@@ -99,7 +99,7 @@ def test_too_small_a_budget_says_what_would_do():
 
 def test_what_must_stay_whole_is_not_parted():
     layout = Layout.of([("rows", "float32", 1000), ("columns", "float32", 500), ("m", "float32", 1 << 20)])
-    items = [Item(500_000, (Column("rows"), Column("columns")), whole=True), Item(1 << 20, (Column("m"),))]
+    items = [Item(500_000, (PageColumn("rows"), PageColumn("columns")), whole=True), Item(1 << 20, (PageColumn("m"),))]
     windows = plan_windows(layout, items, budget=1 << 20)
     assert [(p.start, p.stop) for w in windows for p in w.pieces if p.item == 0] == [(0, 500_000)]
     assert windows[0].ranges[0] == (layout.ranges["rows"][0], layout.ranges["columns"][1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import gradstep
-from gradstep.training.lr_sweep import METHODS, refusal, suggestions, sweep_refusal, valley
+from gradstep.training.lr_sweep import SUGGESTION_METHODS, refusal, suggestions, sweep_refusal, valley
 
 LRS = np.geomspace(1e-7, 10, 101)
 
@@ -295,12 +295,12 @@ def test_text_and_picture_show_every_curve_and_suggestion():
     found = gradstep.LrFound(sweeps, 0)
     text = str(found)
     assert text.startswith(f"learning rate {found.recommended}")
-    assert all(name in text for name in METHODS)
+    assert all(name in text for name in SUGGESTION_METHODS)
     chart = found.plot()
     assert chart.x_log
     assert [line.name for line in chart.lines if len(line.x) == 101] == ["loss"] * 3 + ["smoothed"] * 3
     drawn = chart.file()
-    assert all(f"{name}: " in drawn for name in METHODS)
+    assert all(f"{name}: " in drawn for name in SUGGESTION_METHODS)
     refused = gradstep.LrFound((curve(np.full(101, 2.3)),), 0).plot()
     assert "flat" in refused.title
 

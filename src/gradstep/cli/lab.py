@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradstep.cli.screen import INTERRUPTED, console, usage_errors, waiting
+from gradstep.cli.screen import EXIT_INTERRUPTED, console, usage_errors, waiting
 
 
 def race(
@@ -68,7 +68,7 @@ def race(
         raise typer.Exit(1) from error
     screen.print(terminal.closing(outcome), soft_wrap=True)
     if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def report(
@@ -185,7 +185,7 @@ def lr_find(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     result.plot().save(chart)
     screen.print(f"{chosen.title}, {contender.label}: {result}", soft_wrap=True, highlight=False)
     screen.print(f"Chart: {chart}", soft_wrap=True)

@@ -57,12 +57,12 @@ def is_interactive() -> bool:
 
 
 def show(*parts: "RenderableType") -> None:
-    """Print at most ``WIDTH`` columns wide, so that the text stays readable."""
-    from gradstep.learn.screen import WIDTH
+    """Print at most ``TEXT_WIDTH`` columns wide, so that the text stays readable."""
+    from gradstep.learn.screen import TEXT_WIDTH
 
     screen = console()
     for part in parts:
-        screen.print(part, width=min(screen.width, WIDTH), markup=False, highlight=False)
+        screen.print(part, width=min(screen.width, TEXT_WIDTH), markup=False, highlight=False)
 
 
 def show_next(course: "Course", command: str | None = None) -> None:

@@ -45,6 +45,7 @@ def plan(
     sharding: Annotated[
         str | None, typer.Option(help="Only plans with this sharding: ddp, zero1, zero2, hsdp, fsdp2 (or zero3).")
     ] = None,
+    sharded: Annotated[str | None, typer.Option(hidden=True, help="The old spelling of --sharding.")] = None,
     replicas: Annotated[
         int, typer.Option(min=1, help="Copies of the shards with --sharding hsdp, such as the number of machines.")
     ] = 1,
@@ -65,10 +66,14 @@ def plan(
     """What training a model keeps in memory, in every combination, and which to take."""
     from gradstep.planner import plans
     from gradstep.planner.display import draw_chart, draw_table
+    from gradstep.planner.request import OLD_SHARDING
     from gradstep.report import check_file
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharding": sharding}
     fixed = {name: value for name, value in given.items() if value is not None}
+    if sharded is not None:
+        fixed["sharding"] = OLD_SHARDING.get(sharded, sharded)
+        typer.echo(f"--sharded {sharded} is now --sharding {fixed['sharding']}", err=True)
     with usage_errors(ValueError, TypeError):
         if chart is not None:
             check_file(chart)

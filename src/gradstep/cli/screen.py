@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 import typer
 from rich.console import Console
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
 
-WIDE = 150
+PLAIN_WIDTH = 150
 """Columns of a log or a pipe, in which tables are not wrapped."""
 
 
@@ -25,7 +25,7 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 def console() -> Console:
     """Return a console of the terminal's width, or a wide one without a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
 @contextmanager

@@ -12,11 +12,9 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.statistics import Detail, RowLabels, Tally
+from gradstep.engines.statistics import Detail, Int64s, RowLabels, Tally
 from gradstep.rules import Rule
 from gradstep.storage.policy import UpdateSpec
-
-Int64s = NDArray[np.int64]
 
 Pieces = Int64s
 """(pieces, 3) parts of parameters: the parameter's position in the batch, the first element, one after the last."""

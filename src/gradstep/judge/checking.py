@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from gradstep.judge.catalogue import CONVENTIONS, Variant
-from gradstep.judge.diagnosis import Evidence, Explanation, accepted, as_match, describe_nearest, explain
+from gradstep.judge.diagnosis import Explanation, Observations, accepted, as_match, describe_nearest, explain
 from gradstep.judge.formula import Formula
 from gradstep.judge.isolation import TIME_LIMIT, check_file
 from gradstep.judge.properties import (
@@ -234,7 +234,7 @@ class Trial:
         if failure := self._run(scenarios):
             return replace(blank, reason=f"It could not be judged: the constructor raises {failure}.")
         compared = [pair for pair in self.observed.values() if not pair[0].defaults]
-        evidence = Evidence(self.rule, [s for s, _ in compared], [o for _, o in compared])
+        evidence = Observations(self.rule, [s for s, _ in compared], [o for _, o in compared])
         self.watch("diagnosis")
         best = explain(evidence, self.convention) if compared else Explanation()
         certain = bool(best.variants) and not best.unexplained
@@ -334,9 +334,9 @@ class Trial:
 
     def _properties(self) -> tuple[Property, ...]:
         if self.subject.kind == "torch":
-            from gradstep.judge.subjects.torch_optimizer import PROPERTIES as TORCH
+            from gradstep.judge.subjects.torch_optimizer import TORCH_PROPERTIES
 
-            return (*TORCH, *PROPERTIES, bad_settings)
+            return (*TORCH_PROPERTIES, *PROPERTIES, bad_settings)
         from gradstep.judge.subjects.numpy_optimizer import FUNCTION, NUMPY
 
         own = {"function": FUNCTION, "update": (bad_settings,), "numpy": (*NUMPY, bad_settings)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
 from gradstep.judge.formula import Formula
 from gradstep.judge.properties import Observed
-from gradstep.judge.replay import LazyTrajectory, Reference, tolerance
+from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, tolerance
 from gradstep.judge.scenario import Scenario
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
@@ -51,7 +51,7 @@ class Explanation:
 
 
 @final
-class Evidence:
+class Observations:
     """The submission's trajectories in the scenarios that it can run, and the trajectories of variants in each."""
 
     def __init__(
@@ -65,19 +65,21 @@ class Evidence:
         self._replays: dict[tuple[Formula, Scenario], LazyTrajectory] = {} if replays is None else replays
         self.rule_itself = Variant((), Formula(rule))
         self._true_references = [
-            Reference(self._replay(self.rule_itself, i).until(s.steps)) for i, s in enumerate(scenarios)
+            ReferenceTrajectory(self._replay(self.rule_itself, i).until(s.steps)) for i, s in enumerate(scenarios)
         ]
         self._observed_references = [
-            Reference(o.trajectory[: o.raised_at] if o.raised_at else o.trajectory) for o in observed
+            ReferenceTrajectory(o.trajectory[: o.raised_at] if o.raised_at else o.trajectory) for o in observed
         ]
         # A variant is refuted soonest where the submission is wrong, and cheapest in a short scenario.
         right = self.agreement(self.rule_itself, "float64")
         self.order = sorted(range(len(scenarios)), key=lambda i: (right[i], self._true_references[i].trajectory.size))
 
-    def without(self, names: tuple[str, ...]) -> Evidence:
+    def without(self, names: tuple[str, ...]) -> Observations:
         """Return a copy without the scenarios of these names."""
         rows = [i for i, s in enumerate(self.scenarios) if s.name not in names]
-        rest = Evidence(self.rule, [self.scenarios[i] for i in rows], [self.observed[i] for i in rows], self._replays)
+        rest = Observations(
+            self.rule, [self.scenarios[i] for i in rows], [self.observed[i] for i in rows], self._replays
+        )
         hidden, agrees, right = self.table
         rest.table = hidden[:, rows], agrees[:, rows], right[rows]
         return rest
@@ -120,7 +122,7 @@ class Evidence:
         near = self._near(path, self._observed_references[i], end - 1 if end else self.scenarios[i].steps, precision)
         return near and (not end or self._fails_at(path, end))
 
-    def _near(self, path: LazyTrajectory, reference: Reference, end: int, precision: str) -> bool:
+    def _near(self, path: LazyTrajectory, reference: ReferenceTrajectory, end: int, precision: str) -> bool:
         """Whether a trajectory stays near the reference up to step ``end``; it is computed only until it leaves."""
         limit = tolerance(precision, path.scenario.steps)
         step = 1
@@ -163,7 +165,7 @@ def accepted(rule: type[Rule], convention: str) -> tuple[Variant, ...]:
     return tuple(_make_variants(rule, (c for n in range(len(own) + 1) for c in combinations(own, n))))
 
 
-def explain(evidence: Evidence, convention: str) -> Explanation:
+def explain(evidence: Observations, convention: str) -> Explanation:
     """Return the likeliest explanation: an accepted form, else one mistake, else two, else the mathematics alone."""
     if simple := _explain_by_one(evidence, convention) or _explain_by_conventions(evidence):
         return simple
@@ -188,7 +190,7 @@ MIXED = 4
 """Most differences of several conventions that are tried together."""
 
 
-def _explain_by_conventions(evidence: Evidence) -> Explanation | None:
+def _explain_by_conventions(evidence: Observations) -> Explanation | None:
     """Try several differences, each of which is a convention, though not of the same library or paper."""
     hidden, agrees, right = evidence.table
     rows = {v.mistakes[0]: i for i, v in enumerate(catalogue(evidence.rule))}
@@ -213,21 +215,21 @@ def _explain_by_conventions(evidence: Evidence) -> Explanation | None:
     return None
 
 
-def _add_mistake(evidence: Evidence, partial: Explanation) -> Explanation | None:
+def _add_mistake(evidence: Observations, partial: Explanation) -> Explanation | None:
     """Try one more mistake, for the loop around the mathematics that ``partial`` explains."""
     mistakes = partial.variants[0].mistakes
     others = [(0, (*mistakes, *v.mistakes)) for v in catalogue(evidence.rule) if v.mistakes[0] not in mistakes]
     return _explain_by_pair(evidence, others, time.process_time() + PATIENCE)
 
 
-def _list_unexplained(evidence: Evidence, partial: Explanation) -> Explanation:
+def _list_unexplained(evidence: Observations, partial: Explanation) -> Explanation:
     """Return the partial explanation with the names of the scenarios that it does not explain."""
     agrees = evidence.agreement(partial.variants[0], partial.precision)
     unexplained = tuple(s.name for s, right in zip(evidence.scenarios, agrees) if not right)
     return replace(partial, unexplained=unexplained)
 
 
-def _explain_by_one(evidence: Evidence, convention: str) -> Explanation | None:
+def _explain_by_one(evidence: Observations, convention: str) -> Explanation | None:
     # Right in float32 is likelier than a mistake of one part in 10⁷ in float64.
     for precision in PRECISIONS:
         for candidates in (accepted(evidence.rule, convention), catalogue(evidence.rule)):
@@ -242,7 +244,7 @@ _Pairs: TypeAlias = list[tuple[int, tuple[Mistake, ...]]]
 """Mistakes to try together, with the number of scenarios in which the single ones support them."""
 
 
-def _rank_pairs(evidence: Evidence) -> tuple[_Pairs, _Pairs]:
+def _rank_pairs(evidence: Observations) -> tuple[_Pairs, _Pairs]:
     """Return every two mistakes: the pairs that the single ones support, and the others.
 
     In a scenario where one of the two changes nothing, the pair should do what the other does alone; where neither
@@ -274,7 +276,7 @@ def _dependent_pairs(rule: type[Rule]) -> tuple[tuple[Mistake, ...], ...]:
     return tuple((one, m) for one in first for m in MISTAKES if m not in singles and variants(rule, (one, m)))
 
 
-def _explain_by_pair(evidence: Evidence, candidates: _Pairs, end: float) -> Explanation | None:
+def _explain_by_pair(evidence: Observations, candidates: _Pairs, end: float) -> Explanation | None:
     """Return the candidates that agree, the nearest first, as far as time allows.
 
     A candidate that agrees to the last digits ends the search among candidates with less support.
@@ -302,7 +304,7 @@ def _make_variants(rule: type[Rule], combinations_: Iterable[tuple[Mistake, ...]
         yield from variants(rule, mistakes)
 
 
-def describe_nearest(evidence: Evidence) -> str:
+def describe_nearest(evidence: Observations) -> str:
     """Return a sentence about the one mistake that explains most failed scenarios, or that none comes near."""
     right = np.array(evidence.agreement(evidence.rule_itself, COARSE))
     if right.all():

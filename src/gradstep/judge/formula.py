@@ -46,7 +46,7 @@ class Habits:
 
 @final
 @dataclass(frozen=True)
-class Change:
+class RuleChange:
     """The change that one known mistake makes in a rule."""
 
     edit: Edit | None = None  # changes the mathematics of one step; None if that stays the same
@@ -67,7 +67,7 @@ class Step:
 
 
 @final
-class Stepper:
+class FormulaStepper:
     """Computes the steps of one parameter, by a rule's edited graph; by the rule's own functions if that is None."""
 
     def __init__(self, rule: Rule, program: Program | None = None) -> None:
@@ -176,12 +176,12 @@ class Formula:
             object.__setattr__(rule, flag, True)
         return rule
 
-    def stepper(self, rule: Rule, ndim: int) -> Stepper:
+    def stepper(self, rule: Rule, ndim: int) -> FormulaStepper:
         """Return the stepper of a parameter with ``ndim`` dimensions."""
         if not self.edits:
-            return Stepper(rule)
+            return FormulaStepper(rule)
         program, applied = _apply_edits(self.rule, key_of(rule, ndim), self.edits)
-        return Stepper(rule, program if any(applied) else None)
+        return FormulaStepper(rule, program if any(applied) else None)
 
     def program(self, rule: Rule, ndim: int) -> Program | None:
         """Return the edited graph, or None if the rule cannot be traced."""
@@ -197,7 +197,7 @@ class Formula:
         return Program({"p": program["G"]}).run(values)[0]["p"]
 
 
-def apply_changes(rule: type[Rule], changes: Sequence[Change]) -> Formula:
+def apply_changes(rule: type[Rule], changes: Sequence[RuleChange]) -> Formula:
     """Return the rule with the changes applied one after the other.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from gradstep.judge.formula import Formula
-from gradstep.judge.replay import FormulaRun, Reference, tolerance
+from gradstep.judge.replay import FormulaRun, ReferenceTrajectory, tolerance
 from gradstep.judge.scenario import LR, Scenario, Trajectory, battery, flat, shared_defaults
 from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
 from gradstep.judge.verdict import Outcome, Probe, printable
@@ -248,7 +248,7 @@ def _split(context: Context) -> str:
 
 
 def _are_near(one: Trajectory, two: Trajectory, scenario: Scenario) -> bool:
-    return Reference(one).distance(two) <= tolerance("float32", scenario.steps)
+    return ReferenceTrajectory(one).distance(two) <= tolerance("float32", scenario.steps)
 
 
 @as_property("float32", "float32 as good as float64", "constants such as 1 - beta2 computed in float32")
@@ -260,7 +260,7 @@ def _float32(context: Context) -> str:
             exact = observe(context.subject, scenario)
         except (NotOfferedError, FailureError):
             continue
-        apart = Reference(exact.trajectory).distance(context.run(scenario, "float32"))
+        apart = ReferenceTrajectory(exact.trajectory).distance(context.run(scenario, "float32"))
         # Inputs are rounded too, and centered variances, for example, magnify rounding.
         if not apart <= 4 * tolerance("float32", scenario.steps):
             return f"float32 is {apart:.0e} away from float64 in the scenario {name!r}"

@@ -9,7 +9,7 @@ from typing import Any, cast, final
 import numpy as np
 
 from gradstep.judge.algebra.trace import key_of
-from gradstep.judge.formula import Formula, Stepper
+from gradstep.judge.formula import Formula, FormulaStepper
 from gradstep.judge.scenario import Gradients, Scenario, Trajectory, Values, flat
 from gradstep.rules import Rule
 
@@ -115,8 +115,8 @@ class FormulaRun:
         states = [_ParameterState(rule, value) for rule, value in zip(self.rules, self.values)]
         return [states[0]] * len(states) if self.habits.shared else states
 
-    def _make_steppers(self) -> list[Stepper]:
-        steppers: dict[tuple[int, int], Stepper] = {}
+    def _make_steppers(self) -> list[FormulaStepper]:
+        steppers: dict[tuple[int, int], FormulaStepper] = {}
         for rule, value in zip(self.rules, self.values):
             key = id(rule), value.ndim
             if key not in steppers:
@@ -173,7 +173,7 @@ class FormulaRun:
         self.values[i] = np.asarray(result.value)
 
 
-ROUNDINGS = {"float64": 2.0**15, "float32": 2.0}
+ROUNDING_BOUNDS = {"float64": 2.0**15, "float32": 2.0}
 """Units in the last place by which a step may be off.
 
 Correct optimizers stay below one unit, unless their formula magnifies rounding: a corrected average kept as the state
@@ -187,17 +187,17 @@ def tolerance(dtype: str, steps: int) -> float:
     Roundings of different steps go up as often as down, so they add up like a random walk.
 
     Args:
-        dtype: the type that the submission computes in, a key of :data:`ROUNDINGS`.
+        dtype: the type that the submission computes in, a key of :data:`ROUNDING_BOUNDS`.
         steps: the number of steps, ≥ 0.
 
     >>> tolerance("float64", 1) < 1e-10, tolerance("float32", 1) < 1e-6
     (True, True)
     """
-    return ROUNDINGS[dtype] * float(np.finfo(dtype).eps) * float(np.sqrt(1 + steps))
+    return ROUNDING_BOUNDS[dtype] * float(np.finfo(dtype).eps) * float(np.sqrt(1 + steps))
 
 
 @final
-class Reference:
+class ReferenceTrajectory:
     """A trajectory from which the distances of others are measured.
 
     An element's distance is relative to its largest magnitude plus the length of its path so far, as its rounding is.
@@ -286,7 +286,7 @@ class Parting:
 
 def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
     """Return the first step at which they differ by more than rounding, with the element that differs most there."""
-    apart = Reference(expected).distances(got)
+    apart = ReferenceTrajectory(expected).distances(got)
     wrong = apart > tolerance(dtype, scenario.steps)
     if not wrong.any():
         return None

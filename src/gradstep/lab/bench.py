@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.fused.launcher import access_report, measuring
-from gradstep.lab.bench_memory import LANES, LOOPS, Loop, traffic
-from gradstep.lab.bench_models import Shapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
+from gradstep.lab.bench_memory import LOOPS, VECTOR_LANES, Loop, traffic
+from gradstep.lab.bench_models import TensorShapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
 from gradstep.lab.machine import OtherPrograms, describe
 from gradstep.optimizers import OPTIMIZERS
 from gradstep.rules import RULES
@@ -32,9 +32,9 @@ OURS = "gradstep"
 OURS_8BIT = "gradstep, 8-bit state"
 OURS_NAMED = "gradstep, 8-bit state but of embeddings"
 GRADSTEP_RIVALS = (OURS, OURS_8BIT, OURS_NAMED)
-DEFAULT = "torch default"
-FOREACH = "torch foreach"
-FUSED = "torch fused"
+TORCH_DEFAULT = "torch default"
+TORCH_FOREACH = "torch foreach"
+TORCH_FUSED = "torch fused"
 MEMORY = tuple(f"memory, {loop}" for loop in LOOPS)
 
 REPEAT = 15
@@ -48,8 +48,8 @@ MAX_SETTLING_STEPS = 64
 COMPARED = {name.lower(): name for name, rule in RULES.items() if rule.elementwise and name in vars(torch.optim)}
 """The elementwise rules that torch has too, by their names in lower case."""
 
-Step = Callable[[], object]
-Build = Callable[[list[Tensor]], Step]
+StepFunction = Callable[[], object]
+Build = Callable[[list[Tensor]], StepFunction]
 """Makes the step of one rival for parameters that have gradients."""
 
 Tick = Callable[[str], None]
@@ -58,11 +58,11 @@ Tick = Callable[[str], None]
 
 @final
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """The float32 tensors that a step updates, by their shapes. ``more`` multiplies the repetitions of short steps."""
 
     title: str
-    shapes: Shapes
+    shapes: TensorShapes
     more: int = 1
 
     @property
@@ -80,7 +80,7 @@ class Work:
         return parameters
 
 
-def tensors(number: int, *shape: int) -> Shapes:
+def tensors(number: int, *shape: int) -> TensorShapes:
     """Return the shapes of ``number`` tensors of one shape.
 
     >>> tensors(2, 3, 4)
@@ -89,14 +89,14 @@ def tensors(number: int, *shape: int) -> Shapes:
     return {str(k): shape for k in range(number)}
 
 
-GPT2 = Work("GPT-2 (124 M, 148 tensors)", gpt2())
-VIT = Work("ViT-B/16 (86.6 M, 152 tensors)", vit_b_16())
-RESNET = Work("ResNet-50 (25.6 M, 161 tensors)", resnet50())
-BLOCKS = Work("GPT-2's blocks (85 M, 144 tensors)", gpt2_blocks())
-MANY = Work("2,000 tensors of 64×64", tensors(2_000, 64, 64))
-SMALL = Work("1,000 tensors of 64", tensors(1_000, 64), more=2)
-LARGE = Work("one matrix of 25 M", tensors(1, 25_000, 1_000))
-WORKS = (GPT2, VIT, RESNET, BLOCKS, MANY, SMALL, LARGE)
+GPT2_WORK = Workload("GPT-2 (124 M, 148 tensors)", gpt2())
+VIT = Workload("ViT-B/16 (86.6 M, 152 tensors)", vit_b_16())
+RESNET = Workload("ResNet-50 (25.6 M, 161 tensors)", resnet50())
+BLOCKS = Workload("GPT-2's blocks (85 M, 144 tensors)", gpt2_blocks())
+MANY_WORK = Workload("2,000 tensors of 64×64", tensors(2_000, 64, 64))
+SMALL_WORK = Workload("1,000 tensors of 64", tensors(1_000, 64), more=2)
+LARGE_WORK = Workload("one matrix of 25 M", tensors(1, 25_000, 1_000))
+WORKS = (GPT2_WORK, VIT, RESNET, BLOCKS, MANY_WORK, SMALL_WORK, LARGE_WORK)
 
 
 @final
@@ -105,13 +105,13 @@ class Case:
     """A row of the table to measure: rivals on the same work."""
 
     title: str
-    work: Work
+    work: Workload
     rivals: Mapping[str, Build]
 
 
 @final
 @dataclass(frozen=True)
-class Row:
+class CaseResult:
     """The measurement of one case: the seconds of each rival in each repetition."""
 
     title: str
@@ -140,19 +140,19 @@ class Row:
         """Return gradstep's float32 speed as a share of the fastest memory loop's or torch's fused step's."""
         if not any(loop in self.seconds for loop in MEMORY):
             return None
-        ratios = (self.ratio(rival) for rival in (*MEMORY, FUSED))
+        ratios = (self.ratio(rival) for rival in (*MEMORY, TORCH_FUSED))
         return min(ratio for ratio in ratios if ratio is not None)
 
 
 @final
 @dataclass(frozen=True)
-class Results:
+class BenchResults:
     """The results of a whole run."""
 
     machine: Mapping[str, str]  # description of the machine, by name
     date: str  # date of the run, ISO 8601
     others: float | None  # share of the processors that other programs took; None where the system does not tell
-    rows: Sequence[Row]  # one for each case
+    rows: Sequence[CaseResult]  # one for each case
     access: Sequence[str]  # the access patterns that gradstep's kernels chose, in words
 
     def save(self, file: Path) -> None:
@@ -161,17 +161,17 @@ class Results:
         file.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @staticmethod
-    def load_from(file: Path) -> Results:
+    def load_from(file: Path) -> BenchResults:
         """Read what :meth:`save` wrote."""
         fields = json.loads(file.read_text(encoding="utf-8"))
-        return Results(**{**fields, "rows": [Row(**row) for row in fields["rows"]]})
+        return BenchResults(**{**fields, "rows": [CaseResult(**row) for row in fields["rows"]]})
 
 
 def _build_ours(name: str, **settings: Any) -> Build:
     return lambda params: OPTIMIZERS[name](params, **settings).step
 
 
-def _build_named(work: Work) -> Build:
+def _build_named(work: Workload) -> Build:
     return lambda params: OPTIMIZERS["adamw"](list(zip(work.shapes, params, strict=True)), state="8bit").step
 
 
@@ -184,8 +184,8 @@ def _memory() -> dict[str, Build]:
     """Return the loops over memory; they share four arrays."""
     arrays: list[Tensor] = []
 
-    def build(loop: Loop, params: list[Tensor]) -> Step:
-        length = -(-sum(p.numel() for p in params) // LANES) * LANES
+    def build(loop: Loop, params: list[Tensor]) -> StepFunction:
+        length = -(-sum(p.numel() for p in params) // VECTOR_LANES) * VECTOR_LANES
         if not arrays:
             arrays.extend(torch.zeros(length, dtype=torch.float32, device="cpu") for _ in range(4))
         p, g, m, v = arrays
@@ -194,13 +194,13 @@ def _memory() -> dict[str, Build]:
     return {name: partial(build, loop) for name, loop in zip(MEMORY, LOOPS, strict=True)}
 
 
-def _our_clip(params: list[Tensor]) -> Step:
+def _our_clip(params: list[Tensor]) -> StepFunction:
     """Return an AdamW step of gradstep that clips."""
     optimizer = OPTIMIZERS["adamw"](params)
     return lambda: optimizer.step(max_grad_norm=MAX_NORM)
 
 
-def _their_clip(params: list[Tensor]) -> Step:
+def _their_clip(params: list[Tensor]) -> StepFunction:
     """Return torch's clipping, then its fused AdamW step."""
     optimizer = torch.optim.AdamW(params, fused=True)
 
@@ -231,7 +231,7 @@ def rule_names(words: str) -> list[str]:
     return names
 
 
-def cases(works: Sequence[Work] = WORKS) -> list[Case]:
+def cases(works: Sequence[Workload] = WORKS) -> list[Case]:
     """Return the cases: AdamW on every work; with clipping on the first, the last and 2,000 small matrices.
 
     8-bit state takes part where most parameters are in large matrices. torch's two slower implementations and the loops
@@ -241,32 +241,35 @@ def cases(works: Sequence[Work] = WORKS) -> list[Case]:
     for work in works:
         rivals: dict[str, Build] = _memory() if work is works[0] else {}
         rivals[OURS] = _build_ours("adamw")
-        if work not in (MANY, SMALL):
+        if work not in (MANY_WORK, SMALL_WORK):
             rivals[OURS_8BIT] = _build_ours("adamw", state="8bit")
-        if work is GPT2:
+        if work is GPT2_WORK:
             rivals[OURS_NAMED] = _build_named(work)
-        rivals[FUSED] = _build_theirs("adamw", fused=True)
-        if work in (RESNET, MANY):
-            rivals[FOREACH] = _build_theirs("adamw", foreach=True)
-            rivals[DEFAULT] = _build_theirs("adamw", foreach=False)
+        rivals[TORCH_FUSED] = _build_theirs("adamw", fused=True)
+        if work in (RESNET, MANY_WORK):
+            rivals[TORCH_FOREACH] = _build_theirs("adamw", foreach=True)
+            rivals[TORCH_DEFAULT] = _build_theirs("adamw", foreach=False)
         result.append(Case(f"AdamW, {work.title}", work, rivals))
-    clip: dict[str, Build] = {OURS: _our_clip, FUSED: _their_clip}
-    clipped = [work for work in works if work in (works[0], MANY, works[-1])]
+    clip: dict[str, Build] = {OURS: _our_clip, TORCH_FUSED: _their_clip}
+    clipped = [work for work in works if work in (works[0], MANY_WORK, works[-1])]
     return result + [Case(f"AdamW and clipping, {work.title}", work, clip) for work in clipped]
 
 
-def rule_cases(rules: Sequence[str], work: Work = LARGE) -> list[Case]:
+def rule_cases(rules: Sequence[str], work: Workload = LARGE_WORK) -> list[Case]:
     """Return a case for each rule: gradstep against torch's default implementation."""
     result = []
     for name in rules:
         for settings in ({}, {"momentum": 0.9}) if name == "sgd" else ({},):
             words = "".join(f", {key} {value}" for key, value in settings.items())
-            rivals = {OURS: _build_ours(name, **settings), DEFAULT: _build_theirs(name, foreach=False, **settings)}
+            rivals = {
+                OURS: _build_ours(name, **settings),
+                TORCH_DEFAULT: _build_theirs(name, foreach=False, **settings),
+            }
             result.append(Case(f"{COMPARED[name]}{words}, {work.title}", work, rivals))
     return result
 
 
-def settle(step: Step) -> None:
+def settle(step: StepFunction) -> None:
     """Repeat a step until gradstep's kernels have chosen their access patterns, at most ``MAX_SETTLING_STEPS`` times.
 
     Before that, a step may run with a slower pattern that is only being tried.
@@ -293,7 +296,7 @@ def repetitions(case: Case, repeat: int) -> int:
     return repeat * case.work.more
 
 
-def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
+def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> CaseResult:
     """Time the rivals of one case in turns. They share parameters and gradients; each has its own state."""
     params = case.work.make()
     steps = {name: build(params) for name, build in case.rivals.items()}
@@ -314,12 +317,12 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> Row:
             tick(case.title)
     finally:
         gc.enable()
-    return Row(case.title, len(case.work.shapes), case.work.parameters, seconds)
+    return CaseResult(case.title, len(case.work.shapes), case.work.parameters, seconds)
 
 
-def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> Results:
+def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> BenchResults:
     """Measure all cases, one after the other."""
     others = OtherPrograms()
     rows = [measure(case, repeat, tick) for case in chosen]
     access = [str(selection) for selection in access_report()]
-    return Results(describe(), date.today().isoformat(), others.share(), rows, access)
+    return BenchResults(describe(), date.today().isoformat(), others.share(), rows, access)

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradstep.engines.fused.launcher import run
 from gradstep.engines.fused.skeleton import compile_module
 
-LANES = 16
+VECTOR_LANES = 16
 BYTES = 28
 """Bytes moved for each element: four float32 arrays read, three written."""
 
@@ -91,7 +91,7 @@ WHERE = """
 
 ADDRESS = "  %{n}.{array}.i = getelementptr <16 x float>, ptr %{array}, i64 %{n}.i\n"
 
-PREFETCH = """
+PREFETCH_LINES = """
   %{n}.{array}.ahead = getelementptr <16 x float>, ptr %{n}.{array}.i, i64 {ahead}
   call void @llvm.prefetch.p0(ptr %{n}.{array}.ahead, i32 0, i32 3, i32 1)
 """
@@ -105,7 +105,13 @@ def kernel_text(loop: Loop) -> str:
     """Return the loop as LLVM IR."""
 
     def body(n: str) -> str:
-        lines = [(ADDRESS, "pgmv"), (PREFETCH, "pgmv" * loop.prefetch), (READ, "pgmv"), (ADD, "pmv"), (WRITE, "pmv")]
+        lines = [
+            (ADDRESS, "pgmv"),
+            (PREFETCH_LINES, "pgmv" * loop.prefetch),
+            (READ, "pgmv"),
+            (ADD, "pmv"),
+            (WRITE, "pmv"),
+        ]
         return "".join(line.format(n=n, array=array, ahead=AHEAD) for line, arrays in lines for array in arrays)
 
     fields = [(name, "ptr") for name in "pgmv"] + [("vectors", "i64"), ("threads", "i64")]
@@ -135,12 +141,12 @@ def traffic(
     tensors = (p, g, m, v)
     if any(t.numel() != p.numel() or t.dtype != torch.float32 or not t.is_contiguous() for t in tensors):
         raise ValueError("the kernel takes four contiguous float32 tensors of one length")
-    if p.numel() % LANES:
-        raise ValueError(f"the kernel takes a multiple of {LANES} elements, not {p.numel()}")
+    if p.numel() % VECTOR_LANES:
+        raise ValueError(f"the kernel takes a multiple of {VECTOR_LANES} elements, not {p.numel()}")
     workers = torch.get_num_threads() if threads is None else threads
     kernel, counter = _kernel(loop), np.zeros(1, np.int64)
     addresses = [counter.ctypes.data, *(t.data_ptr() for t in tensors)]
-    job = np.array([*addresses, p.numel() // LANES, workers], dtype=np.int64)
+    job = np.array([*addresses, p.numel() // VECTOR_LANES, workers], dtype=np.int64)
 
     def go() -> None:
         assert tensors  # keeps the tensors alive as long as this function

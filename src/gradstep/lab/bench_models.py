@@ -4,25 +4,25 @@ from math import prod
 
 from gradstep.planner import GPT2
 
-Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
+TensorShape = tuple[int, ...]
+TensorShapes = dict[str, TensorShape]
 
 
-def count(shapes: Shapes) -> int:
+def count(shapes: TensorShapes) -> int:
     """Return the number of parameters of a model."""
     return sum(prod(shape) for shape in shapes.values())
 
 
-def _norm(name: str, width: int) -> Shapes:
+def _norm(name: str, width: int) -> TensorShapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _linear(name: str, *shape: int) -> Shapes:
+def _linear(name: str, *shape: int) -> TensorShapes:
     """Return a weight of this shape, and a bias of the length of its first axis."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def gpt2() -> Shapes:
+def gpt2() -> TensorShapes:
     """Return the smallest GPT-2: 50,257 tokens, 1,024 positions; the token embedding is the output layer too.
 
     >>> len(gpt2()), count(gpt2())
@@ -31,7 +31,7 @@ def gpt2() -> Shapes:
     return {p.name.removeprefix("transformer."): p.shape for p in GPT2(768, 12).parameters()}
 
 
-def gpt2_blocks() -> Shapes:
+def gpt2_blocks() -> TensorShapes:
     """Return the transformer blocks of the smallest GPT-2; weights have the shape (inputs, outputs).
 
     >>> len(gpt2_blocks()), count(gpt2_blocks())
@@ -40,13 +40,13 @@ def gpt2_blocks() -> Shapes:
     return {name: shape for name, shape in gpt2().items() if name.startswith("h.")}
 
 
-def resnet50() -> Shapes:
+def resnet50() -> TensorShapes:
     """Return ResNet-50 as in torchvision, 1,000 classes.
 
     >>> len(resnet50()), count(resnet50())
     (161, 25557032)
     """
-    shapes: Shapes = {"conv1.weight": (64, 3, 7, 7), **_norm("bn1", 64)}
+    shapes: TensorShapes = {"conv1.weight": (64, 3, 7, 7), **_norm("bn1", 64)}
     inputs = 64
     for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
         for block in range(blocks):
@@ -62,13 +62,13 @@ def resnet50() -> Shapes:
     return shapes | _linear("fc", 1_000, 2_048)
 
 
-def vit_b_16(width: int = 768) -> Shapes:
+def vit_b_16(width: int = 768) -> TensorShapes:
     """Return ViT-B/16 as in torchvision, 224 × 224 pixels, 1,000 classes.
 
     >>> len(vit_b_16()), count(vit_b_16())
     (152, 86567656)
     """
-    shapes: Shapes = {"class_token": (1, 1, width), **_linear("conv_proj", width, 3, 16, 16)}
+    shapes: TensorShapes = {"class_token": (1, 1, width), **_linear("conv_proj", width, 3, 16, 16)}
     shapes["encoder.pos_embedding"] = (1, 197, width)
     for layer in range(12):
         at = f"encoder.layers.encoder_layer_{layer}"

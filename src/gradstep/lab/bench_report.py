@@ -10,18 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from gradstep.lab.bench import (
-    DEFAULT,
-    FOREACH,
-    FUSED,
     GRADSTEP_RIVALS,
-    LARGE,
+    LARGE_WORK,
     MEMORY,
     OURS,
     OURS_8BIT,
     OURS_NAMED,
+    TORCH_DEFAULT,
+    TORCH_FOREACH,
+    TORCH_FUSED,
+    BenchResults,
     Case,
-    Results,
-    Row,
+    CaseResult,
     repetitions,
     run,
 )
@@ -31,7 +31,7 @@ from gradstep.report.words import UNKNOWN, percent, seconds
 BUSY = 0.05
 """The figures count as disturbed when other programs take a larger share of the processors."""
 
-PEERS = (FUSED, FOREACH, DEFAULT)
+TORCH_RIVALS = (TORCH_FUSED, TORCH_FOREACH, TORCH_DEFAULT)
 
 CLIPPED = "clipping"
 """A word in the titles of the cases with clipping."""
@@ -39,7 +39,7 @@ CLIPPED = "clipping"
 PARITY = 0.03
 """The largest distance of a ratio from 1 that is called parity."""
 
-KINDS = {OURS: "float32", OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit state, embeddings float32"}
+RIVAL_STATES = {OURS: "float32", OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit state, embeddings float32"}
 
 
 def times(ratio: float | None) -> str:
@@ -47,9 +47,9 @@ def times(ratio: float | None) -> str:
     return UNKNOWN if ratio is None else f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
 
 
-def _format_ratio_to_fused(row: Row, ours: str) -> str:
+def _format_ratio_to_fused(row: CaseResult, ours: str) -> str:
     """Return torch's fused step over ours, with quartiles: "1.43× (1.40 to 1.47)", "parity, 1.01× (0.99 to 1.02)"."""
-    ratio, quartiles = row.ratio(FUSED, ours), row.quartiles(FUSED, ours)
+    ratio, quartiles = row.ratio(TORCH_FUSED, ours), row.quartiles(TORCH_FUSED, ours)
     if ratio is None or quartiles is None:
         return UNKNOWN
     word = "parity, " * (abs(ratio - 1) <= PARITY)
@@ -57,38 +57,40 @@ def _format_ratio_to_fused(row: Row, ours: str) -> str:
     return f"{word}{times(ratio)} ({quartiles[0]:.{digits}f} to {quartiles[1]:.{digits}f})"
 
 
-def lines(results: Results) -> list[tuple[str, Row]]:
+def lines(results: BenchResults) -> list[tuple[str, CaseResult]]:
     """Return the lines of the table, each a contender of gradstep and its row.
 
     8-bit state comes first, then float32, then clipping, and the single matrix last.
     """
     every = [(ours, row) for ours in (OURS_8BIT, OURS_NAMED, OURS) for row in results.rows if ours in row.seconds]
-    return sorted(every, key=lambda line: (LARGE.title in line[1].title, CLIPPED in line[1].title, line[0] == OURS))
+    return sorted(
+        every, key=lambda line: (LARGE_WORK.title in line[1].title, CLIPPED in line[1].title, line[0] == OURS)
+    )
 
 
-def _title(ours: str, row: Row) -> str:
+def _title(ours: str, row: CaseResult) -> str:
     name, _, work = row.title.partition(", ")
-    alone = len([kind for kind in KINDS if kind in row.seconds]) == 1
-    return row.title if alone else f"{name}, {KINDS[ours]}, {work}"
+    alone = len([kind for kind in RIVAL_STATES if kind in row.seconds]) == 1
+    return row.title if alone else f"{name}, {RIVAL_STATES[ours]}, {work}"
 
 
-def _cells(ours: str, row: Row) -> list[str]:
+def _cells(ours: str, row: CaseResult) -> list[str]:
     return [
         _title(ours, row),
         seconds(row.median(ours)),
-        *(seconds(row.median(peer)) for peer in PEERS),
+        *(seconds(row.median(peer)) for peer in TORCH_RIVALS),
         _format_ratio_to_fused(row, ours),
-        *(times(row.ratio(peer, ours)) for peer in PEERS[1:]),
+        *(times(row.ratio(peer, ours)) for peer in TORCH_RIVALS[1:]),
         percent(row.memory_share() if ours == OURS else None),
     ]
 
 
-TITLES = (
+COLUMN_TITLES = (
     "one step",
     OURS,
-    *PEERS,
+    *TORCH_RIVALS,
     "× fused (quartiles)",
-    *(f"× {peer.removeprefix('torch ')}" for peer in PEERS[1:]),
+    *(f"× {peer.removeprefix('torch ')}" for peer in TORCH_RIVALS[1:]),
     "of memory speed",
 )
 
@@ -106,7 +108,7 @@ REDRAW_SECONDS = 0.5
 from a step, which doubled the median of a step of 2 ms."""
 
 
-def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> Results:
+def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> BenchResults:
     """Measure all cases and show a progress bar."""
     bar = Progress(
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
@@ -126,7 +128,7 @@ def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> Result
         return run(cases, repeat, tick)
 
 
-def summary(results: Results, chart: Path) -> RenderableType:
+def summary(results: BenchResults, chart: Path) -> RenderableType:
     """Return the last output: the machine, the table, the chosen access patterns, and where the chart is."""
     parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), table(results)]
     if results.access:
@@ -139,7 +141,7 @@ def summary(results: Results, chart: Path) -> RenderableType:
     return Group(*parts, Text(f"\nChart: {chart}"))
 
 
-def machine_line(results: Results) -> str:
+def machine_line(results: BenchResults) -> str:
     """Return the processor, the threads, torch's version and the date as one line."""
     machine = results.machine
     return (
@@ -148,10 +150,10 @@ def machine_line(results: Results) -> str:
     )
 
 
-def table(results: Results) -> RenderableType:
+def table(results: BenchResults) -> RenderableType:
     """Return the table for a terminal."""
     shown = Table(box=None, pad_edge=False)
-    for index, title in enumerate(TITLES):
+    for index, title in enumerate(COLUMN_TITLES):
         shown.add_column(title, justify="right" if index else "left", no_wrap=not index)
     for ours, row in lines(results):
         name, *cells = _cells(ours, row)
@@ -160,18 +162,18 @@ def table(results: Results) -> RenderableType:
     return Group(shown, Text(f"\n{NOTE}", style="dim"))
 
 
-COMPARED_TO = (None, None, None, None, *PEERS, None)
+COMPARED_TO = (None, None, None, None, *TORCH_RIVALS, None)
 """The rival of each column, without the first column."""
 
 
-def is_as_fast(row: Row, rival: str, ours: str = OURS) -> bool:
+def is_as_fast(row: CaseResult, rival: str, ours: str = OURS) -> bool:
     """Return whether gradstep's step is at least as fast as the rival's."""
     return (row.ratio(rival, ours) or 0.0) >= 1.0
 
 
-def markdown(results: Results) -> str:
+def markdown(results: BenchResults) -> str:
     """Return the table in Markdown."""
-    return markdown_table(TITLES, [_cells(*line) for line in lines(results)])
+    return markdown_table(COLUMN_TITLES, [_cells(*line) for line in lines(results)])
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -180,12 +182,12 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in every)
 
 
-def readme(every: Sequence[Results]) -> str:
+def readme(every: Sequence[BenchResults]) -> str:
     """Return the README's table: ratios to torch's fused step, with a column for each processor."""
     cells: dict[str, list[str]] = {}
     for k, results in enumerate(every):
         for ours, row in lines(results):
-            if FUSED in row.seconds:
+            if TORCH_FUSED in row.seconds:
                 cell = f"{_format_ratio_to_fused(row, ours)}, {seconds(row.median(ours))}"
                 cells.setdefault(_title(ours, row).removeprefix("AdamW, "), [UNKNOWN] * len(every))[k] = cell
     titles = ("one AdamW step: times as fast (quartiles), time", *(r.machine["processor"] for r in every))
@@ -194,38 +196,38 @@ def readme(every: Sequence[Results]) -> str:
 
 
 LIMIT = "memory speed"
-COLOURS = {
+RIVAL_COLOURS = {
     LIMIT: "green", OURS_8BIT: "amber", OURS_NAMED: "sand", OURS: "vermilion",
-    FUSED: "grey", FOREACH: "grey", DEFAULT: "pale",
+    TORCH_FUSED: "grey", TORCH_FOREACH: "grey", TORCH_DEFAULT: "pale",
 }  # fmt: skip
 """In the order of the bars."""
-NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
+RIVAL_NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
 
 
-def draw_chart(results: Results) -> Grid:
+def draw_chart(results: BenchResults) -> Grid:
     """Return a chart of the medians of all cases."""
     machine = results.machine
     note = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}, {results.date}"
     return Grid("One optimizer step: shorter is faster", [_panel(row) for row in results.rows], note=note)
 
 
-def _medians(row: Row) -> dict[str, float]:
+def _medians(row: CaseResult) -> dict[str, float]:
     """Return the median of each contender; the memory loops count as one, the fastest."""
     medians = {name: row.median(name) or 0.0 for name in row.seconds}
     loops = [medians.pop(name) for name in MEMORY if name in medians]
     return {LIMIT: min(loops), **medians} if loops else medians
 
 
-def _panel(row: Row) -> BarChart:
+def _panel(row: CaseResult) -> BarChart:
     medians = _medians(row)
     bars = []
-    for name in COLOURS:
+    for name in RIVAL_COLOURS:
         if name in medians:
             ratio = "" if name in (*GRADSTEP_RIVALS, LIMIT) else f", {row.ratio(name):.2f}×"
             bars.append(
                 Bar(
-                    NAMES.get(name, name),
-                    [(1e3 * medians[name], COLOURS[name])],
+                    RIVAL_NAMES.get(name, name),
+                    [(1e3 * medians[name], RIVAL_COLOURS[name])],
                     seconds(medians[name]) + ratio,
                     bold=name in GRADSTEP_RIVALS,
                 )

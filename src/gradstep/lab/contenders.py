@@ -10,7 +10,7 @@ from typing import TypeAlias, final
 import torch
 from torch import nn
 
-from gradstep.lab.specs import OptimizerSpec, Value, parse_specs, write_value
+from gradstep.lab.specs import OptimizerSpec, SpecValue, parse_specs, write_value
 from gradstep.lab.task import Task
 from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
 from gradstep.rules import RULES
@@ -20,15 +20,15 @@ from gradstep.variants import VARIANTS, names_file, parse_name, rule_in_file
 OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
 
 PEER_PREFIX = "torch."
-PEERS: Mapping[str, OptimizerClass] = MappingProxyType(
+TORCH_CONTENDERS: Mapping[str, OptimizerClass] = MappingProxyType(
     {PEER_PREFIX + name.lower(): vars(torch.optim)[name] for name in RULES if name in vars(torch.optim)}
 )
 """torch's own classes under "torch.<name>"."""
 
-CLASSES: Mapping[str, OptimizerClass] = MappingProxyType({**OPTIMIZERS, **PEERS})
+CLASSES: Mapping[str, OptimizerClass] = MappingProxyType({**OPTIMIZERS, **TORCH_CONTENDERS})
 """Every optimizer that can race, by its name in a spec."""
 
-DEFAULT = parse_specs("sgd:momentum=0.9,rmsprop,adam,adamw,nadam,radam,lion,adafactor")
+DEFAULT_LINEUP = parse_specs("sgd:momentum=0.9,rmsprop,adam,adamw,nadam,radam,lion,adafactor")
 """The default line-up: the way from SGD to AdamW, and later optimizers."""
 
 ENGINE = "engine"
@@ -43,7 +43,7 @@ class Contender:
     label: str  # its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum")
     name: str  # its name in a spec ("sgd", "torch.sgd", "mine.py:Signum")
     # all arguments of its constructor, with the learning rate where there is one
-    settings: tuple[tuple[str, Value], ...]
+    settings: tuple[tuple[str, SpecValue], ...]
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Make a new optimizer for these parameters."""
@@ -121,6 +121,6 @@ def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
     if "lr" in trial.defaults:
         settings.setdefault("lr", trial.defaults["lr"])
     spec_settings = " ".join(f"{key}={write_value(value)}" for key, value in spec.settings)
-    prefix = PEER_PREFIX if spec.name in PEERS else ""
+    prefix = PEER_PREFIX if spec.name in TORCH_CONTENDERS else ""
     title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
     return Contender(f"{title} {spec_settings}".strip(), spec.name, tuple(settings.items()))

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gradstep.lab.contenders import base_name
-from gradstep.lab.results import Entry, Header, Results
+from gradstep.lab.results import ContenderEntry, RaceHeader, RaceResults
 from gradstep.lab.standings import Curve, Standing, columns, curve, path, races_in, standings, verdict
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
@@ -18,7 +18,7 @@ from gradstep.report import (
     Picture,
     Row,
     SurfaceChart,
-    Trajectory,
+    SurfacePath,
     cards,
     facts,
     figures,
@@ -31,7 +31,7 @@ from gradstep.report.markup import Child, Markup, join, tag
 from gradstep.report.scales import Scale
 from gradstep.report.words import TINY, UNKNOWN, number, percent, seconds, size
 
-COLOURS: Mapping[str, str] = MappingProxyType(
+CONTENDER_COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "sgd": "black",
         "rmsprop": "green",
@@ -46,12 +46,12 @@ COLOURS: Mapping[str, str] = MappingProxyType(
         "adadelta": "forest",
     }
 )
-"""Names of :data:`gradstep.report.markup.COLOURS`."""
+"""Names of :data:`gradstep.report.markup.CONTENDER_COLOURS`."""
 SPARE = ("magenta", "teal", "brown", "steel", "rose", "petrol", "sand", "grey")
 """For optimizers without an entry above, and for one that races several times with different settings."""
 
 
-def colours(entries: Iterable[Entry]) -> dict[str, str]:
+def colours(entries: Iterable[ContenderEntry]) -> dict[str, str]:
     """Return a colour for each contender, by label. torch's class has the colour of gradstep's with equal settings."""
     chosen: dict[str, str] = {}
     by_meaning: dict[tuple[str, str], str] = {}
@@ -61,7 +61,7 @@ def colours(entries: Iterable[Entry]) -> dict[str, str]:
         name = base_name(entry.name)
         meaning = (name, repr(sorted(settings.items())))
         if meaning not in by_meaning:
-            own = COLOURS.get(name)
+            own = CONTENDER_COLOURS.get(name)
             if own is None or own in by_meaning.values():
                 own = SPARE[spare % len(SPARE)]
                 spare += 1
@@ -74,13 +74,13 @@ FLOOR = 1e-9
 """Lowest end of a logarithmic axis, as a share of the starting loss."""
 HEADROOM = 1.15
 """Top of a chart, as a multiple of the starting loss; curves that explode leave the chart there."""
-MANY = 100
+LOG_AXIS_RATIO = 100
 """Final losses that differ by a larger factor are drawn on a logarithmic axis."""
 REST = "pale"
 """Colour of the forward and backward pass."""
 
 
-def paths(results: Results) -> SurfaceChart | None:
+def paths(results: RaceResults) -> SurfaceChart | None:
     """Return the paths over a surface, the best first; None for a task that is not a surface."""
     task = TASKS[results.header.task]
     if not isinstance(task, Surface):
@@ -88,7 +88,7 @@ def paths(results: Results) -> SurfaceChart | None:
     chosen = colours(results.header.contenders)
     ground = relief(task, points=72)
     ways = [
-        Trajectory(
+        SurfacePath(
             one.entry.label,
             "diverged" if one.diverged else number(one.loss),
             chosen[one.entry.label],
@@ -100,7 +100,7 @@ def paths(results: Results) -> SurfaceChart | None:
     return SurfaceChart(title, "x", "y", ground.x, ground.y, ground.z, ways, task.minimum)
 
 
-def charts(results: Results) -> dict[str, Picture]:
+def charts(results: RaceResults) -> dict[str, Picture]:
     """Return every other picture of a race, by its name in the file."""
     task = TASKS[results.header.task]
     shown: dict[str, Picture] = {"loss": _losses(results, over_time=False), "final": _final(results)}
@@ -113,7 +113,7 @@ def charts(results: Results) -> dict[str, Picture]:
     return shown
 
 
-def _losses(results: Results, over_time: bool) -> LineChart:
+def _losses(results: RaceResults, over_time: bool) -> LineChart:
     """Draw the loss over steps, or over seconds of training; the best first."""
     task = TASKS[results.header.task]
     chosen = colours(results.header.contenders)
@@ -158,7 +158,7 @@ def _depth(course: Curve) -> float:
     return later[len(later) // 10]
 
 
-def _final(results: Results) -> BarChart:
+def _final(results: RaceResults) -> BarChart:
     """Draw the last loss of each contender with its spread, and write the time of a step beside it."""
     task = TASKS[results.header.task]
     chosen = colours(results.header.contenders)
@@ -178,11 +178,11 @@ def _final(results: Results) -> BarChart:
     x_title = f"{task.loss_name}, after {results.header.steps:,} steps: shorter is better"
     lengths = [bar.whole for bar in bars if bar.whole]
     return BarChart(
-        title, x_title, bars, x_log=task.log_loss and max(lengths, default=1) > MANY * min(lengths, default=1)
+        title, x_title, bars, x_log=task.log_loss and max(lengths, default=1) > LOG_AXIS_RATIO * min(lengths, default=1)
     )
 
 
-def _times(results: Results) -> BarChart:
+def _times(results: RaceResults) -> BarChart:
     chosen = colours(results.header.contenders)
     bars = []
     timed = [one for one in standings(results) if one.step is not None and one.optimizer is not None]
@@ -195,7 +195,7 @@ def _times(results: Results) -> BarChart:
     return BarChart(title, "ms, median: the optimizer in colour, forward and backward pass in grey", bars)
 
 
-def _memory(results: Results) -> BarChart:
+def _memory(results: RaceResults) -> BarChart:
     chosen = colours(results.header.contenders)
     bars = [
         Bar(
@@ -208,7 +208,7 @@ def _memory(results: Results) -> BarChart:
     return BarChart("Memory the optimizer keeps", "bytes of state for each parameter", bars)
 
 
-FILE = "report.html"
+REPORT_FILE = "report.html"
 
 HOW = """
 Every contender starts from the same weights, sees the same batches in the same order, and draws the same
@@ -236,12 +236,12 @@ def write_report(folder: Path) -> Path:
         ways = paths(race)
         for name, picture in (charts(race) | ({"path": ways} if ways else {})).items():
             picture.save(folder / f"{race.header.task}-{name}.svg")
-    report = folder / FILE
+    report = folder / REPORT_FILE
     report.write_text(render(races), encoding="utf-8")
     return report
 
 
-def render(races: list[Results]) -> str:
+def render(races: list[RaceResults]) -> str:
     """Return the text of the page."""
     header = races[0].header
     return page(
@@ -261,7 +261,7 @@ def render(races: list[Results]) -> str:
     )
 
 
-def _card(race: Results) -> tuple[Child, Child, str]:
+def _card(race: RaceResults) -> tuple[Child, Child, str]:
     """Return the winner, the task, and a link to the task's section."""
     task = TASKS[race.header.task]
     outcome = verdict(race)
@@ -271,7 +271,7 @@ def _card(race: Results) -> tuple[Child, Child, str]:
     return join([mark, outcome.winner]), f"{task.title}: {outcome.short}", f"#{task.name}"
 
 
-def _section(race: Results) -> Markup:
+def _section(race: RaceResults) -> Markup:
     task = TASKS[race.header.task]
     header = race.header
     begin = f", from ({header.start[0]:g}, {header.start[1]:g})" if header.start else ""
@@ -289,7 +289,7 @@ def _section(race: Results) -> Markup:
     )
 
 
-def _table(race: Results) -> Markup:
+def _table(race: RaceResults) -> Markup:
     """Return the standings, the lowest loss first; the best of a column is bold if it is ahead beyond the noise."""
     ranked = standings(race)
     chosen = colours(race.header.contenders)
@@ -315,7 +315,7 @@ def _name(one: Standing, colour: str) -> Markup:
     return join([swatch(colour, dashed=one.is_peer), one.entry.label, *remark])
 
 
-def _seeds(header: Header) -> str:
+def _seeds(header: RaceHeader) -> str:
     count = len(header.seeds)
     if count == 1:
         return (

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, final
 
-FILE = "results.jsonl"
-FORMAT = 1
+RESULTS_FILE = "results.jsonl"
+RESULTS_FORMAT = 1
 
 
 @final
 @dataclass(frozen=True)
-class Entry:
+class ContenderEntry:
     """A contender in the header; its `settings` are text, as in a spec."""
 
     label: str
@@ -28,7 +28,7 @@ class Entry:
 
 @final
 @dataclass(frozen=True)
-class Header:
+class RaceHeader:
     """The header of a race: task, contenders, settings and machine.
 
     Args:
@@ -46,7 +46,7 @@ class Header:
     """
 
     task: str
-    contenders: tuple[Entry, ...]
+    contenders: tuple[ContenderEntry, ...]
     steps: int
     seeds: tuple[int, ...]
     parameters: int
@@ -55,12 +55,12 @@ class Header:
     machine: Mapping[str, str]
     clip: float | None = None
     start: tuple[float, float] | None = None
-    format: int = FORMAT
+    format: int = RESULTS_FORMAT
 
 
 @final
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A contender's evaluation after `step` steps."""
 
     task: str
@@ -77,7 +77,7 @@ class Point:
 
 @final
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """A contender's whole run at one seed."""
 
     task: str
@@ -95,27 +95,27 @@ class Summary:
     parameters: int  # number of parameters of the model
 
 
-Record: TypeAlias = Header | Point | Summary
-KINDS: Mapping[str, type[Header] | type[Point] | type[Summary]] = {
-    "header": Header,
-    "point": Point,
-    "summary": Summary,
+Record: TypeAlias = RaceHeader | CurvePoint | RunSummary
+RECORD_KINDS: Mapping[str, type[RaceHeader] | type[CurvePoint] | type[RunSummary]] = {
+    "header": RaceHeader,
+    "point": CurvePoint,
+    "summary": RunSummary,
 }
 
 
 @final
 @dataclass(frozen=True)
-class Results:
+class RaceResults:
     """The records of one race."""
 
-    header: Header
-    points: list[Point] = field(default_factory=list)
-    summaries: list[Summary] = field(default_factory=list)
+    header: RaceHeader
+    points: list[CurvePoint] = field(default_factory=list)
+    summaries: list[RunSummary] = field(default_factory=list)
 
 
 @final
 @dataclass(frozen=True)
-class Outcome:
+class SessionOutcome:
     """The files of a session. `report` is None if the session was interrupted before its first record."""
 
     folder: Path
@@ -126,7 +126,7 @@ class Outcome:
 @contextmanager
 def write_results(folder: Path) -> Iterator[Callable[[Record], None]]:
     """Open `results.jsonl` in a folder; inside, what is returned writes a record as one line, at once."""
-    with (folder / FILE).open("w", encoding="utf-8") as file:
+    with (folder / RESULTS_FILE).open("w", encoding="utf-8") as file:
 
         def write(record: Record) -> None:
             file.write(encode(record) + "\n")
@@ -137,7 +137,7 @@ def write_results(folder: Path) -> Iterator[Callable[[Record], None]]:
 
 def encode(record: Record) -> str:
     """Return a record as one line of JSON, its kind first."""
-    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
+    kind = next(kind for kind, cls in RECORD_KINDS.items() if isinstance(record, cls))
     return json.dumps({"record": kind, **asdict(record)}, allow_nan=False, ensure_ascii=False)
 
 
@@ -148,16 +148,16 @@ def decode(line: str) -> Record:
         ValueError: the line is not JSON, or not a record of this format.
     """
     fields = json.loads(line)
-    if not isinstance(fields, dict) or fields.get("record") not in KINDS:
+    if not isinstance(fields, dict) or fields.get("record") not in RECORD_KINDS:
         raise ValueError(f"Not a record of a race: {line[:80]!r}")
-    kind = KINDS[fields.pop("record")]
-    if kind is Header:
-        if fields.get("format") != FORMAT:
-            raise ValueError(f"Results of format {fields.get('format')!r}; this gradstep reads format {FORMAT}")
-        fields["contenders"] = tuple(Entry(**entry) for entry in fields["contenders"])
+    kind = RECORD_KINDS[fields.pop("record")]
+    if kind is RaceHeader:
+        if fields.get("format") != RESULTS_FORMAT:
+            raise ValueError(f"Results of format {fields.get('format')!r}; this gradstep reads format {RESULTS_FORMAT}")
+        fields["contenders"] = tuple(ContenderEntry(**entry) for entry in fields["contenders"])
         fields["seeds"] = tuple(fields["seeds"])
         fields["start"] = tuple(fields["start"]) if fields.get("start") else None
-    elif kind is Point and fields["place"] is not None:
+    elif kind is CurvePoint and fields["place"] is not None:
         fields["place"] = tuple(fields["place"])
     try:
         return kind(**fields)
@@ -165,17 +165,17 @@ def decode(line: str) -> Record:
         raise ValueError(f"Not a record of a race: {line[:80]!r} ({error})") from error
 
 
-def read_results(folder: Path) -> list[Results]:
+def read_results(folder: Path) -> list[RaceResults]:
     """Return the races recorded in `folder`, in the order of the file. An incomplete last line is ignored.
 
     Raises:
         FileNotFoundError: the folder holds no results.
         ValueError: a line is not a record of a race (the message names the line).
     """
-    path = folder / FILE
+    path = folder / RESULTS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"No {FILE} in {folder}: give the folder of a race, such as one under runs/")
-    races: list[Results] = []
+        raise FileNotFoundError(f"No {RESULTS_FILE} in {folder}: give the folder of a race, such as one under runs/")
+    races: list[RaceResults] = []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         if not line.endswith("\n"):
@@ -184,11 +184,11 @@ def read_results(folder: Path) -> list[Results]:
             record = decode(line)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-        if isinstance(record, Header):
-            races.append(Results(record))
+        if isinstance(record, RaceHeader):
+            races.append(RaceResults(record))
         elif not races:
             raise ValueError(f"{path}, line {number}: a {type(record).__name__.lower()} before any header")
-        elif isinstance(record, Point):
+        elif isinstance(record, CurvePoint):
             races[-1].points.append(record)
         else:
             races[-1].summaries.append(record)

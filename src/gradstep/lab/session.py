@@ -12,10 +12,19 @@ from typing import final
 
 import torch
 
-from gradstep.lab.contenders import DEFAULT, Contender, make_contender, with_peers
+from gradstep.lab.contenders import DEFAULT_LINEUP, Contender, make_contender, with_peers
 from gradstep.lab.machine import describe
 from gradstep.lab.report import write_report
-from gradstep.lab.results import Entry, Header, Outcome, Point, Record, Summary, finite_or_none, write_results
+from gradstep.lab.results import (
+    ContenderEntry,
+    CurvePoint,
+    RaceHeader,
+    Record,
+    RunSummary,
+    SessionOutcome,
+    finite_or_none,
+    write_results,
+)
 from gradstep.lab.specs import parse_specs, write_value
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
@@ -45,7 +54,7 @@ class Lane:
         self._random = torch.Generator().manual_seed(seed).get_state()
         self._steps: list[tuple[float, float]] = []
         self._losses: list[float] = []
-        self._last: Point | None = None
+        self._last: CurvePoint | None = None
 
     @property
     def parameters(self) -> int:
@@ -78,14 +87,14 @@ class Lane:
         self._steps.append((end - begin, after - before))
         return loss.item()
 
-    def point(self) -> Point:
+    def point(self) -> CurvePoint:
         """Evaluate the model on held-out data and return the point."""
         evaluation = self._task.evaluate(self._model)
         if not math.isfinite(evaluation.loss):
             self.status = DIVERGED
         place = evaluation.place
         losses, self._losses = self._losses, []
-        self._last = Point(
+        self._last = CurvePoint(
             task=self._task.name,
             contender=self.contender.label,
             seed=self._seed,
@@ -98,11 +107,11 @@ class Lane:
         )
         return self._last
 
-    def summary(self) -> Summary:
+    def summary(self) -> RunSummary:
         """Return the summary of the run so far, with its present status."""
         later = self._steps[1:]
         diverged = self.status == DIVERGED
-        return Summary(
+        return RunSummary(
             task=self._task.name,
             contender=self.contender.label,
             seed=self._seed,
@@ -170,11 +179,11 @@ class Race:
         steps = self.steps
         return sorted({*range(0, steps, TURN), *range(0, steps, self.task.stride), steps})
 
-    def _header(self, parameters: int) -> Header:
-        return Header(
+    def _header(self, parameters: int) -> RaceHeader:
+        return RaceHeader(
             task=self.task.name,
             contenders=tuple(
-                Entry(one.label, one.name, {key: write_value(value) for key, value in one.settings})
+                ContenderEntry(one.label, one.name, {key: write_value(value) for key, value in one.settings})
                 for one in self.contenders
             ),
             steps=self.steps,
@@ -205,7 +214,7 @@ SEEDS = 3
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class SessionPlan:
     """The races of a session, one for each task, and the folder in which the session makes its own folder."""
 
     races: tuple[Race, ...]
@@ -223,7 +232,7 @@ def plan(
     start: str | None = None,
     clip: float | None = None,
     out: Path = Path("runs"),
-) -> Plan:
+) -> SessionPlan:
     """Return the plan of a command line; nothing is run or written yet.
 
     Args:
@@ -252,7 +261,7 @@ def plan(
             names = ", ".join(name for name, task in TASKS.items() if isinstance(task, Surface))
             raise ValueError(f"A start is a place on a surface, and none is raced: name one of {names}")
         chosen = [surfaces.get(task, task) if isinstance(task, Surface) else task for task in chosen]
-    specs = DEFAULT if optimizers is None else parse_specs(optimizers)
+    specs = DEFAULT_LINEUP if optimizers is None else parse_specs(optimizers)
     line_up = with_peers(specs) if peers else specs
     line_ups = {task: tuple(make_contender(spec, task) for spec in line_up) for task in chosen}
     for contenders in line_ups.values():
@@ -286,7 +295,7 @@ def plan(
         )
         for task, contenders in line_ups.items()
     )
-    return Plan(tuple(races), out)
+    return SessionPlan(tuple(races), out)
 
 
 def _parse_place(text: str) -> tuple[float, float]:
@@ -298,7 +307,7 @@ def _parse_place(text: str) -> tuple[float, float]:
     return x, y
 
 
-def run(plan: Plan, display: Display) -> Outcome:
+def run(plan: SessionPlan, display: Display) -> SessionOutcome:
     """Race every task of the plan, then write the report; after Ctrl-C, the report has the records so far."""
     folder = _make_folder(plan)
     interrupted = False
@@ -317,10 +326,10 @@ def run(plan: Plan, display: Display) -> Outcome:
                     race.run(listen)
         except KeyboardInterrupt:
             interrupted = True
-    return Outcome(folder, write_report(folder) if recorded else None, interrupted)
+    return SessionOutcome(folder, write_report(folder) if recorded else None, interrupted)
 
 
-def _make_folder(plan: Plan) -> Path:
+def _make_folder(plan: SessionPlan) -> Path:
     """Make a new folder for this session, named after its task and the time."""
     subject = plan.races[0].task.name if len(plan.races) == 1 else "race"
     stem = f"{subject}-{time.strftime('%Y%m%d-%H%M%S')}"

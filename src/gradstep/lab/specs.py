@@ -14,16 +14,16 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-Value: TypeAlias = Any
+SpecValue: TypeAlias = Any
 """A Python literal or a word; the optimizer's constructor checks it."""
 
 NAME = re.compile(r"[A-Za-z][\w.]*")
 IN_FILE = re.compile(r"(?P<name>[^=]*?\.py(:[A-Za-z_]\w*)?)(?P<colon>:(?P<rest>.*))?", re.DOTALL)
-KEY = re.compile(r"[A-Za-z_]\w*")
+KEY_PATTERN = re.compile(r"[A-Za-z_]\w*")
 WORD = re.compile(r"([A-Za-z]|\d+[A-Za-z]{2})[\w.-]*")
 """Also "8bit" and "512MB". One letter after digits is a mistyped number, such as "1e-"."""
 NOT_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
-OPENING, CLOSING = "([{", ")]}"
+OPENING_BRACKETS, CLOSING = "([{", ")]}"
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class OptimizerSpec:
     """One optimizer of a command line."""
 
     name: str  # its name in lower case, or the file and name of a rule
-    settings: tuple[tuple[str, Value], ...] = ()  # its settings, in the order of the text
+    settings: tuple[tuple[str, SpecValue], ...] = ()  # its settings, in the order of the text
 
     def __str__(self) -> str:
         settings = ",".join(f"{key}={write_value(value)}" for key, value in self.settings)
         return f"{self.name}:{settings}" if settings else self.name
 
 
-def write_value(value: Value) -> str:
+def write_value(value: SpecValue) -> str:
     """Return a value as the text of a spec, without blanks."""
     if isinstance(value, str) and WORD.fullmatch(value) and not _is_literal(value):
         return value
     return _literal(value)
 
 
-def _literal(value: Value) -> str:
+def _literal(value: SpecValue) -> str:
     """Return a Python literal without blanks between values; blanks inside a string stay."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{_literal(k)}:{_literal(v)}" for k, v in value.items()) + "}"
@@ -94,17 +94,17 @@ def parse_specs(text: str) -> tuple[OptimizerSpec, ...]:
     return tuple(specs)
 
 
-def _with_setting(spec: OptimizerSpec, text: str) -> tuple[tuple[str, Value], ...]:
+def _with_setting(spec: OptimizerSpec, text: str) -> tuple[tuple[str, SpecValue], ...]:
     """Return the settings of `spec` and the one in `text` ("lr=0.1")."""
     key, equals, value = (piece.strip() for piece in text.partition("="))
-    if not equals or not value or not KEY.fullmatch(key):
+    if not equals or not value or not KEY_PATTERN.fullmatch(key):
         raise ValueError(f"Invalid setting: {text!r} of {spec.name!r} (write key=value, as in lr=0.1)")
     if key in dict(spec.settings):
         raise ValueError(f"Setting {key!r} of {spec.name!r} is given twice")
     return (*spec.settings, (key, _parse_value(key, value)))
 
 
-def _parse_value(key: str, text: str) -> Value:
+def _parse_value(key: str, text: str) -> SpecValue:
     if text.lower() in NOT_WORDS and text not in NOT_WORDS.values():
         raise ValueError(f"Invalid value: {key}={text} (in Python it is written {NOT_WORDS[text.lower()]})")
     try:
@@ -137,7 +137,7 @@ def _split_at_commas(text: str) -> list[str]:
             quote = "" if char == quote else quote
         elif char in "'\"":
             quote = char
-        elif char in OPENING:
+        elif char in OPENING_BRACKETS:
             depth += 1
         elif char in CLOSING:
             depth -= 1

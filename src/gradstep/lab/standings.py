@@ -7,7 +7,7 @@ from statistics import fmean, median, stdev
 from typing import final
 
 from gradstep.lab.contenders import base_name
-from gradstep.lab.results import Entry, Point, Results, Summary, read_results
+from gradstep.lab.results import ContenderEntry, CurvePoint, RaceResults, RunSummary, read_results
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface
@@ -31,7 +31,7 @@ class Curve:
 class Standing:
     """The result of one contender over all its seeds. Times in seconds, memory in bytes."""
 
-    entry: Entry
+    entry: ContenderEntry
     status: str  # "finished", or what happened instead and at which step
     diverged: bool
     steps: int
@@ -84,7 +84,7 @@ def time_text(value: float | None, ends: tuple[float, float] | None) -> str:
     return seconds(value, (ends[1] - ends[0]) / 2 if ends else None)
 
 
-def races_in(folder: Path) -> list[Results]:
+def races_in(folder: Path) -> list[RaceResults]:
     """Return the races recorded in `folder`, in the order of `TASKS`.
 
     Raises:
@@ -99,7 +99,7 @@ def races_in(folder: Path) -> list[Results]:
     return sorted(races, key=lambda race: order.index(race.header.task))
 
 
-def standings(results: Results) -> list[Standing]:
+def standings(results: RaceResults) -> list[Standing]:
     """Return the standing of every contender that has a summary, the lowest loss first, those that diverged last."""
     table = []
     for entry in results.header.contenders:
@@ -109,7 +109,7 @@ def standings(results: Results) -> list[Standing]:
     return sorted(table, key=lambda one: (one.loss is None, one.loss))
 
 
-def _standing(entry: Entry, runs: list[Summary]) -> Standing:
+def _standing(entry: ContenderEntry, runs: list[RunSummary]) -> Standing:
     losses = _all_or_none([run.loss for run in runs])
     accuracies = _all_or_none([run.accuracy for run in runs])
     unfinished = [f"{run.status} at step {run.steps:,}" for run in runs if run.status != "finished"]
@@ -132,7 +132,7 @@ def _standing(entry: Entry, runs: list[Summary]) -> Standing:
     )
 
 
-def curve(results: Results, label: str, value: Callable[[Point], float | None]) -> Curve:
+def curve(results: RaceResults, label: str, value: Callable[[CurvePoint], float | None]) -> Curve:
     """Return the curve of `value` for one contender; a seed without a finite value at a step is left out there."""
     by_step: dict[int, list[tuple[float, float]]] = {}
     for point in results.points:
@@ -150,7 +150,7 @@ def curve(results: Results, label: str, value: Callable[[Point], float | None]) 
     return result
 
 
-def path(results: Results, label: str) -> list[tuple[float, float]]:
+def path(results: RaceResults, label: str) -> list[tuple[float, float]]:
     """Return the places of a contender's path over a surface, at the first seed."""
     first = results.header.seeds[0]
     return [
@@ -182,13 +182,13 @@ def _drop_missing(values: Iterable[float | None]) -> list[float]:
 
 TWICE = 2.0
 """Smallest difference that is written as a ratio, and not in per cent."""
-MANY = 1000.0
+LARGEST_RATIO = 1000.0
 """Largest ratio that is written exactly: beyond it, both losses are practically zero."""
 
 
 @final
 @dataclass(frozen=True)
-class Verdict:
+class RaceVerdict:
     """The winner's label (None if nobody is ahead beyond the noise), a few words for a card, and a sentence."""
 
     winner: str | None
@@ -196,7 +196,7 @@ class Verdict:
     sentence: str
 
 
-def verdict(results: Results) -> Verdict:
+def verdict(results: RaceResults) -> RaceVerdict:
     """Return who won and by how much; nobody, if runs did not finish or differ only within the noise.
 
     Contenders at one seed start alike and see the same batches, so they are compared seed by seed. A contender is ahead
@@ -205,17 +205,17 @@ def verdict(results: Results) -> Verdict:
     table = standings(results)
     seeds = results.header.seeds
     if any("interrupted" in one.status for one in table):
-        return Verdict(None, "interrupted", "No winner: the race was interrupted.")
+        return RaceVerdict(None, "interrupted", "No winner: the race was interrupted.")
     finished = [one for one in table if len(one.losses) == len(seeds)]
     if not finished:
-        return Verdict(None, "nobody arrived", "No winner: nobody arrived; no contender finished at every seed.")
+        return RaceVerdict(None, "nobody arrived", "No winner: nobody arrived; no contender finished at every seed.")
     after = f"after {results.header.steps:,} steps"
     word = TASKS[results.header.task].loss_word
     best = finished[0]
     if len(table) == 1:
-        return Verdict(None, f"{word} {best.loss_text}", f"{best.entry.label}: {word} {best.loss_text} {after}.")
+        return RaceVerdict(None, f"{word} {best.loss_text}", f"{best.entry.label}: {word} {best.loss_text} {after}.")
     if len(seeds) == 1:
-        return Verdict(
+        return RaceVerdict(
             None,
             "one seed: too close to call",
             f"Too close to call: with one seed the noise is not known. Lowest is {best.entry.label}, {word} "
@@ -225,14 +225,14 @@ def verdict(results: Results) -> Verdict:
     if rivals:
         names = [f"{one.entry.label} ({one.loss_text})" for one in (best, *rivals)]
         between = f"{', '.join(names[:-1])} and {names[-1]}"
-        return Verdict(
+        return RaceVerdict(
             None, "too close to call", f"Too close to call {after}, at {len(seeds)} seeds: {word} of {between}."
         )
     first = f"{best.entry.label} wins: {word} {best.loss_text} {after}"
     if len(finished) == 1:
-        return Verdict(best.entry.label, f"{word} {best.loss_text}", f"{first}; no other finished at every seed.")
+        return RaceVerdict(best.entry.label, f"{word} {best.loss_text}", f"{first}; no other finished at every seed.")
     second = finished[1]
-    return Verdict(
+    return RaceVerdict(
         best.entry.label,
         f"{word} {best.loss_text}",
         f"{first}, {_lower(best, second)} {second.entry.label} ({second.loss_text}), ahead at all {len(seeds)} seeds.",
@@ -248,8 +248,8 @@ def _ahead(one: Standing, other: Standing) -> bool:
 def _lower(best: Standing, second: Standing) -> str:
     """Return how much lower the loss is: a ratio, or per cent where it is below `TWICE`."""
     low, high = fmean(best.losses.values()), fmean(second.losses.values())
-    if high > MANY * low:
-        return f"over {MANY:,.0f} times lower than"
+    if high > LARGEST_RATIO * low:
+        return f"over {LARGEST_RATIO:,.0f} times lower than"
     if high / low >= TWICE:
         return f"{high / low:,.1f} times lower than"
     return f"{100 * (1 - low / high):.0f} % lower than"
@@ -257,7 +257,7 @@ def _lower(best: Standing, second: Standing) -> str:
 
 @final
 @dataclass(frozen=True)
-class Column:
+class StandingsColumn:
     """A column: its title, the text of a cell, and the value that decides which is best."""
 
     title: str
@@ -285,34 +285,36 @@ _TRAINED = ("accuracy", "share", "state", "per parameter")
 """Columns that say nothing about a surface."""
 
 
-def columns(task: Task, winner: str | None) -> list[Column]:
+def columns(task: Task, winner: str | None) -> list[StandingsColumn]:
     """Return the columns of a task, given the winner's label; a surface has none for accuracy and memory."""
     every = (
-        Column(
+        StandingsColumn(
             task.loss_word, lambda one: one.loss_text, lambda one: one.loss, lambda one, _: one.entry.label == winner
         ),
-        Column(
+        StandingsColumn(
             "accuracy",
             lambda one: percent(one.accuracy),
             lambda one: -one.accuracy if one.accuracy is not None else None,
             lambda one, _: False,  # too coarse, a few of some hundred images: the loss decides
         ),
-        Column(
+        StandingsColumn(
             "step",
             lambda one: one.step_text,
             lambda one: one.step,
             lambda one, others: _faster(one.step_range, [other.step_range for other in others]),
         ),
-        Column(
+        StandingsColumn(
             "optimizer",
             lambda one: time_text(one.optimizer, one.optimizer_range),
             lambda one: one.optimizer,
             lambda one, others: _faster(one.optimizer_range, [other.optimizer_range for other in others]),
         ),
-        Column("share", lambda one: percent(one.share), lambda one: None),
-        Column("first step", lambda one: seconds(one.first_step), lambda one: None),
-        Column("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
-        Column("per parameter", lambda one: f"{one.bytes_per_parameter:.2f} B", lambda one: one.bytes_per_parameter),
+        StandingsColumn("share", lambda one: percent(one.share), lambda one: None),
+        StandingsColumn("first step", lambda one: seconds(one.first_step), lambda one: None),
+        StandingsColumn("state", lambda one: size(one.state_bytes, binary=True), lambda one: one.state_bytes),
+        StandingsColumn(
+            "per parameter", lambda one: f"{one.bytes_per_parameter:.2f} B", lambda one: one.bytes_per_parameter
+        ),
     )
     return [column for column in every if not (isinstance(task, Surface) and column.title in _TRAINED)]
 

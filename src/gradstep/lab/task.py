@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradstep.judge.defaults import fresh_defaults
 from gradstep.report.words import read_tables
 
-Batch: TypeAlias = tuple[Tensor, ...]
+MiniBatch: TypeAlias = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Task(ABC):
         """Make a model with the initial weights of this seed."""
 
     @abstractmethod
-    def batches(self, seed: int) -> Iterator[Batch]:
+    def batches(self, seed: int) -> Iterator[MiniBatch]:
         """Yield training batches without end, in the order of this seed."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: MiniBatch) -> Tensor:
         """Return the training loss of one batch, a scalar with a graph."""
 
     @abstractmethod

@@ -19,10 +19,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.lab.contenders import CLASSES, DEFAULT, PEERS, base_name
+from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, TORCH_CONTENDERS, base_name
 from gradstep.lab.report import colours
-from gradstep.lab.results import Header, Outcome, Point, Record, Results, Summary
-from gradstep.lab.standings import Column, columns, races_in, standings, verdict
+from gradstep.lab.results import CurvePoint, RaceHeader, RaceResults, Record, RunSummary, SessionOutcome
+from gradstep.lab.standings import StandingsColumn, columns, races_in, standings, verdict
 from gradstep.lab.tasks import TASKS
 from gradstep.report.markup import COLOURS
 from gradstep.report.words import UNKNOWN, number, percent, seconds
@@ -56,11 +56,11 @@ class PlainDisplay(Display):
         return nullcontext()
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record, Header):
+        if isinstance(record, RaceHeader):
             self._every, self._seeds = max(1, record.steps // LINES), len(record.seeds)
             seeds = f"{self._seeds} seed{'s' * (self._seeds > 1)}"
             self._line(f"{record.task}: {len(record.contenders)} optimizers, {record.steps:,} steps, {seeds}")
-        elif isinstance(record, Summary):
+        elif isinstance(record, RunSummary):
             self._line(
                 f"{self._run(record)} {record.status} at step {record.steps:,}"
                 f"  {TASKS[record.task].loss_word} {number(record.loss)}  step {seconds(record.step_seconds)}"
@@ -71,7 +71,7 @@ class PlainDisplay(Display):
             loss = f"{TASKS[record.task].loss_word} {number(record.loss)}"
             self._line(f"{self._run(record)} step {record.step:6,}  {loss}{accuracy}")
 
-    def _run(self, record: Point | Summary) -> str:
+    def _run(self, record: CurvePoint | RunSummary) -> str:
         """Return the task, the optimizer and, if there are several, the seed."""
         seed = f" seed {record.seed} " if self._seeds > 1 else ""
         return f"{record.task:10} {record.contender:28}{seed}"
@@ -85,8 +85,8 @@ class LiveDisplay(Display):
     """A table that is redrawn as contenders advance, over a bar for the whole race."""
 
     def __init__(self, console: Console) -> None:
-        self._header: Header | None = None
-        self._points: dict[str, Point] = {}
+        self._header: RaceHeader | None = None
+        self._points: dict[str, CurvePoint] = {}
         self._unfinished: dict[str, str] = {}
         self._colours: dict[str, str] = {}
         self._bar = Progress(
@@ -105,9 +105,9 @@ class LiveDisplay(Display):
         return self._live
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record, Header):
+        if isinstance(record, RaceHeader):
             self._begin(record)
-        elif isinstance(record, Point):
+        elif isinstance(record, CurvePoint):
             previous = self._points.get(record.contender)
             steps = record.step - (previous.step if previous and previous.seed == record.seed else 0)
             self._points[record.contender] = record
@@ -117,7 +117,7 @@ class LiveDisplay(Display):
             if self._header is not None:
                 self._bar.advance(self._bar.task_ids[-1], self._header.steps - record.steps)
 
-    def _begin(self, header: Header) -> None:
+    def _begin(self, header: RaceHeader) -> None:
         if self._header is not None:
             # The previous race stays on the screen above the new one.
             self._live.console.print(self._table())
@@ -187,16 +187,16 @@ def listing() -> RenderableType:
         optimizers.add_column(name, justify="right")
     optimizers.add_column("torch's own")
     for name in CLASSES:
-        if name in PEERS:
+        if name in TORCH_CONTENDERS:
             continue
         rates = (task.learning_rate(name) for task in TASKS.values())
-        peers = [peer for peer in PEERS if base_name(peer) == name]
+        peers = [peer for peer in TORCH_CONTENDERS if base_name(peer) == name]
         optimizers.add_row(name, *("default" if rate is None else f"{rate:g}" for rate in rates), *peers)
-    line_up = ",".join(map(str, DEFAULT))
+    line_up = ",".join(map(str, DEFAULT_LINEUP))
     return Group(tasks, optimizers, Text(f"\nRaced by default: {line_up}", overflow="fold"))
 
 
-def closing(outcome: Outcome) -> RenderableType:
+def closing(outcome: SessionOutcome) -> RenderableType:
     """Return the standings of each race, and where the report is."""
     if outcome.report is None:
         return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
@@ -213,7 +213,7 @@ def closing(outcome: Outcome) -> RenderableType:
 class _Standings:
     """The standings of one race, with as many columns as the terminal has room for, the first ones first."""
 
-    def __init__(self, race: Results) -> None:
+    def __init__(self, race: RaceResults) -> None:
         self._race = race
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -231,7 +231,7 @@ def _width(console: Console, options: ConsoleOptions, table: Table) -> int:
     return Measurement.get(console, options.update(max_width=10_000), table).maximum
 
 
-def _standings(race: Results, shown: Sequence[Column]) -> Table:
+def _standings(race: RaceResults, shown: Sequence[StandingsColumn]) -> Table:
     """Return the standings of one race, the lowest loss first; a value ahead beyond the noise is bold."""
     task = TASKS[race.header.task]
     rows = standings(race)

@@ -78,7 +78,7 @@ def challenge_named(name: str) -> Challenge:
 
 _EXAMS = {"schedule": schedule.check, "clipping": clipping.check}
 
-TIME_LIMIT = 60.0
+EXAM_TIME_LIMIT = 60.0
 """Seconds that the process may take to judge a schedule or a clipping function."""
 
 
@@ -124,7 +124,7 @@ def check_file(challenge: Challenge, framework: Framework, file: Path, *, conven
     if challenge.rule is None:
         exam, title = _EXAMS[challenge.name], challenge.lesson.title
         name = f"{exam.__module__}:{exam.__name__}"
-        return isolation.check_file(target, title, kind=framework, time_limit=TIME_LIMIT, exam=name)
+        return isolation.check_file(target, title, kind=framework, time_limit=EXAM_TIME_LIMIT, exam=name)
     verdict = isolation.check_file(target, challenge.rule, convention=convention, kind=framework)
     return _require_settings(challenge, verdict)
 

@@ -15,14 +15,14 @@ from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.lesson import FRAMEWORKS, Framework, Question, create_file
 from gradstep.storage import atomic_write
 
-FILE = ".gradstep-learn.json"
+COURSE_FILE = ".gradstep-learn.json"
 DAMAGED = ".gradstep-learn.damaged.json"
 _VERSION = 1
 
 
 @final
 @dataclass(frozen=True)
-class Work:
+class ChallengeWork:
     """The work on one challenge in one framework."""
 
     attempts: int = 0  # number of checks of the learner's own code
@@ -40,16 +40,16 @@ class Progress:
 
     framework: Framework = "numpy"  # the framework used last
     # the work that was begun, by challenge and framework, as in "adamw/torch"
-    work: Mapping[str, Work] = field(default_factory=dict)
+    work: Mapping[str, ChallengeWork] = field(default_factory=dict)
     # by challenge, the letters given last to its questions
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     experiments: tuple[str, ...] = ()  # the experiments that were run
 
-    def of(self, name: str, framework: Framework) -> Work | None:
+    def of(self, name: str, framework: Framework) -> ChallengeWork | None:
         """Return the work on one challenge, or None if it was not begun."""
         return self.work.get(f"{name}/{framework}")
 
-    def with_work(self, name: str, framework: Framework, work: Work) -> Progress:
+    def with_work(self, name: str, framework: Framework, work: ChallengeWork) -> Progress:
         """Return a copy with this work on a challenge."""
         return replace(self, framework=framework, work={**self.work, f"{name}/{framework}": work})
 
@@ -62,7 +62,7 @@ def load(folder: Path) -> tuple[Progress, str]:
     Raises:
         OSError: the file cannot be opened or renamed.
     """
-    file = folder / FILE
+    file = folder / COURSE_FILE
     try:
         return _from_json(file.read_text("utf-8")), ""
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def save(folder: Path, progress: Progress) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = {"version": _VERSION, **asdict(progress)}
-    with atomic_write(folder / FILE) as file:
+    with atomic_write(folder / COURSE_FILE) as file:
         Path(file.name).chmod(0o600)
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
 
@@ -92,7 +92,7 @@ def _from_json(text: str) -> Progress:
     content = json.loads(text)
     if content.pop("version") != _VERSION:
         raise ValueError("another version")
-    work = {name: _build(Work, values) for name, values in content["work"].items()}
+    work = {name: _build(ChallengeWork, values) for name, values in content["work"].items()}
     answers = {name: _check_words(letters) for name, letters in content["answers"].items()}
     progress = _build(Progress, {**content, "work": work, "answers": answers})
     if progress.framework not in FRAMEWORKS:
@@ -100,7 +100,7 @@ def _from_json(text: str) -> Progress:
     return progress
 
 
-_Record = TypeVar("_Record", Progress, Work)
+_Record = TypeVar("_Record", Progress, ChallengeWork)
 
 
 def _build(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
@@ -166,12 +166,12 @@ class Course:
             raise ValueError(f"{folder} is a file; a course needs a folder")
         if folder is not None:
             return Course(folder, f" --dir {shlex.quote(str(folder))}")
-        return Course(Path() if Path(FILE).exists() else Path(FOLDER))
+        return Course(Path() if Path(COURSE_FILE).exists() else Path(FOLDER))
 
     @property
     def has_progress(self) -> bool:
         """Whether the folder has a progress file."""
-        return (self.folder / FILE).exists()
+        return (self.folder / COURSE_FILE).exists()
 
     def progress(self) -> Progress:
         """Return the progress so far."""
@@ -240,8 +240,8 @@ class Course:
         )
         return verdict
 
-    def _work(self, challenge: Challenge, framework: Framework) -> Work:
-        return self.progress().of(challenge.name, framework) or Work()
+    def _work(self, challenge: Challenge, framework: Framework) -> ChallengeWork:
+        return self.progress().of(challenge.name, framework) or ChallengeWork()
 
     def _save_work(self, challenge: Challenge, framework: Framework, **changes: Any) -> None:
         """Save the work on a challenge with some fields changed."""

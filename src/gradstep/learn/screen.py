@@ -15,9 +15,9 @@ from gradstep.learn.checking import CHALLENGES, Challenge, is_unfinished
 from gradstep.learn.course import Answer, Course, Hint, Progress, StartFiles
 from gradstep.learn.experiments import EXPERIMENTS, Experiment
 from gradstep.learn.lesson import FRAMEWORKS, LETTERS, SECTIONS, Framework, Question
-from gradstep.learn.steps import Line
+from gradstep.learn.steps import StepLine
 
-WIDTH = 100
+TEXT_WIDTH = 100
 """Columns of running text on a wider terminal."""
 
 _SHOWN = 2
@@ -167,7 +167,7 @@ def describe_experiment(experiment: Experiment) -> RenderableType:
     return Group(Text(experiment.title, "bold"), Text(f"Before you look: {experiment.question}", "dim"), Text())
 
 
-def describe_line(shown: Line) -> RenderableType:
+def describe_line(shown: StepLine) -> RenderableType:
     """Return one line of a calculation and its purpose."""
     head = Text(f"\nStep {shown.step}", "bold") if shown.name == "g" else None
     text = Group(Text(str(shown)), Padding(Text(shown.why, "dim"), (0, 0, 0, 4)))

@@ -13,7 +13,7 @@ EXAMPLE = AdamW(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-3)
 
 @final
 @dataclass(frozen=True)
-class Line:
+class StepLine:
     """One line of the calculation."""
 
     step: int  # the number of its step
@@ -28,7 +28,7 @@ class Line:
         return f"{self.name} = {' = '.join(part for part in parts if part)}"
 
 
-def step_through(weight: float = 0.5, gradients: Sequence[float] = (0.02,), rule: AdamW = EXAMPLE) -> list[Line]:
+def step_through(weight: float = 0.5, gradients: Sequence[float] = (0.02,), rule: AdamW = EXAMPLE) -> list[StepLine]:
     """Return the lines of one step for each gradient.
 
     Moments and weights come from :meth:`AdamW.update`, corrections from :meth:`AdamW.coefficients`. The two parts of a
@@ -45,14 +45,14 @@ def step_through(weight: float = 0.5, gradients: Sequence[float] = (0.02,), rule
     decay = lr · λ · p = 0.0001 · 0.001 · 0.5 = 5e-08
     p = p − decay − step = 0.5 − 5e-08 − 9.999995e-05 = 0.49989995
     """
-    p, state, lines = weight, State(exp_avg=0.0, exp_avg_sq=0.0), list[Line]()
+    p, state, lines = weight, State(exp_avg=0.0, exp_avg_sq=0.0), list[StepLine]()
     for number, gradient in enumerate(gradients, 1):
         lines += _lines(rule, number, p, gradient, state.exp_avg, state.exp_avg_sq)
         p = rule.update(p, gradient, state, SimpleNamespace(**rule.coefficients(number)))
     return lines
 
 
-def _lines(rule: AdamW, number: int, p: float, g: float, m: float, v: float) -> list[Line]:
+def _lines(rule: AdamW, number: int, p: float, g: float, m: float, v: float) -> list[StepLine]:
     c = SimpleNamespace(**rule.coefficients(number))
     one = SimpleNamespace(**replace(rule, lr=1.0).coefficients(number))  # its step_size is 1 / (1 − β₁ᵗ)
     after = State(exp_avg=m, exp_avg_sq=v)
@@ -70,7 +70,7 @@ def _lines(rule: AdamW, number: int, p: float, g: float, m: float, v: float) -> 
         ("decay", "lr · λ · p", f"{_n(rule.lr)} · {_n(rule.weight_decay)} · {_n(p)}", decay),
         ("p", "p − decay − step", f"{_n(p)} − {_n(decay)} − {_n(step)}", new),
     )
-    return [Line(number, name, formula, numbers, value, WHY[name]) for name, formula, numbers, value in rows]
+    return [StepLine(number, name, formula, numbers, value, WHY[name]) for name, formula, numbers, value in rows]
 
 
 WHY = {

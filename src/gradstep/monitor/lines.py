@@ -18,9 +18,9 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.record import Group, Header, Numbers, Parameter, PerParameter, Run, Update
+from gradstep.monitor.record import Group, Header, Numbers, ParameterInfo, PerParameter, Run, Update
 
-FORMAT = 1
+RECORD_FORMAT = 1
 """Version of the format, the first entry of every header line."""
 
 _KEY = "gradstep_monitor"
@@ -29,7 +29,7 @@ _KEY = "gradstep_monitor"
 def encode(entry: Header | Update) -> str:
     """Return the line of an entry, without the line break."""
     if isinstance(entry, Header):
-        return _text({_KEY: FORMAT, **_plain(entry)})
+        return _text({_KEY: RECORD_FORMAT, **_plain(entry)})
     text = _text(_plain(entry))
     if entry.parameters is None:
         return text
@@ -68,9 +68,9 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        self.path = Path(path) / RECORD_FILE if Path(path).is_dir() else Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"no record of a monitor at {self.path} (a file, or a folder with {FILE})")
+            raise FileNotFoundError(f"no record of a monitor at {self.path} (a file, or a folder with {RECORD_FILE})")
         self._offset = 0
         self._lines = 0
         self._headers: list[Header] = []
@@ -114,7 +114,7 @@ class Reader:
             self._updates.append(entry)
 
 
-FILE = "monitor.jsonl"
+RECORD_FILE = "monitor.jsonl"
 """Name of a record in the folder of its run."""
 
 
@@ -187,7 +187,9 @@ def _default(field: Field[Any]) -> Any:
 _COLUMNS = tuple(f.name for f in fields(PerParameter))
 """Names of the columns of single parameters; the first is ``index``."""
 
-_DEFAULTS = {kind: {f.name: _default(f) for f in fields(kind)} for kind in (Header, Group, Parameter, Update, Numbers)}
+_DEFAULTS = {
+    kind: {f.name: _default(f) for f in fields(kind)} for kind in (Header, Group, ParameterInfo, Update, Numbers)
+}
 
 
 # -- from JSON ----------------------------------------------------------------------------------------------------
@@ -195,8 +197,8 @@ _DEFAULTS = {kind: {f.name: _default(f) for f in fields(kind)} for kind in (Head
 
 def _decode_header(plain: dict[str, Any]) -> Header:
     version = plain.pop(_KEY)
-    if version != FORMAT:
-        raise ValueError(f"written in version {version} of the format, and this gradstep reads version {FORMAT}")
+    if version != RECORD_FORMAT:
+        raise ValueError(f"written in version {version} of the format, and this gradstep reads version {RECORD_FORMAT}")
     plain["groups"] = tuple(Group(**one) for one in plain["groups"])
     for key in ("parameters", "unregistered"):
         if key in plain:
@@ -204,13 +206,13 @@ def _decode_header(plain: dict[str, Any]) -> Header:
     return Header(**plain)
 
 
-def _decode_parameter(plain: dict[str, Any]) -> Parameter:
+def _decode_parameter(plain: dict[str, Any]) -> ParameterInfo:
     shape = tuple(plain["shape"])
     if not all(type(size) is int and size >= 0 for size in shape):
         raise TypeError("a shape of whole numbers")
     # Names are printed on terminals, so escape sequences in a foreign record are removed.
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in plain["name"])
-    return Parameter(**plain | {"shape": shape, "name": name})
+    return ParameterInfo(**plain | {"shape": shape, "name": name})
 
 
 def _fits(columns: PerParameter, count: int) -> bool:

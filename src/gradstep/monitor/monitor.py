@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 import gradstep
 from gradstep.engines.statistics import Detail
 from gradstep.monitor.outbox import Outbox
-from gradstep.monitor.record import Group, Header, Parameter, Update
+from gradstep.monitor.record import Group, Header, ParameterInfo, Update
 from gradstep.monitor.sinks import RESERVED, JsonLines, Sink
 from gradstep.monitor.statistics import list_parameters
 from gradstep.monitor.steps import GRAD_SCALER_SKIP, StepRecorder
@@ -323,9 +323,9 @@ def _names_and_modules(model: nn.Module) -> dict[Tensor, tuple[str, str]]:
     return names
 
 
-def _describe_parameter(p: Tensor, name: str, module: str, group: int | None) -> Parameter:
+def _describe_parameter(p: Tensor, name: str, module: str, group: int | None) -> ParameterInfo:
     shape = () if is_lazy(p) else tuple(p.shape)
-    return Parameter(name, shape, str(p.dtype).removeprefix("torch."), group, p.requires_grad, module)
+    return ParameterInfo(name, shape, str(p.dtype).removeprefix("torch."), group, p.requires_grad, module)
 
 
 def _json_settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 """Seconds between two writes while updates are made."""
 
-MOST = 64
+MOST_QUEUED = 64
 """Most records in the queue: with 10,000 tensors a record has half a megabyte."""
 
 
@@ -75,7 +75,7 @@ class Outbox:
     def put(self, entry: Pending | Update, *, at_once: bool = False) -> None:
         """Queue an entry; entries are written in this order."""
         self._waiting.append(entry)
-        if at_once or len(self._waiting) >= MOST or monotonic() - self._last_write >= INTERVAL:
+        if at_once or len(self._waiting) >= MOST_QUEUED or monotonic() - self._last_write >= INTERVAL:
             self.flush()
 
     def flush(self) -> None:
@@ -129,18 +129,18 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
 
-Settings = tuple[float | None, float | None, tuple[float, float] | None, float | None]
+GroupSettings = tuple[float | None, float | None, tuple[float, float] | None, float | None]
 """The settings of a group: lr, weight_decay, betas and momentum, the first fields of :class:`Numbers`."""
 
 
-def read_settings(group: Mapping[str, Any]) -> Settings:
+def read_settings(group: Mapping[str, Any]) -> GroupSettings:
     """Return the current settings of a group, or of the variables of a rule."""
     betas = group.get("betas")
     pair = None if betas is None or len(betas) != 2 else (float(betas[0]), float(betas[1]))
     return _to_float(group.get("lr")), _to_float(group.get("weight_decay")), pair, _to_float(group.get("momentum"))
 
 
-def group_rows(step: CollectedStep, settings: Sequence[Settings], clip: float) -> tuple[Numbers, ...]:
+def group_rows(step: CollectedStep, settings: Sequence[GroupSettings], clip: float) -> tuple[Numbers, ...]:
     """Return a row for each group; ``clip`` is the factor of clipping before the optimizer's step."""
     index, elements, table = step.statistics.index, step.statistics.elements, step.table
     non_finite = np.zeros(len(index)) if step.non_finite is None else step.non_finite
@@ -169,7 +169,9 @@ _NONE: tuple[int, Sequence[float], float] = (0, (), 0)
 """The elements, row and non-finite count of a group without gradients."""
 
 
-def _make_numbers(settings: Settings, clip: float, elements: int, row: Sequence[float], non_finite: float) -> Numbers:
+def _make_numbers(
+    settings: GroupSettings, clip: float, elements: int, row: Sequence[float], non_finite: float
+) -> Numbers:
     if not elements:
         return Numbers(*settings)
     grad, weight, update, unmoved, least, most = row
@@ -205,7 +207,7 @@ class Pending:
     """An update before its record is made."""
 
     number: int  # the number of the update
-    settings: Sequence[Settings | Rule]  # the settings of each group in this update, or the rule that holds them
+    settings: Sequence[GroupSettings | Rule]  # the settings of each group in this update, or the rule that holds them
     fields: dict[str, Any]  # fields of :class:`gradstep.monitor.record.Update` that the record gets as they are
     clip: float | None = None  # the optimizer's own clip factor
     grad_norm: float | None = None  # the norm before any clipping, if it was logged

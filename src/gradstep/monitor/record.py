@@ -18,7 +18,7 @@ from gradstep.report.words import seconds, short
 
 @final
 @dataclass(frozen=True)
-class Parameter:
+class ParameterInfo:
     """One parameter of the optimizer or the model.
 
     Attributes:
@@ -81,8 +81,8 @@ class Header:
     package: str
     rule: str | None
     groups: tuple[Group, ...]
-    parameters: tuple[Parameter, ...]
-    unregistered: tuple[Parameter, ...] = ()
+    parameters: tuple[ParameterInfo, ...]
+    unregistered: tuple[ParameterInfo, ...] = ()
     every: int = 1
     planned_updates: int | None = None
     schedule: str = ""

@@ -15,7 +15,7 @@ from gradstep.monitor.record import (
     USUAL_RATIO,
     Header,
     Metric,
-    Parameter,
+    ParameterInfo,
     PerParameter,
     Run,
     Update,
@@ -29,10 +29,10 @@ from gradstep.report.words import UNKNOWN, short
 
 MOST_ROWS = 500
 MOST_MARKS = 200
-COLOURS = ("vermilion", "green", "pink", "amber", "sky", "wine", "olive", "indigo", "teal", "rose")
+GROUP_COLOURS = ("vermilion", "green", "pink", "amber", "sky", "wine", "olive", "indigo", "teal", "rose")
 """Colours of the groups; the line of all groups together is blue."""
 HINT = "Sums are over the parameters that had a gradient. The bands and lines are rules of thumb, not limits."
-LEVELS = {
+HEALTH_LEVELS = {
     "grad_norm": (
         Level(HEALTHY_GRADIENT[0], "healthy: {:g} to {:g}".format(*HEALTHY_GRADIENT), "green", HEALTHY_GRADIENT[1]),
         Level(ALARMING_GRADIENT, f"alarming: over {ALARMING_GRADIENT:g}", "red"),
@@ -119,10 +119,10 @@ def _chart(
     lines: list[Line] = []
     for index, group in enumerate(run.header.groups if several else ()):
         value = partial(_group_value, metric, index)
-        lines += _line(run, value, group.name, COLOURS[index % len(COLOURS)], unit, 1.4)
+        lines += _line(run, value, group.name, GROUP_COLOURS[index % len(GROUP_COLOURS)], unit, 1.4)
     if not (several and metric.name == "lr"):
         lines += _line(run, metric.value, "all" if several else "", "blue", unit)
-    levels = LEVELS.get(metric.name, ())
+    levels = HEALTH_LEVELS.get(metric.name, ())
     values = [y for line in lines for y in line.y]
     if include[1:]:  # a bounded metric is shown completely
         include = [*include, max((y for y in values if y is not None and math.isfinite(y)), default=0.0)]
@@ -242,7 +242,7 @@ def _parameter_rows(header: Header, columns: PerParameter) -> list[list[str]]:
     return rows
 
 
-def _shape(p: Parameter) -> str:
+def _shape(p: ParameterInfo) -> str:
     return " × ".join(map(str, p.shape)) or "scalar"
 
 

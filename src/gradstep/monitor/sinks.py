@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, final
 
-from gradstep.monitor.lines import FILE, Reader, encode
+from gradstep.monitor.lines import RECORD_FILE, Reader, encode
 from gradstep.monitor.record import Header, Run, Update
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class JsonLines(Sink):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.path = Path(path) if Path(path).suffix else Path(path) / FILE
+        self.path = Path(path) if Path(path).suffix else Path(path) / RECORD_FILE
         self._overwrite = overwrite
         self._file: BinaryIO | None = None
 
@@ -166,7 +166,7 @@ class Html(Sink):
             write_report(Run(tuple(self._headers), tuple(self._updates)), self.path)
 
 
-MOST = 2_000
+MOST_SHOWN = 2_000
 """Most updates in memory for the display; above this, every second update is removed."""
 
 
@@ -210,7 +210,7 @@ class Terminal(Sink):
     def write(self, update: Update) -> None:
         if update.groups:
             self._updates.append(replace(update, parameters=None))
-        if len(self._updates) > MOST:
+        if len(self._updates) > MOST_SHOWN:
             del self._updates[1:-1:2]
 
     def flush(self) -> None:

@@ -10,14 +10,11 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradstep.engines.statistics import SUMS, BatchStatistics, Detail, RowLabels, Statistics, Tally
+from gradstep.engines.statistics import SUMS, BatchStatistics, Detail, Float64s, RowLabels, Statistics, Tally
 from gradstep.optimizers import Optimizer as GradstepOptimizer
-
-Floats = NDArray[np.float64]
 
 
 @final
@@ -31,12 +28,12 @@ class CollectedStep:
         second_is_root: whether the last two columns are of Adamax's norm, which is not squared.
     """
 
-    def __init__(self, statistics: Statistics, non_finite: Floats | None, *, second_is_root: bool = False) -> None:
+    def __init__(self, statistics: Statistics, non_finite: Float64s | None, *, second_is_root: bool = False) -> None:
         self.statistics, self.non_finite = statistics, non_finite
         self._second_is_root = second_is_root
 
     @cached_property
-    def table(self) -> Floats:
+    def table(self) -> Float64s:
         """(n, len(STATISTICS)) the columns of :data:`gradstep.engines.statistics.STATISTICS`; computed when read."""
         table = self.statistics.table
         if self._second_is_root:
@@ -54,7 +51,7 @@ def list_parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def count_non_finite(step: Statistics, groups: Sequence[Mapping[str, Any]]) -> Floats | None:
+def count_non_finite(step: Statistics, groups: Sequence[Mapping[str, Any]]) -> Float64s | None:
     """Count the non-finite elements of the gradients of each row, (n,); None if there are none.
 
     Only gradients with a non-finite sum of squares are read, and now, since they may be cleared later. ``groups`` are
@@ -149,7 +146,7 @@ def _to_float32(t: Tensor) -> Tensor:
     return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
 
 
-def _sums_of_squares(tensors: Sequence[Tensor]) -> Floats:
+def _sums_of_squares(tensors: Sequence[Tensor]) -> Float64s:
     """Return the sum of squares of each tensor, (n,)."""
     if not tensors:
         return np.zeros(0)
@@ -158,12 +155,12 @@ def _sums_of_squares(tensors: Sequence[Tensor]) -> Floats:
     return np.add.reduceat(np.square(norms), np.cumsum([0, *map(len, pieces[:-1])]))
 
 
-def _fetch(scalars: Sequence[Tensor]) -> Floats:
+def _fetch(scalars: Sequence[Tensor]) -> Float64s:
     """Copy 0-d tensors from any device to the CPU in one transfer; (n,) float64."""
     if not scalars:
         return np.zeros(0)
     where = scalars[0].device
-    result: Floats = torch.stack([one.to(where) for one in scalars]).to("cpu", torch.float64).numpy()
+    result: Float64s = torch.stack([one.to(where) for one in scalars]).to("cpu", torch.float64).numpy()
     return result
 
 

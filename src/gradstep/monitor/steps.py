@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradstep.engines.statistics import Detail, Observer, StepReport
-from gradstep.monitor.outbox import Outbox, Pending, Settings, read_settings
+from gradstep.monitor.outbox import GroupSettings, Outbox, Pending, read_settings
 from gradstep.monitor.record import Header
 from gradstep.monitor.statistics import Collector, FusedCollector, TorchCollector, list_parameters
 from gradstep.optimizers import Optimizer
@@ -246,7 +246,9 @@ class StepRecorder(Observer):
         else:
             self._record_update(seconds, list(map(read_settings, optimizer.param_groups)))
 
-    def _record_update(self, seconds: float, settings: Sequence[Settings | Rule], *, clip: float | None = None) -> None:
+    def _record_update(
+        self, seconds: float, settings: Sequence[GroupSettings | Rule], *, clip: float | None = None
+    ) -> None:
         self.last = self.updates
         if self.due:
             fields = {

@@ -10,36 +10,36 @@ from rich.text import Text
 from gradstep.monitor.record import METRICS, Run, Update, reading
 from gradstep.report.words import sparkline
 
-WIDE = 120
+WIDE_TABLE = 120
 """Terminal columns from which all columns of the table are shown."""
 LONGEST = 40
 """Most characters of a sparkline."""
 STYLES = {"good": "green", "notable": "yellow", "bad": "bold red", "": ""}
 
 
-def view(run: Run, width: int = WIDE) -> RenderableType:
+def view(run: Run, width: int = WIDE_TABLE) -> RenderableType:
     """Return the view of a run, a renderable of rich.
 
     Args:
         run: a record.
-        width: columns of the terminal; below ``WIDE``, the lowest and highest values are left out.
+        width: columns of the terminal; below ``WIDE_TABLE``, the lowest and highest values are left out.
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     table.add_column("now", justify="right", min_width=10)
     table.add_column("so far")
-    if width >= WIDE:
+    if width >= WIDE_TABLE:
         table.add_column("lowest", justify="right", style="dim")
         table.add_column("highest", justify="right", style="dim")
     table.add_column("")
     made = run.made
-    letters = LONGEST if width >= WIDE else max(4, min(LONGEST, width - 66))
+    letters = LONGEST if width >= WIDE_TABLE else max(4, min(LONGEST, width - 66))
     for metric in METRICS:
         values = [value for update in made if (value := metric.value(update)) is not None]
         if values:
             words, alarm = reading(metric.name, values[-1])
             finite = [value for value in values if math.isfinite(value)]
-            ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)] if width >= WIDE else []
+            ends = [metric.text(fold(finite)) if finite else "–" for fold in (min, max)] if width >= WIDE_TABLE else []
             now = Text(metric.text(values[-1]), style=STYLES[alarm])
             table.add_row(
                 metric.title, now, sparkline(values, letters, log=metric.log), *ends, Text(words, style=STYLES[alarm])

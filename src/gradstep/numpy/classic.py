@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 from gradstep import rules
 from gradstep.numpy.base import HasGradient
 from gradstep.numpy.rule_optimizer import RuleOptimizer, SlotBuffers, check_length, copy_buffers, restore_buffers
-from gradstep.numpy.settings import SETTINGS, build_rule, signature_of
+from gradstep.numpy.settings import NUMPY_SETTINGS, build_rule, signature_of
 from gradstep.numpy.table import Buffers
 from gradstep.rules import Rule, settings_of
 from gradstep.rules.adam import AdamRule
@@ -351,7 +351,7 @@ def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
     if rule in _CLASSIC:
         return _CLASSIC[rule]
     new = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
-    new.__doc__ = inspect.cleandoc(rule.__doc__ or "") + "\n" + SETTINGS
+    new.__doc__ = inspect.cleandoc(rule.__doc__ or "") + "\n" + NUMPY_SETTINGS
     new.__module__ = "gradstep.numpy"  # pickle finds the classes of built-in rules there by their names
     new.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type
     return new

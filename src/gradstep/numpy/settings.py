@@ -9,7 +9,7 @@ from typing import Any
 from gradstep.rules import Rule, settings_of
 from gradstep.warn import warn_user
 
-SETTINGS = """
+NUMPY_SETTINGS = """
 Other Parameters:
     params: objects with ``data`` (an array of float32 or float64, changed in place) and ``grad``.
     parameters: another name for ``params``.

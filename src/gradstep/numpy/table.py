@@ -17,11 +17,11 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import LENGTH, Engine, Int64s, StepBatch, Traits
+from gradstep.engines.base import LENGTH, Engine, StepBatch, Traits
 from gradstep.engines.fused import Fused
 from gradstep.engines.fused.launcher import count_processors
 from gradstep.engines.reference import Reference
-from gradstep.engines.statistics import Detail, RowLabels
+from gradstep.engines.statistics import Detail, Int64s, RowLabels
 from gradstep.engines.step import choose_engine
 from gradstep.numpy.base import Floats, HasGradient, array_of
 from gradstep.rules import Rule, Slot

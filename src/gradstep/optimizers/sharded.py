@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradstep.engines.base import Int64s
 from gradstep.engines.reference import Reference
+from gradstep.engines.statistics import Int64s
 from gradstep.optimizers.memory import is_distributed, local_tensor
 from gradstep.rules import Rule
 from gradstep.storage.codecs import Field

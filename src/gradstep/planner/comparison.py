@@ -10,9 +10,10 @@ from gradstep.planner.items import checkpoint_bytes, rows
 from gradstep.planner.machine import usable_memory
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan, list_traffic
-from gradstep.planner.request import OPTIONS, Choice, check_replicas, describe_choice, make_request
+from gradstep.planner.request import OLD_SHARDING, OPTIONS, Combination, check_replicas, describe_choice, make_request
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
+from gradstep.warn import take_old_argument
 
 
 @final
@@ -93,6 +94,7 @@ class Plans:
         }
 
 
+@take_old_argument("sharded", "sharding", OLD_SHARDING)
 def plans(
     model: Module | str | float,
     *,
@@ -129,7 +131,7 @@ def plans(
         ValueError: as in :func:`plan`; GPUs without a budget; no combination with the fixed values is possible.
 
     >>> plans("3B", budget="32GB").best.choice
-    Choice(params='float32', rounding='nearest', paged=False, state='8bit', sharding='ddp', gradients=None)
+    Combination(params='float32', rounding='nearest', paged=False, state='8bit', sharding='ddp', gradients=None)
     """
     unknown = fixed.keys() - OPTIONS.keys()
     if unknown:
@@ -139,7 +141,7 @@ def plans(
         model, optimizer, gpus, ranks, replicas, tensor_parallel, rank, tokens, budget, activations, pages, engine
     )
     least_refused: dict[str, Any] = {"params": "bfloat16", **fixed}  # bfloat16 weights allow the most other choices
-    least = Choice(**least_refused, gradients=gradients)
+    least = Combination(**least_refused, gradients=gradients)
     if "sharding" in fixed:
         check_replicas(request.ranks, least.sharding)
     refusal = least.refuse(request)
@@ -151,7 +153,7 @@ def plans(
         request = replace(request, budget=usable_memory())
     source = "free on this machine" if budget is None else "as given"
     options = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
-    choices = [Choice(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
+    choices = [Combination(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
     choices = [choice for choice in choices if choice.refuse(request) is None]
 
     # Paging only moves memory, a checkpoint is whole, and what is sent depends on types and sharding.
@@ -159,7 +161,7 @@ def plans(
     sum_checkpoint = cache(lambda plain: checkpoint_bytes(request, plain))
     sum_traffic = cache(lambda plain: list_traffic(request, plain))
 
-    def build(choice: Choice) -> Plan:
+    def build(choice: Combination) -> Plan:
         resident = replace(choice, paged=False)
         whole, sent = replace(resident, sharding="ddp"), replace(resident, rounding="nearest", state="float32")
         return build_plan(request, choice, list_rows(resident), sum_checkpoint(whole), sum_traffic(sent))

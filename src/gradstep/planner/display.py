@@ -13,8 +13,8 @@ from gradstep.planner.request import GB, GIB, describe_choice
 from gradstep.report import Bar, BarChart
 from gradstep.storage.policy import describe_state
 
-TITLES = ("", "weights", "rounding", "state in", "paged", "sharding")
-KINDS = ("weights", "gradients", "state", "extra")
+OPTION_TITLES = ("", "weights", "rounding", "state in", "paged", "sharding")
+ITEM_KINDS = ("weights", "gradients", "state", "extra")
 
 
 def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
@@ -22,10 +22,10 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
     first = plans.plans[0]
     places = [p for p in ("host", "disk") if any(plan.on(p) for plan in shown)]
     grid = Table(box=None, pad_edge=False)
-    for title in TITLES:
+    for title in OPTION_TITLES:
         grid.add_column(title, no_wrap=True)
     sends = ["sends"] if first.ranks > 1 else []
-    for title in (*KINDS, "total", *(f"on {p}" for p in places), *sends, "fits?"):
+    for title in (*ITEM_KINDS, "total", *(f"on {p}" for p in places), *sends, "fits?"):
         grid.add_column(title, justify="right", no_wrap=True)
     for plan in shown:
         best = plan == plans.best
@@ -36,7 +36,7 @@ def draw_table(plans: Plans, shown: Sequence[Plan]) -> RenderableType:
             plan.choice.state,
             "yes" if plan.choice.paged else "–",
             plan.choice.sharding if plan.ranks > plan.tensor_parallel else "–",
-            *(plan.in_units(plan.on("device", kind)) for kind in KINDS),
+            *(plan.in_units(plan.on("device", kind)) for kind in ITEM_KINDS),
             plan.in_units(plan.device),
             *(plan.in_units(plan.on(p)) if plan.on(p) else "–" for p in places),
             *(plan.in_units(plan.sent) for _ in sends),
@@ -102,7 +102,13 @@ def _notes(plans: Plans, shown: Sequence[Plan]) -> list[RenderableType]:
     return [Text(note, style="dim") for note in notes]
 
 
-COLOURS = {"weights": "blue", "gradients": "sky", "state": "vermilion", "extra": "amber", "state paged out": "pale"}
+KIND_COLOURS = {
+    "weights": "blue",
+    "gradients": "sky",
+    "state": "vermilion",
+    "extra": "amber",
+    "state paged out": "pale",
+}
 
 
 def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
@@ -111,11 +117,11 @@ def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
     unit, name = (GIB, "GiB") if first.binary else (GB, "GB")
     bars = []
     for plan in shown:
-        parts = [(_bytes(plan, kind) / unit, colour) for kind, colour in COLOURS.items()]
+        parts = [(_bytes(plan, kind) / unit, colour) for kind, colour in KIND_COLOURS.items()]
         best = plan == plans.best
         remark = " recommended" if best else "" if plan.fits else " too much"
         bars.append(Bar(_label(plan), parts, plan.in_units(plan.device) + remark, bold=best))
-    keys = [(kind, colour) for kind, colour in COLOURS.items() if any(_bytes(plan, kind) for plan in shown)]
+    keys = [(kind, colour) for kind, colour in KIND_COLOURS.items() if any(_bytes(plan, kind) for plan in shown)]
     return BarChart(
         f"{first.model}: {first.parameters:,} parameters with {first.optimizer}",
         f"{name}{first.each}; the number is what is on the device",
@@ -126,7 +132,7 @@ def draw_chart(plans: Plans, shown: Sequence[Plan]) -> BarChart:
 
 
 def _bytes(plan: Plan, kind: str) -> int:
-    return plan.on("device", kind) if kind in KINDS else plan.host + plan.disk
+    return plan.on("device", kind) if kind in ITEM_KINDS else plan.host + plan.disk
 
 
 def _label(plan: Plan) -> str:

@@ -12,8 +12,8 @@ from typing import final
 import numpy as np
 
 from gradstep.planner.parameters import Model, ParameterSpec
-from gradstep.planner.request import Choice, Request
-from gradstep.planner.sharding import BY_ROWS, Ranks, cut_matrices, deal_out, shard_parameters, shard_rows
+from gradstep.planner.request import Combination, Request
+from gradstep.planner.sharding import BY_ROWS, PlannedRanks, cut_matrices, deal_out, shard_parameters, shard_rows
 from gradstep.rules import Rule, Slot, State
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS
@@ -47,7 +47,7 @@ class MemoryRow:
     note: str = ""
 
 
-def rows(request: Request, choice: Choice) -> Iterator[MemoryRow]:
+def rows(request: Request, choice: Combination) -> Iterator[MemoryRow]:
     """Yield the memory of a rank, kind by kind, before paging."""
     ranks, rule, sharding = request.ranks, request.rule, choice.sharding
     whole = request.model.cast(choice.params)
@@ -81,13 +81,13 @@ def rows(request: Request, choice: Choice) -> Iterator[MemoryRow]:
         yield MemoryRow("activations", "extra", request.activations, note="as given")
 
 
-def checkpoint_bytes(request: Request, choice: Choice) -> int:
+def checkpoint_bytes(request: Request, choice: Combination) -> int:
     """Return the bytes of weights and state of the whole model."""
-    whole = rows(replace(request, ranks=Ranks()), replace(choice, sharding="ddp"))
+    whole = rows(replace(request, ranks=PlannedRanks()), replace(choice, sharding="ddp"))
     return sum(row.nbytes for row in whole if row.kind in ("weights", "state"))
 
 
-def _own_parameters(model: Model, rule: Rule, choice: Choice, ranks: Ranks) -> Sequence[ParameterSpec]:
+def _own_parameters(model: Model, rule: Rule, choice: Combination, ranks: PlannedRanks) -> Sequence[ParameterSpec]:
     """Return the parameters of which a rank keeps state: all that are trained, or those that ZeRO deals out to it."""
     trained = model.trainable
     if choice.sharding != "zero1":
@@ -130,7 +130,7 @@ def _largest_block(model: Model) -> int:
     return max(blocks.values())
 
 
-def place_rows(request: Request, choice: Choice, resident: Iterable[MemoryRow]) -> Iterator[MemoryRow]:
+def place_rows(request: Request, choice: Combination, resident: Iterable[MemoryRow]) -> Iterator[MemoryRow]:
     """Yield the :func:`rows` of a combination in their places."""
     outside = ("host" if request.gpus else "disk") if choice.paged else "device"
     paged_bytes = 0

@@ -111,7 +111,7 @@ def parameters_by_name(name: str) -> tuple[ParameterSpec, ...]:
     return tuple(MODELS[key].parameters())
 
 
-FILE = "config.json"
+CONFIG_FILE = "config.json"
 
 
 def read_config(text: str) -> Model:
@@ -123,7 +123,7 @@ def read_config(text: str) -> Model:
     Raises:
         ValueError: no such file, not a configuration, or an architecture that is not known here.
     """
-    file = Path(text) / FILE if Path(text).is_dir() else Path(text)
+    file = Path(text) / CONFIG_FILE if Path(text).is_dir() else Path(text)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -132,7 +132,7 @@ def read_config(text: str) -> Model:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ValueError(f"{file} is no configuration of a Hugging Face model: it has no 'model_type'")
-    name = str(config.get("_name_or_path") or (file.resolve().parent.name if file.name == FILE else file.stem))
+    name = str(config.get("_name_or_path") or (file.resolve().parent.name if file.name == CONFIG_FILE else file.stem))
     return Model(name, _parameters_by_transformers(config) or _parameters_by_family(file, config))
 
 
@@ -209,7 +209,7 @@ def model_of(model: Module | str | float) -> Model:
         return Model(type(model).__name__, parameters)
     if isinstance(model, bool) or not isinstance(model, (str, int, float)):
         raise TypeError(f"a model is a torch.nn.Module, a count such as '3B', or a known name; not {model!r}")
-    if isinstance(model, str) and (model.endswith(".json") or (Path(model) / FILE).is_file()):
+    if isinstance(model, str) and (model.endswith(".json") or (Path(model) / CONFIG_FILE).is_file()):
         return read_config(model)
     if isinstance(model, str) and not model.strip()[:1].isdigit():
         return Model(model.strip(), parameters_by_name(model))
@@ -218,7 +218,7 @@ def model_of(model: Module | str | float) -> Model:
     return Model(model if isinstance(model, str) else f"{count:,}", (ParameterSpec("all", (1, count)),), counted=True)
 
 
-COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 _COUNT = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
@@ -235,11 +235,11 @@ def parse_count(text: str | float) -> int:
     if not isinstance(text, str):
         return _check_whole(Decimal(str(text)), text)
     match = _COUNT.fullmatch(text)
-    if match is None or match[2].upper() not in COUNTS:
+    if match is None or match[2].upper() not in COUNT_UNITS:
         raise ValueError(
             f"Invalid count: {text!r} (write 3B, 124M or 3000000000; K, M, B and T stand for 10³, 10⁶, 10⁹ and 10¹²)"
         )
-    return _check_whole(Decimal(re.sub("[_,]", "", match[1])) * COUNTS[match[2].upper()], text)
+    return _check_whole(Decimal(re.sub("[_,]", "", match[1])) * COUNT_UNITS[match[2].upper()], text)
 
 
 def _check_whole(amount: Decimal, given: str | float) -> int:

@@ -8,11 +8,12 @@ from typing import Any, final
 
 from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, place_rows, rows
 from gradstep.planner.parameters import Module
-from gradstep.planner.request import Choice, Request, check_replicas, describe_choice, make_request
+from gradstep.planner.request import OLD_SHARDING, Combination, Request, check_replicas, describe_choice, make_request
 from gradstep.planner.sharding import Traffic, cut_matrices, traffic
 from gradstep.report.words import size
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.storage.policy import PAGE_BUDGET, Pages
+from gradstep.warn import take_old_argument
 
 
 @final
@@ -47,7 +48,7 @@ class Plan:
     parameters: int
     trainable: int
     optimizer: str
-    choice: Choice
+    choice: Combination
     gpus: int
     ranks: int
     replicas: int
@@ -149,6 +150,7 @@ class Plan:
         return "\n".join([head, *lines])
 
 
+@take_old_argument("sharded", "sharding", OLD_SHARDING)
 def plan(
     model: Module | str | float,
     *,
@@ -221,7 +223,7 @@ def plan(
     request = make_request(
         model, optimizer, gpus, ranks, replicas, tensor_parallel, rank, tokens, budget, activations, pages, engine
     )
-    choice = Choice(params or request.model.dtype, rounding, paged, state, sharding, gradients)
+    choice = Combination(params or request.model.dtype, rounding, paged, state, sharding, gradients)
     check_replicas(request.ranks, choice.sharding)
     refusal = choice.refuse(request)
     if refusal is not None:
@@ -230,14 +232,14 @@ def plan(
     return build_plan(request, choice, rows(request, choice), checkpoint, sent)
 
 
-def list_traffic(request: Request, choice: Choice) -> tuple[Traffic, ...]:
+def list_traffic(request: Request, choice: Combination) -> tuple[Traffic, ...]:
     """Return what a rank sends in a step; it depends on the types and the sharding only."""
     cut = cut_matrices(request.model.cast(choice.params), request.ranks)
     return tuple(traffic(cut, choice.gradients, choice.sharding, request.ranks, request.tokens))
 
 
 def build_plan(
-    request: Request, choice: Choice, resident: Iterable[MemoryRow], checkpoint: int, sent: tuple[Traffic, ...]
+    request: Request, choice: Combination, resident: Iterable[MemoryRow], checkpoint: int, sent: tuple[Traffic, ...]
 ) -> Plan:
     """Build the plan of a possible combination from its :func:`rows`, the bytes of a checkpoint and its traffic."""
     ranks = request.ranks
@@ -270,7 +272,7 @@ WRAPPERS = {
 """The call for each sharding; call ``fully_shard`` for the blocks of a model before the whole model."""
 
 
-def write_code(request: Request, choice: Choice) -> str:
+def write_code(request: Request, choice: Combination) -> str:
     """Return lines of Python to use after a model has been made; the last one makes its optimizer.
 
     Settings with their default values are left out. The names to import are ``gradstep``, ``torch``,

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from gradstep.planner.models import model_of
 from gradstep.planner.parameters import ITEMSIZES, Model, Module
-from gradstep.planner.sharding import BY_ROWS, OTHER_NAMES, SHARDINGS, Ranks
+from gradstep.planner.sharding import BY_ROWS, OTHER_NAMES, SHARDINGS, PlannedRanks
 from gradstep.rules import RULES, Rule
 from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
 from gradstep.storage.sizes import parse_bytes
@@ -15,13 +15,13 @@ from gradstep.variants import names_file, rule_in_file
 
 GB, GIB = 10**9, 2**30
 
-ENGINES = ("auto", "fused", "eager", "compiled")
+ENGINE_CHOICES = ("auto", "fused", "eager", "compiled")
 
 
 @final
 @dataclass(frozen=True)
 class Request:
-    """The parsed arguments of :func:`gradstep.plan` other than those of :class:`Choice`; sizes in bytes.
+    """The parsed arguments of :func:`gradstep.plan` other than those of :class:`Combination`; sizes in bytes.
 
     ``pages`` is the memory for the pages of paged state; ``binary`` says whether to print sizes in GiB.
     """
@@ -29,7 +29,7 @@ class Request:
     model: Model
     rule: Rule
     gpus: int
-    ranks: Ranks
+    ranks: PlannedRanks
     tokens: int | None
     budget: int | None
     activations: int | None
@@ -54,7 +54,7 @@ def make_request(
 ) -> Request:
     """Parse and check arguments; they and the errors are those of :func:`gradstep.plan`."""
     processes = make_ranks(gpus, ranks, replicas, tensor_parallel, rank, tokens)
-    check_choice("engine", engine, ENGINES)
+    check_choice("engine", engine, ENGINE_CHOICES)
     resolved, rule = model_of(model), resolve_rule(optimizer)
     if resolved.counted and any(slot.collapsed is not None for slot in rule.slots(2)):
         raise ValueError(
@@ -101,11 +101,11 @@ def is_binary(text: str | int | None) -> bool:
 
 def make_ranks(
     gpus: int, ranks: int | None, replicas: int, tensor_parallel: int, rank: int | None, tokens: int | None
-) -> Ranks:
+) -> PlannedRanks:
     """Check the arguments of :func:`gradstep.plan` about processes, and return the ranks.
 
     >>> make_ranks(0, 8, 1, 2, None, None)
-    Ranks(data=4, tensor=2, rank=None, replicas=1)
+    PlannedRanks(data=4, tensor=2, rank=None, replicas=1)
     """
     for name, value, least, what in (
         ("gpus", gpus, 0, "a whole number; 0 plans for the CPU"),
@@ -133,7 +133,7 @@ def make_ranks(
         raise ValueError(f"replicas={replicas} must divide the {data} data parallel ranks")
     if rank is not None and rank >= count:
         raise ValueError(f"rank={rank}: the {count} ranks are 0 to {count - 1}")
-    return Ranks(data, tensor_parallel, rank, replicas)
+    return PlannedRanks(data, tensor_parallel, rank, replicas)
 
 
 def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
@@ -168,11 +168,14 @@ def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
     return None
 
 
-ROUNDINGS = ("master", "kahan", "stochastic", "nearest")
+OLD_SHARDING = {"none": "ddp", "state": "zero1", "gradients": "zero2", "weights": "fsdp2"}
+"""The values of ``sharding`` for the old spelling ``sharded=``."""
+
+ROUNDING_CHOICES = ("master", "kahan", "stochastic", "nearest")
 
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "params": tuple(ITEMSIZES),
-    "rounding": ROUNDINGS,
+    "rounding": ROUNDING_CHOICES,
     "paged": (False, True),
     "state": tuple(STATES),
     "sharding": SHARDINGS,
@@ -182,7 +185,7 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
 
 @final
 @dataclass(frozen=True)
-class Choice:
+class Combination:
     """One combination of options.
 
     Attributes:
@@ -244,16 +247,16 @@ class Choice:
         return None
 
 
-def check_replicas(ranks: Ranks, sharding: str) -> None:
+def check_replicas(ranks: PlannedRanks, sharding: str) -> None:
     """Raise ValueError for copies of shards with another sharding than ``"hsdp"``, which would ignore them."""
     if ranks.replicas > 1 and sharding != "hsdp":
         raise ValueError(f"replicas={ranks.replicas} is for sharding='hsdp', and not for {sharding!r}")
 
 
-def describe_choice(choice: Choice) -> str:
+def describe_choice(choice: Combination) -> str:
     """Return a combination in words.
 
-    >>> describe_choice(Choice("bfloat16", "kahan", state="8bit"))
+    >>> describe_choice(Combination("bfloat16", "kahan", state="8bit"))
     'bfloat16 weights with Kahan compensation, 8-bit state'
     """
     rounding = {

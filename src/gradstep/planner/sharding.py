@@ -22,7 +22,7 @@ OUTPUT_LAYERS = ("o_proj", "down_proj", "c_proj", "out_proj", "fc2", "dense_4h_t
 
 @final
 @dataclass(frozen=True)
-class Ranks:
+class PlannedRanks:
     """The processes that train together: ``data`` × ``tensor`` of them, and the one that is planned for."""
 
     data: int = 1  # ranks with different data
@@ -86,7 +86,7 @@ def shard_rows(p: ParameterSpec, shards: int, index: int, *, evenly: bool = Fals
     return replace(p, local=tuple(shape))
 
 
-def cut_matrices(model: Model, ranks: Ranks) -> Model:
+def cut_matrices(model: Model, ranks: PlannedRanks) -> Model:
     """Return the model with the parts that tensor parallelism leaves to a rank.
 
     Matrices are cut by rows, those of :data:`OUTPUT_LAYERS` by columns; a bias follows its matrix: it is cut with
@@ -111,7 +111,7 @@ def is_output_layer(p: ParameterSpec) -> bool:
     return p.name.rpartition(".")[0].rpartition(".")[2] in OUTPUT_LAYERS
 
 
-def shard_parameters(model: Model, sharding: str, ranks: Ranks) -> Model:
+def shard_parameters(model: Model, sharding: str, ranks: PlannedRanks) -> Model:
     """Return a model (after tensor parallelism) with the parts whose weights and gradients a rank keeps."""
     shards = ranks.shards(sharding)
     if shards == 1:
@@ -137,7 +137,9 @@ def deal_out(sizes: Sequence[int], ranks: int) -> list[int]:
     return owners
 
 
-def traffic(model: Model, gradients: str | None, sharding: str, ranks: Ranks, tokens: int | None) -> Iterator[Traffic]:
+def traffic(
+    model: Model, gradients: str | None, sharding: str, ranks: PlannedRanks, tokens: int | None
+) -> Iterator[Traffic]:
     """Yield what a rank sends in a step with ring algorithms, whose volume is the least possible.
 
     Of B bytes over N ranks, reduce-scatter, all-gather and a pipelined broadcast send (N − 1) / N · B per rank

@@ -8,7 +8,7 @@ or dark colour scheme. One function makes all elements and escapes their text (:
 from gradstep.report.charts import Bar, BarChart, Level, Line, LineChart
 from gradstep.report.page import Row, cards, facts, page, section, swatch, table
 from gradstep.report.picture import Grid, Picture, check_file, figures
-from gradstep.report.surface import SurfaceChart, Trajectory
+from gradstep.report.surface import SurfaceChart, SurfacePath
 
 __all__ = [
     "Bar",
@@ -20,7 +20,7 @@ __all__ = [
     "Picture",
     "Row",
     "SurfaceChart",
-    "Trajectory",
+    "SurfacePath",
     "cards",
     "check_file",
     "facts",

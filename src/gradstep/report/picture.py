@@ -9,7 +9,7 @@ from typing import final
 from gradstep.report.markup import Child, Markup, dark_rules, join, paint, tag
 from gradstep.report.page import FONT, page
 
-HALF, WHOLE, PHONE = 590.0, 1216.0, 354.0
+HALF_PAGE, FULL_PAGE, PHONE = 590.0, 1216.0, 354.0
 """Widths of a picture in pixels: in two columns, across the page, and on a phone."""
 NARROW = 480
 """Narrower pictures stack their parts instead of placing them side by side."""
@@ -89,7 +89,7 @@ def figures(pictures: Iterable[Picture], *, wide: bool = False, captions: bool =
     """
     shown = []
     for picture in pictures:
-        widths = (("desk", WHOLE if wide else HALF), ("phone", PHONE))
+        widths = (("desk", FULL_PAGE if wide else HALF_PAGE), ("phone", PHONE))
         drawn = [tag("div", picture.svg(width), class_=name) for name, width in widths]
         shown.append(tag("figure", tag("figcaption", picture.title) if captions else "", *drawn))
     return tag("div", *shown, class_="figures" + " wide" * wide)

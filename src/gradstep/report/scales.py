@@ -12,7 +12,7 @@ REACH = 2.0
 """Largest distance of a shown outlier from the other values, in spans of those."""
 LARGEST = 1e306
 """Larger values are shown as this one, so that a span is finite."""
-MARGIN = 0.06
+AXIS_MARGIN = 0.06
 """Empty space at each end of an axis, in spans."""
 
 
@@ -102,12 +102,12 @@ def fit(values: Iterable[float | None], *, log: bool = False, include: Sequence[
         low, high = max(low, near - REACH * (far - near)), min(high, far + REACH * (far - near))
     low, high = min([low, *must]), max([high, *must])
     if log:
-        margin = max(MARGIN * (high - low), 0.1)
+        margin = max(AXIS_MARGIN * (high - low), 0.1)
         return Scale(10 ** max(low - margin, -320.1), 10 ** min(high + margin, 308.1), log=True)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         low, high = sorted((0.0, 2 * low)) if low else (0.0, 1.0)
         return Scale(low, high)
-    margin = MARGIN * (high - low)
+    margin = AXIS_MARGIN * (high - low)
     return Scale(0.0 if 0 <= low < margin else low - margin, high + margin)
 
 

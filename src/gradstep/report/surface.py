@@ -17,7 +17,7 @@ from gradstep.report.picture import NARROW, Picture, draw_path, draw_text, short
 from gradstep.report.scales import Scale
 from gradstep.report.words import tick
 
-LEVELS = 12
+CONTOURS = 12
 """Number of contour lines, evenly spaced over the logarithm of the height."""
 DEPTH = 3e-4
 """Height of the darkest shade, as a share of the greatest height in view."""
@@ -31,7 +31,7 @@ UNITS = 1000
 
 @final
 @dataclass(frozen=True)
-class Trajectory:
+class SurfacePath:
     """A path over a surface: its name, a note (such as the last height), a colour, and its points (x, y)."""
 
     name: str
@@ -53,7 +53,7 @@ class SurfaceChart(Picture):
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     z: NDArray[np.float64]  # heights ≥ 0, of shape (len(y), len(x))
-    paths: Sequence[Trajectory]  # one for each panel
+    paths: Sequence[SurfacePath]  # one for each panel
     minimum: tuple[float, float]  # the point that a cross marks
 
     @property
@@ -68,7 +68,7 @@ class SurfaceChart(Picture):
         each = (width - gap * (columns - 1)) / columns
         wide = each - left
         tall = 0.78 * wide
-        lines = contours(np.log10(np.maximum(self.z, self.z.max() * DEPTH)), LEVELS)
+        lines = contours(np.log10(np.maximum(self.z, self.z.max() * DEPTH)), CONTOURS)
         # All panels share the contour lines: they are written once. Their id is made from the content, so it is unique.
         name = f"contours-{zlib.crc32(lines.encode()):x}-{width:.0f}"
         shared = tag("path", id=name, d=lines, vector_effect="non-scaling-stroke")
@@ -81,7 +81,7 @@ class SurfaceChart(Picture):
         return 24 + -(-len(self.paths) // columns) * (head + tall + foot), join(parts)
 
     def _panel(
-        self, path: Trajectory, contours: str, shade: str, left: float, top: float, wide: float, tall: float
+        self, path: SurfacePath, contours: str, shade: str, left: float, top: float, wide: float, tall: float
     ) -> Markup:
         x, y = Scale(float(self.x[0]), float(self.x[-1])), Scale(float(self.y[0]), float(self.y[-1]))
 

@@ -48,8 +48,8 @@ CYCLES: Mapping[str, Callable[[float, int, int], Schedule]] = MappingProxyType(
 WARM = ("cosine", "linear", "inverse-sqrt")
 """Decays that are also shown after a warmup, as "warmup-cosine"."""
 
-NAMES = (*DECAYS, *(f"warmup-{name}" for name in WARM), *CYCLES)
-LEAST = 20
+GALLERY_NAMES = (*DECAYS, *(f"warmup-{name}" for name in WARM), *CYCLES)
+LEAST_TO_SHOW = 20
 """Smallest number of updates in which every kind has its shape."""
 
 
@@ -59,7 +59,7 @@ def gallery(
     """Return schedules by name.
 
     Args:
-        names: of :data:`NAMES`; none: all.
+        names: of :data:`GALLERY_NAMES`; none: all.
         steps: length of each schedule in updates, ≥ 20.
         warm: updates of a linear warmup, ≥ 0 and below ``steps``, for decays and wsd (other cycles rise by themselves);
             None: a tenth of ``steps`` for wsd and for names with "warmup-", 0 for the others.
@@ -72,15 +72,17 @@ def gallery(
     >>> {name: schedule(50) for name, schedule in gallery(["linear", "warmup-linear"], steps=100).items()}
     {'linear': 0.5, 'warmup-linear': 0.5555}
     """
-    total = count("steps", steps, least=LEAST)
+    total = count("steps", steps, least=LEAST_TO_SHOW)
     rise = total // 10 if warm is None else count("warmup", warm)
     if rise >= total:
         raise ValueError(f"Invalid warmup: {warm} (must be below the {total} steps)")
     shown: dict[str, Schedule] = {}
-    for name in names or NAMES:
+    for name in names or GALLERY_NAMES:
         plain = name.removeprefix("warmup-")
-        if name not in NAMES:
-            raise ValueError(f"Unknown schedule: {name!r}.{suggest(name, NAMES)} There are {', '.join(NAMES)}.")
+        if name not in GALLERY_NAMES:
+            raise ValueError(
+                f"Unknown schedule: {name!r}.{suggest(name, GALLERY_NAMES)} There are {', '.join(GALLERY_NAMES)}."
+            )
         if name in CYCLES:
             shown[name] = CYCLES[name](lr, total, rise)
         elif rise and (warm is not None or name != plain):
@@ -91,14 +93,17 @@ def gallery(
     return shown
 
 
-COLOURS = ("blue", "vermilion", "green", "amber", "wine", "sky")
+SCHEDULE_COLOURS = ("blue", "vermilion", "green", "amber", "wine", "sky")
 """Colours of the schedules in one chart; more could not be told apart."""
 
 
 def draw_together(schedules: Mapping[str, Schedule], updates: int, title: str) -> Picture:
     """Draw schedules in one chart if they are few, else each in its own chart."""
-    if len(schedules) <= len(COLOURS):
-        lines = [schedule_line(one, updates, name, colour) for (name, one), colour in zip(schedules.items(), COLOURS)]
+    if len(schedules) <= len(SCHEDULE_COLOURS):
+        lines = [
+            schedule_line(one, updates, name, colour)
+            for (name, one), colour in zip(schedules.items(), SCHEDULE_COLOURS)
+        ]
         scale = fit([y for line in lines for y in line.y], include=[0.0])
         return LineChart(title, "update", "value", lines, y=scale, tall=330.0)
     return Grid(title, [replace(one.plot(updates), title=name) for name, one in schedules.items()], columns=3)

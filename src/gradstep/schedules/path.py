@@ -11,7 +11,7 @@ from typing import final
 from gradstep.schedules.base import Schedule, count, fall, level, positive
 
 
-class Shape(ABC):
+class Slope(ABC):
     """A curve between two levels."""
 
     @abstractmethod
@@ -25,7 +25,7 @@ class Shape(ABC):
 
 @final
 @dataclass(frozen=True)
-class Line(Shape):
+class StraightLine(Slope):
     """Straight."""
 
     def weights(self, done: float, left: float) -> tuple[float, float]:
@@ -34,7 +34,7 @@ class Line(Shape):
 
 @final
 @dataclass(frozen=True)
-class Wave(Shape):
+class Wave(Slope):
     """A number of waves of a cosine that starts at its top; half a wave goes from one level to the other."""
 
     waves: float = 0.5
@@ -48,7 +48,7 @@ class Wave(Shape):
 
 @final
 @dataclass(frozen=True)
-class Power(Shape):
+class Power(Slope):
     """A power of the share that is left; if mirrored, of the share that is done."""
 
     power: float
@@ -60,14 +60,14 @@ class Power(Shape):
         return left**self.power, 1 - left**self.power
 
 
-FALLS: Mapping[str, Shape] = MappingProxyType(
-    {"linear": Line(), "cosine": Wave(), "1-sqrt": Power(0.5, mirrored=True)},
+FALLS: Mapping[str, Slope] = MappingProxyType(
+    {"linear": StraightLine(), "cosine": Wave(), "1-sqrt": Power(0.5, mirrored=True)},
 )
-RISES: Mapping[str, Shape] = MappingProxyType({"linear": Line(), "cosine": Wave(), "1-sqrt": Power(0.5)})
+RISES: Mapping[str, Slope] = MappingProxyType({"linear": StraightLine(), "cosine": Wave(), "1-sqrt": Power(0.5)})
 """Each is the mirror image of the fall of the same name."""
 
 
-def shape_named(argument: str, name: str, shapes: Mapping[str, Shape]) -> Shape:
+def shape_named(argument: str, name: str, shapes: Mapping[str, Slope]) -> Slope:
     """Return the shape of that name, or raise an error that lists the names."""
     if name not in shapes:
         raise ValueError(f"Invalid {argument}: {name!r} (must be one of {', '.join(map(repr, shapes))})")
@@ -93,7 +93,7 @@ class Path(Schedule):
 
     levels: tuple[tuple[float, float], ...]
     """(update, value), from update 0 on, ascending."""
-    shape: Shape
+    shape: Slope
     length: int
 
     @property
@@ -115,7 +115,7 @@ class Path(Schedule):
         return tuple(b for b in inner if 0 < b < updates)
 
 
-def curve_between(start: float, goal: float, updates: int, shape: Shape) -> Path:
+def curve_between(start: float, goal: float, updates: int, shape: Slope) -> Path:
     """Return one curve from a level to another."""
     return Path(((0, start), (updates, goal)), shape, updates)
 
@@ -141,7 +141,7 @@ def linear(start: float, end: float, *, updates: int) -> Schedule:
         >>> [linear(1.0, 0.0, updates=4)(update) for update in range(6)]
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
-    return curve_between(level("start", start), level("end", end), count("updates", updates), Line())
+    return curve_between(level("start", start), level("end", end), count("updates", updates), StraightLine())
 
 
 def warmup(*, updates: int, to: float, start: float = 0.0, shape: str = "linear") -> Schedule:

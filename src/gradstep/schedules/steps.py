@@ -41,7 +41,7 @@ class _Endless(Schedule):
 
 @final
 @dataclass(frozen=True)
-class Step(_Endless):
+class StepDecay(_Endless):
     """A value multiplied by ``factor`` every ``every`` updates."""
 
     start: float
@@ -136,7 +136,7 @@ def step(start: float, *, every_updates: int, factor: float = 0.1) -> Schedule:
         >>> [step(1.0, every_updates=2, factor=0.5)(update) for update in range(5)]
         [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    return Step(level("start", start), positive("factor", factor), count("every_updates", every_updates, least=1))
+    return StepDecay(level("start", start), positive("factor", factor), count("every_updates", every_updates, least=1))
 
 
 def multi_step(start: float, *, at_updates: Iterable[int], factor: float = 0.1) -> Schedule:

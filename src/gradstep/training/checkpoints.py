@@ -23,7 +23,7 @@ from gradstep.training.random_state import random_state, restore_random_state
 from gradstep.training.ranks import own_rank, refuse_shards, restore_of_rank, save_in_first
 from gradstep.training.stepper import Stepper
 
-FORMAT = 1
+FILE_FORMAT = 1
 """Version of the file format."""
 
 File: TypeAlias = str | os.PathLike[str] | IO[bytes]
@@ -82,7 +82,7 @@ def save_checkpoint(
     parts = _collect_parts(model, optimizer, schedule, scaler, stepper)
     refuse_shards(parts, "saved")
     content: dict[str, Any] = {
-        "gradstep": {"format": FORMAT, "version": gradstep.__version__, "kind": "checkpoint"},
+        "gradstep": {"format": FILE_FORMAT, "version": gradstep.__version__, "kind": "checkpoint"},
         **{name: part.state_dict() for name, part in parts.items()},
         "random": random_state(),
         "rank": own_rank(),
@@ -291,10 +291,10 @@ def _read_checkpoint(path: File) -> dict[str, Any]:
     label = content.get("gradstep") if isinstance(content, dict) else None
     if not isinstance(label, dict) or label.get("kind") != "checkpoint":
         raise ValueError(f"{_name(path)} was not written by gradstep.save_checkpoint: torch.load reads it")
-    if label["format"] > FORMAT:
+    if label["format"] > FILE_FORMAT:
         raise ValueError(
             f"{_name(path)} was written by gradstep {label['version']} in format {label['format']}, and gradstep "
-            f"{gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
+            f"{gradstep.__version__} reads formats up to {FILE_FORMAT}: update gradstep"
         )
     return dict(content)
 

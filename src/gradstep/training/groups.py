@@ -20,7 +20,7 @@ from gradstep.storage.policy import is_embedding_class
 EXPLICIT = "explicit"
 """The policy that assigns nothing: an override must match every parameter."""
 
-Settings = Mapping[str, Any]
+GroupSettingsMap = Mapping[str, Any]
 
 
 def param_groups(
@@ -31,7 +31,7 @@ def param_groups(
     embeddings: Literal["decay", "no_decay"] = "decay",
     lr: float | None = None,
     layer_decay: float | None = None,
-    overrides: Mapping[str, Settings] | None = None,
+    overrides: Mapping[str, GroupSettingsMap] | None = None,
 ) -> ParamGroups:
     """Sort a model's parameters into named groups for any ``torch.optim.Optimizer``, with a reason for each parameter.
 
@@ -135,7 +135,7 @@ def _decide(p: NamedParameter, policy: str, embeddings: str) -> Decision:
 
 
 def _match_overrides(
-    trained: list[NamedParameter], params: list[NamedParameter], overrides: Mapping[str, Settings]
+    trained: list[NamedParameter], params: list[NamedParameter], overrides: Mapping[str, GroupSettingsMap]
 ) -> dict[NamedParameter, str]:
     """Return the one pattern that matches each parameter; parameters without a match are left out."""
     patterns: dict[NamedParameter, list[str]] = {}

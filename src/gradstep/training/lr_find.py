@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from gradstep.training.lr_sweep import METHODS, RECOMMENDED, LossFn, LrSuggestion, LrSweep, refusal, suggestions, sweep
+from gradstep.training.lr_sweep import (
+    RECOMMENDED,
+    SUGGESTION_METHODS,
+    LossFn,
+    LrSuggestion,
+    LrSweep,
+    refusal,
+    suggestions,
+    sweep,
+)
 from gradstep.training.random_state import seed_random
 from gradstep.training.snapshot import Data, Replay, Snapshot
 from gradstep.training.stepper import Stepper
@@ -215,8 +224,8 @@ class LrFound:
     def __str__(self) -> str:
         reason, by_name = self.refusal, self.suggestions
         lines = [f"no learning rate is recommended: {reason}" if reason else f"learning rate {self.recommended}"]
-        width = max(map(len, METHODS))
-        for name in METHODS:
+        width = max(map(len, SUGGESTION_METHODS))
+        for name in SUGGESTION_METHODS:
             mark = "  recommended" if not reason and name == RECOMMENDED else ""
             lines.append(f"  {name:{width}}  {by_name.get(name, '–')}{mark}")
         for one in self.sweeps:

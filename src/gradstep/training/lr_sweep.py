@@ -19,23 +19,24 @@ from gradstep.training.stepper import Stepper
 LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, float | Tensor]"]
 """Computes the mean loss of a model on a batch; or returns it with the number of items in the mean."""
 
-WIDTH = 1 / 3
+SMOOTHING_WIDTH = 1 / 3
 """Standard deviation of the smoothing kernel, in decades of the learning rate."""
 
 FALL = 6.0
 """A fall of the smoothed loss counts if it exceeds the noise left in it by this factor."""
 
 CLIMB = 1.5
-"""A loss has exploded when it has climbed by more than this factor times its fall, and by more than ``NOISE``."""
+"""A loss has exploded when it has climbed by more than this factor times its fall, and by more than
+``CLIMB_IN_NOISE`` times the noise."""
 
-NOISE = 18.0
+CLIMB_IN_NOISE = 18.0
 """The least climb of an explosion in units of the noise left after smoothing: five standard deviations of a single
 loss in a hundred updates of eight decades."""
 
 LAST = 3
 """An explosion shows in most of this many last losses; a single high loss may be a bad batch."""
 
-LEAST = 10
+LEAST_FOR_SUGGESTION = 10
 """Least number of updates for a suggestion."""
 
 
@@ -80,13 +81,15 @@ class LrSweep:
 
     def _cut_losses(self) -> NDArray[np.float64]:
         """Return the losses with explosions cut off, shape (n,)."""
-        cut: NDArray[np.float64] = np.minimum(self.losses, 2 * np.median(self.losses[:LEAST]) - self.losses.min())
+        cut: NDArray[np.float64] = np.minimum(
+            self.losses, 2 * np.median(self.losses[:LEAST_FOR_SUGGESTION]) - self.losses.min()
+        )
         return cut
 
     def _kernel(self) -> NDArray[np.float64]:
         """Return the smoothing weights, shape (n, n); each row adds up to 1."""
         decades = np.log10(self.lrs)
-        weights = np.exp(-0.5 * ((decades[:, None] - decades) / WIDTH) ** 2)
+        weights = np.exp(-0.5 * ((decades[:, None] - decades) / SMOOTHING_WIDTH) ** 2)
         kernel: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
         return kernel
 
@@ -124,11 +127,11 @@ class LrSweep:
 
     @property
     def exploding(self) -> bool:
-        """Whether most of the last losses are far above the lowest, by more than ``CLIMB`` and ``NOISE`` allow."""
-        if len(self.lrs) < 2 * LEAST:  # before that, the estimate of the noise is poor
+        """Whether most of the last losses are above the lowest by more than ``CLIMB`` and ``CLIMB_IN_NOISE`` allow."""
+        if len(self.lrs) < 2 * LEAST_FOR_SUGGESTION:  # before that, the estimate of the noise is poor
             return False
         climbed = np.median(self.losses[-LAST:]) - self.smoothed.min()
-        return bool(climbed > max(CLIMB * self.fall, NOISE * self.noise))
+        return bool(climbed > max(CLIMB * self.fall, CLIMB_IN_NOISE * self.noise))
 
 
 def sweep(
@@ -262,7 +265,7 @@ def tenth_of_explosion(sweep: LrSweep) -> float | None:
     return None if sweep.explosion is None else sweep.explosion / 10
 
 
-METHODS: Mapping[str, Callable[[LrSweep], float | None]] = MappingProxyType(
+SUGGESTION_METHODS: Mapping[str, Callable[[LrSweep], float | None]] = MappingProxyType(
     {
         "steepest": steepest,
         "valley": valley,
@@ -315,7 +318,7 @@ class LrSuggestion:
 def suggestions(sweeps: Sequence[LrSweep]) -> dict[str, LrSuggestion]:
     """Return the suggestions of the sweeps by method; a method without a value is left out."""
     usable = [sweep for sweep in sweeps if not sweep_refusal(sweep)]
-    results = {name: [method(sweep) for sweep in usable] for name, method in METHODS.items()}
+    results = {name: [method(sweep) for sweep in usable] for name, method in SUGGESTION_METHODS.items()}
     values = {name: tuple(v for v in result if v is not None) for name, result in results.items()}
     return {name: LrSuggestion(name, each) for name, each in values.items() if each}
 
@@ -325,9 +328,9 @@ def sweep_refusal(sweep: LrSweep) -> str:
     count = len(sweep.lrs)
     if not count and sweep.stopped:
         return f"{sweep.stopped}: no learning rate is the cause; look at the data and at the model's weights"
-    if count < LEAST:
+    if count < LEAST_FOR_SUGGESTION:
         ended = f": {sweep.stopped}; lower start=" if sweep.stopped else "; raise updates="
-        return f"there are {count} points, too few (at least {LEAST}){ended}"
+        return f"there are {count} points, too few (at least {LEAST_FOR_SUGGESTION}){ended}"
     if sweep.fall <= FALL * sweep.noise:
         return _explain_no_fall(sweep)
     if _is_still_falling(sweep):
@@ -357,7 +360,7 @@ def _is_still_falling(sweep: LrSweep) -> bool:
     if sweep.lowest < len(sweep.lrs) - 1:
         return False
     slopes = np.gradient(sweep.smoothed, np.log(sweep.lrs))
-    end = int(np.searchsorted(sweep.lrs, sweep.lrs[-1] / 10 ** (2 * WIDTH)))
+    end = int(np.searchsorted(sweep.lrs, sweep.lrs[-1] / 10 ** (2 * SMOOTHING_WIDTH)))
     return bool(np.argmin(slopes) >= end or slopes[end] <= END_SLOPE * slopes.min())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 """The precisions of the forward pass, with their short names."""
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The autocast type of the forward pass for each precision; None without autocast."""
 
 

@@ -26,7 +26,7 @@ from gradstep.training.driver import Schedules, cover_new_groups, make_drivers
 from gradstep.training.loading import load_part
 from gradstep.training.outcome import MOST_SKIPPED, UpdateOutcome, explain_skipped_updates
 from gradstep.training.peers import Peers
-from gradstep.training.scaling import PRECISIONS, LossScale, Precision, check_float16_weights, make_loss_scale
+from gradstep.training.scaling import AUTOCAST_TYPES, LossScale, Precision, check_float16_weights, make_loss_scale
 from gradstep.training.window import Window
 
 
@@ -101,7 +101,7 @@ class Stepper:
             raise ValueError(f"Invalid accumulate: {accumulate} (must be a whole number of at least 1)")
         if max_grad_norm is not None and not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
             raise ValueError(f"Invalid max_grad_norm: {max_grad_norm} (must be finite and greater than 0, or None)")
-        self._precision = check_precision("precision", precision, tuple(PRECISIONS))
+        self._precision = check_precision("precision", precision, tuple(AUTOCAST_TYPES))
         if self._precision == "float16":
             self._scale = make_loss_scale(params, scaler)
         elif scaler is not None:
@@ -205,7 +205,7 @@ class Stepper:
         Raises:
             RuntimeError: called inside itself, or after an error that left incomplete gradients in the window.
         """
-        dtype = PRECISIONS[self._precision]
+        dtype = AUTOCAST_TYPES[self._precision]
         cast = nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
         with self._window.forward(last=last), self._peers.forward(last=self._window.ending), cast:
             yield

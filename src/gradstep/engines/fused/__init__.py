@@ -10,10 +10,10 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Int64s, Pieces, Traits
+from gradstep.engines.base import Batch, Engine, Pieces, Traits
 from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, PER_TENSOR, PIECE_COST, ROW_WIDTH, Work
 from gradstep.engines.fused.launcher import CompiledKernel, allocate_results, launch, patterns
-from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Tally, count_rows
+from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Int64s, Tally, count_rows
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, Element
 from gradstep.storage.policy import UpdateSpec

@@ -15,7 +15,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Int64s
+from gradstep.engines.statistics import Int64s
 
 CHUNK = 16_384
 """Elements of a chunk when there is little work: a few microseconds."""

@@ -38,8 +38,8 @@ from typing import Any, cast, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Int64s
 from gradstep.engines.fused.job import PIECE_COST, ROW_WIDTH, Work
+from gradstep.engines.statistics import Int64s
 
 # -- patterns of memory access ----------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ def measuring() -> bool:
 
 # -- threads ----------------------------------------------------------------------------------------------------------
 
-Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+KernelFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """A compiled kernel; ctypes releases Python's lock while it runs."""
 
 _forked = False
@@ -278,7 +278,7 @@ def count_processors() -> int:
 def run(address: int, job: int, threads: int) -> None:
     """Run the task at ``address`` on ``threads`` threads, each with the same ``job``, until all are done."""
     if threads <= 1:
-        Task(address)(job)
+        KernelFunction(address)(job)
         return
     parallel = None if _forked else _openmp()
     if parallel is not None:
@@ -287,8 +287,8 @@ def run(address: int, job: int, threads: int) -> None:
     pool = _pools.get(threads)
     if pool is None:
         pool = _pools.setdefault(threads, ThreadPoolExecutor(threads - 1, "gradstep"))
-    helpers = [pool.submit(Task(address), job) for _ in range(threads - 1)]
-    Task(address)(job)
+    helpers = [pool.submit(KernelFunction(address), job) for _ in range(threads - 1)]
+    KernelFunction(address)(job)
     for helper in helpers:
         if not helper.cancel():  # one that has not begun by now has nothing left to do
             helper.result()

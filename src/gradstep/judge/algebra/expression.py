@@ -168,7 +168,7 @@ class Node:
         """Whether one of these operations occurs in the node."""
         return any(n.op in ops for n in self.walk())
 
-    def rewrite(self, edit: Edit) -> Node:
+    def rewrite(self, edit: NodeEdit) -> Node:
         """Rebuild the expression from its leaves up and apply ``edit`` to each node on the way."""
         results: dict[Node, Node] = {}
 
@@ -205,7 +205,7 @@ class Node:
         return ZERO, self
 
 
-Edit: TypeAlias = Callable[[Node], Node]
+NodeEdit: TypeAlias = Callable[[Node], Node]
 
 
 def number(value: float) -> Node:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, final
 
-from gradstep.judge.algebra.expression import ONE, STEP, ZERO, Edit, Node, P, add, mul
+from gradstep.judge.algebra.expression import ONE, STEP, ZERO, Node, NodeEdit, P, add, mul
 from gradstep.judge.algebra.tape import WHOLE, Tape
 
 
@@ -107,7 +107,7 @@ class Program:
         """Return a copy with another expression for one part, whose name need not be an identifier."""
         return self.replace(**{name: expression})
 
-    def rewrite(self, edit: Edit, *names: str) -> Program:
+    def rewrite(self, edit: NodeEdit, *names: str) -> Program:
         """Apply ``edit`` to every node of these parts, by default of all; ``step`` includes ``update``."""
         if "step" in names:
             names = (*names, "update")

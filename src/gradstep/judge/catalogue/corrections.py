@@ -16,7 +16,7 @@ from gradstep.judge.algebra.program import (
     sums_with_eps,
 )
 from gradstep.judge.catalogue.mistake import all_of, any_of, habit
-from gradstep.judge.formula import Change, Edit
+from gradstep.judge.formula import Edit, RuleChange
 
 
 def _replace(moment: str, by: Replacement) -> Edit:
@@ -200,13 +200,13 @@ def set_eps(value: float, program: Program) -> Program:
     return program.rewrite(lambda n: number(value) if n is eps else n)
 
 
-CHANGES: dict[str, Edit | Change] = {
-    "no-bias-correction": Change(all_of(*_remove.values()), when=_has_both),
+CHANGES: dict[str, Edit | RuleChange] = {
+    "no-bias-correction": RuleChange(all_of(*_remove.values()), when=_has_both),
     **{f"no-{m}-correction": edit for m, edit in _remove.items()},
     "step-from-zero": habit(offset=-1, when=uses_step),
     "step-from-two": habit(offset=1, when=_uses_step_in_power),
     "correction-stored": _store_all_corrected,
-    **{f"{m}-correction-stored": Change(_store_corrected(m), when=_has_both) for m in "mv"},
+    **{f"{m}-correction-stored": RuleChange(_store_corrected(m), when=_has_both) for m in "mv"},
     **{f"{m}-correction-multiplied": _replace(m, lambda c, e: c.node ** (-e)) for m in "mv"},
     "v-correction-not-rooted": _replace("v", lambda c, e: c.node ** (2 * e)),
     "m-corrected-twice": _replace("m", lambda c, e: c.node ** (2 * e)),
@@ -219,8 +219,8 @@ CHANGES: dict[str, Edit | Change] = {
     **{f"{m}-corrected-by-power": _change(m, lambda c: c.of) for m in "mv"},
     **{f"{m}-correction-times-t": _change(m, lambda c: 1 - c.of.args[0] * c.of.args[1]) for m in "mv"},
     **{f"{m}-corrected-with-plus": _change(m, lambda c: 1 + c.of) for m in "mv"},
-    **{f"{m}-correction-late": Change(_shift_step(m, -1), when=_has_both) for m in "mv"},
-    **{f"{m}-correction-early": Change(_shift_step(m, 1), when=_has_both) for m in "mv"},
+    **{f"{m}-correction-late": RuleChange(_shift_step(m, -1), when=_has_both) for m in "mv"},
+    **{f"{m}-correction-early": RuleChange(_shift_step(m, 1), when=_has_both) for m in "mv"},
     "correction-added": _add_correction,
     "steps-not-counted": lambda program: program.rewrite(lambda n: ONE if n is STEP else n),
     "eps-inside-root": _replace_sums(lambda d: (d.root**2 + d.eps) ** 0.5),

@@ -16,7 +16,7 @@ from gradstep.judge.algebra.program import (
     step_size,
 )
 from gradstep.judge.catalogue.mistake import any_of, habit
-from gradstep.judge.formula import Change, Edit
+from gradstep.judge.formula import Edit, RuleChange
 
 
 def _change_decoupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
@@ -119,9 +119,9 @@ def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Progr
     return program.replace(**{**parts, "G": G, "keep": ONE})
 
 
-CHANGES: dict[str, Edit | Change] = {
-    "decay-in-gradient": Change(_move_to_gradient, when=decoupled_decay),
-    "decay-on-weight": Change(_move_to_weight, when=coupled_decay),
+CHANGES: dict[str, Edit | RuleChange] = {
+    "decay-in-gradient": RuleChange(_move_to_gradient, when=decoupled_decay),
+    "decay-on-weight": RuleChange(_move_to_weight, when=coupled_decay),
     "decay-after": _decay_after,
     # As where a schedule's multiplier takes the place of lr.
     "decay-without-lr": partial(_change_decoupled, lambda p, d: divide_terms(d, p.setting("lr"))),

@@ -13,7 +13,7 @@ import numpy as np
 from gradstep.judge.algebra.expression import Node
 from gradstep.judge.algebra.program import NotFoundError, Program, require_change
 from gradstep.judge.algebra.trace import key_of
-from gradstep.judge.formula import Change, Condition, Edit, Formula, Habits, apply_changes, examples
+from gradstep.judge.formula import Condition, Edit, Formula, Habits, RuleChange, apply_changes, examples
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
 from gradstep.report.words import read_tables
@@ -32,7 +32,7 @@ class Mistake:
     name: str  # identifier in kebab-case
     sentence: str  # the difference, as it follows "matches AdamW with …"
     look_for: str  # what to look for in the code, and what to put there
-    change: Change  # what it changes in a rule
+    change: RuleChange  # what it changes in a rule
     read: str = "the rule's docstring in gradstep.rules"  # where the right way is explained
     # who writes the rule like this on purpose, and for which rules (an empty tuple: for all)
     conventions: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -42,7 +42,7 @@ class Mistake:
         return tuple(holder for holder, rules in self.conventions if not rules or rule.__name__ in rules)
 
 
-def read_mistakes(changes: Mapping[str, Edit | Change]) -> tuple[Mistake, ...]:
+def read_mistakes(changes: Mapping[str, Edit | RuleChange]) -> tuple[Mistake, ...]:
     """Return the mistakes of ``mistakes.md``, in its order, each with the change of its name.
 
     Raises:
@@ -53,7 +53,7 @@ def read_mistakes(changes: Mapping[str, Edit | Change]) -> tuple[Mistake, ...]:
     mistakes = []
     for name, sentence, look_for, read, holders in (row for row in read_tables(file) if row[0] != "mistake"):
         made = changes[name]
-        change = made if isinstance(made, Change) else Change(made)
+        change = made if isinstance(made, RuleChange) else RuleChange(made)
         mistakes.append(Mistake(name, sentence, look_for, change, sources.get(read, read), _read_holders(holders)))
     return tuple(mistakes)
 
@@ -227,9 +227,9 @@ def _settings_away(example: Rule, ndim: int) -> Mapping[str, Any]:
     return vars(rule)
 
 
-def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> Change:
+def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> RuleChange:
     """Return the change of these fields of :class:`~gradstep.judge.formula.Habits`, and of a rule's graph."""
-    return Change(edit, tuple(fields.items()), when)
+    return RuleChange(edit, tuple(fields.items()), when)
 
 
 def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:

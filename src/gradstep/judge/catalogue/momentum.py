@@ -5,7 +5,7 @@ from functools import partial
 
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, call, mul, number
 from gradstep.judge.algebra.program import Average, Program, divide_terms, only, require, sums_with_eps
-from gradstep.judge.formula import Change, Edit
+from gradstep.judge.formula import Edit, RuleChange
 
 
 def _find_buffer(program: Program) -> Average:
@@ -82,14 +82,14 @@ def _clamp(limit: float) -> Node:
 _NORM = call("sum", G**2) ** 0.5
 
 
-CHANGES: dict[str, Edit | Change] = {
+CHANGES: dict[str, Edit | RuleChange] = {
     "ascent": _change_step(lambda program, step: -step),
     "gradient-negated": _negate_gradient,
     "lr-twice": _change_step(lambda program, step: program.setting("lr") * step),
     "lr-missing": _change_step(lambda program, step: divide_terms(step, program.setting("lr"))),
     "lr-over-root-of-t": _change_step(lambda program, step: step / STEP**0.5),
     "lr-over-t": _change_step(lambda program, step: step / STEP),
-    "step-by-sign": Change(
+    "step-by-sign": RuleChange(
         _change_step(lambda program, step: program.setting("lr") * call("sign", step)),
         when=lambda program: not any(n.op == "sign" for n in program.nodes("step")),
     ),

@@ -6,7 +6,7 @@ from functools import partial
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, P, add, call, mul, number
 from gradstep.judge.algebra.program import Average, NotFoundError, Program, only, replace_corrections, require
 from gradstep.judge.catalogue.mistake import edit_nodes
-from gradstep.judge.formula import Change, Edit
+from gradstep.judge.formula import Edit, RuleChange
 
 
 def _find_maximum(program: Program) -> tuple[str, str]:
@@ -277,7 +277,7 @@ def _keep_in_full(program: Program) -> Program:
     return full.replace(**{row: old_weight * old + whole, col: col_old})
 
 
-CHANGES: dict[str, Edit | Change] = {
+CHANGES: dict[str, Edit | RuleChange] = {
     "amsgrad-of-corrected": _maximum_of_corrected,
     "amsgrad-in-average": _maximum_in_average,
     "mu-not-ahead": _use_this_mu,

@@ -8,7 +8,7 @@ from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, 
 from gradstep.judge.algebra.program import NAMES, Average, Program, coupled_decay, only, require
 from gradstep.judge.catalogue.corrections import debias_averages, set_eps, uses_step
 from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, habit
-from gradstep.judge.formula import Change, Edit, examples
+from gradstep.judge.formula import Edit, RuleChange, examples
 from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
 
@@ -187,7 +187,7 @@ def mistakes_of_settings(rule: type[Rule]) -> Iterator[Mistake]:
             f"{slot.replace('_', '-')}-not-stored",
             f"{_SLOTS.get(slot, f'the state {slot}')} computed but not kept",
             f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
-            Change(lose(slot)),
+            RuleChange(lose(slot)),
             "the tensor methods that end in an underscore work in place; the others return a new tensor",
         )
     settings = shared_settings_of(rule)
@@ -211,13 +211,13 @@ def mistakes_of_settings(rule: type[Rule]) -> Iterator[Mistake]:
             f"eps-is-{value}",
             f"ε = {value} whatever is set",
             f"`{value}` written into the formula; use the setting eps",
-            Change(partial(set_eps, float(value))),
+            RuleChange(partial(set_eps, float(value))),
             "Kingma and Ba, arXiv:1412.6980, Algorithm 1; the rule's docstring in gradstep.rules says where ε stands "
             "in this rule",
         )
 
 
-CHANGES: dict[str, Edit | Change] = {
+CHANGES: dict[str, Edit | RuleChange] = {
     "betas-swapped": edit_nodes(
         lambda program, n: (
             program.settings.get("betas.1" if n.args[0] == "betas.0" else "betas.0", n)
@@ -249,12 +249,12 @@ CHANGES: dict[str, Edit | Change] = {
     "v-from-one": partial(_start_at, "v", lambda a: ONE),
     "averages-from-one": partial(_start_at, "mv", lambda a: ONE),
     "m-from-parameter": partial(_start_at, "m", lambda a: P),
-    "m-updated-late": Change(partial(_update_late, _first_slots), when=lambda p: len(p.slots) > 1),
-    "v-updated-late": Change(partial(_update_late, _second_slots), when=lambda p: len(p.slots) > 1),
+    "m-updated-late": RuleChange(partial(_update_late, _first_slots), when=lambda p: len(p.slots) > 1),
+    "v-updated-late": RuleChange(partial(_update_late, _second_slots), when=lambda p: len(p.slots) > 1),
     "state-updated-late": partial(_update_late, lambda p: p.slots),
     "m-never-updated": partial(_never_update, _first_slots),
     "v-never-updated": partial(_never_update, _second_slots),
-    "state-not-stored": Change(partial(_lose, lambda p: p.slots), when=lambda p: len(p.slots) > 1),
+    "state-not-stored": RuleChange(partial(_lose, lambda p: p.slots), when=lambda p: len(p.slots) > 1),
     "parameter-not-moved": lambda program: program.replace(p=P),
     "steps-of-all": habit(clock="calls", when=uses_step),
     "steps-of-all-debiased": habit(debias_averages, clock="calls"),

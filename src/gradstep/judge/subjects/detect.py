@@ -12,7 +12,7 @@ import numpy as np
 from gradstep.judge.scenario import Scenario, Values, shared_defaults
 from gradstep.judge.subjects.base import Arguments, Kind, Subject, arguments_of
 from gradstep.judge.subjects.functions import FunctionSubject, UpdaterSubject, arguments_of_config, find_method
-from gradstep.judge.subjects.numpy_optimizer import NumpySubject, Parameter
+from gradstep.judge.subjects.numpy_optimizer import BareParameter, NumpySubject
 from gradstep.rules import Rule
 
 _FUNCTION_PLACES = 4
@@ -74,7 +74,7 @@ def _make_subject(
     if kind == "function":
         return FunctionSubject(submission, arguments, extra, tensors=_uses_torch(submission))
     if kind == "numpy":
-        return NumpySubject(submission, arguments, extra, parameter or Parameter)
+        return NumpySubject(submission, arguments, extra, parameter or BareParameter)
     if kind == "update":
         method = find_method(submission)
         if method is None:

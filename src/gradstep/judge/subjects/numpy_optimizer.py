@@ -23,7 +23,7 @@ class Gradient(np.ndarray):
 
 
 @final
-class Parameter:
+class BareParameter:
     """The least that a NumPy optimizer needs of a parameter: values, and a gradient or None."""
 
     def __init__(self, data: Values) -> None:
@@ -50,7 +50,7 @@ class NumpySubject(Subject):
         parameter: makes a parameter from an array; the framework's own class if the optimizer needs it.
     """
 
-    parameter: Callable[[Values], Any] = Parameter
+    parameter: Callable[[Values], Any] = BareParameter
 
     kind: ClassVar[Kind] = "numpy"
 

@@ -307,7 +307,7 @@ _bfloat16 = as_property(
     "bfloat16 kept", "a bfloat16 parameter stays bfloat16", "`p.data = ...` of a wider type", essential=False
 )(partial(_check_dtype, torch.bfloat16))
 
-PROPERTIES = (
+TORCH_PROPERTIES = (
     *(_closure_called, _gradient, _in_place, _graph, _float32, _bfloat16),
     *(_closure, _no_gradients, _frozen, _generator, _alone, _base_class),
 )

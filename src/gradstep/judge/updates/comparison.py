@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradstep.judge.scenario import Values
 from gradstep.judge.updates.candidates import Candidate
-from gradstep.judge.updates.history import CODES, History, ObservedStep, group_histories, join_histories
+from gradstep.judge.updates.history import EIGHT_BIT, History, ObservedStep, group_histories, join_histories
 from gradstep.judge.updates.replay import Roundings, StateOverflowError, UnknowableError, rate_of, settings_from
 from gradstep.rules import RULES
 
@@ -86,7 +86,7 @@ def tolerance(candidate: Candidate, history: History) -> float:
     """The relative distance beyond its roundings up to which updates are a rule's."""
     if candidate.orthogonal:
         return DIRECTION
-    return CODED if history.state is CODES else EXACT
+    return CODED if history.state is EIGHT_BIT else EXACT
 
 
 def compare(
@@ -120,7 +120,7 @@ def _compare_steps(candidate: Candidate, history: History, count: int, *, limit:
     distance = max(pair.distance(factor) for pair in visible)
     if distance <= tolerance(candidate, history):
         return Fit(distance, factor)
-    if history.state is CODES and not candidate.promised:
+    if history.state is EIGHT_BIT and not candidate.promised:
         return Fit(distance, factor)  # with 8-bit codes several rules come as near as this, so that none can be named
     # The sum of the roundings costs three more replays, so it is computed only where the result depends on it.
     distance = -1.0
@@ -242,7 +242,7 @@ class Screen:
         none = [np.zeros(len(self._sizes))] * len(pairs)
         factor = self._common_factors(pairs) if scaled else every.astype(np.float64)
         near = self._distances(pairs, none, factor) <= max(limit, tolerance(candidate, joint))
-        if near.all() or (joint.state is CODES and not candidate.promised):
+        if near.all() or (joint.state is EIGHT_BIT and not candidate.promised):
             return near
         spreads = list(_spreads(candidate, joint, replayed, self._norms))
         if len(spreads) < len(pairs):

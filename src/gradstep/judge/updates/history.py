@@ -61,7 +61,7 @@ class NumberFormat:
         return cls(float(info.eps), smallest, float(info.max), str(dtype).removeprefix("torch."))
 
 
-CODES = NumberFormat(0.0, 0.0, float(np.finfo(np.float32).max), "8-bit codes")
+EIGHT_BIT = NumberFormat(0.0, 0.0, float(np.finfo(np.float32).max), "8-bit codes")
 """State in 8-bit codes: how finely depends on the other elements of a block."""
 
 
@@ -170,7 +170,7 @@ class History:
             self.values = _format_with(rest, self.dtype)
             arrays = (v for k, v in state.items() if isinstance(v, Tensor) and v.ndim and k not in rest)
             formats = [_format_of(v) for v in arrays]
-            self.state = max((f for f in formats if f), key=lambda f: (f is CODES, f.eps), default=self.values)
+            self.state = max((f for f in formats if f), key=lambda f: (f is EIGHT_BIT, f.eps), default=self.values)
         self.steps.append(ObservedStep(settings, before.sample, g.sample * scale, after.sample))
         if before.full is not None and g.full is not None and after.full is not None:
             self.full_steps.append(ObservedStep(settings, before.full, g.full * scale, after.full))
@@ -328,5 +328,5 @@ def _read_state(value: Any, p: Tensor, sample: Tensor | None) -> Any:
 def _format_of(value: Tensor) -> NumberFormat | None:
     """The format of one array of state; None for masks, counters and the like."""
     if value.dtype in (torch.uint8, torch.int8):
-        return CODES
+        return EIGHT_BIT
     return NumberFormat.of(value.dtype) if value.dtype.is_floating_point or value.is_complex() else None

@@ -16,7 +16,7 @@ from gradstep.judge.updates.comparison import (
     rounding_of,
     tolerance,
 )
-from gradstep.judge.updates.history import CODES, History
+from gradstep.judge.updates.history import EIGHT_BIT, History
 from gradstep.judge.updates.replay import settings_from
 from gradstep.judge.updates.report import Result
 from gradstep.rules import RULES
@@ -111,7 +111,7 @@ def _name_update(history: History, promise: str, candidates: Sequence[Candidate]
     own = [c for c in candidates if not c.orthogonal]
     known = list(all_rules())
     plain = [c for c in known if not c.orthogonal and c.name != promise]
-    exact = CODED if history.state is CODES else EXACT
+    exact = CODED if history.state is EIGHT_BIT else EXACT
     distances = [(compare(c, history, screen, limit=ALIKE).distance, c.name) for c in plain]
     least = min(distances)[0]
     nearest, name = min(

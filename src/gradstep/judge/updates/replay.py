@@ -11,7 +11,7 @@ import torch
 from gradstep.judge.formula import Formula
 from gradstep.judge.scenario import Values
 from gradstep.judge.subjects.base import ALIASES
-from gradstep.judge.updates.history import CODES, History, NumberFormat, ObservedStep
+from gradstep.judge.updates.history import EIGHT_BIT, History, NumberFormat, ObservedStep
 from gradstep.rules import RULES, Rule, settings_of
 
 CODE_STEP = 2.0**-5
@@ -62,7 +62,7 @@ class Roundings:
         """
         if name not in self._signs:
             self._signs[name] = self._rng.choice((-0.5, 0.5), size=np.shape(x))
-        if self.state is CODES:
+        if self.state is EIGHT_BIT:
             return x + self._signs[name] * np.max(np.abs(x), initial=0.0) * CODE_STEP if signed else x
         return _disturb(x, self._signs[name], self.state)
 

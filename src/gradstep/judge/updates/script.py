@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import NoReturn
 
 from gradstep.judge.updates.report import WatchReport
-from gradstep.judge.updates.watch import STEPS, RuleWatch
+from gradstep.judge.updates.watch import WATCHED_STEPS, RuleWatch
 
 
 def watch_script(
-    script: Path, arguments: Sequence[str] = (), *, steps: int = STEPS
+    script: Path, arguments: Sequence[str] = (), *, steps: int = WATCHED_STEPS
 ) -> tuple[WatchReport, BaseException | None]:
     """Run a training script as Python would, and watch every optimizer that steps in it.
 

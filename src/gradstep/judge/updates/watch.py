@@ -24,7 +24,7 @@ from gradstep.judge.updates.records import OptimizerRecord, RunningSteps
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
 from gradstep.optimizers import Optimizer, innermost
 
-STEPS = 20
+WATCHED_STEPS = 20
 """Steps of each optimizer that are watched."""
 
 BUDGET = 1 << 24
@@ -274,7 +274,9 @@ class RuleWatch:
         return row("no gradient in any step", Result.OPEN)
 
 
-def watch_rules(*optimizers: torch.optim.Optimizer, model: nn.Module | None = None, steps: int = STEPS) -> RuleWatch:
+def watch_rules(
+    *optimizers: torch.optim.Optimizer, model: nn.Module | None = None, steps: int = WATCHED_STEPS
+) -> RuleWatch:
     """Watch a training run: does each parameter receive the update that its optimizer's name promises?
 
     The first steps are watched through torch's hooks around ``step()``: of each parameter a sample of 128 elements, of
@@ -316,7 +318,7 @@ def watch_rules(*optimizers: torch.optim.Optimizer, model: nn.Module | None = No
         parameter bias: held by no optimizer, though it needs a gradient
     """
     if isinstance(steps, bool) or not hasattr(steps, "__index__"):
-        raise TypeError(f"steps must be an integer, at least 1, but is {steps!r}: leave it out for {STEPS}")
+        raise TypeError(f"steps must be an integer, at least 1, but is {steps!r}: leave it out for {WATCHED_STEPS}")
     steps = operator.index(steps)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, but is {steps!r}")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, evaluation_mode, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, seed_random
 
-BATCH = 64
+BATCH_SIZE = 64
 TEST = 397
 
 
@@ -40,7 +40,7 @@ class Digits(Task):
     title = "Handwritten digits"
     description = (
         "A small convolutional network learns to read 8×8 images of handwritten digits (scikit-learn's "
-        f"load_digits): {1797 - TEST:,} to learn from, {TEST} held out, batches of {BATCH}."
+        f"load_digits): {1797 - TEST:,} to learn from, {TEST} held out, batches of {BATCH_SIZE}."
     )
     loss_word = "loss"
     loss_name = "cross-entropy on held-out images"
@@ -64,15 +64,15 @@ class Digits(Task):
                 nn.Linear(64, 10),
             )
 
-    def batches(self, seed: int) -> Iterator[Batch]:
+    def batches(self, seed: int) -> Iterator[MiniBatch]:
         x, y, _, _ = images()
         generator = torch.Generator().manual_seed(seed)
         while True:
-            for chosen in torch.randperm(len(y), generator=generator, device="cpu").split(BATCH):
-                if len(chosen) == BATCH:
+            for chosen in torch.randperm(len(y), generator=generator, device="cpu").split(BATCH_SIZE):
+                if len(chosen) == BATCH_SIZE:
                     yield x[chosen], y[chosen]
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: MiniBatch) -> Tensor:
         x, y = batch
         return F.cross_entropy(model(x), y)
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, seed_random
 
 JITTER = 0.05
 
 
 @final
-class Point(nn.Module):
+class SurfacePoint(nn.Module):
     """A model of two numbers, held in one parameter of shape (2,)."""
 
     def __init__(self, x: float, y: float) -> None:
@@ -60,13 +60,13 @@ class Surface(Task):
     def model(self, seed: int) -> nn.Module:
         with seed_random(seed):
             dx, dy = (JITTER * torch.randn(2)).tolist() if seed else (0.0, 0.0)
-        return Point(self.start[0] + dx, self.start[1] + dy)
+        return SurfacePoint(self.start[0] + dx, self.start[1] + dy)
 
-    def batches(self, seed: int) -> Iterator[Batch]:
+    def batches(self, seed: int) -> Iterator[MiniBatch]:
         while True:
             yield ()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: MiniBatch) -> Tensor:
         x, y = model()
         return self.height(x, y)
 

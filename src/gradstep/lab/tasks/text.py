@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Batch, Evaluation, Task, evaluation_mode, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, seed_random
 
 CONTEXT = 64
-BATCH = 8
-WIDTH = 96
+WINDOWS = 8
+MODEL_WIDTH = 96
 HEADS = 4
 LAYERS = 2
 VOCABULARY = 256
@@ -30,7 +30,7 @@ def corpus() -> tuple[Tensor, Tensor]:
     return tokens[:split], tokens[split:]
 
 
-def windows(tokens: Tensor, starts: Tensor) -> Batch:
+def windows(tokens: Tensor, starts: Tensor) -> MiniBatch:
     """Return inputs and targets, both of shape (B, CONTEXT); the target of a byte is the next byte.
 
     Args:
@@ -47,19 +47,21 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(WIDTH)
-        self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
-        self.project = nn.Linear(WIDTH, WIDTH)
-        self.feed_norm = nn.LayerNorm(WIDTH)
-        self.feed = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.attention_norm = nn.LayerNorm(MODEL_WIDTH)
+        self.query_key_value = nn.Linear(MODEL_WIDTH, 3 * MODEL_WIDTH)
+        self.project = nn.Linear(MODEL_WIDTH, MODEL_WIDTH)
+        self.feed_norm = nn.LayerNorm(MODEL_WIDTH)
+        self.feed = nn.Sequential(
+            nn.Linear(MODEL_WIDTH, 4 * MODEL_WIDTH), nn.GELU(), nn.Linear(4 * MODEL_WIDTH, MODEL_WIDTH)
+        )
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
-        heads = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, HEADS, WIDTH // HEADS)
+        heads = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, HEADS, MODEL_WIDTH // HEADS)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.dropout(self.project(mixed.transpose(1, 2).reshape(batch, length, WIDTH)))
+        x = x + self.dropout(self.project(mixed.transpose(1, 2).reshape(batch, length, MODEL_WIDTH)))
         out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
         return out
 
@@ -70,11 +72,11 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.token = nn.Embedding(VOCABULARY, WIDTH)
-        self.position = nn.Embedding(CONTEXT, WIDTH)
+        self.token = nn.Embedding(VOCABULARY, MODEL_WIDTH)
+        self.position = nn.Embedding(CONTEXT, MODEL_WIDTH)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.norm = nn.LayerNorm(MODEL_WIDTH)
+        self.head = nn.Linear(MODEL_WIDTH, VOCABULARY, bias=False)
         for table in (self.token, self.position):
             nn.init.normal_(table.weight, std=0.02)
 
@@ -92,7 +94,7 @@ class Text(Task):
     title = "English text"
     description = (
         "A small GPT-style transformer learns to foretell the next byte of English text (pydoc_data.topics, "
-        f"the text of Python's own help): {LAYERS} layers of width {WIDTH}, batches of {BATCH} windows of "
+        f"the text of Python's own help): {LAYERS} layers of width {MODEL_WIDTH}, batches of {WINDOWS} windows of "
         f"{CONTEXT} bytes, the last tenth of the text held out. Some paragraphs occur in several topics, so "
         "the held-out text is not wholly new."
     )
@@ -107,13 +109,13 @@ class Text(Task):
         with seed_random(seed):
             return Transformer()
 
-    def batches(self, seed: int) -> Iterator[Batch]:
+    def batches(self, seed: int) -> Iterator[MiniBatch]:
         tokens, _ = corpus()
         generator = torch.Generator().manual_seed(seed)
         while True:
-            yield windows(tokens, torch.randint(len(tokens) - CONTEXT, (BATCH,), generator=generator, device="cpu"))
+            yield windows(tokens, torch.randint(len(tokens) - CONTEXT, (WINDOWS,), generator=generator, device="cpu"))
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: MiniBatch) -> Tensor:
         tokens, targets = batch
         return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
 

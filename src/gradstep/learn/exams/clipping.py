@@ -12,7 +12,7 @@ from gradstep.judge.properties import Property
 from gradstep.learn.exams import Slip, verdict
 from gradstep.learn.lesson import Framework
 
-Arrays: TypeAlias = Sequence["NDArray[Any] | None"]
+GradientArrays: TypeAlias = Sequence["NDArray[Any] | None"]
 Clipped: TypeAlias = tuple[float, list[Any]]
 """The returned norm, and the gradients after the call."""
 
@@ -37,7 +37,7 @@ def check(submission: Any, framework: Framework) -> Verdict:
     mixed = [rng.normal(size=(3, 4)), rng.normal(size=5) * 30, np.asarray(rng.normal()), rng.normal(size=(2, 2)) / 50]
     huge = [np.array([1e38, -1e38], np.float32), np.array([1e38], np.float32)]
 
-    def compare(grads: Arrays, limit: float) -> Callable[[Any], str]:
+    def compare(grads: GradientArrays, limit: float) -> Callable[[Any], str]:
         return lambda it: _find_difference(run(it, grads, limit), _clip(grads, limit))
 
     exams = (
@@ -67,7 +67,9 @@ def check(submission: Any, framework: Framework) -> Verdict:
         "clipping by the global norm",
         exams,
         lambda it: tuple(
-            slip.match(_READ) for slip in SLIPS if not _find_difference(run(it, mixed, 2.0), slip.compute(mixed, 2.0))
+            slip.match(_READ)
+            for slip in CLIPPING_SLIPS
+            if not _find_difference(run(it, mixed, 2.0), slip.compute(mixed, 2.0))
         ),
     )
 
@@ -79,7 +81,7 @@ class _Runner:
     def __init__(self, framework: Framework) -> None:
         self.framework = framework
 
-    def __call__(self, submission: Any, grads: Arrays, limit: float, *, generator: bool = False) -> Clipped:
+    def __call__(self, submission: Any, grads: GradientArrays, limit: float, *, generator: bool = False) -> Clipped:
         holders = [_Holder(None if g is None else self._convert(g)) for g in grads]
         norm = float(submission(iter(holders) if generator else holders, limit))
         return norm, [None if h.grad is None else np.asarray(h.grad) for h in holders]
@@ -121,29 +123,29 @@ def _find_difference(got: Clipped, expected: Clipped) -> str:
     return ""
 
 
-def _norm(grads: Arrays) -> float:
+def _norm(grads: GradientArrays) -> float:
     return math.hypot(*(float(x) for g in grads if g is not None for x in g.ravel()))
 
 
-def _scale(grads: Arrays, factor: float) -> list[Any]:
+def _scale(grads: GradientArrays, factor: float) -> list[Any]:
     return [None if g is None else g.astype(np.float64) * factor for g in grads]
 
 
-def _clip(grads: Arrays, limit: float) -> Clipped:
+def _clip(grads: GradientArrays, limit: float) -> Clipped:
     """Clip gradients by their global norm; compute in float64."""
     norm = _norm(grads)
     return norm, _scale(grads, limit / norm if norm > limit else 1.0)
 
 
-def _clip_each(grads: Arrays, limit: float) -> list[Any]:
+def _clip_each(grads: GradientArrays, limit: float) -> list[Any]:
     return [g if g is None else _clip([g], limit)[1][0] for g in grads]
 
 
-def _clip_values(grads: Arrays, limit: float) -> list[Any]:
+def _clip_values(grads: GradientArrays, limit: float) -> list[Any]:
     return [None if g is None else np.clip(g, -limit, limit) for g in grads]
 
 
-SLIPS = (
+CLIPPING_SLIPS = (
     Slip(
         "a norm for each tensor by itself",
         "the factor is computed inside the loop over the parameters: add up all squares first",
@@ -177,5 +179,5 @@ SLIPS = (
 )
 
 
-def _sum_norms(grads: Arrays) -> float:
+def _sum_norms(grads: GradientArrays) -> float:
     return sum(_norm([g]) for g in grads)

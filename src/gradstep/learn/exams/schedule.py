@@ -17,7 +17,7 @@ _NEAR = 1e-9
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class SchedulePlan:
     """The settings of a schedule, and how many updates to compare; ``floor`` is a share of the peak."""
 
     peak: float
@@ -33,14 +33,14 @@ class Plan:
         return [schedule(update) for update in range(self.updates)]
 
 
-_SMALL = Plan(0.1, 2, 6, 0.0, 9)
-_LONG = Plan(3e-4, 50, 400, 0.0, 401)
-_FLOOR = Plan(1e-3, 10, 60, 0.1, 61)
-_BEYOND = Plan(1e-3, 10, 60, 0.1, 200)
-_COLD = Plan(1e-3, 0, 40, 0.0, 41)
+_SMALL = SchedulePlan(0.1, 2, 6, 0.0, 9)
+_LONG = SchedulePlan(3e-4, 50, 400, 0.0, 401)
+_FLOOR = SchedulePlan(1e-3, 10, 60, 0.1, 61)
+_BEYOND = SchedulePlan(1e-3, 10, 60, 0.1, 200)
+_COLD = SchedulePlan(1e-3, 0, 40, 0.0, 41)
 _PLANS = (_SMALL, _LONG, _FLOOR, _BEYOND, _COLD)
 
-Follow: TypeAlias = Callable[[Any, Plan], list[float]]
+Follow: TypeAlias = Callable[[Any, SchedulePlan], list[float]]
 """Returns the learning rate that a submission gives to each update of a plan."""
 
 
@@ -60,18 +60,18 @@ def check(submission: Any, framework: Framework) -> Verdict:
             _make_exam(follow, "no warmup", "warmup = 0", _COLD),
             *further,
         ),
-        lambda it: tuple(slip.match(_READ) for slip in SLIPS if _has_slip(slip, it, follow)),
+        lambda it: tuple(slip.match(_READ) for slip in SCHEDULE_SLIPS if _has_slip(slip, it, follow)),
     )
 
 
-def _call_function(submission: Any, plan: Plan) -> list[float]:
+def _call_function(submission: Any, plan: SchedulePlan) -> list[float]:
     return [
         float(submission(t, peak=plan.peak, warmup=plan.warmup, total=plan.total, floor=plan.floor * plan.peak))
         for t in range(plan.updates)
     ]
 
 
-def _step_scheduler(submission: Any, plan: Plan) -> list[float]:
+def _step_scheduler(submission: Any, plan: SchedulePlan) -> list[float]:
     optimizer = _make_optimizer(plan.peak)
     scheduler = submission(optimizer, warmup=plan.warmup, total=plan.total, floor=plan.floor)
     return _collect_rates(optimizer, scheduler, plan.updates)
@@ -92,14 +92,16 @@ def _collect_rates(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
     return rates
 
 
-def _make_exam(follow: Follow, name: str, shows: str, plan: Plan, since: int = 0, until: int | None = None) -> Property:
+def _make_exam(
+    follow: Follow, name: str, shows: str, plan: SchedulePlan, since: int = 0, until: int | None = None
+) -> Property:
     def find_fault(submission: Any) -> str:
         return _find_difference(follow(submission, plan), plan, since, until)
 
     return Property(name, shows, "the formula of that part, with numbers put in by hand", find_fault)
 
 
-def _find_difference(got: list[float], plan: Plan, since: int = 0, until: int | None = None) -> str:
+def _find_difference(got: list[float], plan: SchedulePlan, since: int = 0, until: int | None = None) -> str:
     """Return the first difference between learning rates, one for each update, and a plan's, in words; or ""."""
     pairs = list(enumerate(zip(got, plan.rates())))[since:until]
     for t, (own, true) in pairs:
@@ -149,19 +151,21 @@ def _has_slip(slip: Slip, submission: Any, follow: Follow) -> bool:
     )
 
 
-def _hold_floor(t: int, plan: Plan) -> float | None:
+def _hold_floor(t: int, plan: SchedulePlan) -> float | None:
     """Return the factor after the end; None before it."""
     return plan.floor if t >= plan.total else None
 
 
 def _factor(
     t: int,
-    plan: Plan,
+    plan: SchedulePlan,
     *,
-    rise: Callable[[int, Plan], float] = lambda t, p: t / p.warmup,
-    share: Callable[[int, Plan], float] = lambda t, p: (t - p.warmup) / (p.total - p.warmup),
-    fall: Callable[[float, Plan], float] = lambda s, p: p.floor + (1 - p.floor) * (1 + math.cos(math.pi * s)) / 2,
-    end: Callable[[int, Plan], float | None] = _hold_floor,
+    rise: Callable[[int, SchedulePlan], float] = lambda t, p: t / p.warmup,
+    share: Callable[[int, SchedulePlan], float] = lambda t, p: (t - p.warmup) / (p.total - p.warmup),
+    fall: Callable[[float, SchedulePlan], float] = lambda s, p: (
+        p.floor + (1 - p.floor) * (1 + math.cos(math.pi * s)) / 2
+    ),
+    end: Callable[[int, SchedulePlan], float | None] = _hold_floor,
 ) -> float:
     """Return the factor of an update; a slip replaces one of its parts."""
     if t < plan.warmup:
@@ -170,7 +174,7 @@ def _factor(
     return fall(share(t, plan), plan) if last is None else last
 
 
-SLIPS = (
+SCHEDULE_SLIPS = (
     Slip(
         "a warmup that counts from 1",
         "`(update + 1) / warmup`: update 0 is the first, and the peak belongs to update W",

@@ -5,54 +5,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Change, Experiment, Finding, Walker
+from gradstep.learn.experiments.experiment import RULE_COLOURS, Conclusion, Experiment, SettingsChange, Walker
 from gradstep.report import Grid, Line, LineChart
 from gradstep.report.scales import Scale, fit
 from gradstep.rules import Adam
 
-LR, STEPS = 0.1, 1500
+_LR, _STEPS = 0.1, 1500
 WRONG = "wine"
 
 
 def uncorrected(coefficients: dict[str, float]) -> dict[str, float]:
     """Return Adam's coefficients without both corrections."""
-    return coefficients | {"step_size": LR, "unbias2": 1.0}
+    return coefficients | {"step_size": _LR, "unbias2": 1.0}
 
 
-def run() -> Finding:
+def run() -> Conclusion:
     """Compare the length of steps on a constant gradient, and the path on a quadratic."""
-    changes: dict[str, Change] = {"corrected": lambda coefficients: coefficients, "not corrected": uncorrected}
+    changes: dict[str, SettingsChange] = {"corrected": lambda coefficients: coefficients, "not corrected": uncorrected}
     lengths, ways = {}, {}
     for name, change in changes.items():
         lengths[name] = step_lengths(change)
-        ways[name] = Walker(Adam(lr=LR), [1.0], change=change).walk(lambda p: 2 * p, 200)[:, 0]
+        ways[name] = Walker(Adam(lr=_LR), [1.0], change=change).walk(lambda p: 2 * p, 200)[:, 0]
     wrong = lengths["not corrected"]
     lowest = {name: float(way.min()) for name, way in ways.items()}
     lines = (
         f"With the corrections every step along a constant gradient is {lengths['corrected'].max():.3g} lr long.",
         f"Without them the first is {wrong[0]:.3g} lr, the longest {wrong.max():.3g} lr (step {wrong.argmax() + 1}), "
-        f"and after {STEPS:,} steps they are still {wrong[-1]:.3g} lr.",
+        f"and after {_STEPS:,} steps they are still {wrong[-1]:.3g} lr.",
         f"On p² from 1, the corrected run overshoots to {lowest['corrected']:.2f}, the other to "
         f"{lowest['not corrected']:.2f}.",
     )
-    return Finding(lines, _picture(lengths, ways))
+    return Conclusion(lines, _picture(lengths, ways))
 
 
-def step_lengths(change: Change) -> NDArray[Any]:
-    """Return the length of each step along a gradient of 1, in units of lr, of shape (STEPS,)."""
-    return -np.diff(Walker(Adam(lr=LR), [0.0], change=change).walk(np.ones_like, STEPS)[:, 0]) / LR
+def step_lengths(change: SettingsChange) -> NDArray[Any]:
+    """Return the length of each step along a gradient of 1, in units of lr, of shape (_STEPS,)."""
+    return -np.diff(Walker(Adam(lr=_LR), [0.0], change=change).walk(np.ones_like, _STEPS)[:, 0]) / _LR
 
 
 def _picture(lengths: dict[str, NDArray[Any]], ways: dict[str, NDArray[Any]]) -> Grid:
-    colours = {"corrected": COLOURS["Adam"], "not corrected": WRONG}
-    steps = list(range(1, STEPS + 1))
+    colours = {"corrected": RULE_COLOURS["Adam"], "not corrected": WRONG}
+    steps = list(range(1, _STEPS + 1))
     longest = max(float(length.max()) for length in lengths.values())
     left = LineChart(
         "How long a step is, the gradient being constant",
         "step",
         "length in units of lr",
         [Line(name, steps, length.tolist(), colours[name]) for name, length in lengths.items()],
-        x=Scale(1.0, STEPS, log=True),
+        x=Scale(1.0, _STEPS, log=True),
         y=fit([0.0, longest]),
     )
     right = LineChart(

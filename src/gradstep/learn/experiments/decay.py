@@ -5,36 +5,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
+from gradstep.learn.experiments.experiment import RULE_COLOURS, Conclusion, Experiment, Walker
 from gradstep.report import Level, Line, LineChart
 from gradstep.report.scales import Scale
 from gradstep.rules import Adam, AdamW
 
-LR, DECAY, STEPS, WEIGHTS = 1e-3, 0.1, 1000, 400
+_LR, WEIGHT_DECAY, _STEPS, WEIGHTS = 1e-3, 0.1, 1000, 400
 SCALES = np.logspace(-4, 3, 15)
 
 
-def run() -> Finding:
+def run() -> Conclusion:
     """Decay weights of 1 whose gradients are noise of one scale, so that only the decay moves their mean."""
     left = {
-        "Adam": _remaining_means(Walker(Adam(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
-        "AdamW": _remaining_means(Walker(AdamW(lr=LR, weight_decay=DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "Adam": _remaining_means(Walker(Adam(lr=_LR, weight_decay=WEIGHT_DECAY), np.ones((len(SCALES), WEIGHTS)))),
+        "AdamW": _remaining_means(Walker(AdamW(lr=_LR, weight_decay=WEIGHT_DECAY), np.ones((len(SCALES), WEIGHTS)))),
     }
-    expected = (1 - LR * DECAY) ** STEPS
+    expected = (1 - _LR * WEIGHT_DECAY) ** _STEPS
     lines = (
-        f"{WEIGHTS} weights at each scale, lr {LR:g}, decay {DECAY:g}, {STEPS:,} steps.",
+        f"{WEIGHTS} weights at each scale, lr {_LR:g}, decay {WEIGHT_DECAY:g}, {_STEPS:,} steps.",
         f"AdamW: {left['AdamW'].min():.3f} to {left['AdamW'].max():.3f} of the weight is left at every scale; "
-        f"(1 − lr · λ)^{STEPS} is {expected:.3f}.",
+        f"(1 − lr · λ)^{_STEPS} is {expected:.3f}.",
         f"Adam: {left['Adam'][0]:.3f} is left where gradients are around {SCALES[0]:g}, {left['Adam'][-1]:.3f} where "
         f"they are around {SCALES[-1]:g}.",
     )
-    return Finding(lines, _picture(left, expected))
+    return Conclusion(lines, _picture(left, expected))
 
 
 def _remaining_means(walker: Walker) -> NDArray[Any]:
     """Return the mean weight at each scale after all steps, of shape (len(SCALES),)."""
     rng = np.random.default_rng(0)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         walker.step(rng.normal(size=walker.p.shape) * SCALES[:, None])
     mean: NDArray[Any] = walker.p.mean(axis=1)
     return mean
@@ -45,7 +45,7 @@ def _picture(left: dict[str, NDArray[Any]], expected: float) -> LineChart:
         "What decay leaves of a weight of 1",
         "scale of the weight's gradients",
         "what is left of it",
-        [Line(name, SCALES.tolist(), values.tolist(), COLOURS[name]) for name, values in left.items()],
+        [Line(name, SCALES.tolist(), values.tolist(), RULE_COLOURS[name]) for name, values in left.items()],
         x=Scale(SCALES[0], SCALES[-1], log=True),
         y=Scale(0.0, 1.05),
         levels=[Level(expected, "(1 − lr · λ) to the number of steps")],

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradstep.report import Picture
 from gradstep.rules import Rule, State
 
-Change = Callable[[dict[str, float]], dict[str, float]]
+SettingsChange = Callable[[dict[str, float]], dict[str, float]]
 
 
 @final
@@ -33,7 +33,11 @@ class Walker:
     """
 
     def __init__(
-        self, rule: Rule, start: ArrayLike, dtype: str = "float64", change: Change = lambda coefficients: coefficients
+        self,
+        rule: Rule,
+        start: ArrayLike,
+        dtype: str = "float64",
+        change: SettingsChange = lambda coefficients: coefficients,
     ) -> None:
         self.rule, self.change = rule, change
         self.p: NDArray[Any] = np.array(start, dtype=dtype)
@@ -60,7 +64,7 @@ class Walker:
         self.p = self.rule.update(self.p, gradient, self.state, coefficients)
 
 
-COLOURS = {
+RULE_COLOURS = {
     "SGD": "black",
     "SGD with momentum": "magenta",
     "RMSprop": "green",
@@ -74,7 +78,7 @@ COLOURS = {
 
 @final
 @dataclass(frozen=True)
-class Finding:
+class Conclusion:
     """The result of an experiment: its figures in words and as a picture."""
 
     lines: tuple[str, ...]
@@ -97,4 +101,4 @@ class Experiment:
     name: str  # its name on the command line
     title: str  # a few words
     question: str  # what to think about before looking at the result
-    run: Callable[[], Finding]  # computes everything and returns the finding
+    run: Callable[[], Conclusion]  # computes everything and returns the finding

@@ -9,15 +9,15 @@ from typing import final
 import numpy as np
 
 import gradstep.numpy as gn
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
+from gradstep.learn.experiments.experiment import RULE_COLOURS, Conclusion, Experiment, Walker
 from gradstep.planner import plan
 from gradstep.report import Bar, BarChart, Grid
 from gradstep.report.words import size
 from gradstep.rules import SGD, Adafactor, Adam, AdamW, Lion, RMSprop, Rule
 
-SHAPE = (1024, 1024)
-ROUNDS = 9
-RULES: dict[str, Rule] = {
+MATRIX_SHAPE = (1024, 1024)
+REPEATS = 9
+MEASURED_RULES: dict[str, Rule] = {
     "SGD": SGD(),
     "SGD with momentum": SGD(momentum=0.9),
     "RMSprop": RMSprop(),
@@ -38,10 +38,12 @@ class Cost:
     plain: float  # seconds of the same formula in plain NumPy
 
 
-def run() -> Finding:
+def run() -> Conclusion:
     """Measure each optimizer on a matrix of a million weights, in turns with plain NumPy."""
-    costs = {name: _measure_cost(rule) for name, rule in RULES.items()}
-    lines = [f"One float32 matrix of {SHAPE[0]:,} × {SHAPE[1]:,}; medians of {ROUNDS} steps taken in turns."]
+    costs = {name: _measure_cost(rule) for name, rule in MEASURED_RULES.items()}
+    lines = [
+        f"One float32 matrix of {MATRIX_SHAPE[0]:,} × {MATRIX_SHAPE[1]:,}; medians of {REPEATS} steps taken in turns."
+    ]
     for name, cost in costs.items():
         lines.append(
             f"{name}: {cost.state:.2f} bytes of state a weight, {1e3 * cost.step:.2f} ms a step; "
@@ -52,17 +54,17 @@ def run() -> Finding:
         f"Weight and gradient take 8 bytes besides. For 3 billion weights with AdamW that makes "
         f"{size(large.total)}, of which state {size(large.of('state'))} (gradstep plan 3B)."
     )
-    return Finding(tuple(lines), _picture(costs))
+    return Conclusion(tuple(lines), _picture(costs))
 
 
 def _measure_cost(rule: Rule) -> Cost:
     rng = np.random.default_rng(0)
-    weights, gradient = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
+    weights, gradient = (rng.normal(size=MATRIX_SHAPE).astype(np.float32) for _ in range(2))
     settings = {name: value for name, value in vars(rule).items() if name != "maximize"}
     optimizer = gn.optimizer(type(rule))([gn.Parameter(weights.copy(), gradient)], **settings)
     walker = Walker(rule, weights, "float32")
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(ROUNDS + 1):
+    for turn in range(REPEATS + 1):
         for measured, step in zip(times, (optimizer.step, lambda: walker.step(gradient))):
             seconds = _time(step)
             if turn:  # the first step compiles and makes the state
@@ -79,14 +81,15 @@ def _time(step: Callable[[], None]) -> float:
 
 def _picture(costs: dict[str, Cost]) -> Grid:
     memory = [
-        Bar(name, [(8.0, "pale"), (cost.state, COLOURS[name])], f"{8 + cost.state:.3g}") for name, cost in costs.items()
+        Bar(name, [(8.0, "pale"), (cost.state, RULE_COLOURS[name])], f"{8 + cost.state:.3g}")
+        for name, cost in costs.items()
     ]
     time = []
     for name, cost in costs.items():
-        time.append(Bar(name, [(1e3 * cost.step, COLOURS[name])], f"{1e3 * cost.step:.2f} ms"))
+        time.append(Bar(name, [(1e3 * cost.step, RULE_COLOURS[name])], f"{1e3 * cost.step:.2f} ms"))
         time.append(Bar("", [(1e3 * cost.plain, "pale")], f"{cost.plain / cost.step:.1f}×"))
     left = BarChart("Memory: weight and gradient (grey), and state", "bytes for each weight", memory)
-    unit = f"ms a step, {SHAPE[0]:,} × {SHAPE[1]:,} weights"
+    unit = f"ms a step, {MATRIX_SHAPE[0]:,} × {MATRIX_SHAPE[1]:,} weights"
     return Grid("Memory and cost", [left, BarChart("Time: gradstep (colour), plain NumPy (grey)", unit, time)])
 
 

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.learn.experiments.experiment import COLOURS, Experiment, Finding, Walker
-from gradstep.report import Grid, Line, LineChart, SurfaceChart, Trajectory
+from gradstep.learn.experiments.experiment import RULE_COLOURS, Conclusion, Experiment, Walker
+from gradstep.report import Grid, Line, LineChart, SurfaceChart, SurfacePath
 from gradstep.report.scales import Scale
 from gradstep.report.words import number
 from gradstep.rules import SGD, Adam, RMSprop, Rule
 
 SLOPES = np.array([1.0, 50.0])
 START = (-3.6, 1.1)
-STEPS = 80
-RULES: dict[str, Rule] = {
+RAVINE_STEPS = 80
+RAVINE_RULES: dict[str, Rule] = {
     "SGD": SGD(lr=0.036),
     "SGD with momentum": SGD(lr=0.02, momentum=0.8),
     "RMSprop": RMSprop(lr=0.05, alpha=0.9),
@@ -28,22 +28,22 @@ def height(p: NDArray[Any]) -> NDArray[Any]:
     return total
 
 
-def run() -> Finding:
+def run() -> Conclusion:
     """Run four rules from the same place for the same number of steps."""
     paths = walk_all()
     ends = {name: float(height(path)[-1]) for name, path in paths.items()}
     turns = {name: _count_crossings(path[:, 1]) for name, path in paths.items()}
     lines = (
-        f"½ (x² + 50 y²) from {START}, {STEPS} steps; the height there is {float(height(np.array(START))):.1f}.",
+        f"½ (x² + 50 y²) from {START}, {RAVINE_STEPS} steps; the height there is {float(height(np.array(START))):.1f}.",
         *(f"{name}: crosses the ravine {turns[name]} times, and ends at height {ends[name]:.2g}." for name in paths),
         "SGD's rate is near the largest that does not diverge across (2/50); along, it is far too small.",
     )
-    return Finding(lines, _picture(paths))
+    return Conclusion(lines, _picture(paths))
 
 
 def walk_all() -> dict[str, NDArray[Any]]:
-    """Return the path of each rule, of shape (STEPS + 1, 2)."""
-    return {name: Walker(rule, START).walk(lambda p: SLOPES * p, STEPS) for name, rule in RULES.items()}
+    """Return the path of each rule, of shape (RAVINE_STEPS + 1, 2)."""
+    return {name: Walker(rule, START).walk(lambda p: SLOPES * p, RAVINE_STEPS) for name, rule in RAVINE_RULES.items()}
 
 
 def _count_crossings(across: NDArray[Any]) -> int:
@@ -56,12 +56,12 @@ def _picture(paths: dict[str, NDArray[Any]]) -> Grid:
     x, y = np.linspace(-4.2, 1.6, 72), np.linspace(-1.5, 1.5, 72)
     heights = {name: height(path) for name, path in paths.items()}
     ways = [
-        Trajectory(name, number(float(heights[name][-1])), COLOURS[name], [(px, py) for px, py in path.tolist()])
+        SurfacePath(name, number(float(heights[name][-1])), RULE_COLOURS[name], [(px, py) for px, py in path.tolist()])
         for name, path in paths.items()
     ]
     ground = height(np.stack(np.meshgrid(x, y), axis=-1))
     surface = SurfaceChart("The paths, each with its last height", "along", "across", x, y, ground, ways, (0.0, 0.0))
-    lines = [Line(name, range(STEPS + 1), high.tolist(), COLOURS[name]) for name, high in heights.items()]
+    lines = [Line(name, range(RAVINE_STEPS + 1), high.tolist(), RULE_COLOURS[name]) for name, high in heights.items()]
     over = LineChart("Height over the minimum", "step", "height", lines, y=Scale(1e-6, 100.0, log=True), tall=300.0)
     return Grid("Momentum in a ravine", [surface, over], columns=1)
 

@@ -1,20 +1,22 @@
 """The doctor: find out from the record of a run why training is unhealthy."""
 
 import os
+from typing import Any
 
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
 from gradstep.monitor.doctor.finding import Cause, Fact, Finding, Severity
 from gradstep.monitor.doctor.readings import Diagnosis, Reading, rank_findings, readings
-from gradstep.monitor.doctor.rules import RULES
+from gradstep.monitor.doctor.rules import CAUSE_FINDERS
 from gradstep.monitor.doctor.rules.gradients import matrix_norms
 from gradstep.monitor.doctor.rules.learning_rate import SHORT_WIDTH, relapse
 from gradstep.monitor.lines import read_run
 from gradstep.monitor.record import Run
+from gradstep.warn import find_old_name
 
 __all__ = [
-    "RULES",
+    "CAUSE_FINDERS",
     "SHORT_WIDTH",
     "Cause",
     "Diagnosis",
@@ -55,5 +57,9 @@ def diagnose(run: Run | str | os.PathLike[str]) -> Diagnosis:
     record = run if isinstance(run, Run) else read_run(run)
     evidence = Evidence(record)
     with np.errstate(over="ignore", invalid="ignore"):  # the numbers of a diverging run overflow float64
-        findings = rank_findings(f for rule in RULES if (f := rule(evidence)) is not None)
+        findings = rank_findings(f for find in CAUSE_FINDERS if (f := find(evidence)) is not None)
         return Diagnosis(findings, readings(evidence, findings), len(record.updates))
+
+
+def __getattr__(name: str) -> Any:
+    return find_old_name(__name__, name, {"RULES": "CAUSE_FINDERS"})

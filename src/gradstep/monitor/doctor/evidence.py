@@ -11,11 +11,10 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.monitor.record import Header, Parameter, Run, Update
+from gradstep.engines.statistics import Float64s
+from gradstep.monitor.record import Header, ParameterInfo, Run, Update
 
-Floats = NDArray[np.float64]
-
-WIDTH = 9
+MEDIAN_WIDTH = 9
 """Updates in a running median: enough to ignore a single bad batch, few enough to see a warmup. A choice."""
 
 ACTIVE = 0.1
@@ -29,7 +28,7 @@ class Series:
     """One number per update, without the updates where it was not collected."""
 
     updates: NDArray[np.int64]  # (n,) numbers of the updates, ascending
-    values: Floats  # (n,) their values, not always finite
+    values: Float64s  # (n,) their values, not always finite
 
     def __len__(self) -> int:
         return len(self.values)
@@ -43,7 +42,7 @@ class Series:
         """The series without NaN and infinity."""
         return self.where(np.isfinite(self.values))
 
-    def smooth(self, width: int = WIDTH) -> Series:
+    def smooth(self, width: int = MEDIAN_WIDTH) -> Series:
         """Return running medians over ``width`` updates; with fewer records than updates, over fewer records."""
         if len(self) < 2:
             return self
@@ -170,9 +169,9 @@ class Evidence:
     @cached_property
     def fall(self) -> float | None:
         """The fall of the loss as a share of its first value; None if there are too few updates."""
-        if len(self.loss) < 2 * WIDTH:
+        if len(self.loss) < 2 * MEDIAN_WIDTH:
             return None
-        first, last = self.loss.values[:WIDTH].mean(), self.loss.values[-WIDTH:].mean()
+        first, last = self.loss.values[:MEDIAN_WIDTH].mean(), self.loss.values[-MEDIAN_WIDTH:].mean()
         return float((first - last) / abs(first)) if first else None
 
     # -- parameters ----------------------------------------------------------------------------------------------
@@ -182,7 +181,7 @@ class Evidence:
         """Whether the record has numbers of single parameters."""
         return any(u.parameters is not None for u in self.made)
 
-    def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+    def of_parameters(self, name: str) -> tuple[NDArray[np.int64], Float64s]:
         """Return a quantity of every parameter, by its field's name in :class:`PerParameter`, such as ``grad_norm``.
 
         Returns:
@@ -201,7 +200,7 @@ class Evidence:
         values = (group.settings.get("weight_decay") for group in self.header.groups)
         return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
 
-    def decay_of(self, parameter: Parameter) -> float:
+    def decay_of(self, parameter: ParameterInfo) -> float:
         """Return the weight decay of a parameter's group at the start; 0 without a group."""
         return 0.0 if parameter.group is None else self.decays[parameter.group]
 

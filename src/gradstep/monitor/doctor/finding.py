@@ -133,17 +133,17 @@ class Finding:
         return "\n".join(lines)
 
 
-Found: TypeAlias = tuple[float, Sequence[Fact]] | None
+Signs: TypeAlias = tuple[float, Sequence[Fact]] | None
 """The score and the facts of a finding; None, or no facts, if the cause shows no sign."""
 
 
 @final
 @dataclass(frozen=True)
-class Rule:
+class CauseFinder:
     """Searches the record of a run for one cause."""
 
     cause: Cause
-    find: Callable[[Evidence], Found]
+    find: Callable[[Evidence], Signs]
 
     def __call__(self, evidence: Evidence) -> Finding | None:
         """Return the finding, or None."""
@@ -151,17 +151,19 @@ class Rule:
         return Finding(self.cause, score, tuple(facts)) if facts else None
 
 
-def finds(explains: Iterable[str] = (), spoils: Iterable[str] = ()) -> Callable[[Callable[[Evidence], Found]], Rule]:
-    """Make a rule of a function; its cause has the function's name, and the texts of that name in ``causes.md``."""
+def finds(
+    explains: Iterable[str] = (), spoils: Iterable[str] = ()
+) -> Callable[[Callable[[Evidence], Signs]], CauseFinder]:
+    """Make a finder of a function; its cause has the function's name, and the texts of that name in ``causes.md``."""
 
-    def make_rule(find: Callable[[Evidence], Found]) -> Rule:
+    def make_finder(find: Callable[[Evidence], Signs]) -> CauseFinder:
         title, severity, reading, remedy = _texts()[find.__name__]
-        return Rule(
+        return CauseFinder(
             Cause(find.__name__, title, Severity(severity), reading, remedy, frozenset(explains), frozenset(spoils)),
             find,
         )
 
-    return make_rule
+    return make_finder
 
 
 @cache
@@ -195,10 +197,10 @@ def join_names(names: Iterable[str]) -> str:
     return ", ".join(every[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def part(share: float) -> str:
+def show_share(share: float) -> str:
     """Write a share of a whole in percent, or as a multiple from 10 on.
 
-    >>> part(0.5), part(1.234), part(14904238.5), part(1.49e13)
+    >>> show_share(0.5), show_share(1.234), show_share(14904238.5), show_share(1.49e13)
     ('50%', '123%', '14,904,238 times', '1.5e+13 times')
     """
     if abs(share) < 10:
@@ -206,12 +208,12 @@ def part(share: float) -> str:
     return f"{share:,.0f} times" if abs(share) < 1e9 else f"{share:.2g} times"
 
 
-def fell(share: float) -> str:
+def describe_fall(share: float) -> str:
     """Say how a loss changed, given the share of its start that it lost.
 
-    >>> fell(0.1234), fell(-0.5), fell(-1999.0)
+    >>> describe_fall(0.1234), describe_fall(-0.5), describe_fall(-1999.0)
     ('fell by 12.3%', 'rose by 50.0%', 'rose to 2,000 times its start')
     """
     if share <= -10:
-        return f"rose to {part(1 - share)} its start"
+        return f"rose to {show_share(1 - share)} its start"
     return f"{'fell' if share >= 0 else 'rose'} by {abs(share):.1%}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Series
+from gradstep.monitor.doctor.evidence import MEDIAN_WIDTH, Evidence, Series
 from gradstep.monitor.doctor.finding import Finding
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, LOW_RATIO, RELAPSE, relapse
 from gradstep.monitor.record import ALARMING_GRADIENT, HEALTHY_GRADIENT
@@ -83,7 +83,7 @@ def _read_lr(lr: Series) -> str:
 
 
 def _read_loss(loss: Series) -> str:
-    if len(loss) < 2 * WIDTH:
+    if len(loss) < 2 * MEDIAN_WIDTH:
         return "too few updates to say"
     start, end = loss.part(0, 0.1).median, loss.part(0.9, 1).median
     if relapse(loss).values[-1] >= RELAPSE:

@@ -22,7 +22,7 @@ from gradstep.storage.policy import SMALL
 
 NESTED = "__bnb_optimizer_quant_state__"
 
-SLOTS: Mapping[str, tuple[str, ...]] = {
+SLOT_NAMES: Mapping[str, tuple[str, ...]] = {
     "Adam": ("exp_avg", "exp_avg_sq"),
     "AdamW": ("exp_avg", "exp_avg_sq"),
     "Lion": ("exp_avg",),
@@ -52,9 +52,9 @@ def slot_names(rule: type[Rule]) -> tuple[str, ...]:
     Raises:
         ValueError: bitsandbytes has no such optimizer.
     """
-    if rule.__name__ not in SLOTS:
-        raise ValueError(f"bitsandbytes' layout is known for {', '.join(SLOTS)}, not for {rule.__name__}")
-    return SLOTS[rule.__name__]
+    if rule.__name__ not in SLOT_NAMES:
+        raise ValueError(f"bitsandbytes' layout is known for {', '.join(SLOT_NAMES)}, not for {rule.__name__}")
+    return SLOT_NAMES[rule.__name__]
 
 
 def read_entry(rule: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

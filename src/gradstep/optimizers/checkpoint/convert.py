@@ -142,7 +142,7 @@ def _changes(by_kind: dict[tuple[str, str, str], list[SlotComparison]]) -> Itera
         yield Change(slot, before, after, len(members), max(m.error for m in members), far / max(count, 1))
 
 
-BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
+BITSANDBYTES_BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
 """bitsandbytes' layouts, and the bits of their large tensors."""
 
 
@@ -195,7 +195,7 @@ def find_layout(to: str | torch.optim.Optimizer) -> str:
             bits: Any = to
             return "bitsandbytes-8bit" if bits.args.optim_bits == 8 else "bitsandbytes"
         return "torch"
-    return check_precision("layout", to, (*STATES, "torch", *BITS))
+    return check_precision("layout", to, (*STATES, "torch", *BITSANDBYTES_BITS))
 
 
 def convert_state(
@@ -262,12 +262,16 @@ def convert_state(
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
             new = convert_entry(p, stored, deepcopy(old), owner.name)
-            state[key] = bitsandbytes.write_entry(kind, new, bits=BITS[layout]) if layout in BITS else new
+            state[key] = (
+                bitsandbytes.write_entry(kind, new, bits=BITSANDBYTES_BITS[layout])
+                if layout in BITSANDBYTES_BITS
+                else new
+            )
             changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
     if wrong:
         raise choose_error(errors)(f"the state dict does not fit {kind.__name__}:\n{show_lines(wrong)}")
     result = {"state": state, "param_groups": groups}
-    if layout in BITS:
+    if layout in BITSANDBYTES_BITS:
         result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
     elif layout != "torch":
         noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}

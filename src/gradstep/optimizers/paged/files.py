@@ -29,8 +29,8 @@ from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.storage import Storage
 from gradstep.storage.elements import NOISES
 from gradstep.storage.pages import (
-    Column,
     Item,
+    PageColumn,
     PageFile,
     PageFileError,
     Pager,
@@ -122,7 +122,7 @@ class StateFile:
 
     def _plan(self, budget: int, whole: bool) -> tuple[PageWindow, ...]:
         items = [
-            Item(p.numel(), tuple(Column(a, field.per) for a, field in self._columns[id(p)].values()), whole=whole)
+            Item(p.numel(), tuple(PageColumn(a, field.per) for a, field in self._columns[id(p)].values()), whole=whole)
             for p in self.params
         ]
         return plan_windows(self.pages.layout, items, budget)

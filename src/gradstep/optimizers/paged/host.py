@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, Batch, Int64s, StepBatch
-from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
+from gradstep.engines.base import LENGTH, Batch, StepBatch
+from gradstep.engines.statistics import Int64s, Tally, add_rows, count_rows, empty_table
 from gradstep.optimizers.memory import array_of, is_dense
 from gradstep.optimizers.paged.host_memory import BUFFERS, DEVICES, Arena, HostWindow, WindowJob, relay
 from gradstep.optimizers.paged.placement import ParameterState, Placement

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradstep.optimizers.memory import is_dense
 from gradstep.optimizers.paged.placement import NewParameter, shaped
-from gradstep.storage.pages import Column, Item, Layout, Piece, check_budget, split_work
+from gradstep.storage.pages import Item, Layout, PageColumn, Piece, check_budget, split_work
 from gradstep.storage.pages.layout import round_up
 
 BUFFERS = 3
@@ -316,7 +316,7 @@ class Arena:
             items = [
                 Item(
                     p.numel(),
-                    tuple(Column(array, field.per) for array, field in self._columns[id(p)].values()),
+                    tuple(PageColumn(array, field.per) for array, field in self._columns[id(p)].values()),
                     whole=not is_dense(p),
                 )
                 for p in params

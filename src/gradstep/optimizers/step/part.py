@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import LENGTH, Engine, Int64s, StepBatch
-from gradstep.engines.statistics import DETAILS, Detail, RowLabels
+from gradstep.engines.base import LENGTH, Engine, StepBatch
+from gradstep.engines.statistics import DETAILS, Detail, Int64s, RowLabels
 from gradstep.optimizers.memory import PLAIN, Layouts, array_of, conform_gradient, is_freed, lacks_memory
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients, local_tensors
 from gradstep.optimizers.step.runs import Runs
@@ -246,9 +246,9 @@ class TorchBatch(StepBatch):
 TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
 
-POINTER, DTYPE, NUMEL, GEOMETRY, DEVICE = COLUMNS = range(5)
-"""The columns of :func:`read_layouts`. POINTER is 0 if a tensor's storage is smaller than its elements. GEOMETRY is a
-hash of shape and strides (the stride of an axis of length 1 does not count). DTYPE and DEVICE are torch's numbers.
+DATA_POINTER, DTYPE, NUMEL, GEOMETRY, DEVICE = COLUMNS = range(5)
+"""The columns of :func:`read_layouts`. DATA_POINTER is 0 if a tensor's storage is smaller than its elements. GEOMETRY
+is a hash of shape and strides (the stride of an axis of length 1 does not count). DTYPE and DEVICE are torch's numbers.
 DTYPE is −1 if a kernel cannot read the tensor's memory directly: the tensor is sparse, a subclass, or negated
 lazily."""
 
@@ -277,8 +277,10 @@ def read_layouts(tensors: list[Tensor]) -> Int64s:
 
     >>> x = torch.zeros(2, 3)
     >>> rows = read_layouts([x, x.t(), x[:0]])
-    >>> rows[:, NUMEL].tolist(), bool(rows[0, POINTER] == x.data_ptr()), bool(rows[0, GEOMETRY] == rows[1, GEOMETRY])
-    ([6, 6, 0], True, False)
+    >>> rows[:, NUMEL].tolist(), bool(rows[0, DATA_POINTER] == x.data_ptr())
+    ([6, 6, 0], True)
+    >>> bool(rows[0, GEOMETRY] == rows[1, GEOMETRY])
+    False
     """
     rows = np.empty((len(tensors), len(COLUMNS)), dtype=np.int64)
     _run(tensors, rows.ctypes.data, _READ, 0)
@@ -304,7 +306,7 @@ class NativeLayouts:
     @property
     def pointers(self) -> Int64s:
         """(n,) address of the first element of each; 0 without memory."""
-        return self.rows[:, POINTER]
+        return self.rows[:, DATA_POINTER]
 
     @cached_property
     def _gradient_pointers(self) -> Int64s:
@@ -352,7 +354,7 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
 
     With dtype _READ the task writes the rows. Otherwise it returns the position of the first tensor that differs from
     its row. With _COMPARE every column counts. With the number of a dtype, that dtype and the last three columns
-    count, and each POINTER is written to ``pointers``.
+    count, and each DATA_POINTER is written to ``pointers``.
 
     Returns:
         The task; None if the loop is switched off or torch is another version, so that Python must read layouts.

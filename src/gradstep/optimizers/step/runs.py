@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradstep.engines.base import KEY, LENGTH, Batch, Int64s, StepBatch
+from gradstep.engines.base import KEY, LENGTH, Batch, StepBatch
+from gradstep.engines.statistics import Int64s
 from gradstep.optimizers.memory import array_of
 from gradstep.optimizers.sharded import ShardedParameter, find_runs
 from gradstep.storage.elements import move_keys

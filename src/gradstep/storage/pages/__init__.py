@@ -11,8 +11,8 @@ from gradstep.storage.pages.layout import Layout
 from gradstep.storage.pages.memory import resident_bytes
 from gradstep.storage.pages.preflight import Preflight, preflight
 from gradstep.storage.pages.windows import (
-    Column,
     Item,
+    PageColumn,
     Pager,
     PageWindow,
     Piece,
@@ -22,9 +22,9 @@ from gradstep.storage.pages.windows import (
 )
 
 __all__ = [
-    "Column",
     "Item",
     "Layout",
+    "PageColumn",
     "PageFile",
     "PageFileError",
     "PageWindow",

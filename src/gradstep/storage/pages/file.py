@@ -34,9 +34,9 @@ from gradstep.storage.pages.memory import Residency
 if sys.platform != "win32":
     import fcntl
 
-Array = npt.NDArray[Any]
+PageArray = npt.NDArray[Any]
 
-Fill = Callable[[str, Array], None]
+Fill = Callable[[str, PageArray], None]
 """Writes the first values of an array: `fill(name, array)`."""
 
 
@@ -75,7 +75,7 @@ def _write_first_values(file: BinaryIO, layout: Layout, fill: Fill) -> None:
         residency.release([(begin, end)])
 
 
-Arrays = Iterable[tuple[str, DTypeLike, int]]
+ArraySpecs = Iterable[tuple[str, DTypeLike, int]]
 """(name, dtype, number of elements) of each array, in the order of a step."""
 
 
@@ -121,7 +121,7 @@ class PageFile:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], arrays: Arrays, *, fill: Fill | None = None, step: int = 0
+        cls, path: str | os.PathLike[str], arrays: ArraySpecs, *, fill: Fill | None = None, step: int = 0
     ) -> PageFile:
         """Make the file, with all its room allocated on the disk, and open it.
 
@@ -143,7 +143,7 @@ class PageFile:
         return cls._open_locked(path, layout)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], arrays: Arrays) -> PageFile:
+    def open(cls, path: str | os.PathLike[str], arrays: ArraySpecs) -> PageFile:
         """Open a file with exactly these arrays, whose last step was completed.
 
         Raises:
@@ -178,7 +178,7 @@ class PageFile:
         """Whether a step has begun and is not committed yet."""
         return self._mark.contents == "stepping"
 
-    def array(self, name: str) -> Array:
+    def array(self, name: str) -> PageArray:
         """Return an array as a one-dimensional view of the file; writing to it writes to the file."""
         begin, end = self.layout.ranges[name]
         return self._bytes[begin:end].view(self.layout.by_name[name].dtype)

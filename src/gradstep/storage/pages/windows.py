@@ -21,7 +21,7 @@ stay, but their larger number costs more than that saves.)"""
 
 @final
 @dataclass(frozen=True)
-class Column:
+class PageColumn:
     """An array of the page file that belongs to a parameter, element by element or block by block.
 
     Attributes:
@@ -36,7 +36,7 @@ class Column:
         """Return the slice of the array for elements [start, stop) of the parameter.
 
         Example:
-            >>> Column("scales", per=256).part(512, 1000)
+            >>> PageColumn("scales", per=256).part(512, 1000)
             slice(2, 4, None)
         """
         return slice(start // self.per, -(-stop // self.per))
@@ -54,7 +54,7 @@ class Item:
     """
 
     elements: int
-    columns: tuple[Column, ...]
+    columns: tuple[PageColumn, ...]
     whole: bool = False
 
 
@@ -109,7 +109,7 @@ def plan_windows(
 
     Example:
         >>> layout = Layout.of([("a", "float32", 1 << 20), ("b", "float32", 1 << 20)])
-        >>> items = [Item(1 << 20, (Column("a"),)), Item(1 << 20, (Column("b"),))]
+        >>> items = [Item(1 << 20, (PageColumn("a"),)), Item(1 << 20, (PageColumn("b"),))]
         >>> [len(window.pieces) for window in plan_windows(layout, items, budget=8 << 20)]
         [2]
         >>> windows = plan_windows(layout, items, budget=4 << 20)
@@ -242,8 +242,8 @@ class Pager:
     Example:
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
-        >>> from gradstep.storage.pages import Column, Item, plan_windows
-        >>> items = [Item(1 << 20, (Column("w"),))]
+        >>> from gradstep.storage.pages import PageColumn, Item, plan_windows
+        >>> items = [Item(1 << 20, (PageColumn("w"),))]
         >>> with PageFile.create(Path(mkdtemp()) / "state.pages", [("w", "float32", 1 << 20)]) as file:
         ...     pager = Pager(file, plan_windows(file.layout, items, budget=2 << 20))
         ...     state = file.array("w")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import Fact, Found, fell, finds, grade, join_names
+from gradstep.monitor.doctor.evidence import MEDIAN_WIDTH, Evidence
+from gradstep.monitor.doctor.finding import Fact, Signs, describe_fall, finds, grade, join_names
 from gradstep.monitor.doctor.rules.learning_rate import HIGH_RATIO, SHORT_WIDTH
 from gradstep.monitor.record import ALARMING_GRADIENT
 
@@ -14,7 +14,7 @@ LEAST_ROWS = 3
 
 
 @finds(explains={"not_finite"}, spoils={"loss", "gradient norm"})
-def gradients_exploding(evidence: Evidence) -> Found:
+def gradients_exploding(evidence: Evidence) -> Signs:
     """Find a gradient norm, before clipping, whose median of 5 updates is above 100 for several updates."""
     norm = evidence.grad_norm.smooth(SHORT_WIDTH)
     over = norm.where(norm.values >= ALARMING_GRADIENT)
@@ -46,10 +46,10 @@ VANISHED_FALL = 0.3
 
 
 @finds(explains={"lr_too_low"}, spoils={"loss", "gradient norm"})
-def gradients_vanished(evidence: Evidence) -> Found:
+def gradients_vanished(evidence: Evidence) -> Signs:
     """Find a stuck loss with gradients near zero: of some matrices compared with others, or of all together."""
     norm = evidence.grad_norm
-    if len(norm) < 2 * WIDTH or evidence.fall is None or evidence.fall > VANISHED_FALL:
+    if len(norm) < 2 * MEDIAN_WIDTH or evidence.fall is None or evidence.fall > VANISHED_FALL:
         return None
     facts, score = [], 0.0
     if norm.median < VANISHED_NORM:
@@ -67,7 +67,7 @@ def gradients_vanished(evidence: Evidence) -> Found:
             score = max(score, grade(least, limit=VANISHED_SHARE, certain=VANISHED_SHARE**2))
     if not facts:
         return None
-    facts.append(Fact(f"the loss {fell(evidence.fall)}", evidence.fall, VANISHED_FALL, evidence.loss.span))
+    facts.append(Fact(f"the loss {describe_fall(evidence.fall)}", evidence.fall, VANISHED_FALL, evidence.loss.span))
     return score, facts
 
 
@@ -101,7 +101,7 @@ SPIKE_LEAD = 5
 @finds(
     explains={"lr_too_high", "gradients_exploding", "weights_growing", "not_finite"}, spoils={"loss", "gradient norm"}
 )
-def spike(evidence: Evidence) -> Found:
+def spike(evidence: Evidence) -> Signs:
     """Find a loss and a gradient norm far above their recent medians, in a run that was healthy before."""
     leaps = [at for at in _find_leaps(evidence) if _was_healthy(evidence, at)]
     if not leaps:

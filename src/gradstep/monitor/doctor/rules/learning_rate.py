@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from gradstep.monitor.doctor.evidence import WIDTH, Evidence, Floats, Series
-from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, fell, finds, grade, part
+from gradstep.engines.statistics import Float64s
+from gradstep.monitor.doctor.evidence import MEDIAN_WIDTH, Evidence, Series
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Signs, describe_fall, finds, grade, show_share
 
 HIGH_RATIO = 0.1
 """Limit of update over weights, as a median of 5 updates: a hundred times the usual 1e-3 (Karpathy, CS231n, "Ratio of
@@ -37,7 +38,7 @@ SHORT_WIDTH = 5
     explains={"gradients_exploding", "gradients_vanished", "weights_growing", "not_finite", "loss_scale_collapse"},
     spoils=EVERY_READING,
 )
-def lr_too_high(evidence: Evidence) -> Found:
+def lr_too_high(evidence: Evidence) -> Signs:
     """Find very large updates with a loss that rose far above its lowest value, or that has not fallen at the end."""
     ratio, loss = evidence.ratio.smooth(SHORT_WIDTH), evidence.loss
     if not len(ratio) or len(loss) < 3:
@@ -59,7 +60,8 @@ def lr_too_high(evidence: Evidence) -> Found:
     if back >= RELAPSE:
         facts.append(Fact(gave_back_words(back), back, RELAPSE, (back_at, back_at)))
     if evidence.fall is not None:
-        facts.append(Fact(f"over the whole run the loss {fell(evidence.fall)}", evidence.fall, HIGH_FALL, loss.span))
+        text = f"over the whole run the loss {describe_fall(evidence.fall)}"
+        facts.append(Fact(text, evidence.fall, HIGH_FALL, loss.span))
     weights = evidence.weight_norm
     grown_at, grown = weights.highest
     if grown > 2 * weights.values[0]:
@@ -74,7 +76,7 @@ def gave_back_words(back: float) -> str:
     >>> gave_back_words(0.75), gave_back_words(2e13)
     ('the loss gave back 75% of what it had gained', 'the loss rose by 2e+13 times what it had gained')
     """
-    share = part(back)
+    share = show_share(back)
     return (
         f"the loss gave back {share} of what it had gained"
         if back < 10
@@ -109,10 +111,10 @@ the gradient. A choice."""
 
 
 @finds(spoils={"loss", "update over weights"})
-def lr_too_low(evidence: Evidence) -> Found:
+def lr_too_low(evidence: Evidence) -> Signs:
     """Find very small updates with a gradient that is not small and a loss that hardly changed."""
     ratio = evidence.ratio
-    if len(ratio) < 2 * WIDTH or evidence.fall is None or evidence.span is None:
+    if len(ratio) < 2 * MEDIAN_WIDTH or evidence.fall is None or evidence.span is None:
         return None
     high = float(np.quantile(ratio.values, 0.9))
     if not 0 < high < LOW_RATIO or evidence.fall > LOW_FALL or evidence.grad_norm.median < LEAST_GRADIENT:
@@ -123,7 +125,7 @@ def lr_too_low(evidence: Evidence) -> Found:
             f"nine of ten updates were below {high:.1e} of the weights (usual: about 1e-3)", high, LOW_RATIO, ratio.span
         ),
         Fact(f"all {len(ratio):,} of them together can have moved the weights by {total:.2%} at most", total),
-        Fact(f"the loss {fell(evidence.fall)}", evidence.fall, LOW_FALL, evidence.loss.span),
+        Fact(f"the loss {describe_fall(evidence.fall)}", evidence.fall, LOW_FALL, evidence.loss.span),
     )
     return grade(high, limit=LOW_RATIO, certain=LOW_RATIO_CERTAIN), facts
 
@@ -143,7 +145,7 @@ LEAST_UPDATES = 10
 
 
 @finds(explains={"lr_too_low", "lost_to_rounding"})
-def schedule_ended_early(evidence: Evidence) -> Found:
+def schedule_ended_early(evidence: Evidence) -> Signs:
     """Find a last tenth or more with a learning rate near 0, or at the last value of a schedule of known length."""
     lr, last = evidence.lr, len(evidence.lr) - 1
     if last + 1 < LEAST_UPDATES:
@@ -175,7 +177,7 @@ costs next to nothing."""
 
 
 @finds()
-def schedule_too_long(evidence: Evidence) -> Found:
+def schedule_too_long(evidence: Evidence) -> Signs:
     """Find a schedule of known length that is longer than the planned run."""
     length, planned = evidence.header.schedule_updates, evidence.header.planned_updates
     if length is None or planned is None or length <= TOO_LONG * planned:
@@ -203,7 +205,7 @@ much in a warmup or a fast decay. A choice."""
 
 
 @finds(explains={"lr_too_high", "spike"})
-def lr_jumped(evidence: Evidence) -> Found:
+def lr_jumped(evidence: Evidence) -> Signs:
     """Find a jump at a resume; a jump downwards only if the learning rate rises again, unlike in a stepped schedule.
 
     If the record has a jump of that size elsewhere, the schedule itself has such steps, and nothing is found.
@@ -225,7 +227,7 @@ def lr_jumped(evidence: Evidence) -> Found:
     return min(1.0, 0.5 + largest / 2), facts
 
 
-def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:
+def _jumped(values: Float64s, at: int, resumes: Sequence[int]) -> bool:
     """Return whether the learning rate jumps at the index ``at`` of ``values``, (n,)."""
     steps, size = np.diff(values), float(values[at] - values[at - 1])
     nearby = np.abs(steps[[j for j in (at - 2, at) if 0 <= j < len(steps)]])
@@ -237,7 +239,7 @@ def _jumped(values: Floats, at: int, resumes: Sequence[int]) -> bool:
     return size > 0 or float(values[at:].max()) > values[at] - size / 2
 
 
-def _repeats(values: Floats, at: int) -> bool:
+def _repeats(values: Float64s, at: int) -> bool:
     """Return whether the learning rates ``values``, (n,), from ``at`` on repeat those from the start on."""
     count = min(at, len(values) - at)
     return np.allclose(values[at : at + count], values[:count], rtol=1e-6, atol=0.0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, finds, join_names
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Signs, finds, join_names
 
 NOT_CLEARED_SHARE = 0.5
 """Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
@@ -13,7 +13,7 @@ NOT_CLEARED_UPDATES = 3
 
 
 @finds(explains=DIVERGENCE | {"lr_too_low"}, spoils=EVERY_READING)
-def gradients_not_cleared(evidence: Evidence) -> Found:
+def gradients_not_cleared(evidence: Evidence) -> Signs:
     """Find gradients that stayed through every backward pass until the next step; observed directly, not inferred."""
     observed = [u for u in evidence.made if u.uncleared is not None]
     uncleared = [u.update for u in observed if u.uncleared]
@@ -47,7 +47,7 @@ EMPTY_UPDATES = 10
     },
     spoils=EVERY_READING,
 )
-def step_without_gradient(evidence: Evidence) -> Found:
+def step_without_gradient(evidence: Evidence) -> Signs:
     """Find no gradient, or an exact zero, in nearly all updates, or a first update with a loss and no gradient."""
     made = evidence.made
     if len(made) < EMPTY_UPDATES:
@@ -73,7 +73,7 @@ STEPPED_TWICE_UPDATES = 10
     explains={"lr_too_high", "gradients_exploding", "spike", "weights_growing", "weights_shrinking", "not_finite"},
     spoils={"loss", "weight norm"},
 )
-def stepped_twice(evidence: Evidence) -> Found:
+def stepped_twice(evidence: Evidence) -> Signs:
     """Find another optimizer that stepped some of the same parameters between most updates."""
     others = [u for u in evidence.made if u.other_optimizer]
     if len(others) < STEPPED_TWICE_UPDATES or len(others) < STEPPED_TWICE_SHARE * len(evidence.made):
@@ -87,7 +87,7 @@ def stepped_twice(evidence: Evidence) -> Found:
 
 
 @finds(explains={"lr_too_low"})
-def not_registered(evidence: Evidence) -> Found:
+def not_registered(evidence: Evidence) -> Signs:
     """Find trainable parameters of the model that no group holds; needs no threshold."""
     missing = [p for p in evidence.header.unregistered if p.requires_grad]
     if not missing:
@@ -105,7 +105,7 @@ NO_GRADIENT_UPDATES = 10
 
 
 @finds(explains={"lr_too_low"})
-def no_gradient(evidence: Evidence) -> Found:
+def no_gradient(evidence: Evidence) -> Signs:
     """Find trainable parameters in the optimizer without a gradient in any update; by group without single numbers."""
     if len(evidence.made) < NO_GRADIENT_UPDATES or evidence.span is None:
         return None
@@ -133,7 +133,7 @@ FROZEN_UPDATES = 10
 
 
 @finds(explains={"weights_shrinking"})
-def frozen_but_decayed(evidence: Evidence) -> Found:
+def frozen_but_decayed(evidence: Evidence) -> Signs:
     """Find tensors in groups with decay whose gradient is zero at first and nearly always, and whose norm has fallen.
 
     A gradient that comes to be zero is that of a network that has died.

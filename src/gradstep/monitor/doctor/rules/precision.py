@@ -4,11 +4,11 @@ import math
 from itertools import groupby
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Found, fell, finds
+from gradstep.monitor.doctor.finding import EVERY_READING, Fact, Signs, describe_fall, finds
 
 
 @finds(spoils=EVERY_READING)
-def not_finite(evidence: Evidence) -> Found:
+def not_finite(evidence: Evidence) -> Signs:
     """Find updates with a loss or gradient that is not finite; in float16, where updates are skipped, a loss only."""
     is_scaled = len(evidence.loss_scale) > 0
     facts = []
@@ -37,7 +37,7 @@ gradstep's own counts as a change. Measured in benchmarks/doctor.py: 0.1 and les
 
 
 @finds(explains={"lr_too_low", "gradients_vanished"}, spoils={"loss", "update over weights"})
-def lost_to_rounding(evidence: Evidence) -> Found:
+def lost_to_rounding(evidence: Evidence) -> Signs:
     """Find half-precision weights that are rounded to nearest and mostly not changed by their gradients."""
     half = [p for p in evidence.header.parameters if p.dtype in HALF_PRECISION]
     if not half:
@@ -49,7 +49,7 @@ def lost_to_rounding(evidence: Evidence) -> Found:
     text = f"{unmoved.median:.0%} of the elements were not moved by their gradient; the weights are {kinds}"
     facts = (
         Fact(text, unmoved.median, UNMOVED_SHARE, unmoved.span),
-        Fact(f"the loss {fell(evidence.fall)}", evidence.fall, UNMOVED_FALL, evidence.loss.span),
+        Fact(f"the loss {describe_fall(evidence.fall)}", evidence.fall, UNMOVED_FALL, evidence.loss.span),
     )
     return unmoved.median, facts
 
@@ -64,7 +64,7 @@ than a usual scale. A choice."""
 
 
 @finds(explains={"not_finite", "gradients_exploding", "lr_too_low"}, spoils={"loss", "gradient norm"})
-def loss_scale_collapse(evidence: Evidence) -> Found:
+def loss_scale_collapse(evidence: Evidence) -> Signs:
     """Find a loss scale below 1, or many skipped updates in a row."""
     scale = evidence.loss_scale
     if not len(scale):

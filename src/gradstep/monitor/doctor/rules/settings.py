@@ -2,8 +2,8 @@
 
 import math
 
-from gradstep.monitor.doctor.evidence import WIDTH, Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Found, fell, finds, grade
+from gradstep.monitor.doctor.evidence import MEDIAN_WIDTH, Evidence
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Signs, describe_fall, finds, grade
 
 GROWTH_POWER = 0.3
 """Limit of p if the norm grows as the p-th power of the number of updates over the second half of the run. A random
@@ -22,10 +22,11 @@ GROWTH_UPDATES = 100
 
 
 @finds(spoils={"weight norm"})
-def weights_growing(evidence: Evidence) -> Found:
+def weights_growing(evidence: Evidence) -> Signs:
     """Find a norm that still grows as a power of the updates in the second half of the run, without a gain in loss."""
     norm, loss = evidence.weight_norm, evidence.loss
-    if len(norm) < 2 * WIDTH or len(loss) < 2 * WIDTH or norm.span[1] + 1 < GROWTH_UPDATES or norm.values[0] <= 0:
+    too_short = min(len(norm), len(loss)) < 2 * MEDIAN_WIDTH or norm.span[1] + 1 < GROWTH_UPDATES
+    if too_short or norm.values[0] <= 0:
         return None
     middle, end = norm.part(0.5, 0.55), norm.part(0.95, 1.0)
     if middle.median <= 0:
@@ -42,7 +43,7 @@ def weights_growing(evidence: Evidence) -> Found:
     facts = (
         Fact(text, exponent, GROWTH_POWER, (middle.span[0], end.span[1])),
         Fact(f"it went from {norm.values[0]:.3g} to {end.median:.3g}", grown, GROWTH, norm.span),
-        Fact(f"the loss meanwhile {fell(fall)}", fall, GROWTH_FALL, (middle.span[0], end.span[1])),
+        Fact(f"the loss meanwhile {describe_fall(fall)}", fall, GROWTH_FALL, (middle.span[0], end.span[1])),
     )
     return min(1.0, 0.5 + exponent - GROWTH_POWER), facts
 
@@ -58,11 +59,11 @@ BLOWN_UP = 2.0
 
 
 @finds(explains={"gradients_vanished", "lr_too_high"}, spoils={"weight norm"})
-def weights_shrinking(evidence: Evidence) -> Found:
+def weights_shrinking(evidence: Evidence) -> Signs:
     """Find a norm that has fallen by more than 30% in a run with decay, and never grew far above its start before."""
     norm = evidence.weight_norm
     decay = max((g.weight_decay or 0.0 for u in evidence.made for g in u.groups), default=0.0)
-    if len(norm) < 2 * WIDTH or decay <= 0 or norm.values[0] <= 0:
+    if len(norm) < 2 * MEDIAN_WIDTH or decay <= 0 or norm.values[0] <= 0:
         return None
     if norm.highest[1] > BLOWN_UP * norm.values[0]:
         return None  # decay shrinks what too large updates had made
@@ -91,7 +92,7 @@ Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711
 
 
 @finds(explains={"weights_shrinking"})
-def coupled_decay(evidence: Evidence) -> Found:
+def coupled_decay(evidence: Evidence) -> Signs:
     """Find an adaptive rule with a decay that is not decoupled."""
     if evidence.rule not in ADAPTIVE:
         return None
@@ -112,7 +113,7 @@ DECOUPLED = frozenset({"adamw"})
 
 
 @finds()
-def no_decay(evidence: Evidence) -> Found:
+def no_decay(evidence: Evidence) -> Signs:
     """Find a rule of ``DECOUPLED`` with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
     if evidence.rule not in DECOUPLED or any(decays) or any(evidence.decays):
@@ -125,7 +126,7 @@ MOMENTUM_LIMIT = 1.0
 
 
 @finds(explains=DIVERGENCE, spoils=EVERY_READING)
-def momentum_too_high(evidence: Evidence) -> Found:
+def momentum_too_high(evidence: Evidence) -> Signs:
     """Find a momentum, or a beta1, of 1 or more in any update."""
     used = {
         momentum: u.update
@@ -159,7 +160,7 @@ MOST_BETA1 = 0.98
 
 
 @finds(explains={"lr_too_high", "weights_growing", "gradients_exploding", "spike"})
-def unusual_betas(evidence: Evidence) -> Found:
+def unusual_betas(evidence: Evidence) -> Signs:
     """Find betas outside the published range, or a β₁ that is not below √β₂.
 
     For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification
@@ -190,7 +191,7 @@ FINE_TUNING_BETA2 = 0.99
 
 
 @finds()
-def fine_tuning_settings(evidence: Evidence) -> Found:
+def fine_tuning_settings(evidence: Evidence) -> Signs:
     """Find a high learning rate or a short average of squared gradients in a run marked as fine-tuning."""
     if not evidence.header.fine_tuning or evidence.rule not in ADAM:
         return None
