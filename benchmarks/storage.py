@@ -57,6 +57,7 @@ CASES: dict[str, Callable[[], torch.optim.Optimizer]] = {
     "bfloat16 state": lambda: ours(state="bfloat16"),
     "8-bit state": lambda: ours(state="8bit"),
     "bf16 parameters, stochastic": lambda: ours(BF16, rounding="stochastic"),
+    "bf16 parameters, 24 bits": lambda: ours(BF16, rounding="24bit"),
     "bf16 parameters, Kahan": lambda: ours(BF16, rounding="kahan"),
     "bf16 parameters, master": lambda: ours(BF16, rounding="master"),
     "bf16 parameters, stochastic, 8-bit state": lambda: ours(BF16, rounding="stochastic", state="8bit"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gradstep
-from gradstep.storage import codecs
+from gradstep.storage import blocks, codecs
 
 PACKAGE = Path(gradstep.__file__).parent
 FLOORS = {
@@ -74,7 +74,9 @@ def test_rooms_of_one_floor_make_no_circle():
 def test_nobody_asks_for_the_class_of_a_codec():
     """Outside of ``storage/`` a codec is asked what it is (``codec.block > 1``), so that a new one needs no change."""
     names = {
-        name for name, value in vars(codecs).items() if isinstance(value, type) and issubclass(value, codecs.Codec)
+        name
+        for name, value in (vars(codecs) | vars(blocks)).items()
+        if isinstance(value, type) and issubclass(value, codecs.Codec)
     }
     assert "Blocks" in names
     found = {

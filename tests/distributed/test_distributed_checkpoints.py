@@ -29,6 +29,7 @@ CASES: list[tuple[str, str, str]] = [
     ("AdamW", "float32", "nearest"),
     ("Lion", "bfloat16", "kahan"),
     ("SGD", "8bit", "master"),
+    ("Lion", "8bit", "24bit"),
 ]
 FLAT: dict[str, Any] = {"flatten_optimizer_state_dict": True}
 WHOLE: dict[str, Any] = {"full_state_dict": True}
@@ -59,6 +60,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"rounding": "stochastic", "state": "bfloat16"}, {"rounding": "stochastic"}, ""),
     ({"rounding": "kahan"}, {"rounding": "stochastic"}, "kahan_comp was saved, and has not been read"),
     ({"rounding": "master"}, {"rounding": "stochastic"}, "master_param was saved, and has not been read"),
+    ({"rounding": "24bit"}, {"rounding": "stochastic"}, "low_byte was saved, and has not been read"),
     ({"rounding": "stochastic"}, {"rounding": "kahan"}, "Missing key"),
     ({"rule": "AdamW"}, {"rule": "Lion"}, "Missing key"),
     ({"rule": "Lion"}, {"rule": "Lion"}, ""),

@@ -17,6 +17,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "bfloat16": {"state": "bfloat16"},
     "8bit": {"state": "8bit"},
     "kahan": {"rounding": "kahan", "state": "8bit"},
+    "24bit": {"rounding": "24bit"},
     "means of rows and columns": {"optimizer": "Adafactor"},
 }
 
@@ -48,7 +49,7 @@ class Model(nn.Module):
 
 def make(storage: str) -> Model:
     model = Model()
-    return model.bfloat16() if storage == "kahan" else model
+    return model.bfloat16() if storage in ("kahan", "24bit") else model
 
 
 def measured(optimizer: Any) -> int:

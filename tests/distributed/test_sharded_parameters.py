@@ -37,6 +37,7 @@ STORAGES = [
     ("8bit", "stochastic"),
     ("bfloat16", "kahan"),
     ("8bit", "master"),
+    ("8bit", "24bit"),
 ]
 CASES = [
     ("AdamW", "float32", "nearest"),
@@ -44,6 +45,7 @@ CASES = [
     ("Lion", "8bit", "nearest"),
     ("NAdam", "float32", "stochastic"),
     ("SGD", "bfloat16", "kahan"),
+    ("Lion", "float32", "24bit"),
 ]
 """The quick ones: every rule, every rounding and every state; each compiles kernels in each process."""
 

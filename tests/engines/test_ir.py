@@ -30,7 +30,7 @@ def test_none_in_the_kernels_of_half_precision(subject, dtype):
     check(subject.rule(), dtype)
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["stochastic", "24bit", "kahan", "master"])
 @pytest.mark.parametrize("state", ["bfloat16", "8bit"])
 @pytest.mark.parametrize("subject", subjects(elementwise=True))
 def test_none_in_the_kernels_of_every_storage(subject, state, rounding):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradstep.engines.fused.job import CHUNK
-from gradstep.storage.codecs import BLOCK
+from gradstep.storage.blocks import BLOCK
 from tests.registry import SUBJECTS, cases, subjects
 from tests.training import assert_same, assert_same_bits, gradients, normal, trained
 
@@ -16,8 +16,9 @@ STORAGES: dict[str, Any] = {
     f"{dtype}-{state}-{rounding}": (getattr(torch, dtype), {"state": state, "rounding": rounding})
     for dtype in ("float32", "bfloat16", "float16")
     for state in ("float32", "bfloat16", "8bit")
-    for rounding in ("nearest", "stochastic", "kahan", "master")
+    for rounding in ("nearest", "stochastic", "24bit", "kahan", "master")
     if (dtype != "float32" or rounding == "nearest") and (state, rounding) != ("float32", "nearest")
+    if dtype == "bfloat16" or rounding != "24bit"
 }
 SHAPE = (67, 70)  # 18 blocks and a part of one, whose end is no whole vector
 
@@ -29,6 +30,7 @@ def run(subject, options, dtype, engine, *, seed=5, shape=SHAPE, steps=3):
 
 
 FEW = ("bfloat16-8bit-stochastic", "float16-bfloat16-kahan", "float32-8bit-nearest", "bfloat16-float32-master")
+FEW += ("bfloat16-8bit-24bit",)
 
 
 def named(name):

@@ -111,12 +111,14 @@ def test_updates_that_are_rounded_away_are_open(kind):
     }
 
 
-@pytest.mark.parametrize("rounding", ["kahan", "master"])
-@pytest.mark.parametrize("dtype", [B16, torch.float16])
+@pytest.mark.parametrize(
+    ("rounding", "dtype"),
+    [(r, t) for r in ("24bit", "kahan", "master") for t in (B16, torch.float16) if t is B16 or r != "24bit"],
+)
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "Lion", "Adafactor"])
 def test_updates_that_the_state_holds_are_judged(name, dtype, rounding):
     # bfloat16 itself resolves 2⁻⁸ of a weight, float16 2⁻¹¹: these updates are smaller, and the state holds them.
-    # With compensation bfloat16 resolves 2⁻¹⁶.
+    # With compensation bfloat16 resolves 2⁻¹⁶, with a byte 2⁻¹⁵.
     lr = (3e-5 if dtype is B16 else 1e-5) * {"SGD": 300.0, "Adafactor": 100.0}.get(name, 1.0)
     settings = {"lr": lr, "rounding": rounding}
     report = watch_training(getattr(gradstep, name), settings, dtype)
@@ -124,7 +126,7 @@ def test_updates_that_the_state_holds_are_judged(name, dtype, rounding):
     assert {(p.result, p.received) for p in judged} == {(Result.RIGHT, name)}, report
 
 
-@pytest.mark.parametrize("rounding", ["kahan", "master"])
+@pytest.mark.parametrize("rounding", ["24bit", "kahan", "master"])
 def test_updates_of_another_length_are_found_in_what_the_state_holds(rounding, monkeypatch):
     monkeypatch.setattr("gradstep.judge.updates.matching._name_update", lambda *_: "received another update")
 

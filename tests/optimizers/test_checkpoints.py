@@ -317,7 +317,7 @@ def bf16(tensors):
     return [t.bfloat16() for t in tensors]
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "24bit", "kahan", "master"])
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])
 @pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.Lion])
 def test_any_storage_resumes_bit_for_bit(kind, state, rounding):
@@ -444,18 +444,20 @@ def test_state_of_more_precision_than_the_parameter():
     other.load_state_dict(gradstep.convert_state(optimizer.state_dict(), other).state_dict)
 
 
-@pytest.mark.parametrize("key", ["kahan", "master"])
-def test_what_rounding_keeps_is_not_dropped_silently(key):
+@pytest.mark.parametrize(
+    ("rounding", "key"), [("24bit", "low_byte"), ("kahan", "kahan_comp"), ("master", "master_param")]
+)
+def test_what_rounding_keeps_is_not_dropped_silently(rounding, key):
     start, steps = bf16(starts(LARGE)), [bf16(LARGE_STEPS[0])]
-    optimizer, params = trained(gradstep.AdamW, start, steps, rounding=key)
+    optimizer, params = trained(gradstep.AdamW, start, steps, rounding=rounding)
     other = gradstep.AdamW(leaves(params))
-    with unchanged(other), pytest.raises(RuntimeError, match=rf"{key}_\w+ would be dropped.*stored as bfloat16"):
+    with unchanged(other), pytest.raises(RuntimeError, match=f"{key} would be dropped.*stored as bfloat16"):
         other.load_state_dict(optimizer.state_dict())
     converted = gradstep.convert_state(optimizer.state_dict(), other)
     other.load_state_dict(converted.state_dict)
     assert [change.after for change in converted.losses] == ["nothing"]
     plain, _ = trained(gradstep.AdamW, start, steps)
-    gradstep.AdamW(leaves(params), rounding=key).load_state_dict(plain.state_dict())  # nothing is lost that way
+    gradstep.AdamW(leaves(params), rounding=rounding).load_state_dict(plain.state_dict())  # nothing is lost that way
 
 
 def test_a_group_s_own_choice_stays_its_own():

@@ -25,7 +25,7 @@ def test_updates_of_a_thousandth_are_lost_and_said():
     assert (p == 1).all()
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["stochastic", "24bit", "kahan", "master"])
 def test_nothing_is_said_where_nothing_is_lost(rounding):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -68,7 +68,7 @@ def test_the_same_bits_for_every_kind_of_slot(rule):
     both(kind, **options)
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["stochastic", "24bit", "kahan", "master"])
 def test_the_same_bits_for_parameters_of_16_bits(rounding):
     both(gradstep.AdamW, torch.bfloat16, rounding=rounding, state="8bit", page_budget="400KB")
 

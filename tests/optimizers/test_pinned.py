@@ -147,7 +147,7 @@ def test_the_same_bits_in_every_precision_of_state(state, device):
     both(gradstep.AdamW, state=state)
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["stochastic", "24bit", "kahan", "master"])
 def test_the_same_bits_for_parameters_of_16_bits(rounding, device):
     both(gradstep.AdamW, torch.bfloat16, rounding=rounding, state="8bit")
 

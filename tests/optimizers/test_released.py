@@ -49,6 +49,7 @@ def train(released, dtype, make, steps=6):
         ("Lion", torch.bfloat16, {"state": "8bit", "rounding": "stochastic"}),
         ("AdamW", torch.bfloat16, {"state": "bfloat16", "rounding": "kahan"}),
         ("SGD", torch.bfloat16, {"rounding": "master"}),
+        ("AdamW", torch.bfloat16, {"state": "8bit", "rounding": "24bit"}),
         ("Adafactor", torch.float32, {}),
     ],
 )

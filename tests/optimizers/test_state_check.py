@@ -38,6 +38,7 @@ ENTRIES = [
     {"state": "8bit"},
     {"dtype": torch.float64},
     {"dtype": torch.bfloat16, "rounding": "kahan"},
+    {"dtype": torch.bfloat16, "rounding": "24bit"},
     {"dtype": torch.float16, "rounding": "master", "state": "8bit"},
     {"dtype": torch.complex64},
     {"rule": NAdam},
@@ -239,6 +240,21 @@ def test_an_array_that_does_not_fit(made, key, spoil, words, error):
     p, stored, rule, entry = entry_of(**made)
     with pytest.raises(error, match=f"the state of w does not fit: {key} {words}"):
         check_entry(p, stored, rule, entry | {key: spoil(entry[key].float())}, "w")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda t: t.float(), "is torch.float32, but must be torch.uint8"),
+        (lambda t: t.view(torch.int8), "is torch.int8, but must be torch.uint8"),
+        (lambda t: t[:-1], r"has shape \(63, 80\), but must have \(64, 80\)"),
+        (lambda t: t.to("meta"), "is on the meta device"),
+    ],
+)
+def test_a_byte_of_further_bits_that_does_not_fit(spoil, words):
+    p, stored, rule, entry = entry_of(dtype=torch.bfloat16, rounding="24bit")
+    with pytest.raises(RuntimeError, match=f"the state of w does not fit: low_byte {words}"):
+        check_entry(p, stored, rule, entry | {"low_byte": spoil(entry["low_byte"])}, "w")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

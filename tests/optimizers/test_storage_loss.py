@@ -60,6 +60,34 @@ def test_kahan_and_master_move_exactly(rounding):
     assert found[0, 0].item() == pytest.approx(0.5, abs={"kahan": 2.0**-8, "master": 2.0**-9}[rounding])
 
 
+@pytest.mark.filterwarnings("ignore:.*were left where they were")
+def test_weights_of_24_bits_follow_those_of_float64():
+    """After 2,000 updates of AdamW: the mean error of the value, as a share of what the weights moved."""
+    generator = torch.Generator().manual_seed(0)
+    start = (torch.randn(4096, generator=generator) * 0.02).bfloat16()
+    drift = 0.3 * torch.randn(4096, generator=generator)
+    exact = torch.nn.Parameter(start.double())
+    weights = {r: torch.nn.Parameter(start.clone()) for r in ("nearest", "stochastic", "24bit")}
+    optimizers: dict[str, Any] = {r: gradstep.AdamW([p], lr=1e-5, rounding=r) for r, p in weights.items()}
+    reference = gradstep.AdamW([exact], lr=1e-5)
+    for _ in range(2000):
+        g = (drift + torch.randn(4096, generator=generator)).bfloat16()
+        exact.grad = g.double()
+        reference.step()
+        for rounding, p in weights.items():
+            p.grad = g
+            optimizers[rounding].step()
+    found = {r: p.detach().double() for r, p in weights.items()}
+    p = weights["24bit"]
+    byte = optimizers["24bit"].state[p]["low_byte"].view(torch.int8).int()
+    found["24bit"] = (p.detach().float().view(torch.int32) + (byte << 8)).view(torch.float32).double()
+    moved = (exact.detach() - start.double()).norm()
+    error = {r: ((value - exact.detach()).norm() / moved).item() for r, value in found.items()}
+    assert error["24bit"] < 0.003
+    assert 0.05 < error["stochastic"] < 0.3
+    assert error["nearest"] > 0.9
+
+
 def test_bfloat16_moments_follow_what_nearest_would_lose():
     """β₂ = 0.999 moves the second moment by a thousandth a step; with noise its mean still comes to where it should."""
     p = torch.zeros(4096, 1, requires_grad=True)
@@ -122,8 +150,8 @@ def test_bfloat16_parameters_train_as_well_unless_rounded_to_nearest():
     plain = digits_loss(lr=1e-4)[0]
     found = {
         rounding: digits_loss(torch.bfloat16, lr=1e-4, rounding=rounding)[0]
-        for rounding in ("nearest", "stochastic", "kahan", "master")
+        for rounding in ("nearest", "stochastic", "24bit", "kahan", "master")
     }
-    for rounding in ("stochastic", "kahan", "master"):
+    for rounding in ("stochastic", "24bit", "kahan", "master"):
         assert found[rounding] == pytest.approx(plain, rel=0.05), rounding
     assert found["nearest"] > 1.1 * plain

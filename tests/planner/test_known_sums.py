@@ -70,6 +70,7 @@ def test_175_billion():
         ({"params": "bfloat16", "state": "8bit", "rounding": "stochastic"}, 2 + 2 + 2 + 2 / 256),
         ({"params": "bfloat16", "state": "8bit", "rounding": "nearest"}, 2 + 2 + 2 + 2 / 256),
         ({"params": "bfloat16", "state": "float32", "rounding": "kahan"}, 2 + 2 + 2 + 8),
+        ({"params": "bfloat16", "state": "8bit", "rounding": "24bit"}, 2 + 2 + 1 + 2 + 2 / 256),
         ({"params": "float16", "state": "bfloat16", "rounding": "master"}, 2 + 2 + 4 + 4),
         ({"params": "bfloat16", "gradients": "float32"}, 2 + 4 + 8),
         ({"state": "bfloat16"}, 4 + 4 + 4),

@@ -55,7 +55,7 @@ def test_state(case, state):
     assert _measured(model, case, settings | stored) == predicted
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan", "master"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "24bit", "kahan", "master"])
 def test_half_precision_weights(rounding):
     model = Model().bfloat16()
     predicted = gradstep.plan(model, rounding=rounding).of("state")

@@ -101,6 +101,7 @@ def test_tied_weights_count_once_and_types_are_the_models_own():
     assert plan.parameters == 100 * 64 + 64 * 64 + 64
     assert rows(plan)["weights"] == 4 * 6400 + 2 * (4096 + 64)
     assert rows(plan)["exp_avg"] == 4 * plan.parameters  # float32 for half precision too
+    assert rows(gradstep.plan(Tied(), rounding="24bit"))["low_byte"] == 4160
     assert rows(gradstep.plan(Tied(), rounding="kahan"))["kahan_comp"] == 2 * 4160
     assert rows(gradstep.plan(Tied(), rounding="master"))["master_param"] == 4 * 4160
 

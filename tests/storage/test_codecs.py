@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Kahan, Master, Nearest, Stochastic
-from gradstep.storage.elements import ELEMENTS, Half
+from gradstep.storage.blocks import Blocks
+from gradstep.storage.codecs import Codec, Elementwise, Kahan, LowByte, Master, Nearest, Stochastic
+from gradstep.storage.elements import BFLOAT16, BITS, ELEMENTS, Half
 from gradstep.storage.policy import parameter_codec, slot_codec
 from tests.storage.test_rounding import half
 
@@ -40,6 +41,8 @@ def stored(codec: Elementwise, x: Any) -> Any:
         (slot_codec("8bit", ELEMENTS["float64"], signed=False), 8),
         (parameter_codec("nearest", ELEMENTS["float16"]), 2),
         (parameter_codec("stochastic", ELEMENTS["bfloat16"]), 2),
+        (parameter_codec("24bit", ELEMENTS["bfloat16"]), 3),
+        (parameter_codec("24bit", ELEMENTS["float64"]), 8),
         (parameter_codec("kahan", ELEMENTS["bfloat16"]), 4),
         (parameter_codec("master", ELEMENTS["bfloat16"]), 6),
         (parameter_codec("kahan", ELEMENTS["float32"]), 4),
@@ -55,6 +58,7 @@ def test_bytes(codec: Codec, bytes_each: float):
     [
         (Nearest(half("bfloat16")), False),
         (Stochastic(half("bfloat16")), True),
+        (LowByte(BFLOAT16), True),
         (Kahan(half("bfloat16")), False),
         (Master(half("bfloat16")), False),
         (Blocks(signed=True), True),
@@ -95,6 +99,75 @@ def test_kahan_beside_infinity(name):
     beyond = 3.4e38 if name == "bfloat16" else 70_000.0
     found = stored(Kahan(half(name)), [INF, -INF, beyond, -beyond, float("nan")])
     np.testing.assert_array_equal(found, [INF, -INF, INF, -INF, np.nan])
+
+
+# -- a byte of further bits -------------------------------------------------------------------------------------------
+
+LOW_BYTE = LowByte(BFLOAT16)
+UPPER = np.arange(1 << 16, dtype=np.uint32)
+
+
+def cut(x: Any) -> Any:
+    """The upper 24 bits of float32 numbers."""
+    return (np.asarray(x, np.float32).view(np.uint32) & 0xFFFFFF00).view(np.float32)
+
+
+@pytest.mark.parametrize("byte", [0, 1, 0x7F, 0x80, 0x81, 0xFF])
+def test_24_bits_of_every_number(byte):
+    """All numbers whose third byte is this one: as stored, whatever the noise, but for the ends of the range."""
+    x = ((UPPER << 16) + (byte << 8)).view(np.float32)
+    rounded, rest = encoded(LOW_BYTE, x, noise=(1 << BITS) - 1)
+    found = decoded(LOW_BYTE, [rounded, rest])
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        size = np.abs(x.astype(np.float64))
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(x))
+    tiny, huge = size < 2.0**-134, size >= MOST["bfloat16"] + 2.0**119  # rounded to 0, to infinity
+    np.testing.assert_array_equal(found[~tiny & ~huge & ~np.isnan(x)], x[~tiny & ~huge & ~np.isnan(x)])
+    assert (found[tiny] == 0).all()
+    assert np.isinf(found[huge]).all()
+    np.testing.assert_array_equal(np.signbit(found[~np.isnan(x)]), np.signbit(x[~np.isnan(x)]))
+
+
+@given(x=st.floats(2.0**-126, MOST["bfloat16"], width=32), sign=st.sampled_from([1, -1]))
+def test_the_model_gets_the_nearest_number(x, sign):
+    """To the value that was stored, which is one of the two neighbours of 24 bits."""
+    for noise in (0, 12_345, (1 << BITS) - 1):
+        rounded, rest = encoded(LOW_BYTE, [sign * x], noise)
+        value, shown = float(decoded(LOW_BYTE, [rounded, rest])[0]), float(BFLOAT16.decode(rounded)[0])
+        step = 2.0 ** (np.floor(np.log2(x)) - 15)
+        assert abs(value - sign * x) < step
+        assert value == cut([value])[0]
+        assert abs(shown - value) <= 128 * step * (2 if abs(shown) > abs(value) else 1)
+        nearest = float(BFLOAT16.nearest(np.array([value], np.float32))[0])
+        assert abs(shown - value) == abs(nearest - value)  # the same number, or the other one of a tie
+
+
+@given(x=st.floats(1, 2, exclude_max=True, width=32))
+def test_the_mean_of_24_bits_over_all_noise_is_the_value(x):
+    """Exactly: 8 bits are dropped, and so many random bits are added."""
+    noise = np.arange(1 << 8, dtype=np.int32) << BITS - 8
+    found = decoded(LOW_BYTE, LOW_BYTE.split(np.full(noise.shape, x, np.float32), noise))
+    assert float(found.astype(np.float64).mean()) == np.float32(x)
+
+
+def test_24_bits_of_a_parameter_that_was_changed():
+    """The byte counts in steps of the new number, at most half of one; zero and infinity are themselves."""
+    _, rest = encoded(LOW_BYTE, [1.001, -2.0003, 0.3001, 5.003, 1.0039, -1.0039, 1.001])
+    others = np.array([7.0, -0.1, 0.0, -0.0, INF, -INF, np.nan], np.float32)
+    loaded = BFLOAT16.encode(others)
+    assert (rest != 0).all()
+    found = decoded(LOW_BYTE, [loaded, rest])
+    np.testing.assert_array_equal(found[2:], others[2:])
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(others))
+    near = BFLOAT16.nearest(others)[:2]
+    assert (np.abs(found[:2] - near) <= np.abs(near) * 2.0**-8).all()
+
+
+def test_24_bits_that_are_0_are_the_parameter():
+    """State begins with zeros; a parameter without a byte is a bfloat16 number as it is."""
+    rounded = UPPER.astype(np.uint16)
+    found = decoded(LOW_BYTE, [rounded, np.zeros(1 << 16, np.uint8)])
+    np.testing.assert_array_equal(found.view(np.uint32) >> 16, rounded)
 
 
 # -- a master copy ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def plan(
     ] = None,
     state: Annotated[str | None, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = None,
     rounding: Annotated[
-        str | None, typer.Option(help="Only plans with this rounding: nearest, stochastic, kahan, master.")
+        str | None, typer.Option(help="Only plans with this rounding: nearest, stochastic, 24bit, kahan, master.")
     ] = None,
     paged: Annotated[
         bool | None, typer.Option("--paged/--resident", help="Only plans with paged state, or only without.")

@@ -281,7 +281,7 @@ def _warn_of_lost_updates(batches: Sequence[StepBatch]) -> None:
             warn_user(
                 f"{lost:.0%} of the {batch.spec.parameter.name} weights were left where they were by this step: "
                 f"their update is less than rounding to nearest can show (most of all in {batch.names[worst]}): "
-                "give the optimizer rounding='stochastic', 'kahan' or 'master', or a larger learning rate"
+                "give the optimizer rounding='stochastic', '24bit', 'kahan' or 'master', or a larger learning rate"
             )
 
 

@@ -45,7 +45,8 @@ Other Parameters:
     engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"eager"``, ``"compiled"`` or
         ``"reference"``.
     state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.
-    rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``.
+    rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"24bit"`` (bfloat16 only),
+        ``"kahan"`` or ``"master"``.
     seed: the seed of the noise for rounding at random; None is 0, so that all ranks of a
         distributed run draw the same noise however they have seeded torch.
     paged: True, a folder or :class:`gradstep.Pages` keeps state in memory-mapped files; for parameters on a GPU, True

@@ -115,9 +115,9 @@ def plans(
     """Compare every combination of storages with a budget, the least deviation from plain float32 first.
 
     The order, most important first: the type of the weights (float32, bfloat16); their rounding (with a master copy,
-    Kahan, stochastic, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits); how it is
-    sharded. So sharding over the ranks comes before any loss of precision, 8-bit state comes before paging, which costs
-    time at every step, and weights stay in float32 as long as something else is sufficient.
+    Kahan, 24 bits, stochastic, to nearest); whether state is paged; how it is stored (float32, bfloat16, 8 bits); how
+    it is sharded. So sharding over the ranks comes before any loss of precision, 8-bit state comes before paging, which
+    costs time at every step, and weights stay in float32 as long as something else is sufficient.
 
     Args:
         model, optimizer, gpus, ranks, tensor_parallel, rank, tokens: as in :func:`plan`.

@@ -182,8 +182,9 @@ def plan(
         params: type of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None keeps a module's types.
         gradients: type of the gradients; None takes that of the weights.
         state: how state is stored, ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
-        rounding: rounding of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"kahan"`` (with a compensation
-            of the weight's type) or ``"master"`` (with a float32 copy).
+        rounding: rounding of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"24bit"`` (bfloat16 with a
+            byte of further bits), ``"kahan"`` (with a compensation of the weight's type) or ``"master"`` (with a
+            float32 copy).
         paged: whether state is outside the device: on disk, or, with GPUs, in the host's memory; a folder or
             :class:`gradstep.Pages` says where on disk.
         gpus: number of GPUs; 0 plans for the CPU.

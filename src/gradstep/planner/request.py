@@ -9,7 +9,7 @@ from gradstep.planner.models import model_of
 from gradstep.planner.parameters import ITEMSIZES, Model, Module
 from gradstep.planner.sharding import BY_ROWS, OTHER_NAMES, SHARDINGS, PlannedRanks
 from gradstep.rules import RULES, Rule
-from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state
+from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state, refuse_rounding
 from gradstep.storage.sizes import parse_bytes
 from gradstep.variants import names_file, rule_in_file
 
@@ -171,7 +171,7 @@ def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
 OLD_SHARDING = {"none": "ddp", "state": "zero1", "gradients": "zero2", "weights": "fsdp2"}
 """The values of ``sharding`` for the old spelling ``sharded=``."""
 
-ROUNDING_CHOICES = ("master", "kahan", "stochastic", "nearest")
+ROUNDING_CHOICES = ("master", "kahan", "24bit", "stochastic", "nearest")
 
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "params": tuple(ITEMSIZES),
@@ -223,6 +223,10 @@ class Combination:
         model, rule, gpus, ranks = request.model, request.rule, request.gpus, request.ranks
         if self.rounding != "nearest" and not any(p.is_half for p in model.cast(self.params).trainable):
             return f"rounding={self.rounding!r} is for bfloat16 or float16 weights, and there are none"
+        dtypes = {p.real_dtype for p in model.cast(self.params).trainable}
+        refusal = next(filter(None, (refuse_rounding(self.rounding, dtype) for dtype in dtypes)), None)
+        if refusal is not None:
+            return refusal
         if self.sharding != "ddp" and ranks.data < 2:
             least = 2 * ranks.tensor
             return (
@@ -262,6 +266,7 @@ def describe_choice(choice: Combination) -> str:
     rounding = {
         "nearest": "" if choice.params in (None, "float32") else " rounded to nearest",
         "stochastic": " rounded stochastically",
+        "24bit": " with 8 more bits",
         "kahan": " with Kahan compensation",
         "master": " with a float32 master copy",
     }[choice.rounding]

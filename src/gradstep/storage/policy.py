@@ -13,7 +13,8 @@ import numpy as np
 
 from gradstep.rules import Rule, Slot
 from gradstep.spelling import suggest
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Kahan, Master, Nearest, Stochastic
+from gradstep.storage.blocks import Blocks
+from gradstep.storage.codecs import Codec, Elementwise, Field, Kahan, LowByte, Master, Nearest, Stochastic
 from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, SLOTS, Element, Half
 from gradstep.storage.sizes import parse_bytes
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 StateName = Literal["float32", "bfloat16", "8bit", "fp32", "bf16"]
 """The names of :data:`STATES`, and their short names."""
 
-RoundingName = Literal["nearest", "stochastic", "kahan", "master"]
+RoundingName = Literal["nearest", "stochastic", "24bit", "kahan", "master"]
 """The names of :data:`ROUNDINGS`."""
 
 SHORT_NAMES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -35,13 +36,18 @@ STATES: Mapping[str, Callable[[bool], Codec]] = {
 }
 """The ways to store slots of state: the codec by whether the slot's values may be negative."""
 
-ROUNDINGS: Mapping[str, Callable[[Half], Elementwise]] = {
+ROUNDINGS: Mapping[str, Callable[[Any], Elementwise]] = {
     "nearest": Nearest,
     "stochastic": Stochastic,
+    "24bit": LowByte,
     "kahan": Kahan,
     "master": Master,
 }
 """The ways to round the updates of a bfloat16 or float16 parameter: the parameter's codec by its element type."""
+
+ONLY_BFLOAT16 = frozenset({"24bit"})
+"""The roundings that float16 parameters cannot have: a float16 under 2⁻¹⁴ has fewer places, so that eight bits after
+its last are others of the value than those of a larger one."""
 
 SMALL = 4_096
 """Parameters with fewer elements than this keep float32 state: there is little to save."""
@@ -218,10 +224,25 @@ def parameter_codec(rounding: str, element: Element) -> Elementwise:
     """Return the codec of a parameter; float32 and float64 are stored unchanged under every rounding.
 
     Args:
-        rounding: one of :data:`ROUNDINGS`.
+        rounding: one of :data:`ROUNDINGS`, which :func:`refuse_rounding` does not refuse.
         element: the parameter's element type.
     """
     return ROUNDINGS[rounding](element) if isinstance(element, Half) else Nearest(element)
+
+
+def refuse_rounding(rounding: str, dtype: str) -> str | None:
+    """Return why parameters of a type cannot be rounded so, and what to do; None if they can.
+
+    Args:
+        rounding: one of :data:`ROUNDINGS`.
+        dtype: torch's name of the type.
+
+    >>> refuse_rounding("24bit", "float16")
+    "rounding='24bit' is for bfloat16 parameters: for float16 give 'kahan' or 'master'"
+    """
+    if dtype == "float16" and rounding in ONLY_BFLOAT16:
+        return f"rounding={rounding!r} is for bfloat16 parameters: for float16 give 'kahan' or 'master'"
+    return None
 
 
 # -- the storage of a parameter and its state --------------------------------------------------------------------------

@@ -31,6 +31,9 @@ COMPENSATION = "kahan_comp"
 MASTER = "master_param"
 """The state that holds a parameter in float32."""
 
+LOW_BYTE = "low_byte"
+"""The state that holds 8 further bits of a bfloat16 parameter: b, or b − 256 from 128 on, 256ths of its last place."""
+
 _NOTHING: Mapping[str, Tensor] = {}
 
 
@@ -94,7 +97,8 @@ class History:
     """The record of one parameter.
 
     The value of a parameter in 16 bits is the exact one where its state holds the rest: the rounded value and its
-    compensation, or the float32 master copy (gradstep's ``kahan_comp`` and ``master_param``).
+    compensation, its further bits, or the float32 master copy (gradstep's ``kahan_comp``, ``low_byte`` and
+    ``master_param``).
     """
 
     shape: tuple[int, ...]  # the parameter's
@@ -238,12 +242,16 @@ def _key_of(setting: Any) -> str:
 
 
 def _rest_of(p: Tensor, state: Any) -> dict[str, Tensor]:
-    """Return the entries of the state that make the parameter more precise: a compensation or a master copy."""
+    """Return the entries of the state that make the parameter more precise: a compensation, bits or a master copy."""
     if p.dtype not in (torch.bfloat16, torch.float16) or not isinstance(state, Mapping):
         return {}
-    named = {name: state.get(name) for name in (COMPENSATION, MASTER)}
+    named = {name: state.get(name) for name in (COMPENSATION, MASTER, LOW_BYTE)}
     return {
-        name: v for name, v in named.items() if isinstance(v, Tensor) and v.shape == p.shape and v.is_floating_point()
+        name: v
+        for name, v in named.items()
+        if isinstance(v, Tensor)
+        and v.shape == p.shape
+        and (v.dtype is torch.uint8 if name == LOW_BYTE else v.is_floating_point())
     }
 
 
@@ -254,6 +262,11 @@ def _join(x: Tensor, rest: Mapping[str, Tensor]) -> Tensor:
     if MASTER in rest:
         master = rest[MASTER].detach()
         return torch.where(master.to(x.dtype) == x, master, x.detach().to(master.dtype))
+    if LOW_BYTE in rest:
+        numbers = x.detach().float()
+        number_bits, byte = numbers.view(torch.int32), rest[LOW_BYTE].detach().view(torch.int8).int()
+        exact = (number_bits + (byte << 8)).view(torch.float32)
+        return torch.where(numbers.isfinite() & (numbers != 0), exact, numbers)
     return x
 
 
@@ -262,6 +275,8 @@ def _format_with(rest: Mapping[str, Tensor], dtype: NumberFormat) -> NumberForma
     single = NumberFormat.of(torch.float32)
     if MASTER in rest:
         return single
+    if LOW_BYTE in rest:
+        return replace(dtype, eps=dtype.eps / 256)
     return replace(dtype, eps=max(dtype.eps**2 / 2, single.eps)) if COMPENSATION in rest else dtype
 
 

@@ -23,7 +23,7 @@ ROUNDING_FIELDS = {
     for rounding in ROUNDINGS
     for field in parameter_codec(rounding, ELEMENTS["bfloat16"]).fields[1:]
 }
-"""The arrays that rounding keeps, by their keys: ``kahan_comp``, ``master_param``."""
+"""The arrays that rounding keeps, by their keys: ``low_byte``, ``kahan_comp``, ``master_param``."""
 
 
 _PACKED = {getattr(torch, name) for name in dir(torch) if name.endswith("_x2")}
@@ -100,9 +100,13 @@ def find_faults(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any) -> 
             yield make_missing_fault(slot.name)
         if value is not None:
             yield from _find_slot_faults(p, slot, entry)
-    for key in ROUNDING_FIELDS:
+    for key, field in ROUNDING_FIELDS.items():
         if entry.get(key) is not None:
-            yield from _find_array_faults(p, key, entry[key], tuple(p.shape), floating=True)
+            floating = dtype_of(field).is_floating_point
+            wrong = list(_find_array_faults(p, key, entry[key], tuple(p.shape), floating=floating))
+            yield from wrong
+            if not (wrong or floating) and entry[key].dtype != dtype_of(field):
+                yield Fault(RuntimeError, f"{key} is {entry[key].dtype}, but must be {dtype_of(field)}")
 
 
 def find_misfits(p: Tensor, stored: ParameterStorage, rule: Rule, entry: Any, *, strict: bool) -> list[Fault]:

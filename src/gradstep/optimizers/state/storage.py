@@ -34,6 +34,7 @@ from gradstep.storage.policy import (
     is_embedding,
     keys_of,
     parameter_codec,
+    refuse_rounding,
     slot_codec,
     stays_float32,
 )
@@ -95,7 +96,7 @@ class Storage:
     Attributes:
         state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it, and applies to
             embeddings too.
-        rounding: ``"nearest"``, ``"stochastic"``, ``"kahan"`` or ``"master"``, for bfloat16 and float16 parameters.
+        rounding: one of :data:`~gradstep.storage.policy.ROUNDINGS`, for bfloat16 and float16 parameters.
         seed: the seed of the rounding noise.
         noise: by what the noise identifies a parameter, one of :data:`~gradstep.storage.elements.NOISES`.
     """
@@ -195,6 +196,9 @@ class Storage:
             slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
             for slot in slots
         )
+        refusal = refuse_rounding(self.rounding, element.name)
+        if refusal is not None:
+            raise ValueError(f"{refusal}, as {name} is")
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason)
 
 
