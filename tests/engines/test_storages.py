@@ -29,8 +29,13 @@ def run(subject, options, dtype, engine, *, seed=5, shape=SHAPE, steps=3):
     return trained(subject.optimizer, start, grads, **options, engine=engine, seed=seed)[0]
 
 
-FEW = ("bfloat16-8bit-stochastic", "float16-bfloat16-kahan", "float32-8bit-nearest", "bfloat16-float32-master")
-FEW += ("bfloat16-8bit-24bit",)
+FEW = (
+    "bfloat16-8bit-stochastic",
+    "float16-bfloat16-kahan",
+    "float32-8bit-nearest",
+    "bfloat16-float32-master",
+    "bfloat16-8bit-24bit",
+)
 
 
 def named(name):

@@ -67,7 +67,8 @@ def test_weights_of_24_bits_follow_those_of_float64():
     start = (torch.randn(4096, generator=generator) * 0.02).bfloat16()
     drift = 0.3 * torch.randn(4096, generator=generator)
     exact = torch.nn.Parameter(start.double())
-    weights = {r: torch.nn.Parameter(start.clone()) for r in ("nearest", "stochastic", "24bit")}
+    roundings: tuple[RoundingName, ...] = ("nearest", "stochastic", "24bit")
+    weights = {r: torch.nn.Parameter(start.clone()) for r in roundings}
     optimizers: dict[str, Any] = {r: gradstep.AdamW([p], lr=1e-5, rounding=r) for r, p in weights.items()}
     reference = gradstep.AdamW([exact], lr=1e-5)
     for _ in range(2000):

@@ -51,11 +51,11 @@ def test_gpus_are_used_before_anything_is_less_precise(model, budget, expected):
 def test_every_combination_is_there_once_and_those_that_make_no_sense_are_not():
     compared = gradstep.plans("3B", budget="24GB")
     choices = [plan.choice for plan in compared.plans]
-    assert len(choices) == len(set(choices)) == 2 * 3 * (1 + 4)  # placements, states, float32 and bfloat16's roundings
+    assert len(choices) == len(set(choices)) == 2 * 3 * (1 + 5)  # placements, states, float32 and bfloat16's roundings
     assert {c.rounding for c in choices if c.params == "float32"} == {"nearest"}
     both = len(choices), len(choices) // 2  # zero2 and fsdp2 divide parameters, which cannot be paged
     assert len(gradstep.plans("3B", budget="24GB", gpus=8).plans) == 2 * both[0] + 2 * both[1]
-    assert len(gradstep.plans("3B", budget="24GB", optimizer="sgd").plans) == 1 + 4  # no state to store otherwise
+    assert len(gradstep.plans("3B", budget="24GB", optimizer="sgd").plans) == 1 + 5  # no state to store otherwise
     assert len(gradstep.plans("3B", budget="24GB", optimizer=SGD(momentum=0.9)).plans) == len(choices)
 
 
@@ -66,7 +66,7 @@ def test_the_codecs_roundings_are_all_compared():
 def test_what_is_fixed_is_kept():
     compared = gradstep.plans("3B", budget="24GB", params="float16", state="8bit", paged=False)
     assert {(p.choice.params, p.choice.state, p.choice.paged) for p in compared.plans} == {("float16", "8bit", False)}
-    assert {p.choice.rounding for p in compared.plans} == set(ROUNDING_CHOICES)
+    assert {p.choice.rounding for p in compared.plans} == set(ROUNDING_CHOICES) - {"24bit"}  # which is for bfloat16
 
 
 def test_the_reason_says_what_and_how_much():
@@ -87,7 +87,7 @@ def test_the_reason_says_what_and_how_much():
 def test_in_brief_a_row_is_the_first_that_fits_or_the_smallest():
     compared = gradstep.plans("3B", budget="35GB")
     brief = {(p.choice.params, p.choice.rounding, p.choice.state): p for p in compared.brief}
-    assert len(brief) == 15
+    assert len(brief) == 18
     assert brief["float32", "nearest", "float32"].choice.paged
     assert not brief["float32", "nearest", "8bit"].choice.paged
     assert compared.best in compared.brief
