@@ -281,7 +281,7 @@ def cases(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
         pytest.param(subject, options, id=f"{subject.name}-{words(options)}")
         for subject in SUBJECTS
         for options in subject.options
-        if not (elementwise and not subject.rule.elementwise) and not (in_torch and subject.torch is None)
+        if not (elementwise and subject.rule.sees != "elements") and not (in_torch and subject.torch is None)
     ]
 
 
@@ -300,5 +300,5 @@ def subjects(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
     return [
         pytest.param(subject, id=subject.name)
         for subject in SUBJECTS
-        if not (elementwise and not subject.rule.elementwise) and not (in_torch and subject.torch is None)
+        if not (elementwise and subject.rule.sees != "elements") and not (in_torch and subject.torch is None)
     ]

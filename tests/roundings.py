@@ -135,7 +135,7 @@ def limits(rule: Rule, start: Sequence[Tensor], steps: Sequence[Sequence[Tensor]
     Returns:
         A limit for each parameter, and under the name of each slot and scalar one for each parameter.
     """
-    if rule.elementwise:  # all parameters as one: fewer operations, each of more numbers
+    if rule.sees == "elements":  # all parameters as one: fewer operations, each of more numbers
         sizes = [p.numel() for p in start]
         [p], values = _samples(rule, [joined(start)], [[joined(grads)] for grads in steps])
         return spreads(p, sizes), {name: spreads(found[0], sizes) for name, found in values.items()}

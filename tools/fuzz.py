@@ -104,7 +104,7 @@ def _compile() -> None:
     for name, choices in SETTINGS.items():
         for settings in choices:
             rule = RULES[name](**settings)
-            for state in ("float32", "bfloat16", "8bit") if rule.elementwise else ():
+            for state in ("float32", "bfloat16", "8bit") if rule.sees == "elements" else ():
                 stored = Storage(state).of(rule, {}, torch.empty(64, 80), "w")
                 ENGINES["fused"].prepare(stored.spec(rule, torch.float32))
 

@@ -105,7 +105,7 @@ def describe(kind: type[Rule]) -> tuple[str, ...]:
     if "decoupled_weight_decay" in names:
         decay = "either"
     nbytes = 12 + 8 * elements
-    operations = str(count(rule)) if rule.elementwise else "–"
+    operations = str(count(rule)) if rule.sees == "elements" else "–"
     memory, name = f"{1 + elements:.3g}×", kind.__name__
     return name, memory, adaptive, momentum, decay, operations, f"{nbytes:.0f}", told(name, "Taken for")
 

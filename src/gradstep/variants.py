@@ -20,7 +20,7 @@ _SMALL = tuple(state for state, codec in STATES.items() if codec(True).block > 1
 VARIANTS: Mapping[str, tuple[str, str, bool]] = {
     ("Paged" if paged else "") + name + ("" if state == "float32" else state): (name, state, paged)
     for name, rule in RULES.items()
-    if rule.elementwise  # other rules keep only a row and a column: smaller state would save nothing
+    if rule.sees == "elements"  # other rules keep only a row and a column: smaller state would save nothing
     for state, paged in (*((s, False) for s in _SMALL), ("float32", True), *((s, True) for s in _SMALL))
 }
 """Classes beside the rules' own (``AdamW8bit``, ``PagedAdamW``, ``PagedAdamW8bit``, ``Lion8bit`` and so on): for each

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ class SignedByNorm(Rule):
     """A user's rule with the operations that Adafactor does not use."""
 
     lr: float = learning_rate(0.1)
-    elementwise: ClassVar[bool] = False
+    sees = "tensor"
 
     def coefficients(self, step, **scalars):
         return {"lr": self.lr}
@@ -206,7 +206,7 @@ def refusals(mesh: Any) -> list[str]:
 
     @dataclass(frozen=True)
     class Sorts(Rule):
-        elementwise: ClassVar[bool] = False
+        sees = "tensor"
 
         def coefficients(self, step, **scalars):
             return {}

@@ -32,7 +32,7 @@ class Signum(Rule):
 @dataclass(frozen=True)
 class Masked(Rule):
     lr: float = learning_rate(1e-3)
-    elementwise = False
+    sees = "tensor"
     def slots(self, ndim): return ()
     def coefficients(self, step, **scalars): return {"lr": self.lr}
     @staticmethod

@@ -105,7 +105,7 @@ def test_a_branch_on_the_data_is_refused_before_anything_changes():
 @pytest.mark.parametrize(
     ("compute", "error", "words"),
     [
-        (lambda g: g.sum(), AttributeError, r"have no 'sum': .*gradstep\.rules\.ops; .* elementwise = False"),
+        (lambda g: g.sum(), AttributeError, r"have no 'sum': .*gradstep\.rules\.ops; .* sees = 'tensor'"),
         (math.sqrt, TypeError, r"use sqrt, .* of gradstep\.rules\.ops, not those of math"),
         (float, TypeError, "not known while its update is compiled"),
         (lambda g: g[0], TypeError, r"no single elements, .*gradstep\.rules\.ops"),
@@ -125,6 +125,18 @@ def test_what_is_not_elementwise_says_what_is_allowed(compute, error, words):
     give([p], [normal(5)])
     with unchanged(optimizer), pytest.raises(error, match=words):
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "error", "words"),
+    [
+        ({"sees": "rows"}, ValueError, r"Invalid sees of Odd: 'rows' \(choose 'elements', 'tensor', 'matrix'\)"),
+        ({"elementwise": False}, TypeError, r"now sees = 'elements' \(True\) or 'tensor' \(False\)"),
+    ],
+)
+def test_what_a_rule_sees_is_one_of_three_words(attribute, error, words):
+    with pytest.raises(error, match=words):
+        type("Odd", (Signum,), attribute)
 
 
 def test_a_failing_rule_leaves_an_optimizer_that_works_alone():

@@ -89,7 +89,7 @@ def case(seed: int, number: int) -> Case:
     pick = Random(f"{seed}:{number}")
     name = pick.choice([*SETTINGS, "AdamW", "AdamW", "SGD"])
     settings = {"lr": pick.choice([0.01, 0.1, 0.5]), **pick.choice(SETTINGS[name])}
-    state = pick.choices(["float32", "bfloat16", "8bit"], [6, 2, 2])[0] if RULES[name].elementwise else "float32"
+    state = pick.choices(["float32", "bfloat16", "8bit"], [6, 2, 2])[0] if RULES[name].sees == "elements" else "float32"
     if name == "SGD" and not settings.get("momentum"):
         state = "float32"
     usual = ["matrix", "transposed matrix", *USUAL] if state != "float32" else USUAL

@@ -28,7 +28,7 @@ class Compiled(Engine):
     parts = False
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
-        if not rule.elementwise:
+        if rule.sees != "elements":
             return f"{rule.__name__} looks at whole tensors, and would be compiled again for every shape"
         if traits.noisy:
             return "it is rounded at random, for which every step would be compiled anew"

@@ -235,7 +235,7 @@ def _order(context: Context) -> str:
 
 @as_property("split", "the same numbers in other tensors", "a norm, a mean or a state over more than one element")
 def _split(context: Context) -> str:
-    if not context.rule.elementwise:
+    if context.rule.sees != "elements":
         raise NotOfferedError(f"{context.rule.__name__} looks at whole parameters")
     scenario = context.scenario("averages")
     rows = replace(

@@ -100,7 +100,7 @@ class FormulaRun:
     def _can_join(self, settings: list[dict[str, Any]]) -> bool:
         """Whether every step does the same with every element, so that all parameters can be computed as one vector."""
         formula, habits, scenario, rule = self.formula, self.habits, self.scenario, self.rules[0]
-        if not formula.rule.elementwise or any(own != settings[0] for own in settings):
+        if formula.rule.sees != "elements" or any(own != settings[0] for own in settings):
             return False
         if habits.shared or habits.skips_zero or habits.writes_gradient or habits.clock == "visits":
             return False

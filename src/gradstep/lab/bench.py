@@ -45,7 +45,7 @@ MAX_NORM = 1.0
 MAX_SETTLING_STEPS = 64
 """More steps than a kernel takes to try every access pattern."""
 
-COMPARED = {name.lower(): name for name, rule in RULES.items() if rule.elementwise and name in vars(torch.optim)}
+COMPARED = {name.lower(): name for name, rule in RULES.items() if rule.sees == "elements" and name in vars(torch.optim)}
 """The elementwise rules that torch has too, by their names in lower case."""
 
 StepFunction = Callable[[], object]

@@ -92,7 +92,7 @@ def check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, na
         ValueError: with the reason and what to do.
     """
     refusal = explain_refusal(p, name)
-    if refusal is None and engine == Reference.name and not rule.elementwise and any_sharded(p):
+    if refusal is None and engine == Reference.name and rule.sees != "elements" and any_sharded(p):
         refusal = (
             f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
             f"this process has a part of it: the sums over all processes are for engine='eager', not {engine!r}"

@@ -209,7 +209,7 @@ def temporaries(
     parameter after the other. ``"auto"`` is fused on the CPU if the rule is elementwise, else eager.
     """
     if engine == "auto":
-        engine = "fused" if rule.elementwise and not gpus else "eager"
+        engine = "fused" if rule.sees == "elements" and not gpus else "eager"
     if engine != "eager":
         return 0, f"the {engine} engine makes none"
 

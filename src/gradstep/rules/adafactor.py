@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from gradstep.rules.base import Coefficients, Rule, Slot, State
 from gradstep.rules.ops import Array, epsilon, maximum, mean, rms, sqrt
@@ -56,7 +56,7 @@ class Adafactor(Rule):
     d: float = at_least_one(1.0)
     weight_decay: float = nonnegative(0.0)
 
-    elementwise: ClassVar[bool] = False
+    sees = "tensor"
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         if ndim < 2:

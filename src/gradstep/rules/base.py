@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from gradstep.rules.ops import Array
 from gradstep.rules.settings import Settings, flag
@@ -105,8 +105,15 @@ class Rule(Settings, ABC):
     A group without them, as torch writes it, means their defaults; so groups contain them only where they differ.
     """
 
-    elementwise: ClassVar[bool] = True
-    """False for a rule whose update combines several elements (a mean, a norm)."""
+    sees: ClassVar[Literal["elements", "tensor", "matrix"]] = "elements"
+    """The numbers that one new number is computed from: those of the same element (``"elements"``), of the whole
+    parameter, by means and norms (``"tensor"``), or of a matrix, by products too (``"matrix"``)."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.sees not in ("elements", "tensor", "matrix"):
+            raise ValueError(f"Invalid sees of {cls.__name__}: {cls.sees!r} (choose 'elements', 'tensor', 'matrix')")
+        if "elementwise" in vars(cls):
+            raise TypeError(f"{cls.__name__}: elementwise is now sees = 'elements' (True) or 'tensor' (False)")
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         """Return the slots of a parameter with ``ndim`` dimensions; an elementwise rule ignores ``ndim``."""

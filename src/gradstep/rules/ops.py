@@ -69,7 +69,7 @@ def where(condition: Array, x: Array, y: Array) -> Array:
 
 
 def mean(x: Array, axis: int) -> Array:
-    """Mean along one axis, which is kept with length 1. Only for rules with ``elementwise = False``.
+    """Mean along one axis, which is kept with length 1. Not for a rule that sees ``"elements"``.
 
     >>> mean(np.array([[1.0, 3.0], [2.0, 6.0]]), -1)
     array([[2.],
@@ -79,7 +79,7 @@ def mean(x: Array, axis: int) -> Array:
 
 
 def rms(x: Array) -> Array:
-    """Root of the mean square over the whole tensor, a scalar. Only for rules with ``elementwise = False``.
+    """Root of the mean square over the whole tensor, a scalar. Not for a rule that sees ``"elements"``.
 
     >>> float(rms(np.array([3.0, -3.0])))
     3.0

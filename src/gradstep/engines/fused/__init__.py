@@ -31,7 +31,7 @@ class Fused(Engine):
     by_address = True
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
-        if not rule.elementwise:
+        if rule.sees != "elements":
             return f"{rule.__name__} looks at whole tensors (means, norms), the kernel at one element at a time"
         if traits.device != "cpu":
             return f"it is on {traits.device} and the kernel runs on the CPU"

@@ -242,7 +242,7 @@ class Value:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"an elementwise rule's arrays have no {name!r}: use + - * /, abs and the functions of gradstep.rules.ops; "
-            "a rule that needs a mean or a norm of all elements sets elementwise = False"
+            "a rule that needs a mean or a norm of all elements sets sees = 'tensor'"
         )
 
     # -- functions ----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def key_of(rule: Rule, ndim: int) -> Key:
     """Return the key of the rule's graph for a parameter with ``ndim`` dimensions."""
     # The loop around a rule negates the gradient where it is maximized; its graph stays the same.
     flags = [(f.name, _shape(getattr(rule, f.name))) for f in fields(rule) if f.name != "maximize"]
-    return (tuple(flags), tuple(s.name for s in rule.slots(ndim)), rule.elementwise or ndim)
+    return (tuple(flags), tuple(s.name for s in rule.slots(ndim)), rule.sees == "elements" or ndim)
 
 
 def _shape(value: Any) -> Any:

@@ -126,7 +126,7 @@ def _formula_candidate(
     name: str, formula: Formula, fixed: Mapping[str, Any] | None = None, *, own_epsilon: bool = True
 ) -> Candidate:
     updates = partial(replay, formula, fixed or {}, own_epsilon=own_epsilon)
-    return Candidate(name, updates, full=not formula.rule.elementwise)
+    return Candidate(name, updates, full=formula.rule.sees != "elements")
 
 
 def _replay_sign(history: History, roundings: Roundings | None) -> Updates:

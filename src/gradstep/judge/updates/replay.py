@@ -123,7 +123,7 @@ def _replay_from(
     roundings: Roundings | None,
     machine_epsilon: float,
 ) -> Updates:
-    full = not formula.rule.elementwise
+    full = formula.rule.sees != "elements"
     steps = history.full_steps if full else history.steps
     if not steps:
         raise UnknowableError("too large to be kept in full, as its rule needs")

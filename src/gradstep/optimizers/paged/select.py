@@ -25,7 +25,7 @@ def choose_placement(
         ValueError: the rule or a parameter has no state that could be paged.
         OSError, MemoryError: there is not enough room.
     """
-    if not rule.elementwise:
+    if rule.sees != "elements":
         raise ValueError(f"paged= is for state of the parameters' size, and {rule.__name__} keeps a row and a column")
     for name, p, stored in parameters:
         if is_distributed(p):

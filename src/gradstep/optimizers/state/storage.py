@@ -175,7 +175,7 @@ class Storage:
         element = element_of(p.dtype)
         if p.is_complex() and p.is_conj():
             raise ValueError(f"{name} is conjugated lazily and cannot be written to as it is: give its resolve_conj()")
-        if p.is_complex() and not rule.elementwise:
+        if p.is_complex() and rule.sees != "elements":
             raise ValueError(
                 f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "
                 f"{p.dtype}: optimize torch.view_as_real of it, or take an elementwise rule such as AdamW"

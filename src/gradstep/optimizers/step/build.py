@@ -263,7 +263,7 @@ class _TableBuilder:
         if not self.old.keys().isdisjoint(self.stateful):
             check_state_apart([part for part in parts if part.plain])
         for part in parts:
-            if part.place is not None and not part.spec.rule.elementwise:
+            if part.place is not None and part.spec.rule.sees != "elements":
                 for shard in part.shards:
                     check_rule(shard, part.spec)
             if not (part.plain and {p.dtype for p in part.params} <= COMMON_DTYPES):

@@ -196,7 +196,7 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
     """
     for rule, group in zip(rules, groups, strict=True):
         state = storage.state_of(group)
-        if state != "float32" or not rule.elementwise:
+        if state != "float32" or rule.sees != "elements":
             what = f"{type(rule).__name__} goes" if state == "float32" else f"state={state!r} goes"
             raise ValueError(
                 f"{what} by the shapes of parameters, and these are flat shards, which have lost them (FSDP1, "
@@ -224,7 +224,7 @@ def fail_on_other_ranks(
     """
     ranks = MeshRanks.of(groups) if zero is None else zero
     creates_state = not state and all(group.get("lr") == 0 for group in groups)
-    if ranks is not None and (measured or watched or not rule.elementwise or creates_state):
+    if ranks is not None and (measured or watched or rule.sees != "elements" or creates_state):
         ranks.fail(measured=measured)
 
 

@@ -159,7 +159,7 @@ class Table(StepTable):
     def update(self, batch: TorchBatch) -> None:
         if self._paged is not None:
             self._paged.update(batch)
-        elif batch.part.place is not None and not batch.spec.rule.elementwise:
+        elif batch.part.place is not None and batch.spec.rule.sees != "elements":
             update_with_sums(batch, batch.select_active(batch.part.shards))
         elif batch.part.runs is not None:
             update_runs(batch, batch.part.runs, batch.active)
