@@ -270,35 +270,72 @@ SUBJECTS = (
 )
 
 
+_MUON = Subject(
+    "Muon",
+    (
+        {},
+        {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
+        {"lr": 0.02, "nesterov": False, "momentum": 0.8, "ns_steps": 3, "adjust_lr_fn": "original"},
+        {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1e-3, "ns_steps": 8},
+    ),
+    (
+        *_LR,
+        *_EPS,
+        *_DECAY,
+        *_numbers("momentum value", "momentum", -0.1),
+        *_flags("nesterov", "maximize"),
+        Bad({"ns_coefficients": (1.0, 2.0)}, ValueError, r"Invalid ns_coefficients: \(1\.0, 2\.0\) \(must be three"),
+        Bad({"ns_coefficients": "jordan"}, ValueError, "Invalid ns_coefficients: 'jordan'"),
+        Bad({"ns_coefficients": (1.0, 2.0, "x")}, TypeError, r"ns_coefficients\[2\] must be a number"),
+        Bad({"ns_steps": 0}, ValueError, r"Invalid ns_steps value: 0 \(must be a whole number from 1 to 99\)"),
+        Bad({"ns_steps": 100}, ValueError, "Invalid ns_steps value: 100"),
+        Bad({"ns_steps": 2.5}, ValueError, "Invalid ns_steps value: 2.5"),
+        Bad({"ns_steps": True}, TypeError, "ns_steps must be a number"),
+        Bad(
+            {"adjust_lr_fn": "adam"}, ValueError, r"Invalid adjust_lr_fn: 'adam' \(choose None, 'original', 'match_rms"
+        ),
+        Bad({"adjust_lr_fn": 1.0}, ValueError, "Invalid adjust_lr_fn: 1.0"),
+        Bad({"matrices": "kernels"}, ValueError, "Invalid matrices: 'kernels'"),
+        Bad({"matrices": 0}, ValueError, "Invalid matrices: 0"),
+    ),
+)
+SUBJECTS = (*SUBJECTS, _MUON)
+
+
 def words(options: Options) -> str:
     """An option set as the name of a test."""
     return ",".join(f"{k}={v}" for k, v in options.items()) or "defaults"
 
 
-def cases(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
-    """Every (subject, option set), as arguments of one test."""
+def _chosen(*, elementwise: bool = False, in_torch: bool = False, matrices: bool = False) -> list[Subject]:
+    """The subjects of a test; those that update matrices only, and not parameters of any shape, if it asks for them."""
+    return [
+        subject
+        for subject in SUBJECTS
+        if not (elementwise and subject.rule.sees != "elements")
+        and not (in_torch and subject.torch is None)
+        and (matrices or subject.rule.sees != "matrix")
+    ]
+
+
+def cases(**which: bool) -> list[Any]:
+    """Every (subject, option set), as arguments of one test; the arguments are those of :func:`_chosen`."""
     return [
         pytest.param(subject, options, id=f"{subject.name}-{words(options)}")
-        for subject in SUBJECTS
+        for subject in _chosen(**which)
         for options in subject.options
-        if not (elementwise and subject.rule.sees != "elements") and not (in_torch and subject.torch is None)
     ]
 
 
-def bad_cases(*, in_torch: bool = False) -> list[Any]:
-    """Every (subject, bad input), as arguments of one test."""
+def bad_cases(**which: bool) -> list[Any]:
+    """Every (subject, bad input), as arguments of one test; the arguments are those of :func:`_chosen`."""
     return [
         pytest.param(subject, bad, id=f"{subject.name}-{words(bad.settings)}")
-        for subject in SUBJECTS
+        for subject in _chosen(**which)
         for bad in subject.bad
-        if not (in_torch and subject.torch is None)
     ]
 
 
-def subjects(*, elementwise: bool = False, in_torch: bool = False) -> list[Any]:
-    """Every subject, as the argument of one test."""
-    return [
-        pytest.param(subject, id=subject.name)
-        for subject in SUBJECTS
-        if not (elementwise and subject.rule.sees != "elements") and not (in_torch and subject.torch is None)
-    ]
+def subjects(**which: bool) -> list[Any]:
+    """Every subject, as the argument of one test; the arguments are those of :func:`_chosen`."""
+    return [pytest.param(subject, id=subject.name) for subject in _chosen(**which)]

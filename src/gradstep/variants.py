@@ -20,8 +20,9 @@ _SMALL = tuple(state for state, codec in STATES.items() if codec(True).block > 1
 VARIANTS: Mapping[str, tuple[str, str, bool]] = {
     ("Paged" if paged else "") + name + ("" if state == "float32" else state): (name, state, paged)
     for name, rule in RULES.items()
-    if rule.sees == "elements"  # other rules keep only a row and a column: smaller state would save nothing
+    if rule.sees != "tensor"  # Adafactor keeps only a row and a column: smaller state would save nothing
     for state, paged in (*((s, False) for s in _SMALL), ("float32", True), *((s, True) for s in _SMALL))
+    if rule.sees == "elements" or not paged  # state is paged in windows, which cut through matrices
 }
 """Classes beside the rules' own (``AdamW8bit``, ``PagedAdamW``, ``PagedAdamW8bit``, ``Lion8bit`` and so on): for each
 the rule, the precision of state and whether state is paged."""

@@ -408,7 +408,7 @@ def test_a_word_for_true_or_false_makes_no_folder(word, tmp_path, monkeypatch):
 
 def test_what_cannot_be_paged_is_said():
     p = torch.ones(3, 3, requires_grad=True)
-    with pytest.raises(ValueError, match="Adafactor keeps a row and a column"):
+    with pytest.raises(ValueError, match="Adafactor looks at whole parameters"):
         gradstep.Adafactor([p], paged=True)
     with pytest.raises(ValueError, match="has no state"):
         gradstep.SGD([p], paged=True)

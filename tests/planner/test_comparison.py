@@ -150,7 +150,7 @@ def test_without_a_budget_nothing_is_judged():
         ({"optimizer": "sgd", "state": "8bit"}, "SGD as set here keeps no state"),
         ({"optimizer": "sgd", "paged": True}, "SGD as set here keeps no state"),
         ({"engine": "fused", "gpus": 1}, "engine='fused' runs on the CPU only"),
-        ({"engine": "compiled", "optimizer": "adafactor"}, "needs means: take engine='eager'"),
+        ({"engine": "compiled", "optimizer": "adafactor"}, "does not: take engine='eager'"),
     ],
 )
 @pytest.mark.parametrize("ask", [gradstep.plan, gradstep.plans])

@@ -11,7 +11,7 @@ from gradstep.rules import AdamW, settings_of
 from tests.registry import SUBJECTS, bad_cases, cases
 
 
-@pytest.mark.parametrize(("subject", "bad"), bad_cases())
+@pytest.mark.parametrize(("subject", "bad"), bad_cases(matrices=True))
 def test_refused(subject, bad):
     with pytest.raises(bad.error, match=bad.words):
         subject.rule(**bad.settings)
@@ -38,7 +38,7 @@ def test_every_built_in_rule_is_registered():
     assert {s.name for s in SUBJECTS} == set(gradstep.RULES)
 
 
-@pytest.mark.parametrize(("subject", "options"), cases())
+@pytest.mark.parametrize(("subject", "options"), cases(matrices=True))
 def test_accepted(subject, options):
     rule = subject.rule(**options)
     assert {name: getattr(rule, name) for name in options} == options

@@ -12,7 +12,17 @@ from gradstep.engines.base import StepTable
 from gradstep.engines.step import check_engine, defer_signals, take_step
 from gradstep.numpy.base import HasGradient, Optimizer, choose_params
 from gradstep.numpy.settings import build_rule, replace_setting, signature_of
-from gradstep.numpy.table import ENGINES, ArrayBatch, Buffers, Member, Table, choose_array_engine, fit_array, gather
+from gradstep.numpy.table import (
+    ENGINES,
+    ArrayBatch,
+    Buffers,
+    Member,
+    Table,
+    check_shape,
+    choose_array_engine,
+    fit_array,
+    gather,
+)
 from gradstep.rules import Rule, settings_of
 
 _RESERVED = frozenset(("params", "parameters", "step_count", "update_counts", "buffers", "scalars"))
@@ -76,6 +86,9 @@ class RuleOptimizer(Optimizer, ABC):
         rule = build_rule(self.rule_class, settings)
         check_engine(engine, ENGINES)
         super().__init__(params)
+        for i, param in enumerate(self.params):
+            if isinstance(param.data, np.ndarray):
+                check_shape(rule, param.data, f"parameter {i}")
         self._rule = rule
         self._engine = engine
         self._table: Table | None = None  # of the last step

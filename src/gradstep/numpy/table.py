@@ -126,13 +126,15 @@ def gather(
     ``buffers``, the state so far, is not changed.
 
     Raises:
-        ValueError: an array has another shape or cannot be written to, or the engine cannot update a parameter.
+        ValueError: an array has another shape or cannot be written to, or the rule or the engine cannot update a
+            parameter.
         TypeError: an array does not hold the right kind of numbers.
     """
     members = []
     for i in active:
         label = f"parameter {i}"
         data = check_writable(params[i].data, label)
+        check_shape(rule, data, label)
         slots = rule.slots(data.ndim)
         present = [buffers[slot.name][i] if slot.name in buffers else None for slot in slots]
         arrays = [_slot_array(slot, array, data, label) for slot, array in zip(slots, present, strict=True)]
@@ -141,6 +143,17 @@ def gather(
         spec = UpdateSpec.of(rule, slots, plain, plain, [plain] * len(slots))
         members.append(Member(i, data, {slot.name: a for slot, a in zip(slots, arrays, strict=True)}, engine, spec))
     return members
+
+
+def check_shape(rule: Rule, data: Floats, label: str) -> None:
+    """Refuse a parameter of a shape that the rule cannot update.
+
+    Raises:
+        ValueError: with the reason and what to do.
+    """
+    refusal = rule.explain_refusal(data.shape)
+    if refusal is not None:
+        raise ValueError(f"{type(rule).__name__} cannot update {label} of shape {data.shape}: {refusal}")
 
 
 def check_writable(data: Any, label: str) -> Floats:
@@ -323,14 +336,10 @@ class Table:
         """Return whether the table is up to date for the parameters at the positions ``active``."""
         return (
             active == self.active
-            and (rule is self.rule or _structure(rule) == _structure(self.rule))
+            and (rule is self.rule or rule.structure == self.rule.structure)
             and all(_read_layouts(part.columns(params, buffers)) == part.layouts for part in self.parts)
         )
 
 
 def _read_layouts(columns: Iterable[Iterable[Any]]) -> list[ArrayLayout | None]:
     return [read_layout(a) if isinstance(a, np.ndarray) else None for column in columns for a in column]
-
-
-def _structure(rule: Rule) -> tuple[Any, ...]:
-    return tuple(rule.slots(ndim) for ndim in (1, 2))

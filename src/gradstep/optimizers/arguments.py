@@ -210,7 +210,7 @@ def _setting_names(rule: type[Rule]) -> tuple[str, ...]:
 
 
 # Other values are checked every time: a tensor may change in place, and a list may have no hash.
-_CACHEABLE_TYPES = {float, int, bool, tuple, type(None)}
+_CACHEABLE_TYPES = {float, int, bool, str, tuple, type(None)}
 
 
 @lru_cache(maxsize=1024)

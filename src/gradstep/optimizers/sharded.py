@@ -97,6 +97,12 @@ def check_distributed(p: DTensor, rule: type[Rule], stored: ParameterStorage, na
             f"{rule.__name__} looks at whole tensors (means, norms), and {name} has placements {p.placements}, so that "
             f"this process has a part of it: the sums over all processes are for engine='eager', not {engine!r}"
         )
+    if refusal is None and rule.sees == "matrix" and any_sharded(p):
+        refusal = (
+            f"{rule.__name__} multiplies whole matrices, and {name} has placements {p.placements}, so that this "
+            "process has a part of it: keep its module whole on every rank (DistributedDataParallel, Replicate()), or "
+            "take an elementwise rule such as AdamW for it"
+        )
     for field in stored.fields.values():
         if refusal is None and field.per > 1 and block_shape(p, field.per) is None:
             refusal = (

@@ -164,7 +164,7 @@ def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
     if engine == "fused" and gpus:
         return "engine='fused' runs on the CPU only; engine='compiled' makes no temporaries on a GPU"
     if engine in ("fused", "compiled") and rule.sees != "elements":
-        return f"engine={engine!r} works element by element, and {type(rule).__name__} needs means: take engine='eager'"
+        return f"engine={engine!r} works element by element, and {type(rule).__name__} does not: take engine='eager'"
     return None
 
 

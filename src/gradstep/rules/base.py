@@ -120,6 +120,20 @@ class Rule(Settings, ABC):
         del ndim
         return ()
 
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """The class, the slots of vectors and of matrices, and the settings that are no numbers.
+
+        Rules with equal structures take the same parameters, with the same state.
+        """
+        words = tuple(value for value in vars(self).values() if not isinstance(value, (float, tuple)))
+        return (type(self), self.slots(1), self.slots(2), words)
+
+    def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
+        """Return why the rule cannot update a parameter of this shape, and the remedy; None if it can."""
+        del shape
+        return None
+
     @abstractmethod
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         """Return the numbers of one step, by name; computed once per group and step, in float64.

@@ -87,6 +87,93 @@ def rms(x: Array) -> Array:
     return abs(x) if type(x) is float else sqrt((x * x).mean())
 
 
+def lerp(x: Array, y: Array, weight: Array) -> Array:
+    """The point between ``x`` and ``y``, x + weight · (y − x), rounded as by torch's function of this name.
+
+    >>> lerp(1.0, 3.0, 0.25)
+    1.5
+    """
+    if isinstance(x, _NUMPY):
+        return x + weight * (y - x) if weight < 0.5 else y - (y - x) * (1 - weight)
+    return x.lerp(y, weight)
+
+
+# -- matrices: only for a rule that sees them --------------------------------------------------------------------------
+# Beside these, `@` multiplies, and newton_schulz() is in gradstep.rules.newton_schulz.
+
+
+def as_matrices(x: Array, blocks: float) -> Array:
+    """``x`` as (…, rows, columns): one matrix or several.
+
+    Args:
+        x: an array of at least two dimensions.
+        blocks: 1 for one matrix, of the first axis by all others (a convolution's kernels); n for n matrices of equal
+            numbers of its rows (heads); 0 for the last two axes, at each index of those before (experts).
+
+    >>> [as_matrices(np.zeros((8, 3, 2)), blocks).shape for blocks in (1, 4, 0)]
+    [(8, 6), (4, 2, 6), (8, 3, 2)]
+    """
+    if not isinstance(x, np.ndarray) and not _is_tensor(x):
+        return x.as_matrices(blocks)
+    if blocks == 0 or (blocks == 1 and x.ndim == 2):
+        return x
+    return x.reshape(x.shape[0], -1) if blocks == 1 else x.reshape(int(blocks), x.shape[0] // int(blocks), -1)
+
+
+def reshape_as(x: Array, y: Array) -> Array:
+    """``x`` in the shape of ``y``, which has as many elements; the inverse of :func:`as_matrices`.
+
+    >>> reshape_as(np.zeros((4, 2, 6)), np.zeros((8, 3, 2))).shape
+    (8, 3, 2)
+    """
+    return x.reshape(y.shape) if isinstance(x, np.ndarray) else x.reshape_as(y)
+
+
+def rows(x: Array) -> Array:
+    """The number of rows of each matrix, as a Python float.
+
+    >>> rows(np.zeros((4, 2, 6))), columns(np.zeros((4, 2, 6)))
+    (2.0, 6.0)
+    """
+    return float(x.shape[-2]) if isinstance(x, np.ndarray) or _is_tensor(x) else x.rows()
+
+
+def columns(x: Array) -> Array:
+    """The number of columns of each matrix, as a Python float."""
+    return float(x.shape[-1]) if isinstance(x, np.ndarray) or _is_tensor(x) else x.columns()
+
+
+def transpose(x: Array) -> Array:
+    """Every matrix with rows and columns exchanged; shares memory.
+
+    >>> transpose(np.array([[1.0, 2.0]])).shape
+    (2, 1)
+    """
+    return x.mT
+
+
+def norm(x: Array, axis: int | tuple[int, ...] = (-2, -1)) -> Array:
+    """The 2-norm over the given axes, which are kept with length 1; by default of each matrix (Frobenius).
+
+    >>> norm(np.array([[3.0, 0.0], [0.0, 4.0]])).tolist()
+    [[5.0]]
+    """
+    return sqrt(total(x * x, axis))
+
+
+def total(x: Array, axis: int | tuple[int, ...] = (-2, -1)) -> Array:
+    """The sum over the given axes, which are kept with length 1.
+
+    >>> total(np.array([[1.0, 2.0], [3.0, 4.0]]), -1).tolist()
+    [[3.0], [7.0]]
+    """
+    return x.sum(axis, keepdims=True) if isinstance(x, np.ndarray) else x.sum(axis, keepdim=True)
+
+
+def _is_tensor(x: Array) -> bool:
+    return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)
+
+
 def epsilon(x: Array) -> float:
     """The machine epsilon of the arithmetic that ``x`` is in (2⁻²³ in float32).
 

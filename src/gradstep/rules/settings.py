@@ -159,6 +159,53 @@ def flag(default: bool = False, *, kw_only: bool = False) -> Any:
     return _setting(default, check, kw_only=kw_only)
 
 
+def count(default: int, most: int) -> Any:
+    """Return the field of a whole number from 1 to ``most``."""
+
+    def check(name: str, value: Any) -> int:
+        result = number(name, value)
+        if not (result == int(result) and 1 <= result <= most):
+            raise ValueError(f"Invalid {name} value: {value} (must be a whole number from 1 to {most})")
+        return int(result)
+
+    return _setting(default, check)
+
+
+def choice(*allowed: str | None) -> Any:
+    """Return the field of one of a few words; the first is the default."""
+
+    def check(name: str, value: Any) -> str | None:
+        if not (value is None or isinstance(value, str)) or value not in allowed:
+            raise ValueError(f"Invalid {name}: {value!r} (choose {', '.join(map(repr, allowed))})")
+        return value
+
+    return _setting(allowed[0], check)
+
+
+def quintic(default: tuple[float, float, float]) -> Any:
+    """Return the field of the three coefficients of a Newton–Schulz iteration, or the word ``"polar_express"``."""
+
+    def check(name: str, value: Any) -> tuple[float, ...] | str:
+        if isinstance(value, str) and value == "polar_express":
+            return value
+        if not isinstance(value, (tuple, list)) or len(value) != 3:
+            raise ValueError(f"Invalid {name}: {value!r} (must be three numbers, or 'polar_express')")
+        return tuple(number(f"{name}[{i}]", x) for i, x in enumerate(value))
+
+    return _setting(default, check)
+
+
+def matrices() -> Any:
+    """Return the field of how a parameter is one or several matrices: None, ``"flatten"``, ``"stack"`` or a count."""
+
+    def check(name: str, value: Any) -> str | int | None:
+        if value is None or value in ("flatten", "stack") or (type(value) is int and value >= 1):
+            return value  # type: ignore[no-any-return]
+        raise ValueError(f"Invalid {name}: {value!r} (choose None, 'flatten', 'stack', or a number of matrices)")
+
+    return _setting(None, check, kw_only=True)
+
+
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
     try:
         first, second = value

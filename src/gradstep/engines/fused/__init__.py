@@ -32,7 +32,9 @@ class Fused(Engine):
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if rule.sees != "elements":
-            return f"{rule.__name__} looks at whole tensors (means, norms), the kernel at one element at a time"
+            return (
+                f"{rule.__name__} looks at whole tensors (means, norms, products), the kernel at one element at a time"
+            )
         if traits.device != "cpu":
             return f"it is on {traits.device} and the kernel runs on the CPU"
         if traits.dtype not in ELEMENTS:

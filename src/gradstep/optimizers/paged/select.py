@@ -26,7 +26,9 @@ def choose_placement(
         OSError, MemoryError: there is not enough room.
     """
     if rule.sees != "elements":
-        raise ValueError(f"paged= is for state of the parameters' size, and {rule.__name__} keeps a row and a column")
+        raise ValueError(
+            f"paged= updates some elements of a parameter at a time, and {rule.__name__} looks at whole parameters"
+        )
     for name, p, stored in parameters:
         if is_distributed(p):
             raise ValueError(

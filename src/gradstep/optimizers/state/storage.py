@@ -177,9 +177,12 @@ class Storage:
             raise ValueError(f"{name} is conjugated lazily and cannot be written to as it is: give its resolve_conj()")
         if p.is_complex() and rule.sees != "elements":
             raise ValueError(
-                f"{type(rule).__name__} is for real parameters, whose rows and columns have a mean, and {name} is "
-                f"{p.dtype}: optimize torch.view_as_real of it, or take an elementwise rule such as AdamW"
+                f"{type(rule).__name__} looks at whole tensors and is for real ones, and {name} is {p.dtype}: optimize "
+                "torch.view_as_real of it, or take an elementwise rule such as AdamW"
             )
+        refusal = rule.explain_refusal(tuple(p.shape))
+        if refusal is not None:
+            raise ValueError(f"{type(rule).__name__} cannot update {name} of shape {tuple(p.shape)}: {refusal}")
         state = self.state_of(group)
         reason = f"state={state!r}"
         if state != "float32":

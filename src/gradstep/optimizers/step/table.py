@@ -149,7 +149,7 @@ class Table(StepTable):
         )
 
     def _same_structure(self, rules: Sequence[Rule]) -> bool:
-        same = _same(rules, self.rules) or list(map(_structure, rules)) == list(map(_structure, self.rules))
+        same = _same(rules, self.rules) or [rule.structure for rule in rules] == [rule.structure for rule in self.rules]
         self.rules = list(rules)
         return same
 
@@ -183,11 +183,6 @@ def _same(objects: Sequence[Any], others: Sequence[Any]) -> bool:
 
 def _contents(entries: Sequence[dict[str, Any]]) -> list[Any]:
     return list(chain.from_iterable(map(dict.values, entries)))
-
-
-def _structure(rule: Rule) -> tuple[Any, ...]:
-    """Return a rule's slots for vectors and for matrices, which settings may change (AMSGrad adds one)."""
-    return tuple(rule.slots(ndim) for ndim in (1, 2))
 
 
 def create_state(

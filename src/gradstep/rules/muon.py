@@ -1,0 +1,119 @@
+"""Muon: momentum for matrices, with all singular values made about 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.newton_schulz import JORDAN, POLAR_EXPRESS, newton_schulz
+from gradstep.rules.ops import Array, as_matrices, columns, lerp, maximum, reshape_as, rows, sqrt
+from gradstep.rules.settings import choice, count, epsilon, flag, learning_rate, matrices, nonnegative, quintic
+
+
+@final
+@dataclass(frozen=True)
+class Muon(Rule):
+    r"""Muon: a matrix moves along the nearest orthogonal matrix to its momentum; for the hidden layers of a network.
+
+    .. math::
+        B_t &= \mu B_{t-1} + (1-\mu)\,g_t, \qquad
+            \widetilde B_t = \mu B_t + (1-\mu)\,g_t \ \text{(Nesterov)} \text{ or } B_t \\
+        O_t &= \operatorname{NewtonSchulz}_k(\widetilde B_t): \qquad
+            X_0 = \widetilde B_t / \max(\lVert\widetilde B_t\rVert_F, \epsilon), \\
+            A &= X X^{\mathsf T}, \qquad X \leftarrow a X + (b A + c A^2) X \quad (k \text{ times}) \\
+        \theta_t &= (1-\eta\lambda)\,\theta_{t-1} - \eta\,s\,O_t, \qquad
+            s = \sqrt{\max(1, r/n)} \text{ (original)} \text{ or } 0.2\sqrt{\max(r, n)} \text{ (match_rms_adamw)}
+
+    for a matrix of r rows and n columns. Biases, norms, embeddings and the output layer take another optimizer, such
+    as AdamW.
+
+    Args:
+        lr: η, at least 0.
+        weight_decay: λ, at least 0, on the weight itself and not scaled by s.
+        momentum: μ, at least 0.
+        nesterov: look ahead along the momentum.
+        ns_coefficients: (a, b, c), or ``"polar_express"`` for its own three in each iteration.
+        eps: ε, at least 0.
+        ns_steps: k, the number of iterations, 1 to 99.
+        adjust_lr_fn: the scale s: ``"original"`` (None is the same) or ``"match_rms_adamw"``, with which learning rate
+            and decay can be AdamW's.
+        matrices: how a parameter that is not a matrix is one or several: ``"flatten"``, the first axis by all others
+            (a convolution's kernels); ``"stack"``, the last two axes, once for each index of those before (experts); a
+            number n, n matrices of equal numbers of rows (n heads, each orthogonal by itself). None takes matrices
+            only.
+        maximize: climb instead of descend.
+
+    State: ``momentum_buffer`` B, of the parameter's shape.
+
+    The products are computed in bfloat16, as in torch.optim, for float64 parameters in float64.
+
+    Family: momentum; the update is made orthogonal.
+    Taken for: hidden matrices of language models and other networks, with AdamW for the rest.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, with its coefficients;
+    Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, equations 1 to 4 (decay; the scale 0.2); in
+    torch.optim's form: B is an average, where both sources have a sum; the direction is the same. Deviations from
+    torch.optim: a float16 or bfloat16 parameter has float32 momentum; float64 is computed in float64; more than two
+    dimensions, heads and the Polar Express.
+
+    >>> import numpy as np
+    >>> step = Muon.update(np.zeros((2, 2)), np.diag([4.0, 1.0]), State(momentum_buffer=np.zeros((2, 2))),
+    ...     State(**Muon(lr=1.0).coefficients(1)))
+    >>> np.linalg.svd(step, compute_uv=False).round(2).tolist()  # from 4 and 1
+    [1.15, 0.7]
+    """
+
+    lr: float = learning_rate(1e-3)
+    weight_decay: float = nonnegative(0.1)
+    momentum: float = nonnegative(0.95)
+    nesterov: bool = flag(True)
+    ns_coefficients: tuple[float, float, float] | str = quintic(JORDAN)
+    eps: float = epsilon(1e-7)
+    ns_steps: int = count(5, most=99)
+    adjust_lr_fn: str | None = choice(None, "original", "match_rms_adamw")
+    matrices: str | int | None = matrices()
+
+    sees = "matrix"
+    beyond_torch: ClassVar[frozenset[str]] = frozenset({"matrices", "maximize"})
+
+    def slots(self, ndim: int) -> tuple[Slot, ...]:
+        return (Slot("momentum_buffer"),)
+
+    def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) < 2:
+            return "it has no rows and columns: give it a group with another optimizer's rule, such as AdamW"
+        if len(shape) > 2 and self.matrices is None:
+            return (
+                'it has more than two dimensions: give its group "matrices": "flatten" (kernels of a convolution) or '
+                '"stack" (a matrix for each index of the first axes)'
+            )
+        if isinstance(self.matrices, int) and shape[0] % self.matrices:
+            return f"its {shape[0]} rows cannot be cut into {self.matrices} equal matrices"
+        return None
+
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+        named: Any = POLAR_EXPRESS[0] if isinstance(self.ns_coefficients, str) else self.ns_coefficients
+        return {
+            "rest": 1 - self.momentum,
+            "along": self.momentum if self.nesterov else 1.0,
+            "blocks": {None: 1.0, "flatten": 1.0, "stack": 0.0}.get(self.matrices, self.matrices),
+            "polar": float(isinstance(self.ns_coefficients, str)),
+            "a": named[0],
+            "b": named[1],
+            "c": named[2],
+            "ns_steps": self.ns_steps,
+            "eps": self.eps,
+            "lr": self.lr,
+            "original": 0.0 if self.adjust_lr_fn == "match_rms_adamw" else 1.0,
+            "match_rms": 0.2 if self.adjust_lr_fn == "match_rms_adamw" else 0.0,
+            "keep": 1 - self.lr * self.weight_decay,
+        }
+
+    @staticmethod
+    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        s.momentum_buffer = lerp(s.momentum_buffer, g, c.rest)
+        x = as_matrices(lerp(g, s.momentum_buffer, c.along), c.blocks)
+        o = newton_schulz(x, POLAR_EXPRESS if c.polar else (c.a, c.b, c.c), c.ns_steps, c.eps)
+        scale = c.original * sqrt(maximum(rows(x) / columns(x), 1.0)) + c.match_rms * sqrt(maximum(rows(x), columns(x)))
+        return c.keep * p - c.lr * scale * reshape_as(o, p)
