@@ -43,6 +43,8 @@ def test_peers_follow_with_the_same_settings_where_torch_has_the_class():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("muon", "'muon' cannot race: it updates matrices only"),
+        ("torch.muon", "'torch.muon' cannot race: it updates matrices only"),
         ("lyon", "Unknown optimizer: 'lyon'. Did you mean 'lion'?"),
         ("adamw:betaz=(0.9,0.95)", "Unknown setting: 'betaz' of 'adamw'. Did you mean 'betas'?"),
         ("torch.adamw:engine=eager", "Unknown setting: 'engine' of 'torch.adamw'"),
@@ -50,7 +52,7 @@ def test_peers_follow_with_the_same_settings_where_torch_has_the_class():
     ],
 )
 def test_what_cannot_race_is_refused_by_name(text, says):
-    with pytest.raises(ValueError, match=r"Unknown|Invalid") as caught:
+    with pytest.raises(ValueError, match=r"Unknown|Invalid|cannot race") as caught:
         contender(text)
     assert says in str(caught.value)
 

@@ -385,7 +385,8 @@ class Trial:
         if base.mistakes:
             notes.append(f"By the convention of {self.convention}: {base.sentence}.")
         if best.variants and best.residual > tolerance("float64", 10**4):
-            notes.append(f"It agrees to {best.residual:.0e} only: some of it is computed in float32.")
+            coarse = best.precision if best.precision != "float64" else "float32"
+            notes.append(f"It agrees to {best.residual:.0e} only: some of it is computed in {coarse}.")
         lr = dict(self.subject.arguments.defaults).get("lr")
         torch_lr = shared_defaults(self.rule).get("lr")
         if lr not in (None, torch_lr) and "lr" not in self.fixed:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
 from gradstep.judge.formula import Formula
 from gradstep.judge.properties import Observed
-from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, tolerance
+from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, coarsest, tolerance
 from gradstep.judge.scenario import Scenario
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
@@ -35,7 +35,7 @@ COARSE = "float32"
 Flags: TypeAlias = NDArray[np.bool_]
 
 PRECISIONS = ("float64", COARSE)
-"""Precisions in which a submission may compute; the finer one is tried first."""
+"""Precisions in which a submission may compute, the finest first; ``coarsest`` of a rule may add one."""
 
 
 @final
@@ -44,7 +44,7 @@ class Explanation:
     """Ways to write the rule that agree with every observed trajectory."""
 
     variants: tuple[Variant, ...] = ()  # the likeliest first; empty if none agrees
-    precision: str = "float64"  # ``float64``, or ``float32`` if the submission computes in that
+    precision: str = "float64"  # the type that the submission computes in: ``float64``, ``float32``, ``bfloat16``
     residual: float = 0.0  # the largest relative distance between the first variant and the submission
     # scenarios left out of the comparison, because no variant explains them together with the others
     unexplained: tuple[str, ...] = ()
@@ -231,7 +231,7 @@ def _list_unexplained(evidence: Observations, partial: Explanation) -> Explanati
 
 def _explain_by_one(evidence: Observations, convention: str) -> Explanation | None:
     # Right in float32 is likelier than a mistake of one part in 10⁷ in float64.
-    for precision in PRECISIONS:
+    for precision in dict.fromkeys((*PRECISIONS, coarsest(evidence.rule))):
         for candidates in (accepted(evidence.rule, convention), catalogue(evidence.rule)):
             if agreeing := tuple(v for v in candidates if evidence.agrees(v, precision)):
                 variants_ = agreeing if agreeing[0] in accepted(evidence.rule, convention) else distinct(agreeing)

@@ -1,5 +1,6 @@
 """Run a submission through scenarios, and test properties that one of any form must have beside the mathematics."""
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from gradstep.judge.formula import Formula
-from gradstep.judge.replay import FormulaRun, ReferenceTrajectory, tolerance
+from gradstep.judge.replay import FormulaRun, ReferenceTrajectory, coarsest, tolerance
 from gradstep.judge.scenario import LR, Scenario, Trajectory, battery, flat, shared_defaults
 from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
 from gradstep.judge.verdict import Outcome, Probe, printable
@@ -262,7 +263,7 @@ def _float32(context: Context) -> str:
             continue
         apart = ReferenceTrajectory(exact.trajectory).distance(context.run(scenario, "float32"))
         # Inputs are rounded too, and centered variances, for example, magnify rounding.
-        if not apart <= 4 * tolerance("float32", scenario.steps):
+        if not apart <= 4 * tolerance(coarsest(context.rule), scenario.steps):
             return f"float32 is {apart:.0e} away from float64 in the scenario {name!r}"
     return ""
 
@@ -271,21 +272,22 @@ def _float32(context: Context) -> str:
 def _convergence(context: Context) -> str:
     usual = {"lr": LR, "momentum": 0.5, **context.fixed}
     settings = {name: value for name, value in usual.items() if name in _offered(context)}
-    start = (np.linspace(-1, 1, 7) + 0.1,)
-    slope = np.linspace(0.5, 4.0, 7)
+    shape = (2, 4) if context.rule.sees == "matrix" else (7,)
+    start = (np.linspace(-1, 1, math.prod(shape)).reshape(shape) + 0.1,)
+    slope = np.linspace(0.5, 4.0, start[0].size).reshape(shape)
     scenario = Scenario("convergence", "", settings, start, ((start[0] * slope,),))
     reference = FormulaRun(Formula(context.rule), replace(scenario, settings=settings | _fixed_settings(context)))
     true = start[0]
     for step in range(1, STEPS_TO_CONVERGE + 1):
-        true = reference.step(step, (true * slope,))
+        true = reference.step(step, (true * slope,)).reshape(shape)
     best, first = (float(np.sum(slope * x * x) / 2) for x in (true, start[0]))
     if not best <= first:
         ends = f"goes from {first:.3g} to {best:.3g}" if np.isfinite(best) else f"leaves {first:.3g} for infinity"
         raise NotOfferedError(f"the rule itself diverges: by its formula in float64 the quadratic {ends}")
     session = context.subject.start(scenario, "float64")
     for _ in range(STEPS_TO_CONVERGE):
-        session.step((session.values()[0] * slope,))
-    end = session.values()[0]
+        session.step((session.values()[0].reshape(shape) * slope,))
+    end = session.values()[0].reshape(shape)
     loss = float(np.sum(slope * end * end) / 2)
     if np.isfinite(loss) and loss <= max(2 * best, 0.01 * first):
         return ""
@@ -344,7 +346,7 @@ def _is_allowed(rule: type[Rule], name: str, value: Any) -> bool:
 @as_property("empty", "a parameter without elements", "a division by the number of elements", essential=False)
 def _empty(context: Context) -> str:
     plain = context.scenario("averages")
-    none = np.zeros((0,))
+    none = np.zeros((0, 3) if context.rule.sees == "matrix" else (0,))
     gradients = tuple((*g, none) for g in plain.gradients)
     context.run(replace(plain, initial=(*plain.initial, none), gradients=gradients))
     return ""

@@ -173,11 +173,12 @@ class FormulaRun:
         self.values[i] = np.asarray(result.value)
 
 
-ROUNDING_BOUNDS = {"float64": 2.0**15, "float32": 2.0}
+ROUNDING_BOUNDS = {"float64": 2.0**15, "float32": 2.0, "bfloat16": 4.0}
 """Units in the last place by which a step may be off.
 
 Correct optimizers stay below one unit, unless their formula magnifies rounding: a corrected average kept as the state
-loses 1 / (1 − β₂) units, a thousand. In float64 that is far below any mistake; float32 has no such room.
+loses 1 / (1 − β₂) units, a thousand. In float64 that is far below any mistake; float32 has no such room. Newton–Schulz
+iterations in bfloat16 were up to 2.5 units off, where the two addends of a product are rounded each.
 """
 
 
@@ -193,7 +194,13 @@ def tolerance(dtype: str, steps: int) -> float:
     >>> tolerance("float64", 1) < 1e-10, tolerance("float32", 1) < 1e-6
     (True, True)
     """
-    return ROUNDING_BOUNDS[dtype] * float(np.finfo(dtype).eps) * float(np.sqrt(1 + steps))
+    eps = 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+    return ROUNDING_BOUNDS[dtype] * eps * float(np.sqrt(1 + steps))
+
+
+def coarsest(rule: type[Rule]) -> str:
+    """Return the coarsest type that a submission may compute in: products of matrices are usually in bfloat16."""
+    return "bfloat16" if rule.sees == "matrix" else "float32"
 
 
 @final

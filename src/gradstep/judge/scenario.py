@@ -88,8 +88,11 @@ _AWAY: Mapping[str, Any] = {
     "t0": 3.0,
     "etas": (0.3, 1.5),
     "step_sizes": (0.01, 0.2),
+    "ns_coefficients": (2.0, -1.5, 0.5),
+    "ns_steps": 3,
+    "adjust_lr_fn": "match_rms_adamw",
 }
-"""Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, True for flags."""
+"""Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, the other value for flags."""
 
 _EVERYWHERE = {"lr", "weight_decay", "eps", *QUICK}
 """Settings that several scenarios test already."""
@@ -165,7 +168,9 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         make("saved", "state saved and restored in mid-run", full, make.gradients(8), reload_at=4),
         make(
             "shapes",
-            "numbers without dimensions, vectors, three dimensions, strided memory",
+            "tall and wide matrices, strided memory"
+            if rule.sees == "matrix"
+            else "numbers without dimensions, vectors, three dimensions, strided memory",
             full,
             make.gradients_of_odd_shapes(4),
             strided=True,
@@ -237,7 +242,8 @@ class _ScenarioMaker:
         return {name: value for name, value in settings.items() if name in self.defaults}
 
     def settings_away(self, *names: str) -> dict[str, Any]:
-        return {n: True if self.defaults[n] is False else _AWAY.get(n, 0.2) for n in names if n in self.defaults}
+        own = [n for n in names if n in self.defaults]
+        return {n: not self.defaults[n] if isinstance(self.defaults[n], bool) else _AWAY.get(n, 0.2) for n in own}
 
     def option(self, name: str) -> Scenario:
         """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""
@@ -253,6 +259,8 @@ class _ScenarioMaker:
 
     def gradients_of_odd_shapes(self, steps: int) -> list[Gradients]:
         shapes: tuple[tuple[int, ...], ...] = ((), (4,), (3, 2), (2, 1, 3))
+        if self.rule.sees == "matrix":
+            shapes = ((1, 4), (4, 1), (3, 2), (2, 5))
         return [tuple(np.asarray(self.rng.normal(size=shape)) for shape in shapes) for _ in range(steps)]
 
 

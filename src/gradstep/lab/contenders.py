@@ -21,11 +21,20 @@ OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
 
 PEER_PREFIX = "torch."
 TORCH_CONTENDERS: Mapping[str, OptimizerClass] = MappingProxyType(
-    {PEER_PREFIX + name.lower(): vars(torch.optim)[name] for name in RULES if name in vars(torch.optim)}
+    {
+        PEER_PREFIX + name.lower(): vars(torch.optim)[name]
+        for name, rule in RULES.items()
+        if name in vars(torch.optim) and rule.sees != "matrix"
+    }
 )
 """torch's own classes under "torch.<name>"."""
 
-CLASSES: Mapping[str, OptimizerClass] = MappingProxyType({**OPTIMIZERS, **TORCH_CONTENDERS})
+MATRIX_RULES = frozenset(name.lower() for name, rule in RULES.items() if rule.sees == "matrix")
+"""Optimizers that cannot race: they update matrices alone, and the tasks have biases too."""
+
+CLASSES: Mapping[str, OptimizerClass] = MappingProxyType(
+    {**{name: kind for name, kind in OPTIMIZERS.items() if name not in MATRIX_RULES}, **TORCH_CONTENDERS}
+)
 """Every optimizer that can race, by its name in a spec."""
 
 DEFAULT_LINEUP = parse_specs("sgd:momentum=0.9,rmsprop,adam,adamw,nadam,radam,lion,adafactor")
@@ -64,6 +73,8 @@ def class_of(name: str) -> OptimizerClass:
         return CLASSES[name]
     if names_file(name):
         return optimizer(rule_in_file(name))
+    if base_name(name) in MATRIX_RULES:
+        raise ValueError(f"{name!r} cannot race: it updates matrices only, and the tasks have biases too")
     try:
         rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or parse_name(name)
     except ValueError:

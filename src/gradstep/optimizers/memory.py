@@ -247,7 +247,7 @@ def conform_gradient(p: Tensor, g: Tensor, label: str) -> Tensor:
         and is_addressable(g)
     ):
         return g  # the usual case, in a quarter of the time
-    if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+    if p.numel() and any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
         raise RuntimeError(f"several elements of {label} share memory (it was expanded): make it a tensor by clone()")
     if g.layout != torch.strided:
         raise RuntimeError(

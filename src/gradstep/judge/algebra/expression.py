@@ -20,7 +20,7 @@ _INTERNED: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
 _OF_DATA = ("p", "g", "old", "named")
 """Leaves with the parameter's shape; every other leaf is one number."""
 
-_REDUCTIONS = ("mean", "sum", "size")
+_REDUCTIONS = ("mean", "sum", "size", "rows", "columns")
 
 
 @final

@@ -111,6 +111,28 @@ class Symbol:
         del keepdim  # rules/ops.py keeps it wherever it names an axis
         return Symbol(call("mean", self.node) if axis is None else call("mean", self.node, number(axis)))
 
+    def lerp(self, end: Any, weight: Any) -> Symbol:
+        return self + weight * (end - self)
+
+    def as_matrices(self, blocks: Any) -> Symbol:
+        """Return the symbol: parameters in scenarios are matrices."""
+        if not (as_node(blocks).op == "number" and as_node(blocks).args[0] == 1):
+            raise UntraceableError("a rule takes a parameter as several matrices")
+        return self
+
+    def reshape_as(self, like: Any) -> Symbol:
+        del like
+        return self
+
+    def rows(self) -> Symbol:
+        return Symbol(call("rows", self.node))
+
+    def columns(self) -> Symbol:
+        return Symbol(call("columns", self.node))
+
+    def newton_schulz(self, coefficients: Any, steps: Any, eps: Any) -> Symbol:
+        return Symbol(call("newton_schulz", self.node, *(as_node(x) for x in (*coefficients, steps, eps))))
+
     def exp(self) -> Symbol:
         return Symbol(call("exp", self.node))
 

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from gradstep.judge.algebra.expression import Node
+from gradstep.rules.newton_schulz import newton_schulz
+from gradstep.rules.ops import columns, rows
 
 
 @final
@@ -197,7 +199,11 @@ def _row_mean(x: Any) -> Any:
     return np.mean(x, tuple(range(1, np.ndim(x))), keepdims=True) if np.ndim(x) > 1 else 0.0
 
 
-WHOLE = ("mean", "sum", "size", "row_mean")
+def _newton_schulz(x: Any, a: float, b: float, c: float, steps: float, eps: float) -> Any:
+    return newton_schulz(x, (a, b, c), steps, eps)
+
+
+WHOLE = ("mean", "sum", "size", "row_mean", "rows", "columns", "newton_schulz")
 """Functions of all elements of a parameter."""
 
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -212,6 +218,9 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "sum": np.sum,
     "size": np.size,
     "row_mean": _row_mean,
+    "rows": rows,
+    "columns": columns,
+    "newton_schulz": _newton_schulz,
     "lt": operator.lt,
     "le": operator.le,
     "eq": operator.eq,

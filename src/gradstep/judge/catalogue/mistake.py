@@ -139,7 +139,15 @@ def can_be_made(rule: type[Rule], mistake: Mistake) -> bool:
     return False
 
 
-_AWAY: Mapping[str, Any] = {**QUICK, "lr": 0.5, "weight_decay": DECAY, "eps": 0.1, "d": 1.5}
+_AWAY: Mapping[str, Any] = {
+    **QUICK,
+    "lr": 0.5,
+    "weight_decay": DECAY,
+    "eps": 0.1,
+    "d": 1.5,
+    "ns_steps": 3,
+    "ns_coefficients": (2.0, -1.5, 0.5),
+}
 """Values away from the defaults, so that each setting shows; 0.2 for other numbers."""
 
 _RATE_CHANGE = 6

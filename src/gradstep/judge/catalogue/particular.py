@@ -1,4 +1,4 @@
-"""Mistakes of few rules: AMSGrad, NAdam, RAdam, Adamax, Lion, Adagrad, Adadelta, RMSprop, Adafactor."""
+"""Mistakes of few rules: AMSGrad, NAdam, RAdam, Adamax, Lion, Adagrad, Adadelta, RMSprop, Adafactor, Muon."""
 
 from collections.abc import Callable
 from functools import partial
@@ -249,7 +249,8 @@ def _make_rate_constant(program: Program, node: Node) -> Node:
 
 def _remove_clipping(_: Program, node: Node) -> Node:
     is_clip = node.op == "pow" and node.args[0].op == "maximum" and ONE in node.args[0].args
-    return ONE if is_clip and node.has("named", "old") else node
+    is_data = node.has("named", "old") and not node.has("rows")
+    return ONE if is_clip and is_data else node
 
 
 def _remove_normalisation(_: Program, node: Node) -> Node:
@@ -275,6 +276,28 @@ def _keep_in_full(program: Program) -> Program:
 
     full = program.rewrite(unfactored, "step")
     return full.replace(**{row: old_weight * old + whole, col: col_old})
+
+
+# -- Muon
+
+
+def _orthogonalise(make: Callable[..., Node]) -> Edit:
+    """Return the edit that replaces the orthogonal factor by ``make(x, a, b, c, steps, eps)``."""
+    return edit_nodes(lambda _, n: make(*n.args) if n.op == "newton_schulz" else n)
+
+
+def _iterate(x: Node, a: Node, b: Node, c: Node, steps: Node, eps: Node) -> Node:
+    return call("newton_schulz", x, a, b, c, steps, eps)
+
+
+def _change_scale(make: Callable[[Node], Node]) -> Edit:
+    """Return the edit that replaces the scale by the matrix's rows and columns."""
+    return edit_nodes(lambda _, n: make(n) if n.op == "pow" and n.args[0].op == "maximum" and n.has("rows") else n)
+
+
+def _exchange_sides(scale: Node) -> Node:
+    other = {"rows": "columns", "columns": "rows"}
+    return scale.rewrite(lambda n: call(other[n.op], *n.args) if n.op in other else n)
 
 
 CHANGES: dict[str, Edit | RuleChange] = {
@@ -315,4 +338,16 @@ CHANGES: dict[str, Edit | RuleChange] = {
         lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n
     ),
     "not-factored": _keep_in_full,
+    "not-orthogonal": _orthogonalise(lambda x, *_: x),
+    "normalised-only": _orthogonalise(lambda x, *_: x / call("sum", x**2) ** 0.5),
+    "cubic-iteration": _orthogonalise(
+        lambda x, a, b, c, k, eps: _iterate(x, number(1.5), number(-0.5), ZERO, k, eps),
+    ),
+    "one-iteration-less": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k - 1, eps)),
+    "one-iteration-more": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k + 1, eps)),
+    "eps-added-to-norm": _orthogonalise(
+        lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k, call("sum", x**2) ** 0.5 + eps)
+    ),
+    "scale-missing": _change_scale(lambda scale: ONE),
+    "scale-of-columns": _change_scale(_exchange_sides),
 }

@@ -61,7 +61,8 @@ def find_promise(
 ) -> tuple[str, tuple[Candidate, ...]]:
     """The name of the rule that an optimizer's class stands for, for this parameter; and what counts as that rule."""
     if isinstance(optimizer, Optimizer):
-        return type(optimizer).rule().__name__, _rule_conventions(type(optimizer).rule())
+        rule = type(optimizer).rule()
+        return rule.__name__, conventions_of("Muon") if rule is RULES["Muon"] else _rule_conventions(rule)
     plain = _AFFIXES.sub("", type(optimizer).__name__).lower()
     if plain == "muon" and _is_for_muon(optimizer, group, p):
         return "Muon", conventions_of("Muon")
@@ -101,7 +102,7 @@ def all_rules() -> tuple[Candidate, ...]:
         rules.append(_formula_candidate("SGD with Nesterov's momentum", sgd, {"nesterov": True, **fixed}))
     rules.append(sign)
     for name in dict.fromkeys(("AdamW", "Adam", "Lion", *RULES)):
-        if name != "SGD":
+        if name != "SGD" and RULES[name].sees != "matrix":
             rules.append(_formula_candidate(name, Formula(RULES[name])))
             rules.append(
                 _formula_candidate(f"{name} without weight decay", Formula(RULES[name]), {"weight_decay": 0.0})
