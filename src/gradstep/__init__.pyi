@@ -342,6 +342,37 @@ class Lion(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class Muon(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        weight_decay: float = ...,
+        momentum: float = ...,
+        nesterov: bool = ...,
+        ns_coefficients: tuple[float, float, float] | str = ...,
+        eps: float = ...,
+        ns_steps: int = ...,
+        adjust_lr_fn: str | None = ...,
+        *,
+        maximize: bool = ...,
+        matrices: str | int | None = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class NAdam(Optimizer):
     def __init__(
         self,
@@ -506,6 +537,7 @@ PagedLaProp8bit = LaProp
 Lion8bit = Lion
 PagedLion = Lion
 PagedLion8bit = Lion
+Muon8bit = Muon
 NAdam8bit = NAdam
 PagedNAdam = NAdam
 PagedNAdam8bit = NAdam

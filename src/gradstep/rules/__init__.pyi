@@ -14,6 +14,7 @@ from gradstep.rules.base import Slot as Slot
 from gradstep.rules.base import State as State
 from gradstep.rules.laprop import LaProp as LaProp
 from gradstep.rules.lion import Lion as Lion
+from gradstep.rules.muon import Muon as Muon
 from gradstep.rules.nadam import NAdam as NAdam
 from gradstep.rules.radam import RAdam as RAdam
 from gradstep.rules.rmsprop import RMSprop as RMSprop
