@@ -94,6 +94,8 @@ def describe(kind: type[Rule]) -> tuple[str, ...]:
         adaptive = "each element" if any(not slot.signed for slot in rule.slots(2)) else "by the sign"
     else:
         adaptive = "no"
+    if kind.sees == "matrix":
+        adaptive = "each singular value"
     *_, before, after = step(rule, start, [1.0, 1.0, 0.0])
     momentum = "yes" if not np.allclose(before, after, rtol=1e-9) else "optional" if "momentum" in names else "no"
     if "nesterov" in names or kind.__name__ == "NAdam":

@@ -126,7 +126,8 @@ def test_half_a_pair(kind):
 @pytest.mark.parametrize("name", RULES)
 def test_state_dict_resumes_every_rule(name):
     kind = gn.optimizer(RULES[name])
-    first = kind([gn.Parameter(np.ones((3, 2))), gn.Parameter(np.ones(4))], lr=0.02)
+    other = (2, 2) if RULES[name].sees == "matrix" else (4,)
+    first = kind([gn.Parameter(np.ones((3, 2))), gn.Parameter(np.ones(other))], lr=0.02)
     run(first, (1.0, 2.0), (0.5, None), (-1.0, 0.25))
     state = pickle.loads(pickle.dumps(first.state_dict()))
     second = kind([gn.Parameter(p.data.copy()) for p in first.params])

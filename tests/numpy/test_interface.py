@@ -129,18 +129,18 @@ def test_every_rule_is_there(name):
     kind = getattr(gn, name)
     assert kind.rule_class is RULES[name]
     assert name in dir(gn)
-    optimizer = kind([parameter(1.0)])
+    optimizer = kind([parameter([1.0])])
     parameters = inspect.signature(kind).parameters
     for setting in settings_of(RULES[name]):
         assert parameters[setting.name].default == getattr(optimizer, setting.name)
     with pytest.raises(TypeError, match="nonsense"):
-        kind([parameter(1.0)], nonsense=1)
+        kind([parameter([1.0])], nonsense=1)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_parameters_is_another_name_for_params(name):
     kind = getattr(gn, name)
-    p = parameter(1.0)
+    p = parameter([1.0])
     assert kind(parameters=[p], lr=0.5).params == [p]
     with pytest.raises(TypeError, match="params and parameters are the same argument"):
         kind([p], parameters=[p])

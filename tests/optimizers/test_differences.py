@@ -146,6 +146,32 @@ def differentiable(package):
     return p.grad_fn is not None
 
 
+def muon_buffer(package):
+    """The first momentum of a gradient of 4 on the diagonal, half of it: 2."""
+    p = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))
+    p.grad = torch.eye(2, dtype=torch.bfloat16) * 4
+    optimizer = package.Muon([p], momentum=0.5, nesterov=False)
+    optimizer.step()
+    return round(float(optimizer.state[p]["momentum_buffer"][0, 0]), 1)
+
+
+def muon_is_exact(package):
+    """Whether a matrix of rank 1 moves along itself; its singular value goes through five quintics."""
+    p = torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
+    p.grad = torch.ones_like(p)
+    package.Muon([p], lr=1.0, weight_decay=0.0).step()
+    x = 1.0
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    return abs(p.item() + x) < 1e-12
+
+
+def muon_of_kernels(package):
+    return stepped(
+        package.Muon([{"params": [param(4, 2, 3, 3)], **({"matrices": "flatten"} if package is gradstep else {})}])
+    )
+
+
 ROWS = {
     "`fused=`, `foreach=`": (
         lambda k: {"fused", "foreach"} <= k.AdamW([param(2)], fused=True).defaults.keys(),
@@ -183,6 +209,9 @@ ROWS = {
     "state of bfloat16 and float16 parameters": (dtype_of_state, torch.bfloat16, torch.float32),
     "Adafactor's ε₁ for bfloat16": (small_adafactor, False, True),
     "Adafactor without elements": (lambda k: stepped(k.Adafactor([param(0)])), ZeroDivisionError, "stepped"),
+    "Muon in bfloat16 without Nesterov": (muon_buffer, 0.7, 2.0),
+    "Muon of float64": (muon_is_exact, False, True),
+    "Muon of kernels, experts and heads": (muon_of_kernels, ValueError, "stepped"),
     "when state is made": (lambda k: len(k.Adagrad([param(2)]).state), 1, 0),
     "SGD counts": (state_keys, ["momentum_buffer"], ["momentum_buffer", "step"]),
     "SGD's momentum switched on later, with dampening": (late_momentum, 1.0, 0.5),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -304,3 +305,10 @@ def test_axes_of_one_element_count():
     x = torch.zeros(())
     shapes = [x, x[None], x[None, None], x[None, None, None], torch.zeros(0), torch.zeros(0, 1), torch.zeros(1, 0)]
     assert len(set(part.read_layouts(shapes)[:, part.GEOMETRY].tolist())) == len(shapes)
+
+
+def test_a_tensor_without_elements_is_no_expanded_one():
+    p = torch.tensor(np.zeros((0, 3)), requires_grad=True)
+    assert p.stride() == (0, 0)  # as torch makes it from an array
+    p.grad = torch.tensor(np.zeros((0, 3)))
+    gradstep.AdamW([p]).step()

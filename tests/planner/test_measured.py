@@ -15,6 +15,19 @@ from gradstep.planner.parameters import ParameterSpec
 from gradstep.rules import RULES, Rule
 
 
+class Matrices(nn.Module):
+    """Weights that a rule of matrices takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(64, 129, bias=False)
+        self.small = nn.Linear(129, 7, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        result: Tensor = self.small(self.wide(torch.ones(*tokens.shape, 64)))
+        return result
+
+
 class Model(nn.Module):
     """An embedding, a large matrix that is called so and is none, a small one, vectors, a convolution."""
 
@@ -46,7 +59,7 @@ def test_state(case, state):
     settings = RULE_SETTINGS[case]
     rule: Rule = RULES[case.split()[0]](**settings)
     stored: dict[str, Any] = {} if state == "float32" else {"state": state}
-    model = Model()
+    model = Matrices() if rule.sees == "matrix" else Model()
     if stored and not any(slot.collapsed is None for slot in rule.slots(2)):
         with pytest.raises(ValueError, match="cannot be honoured"):
             _measured(model, case, settings | stored)
@@ -60,6 +73,14 @@ def test_half_precision_weights(rounding):
     model = Model().bfloat16()
     predicted = gradstep.plan(model, rounding=rounding).of("state")
     assert _measured(model, "AdamW", {"rounding": rounding}) == predicted
+
+
+def test_what_a_rule_cannot_update_is_refused_as_by_the_optimizer():
+    for make in (lambda: gradstep.plan(Model(), optimizer="muon"), lambda: gradstep.Muon(Model().named_parameters())):
+        with pytest.raises(
+            ValueError, match=r"Muon cannot update conv\.weight of shape \(33, 64, 3\): it has more than"
+        ):
+            make()
 
 
 def test_double_precision():

@@ -61,6 +61,10 @@ def make_request(
             f"{type(rule).__name__}'s state depends on the shapes of the weights, which a count does not tell: "
             "give a torch.nn.Module or the name of a well-known model"
         )
+    for p in resolved.parameters:
+        unfit = rule.explain_refusal(p.shape) if p.trainable else None
+        if unfit is not None:
+            raise ValueError(f"{type(rule).__name__} cannot update {p.name} of shape {p.shape}: {unfit}")
     refusal = refuse_engine(engine, rule, gpus)
     if refusal is not None:
         raise ValueError(refusal)

@@ -130,7 +130,7 @@ class Rule(Settings, ABC):
         return (type(self), self.slots(1), self.slots(2), words)
 
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
-        """Return why the rule cannot update a parameter of this shape, and the remedy; None if it can."""
+        """Return why the rule cannot update a parameter of shape ``shape``, and the remedy; None if it can."""
         del shape
         return None
 

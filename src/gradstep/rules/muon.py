@@ -48,8 +48,8 @@ class Muon(Rule):
 
     The products are computed in bfloat16, as in torch.optim, for float64 parameters in float64.
 
-    Family: momentum; the update is made orthogonal.
-    Taken for: hidden matrices of language models and other networks, with AdamW for the rest.
+    Family: SGD, momentum; the orthogonal factor of the mean direction.
+    Taken for: hidden matrices of language models, beside AdamW.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, with its coefficients;
     Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, equations 1 to 4 (decay; the scale 0.2); in
