@@ -87,7 +87,7 @@ _ADAM: tuple[Options, ...] = (
     {"lr": 0.03, "eps": 0.0},
 )
 
-SUBJECTS = (
+_OF_ANY_SHAPE = (
     Subject(
         "SGD",
         (
@@ -299,7 +299,7 @@ _MUON = Subject(
         Bad({"matrices": 0}, ValueError, "Invalid matrices: 0"),
     ),
 )
-SUBJECTS = (*SUBJECTS, _MUON)
+SUBJECTS = (*_OF_ANY_SHAPE, _MUON)
 
 
 def words(options: Options) -> str:

@@ -96,7 +96,16 @@ OUTSIDE = ("judge", "learn", "lab")
 
 REPOSITORY = Path(__file__).parent.parent
 
-INTERFACES = ("monitor.doctor", "rules.base", "rules.settings", "report.markup", "report.scales", "report.words")
+INTERFACES = (
+    "monitor.doctor",
+    "rules.base",
+    "rules.newton_schulz",
+    "rules.ops",
+    "rules.settings",
+    "report.markup",
+    "report.scales",
+    "report.words",
+)
 """Modules inside of rooms that are for others as they are; else a room's own name is its interface."""
 
 KERNELS = {"lab/bench.py", "lab/bench_memory.py"}

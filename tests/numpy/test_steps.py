@@ -100,7 +100,7 @@ def test_fused_is_the_reference_bit_for_bit(name, options):
     kind = gn.optimizer(RULES[name])
     results = []
     for engine in ("auto", "reference"):
-        shapes = ((CHUNK + 5,), (), (3, 5), (0,), (2, 3, 4))
+        shapes: tuple[tuple[int, ...], ...] = ((CHUNK + 5,), (), (3, 5), (0,), (2, 3, 4))
         if RULES[name].sees == "matrix":
             shapes = ((65, 40), (1, 1), (3, 5), (0, 2), (6, 4))
         params = [gn.Parameter(normal(shape, 7)) for shape in shapes]

@@ -19,7 +19,7 @@ MUON = [case for case in cases(matrices=True, in_torch=True) if case.values[0].n
 SHAPES = [(64, 64), (48, 100), (100, 48), (7, 3), (1, 5)]
 
 
-def iterated(sigma: float, triples: Any) -> float:
+def iterated(sigma: Any, triples: Any) -> Any:
     for a, b, c in triples:
         sigma = a * sigma + b * sigma**3 + c * sigma**5
     return sigma

@@ -130,7 +130,10 @@ class Rule(Settings, ABC):
         return (type(self), self.slots(1), self.slots(2), words)
 
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
-        """Return why the rule cannot update a parameter of shape ``shape``, and the remedy; None if it can."""
+        """Return why the rule cannot update a parameter of shape ``shape``, and the remedy; None if it can.
+
+        Only rules that see matrices are asked.
+        """
         del shape
         return None
 

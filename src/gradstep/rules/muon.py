@@ -97,7 +97,7 @@ class Muon(Rule):
         return {
             "rest": 1 - self.momentum,
             "along": self.momentum if self.nesterov else 1.0,
-            "blocks": {None: 1.0, "flatten": 1.0, "stack": 0.0}.get(self.matrices, self.matrices),
+            "blocks": self.matrices if isinstance(self.matrices, int) else 0.0 if self.matrices == "stack" else 1.0,
             "polar": float(isinstance(self.ns_coefficients, str)),
             "a": named[0],
             "b": named[1],

@@ -112,7 +112,7 @@ class Symbol:
         return Symbol(call("mean", self.node) if axis is None else call("mean", self.node, number(axis)))
 
     def lerp(self, end: Any, weight: Any) -> Symbol:
-        return self + weight * (end - self)
+        return Symbol(self.node + as_node(weight) * (as_node(end) - self.node))
 
     def as_matrices(self, blocks: Any) -> Symbol:
         """Return the symbol: parameters in scenarios are matrices."""

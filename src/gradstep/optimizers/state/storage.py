@@ -180,7 +180,7 @@ class Storage:
                 f"{type(rule).__name__} looks at whole tensors and is for real ones, and {name} is {p.dtype}: optimize "
                 "torch.view_as_real of it, or take an elementwise rule such as AdamW"
             )
-        refusal = rule.explain_refusal(tuple(p.shape))
+        refusal = rule.explain_refusal(tuple(p.shape)) if rule.sees == "matrix" else None
         if refusal is not None:
             raise ValueError(f"{type(rule).__name__} cannot update {name} of shape {tuple(p.shape)}: {refusal}")
         state = self.state_of(group)
