@@ -10,9 +10,9 @@ from gradstep.judge.updates.report import Result
 TORCH = [name for name in gradstep.RULES if hasattr(torch.optim, name)]
 
 
-def network(dtype=torch.float32, width=16):
+def network(dtype=torch.float32, width=16, *, bias=True):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(width, 24), nn.ReLU(), nn.Linear(24, 8)).to(dtype)
+    return nn.Sequential(nn.Linear(width, 24, bias=bias), nn.ReLU(), nn.Linear(24, 8, bias=bias)).to(dtype)
 
 
 def train(model, *optimizers, steps=5, between=lambda: None, **arguments):
@@ -43,14 +43,14 @@ def told(report):
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_optimizer_of_torch_keeps_its_promise(name, dtype):
-    model = network(dtype)
+    model = network(dtype, bias=name != "Muon")
     report = watched(model, getattr(torch.optim, name)(model.parameters(), lr=0.01))
     assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
 
 
 @pytest.mark.parametrize("name", gradstep.RULES)
 def test_every_optimizer_of_gradstep_keeps_its_promise(name):
-    model = network()
+    model = network(bias=name != "Muon")
     report = watched(model, getattr(gradstep, name)(model.parameters(), lr=0.01))
     assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
 
