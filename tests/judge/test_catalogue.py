@@ -132,7 +132,15 @@ def test_every_two_mistakes_are_caught_together(rule):
     assert hidden == set()
 
 
-SOME = ("no-bias-correction", "step-from-zero", "eps-is-1e-06", "steps-of-all", "slots-not-saved", "first-group-only")
+SOME = (
+    "no-bias-correction",
+    "step-from-zero",
+    "eps-is-1e-06",
+    "steps-of-all",
+    "slots-not-saved",
+    "first-group-only",
+    "weight-decay-missing",
+)
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -1,12 +1,16 @@
 """The forms in which people write optimizers: each gets a verdict, and what is none is told the list."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import gradstep
 from gradstep import learn
 from gradstep.judge import Outcome, Status
+from gradstep.judge.table import table
 from tests.judge.submissions import listings
 from tests.judge.submissions.right import InPlace
 
@@ -231,9 +235,44 @@ def test_a_default_that_authors_choose_differently_is_advice():
     (probe,) = [p for p in verdict.probes if p.name == "defaults"]
     assert probe.outcome is Outcome.ADVICE
     assert probe.detail == "its defaults are its own: momentum is 0.9 (torch: 0.0)"
+    assert verdict.reason == "It computes SGD with momentum=0.9 and behaves as an optimizer should."
     assert gradstep.check(listings.SGDWithMomentum, "sgd", strict=True).status is not Status.PASSED
+
+
+def _velocity(w, dw, config):
+    config.setdefault("learning_rate", 1e-2)
+    config["velocity"] = 0.9 * config.get("velocity", 0 * w) + dw
+    return w - config["learning_rate"] * config["velocity"], config
+
+
+def test_what_is_built_in_is_asked_for_and_then_named():
+    verdict = gradstep.check(_velocity, "sgd")
+    assert verdict.status is Status.FAILED
+    assert any("It takes no momentum and no weight_decay" in n and "--set momentum=" in n for n in verdict.notes)
+    told = gradstep.check(_velocity, "sgd", {"momentum": 0.9})
+    assert told.reason == "It computes SGD with momentum=0.9 and behaves as an optimizer should."
+    assert not any("It takes no" in note for note in told.notes)
+    plain = gradstep.check(torch.optim.SGD, "sgd", {"momentum": 0.0})
+    assert plain.reason == "It computes SGD and behaves as an optimizer should."
 
 
 def test_a_course_s_listing_passes_its_challenge_by_the_textbook():
     for listing in (listings.AdamW, listings.AdamWEpsilonInside):
         assert learn.check("adamw", listing, "torch", convention="textbook").passed
+
+
+def test_the_screen_has_the_cause_before_the_probes():
+    def shown(**options):
+        file = io.StringIO()
+        Console(file=file, width=200).print(table(verdict, **options))
+        return file.getvalue()
+
+    verdict = gradstep.check(_velocity, "sgd", {"momentum": 0.8})
+    everything, short = shown(), shown(every=False)
+    for text in (everything, short):
+        places = [text.index(part) for part in ("FAILED", "First apart in", "what it is about", "✗  averages")]
+        assert places == sorted(places)
+    assert "✓  first step" in everything
+    assert "✓" not in short
+    passed = sum(p.outcome is Outcome.PASS for p in verdict.probes)
+    assert f"{passed} of {len(verdict.probes)} probes passed; --all shows them too" in short

@@ -48,6 +48,7 @@ def check(
         typer.Option(help="For NumPy optimizers: the class in that file that makes a parameter of an array."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Advice counts as failure.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show every probe, also those that passed.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that the check may take.")] = TIME_LIMIT,
     training: Annotated[
@@ -80,6 +81,7 @@ def check(
             rule,
             settings or [],
             as_json=json_,
+            every=all_,
             convention=convention,
             kind=kind,
             parameter=parameter,
@@ -104,7 +106,7 @@ def _refuse_unused(context: typer.Context, *, training: bool) -> None:
         )
 
 
-def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool, **options: Any) -> int:
+def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool, every: bool, **options: Any) -> int:
     """Judge a target; ``options`` are further arguments of :func:`gradstep.judge.isolation.check_file`."""
     from gradstep.judge.catalogue import CONVENTIONS
     from gradstep.judge.checking import find_rule
@@ -125,7 +127,7 @@ def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool,
     if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
     else:
-        console().print(table(verdict))
+        console().print(table(verdict, every=every))
     return verdict.exit_code
 
 

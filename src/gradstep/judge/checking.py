@@ -377,8 +377,16 @@ class Trial:
         return Status.FAILED, f"It does not compute {self.rule.__name__}: {len(math) + len(others)} probes fail."
 
     def _rule_name(self) -> str:
+        """Return the rule's name, with the settings that its user or its author chose, and the convention."""
+        own, defaults = {**dict(self.subject.arguments.defaults), **self.fixed}, shared_defaults(self.rule)
+        chosen = [
+            f"{name}={own[name]}"
+            for name, default in defaults.items()
+            if (name in CHOSEN or name in self.fixed) and name != "lr" and name in own and own[name] != default
+        ]
+        settings = f" with {' and '.join(chosen)}" if chosen else ""
         convention = "" if self.convention == "torch" else f" by the convention of {self.convention}"
-        return f"{self.rule.__name__}{convention}"
+        return f"{self.rule.__name__}{settings}{convention}"
 
     def _notes(self, base: Variant, best: Explanation) -> list[str]:
         notes = []
@@ -387,6 +395,10 @@ class Trial:
         if best.variants and best.residual > tolerance("float64", 10**4):
             coarse = best.precision if best.precision != "float64" else "float32"
             notes.append(f"It agrees to {best.residual:.0e} only: some of it is computed in {coarse}.")
+        built_in = shared_defaults(self.rule).keys() & {"momentum", "weight_decay"} - self.subject.arguments.offered
+        if self.observed and not best.variants and (built_in := built_in - self.fixed.keys()):
+            names = " and no ".join(sorted(built_in))
+            notes.append(f"It takes no {names}. If one is built in, give its value: --set {min(built_in)}=...")
         lr = dict(self.subject.arguments.defaults).get("lr")
         torch_lr = shared_defaults(self.rule).get("lr")
         if lr not in (None, torch_lr) and "lr" not in self.fixed:

@@ -176,6 +176,12 @@ def headline(verdict: Verdict) -> str:
     return f"{verdict.subject} against {verdict.rule}: {verdict.status.value.upper()}. {verdict.reason}"
 
 
+def count_passed(verdict: Verdict) -> str:
+    """Return how many of the probes passed, in words."""
+    passed = sum(p.outcome is Outcome.PASS for p in verdict.probes)
+    return f"{passed} of {len(verdict.probes)} probes passed"
+
+
 def diagnosis(verdict: Verdict) -> list[str]:
     """Return the likely mistakes, where they show first and what to read, as lines."""
     lines = [line for match in verdict.matches[:1] for line in _describe_match(match)]
@@ -207,9 +213,8 @@ def report(verdict: Verdict) -> str:
     lines = [headline(verdict), *(f"  {line}" for line in diagnosis(verdict))]
     width = max((len(p.name) for p in verdict.probes), default=0)
     shown = [p for p in verdict.probes if p.outcome is not Outcome.PASS]
-    passed = len(verdict.probes) - len(shown)
     if verdict.probes:
-        lines.append(f"  {passed} of {len(verdict.probes)} probes passed" + (":" if shown else "."))
+        lines.append(f"  {count_passed(verdict)}" + (":" if shown else "."))
     scenarios = [p for p in shown if p.outcome is Outcome.FAIL and not p.look_for]
     for probe in shown:
         if probe in scenarios[_SCENARIOS:]:

@@ -119,6 +119,9 @@ def _in_one_moment(own: Callable[[Program], tuple[Average, ...]], program: Progr
     return program.replace(**{**parts, "G": G, "keep": ONE})
 
 
+remove_decay = _scale(0.0)
+"""The edit that leaves the decay out."""
+
 CHANGES: dict[str, Edit | RuleChange] = {
     "decay-in-gradient": RuleChange(_move_to_gradient, when=decoupled_decay),
     "decay-on-weight": RuleChange(_move_to_weight, when=coupled_decay),

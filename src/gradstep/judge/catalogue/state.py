@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, Node, P, call, mul
 from gradstep.judge.algebra.program import NAMES, Average, Program, coupled_decay, only, require
 from gradstep.judge.catalogue.corrections import debias_averages, set_eps, uses_step
+from gradstep.judge.catalogue.decay import remove_decay
 from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, habit
 from gradstep.judge.formula import Edit, RuleChange, examples
 from gradstep.rules import Rule
@@ -198,6 +199,13 @@ def mistakes_of_settings(rule: type[Rule]) -> Iterator[Mistake]:
             f"where `{name}` is used",
             habit(ignores=(name,)),
         )
+        if name == "weight_decay" and default:  # where the default is 0, the mistake above leaves the decay out
+            yield Mistake(
+                "weight-decay-missing",
+                "no decay, whatever weight_decay is",
+                "where `weight_decay` is used: the decay, such as `p *= 1 - lr * weight_decay`, is missing",
+                RuleChange(remove_decay),
+            )
     for name in (s.name for s in settings if s.default is False):
         yield Mistake(
             f"{name.replace('_', '-')}-always",
