@@ -283,6 +283,12 @@ def test_a_schedule_that_ended_on_its_floor():
     assert gradstep.diagnose(run(lr=floor)).healthy  # nobody said that it had ended
 
 
+def test_a_schedule_as_long_as_a_short_run_has_not_ended_early():
+    falls = gradstep.schedules.cosine(1e-3, updates=10)
+    short = run(10, head=header(schedule_updates=10), lr=falls)  # its last tenth is one update
+    assert gradstep.diagnose(short).healthy
+
+
 def test_schedule_too_long():
     long = header(schedule_updates=1000, planned_updates=100)
     assert causes(run(head=long)) == ["schedule_too_long"]

@@ -153,7 +153,7 @@ def schedule_ended_early(evidence: Evidence) -> Signs:
     highest = float(lr.values.max())
     limit = ENDED_LR * highest
     length = evidence.header.schedule_updates
-    if length is not None and lr.values[-1] <= ENDED_ABOVE_ZERO_LR * highest:
+    if length is not None and lr.updates[-1] >= length and lr.values[-1] <= ENDED_ABOVE_ZERO_LR * highest:
         limit = lr.values[-1]
     count = 0
     while count <= last and lr.values[last - count] <= limit:
