@@ -13,7 +13,7 @@ from gradstep.engines.fused.job import CHUNK
 from gradstep.engines.fused.skeleton import LANES
 from tests.training import normal
 
-ENGINES = ("fused", "eager", "reference")
+ENGINES = ("fused", "eager", "foreach", "reference")
 
 
 def norm(g, engine):

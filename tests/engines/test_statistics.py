@@ -39,7 +39,7 @@ def watched(kind: Any, dtype=torch.float32, engine="auto", detail="parameters", 
     return optimizer, params, before
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference", "eager"])
+@pytest.mark.parametrize("engine", ["fused", "reference", "eager", "foreach"])
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [
@@ -89,7 +89,7 @@ def folded(table, groups):
     return np.array([[*row[:, :4].sum(0), np.fmin.reduce(row[:, 4]), np.fmax.reduce(row[:, 5])] for row in rows])
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference", "eager"])
+@pytest.mark.parametrize("engine", ["fused", "reference", "eager", "foreach"])
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [(torch.float32, {}), (torch.float32, {"state": "8bit"}), (torch.float64, {}), (torch.bfloat16, {})],

@@ -99,7 +99,7 @@ def test_axes_in_another_order_in_memory():
     """Blocks go by memory, so that a matrix and its transpose are stored alike."""
     adamw = named("AdamW")
     grads = [normal(80, 60, seed=t) for t in (1, 2)]
-    for engine in ("fused", "reference", "eager"):
+    for engine in ("fused", "reference", "eager", "foreach"):
         plain, [p] = trained(
             adamw.optimizer, [normal(80, 60)], [[g] for g in grads], state="8bit", seed=1, engine=engine
         )

@@ -105,7 +105,7 @@ def test_other_precisions(kind, dtype):
     assert share == 0 if dtype == torch.float64 else share > 0.1
 
 
-@pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["fused", "eager", "foreach", "reference"])
 def test_every_engine_agrees_with_torch_operations(engine):
     optimizer = gradstep.AdamW(made(), lr=0.01, engine=engine)
     ours, theirs = FusedCollector(optimizer, "parameters"), TorchCollector(optimizer)

@@ -18,7 +18,7 @@ BY_NAME = {s.name: s for s in SUBJECTS}
 STEPS = {d: gradients(100, SHAPES, d) for d in (torch.float32, torch.float64)}
 
 
-@pytest.fixture(params=["fused", "eager", "reference"])
+@pytest.fixture(params=["fused", "eager", "foreach", "reference"])
 def engine(request):
     return request.param
 

@@ -12,7 +12,7 @@ import gradstep
 from tests.training import assert_near, assert_same, assert_same_bits, give, leaves, normal, starts, trained, unchanged
 
 SHAPES = [(7,), (3, 5), (), (0,), (40,)]
-ENGINES = ("fused", "eager", "reference")
+ENGINES = ("fused", "eager", "foreach", "reference")
 
 
 def grads(scale=1.0):

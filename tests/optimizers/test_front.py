@@ -272,7 +272,7 @@ def test_a_profiler_is_told_the_name():
     assert "Optimizer.step#AdamW.step" in {event.name for event in profile.events()}
 
 
-@pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["fused", "eager", "foreach", "reference"])
 def test_a_backward_pass_over_values_that_a_step_has_changed_raises(engine):
     """torch sees by a tensor's version that a graph was recorded with other numbers; a kernel must not hide it."""
     p = normal(3).requires_grad_()

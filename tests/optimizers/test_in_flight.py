@@ -262,7 +262,7 @@ def test_a_million_steps_are_counted():
     assert int(optimizer.state[p]["step"]) == 1_000_001
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "foreach", "reference"])
 def test_steps_in_and_out_of_inference_mode(engine):
     """What inference mode makes cannot be written to outside it: state is made as usual, or copied if it was given."""
     p, q = normal(5, seed=0).requires_grad_(), normal(5, seed=0).requires_grad_()

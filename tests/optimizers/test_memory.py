@@ -100,7 +100,7 @@ def test_a_tensor_that_changed_is_seen(kind):
     assert not layouts.are_unchanged([t])
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "foreach", "reference"])
 def test_a_parameter_that_was_negated_in_its_place(engine):
     """Same address, shape and strides, and the opposite numbers."""
     outcomes = []
@@ -172,7 +172,7 @@ def test_room_in_a_storage(kind):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "foreach", "reference"])
 def test_a_gradient_that_is_short_of_memory(engine, count):
     p = normal(1000).requires_grad_()
     optimizer = gradstep.AdamW([p], engine=engine)

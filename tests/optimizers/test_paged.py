@@ -96,7 +96,7 @@ def test_the_same_bits_with_a_stepper_and_a_schedule(dtype: torch.dtype, options
     assert_same(*found)
 
 
-@pytest.mark.parametrize("engine", ["reference", "eager"])
+@pytest.mark.parametrize("engine", ["reference", "eager", "foreach"])
 def test_engines_that_take_tensors_whole(engine):
     both(gradstep.AdamW, engine=engine, page_budget="2MB")
 

@@ -188,7 +188,7 @@ def test_a_number_that_is_not_in_memory(make, words, key):
         optimizer.load_state_dict(saved)
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "foreach", "reference"])
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale"])
 def test_eight_bits_made_in_inference_mode(key, engine):
     """They are copied, as other arrays are: in the middle of a step, torch refuses to write to them."""

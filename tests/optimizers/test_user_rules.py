@@ -33,7 +33,7 @@ GOOD = [Signum, Belief, Literals, Remembers, Exchanges, Twice, Counts]
 def test_every_engine_gives_the_same(rule, maximize):
     kind = gradstep.optimizer(rule)
     fused, reference, eager = (
-        trained(kind, starts(SHAPES), STEPS, maximize=maximize, engine=e)[0] for e in ("fused", "reference", "eager")
+        trained(kind, starts(SHAPES), STEPS, maximize=maximize, engine=e)[0] for e in ("fused", "reference", "eager", "foreach")
     )
     assert_same(fused, reference)
     for a, b in zip(fused.param_groups[0]["params"], eager.param_groups[0]["params"], strict=True):
@@ -66,7 +66,7 @@ def test_signum_by_hand():
 
 def test_state_that_is_assigned_holds_what_was_assigned():
     start = starts(SHAPES)
-    for engine in ("fused", "reference", "eager"):
+    for engine in ("fused", "reference", "eager", "foreach"):
         optimizer, params = trained(gradstep.optimizer(Remembers), start, STEPS[:3], engine=engine)
         _, earlier = trained(gradstep.optimizer(Remembers), start, STEPS[:2], engine=engine)
         for i, p in enumerate(params):
@@ -76,7 +76,7 @@ def test_state_that_is_assigned_holds_what_was_assigned():
 
 
 def test_slots_that_change_places():
-    for engine in ("fused", "reference", "eager"):
+    for engine in ("fused", "reference", "eager", "foreach"):
         optimizer, [p] = trained(gradstep.optimizer(Exchanges), [torch.zeros(20)], [[torch.ones(20)]], engine=engine)
         values = [float(t.detach()[0]) for t in (p, optimizer.state[p]["one"], optimizer.state[p]["two"])]
         assert values == [1.0, 2.0, 0.0]

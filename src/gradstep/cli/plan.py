@@ -58,7 +58,7 @@ def plan(
     page_budget: Annotated[
         str | None, typer.Option(help="Memory that paged state passes through; by default 512MB.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="The engine: auto, fused, eager, compiled.")] = "auto",
+    engine: Annotated[str, typer.Option(help="The engine: auto, fused, foreach, eager, compiled.")] = "auto",
     all_: Annotated[bool, typer.Option("--all", help="Show every combination.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Draw the table into this file (.svg or .html).")] = None,

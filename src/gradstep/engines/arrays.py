@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,17 @@ from gradstep.storage.elements import draw_noise, sequence_position, split_key, 
 from gradstep.storage.policy import UpdateSpec
 
 
-def build_tally(rows: Mapping[int, Sequence[float]], owners: NDArray[np.int64]) -> Tally:
-    """Add up the statistics of single parameters for their owners.
+def build_tally(positions: Sequence[int], rows: NDArray[np.float64], owners: NDArray[np.int64]) -> Tally:
+    """Add up the statistics of single parameters, or of their parts, for their owners.
 
     Args:
-        rows: (len(STATISTICS),) for each updated parameter, by its position in the batch.
+        positions: (m,) the position in the batch of the parameter of each row.
+        rows: (m, len(STATISTICS)).
         owners: (n,) as in :class:`~gradstep.engines.base.Batch`.
     """
     table = empty_table(count_rows(owners))
-    if rows:
-        add_rows(table, owners[list(rows)], np.array(list(rows.values())))
+    if positions:
+        add_rows(table, owners[list(positions)], rows)
     return Tally.of(table)
 
 
@@ -76,6 +77,10 @@ class Arrays(ABC):
         """Return the numbers as float32 or float64."""
 
     @abstractmethod
+    def join_numbers(self, numbers: Sequence[Array]) -> Array:
+        """Return (n,) float64 numbers; each is an array of one element, or a Python float, but the first."""
+
+    @abstractmethod
     def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
         """Write each code into its place; a code may share memory with a place."""
 
@@ -83,7 +88,7 @@ class Arrays(ABC):
 
     def update(
         self, spec: UpdateSpec, c: Any, key: int, columns: Sequence[Array], *, watched: bool, start: int = 0
-    ) -> list[float]:
+    ) -> Array | None:
         """Update one parameter and its slots in place.
 
         Args:
@@ -95,12 +100,12 @@ class Arrays(ABC):
             start: the number of the first element within the parameter, if these are a part of it.
 
         Returns:
-            (len(STATISTICS),) the statistics, or an empty list.
+            (len(STATISTICS),) the statistics, if they are collected.
         """
         old = self.decode(spec, c, columns)
         new = apply_rule(spec, c, old)
         numbers = self.number_elements(columns[1], start) if spec.noise else None
-        return self.store(spec, key, columns, old, new, numbers, watched=watched)
+        return self.store(spec, split_key(key), columns, old, new, numbers, watched=watched)
 
     def decode(self, spec: UpdateSpec, c: Any, columns: Sequence[Array]) -> list[Array]:
         """Return what a rule receives: the parameter, the gradient times its coefficient, and every slot.
@@ -118,25 +123,27 @@ class Arrays(ABC):
     def store(
         self,
         spec: UpdateSpec,
-        key: int,
+        key: tuple[Array, Array],
         columns: Sequence[Array],
         old: Sequence[Array],
         new: Sequence[Array],
         numbers: Array | None,
         *,
         watched: bool,
-    ) -> list[float]:
+    ) -> Array | None:
         """Encode and write the new parameter and slots.
 
         Args:
-            spec, key, columns, watched: as in :meth:`update`.
+            spec, columns, watched: as in :meth:`update`.
+            key: the low and the high half of the key of the noise: two numbers, or two arrays (n,) int32 for elements
+                of several parameters.
             old: the result of :meth:`decode`.
             new: the new parameter and slots.
             numbers: (n,) int32 the number of every element within the whole parameter, if something is rounded at
                 random.
 
         Returns:
-            (len(STATISTICS),) the statistics, or an empty list.
+            (len(STATISTICS),) the statistics, if they are collected.
         """
         places = spec.split_by_codec(columns)
         random: dict[int, Array] = {}
@@ -146,15 +153,14 @@ class Arrays(ABC):
             if j in spec.noise:
                 stream = spec.noise[j]
                 if stream not in random:
-                    low, high = split_key(key)
-                    random[stream] = draw_noise(sequence_position(numbers, low), high, stream)
+                    random[stream] = draw_noise(sequence_position(numbers, key[0]), key[1], stream)
                 noise = self._unflatten(random[stream], fields[0])
             codes += self.codes(spec.codecs[j], x, noise, fields[0])
-        statistics = self._statistics(spec, old[1], old[0], new) if watched else []
+        statistics = self._statistics(spec, old[1], old[0], new) if watched else None
         self.write(columns[1:], codes)
         return statistics
 
-    def _statistics(self, spec: UpdateSpec, g: Array, p: Array, new: Sequence[Array]) -> list[float]:
+    def _statistics(self, spec: UpdateSpec, g: Array, p: Array, new: Sequence[Array]) -> Array:
         """Return (len(STATISTICS),) of the gradient, the old parameter, and the new parameter and slots."""
         double = np.float64
         stored = spec.parameter.expected_value(new[0])
@@ -162,11 +168,8 @@ class Arrays(ABC):
         squares = (
             (self.cast(x, double) ** 2).sum() for x in (g, stored, self.cast(stored, double) - self.cast(p, double))
         )
-        return [
-            *map(float, squares),
-            float(((stored == p) & (g != 0.0)).sum()),
-            *([math.nan] * 2 if second is None else (float(second.min()), float(second.max()))),
-        ]
+        range_of_second = (math.nan, math.nan) if second is None else (second.min(), second.max())
+        return self.join_numbers([*squares, ((stored == p) & (g != 0.0)).sum(), *range_of_second])
 
     def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
         """Decode the value that is stored in these arrays, one per field of the codec; in the shape of the first."""

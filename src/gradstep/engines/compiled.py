@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.engines.eager import ARRAYS, Eager, real, sum_squares
+from gradstep.engines.eager import ARRAYS, Eager, flatten, sum_squares
 from gradstep.rules import Rule, State
 from gradstep.storage.policy import UpdateSpec
 
@@ -50,16 +50,10 @@ class Compiled(Engine):
                 # Tensors, not Python numbers: torch would compile a number in as a constant, anew at each step.
                 kind = torch.float64 if batch.spec.arithmetic is np.float64 else torch.float32
                 numbers = torch.from_numpy(batch.coefficients[row]).to(columns[1].device, kind)
-                step(numbers, *(_flatten(t) for t in columns))
+                step(numbers, *(flatten(t) for t in columns))
 
     def sum_squares(self, batch: Batch) -> float:
         return sum_squares(batch.columns[0])
-
-
-def _flatten(tensor: Tensor) -> Tensor:
-    """Return a view (n,) of a dense tensor, in memory order; complex numbers as pairs of real ones."""
-    tensor = real(tensor)
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradstep.engines.arrays import Arrays, build_tally
@@ -19,6 +20,17 @@ from gradstep.rules.ops import Array
 def real(tensor: Tensor) -> Tensor:
     """Return a complex tensor as pairs of real numbers (as torch.optim does); any other tensor unchanged."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def flatten(tensor: Tensor) -> Tensor:
+    """Return a view (n,) of a dense tensor, in memory order; complex numbers as pairs of real ones."""
+    tensor = real(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the type for sums over a tensor: float64, or float32 on Apple's devices, which have no float64."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 @final
@@ -41,7 +53,13 @@ class TorchArrays(Arrays):
         return torch.nn.functional.pad(a, (0, -len(a) % every)).reshape(-1, every).amax(1)
 
     def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
-        return x.to(torch.float64 if dtype is np.float64 else torch.float32)
+        return x.to(wide_dtype(x) if dtype is np.float64 else torch.float32)
+
+    def join_numbers(self, numbers: Sequence[Array]) -> Array:
+        first = self.cast(numbers[0], np.float64)
+        return torch.stack(
+            [self.cast(x, np.float64) if isinstance(x, Tensor) else first.new_full((), x) for x in numbers]
+        )
 
     def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
         codes = [code.clone() if any(code is place for place in places) else code for code in codes]
@@ -79,14 +97,26 @@ class Eager(Engine):
                 start = 0 if batch.starts is None else int(batch.starts[k])
                 statistics[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
         if batch.owners is not None:
-            batch.tally = build_tally(statistics, batch.owners)
+            batch.tally = build_tally(list(statistics), read_rows(list(statistics.values())), batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         return sum_squares(batch.columns[0])
 
 
+def read_rows(rows: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Return (m, n) float64 numbers of arrays (n,) on any devices; one transfer for each device."""
+    by_device: dict[torch.device, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_device.setdefault(row.device, []).append(number)
+    result = np.empty((len(rows), len(rows[0]) if rows else 0))
+    for numbers in by_device.values():
+        result[numbers] = torch.stack([rows[number] for number in numbers]).cpu().double().numpy()
+    return result
+
+
 @torch.no_grad()
 def sum_squares(gradients: Sequence[Tensor]) -> float:
-    """Return the sum of the squares of all elements, in float64."""
-    norms = [torch.linalg.vector_norm(real(g).to(torch.float64)) for g in gradients if g.numel()]
-    return float(torch.stack([n.to("cpu") for n in norms]).square().sum()) if norms else 0.0
+    """Return the sum of the squares of all elements, in float64; not finite if an element is not."""
+    norms = [torch.linalg.vector_norm(real(g).to(wide_dtype(g))).reshape(1) for g in gradients if g.numel()]
+    with np.errstate(over="ignore"):
+        return float(np.square(read_rows(norms)).sum())

@@ -37,6 +37,9 @@ class NumPyArrays(Arrays):
     def cast(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
         return np.asarray(x).astype(dtype, copy=False)
 
+    def join_numbers(self, numbers: Sequence[Array]) -> Array:
+        return np.array(numbers, dtype=np.float64)
+
     def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
         for place, code in zip(places, [np.array(code) for code in codes], strict=True):
             place[...] = code
@@ -75,7 +78,8 @@ class Reference(Engine):
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
                     statistics[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
         if batch.owners is not None:
-            batch.tally = build_tally(statistics, batch.owners)
+            rows = np.array(list(statistics.values()), dtype=np.float64)
+            batch.tally = build_tally(list(statistics), rows, batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.element

@@ -42,8 +42,8 @@ SETTINGS = """
 Other Parameters:
     params: what to update: tensors, pairs of name and tensor (``model.named_parameters()``), or groups: dictionaries
         with ``"params"`` and settings of their own.
-    engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"eager"``, ``"compiled"`` or
-        ``"reference"``.
+    engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"foreach"``,
+        ``"eager"``, ``"compiled"`` or ``"reference"``.
     state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.
     rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"24bit"`` (bfloat16 only),
         ``"kahan"`` or ``"master"``.

@@ -196,6 +196,9 @@ def _codec(p: ParameterSpec, slot: Slot, state: str) -> Codec:
 
 # -- temporaries ------------------------------------------------------------------------------------------------------
 
+FOREACH_ELEMENTS = 2**22
+"""The number of elements that the foreach engine computes together on a GPU."""
+
 SIDE = 128
 """The side of the square matrix whose update is measured."""
 
@@ -203,23 +206,29 @@ SIDE = 128
 def temporaries(
     trainable: Sequence[ParameterSpec], rule: Rule, state: str, *, engine: str, gpus: int
 ) -> tuple[int, str]:
-    """Return the temporary bytes of the largest parameter's update, and the reason for them.
+    """Return the temporary bytes of an update, and the reason for them.
 
-    The fused and the compiled engine process a parameter piece by piece; the eager one makes whole tensors, one
-    parameter after the other. ``"auto"`` is fused on the CPU if the rule is elementwise, else eager.
+    The fused and the compiled engine process a parameter piece by piece; the foreach engine makes arrays of a few
+    million elements, the eager one of whole tensors, one parameter after the other. ``"auto"`` is eager if the rule is
+    not elementwise, else fused on the CPU, and foreach on a GPU.
     """
     if engine == "auto":
-        engine = "fused" if rule.sees == "elements" and not gpus else "eager"
-    if engine != "eager":
+        engine = "eager" if rule.sees != "elements" else "foreach" if gpus else "fused"
+    if engine in ("fused", "compiled"):
         return 0, f"the {engine} engine makes none"
 
-    def needed(p: ParameterSpec) -> int:
-        """Return the bytes of a parameter's live and decoded arrays, at least float32."""
+    def values(p: ParameterSpec) -> int:
+        """Return the bytes that a parameter's live and decoded numbers, at least float32, take for each element."""
         slots = rule.slots(len(p.shape))
         decoded = (2 if p.is_half else 0) + (len(slots) if state != "float32" and stays_full(p) is None else 0)
-        return (live_values(rule, len(p.shape)) + decoded) * max(4, p.itemsize) * prod(p.part)
+        copied = 2 + len(slots) if engine == "foreach" else 0  # small parameters are copied into one array
+        return (live_values(rule, len(p.shape)) + decoded + copied) * max(4, p.itemsize)
 
-    return max(map(needed, trainable), default=0), "an estimate: the eager engine at the largest parameter"
+    if engine == "foreach":
+        together = min(FOREACH_ELEMENTS, sum(prod(p.part) for p in trainable))
+        return max(map(values, trainable), default=0) * together, f"an estimate: {together:,} elements at a time"
+    largest = max((values(p) * prod(p.part) for p in trainable), default=0)
+    return largest, "an estimate: the eager engine at the largest parameter"
 
 
 @cache

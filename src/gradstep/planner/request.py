@@ -15,7 +15,7 @@ from gradstep.variants import names_file, rule_in_file
 
 GB, GIB = 10**9, 2**30
 
-ENGINE_CHOICES = ("auto", "fused", "eager", "compiled")
+ENGINE_CHOICES = ("auto", "fused", "foreach", "eager", "compiled")
 
 
 @final
@@ -167,7 +167,7 @@ def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
     """Return why an engine cannot run a rule on these devices, or None."""
     if engine == "fused" and gpus:
         return "engine='fused' runs on the CPU only; engine='compiled' makes no temporaries on a GPU"
-    if engine in ("fused", "compiled") and rule.sees != "elements":
+    if engine in ("fused", "foreach", "compiled") and rule.sees != "elements":
         return f"engine={engine!r} works element by element, and {type(rule).__name__} does not: take engine='eager'"
     return None
 

@@ -16,6 +16,7 @@ import gradstep
 from gradstep.engines.base import Engine, Traits
 from gradstep.engines.compiled import Compiled
 from gradstep.engines.eager import Eager
+from gradstep.engines.foreach import Foreach
 from gradstep.engines.fused import Fused
 from gradstep.engines.reference import Reference
 from gradstep.engines.step import choose_engine, pause_garbage_collection
@@ -205,7 +206,7 @@ class Storage:
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason)
 
 
-ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Eager(), Compiled(), Reference())}
+ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Foreach(), Eager(), Compiled(), Reference())}
 """Every engine by its name."""
 
 

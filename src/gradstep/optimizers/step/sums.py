@@ -23,8 +23,9 @@ from torch import Tensor
 
 from gradstep.engines.arrays import apply_rule, build_tally
 from gradstep.engines.base import StepBatch
-from gradstep.engines.eager import ARRAYS, name_coefficients
+from gradstep.engines.eager import ARRAYS, name_coefficients, read_rows
 from gradstep.optimizers.sharded import ShardedParameter, find_runs, sharded_axes
+from gradstep.storage.elements import split_key
 from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> No
     """
     spec, rows, columns = batch.spec, name_coefficients(batch), batch.columns
     updates = {k: ShardedUpdate(shard, spec) for k, shard in enumerate(shards) if shard.parameter.numel()}
-    statistics: dict[int, list[float]] = {}
+    statistics: dict[int, Tensor] = {}
     while updates:
         for k, update in list(updates.items()):
             own, row = [column[k] for column in columns], rows[int(batch.rows[k])]
@@ -197,12 +198,14 @@ def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> No
             del updates[k]
             watched = batch.owners is not None and own[0].numel() > 0
             numbers = _number_elements(shards[k]) if spec.noise else None
-            row_of_statistics = ARRAYS.store(spec, int(batch.keys[k]), own, old, new, numbers, watched=watched)
+            row_of_statistics = ARRAYS.store(
+                spec, split_key(int(batch.keys[k])), own, old, new, numbers, watched=watched
+            )
             if watched:
                 statistics[k] = row_of_statistics
         add_up([total for update in updates.values() for total in update.sums], shards[0].mesh)
     if batch.owners is not None:
-        batch.tally = build_tally(statistics, batch.owners)
+        batch.tally = build_tally(list(statistics), read_rows(list(statistics.values())), batch.owners)
 
 
 def check_rule(shard: ShardedParameter, spec: UpdateSpec) -> None:

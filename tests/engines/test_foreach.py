@@ -1,0 +1,100 @@
+"""The foreach engine: bit for bit the eager engine, however parameters are divided or taken together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import gradstep
+from gradstep.engines import foreach
+from gradstep.engines.foreach import divide
+
+SHAPES = ((64, 64), (3,), (20, 512), (5, 7, 3), (300, 64), (64, 64), (0, 4), (), (1, 4_097))
+
+
+def make_parameters(dtype: torch.dtype) -> list[Tensor]:
+    """Return parameters of many sizes, one of them with its channels last in memory."""
+    params = [torch.randn(shape) for shape in SHAPES]
+    params.append(torch.randn(8, 16, 6, 6).contiguous(memory_format=torch.channels_last))
+    return [p.to(dtype).requires_grad_() for p in params]
+
+
+def run(engine: str, dtype: torch.dtype = torch.float32, kind: Any = gradstep.AdamW, **settings: Any) -> list[Tensor]:
+    """Return parameters and state after four steps, in which parameters lack a gradient at different times."""
+    torch.manual_seed(0)
+    params = make_parameters(dtype)
+    optimizer = kind([{"params": params[:4]}, {"params": params[4:], "lr": 0.01}], engine=engine, **settings)
+    for step in range(4):
+        for i, p in enumerate(params):
+            p.grad = None if (step + i) % 5 == 0 else torch.randn_like(p)
+        optimizer.step(max_grad_norm=1.0 if step % 2 else None)
+    assert {name for _, name, _ in optimizer.engines()} == {engine}
+    return [p.detach() for p in params] + [a for entry in optimizer.state.values() for a in entry.values()]
+
+
+@pytest.mark.parametrize("limit", [512, 2**16])
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {}),
+        (torch.float32, {"state": "8bit"}),
+        (torch.float32, {"kind": gradstep.NAdam, "state": "bfloat16"}),
+        (torch.bfloat16, {"rounding": "stochastic", "state": "8bit"}),
+        (torch.bfloat16, {"rounding": "kahan"}),
+        (torch.bfloat16, {"kind": gradstep.Lion, "rounding": "master", "state": "8bit"}),
+        (torch.complex64, {}),
+        (torch.float64, {"kind": gradstep.SGD, "momentum": 0.9}),
+    ],
+    ids=str,
+)
+def test_bits_of_the_eager_engine(
+    dtype: torch.dtype, settings: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreach, "ON_CPU", limit)
+    for ours, eager in zip(run("foreach", dtype, **settings), run("eager", dtype, **settings), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=0, atol=0, equal_nan=True)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 3_000), max_size=12),
+    block=st.sampled_from([1, 256]),
+    alone=st.booleans(),
+)
+def test_every_element_is_in_one_piece(lengths: list[int], block: int, *, alone: bool) -> None:
+    parts = list(divide(enumerate(lengths), 1_024, block, alone=alone))
+    covered: dict[int, list[tuple[int, int]]] = {}
+    for pieces in parts:
+        assert sum(piece.stop - piece.start for piece in pieces) <= 1_024
+        assert len(pieces) == 1 or not alone
+        for k, start, stop in pieces:
+            assert start % block == 0
+            assert len(pieces) == 1 or (stop - start) % block == 0
+            covered.setdefault(k, []).append((start, stop))
+    for k, length in enumerate(lengths):
+        ends = sorted(covered[k])
+        assert [start for start, _ in ends] == [0, *[stop for _, stop in ends[:-1]]]
+        assert ends[-1][1] == length
+
+
+def test_auto_takes_it_where_the_kernel_cannot_run() -> None:
+    p = torch.randn(8, dtype=torch.complex64, requires_grad=True)
+    ((_, engine, reason),) = gradstep.AdamW([p]).engines()
+    assert engine == "foreach"
+    assert reason.startswith("not fused because")
+
+
+@pytest.mark.parametrize(
+    ("kind", "p", "why"),
+    [
+        (gradstep.Adafactor, torch.zeros(4, 4), "Adafactor looks at more than single elements"),
+        (gradstep.AdamW, torch.zeros(4, 8)[:, ::2], "its memory has gaps"),
+    ],
+)
+def test_refusals(kind: Any, p: Tensor, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        kind([p.requires_grad_()], engine="foreach")
