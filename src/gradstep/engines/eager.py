@@ -90,7 +90,7 @@ class Eager(Engine):
     def update(self, batch: Batch) -> None:
         spec = batch.spec
         rows = name_coefficients(batch)
-        statistics = {}
+        statistics: dict[int, Any] = {}
         for k, columns in batch.iterate_parameters(batch.columns):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]

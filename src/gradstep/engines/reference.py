@@ -78,8 +78,8 @@ class Reference(Engine):
                     row, key = rows[batch.rows[k]], int(batch.keys[k])
                     statistics[k] = _ARRAYS.update(spec, row, key, columns, watched=batch.owners is not None)
         if batch.owners is not None:
-            rows = np.array(list(statistics.values()), dtype=np.float64)
-            batch.tally = build_tally(list(statistics), rows, batch.owners)
+            collected = np.array(list(statistics.values()), dtype=np.float64)
+            batch.tally = build_tally(list(statistics), collected, batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         element = batch.spec.gradient.element

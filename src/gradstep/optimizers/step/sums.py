@@ -187,7 +187,7 @@ def update_with_sums(batch: StepBatch, shards: Sequence[ShardedParameter]) -> No
     """
     spec, rows, columns = batch.spec, name_coefficients(batch), batch.columns
     updates = {k: ShardedUpdate(shard, spec) for k, shard in enumerate(shards) if shard.parameter.numel()}
-    statistics: dict[int, Tensor] = {}
+    statistics: dict[int, Any] = {}
     while updates:
         for k, update in list(updates.items()):
             own, row = [column[k] for column in columns], rows[int(batch.rows[k])]
