@@ -12,7 +12,7 @@ import torch
 import gradstep
 from gradstep.report import Grid, Level, Line, LineChart
 from gradstep.report.scales import Scale
-from gradstep.storage.blocks import Blocks
+from gradstep.storage.codecs import Blocks
 
 IMAGES = Path(__file__).parent / "images"
 ORANGE, BLUE, GREY, INK = "vermilion", "blue", "grey", "ink"

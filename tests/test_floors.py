@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gradstep
-from gradstep.storage import blocks, codecs
+from gradstep.storage import codecs, halves
 
 PACKAGE = Path(gradstep.__file__).parent
 FLOORS = {
@@ -75,7 +75,7 @@ def test_nobody_asks_for_the_class_of_a_codec():
     """Outside of ``storage/`` a codec is asked what it is (``codec.block > 1``), so that a new one needs no change."""
     names = {
         name
-        for name, value in (vars(codecs) | vars(blocks)).items()
+        for name, value in (vars(codecs) | vars(halves)).items()
         if isinstance(value, type) and issubclass(value, codecs.Codec)
     }
     assert "Blocks" in names

@@ -15,8 +15,7 @@ from gradstep.planner.items import slot_bytes
 from gradstep.planner.parameters import ParameterSpec
 from gradstep.rules import AdamW, Slot
 from gradstep.rules.ops import Array, where
-from gradstep.storage.blocks import Blocks
-from gradstep.storage.codecs import Codec, Field, Nearest
+from gradstep.storage.codecs import Blocks, Codec, Field, Nearest
 from gradstep.storage.elements import BITS, BYTE, ELEMENTS, at_least, from_bits, to_bits
 from gradstep.storage.policy import ROUNDINGS, STATES, RoundingName, StateName, UpdateSpec
 from tests.training import assert_same, assert_same_bits, normal, trained, unchanged, walk

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradstep.engines.fused.job import CHUNK
-from gradstep.storage.blocks import BLOCK
+from gradstep.storage.codecs import BLOCK
 from tests.registry import SUBJECTS, cases, subjects
 from tests.training import assert_same, assert_same_bits, gradients, normal, trained
 

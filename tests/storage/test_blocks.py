@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradstep.engines.reference import NumPyArrays
-from gradstep.storage.blocks import BLOCK, Blocks
+from gradstep.storage.codecs import BLOCK, Blocks
 from gradstep.storage.elements import BITS
 
 LAST = (1 << BITS) - 1

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.storage.blocks import Blocks
-from gradstep.storage.codecs import Codec, Elementwise, Kahan, LowByte, Master, Nearest, Stochastic
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Nearest
 from gradstep.storage.elements import BFLOAT16, BITS, ELEMENTS, Half
+from gradstep.storage.halves import Kahan, LowByte, Master, Stochastic
 from gradstep.storage.policy import parameter_codec, slot_codec
 from tests.storage.test_rounding import half
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradstep.storage.codecs import Stochastic
 from gradstep.storage.elements import BITS, ELEMENTS, Half
+from gradstep.storage.halves import Stochastic
 
 LAST = (1 << BITS) - 1
 EVERY_NOISE = np.arange(1 << BITS, dtype=np.int32)

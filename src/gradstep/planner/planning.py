@@ -202,7 +202,7 @@ def plan(
         budget: memory of one GPU (or this machine): ``"24GB"`` is 24 × 10⁹ bytes, ``"24GiB"`` 24 × 2³⁰.
         activations: bytes of activations on each device; not counted without it.
         page_budget: memory for the pages of paged state; None takes 512 MB.
-        engine: ``"auto"``, ``"fused"``, ``"foreach"``, ``"eager"`` or ``"compiled"``; engines differ in their temporaries.
+        engine: ``"auto"``, ``"fused"``, ``"foreach"``, ``"eager"`` or ``"compiled"``; they differ in their temporaries.
 
     Raises:
         ValueError: an unknown name, or settings that are not possible together.

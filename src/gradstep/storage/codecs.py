@@ -17,7 +17,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from gradstep.rules.ops import Array, where
-from gradstep.storage.elements import BITS, BYTE, ELEMENTS, BFloat16, Element, Half, from_bits, to_bits
+from gradstep.storage.elements import BITS, BYTE, Element, Half, at_least, at_most, from_bits, to_bits, truncate
 
 
 @final
@@ -190,135 +190,102 @@ class Nearest(Single):
         return isinstance(self.element, Half)
 
 
+_PLACES = BITS  # of the 23 places of a float32's mantissa, 3 are stored; the noise has as many bits as are dropped
+_NAN, _SIZE = 0x7FC00000, 0x7FFFFFFF
+_ONE = 127 << 23  # the bits of 1.0
+_INVERSE = int(to_bits(np.float32(2.0**_PLACES / 1.125)))  # a smallest code is 1.125 times a power of 2
+_SIGN_AND_CODE = (0x87F << _PLACES) - 2**32  # bit 31, and the bits of a signed code
+
+BLOCK = 256
+"""Elements that share one scale."""
+
+NOT_FINITE = 0xFF
+"""The scale of a block that holds infinity, NaN or a number that would be rounded to infinity."""
+
+_CODES_AND_SCALES = Field(BYTE), Field(BYTE, "scale", BLOCK)  # once: a load asks for them several times a parameter
+
+
 @final
 @dataclass(frozen=True)
-class Stochastic(Single):
-    """Sixteen bits, rounded at random to one of two neighbours, so that the mean of many roundings is exact.
+class Blocks(Codec):
+    """Eight bits: small floating-point numbers with exponents relative to the largest exponent of their block.
 
-    Small changes are then sometimes stored instead of never: an average with β = 0.999 changes by 0.1% a step, and
-    bfloat16 cannot store a change under 0.4%.
+    A block of 256 has a scale of one byte, the biased exponent of its largest value (as the E8M0 scale of the OCP
+    Microscaling formats, v1.0, section 5.4). A code holds the difference of its exponent to the scale, and three places
+    of mantissa:
 
-    Source: Gupta et al., "Deep Learning with Limited Numerical Precision", arXiv:1502.02551, section 3.
+    - non-negative values 5 + 3 bits: 32 octaves below the largest;
+    - signed values 1 + 4 + 3 bits: 16 octaves.
+
+    Because the scale is a power of two, the stored values of a block do not change when the largest value changes:
+    rounding at random then adds noise once per *change* of a value, and not once per step. Zero is code 0. A signed
+    value below the smallest code becomes that code or zero at random; a non-negative value (a second moment, which
+    updates are divided by) never becomes zero.
+
+    Infinity and NaN are stored as such; in a block with one of them, or with a number above 1.875 · 2¹²⁷, values are
+    truncated to a code and not rounded at random. The smallest code is at least 2⁻¹⁰⁸ (signed) or 2⁻¹²⁶.
     """
 
     noisy = True
-    element: Half
-
-    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
-        return (self.element.at_random(x, noise),)
-
-    def expected_value(self, x: Array) -> Array:
-        return x
-
-
-@final
-@dataclass(frozen=True)
-class Kahan(Elementwise):
-    """Sixteen bits and the rounding error in sixteen more bits: their sum is the value.
-
-    The stored error is that of Kahan summation (Zamirai et al., "Revisiting BFloat16 Training", arXiv:2010.06192,
-    Algorithm 3). The update acts on the sum, which has 16 or 17 places for bfloat16.
-    """
-
-    noisy = False
-    element: Half
+    signed: bool
 
     @property
     def name(self) -> str:
-        return f"{self.element.name} + compensation"
+        return "8bit"
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return Field(self.element), Field(self.element, "kahan_comp")
+        return _CODES_AND_SCALES
+
+    @property
+    def values(self) -> str:
+        return "bfloat16"  # four places of mantissa, and float32's exponents
+
+    @property
+    def _octaves(self) -> int:
+        """The difference of the largest and the smallest exponent."""
+        return 15 if self.signed else 31
+
+    def _base(self, scale: Array) -> Array:
+        """Return the bits of the power of two below the smallest code, in the shape of the scale."""
+        # The mask changes nothing; it stops LLVM from splitting every sum with this one into two.
+        return (scale - self._octaves) << _PLACES + 3 & 0xFF << _PLACES + 3
+
+    def has_noise_bits_to_cut(self, scale: Array) -> Array | None:
+        return scale == NOT_FINITE
+
+    def cut_noise_bits(self, x: Array, scale: Array) -> Array:
+        # A NaN becomes the one with a single bit of mantissa: CUDA's has all bits, and noise would make its code one
+        # too large.
+        cut = where(x == x, from_bits(to_bits(x) & -(1 << _PLACES)), np.nan)
+        return where(scale == NOT_FINITE, cut, x)
+
+    def scale(self, peak: Array) -> Array:
+        # The biased exponent of the block's largest value after rounding up.
+        rounded = at_most(peak, _NAN) + ((1 << _PLACES) - 1)
+        # High enough that no code or rounding threshold is subnormal, which is slow on processors, and that the inverse
+        # of the smallest code does not overflow.
+        return at_least(rounded >> _PLACES + 3, self._octaves + (19 if self.signed else 1))
 
     def join(self, *numbers: Array) -> Array:
-        rounded, rest = numbers
-        return rounded + rest
+        code, scale = numbers
+        base = self._base(scale)
+        # The sum is compared, not the code: LLVM would compare codes with 0 as bytes, and widen the result (AVX2: 20%).
+        if not self.signed:
+            bits_ = (code << _PLACES) + base
+            return from_bits(where(bits_ > base, bits_, 0))
+        signed = ((code ^ 0x80) - 0x80) << _PLACES & _SIGN_AND_CODE  # moves the sign to bit 31
+        return from_bits(where((signed & _SIZE) + base > base, signed + base, signed))
 
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
-        code = self.element.encode(x)
-        rest = x - self.element.decode(code)
-        return code, self.element.encode(where(abs(rest) < np.inf, rest, 0.0))  # where x is infinite, rest is NaN
-
-    def expected_value(self, x: Array) -> Array:
-        return x
-
-
-@final
-@dataclass(frozen=True)
-class Master(Elementwise):
-    """Sixteen bits for the model, and a float32 master copy that is updated (Micikevicius et al., arXiv:1710.03740).
-
-    If other code has changed the parameter, so that it is no longer the rounded master, the parameter's value is used.
-    """
-
-    noisy = False
-    element: Half
-
-    @property
-    def name(self) -> str:
-        return f"{self.element.name} + float32 master"
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        return Field(self.element), Field(ELEMENTS["float32"], "master_param")
-
-    def join(self, *numbers: Array) -> Array:
-        rounded, master = numbers
-        return where(self.element.nearest(master) == rounded, master, rounded)
-
-    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
-        return self.element.encode(x), x
-
-    def expected_value(self, x: Array) -> Array:
-        return x
-
-
-_SIZE = 0x7FFFFFFF  # all bits but the sign
-_HALF_STEP = 1 << 15  # of bfloat16, in the bits of a float32
-_EXPONENT = 0x7F800000  # all bits of it: infinity, and above it NaN
-
-
-@final
-@dataclass(frozen=True)
-class LowByte(Elementwise):
-    """A bfloat16 for the model, and a byte with the next eight bits of the value: 24 bits, rounded at random.
-
-    The value is the upper 24 bits of a float32: a sign, 8 bits of exponent and 15 of mantissa. The byte holds the last
-    8 bits of the mantissa, and the parameter is the value rounded to nearest (a tie away from zero). So byte ``b``
-    belongs to the value that is ``b``, or ``b`` − 256 from 128 on, 256ths of a step of bfloat16 above the parameter
-    (in magnitude).
-
-    An update is rounded to 24 bits at random, as by :class:`Stochastic`: to nearest, a weight of 1 would lose every
-    update under 1.5e-5.
-
-    If other code has changed the parameter, the byte counts in steps of the new number, and is off by at most half of
-    one. Zero, infinity and NaN are what they are, whatever the byte.
-    """
-
-    noisy = True
-    element: BFloat16
-
-    @property
-    def name(self) -> str:
-        return f"{self.element.name} + 8 bits"
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        return Field(self.element), Field(BYTE, "low_byte")
-
-    def join(self, *numbers: Array) -> Array:
-        rounded, byte = numbers
-        bits = to_bits(rounded)
-        size = bits & _SIZE
-        rest = where(size != 0, ((byte ^ 0x80) - 0x80) << 8, 0)
-        return from_bits(bits + where(size < _EXPONENT, rest, 0))
-
-    def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
-        bits = to_bits(x)
-        value = where(x == x, bits + (noise >> BITS - 8), bits)  # NaN plus noise might be another number
-        rounded = where(x == x, (value + _HALF_STEP) & -2 * _HALF_STEP, bits)
-        return self.element.encode(from_bits(rounded)), BYTE.encode(value >> 8 & 0xFF)
-
-    def expected_value(self, x: Array) -> Array:
-        return x
+        # A non-negative value may be a NaN with a sign.
+        size, base = to_bits(x) & _SIZE, self._base(scale)
+        smallest = base + (1 << _PLACES)
+        if not self.signed:
+            code = (at_least(size, smallest) - base + noise) >> _PLACES  # 1 or more
+            return (BYTE.encode(at_most(code, size)),)  # 0 for zero
+        # A value below the smallest code becomes that code with a probability of their ratio, else zero.
+        inverse = from_bits(_INVERSE - (base - _ONE))  # divided by the power of 2: 2**20 / smallest, exactly rounded
+        small = truncate(from_bits(size) * inverse)
+        code = (where(size >= smallest, size - base, small) + noise) >> _PLACES
+        return (BYTE.encode(code | (to_bits(x) >> 24) & 0x80),)

@@ -13,9 +13,9 @@ import numpy as np
 
 from gradstep.rules import Rule, Slot
 from gradstep.spelling import suggest
-from gradstep.storage.blocks import Blocks
-from gradstep.storage.codecs import Codec, Elementwise, Field, Kahan, LowByte, Master, Nearest, Stochastic
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, SLOTS, Element, Half
+from gradstep.storage.halves import Kahan, LowByte, Master, Stochastic
 from gradstep.storage.sizes import parse_bytes
 
 T = TypeVar("T")
