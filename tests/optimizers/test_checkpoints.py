@@ -19,7 +19,7 @@ from torch.optim import optimizer as torch_optimizer
 
 import gradstep
 from gradstep.optimizers import front
-from gradstep.optimizers.arguments import build_rule
+from gradstep.optimizers.arguments import GroupRules, build_rule
 from gradstep.optimizers.checkpoint.load import export_state_dict
 from gradstep.optimizers.state.storage import Storage
 from tests.registry import cases, subjects
@@ -795,10 +795,11 @@ def test_where_decoupled_decay_is_a_setting_the_checkpoint_s_counts(name, decoup
 def test_a_state_dict_says_what_makes_the_rule_what_it_is():
     """torch.optim.Adam takes a group that says nothing for one of L2."""
     written = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    assert export_state_dict(written, gradstep.rules.AdamW, Storage())["param_groups"] == [
+    assert export_state_dict(written, GroupRules(gradstep.rules.AdamW), Storage())["param_groups"] == [
         {"lr": 0.1, "params": [0], "decoupled_weight_decay": True}
     ]
-    assert export_state_dict(written, gradstep.rules.Adam, Storage())["param_groups"] == written["param_groups"]
+    as_adam = export_state_dict(written, GroupRules(gradstep.rules.Adam), Storage())
+    assert as_adam["param_groups"] == written["param_groups"]
 
 
 def test_a_group_cannot_make_adam_of_adamw():

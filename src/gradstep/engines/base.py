@@ -234,7 +234,8 @@ class StepTable(ABC):
 
     Attributes:
         groups: (parameters,) the number of each parameter's group.
-        numbers: (parameters, 1 + scalars) the number of updates of each parameter, then its rule's scalars.
+        numbers: (parameters, 1 + scalars) the number of updates of each parameter, then the scalars of all rules; a
+            number that its rule does not have stays as it is.
         scalar_names: names of the columns of ``numbers``.
         streams: (parameters,) streams of rounding noise (:func:`gradstep.storage.elements.streams`).
     """

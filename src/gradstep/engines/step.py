@@ -164,10 +164,10 @@ def _set_coefficients(batch: StepBatch, table: StepTable, rules: Sequence[Rule])
     names, coefficients, after = batch.spec.coefficients[:-1], [], []
     for group, last, *others in distinct:
         rule, step = rules[int(group)], int(last) + 1
-        scalars = dict(zip(table.scalar_names[1:], others, strict=True))
-        row = rule.coefficients(step, **scalars)
+        before = dict(zip(table.scalar_names[1:], others, strict=True))  # of every rule of the optimizer
+        row = rule.coefficients(step, **{name: before[name] for name in rule.scalars})
         coefficients.append([*[row[name] for name in names], -1.0 if rule.maximize else 1.0])
-        after.append([step, *[row[name] for name in scalars]])
+        after.append([step, *[row[name] if name in rule.scalars else old for name, old in before.items()]])
     batch.coefficients = np.array(coefficients, dtype=np.float64)
     batch.table[:, ROW] = row_of
     new = np.array(after, dtype=old.dtype)

@@ -11,6 +11,7 @@ from typing import Any
 from gradstep.engines.statistics import StepReport
 from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION, ParamsT
 from gradstep.optimizers.front import Optimizer
+from gradstep.optimizers.named_rules import check_rule_class
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.storage.policy import STATES, Pages, check_precision
@@ -40,13 +41,7 @@ def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool | str | P
     >>> f"{w.item():.8f}"
     '0.49989995'
     """
-    if not (inspect.isclass(rule) and issubclass(rule, Rule)):  # type: ignore[redundant-expr]  # anything may come
-        raise TypeError(f"optimizer() takes a subclass of gradstep.Rule, not {rule!r}")
-    if inspect.isabstract(rule):
-        missing = ", ".join(sorted(rule.__abstractmethods__))
-        raise TypeError(f"{rule.__name__} is not finished: write {missing}")
-    if "__dataclass_fields__" not in vars(rule):
-        raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
+    check_rule_class(rule, "optimizer() takes")
     Pages.of(paged, None)
     return _class(rule, check_precision("state", state, STATES), paged)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradstep.rules import RULES, Rule, settings_of
+from gradstep.spelling import suggest
 from gradstep.storage.policy import is_embedding, is_embedding_class
 from gradstep.warn import warn_user
 
@@ -104,8 +105,7 @@ def split_arguments(
     betas = values.get("betas")
     if rule in _BETAS_ALIKE and isinstance(betas, (tuple, list)) and len({isinstance(b, Tensor) for b in betas}) > 1:
         raise ValueError("betas must be either both floats or both Tensors")
-    every = {s.name: s.default for s in settings if s.default is not MISSING} | values
-    return every, {name: value for name, value in named.items() if name in OWN}
+    return {**default_settings(rule), **values}, {name: value for name, value in named.items() if name in OWN}
 
 
 _warned: set[str] = set()
@@ -142,18 +142,49 @@ def read_group(rule: type[Rule], defaults: Mapping[str, Any], given: Mapping[str
     """
     check_execution(given)
     group = {name: value for name, value in given.items() if name not in TORCH_EXECUTION}
-    group_rule = build_rule(rule, {**defaults, **group})
+    group_rule = build_rule(rule, group if "rule" in group else {**defaults, **group})
     return {**group, "params": check_params(group["params"])}, group_rule
 
 
-def build_rules(rule: type[Rule], groups: Sequence[Mapping[str, Any]]) -> list[Rule]:
+@final
+class GroupRules:
+    """The rule classes of an optimizer's groups: its own, and those that groups name under ``"rule"``.
+
+    Args:
+        own: the rule of the groups that name none.
+    """
+
+    def __init__(self, own: type[Rule]) -> None:
+        self.own, self.by_name = own, {own.__name__: own}
+
+    def of(self, group: Mapping[str, Any]) -> type[Rule]:
+        """Return the rule class of a group.
+
+        Raises:
+            ValueError: it names a rule that does not exist.
+        """
+        name = group.get("rule")
+        if name is None:
+            return self.own
+        rule = self.by_name.get(name) or RULES.get(name) if isinstance(name, str) else None
+        if rule is None:
+            raise ValueError(f"Unknown rule in a group: {name!r}.{suggest(str(name), [*self.by_name, *RULES])}")
+        return rule
+
+    def in_use(self, groups: Iterable[Mapping[str, Any]]) -> list[type[Rule]]:
+        """Return the rule class of each group, without names of rules that do not exist."""
+        names = [group.get("rule", self.own.__name__) for group in groups]
+        return [{**RULES, **self.by_name}[name] for name in names if name in RULES or name in self.by_name]
+
+
+def build_rules(rules: GroupRules, groups: Sequence[Mapping[str, Any]]) -> list[Rule]:
     """Return the rule of each group of an optimizer, with its settings; both are checked.
 
     Raises:
-        ValueError, TypeError: see :func:`check_lists` and :func:`build_rule`.
+        ValueError, TypeError: see :func:`check_lists`, :meth:`GroupRules.of` and :func:`build_rule`.
     """
     check_lists(groups)
-    return [build_rule(rule, group) for group in groups]
+    return [build_rule(rules.of(group), group) for group in groups]
 
 
 def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
@@ -189,6 +220,12 @@ def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
 
 
 @cache
+def default_settings(rule: type[Rule]) -> Mapping[str, Any]:
+    """Return the settings of a rule that have a default."""
+    return {s.name: s.default for s in settings_of(rule) if s.default is not MISSING}
+
+
+@cache
 def defaults_beyond_torch(rule: type[Rule]) -> Mapping[str, Any]:
     """Return the settings that torch's class does not have, with their defaults; a group may omit them."""
     return {s.name: s.default for s in settings_of(rule) if s.name in rule.beyond_torch}
@@ -202,6 +239,12 @@ def drop_defaults_beyond_torch(rule: type[Rule], group: Mapping[str, Any]) -> di
     """
     defaults = defaults_beyond_torch(rule)
     return {key: value for key, value in group.items() if key not in defaults or value != defaults[key]}
+
+
+def keep_settings(rule: type[Rule], defaults: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group without the settings of another rule, of which torch has filled in the ``defaults``."""
+    foreign = defaults.keys() - set(_setting_names(rule))
+    return drop_defaults_beyond_torch(rule, {key: value for key, value in group.items() if key not in foreign})
 
 
 @cache
@@ -326,8 +369,8 @@ class Embeddings:
         return id(p) in self._ids if self.are_marked else is_embedding(name)
 
 
-def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
-    """Return parameter groups that mark which parameters belong to an embedding of the model.
+def mark_embeddings(params: ParamsT, model: Any) -> ParamsT:
+    """Return parameter groups that mark which parameters belong to an embedding of the model; None marks none.
 
     Args:
         params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
@@ -337,11 +380,13 @@ def mark_embeddings(params: Iterable[Any], model: Any) -> list[dict[str, Any]]:
         TypeError: ``model`` is not a module.
         ValueError: the model has none of the parameters.
     """
+    if model is None:
+        return params
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
     embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
     own = {id(p) for p in model.parameters()}
-    items = list(params)
+    items: list[Any] = list(params)
     groups = items if items and isinstance(items[0], dict) else [{"params": items}]
     marked_groups, has_any = [], False
     for group in groups:

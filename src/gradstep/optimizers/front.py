@@ -18,11 +18,12 @@ from gradstep.engines.statistics import Detail, Observer, StepReport, finest_det
 from gradstep.engines.step import check_engine, defer_signals, take_step
 from gradstep.optimizers.arguments import (
     OWN,
+    GroupRules,
     ParamsT,
     build_rules,
     check_lists,
     check_positive,
-    drop_defaults_beyond_torch,
+    keep_settings,
     mark_embeddings,
     read_group,
     split_arguments,
@@ -30,6 +31,7 @@ from gradstep.optimizers.arguments import (
 from gradstep.optimizers.checkpoint.load import export_state_dict, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_header
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
+from gradstep.optimizers.named_rules import read_named_rule
 from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches
@@ -80,6 +82,7 @@ class Optimizer(torch.optim.Optimizer):
     """Report of the last ``step()``; None before the first."""
 
     _rule: ClassVar[type[Rule]]
+    _rules: GroupRules
     _engine: str
     _storage: Storage
     _paged: Placement | None
@@ -94,7 +97,8 @@ class Optimizer(torch.optim.Optimizer):
         # attributes in the optimizer inside. It would find class defaults first.
         self = super().__new__(cls)
         self.watch = self.last_step = self._paged = self._observers = self._table = self._zero_ranks = None
-        self._engine, self._storage, self._locks, self._state_seen = "auto", Storage(), {}, False
+        self._engine, self._storage, self._rules = "auto", Storage(), GroupRules(cls._rule)
+        self._locks, self._state_seen = {}, False
         return self
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
@@ -109,19 +113,18 @@ class Optimizer(torch.optim.Optimizer):
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
-        if own["model"] is not None:
-            params = mark_embeddings(params, own["model"])
-        super().__init__(params, drop_defaults_beyond_torch(self.rule(), settings))
+        params = mark_embeddings(params, own["model"])
+        super().__init__(params, keep_settings(self.rule(), {}, settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:
             from gradstep.optimizers.paged.select import choose_placement
 
-            nbytes = self.state_summary().nbytes
-            self._paged = choose_placement(pages, self.rule(), self._parameters(), nbytes, self._storage)
+            nbytes, kinds = self.state_summary().nbytes, self._rules.in_use(self.param_groups)
+            self._paged = choose_placement(pages, kinds, self._parameters(), nbytes, self._storage)
             self._storage = self._paged.storage
             for group in self.param_groups:
-                write_group_header(self.rule(), self._storage, group)
+                write_group_header(self._rules.of(group), self._storage, group)
 
     def preflight(self) -> Preflight:
         """Measure the folder that state is paged to: free space, and the time of a step that reads from the disk.
@@ -157,25 +160,27 @@ class Optimizer(torch.optim.Optimizer):
         if not isinstance(value, dict):
             raise TypeError(f"an optimizer's state must be a dictionary, by parameter, but is a {type(value).__name__}")
         self.__dict__["state"] = value
-        self._state_seen = True
-        self._table = None
+        self._table, self._state_seen = None, True
 
     # -- settings -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add ``param_group``, a group of parameters with its own settings, as in torch, with more checks.
+        """Add a group: parameters with settings, and perhaps a ``"rule"``, of their own; checks more than torch does.
 
         Raises:
-            ValueError: a setting is out of its bounds, or a parameter is in the optimizer already.
-            TypeError: a parameter is not a tensor of floating-point or complex numbers.
+            ValueError: a setting is missing or out of its bounds, or a parameter is in the optimizer already.
+            TypeError: a parameter is not a tensor of floating-point or complex numbers, or a setting is unknown.
         """
+        kind = self._rule
         if isinstance(param_group, dict):
-            param_group, rule = read_group(self._rule, self.defaults, param_group)
-            self._storage.check(rule, param_group)
+            if "rule" in param_group:
+                param_group, kind = read_named_rule(self._rules, self.defaults, param_group, self._zero_ranks)
+            param_group, rule = read_group(kind, self.defaults, param_group)
             Choices(self._engine, self._storage, rule, param_group).check(param_group["params"])
         super().add_param_group(param_group)
-        self.param_groups[-1] = drop_defaults_beyond_torch(self.rule(), self.param_groups[-1])
-        write_group_header(self.rule(), self._storage, self.param_groups[-1])
+        self._rules.by_name[kind.__name__] = kind
+        self.param_groups[-1] = keep_settings(kind, self.defaults, self.param_groups[-1])
+        write_group_header(kind, self._storage, self.param_groups[-1])
 
     def engines(self) -> list[tuple[str, str, str]]:
         """Return the engine that updates each parameter: (parameter, engine, reason), in the order of ``param_groups``.
@@ -184,8 +189,8 @@ class Optimizer(torch.optim.Optimizer):
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
-        chosen = [(name, *choice.engine_and_reason) for name, _, choice in self._choices()]
-        return [(name, engine.name, reason) for name, engine, reason in chosen]
+        choices = [(name, choice.engine_and_reason) for name, _, choice in self._choices()]
+        return [(name, engine.name, reason) for name, (engine, reason) in choices]
 
     def state_summary(self) -> Summary:
         """Return how each parameter's state is stored, why, and its bytes; ``print`` shows a table.
@@ -199,13 +204,13 @@ class Optimizer(torch.optim.Optimizer):
         bias float32 exp_avg: float32, exp_avg_sq: float32 a norm or a bias 804
         """
         whole = None if self._zero_ranks is None else self._parameters(self._zero_ranks.groups)
-        return summarize(self.rule(), self._parameters(), self._storage, self.param_groups, whole)
+        return summarize(self._parameters(), self._storage, self.param_groups, whole)
 
     def _choices(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Iterator[tuple[str, Tensor, Choice]]:
         """Return each (name, parameter, its engine and storage), in the order of the groups, by default its own."""
         groups = self.param_groups if groups is None else groups
         groups = groups if self._zero_ranks is None else self._zero_ranks.describe(groups)
-        return choose_each(self._engine, self._storage, self._rule, groups)
+        return choose_each(self._engine, self._storage, self._rules, groups)
 
     def _parameters(self, groups: Sequence[Mapping[str, Any]] | None = None) -> list[NewParameter]:
         return [(name, p, choice.stored) for name, p, choice in self._choices(groups)]
@@ -305,23 +310,21 @@ class Optimizer(torch.optim.Optimizer):
         """Return a step's rules, table and batches; and the report of a step that creates state and updates nothing."""
         zero, groups, state = self._zero_ranks, self.param_groups, self.__dict__["state"]
         try:
-            rules = build_rules(self._rule, groups)
+            rules = build_rules(self._rules, groups)
             table = self._table
             batches = None if table is None else table.batches(rules, groups, state, state_seen=self._state_seen)
             if table is None or batches is None:
                 table, batches = build_batches(self._engine, self._storage, self._paged, rules, groups, state, zero)
         except Exception:
-            fail_on_other_ranks(zero, self._rule, groups, state, measured=measured, watched=watched)
+            fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched)
             raise
         may_only_create = table is not self._table and not (measured or watched or zero)
         return rules, table, batches, create_state(table, batches, groups, state) if may_only_create else None
 
     @property
     def _lock(self) -> threading.RLock:
-        """The lock that is held while state changes, so that steps of several threads follow each other.
-
-        A forked process has its own lock, since no thread there would release a lock that its parent held.
-        """
+        # Held while state changes, so that steps of several threads follow each other. A forked process has its own,
+        # since no thread there would release a lock that its parent held.
         return self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), threading.RLock())
 
     # -- checkpoints --------------------------------------------------------------------------------------------
@@ -334,7 +337,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(self, Wrapper) and (inside := innermost(self)) is not self:  # self is around the optimizer
             return inside.state_dict()
         check_lists(self.param_groups)
-        return export_state_dict(super().state_dict(), self.rule(), self._storage)
+        return export_state_dict(super().state_dict(), self._rules, self._storage)
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable imports it all: 2 s
     def load_state_dict(  # type: ignore[override]  # a report where torch returns None
@@ -363,7 +366,7 @@ class Optimizer(torch.optim.Optimizer):
             options = {} if strict else {"strict": False}
             return cast("LoadReport | None", inside.load_state_dict(state_dict, **options))
         on_host = self._paged is not None and self._paged.on_host
-        new = prepare_load(self, self.rule(), self._storage, state_dict, on_host=on_host, strict=strict)
+        new = prepare_load(self, self._rules, self._storage, state_dict, on_host=on_host, strict=strict)
         with self._lock:
             # All attributes at once: the handler of a signal may raise an error between two assignments.
             self.__setstate__({"state": new.state, "param_groups": new.groups, "_storage": new.storage, "_table": None})
@@ -373,21 +376,19 @@ class Optimizer(torch.optim.Optimizer):
         return None if strict else new.report
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        pages = state.pop("_pages", None)
-        super().__setstate__(state)
+        pages = state.get("_pages")
+        super().__setstate__({key: value for key, value in state.items() if key != "_pages"})
         if pages is not None:
             from gradstep.optimizers.paged.select import make_placement
 
             self._paged = make_placement(pages, self._parameters())
-        self._table = None
-        self._state_seen = True
+        self._table, self._state_seen = None, True
 
     def __getstate__(self) -> dict[str, Any]:
         self._state_seen = True  # copy.copy shares the state
         # A copy must not write to the same files: its state is paged to a folder of its own.
         pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
-        names = ("defaults", "state", "param_groups", "_engine", "_storage")
+        names = ("defaults", "state", "param_groups", "_engine", "_storage", "_rules")
         return {**{name: self.__dict__[name] for name in names}, "_pages": pages}
 
 

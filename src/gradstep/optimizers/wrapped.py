@@ -57,6 +57,12 @@ class ZeroRanks(Ranks):
         groups: Sequence[Mapping[str, Any]] = self._outer.param_groups
         return groups
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings that it fills into every group."""
+        defaults: Mapping[str, Any] = self._outer.defaults
+        return defaults
+
     def describe(self, groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the groups of the local optimizer with the names and marks of their own parameters.
 

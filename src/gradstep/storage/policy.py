@@ -272,12 +272,14 @@ class ParameterStorage:
         slots: its slots.
         codecs: the codec of each slot.
         reason: why the slots have these codecs.
+        scalars: the names of its rule's numbers per parameter, beside the step count.
     """
 
     parameter: Elementwise
     slots: tuple[Slot, ...]
     codecs: tuple[Codec, ...]
     reason: str
+    scalars: tuple[str, ...] = ()
 
     @cached_property
     def fields(self) -> dict[str, Field]:

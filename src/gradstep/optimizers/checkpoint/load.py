@@ -14,14 +14,17 @@ from torch import Tensor
 
 from gradstep.optimizers.arguments import (
     TORCH_EXECUTION,
+    GroupRules,
     check_fixed,
     check_lists,
+    default_settings,
     drop_defaults_beyond_torch,
     parameter_names,
 )
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
     LoadReport,
+    check_saved_rules,
     continue_noise,
     lost_in_reading,
     match,
@@ -29,6 +32,7 @@ from gradstep.optimizers.checkpoint.matching import (
     parameter_keys,
     read_groups_storage,
     read_header,
+    read_saved_rules,
     read_saved_storage,
     show_lines,
     unnest_fields,
@@ -46,11 +50,11 @@ from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
-OWN_GROUP_KEYS = frozenset({"params", "param_names", "state", "embeddings", HEADER})
-"""The keys of a group that are not loaded: its parameters, their names and marks, their state's precision, header."""
+OWN_GROUP_KEYS = frozenset({"params", "param_names", "rule", "state", "embeddings", HEADER})
+"""The keys of a group that are not loaded: its parameters, their names and marks, rule, state's precision, header."""
 
 
-def export_state_dict(state_dict: dict[str, Any], rule: type[Rule], storage: Storage) -> dict[str, Any]:
+def export_state_dict(state_dict: dict[str, Any], rules: GroupRules, storage: Storage) -> dict[str, Any]:
     """Return torch's state dictionary with copied dictionaries, the arrays of a slot in blocks in one, and a header.
 
     The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
@@ -59,11 +63,11 @@ def export_state_dict(state_dict: dict[str, Any], rule: type[Rule], storage: Sto
 
     Args:
         state_dict: as torch writes it.
-        rule, storage: the optimizer's.
+        rules, storage: the optimizer's.
     """
-    state = nest_state(state_dict)
-    header = read_groups_storage(rule, storage, state_dict["param_groups"]).header(rule)
-    groups = [{**group, **rule.fixed} for group in state_dict["param_groups"]]
+    state, groups = nest_state(state_dict), state_dict["param_groups"]
+    header = read_groups_storage([rules.of(group) for group in groups], storage, groups).header(rules.own)
+    groups = [{**group, **rules.of(group).fixed} for group in groups]
     return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 
 
@@ -106,7 +110,7 @@ class PreparedLoad:
 
 def prepare_load(
     optimizer: torch.optim.Optimizer,
-    rule: type[Rule],
+    rules: GroupRules,
     storage: Storage,
     state_dict: Mapping[str, Any],
     *,
@@ -118,7 +122,7 @@ def prepare_load(
     Args:
         optimizer: the optimizer. Its hooks before a load are called. Its defaults replace settings that the checkpoint
             does not have.
-        rule, storage: the optimizer's.
+        rules, storage: the optimizer's.
         state_dict: the checkpoint.
         on_host: leave state on the CPU, wherever the parameters are.
         strict: whether everything must match and fit; if not, the rest is left out, and reported.
@@ -135,36 +139,44 @@ def prepare_load(
         loaded = hook(optimizer, loaded) or loaded
     state_dict, groups = loaded, optimizer.param_groups
     check_form(state_dict)
-    header = read_header(rule, state_dict)
-    saved = state_dict["param_groups"]
-    for index, group in enumerate(saved):
-        try:
-            check_fixed(rule, group)
-        except ValueError as error:
-            name = rule.__name__
-            raise ValueError(
-                f"the loaded state dict is of another optimizer: in its group {index}, {error}. To take its averages "
-                "over all the same, load what this makes of it: "
-                f"gradstep.convert_state(state_dict, optimizer, rule={name!r}).state_dict"
-            ) from error
+    header, kinds = read_header(state_dict), [rules.of(group) for group in groups]
+    saved, names = state_dict["param_groups"], read_saved_rules(state_dict)
+    check_saved_rules(names, kinds)
     state_dict = {**state_dict, "state": unnest_state(state_dict)}
     matched = match(groups, saved, strict=strict)
-    new = [merge_group(rule, optimizer.defaults, *pair) for pair in zip(groups, matched.sources, strict=True)]
+    group_of = {key: index for index, group in enumerate(saved) for key in group["params"]}
+    rule_of = {id(group): name for group, name in zip(saved, names, strict=True)}
+    for kind, keys in zip(kinds, matched.keys, strict=True):
+        for index in sorted({group_of[key] for key in keys if key is not ABSENT}):
+            _check_fixed(kind, saved[index], names[index], index)
+    alike = [
+        source if source is None or rule_of[id(source)] in (None, kind.__name__) else None
+        for kind, source in zip(kinds, matched.sources, strict=True)
+    ]
+    new = [
+        merge_group(kind, default_settings(kind) if "rule" in group else optimizer.defaults, group, source)
+        for kind, group, source in zip(kinds, groups, alike, strict=True)
+    ]
 
     errors: list[Fault] = []
-    wrong, lossy, lost = [], [], []
+    wrong, lossy, lost, other_rules = [], [], [], []
     fitting: dict[Any, _Fitting] = {}
     left_out = dict.fromkeys(matched.unexpected, "in the checkpoint only")
-    for index, (group, keys) in enumerate(zip(new, matched.keys, strict=True)):
-        as_saved = None if HEADER in state_dict else read_saved_storage(rule, matched.sources[index])
+    for index, (group, kind, keys) in enumerate(zip(new, kinds, matched.keys, strict=True)):
+        as_saved = None if HEADER in state_dict else read_saved_storage(alike[index])
         if as_saved is not None and (as_saved.state, as_saved.rounding) == (storage.state_of(group), storage.rounding):
             as_saved = None
-        group_rule = build_saved_rule(rule, group)
+        group_rule = build_saved_rule(kind, group)
         choices = Choices("auto", storage, group_rule, group)
         for key, p, name in zip(keys, group["params"], parameter_names(group, index), strict=True):
             stored = choices.of(p, name).stored
             if key is ABSENT:
                 left_out[name] = "not in the checkpoint"
+                continue
+            its = names[group_of[key]]
+            if its not in (None, kind.__name__):
+                left_out[name] = f"its rule is {its} in the checkpoint, and {kind.__name__} here"
+                other_rules.append(f"{name}: {left_out[name]}")
                 continue
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
@@ -188,10 +200,13 @@ def prepare_load(
             wrong += [f"{name}: {fault.line}" for fault in unfit]
             lossy += [] if unfit else [f"{name}: {line}" for line in find_losses(like, stored, entry)]
             fitting[key] = fits
+    if other_rules and strict:
+        raise ValueError(f"the loaded state dict has other rules:\n{show_lines(other_rules)}\n{NOT_STRICT_HINT}")
     if wrong:
-        kind = choose_error(errors)
-        remedy = f"\n{NOT_STRICT_HINT}" if kind is RuntimeError and strict else ""
-        raise kind(f"the loaded state dict does not fit {rule.__name__}:\n{show_lines(wrong)}{remedy}")
+        error = choose_error(errors)
+        remedy = f"\n{NOT_STRICT_HINT}" if error is RuntimeError and strict else ""
+        ours = " and ".join(dict.fromkeys(kind.__name__ for kind in kinds))
+        raise error(f"the loaded state dict does not fit {ours}:\n{show_lines(wrong)}{remedy}")
     if lost:
         raise RuntimeError(
             f"the loaded state dict has lost precision while it was read:\n{show_lines(lost)}\n"
@@ -214,8 +229,8 @@ def prepare_load(
         elif key not in of_parameters:
             state[key] = entry  # it belongs to no parameter, and stays the same object as in torch
     storage = continue_noise(storage, header)
-    for group in new:
-        write_group_header(rule, storage, group)
+    for group, kind in zip(new, kinds, strict=True):
+        write_group_header(kind, storage, group)
     return PreparedLoad(new, state, storage, LoadReport(tuple(fits.name for fits in fitting.values()), left_out))
 
 
@@ -248,6 +263,29 @@ class _Fitting(NamedTuple):
             like = self.like.detach().to("cpu") if on_host else self.like
             entry = _copy_entry(like, self.stored, self.entry, self.name)
         return entry if self.shard is None else self.shard.distribute(entry, self.stored.fields)
+
+
+def _check_fixed(kind: type[Rule], group: Mapping[str, Any], saved_rule: str | None, index: int) -> None:
+    """Refuse a group of a checkpoint, at this index, that is another optimizer's by one of its settings.
+
+    Args:
+        kind: the rule of its parameters here.
+        group: the group.
+        saved_rule: the name of its rule; None if the checkpoint does not say.
+        index: its place in the checkpoint.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    try:
+        if saved_rule in (None, kind.__name__):
+            check_fixed(kind, group)
+    except ValueError as error:
+        raise ValueError(
+            f"the loaded state dict is of another optimizer: in its group {index}, {error}. To take its averages over "
+            "all the same, load what this makes of it: "
+            f"gradstep.convert_state(state_dict, optimizer, rule={kind.__name__!r}).state_dict"
+        ) from error
 
 
 def check_form(state_dict: Mapping[str, Any]) -> None:
@@ -298,7 +336,7 @@ def merge_group(
     group = {
         key: value
         for key, value in source.items()
-        if key not in {"params", "state", "embeddings", HEADER, *TORCH_EXECUTION}
+        if key not in {"params", "rule", "state", "embeddings", HEADER, *TORCH_EXECUTION}
     }
     group = deepcopy(group) | {key: own[key] for key in OWN_GROUP_KEYS & own.keys()}
     for setting in shared_settings_of(rule):

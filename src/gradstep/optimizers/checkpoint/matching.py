@@ -46,11 +46,11 @@ def find_header(state_dict: Mapping[str, Any]) -> Any:
         return header
 
 
-def read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the checked header of a state dictionary or of its groups; None if torch wrote it.
+def read_header(state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the header of a state dictionary, or of its first group that has one, checked; None if torch wrote it.
 
     Raises:
-        ValueError: the header is of a later format, of another rule, or invalid.
+        ValueError: the header is of a later format, or invalid.
     """
     header = find_header(state_dict)
     if header is None:
@@ -67,19 +67,47 @@ def read_header(rule: type[Rule], state_dict: Mapping[str, Any]) -> Mapping[str,
             f"the loaded state dict was written by gradstep {header['version']} in format {header['format']}, "
             f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
         )
-    if header["rule"] != rule.__name__:
-        other = RULES.get(header["rule"])
-        alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
-        remedy = (
-            f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
-            f"rule={rule.__name__!r}).state_dict"
-            if alike
-            else f"They keep other averages: load it into {header['rule']}, or begin with fresh state"
-        )
-        raise ValueError(
-            f"the loaded state dict is of {header['rule']}, and this optimizer is {rule.__name__}. {remedy}"
-        )
     return {**header}
+
+
+def read_saved_rules(state_dict: Mapping[str, Any]) -> list[str | None]:
+    """Return the name of the rule of each group of a state dictionary; None where torch wrote it.
+
+    Raises:
+        ValueError: a header is invalid.
+    """
+    header = read_header(state_dict) if HEADER in state_dict else None
+    groups = state_dict["param_groups"]
+    headers = [read_header({"param_groups": [group]}) or header or {} for group in groups]
+    return [group.get("rule", own.get("rule")) for group, own in zip(groups, headers, strict=True)]
+
+
+def check_saved_rules(saved: Iterable[str | None], own: Iterable[type[Rule]]) -> None:
+    """Refuse a checkpoint none of whose rules an optimizer has.
+
+    Args:
+        saved: the name of the rule of each group of the checkpoint; None if it does not say.
+        own: the rule of each group of the optimizer.
+
+    Raises:
+        ValueError: naming the rules.
+    """
+    rules, names = dict.fromkeys(own), dict.fromkeys(saved)
+    if None in names or not names or not rules or not names.keys().isdisjoint(rule.__name__ for rule in rules):
+        return
+    name, rule = next(iter(names)), next(iter(rules))
+    other = RULES.get(str(name))
+    alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
+    remedy = (
+        f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
+        f"rule={rule.__name__!r}).state_dict"
+        if alike
+        else f"They keep other averages: load it into {name}, or begin with fresh state"
+    )
+    ours = " and ".join(rule.__name__ for rule in rules)
+    raise ValueError(
+        f"the loaded state dict is of {' and '.join(map(str, names))}, and this optimizer is {ours}. {remedy}"
+    )
 
 
 def continue_noise(storage: Storage, header: Mapping[str, Any] | None) -> Storage:
@@ -95,18 +123,25 @@ def continue_noise(storage: Storage, header: Mapping[str, Any] | None) -> Storag
     return replace(storage, seed=header.get("seed", storage.seed), noise=noise)
 
 
-def read_groups_storage(rule: type[Rule], storage: Storage, groups: Sequence[Mapping[str, Any]]) -> Storage:
+def read_groups_storage(rules: Sequence[type[Rule]], storage: Storage, groups: Sequence[Mapping[str, Any]]) -> Storage:
     """Return the storage with the seed of the groups, which ``ZeroRedundancyOptimizer`` loads without telling us.
 
+    Args:
+        rules: the rule of each group.
+        storage, groups: the optimizer's.
+
     Raises:
-        ValueError: the groups are of another rule, of a later format, or invalid.
+        ValueError: a group is of another rule, of a later format, or invalid.
     """
-    return continue_noise(storage, read_header(rule, {"param_groups": groups}))
+    header = read_header({"param_groups": groups})
+    for group, rule in zip(groups, rules, strict=True):
+        check_saved_rules(read_saved_rules({"param_groups": [group]}), [rule])
+    return continue_noise(storage, header)
 
 
-def read_saved_storage(rule: type[Rule], group: Mapping[str, Any] | None) -> Storage | None:
+def read_saved_storage(group: Mapping[str, Any] | None) -> Storage | None:
     """Return how a group was stored when a distributed engine saved it; None if its header does not say."""
-    header = None if group is None else read_header(rule, {"param_groups": [group]})
+    header = None if group is None else read_header({"param_groups": [group]})
     if group is None or header is None or not {"state", "rounding"} <= header.keys():
         return None
     return Storage(group.get("state", header["state"]), header["rounding"])

@@ -221,7 +221,8 @@ class FilePlacement(Placement):
             assert file is not None
             pages, present = file.tensors[id(p)], dict(old)
             if file.opened and "step" not in present:
-                present.update(pages, **dict(zip(scalars, map(float, file.scalars[file.position(p)]), strict=True)))
+                numbers = dict(zip(scalars, map(float, file.scalars[file.position(p)]), strict=True))
+                present.update(pages, **{key: numbers[key] for key in ("step", *stored.scalars)})
             if "step" not in present and not file.used:  # a new file is full of zeros
                 for slot, codec in zip(stored.slots, stored.codecs, strict=True):
                     if slot.name not in present and slot.fill == 0:

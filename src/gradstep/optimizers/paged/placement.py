@@ -60,7 +60,7 @@ class Placement(ABC):
 
         Args:
             parameters: the parameters with their state so far.
-            scalars: the names of the numbers kept once per parameter.
+            scalars: the names of the numbers kept once per parameter, of all rules.
 
         Raises:
             OSError, MemoryError: there is not enough room.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.paged.files import FilePlacement
@@ -15,7 +15,7 @@ from gradstep.storage.policy import Pages
 
 
 def choose_placement(
-    pages: Pages, rule: type[Rule], parameters: Sequence[NewParameter], nbytes: int, storage: Storage
+    pages: Pages, rules: Iterable[type[Rule]], parameters: Sequence[NewParameter], nbytes: int, storage: Storage
 ) -> Placement:
     """Return a placement for these parameters with room for so many bytes of state.
 
@@ -25,10 +25,11 @@ def choose_placement(
         ValueError: the rule or a parameter has no state that could be paged.
         OSError, MemoryError: there is not enough room.
     """
-    if rule.sees != "elements":
-        raise ValueError(
-            f"paged= updates some elements of a parameter at a time, and {rule.__name__} looks at whole parameters"
-        )
+    for rule in rules:
+        if rule.sees != "elements":
+            raise ValueError(
+                f"paged= updates some elements of a parameter at a time, and {rule.__name__} looks at whole parameters"
+            )
     for name, p, stored in parameters:
         if is_distributed(p):
             raise ValueError(

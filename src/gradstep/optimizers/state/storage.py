@@ -203,7 +203,7 @@ class Storage:
         refusal = refuse_rounding(self.rounding, element.name)
         if refusal is not None:
             raise ValueError(f"{refusal}, as {name} is")
-        return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason)
+        return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason, tuple(rule.scalars))
 
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Foreach(), Eager(), Compiled(), Reference())}
@@ -268,8 +268,9 @@ class Choices:
         """Refuse parameters (tensors, or pairs of name and tensor) that the user's engine or storage cannot serve.
 
         Raises:
-            ValueError: naming the parameter.
+            ValueError: naming the parameter, or the precision of state.
         """
+        self._storage.check(self._rule, self._group)
         for index, p in enumerate(params):
             name, tensor = p if isinstance(p, tuple) else (f"parameter {index}", p)
             if isinstance(tensor, Tensor):
@@ -358,7 +359,7 @@ def install_entries(
     state: defaultdict[Tensor, dict[str, Any]],
     params: Sequence[Tensor],
     entries: Sequence[dict[str, Any]],
-    numbers: Sequence[str],
+    numbers: Sequence[Sequence[str]],
     cells: Sequence[Tensor],
 ) -> None:
     """Put the entries of parameters into an optimizer's state, and their numbers into cells of a table.
@@ -366,17 +367,17 @@ def install_entries(
     Args:
         state: the optimizer's, changed in place.
         params, entries: parameters, and the state of each.
-        numbers: the names of the step count and the rule's scalars.
+        numbers: for each parameter, the names of the step count and its rule's scalars.
         cells: 0-d views of the table, one for each parameter and name. They become the data of the tensors that the
             state already has, since a state dict may hold these.
     """
     cell_of, moved = iter(cells), set[int]()
-    for p, new_entry in zip(params, entries, strict=True):
+    for p, new_entry, names in zip(params, entries, numbers, strict=True):
         entry = state.setdefault(p, {})
         entry.update(new_entry)
         for key in [key for key in entry if key not in new_entry and str(key).endswith(OLD_CODES)]:
             del entry[key]  # its codes are under the name of their slot now
-        for name in numbers:
+        for name in names:
             cell, old = next(cell_of), entry.get(name)
             if _is_number(old) and id(old) not in moved:  # a state dict, say, may hold the same tensor
                 moved.add(id(old))

@@ -8,9 +8,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from gradstep.optimizers.arguments import Embeddings, build_rule, check_lists, parameter_names
+from gradstep.optimizers.arguments import Embeddings, GroupRules, build_rules, parameter_names
 from gradstep.optimizers.state.storage import Choice, Choices, Storage
-from gradstep.rules import Rule
 from gradstep.storage.policy import ParameterStorage
 
 
@@ -81,18 +80,16 @@ _GUESSED = (
 
 
 def choose_each(
-    engine: str, storage: Storage, rule: type[Rule], groups: Sequence[Mapping[str, Any]]
+    engine: str, storage: Storage, rules: GroupRules, groups: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Tensor, Choice]]:
     """Yield (name, parameter, its engine and storage) for the parameters of all groups, in order."""
-    check_lists(groups)
-    for index, group in enumerate(groups):
-        choices = Choices(engine, storage, build_rule(rule, group), group)
+    for index, (group, rule) in enumerate(zip(groups, build_rules(rules, groups), strict=True)):
+        choices = Choices(engine, storage, rule, group)
         for name, p in zip(parameter_names(group, index), group["params"], strict=True):
             yield name, p, choices.of(p, name)
 
 
 def summarize(
-    rule: type[Rule],
     parameters: Iterable[tuple[str, Tensor, ParameterStorage]],
     storage: Storage,
     groups: Iterable[Mapping[str, Any]],
@@ -101,21 +98,20 @@ def summarize(
     """Return the summary of parameters.
 
     Args:
-        rule: their rule.
         parameters: (name, parameter, its codecs) for each.
         storage, groups: the user's choices; if embeddings are guessed from names where that matters, a note says so.
         whole: the same as ``parameters`` for those of all ranks; None if this process has them all.
     """
     few_bits = [group for group in groups if storage.state_of(group) != "float32"]
     note = "" if all(Embeddings(group).are_marked or "state" in group for group in few_bits) else _GUESSED
-    rows = tuple(_summarize_parameter(*parameter, rule) for parameter in parameters)
-    total = None if whole is None else sum(_summarize_parameter(*parameter, rule).nbytes for parameter in whole)
+    rows = tuple(_summarize_parameter(*parameter) for parameter in parameters)
+    total = None if whole is None else sum(_summarize_parameter(*parameter).nbytes for parameter in whole)
     return Summary(rows, note, total)
 
 
-def _summarize_parameter(name: str, p: Tensor, stored: ParameterStorage, rule: type[Rule]) -> SummaryRow:
+def _summarize_parameter(name: str, p: Tensor, stored: ParameterStorage) -> SummaryRow:
     shape = tuple(p.shape)
-    nbytes = 4 * (1 + len(rule.scalars))
+    nbytes = 4 * (1 + len(stored.scalars))
     nbytes += sum(f.element.itemsize * f.length(p.numel()) for f in stored.parameter.fields[1:])
     for slot, codec in zip(stored.slots, stored.codecs, strict=True):
         elements = 1

@@ -84,9 +84,10 @@ def build_batches(
         TypeError: a parameter is not a tensor, or an entry of state not a dictionary.
         ValueError: the engine cannot serve a parameter, a parameter occurs twice, or a step count is invalid.
     """
-    own = json.dumps(storage.header(type(rules[0]))) if rules else ""
-    if any(group.get(HEADER, own) != own for group in groups):  # a loaded one, of which no load_state_dict() knows
-        storage = read_groups_storage(type(rules[0]), storage, groups)
+    headers = {kind: json.dumps(storage.header(kind)) for kind in set(map(type, rules))}
+    pairs = [(group.get(HEADER), headers[type(rule)]) for group, rule in zip(groups, rules, strict=True)]
+    if any(header not in (None, own) for header, own in pairs):  # a loaded one, of which no load_state_dict() knows
+        storage = read_groups_storage(list(map(type, rules)), storage, groups)
     with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
         table = build_table(engine, storage, paged, rules, groups, state, zero)
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
@@ -150,7 +151,8 @@ class _TableBuilder:
         self.gradients = [p.grad for p in self.flat]
         self.old = {i: state[p] for i, p in enumerate(self.flat) if p in state and not _is_empty(state[p])}
         self.stateful = [i for i, g in enumerate(self.gradients) if g is not None or isinstance(self.old.get(i), dict)]
-        self.initial_numbers = {"step": 0.0, **(type(rules[0]).scalars if rules else {})}
+        scalars = chain.from_iterable(rule.scalars.items() for rule in rules)
+        self.initial_numbers = {"step": 0.0, **dict(scalars)}
         self.choices = [Choices(engine, storage, rule, group) for rule, group in zip(rules, groups, strict=True)]
         self.stored: dict[int, ParameterStorage] = {}
         # It holds each choice, so that no other choice gets its id.

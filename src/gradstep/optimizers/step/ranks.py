@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
 from gradstep.engines.statistics import SUMS, Tally
+from gradstep.optimizers.arguments import GroupRules
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import Place, ShardedParameter
 from gradstep.optimizers.state.storage import Storage
@@ -207,7 +208,7 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
 
 def fail_on_other_ranks(
     zero: Ranks | None,
-    rule: type[Rule],
+    rules: GroupRules,
     groups: Sequence[Mapping[str, Any]],
     state: Mapping[Any, Any],
     *,
@@ -218,13 +219,14 @@ def fail_on_other_ranks(
 
     Args:
         zero: the ranks of the ``ZeroRedundancyOptimizer`` around this optimizer; None without it.
-        rule, groups, state: the optimizer's.
+        rules, groups, state: the optimizer's.
         measured: whether the step takes the norm.
         watched: whether it collects statistics.
     """
     ranks = MeshRanks.of(groups) if zero is None else zero
     creates_state = not state and all(group.get("lr") == 0 for group in groups)
-    if ranks is not None and (measured or watched or rule.sees != "elements" or creates_state):
+    elementwise = all(rule.sees == "elements" for rule in rules.in_use(groups))
+    if ranks is not None and (measured or watched or not elementwise or creates_state):
         ranks.fail(measured=measured)
 
 

@@ -1,8 +1,7 @@
 """The parameters and state of an optimizer as tables of memory addresses, which engines read.
 
 A table is a cache: ``param_groups`` and ``state`` hold the facts. Before each step :meth:`Table.batches` compares them
-with the table, which is built anew if a parameter was replaced, a state loaded, or data moved or resized. The
-comparison is a few C-level maps over all parameters, about a microsecond each.
+with it, in a few C-level maps; if a parameter was replaced, a state loaded, or data moved or resized, it is built anew.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ class Table(StepTable):
         rules: one per group, with the settings of the first step.
         stateful: positions in ``flat`` of the parameters that have state.
         entries: the state of each of these.
-        initial_numbers: names of the numbers kept once per parameter, with their values before the first step.
+        initial_numbers: names of the numbers kept once per parameter, of all rules, with their values before the first
+            step.
         state: the optimizer's, changed by :meth:`install`.
         paged: the placement of paged state; None for state in memory.
         ranks: the processes that have the other parameters or elements; None if this process has them all.
@@ -65,8 +65,7 @@ class Table(StepTable):
         ranks: Ranks | None,
         streams: NDArray[np.uint64] | None,
     ) -> None:
-        self.parts, self.flat, self.sizes, self.rules = parts, flat, sizes, list(rules)
-        self.ranks = ranks
+        self.parts, self.flat, self.sizes, self.rules, self.ranks = parts, flat, sizes, list(rules), ranks
         self.streams = np.zeros(len(flat), dtype=np.uint64) if streams is None else streams
         self.groups = np.repeat(np.arange(len(sizes)), sizes)
         self.stateless = sorted(set(range(len(flat))) - set(stateful))
@@ -74,13 +73,18 @@ class Table(StepTable):
         self._stateful, self._new_entries = stateful, entries
         self._state, self._installed, self._paged = state, False, paged
         self.numbers = np.zeros((len(flat), len(initial_numbers)), dtype=np.float32)
-        if entries:
-            self.numbers[stateful] = [
-                [float(e.get(name, start)) for name, start in initial_numbers.items()] for e in entries
-            ]
+        self._own_names = [("step", *rules[group].scalars) for group in self.groups[stateful]]
+        owners = zip(stateful, entries, self._own_names, strict=True)
+        own = {
+            (i, self.scalar_names.index(name)): entry.get(name, initial_numbers[name])
+            for i, entry, names in owners
+            for name in names
+        }
+        for place, value in own.items():
+            self.numbers[place] = float(value)
         self._rows = [] if paged is None else paged.scalar_rows(flat)
         # Each number has its own storage, so that a copy of it, or a file, does not contain other parameters' numbers.
-        self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i in stateful for k in range(len(initial_numbers))]
+        self._cells = [torch.from_numpy(self.numbers[i, k, ...]) for i, k in own]
         native = any(part.engine.by_address for part in parts) and is_native()
         self._cell_layouts = (NativeLayouts if native else Layouts).of(self._cells)
 
@@ -88,10 +92,10 @@ class Table(StepTable):
         if self._installed:
             return
         params = [self.flat[i] for i in self._stateful]
-        install_entries(self._state, params, self._new_entries, self.scalar_names, self._cells)
+        install_entries(self._state, params, self._new_entries, self._own_names, self._cells)
         self._installed, self._new_entries = True, []
         self.entries = [self._state[p] for p in params]
-        self._cells = [entry[name] for entry in self.entries for name in self.scalar_names]
+        self._cells = [entry[name] for entry, names in zip(self.entries, self._own_names) for name in names]
         self.contents = _contents(self.entries)
         self.keys, self.values = list(self._state), list(self._state.values())
 
