@@ -35,6 +35,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         *VARIANTS,
     ),
     "gradstep.optimizers.checkpoint.convert": ("convert_state",),
+    "gradstep.optimizers.checkpoint.split": ("split_by_rule",),
     "gradstep.optimizers.checkpoint.matching": ("LoadReport",),
     "gradstep.optimizers.released": ("GradientRelease", "release_gradients"),
     "gradstep.planner": ("Plan", "Plans", "plan", "plans"),

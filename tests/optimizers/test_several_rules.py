@@ -158,7 +158,7 @@ def test_a_group_has_the_settings_of_its_rule_only():
 
 
 def test_whether_to_climb_belongs_to_the_loss():
-    p = torch.ones(3, requires_grad=True)
+    (p,) = leaves([torch.ones(3)])
     optimizer = gradstep.AdamW([{"params": [p], "rule": "SGD", "lr": 0.5}], maximize=True)
     p.grad = torch.ones(3)
     optimizer.step()
@@ -381,6 +381,7 @@ def test_another_rule_of_a_parameter_is_refused():
     assert str(other.param_groups) == str(before)
     assert not other.state
     report = other.load_state_dict(saved, strict=False)
+    assert report
     assert report.loaded == ("weight 2", "weight 3")
     assert report.left_out == {
         "weight 0": "its rule is Lion in the checkpoint, and NAdam here",
@@ -395,6 +396,56 @@ def test_other_rules_of_one_group_for_all_are_refused():
     other = gradstep.AdamW([(f"weight {i}", p) for i, p in enumerate(leaves(ones))])
     with pytest.raises(ValueError, match=r"(?s)weight 0: its rule is Lion.*weight 1: its rule is NAdam.*weight 2: its"):
         other.load_state_dict(one.state_dict())
-    assert other.load_state_dict(one.state_dict(), strict=False).loaded == ("weight 3",)
+    report = other.load_state_dict(one.state_dict(), strict=False)
+    assert report
+    assert report.loaded == ("weight 3",)
     with pytest.raises(ValueError, match="is of Lion and NAdam and SGD and AdamW, and this optimizer is RMSprop"):
         gradstep.RMSprop(groups_of(leaves(ones), [("RMSprop", {"lr": 1})] * 4)).load_state_dict(one.state_dict())
+
+
+def test_a_part_for_torch_s_class():
+    """The part of each rule, as an optimizer of that rule alone writes it."""
+    one, ones, each, _ = trained_pair()
+    parts = gradstep.split_by_rule(one.state_dict())
+    assert list(parts) == ["Lion", "NAdam", "SGD", "AdamW"]
+    for part, optimizer in zip(parts.values(), each, strict=True):
+        alone = optimizer.state_dict()
+        assert part["gradstep"] == alone["gradstep"]
+        assert part["param_groups"][0].keys() == alone["param_groups"][0].keys()
+        (p,) = leaves(optimizer.param_groups[0]["params"])
+        other = type(optimizer)([(optimizer.param_groups[0]["param_names"][0], p)])
+        other.load_state_dict(part)
+        assert_same(other, optimizer)
+    for name in ("NAdam", "SGD", "AdamW"):
+        (p,) = (p for p, (rule, _) in zip(ones, RULES, strict=True) if rule == name)
+        getattr(torch.optim, name)([p]).load_state_dict(parts[name])
+    with pytest.raises(ValueError, match="as torch writes them: it has one rule only"):
+        gradstep.split_by_rule(torch.optim.SGD([ones[0]]).state_dict())
+
+
+def test_state_of_several_rules_converted():
+    one, ones, _, _ = trained_pair()
+    small = gradstep.AdamW(groups_of(leaves(ones)), state="8bit")
+    converted = gradstep.convert_state(one.state_dict(), small)
+    assert {change.slot for change in converted.changes} == {"exp_avg", "exp_avg_sq", "momentum_buffer"}
+    small.load_state_dict(converted.state_dict)
+    part = gradstep.convert_state(gradstep.split_by_rule(one.state_dict())["Lion"], "8bit").state_dict
+    (entry,) = part["state"].values()
+    assert_same_bits(small.state[small.param_groups[0]["params"][0]]["exp_avg"], entry["exp_avg"]["codes"])
+    by_name = gradstep.convert_state(one.state_dict(), "8bit").state_dict
+    other = gradstep.AdamW(groups_of(leaves(ones)), state="8bit")
+    other.load_state_dict(by_name)
+    assert_same(small, other)
+
+
+def test_conversions_that_are_refused():
+    one, ones, _, _ = trained_pair()
+    saved = one.state_dict()
+    with pytest.raises(ValueError, match="weight 0 is of Lion in the state dict, and of NAdam here"):
+        gradstep.convert_state(saved, gradstep.AdamW(exchanged(leaves(ones))))
+    with pytest.raises(
+        ValueError, match=r"torch has one rule in an optimizer: convert each part of gradstep\.split_by"
+    ):
+        gradstep.convert_state(saved, "torch")
+    with pytest.raises(ValueError, match="the state dict is of AdamW, and the optimizer is RMSprop"):
+        gradstep.convert_state(saved, gradstep.RMSprop(leaves(ones)))

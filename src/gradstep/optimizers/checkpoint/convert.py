@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradstep.optimizers.arguments import Embeddings, drop_defaults_beyond_torch, parameter_names
+from gradstep.optimizers.arguments import Embeddings, GroupRules, drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
 from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
@@ -146,13 +146,13 @@ BITSANDBYTES_BITS = {"bitsandbytes": 32, "bitsandbytes-8bit": 8}
 """bitsandbytes' layouts, and the bits of their large tensors."""
 
 
-def find_rule(
+def find_rules(
     state_dict: Mapping[str, Any], to: str | torch.optim.Optimizer, declared: str | type[Rule] | None
-) -> type[Rule]:
-    """Return the rule of a state dictionary: the declared one, else that of its header, else that of ``to``.
+) -> GroupRules:
+    """Return the rules of a state dictionary; its own is the declared one, else that of its header, else of ``to``.
 
     Raises:
-        ValueError: the rule is in none of these, is unknown, or is not the rule of the optimizer ``to``.
+        ValueError: the rule is in none of these, is unknown, or the optimizer ``to`` has none of the rules.
     """
     if isinstance(declared, type):
         kind, name = declared, declared.__name__
@@ -163,17 +163,19 @@ def find_rule(
             name = to.rule().__name__ if isinstance(to, Optimizer) else _plain_class(to)
         if name is None:
             raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
-        own = {to.rule().__name__: to.rule()} if isinstance(to, Optimizer) else {}
-        rules = {**RULES, **own}
-        if name not in rules:
+        by_name = {**RULES, **(to._rules.by_name if isinstance(to, Optimizer) else {})}
+        if name not in by_name:
             raise ValueError(f"no rule is called {name!r} (there are {', '.join(RULES)}): give rule=, its class")
-        kind = rules[name]
-    if isinstance(to, Optimizer) and kind is not to.rule():
-        raise ValueError(
-            f"the state dict is of {name}, and the optimizer is {to.rule().__name__}; to take averages over that have "
-            f"the same names, declare them its own: rule={to.rule().__name__!r}"
-        )
-    return kind
+        kind = by_name[name]
+    rules = GroupRules(kind)
+    if isinstance(to, Optimizer):
+        rules.by_name |= {key: rule for key, rule in to._rules.by_name.items() if key != kind.__name__}
+        if set(rules.in_use(state_dict["param_groups"])).isdisjoint(to._rules.in_use(to.param_groups)):
+            raise ValueError(
+                f"the state dict is of {name}, and the optimizer is {to.rule().__name__}; to take averages over that "
+                f"have the same names, declare them its own: rule={to.rule().__name__!r}"
+            )
+    return rules
 
 
 def _plain_class(optimizer: torch.optim.Optimizer) -> str:
@@ -216,7 +218,8 @@ def convert_state(
             replaces the checkpoint's own, so that Adam's moments can be declared to be AdamW's.
 
     Raises:
-        ValueError: the rule is unknown, is not the optimizer's, or does not exist in the target.
+        ValueError: a rule is unknown, is not the optimizer's, or does not exist in the target; several rules for
+            torch's or bitsandbytes' layout.
         RuntimeError: the state does not belong to the rule or the parameters.
 
     Example:
@@ -235,14 +238,18 @@ def convert_state(
         >>> new.load_state_dict(converted.state_dict)
     """
     check_form(state_dict)
-    kind = find_rule(state_dict, to, rule)
+    rules = find_rules(state_dict, to, rule)
     state_dict = {**state_dict, "state": unnest_state(state_dict)}
     layout = find_layout(to)
     storage = to._storage if isinstance(to, Optimizer) else Storage(layout if layout in STATES else "float32")
-    groups = [_read_group(kind, group, state_dict["state"]) for group in state_dict["param_groups"]]
+    groups = [_read_group(rules.of(group), group, state_dict["state"]) for group in state_dict["param_groups"]]
+    if layout != "gradstep" and layout not in STATES and len({rules.of(group) for group in groups}) > 1:
+        raise ValueError(
+            f"{layout} has one rule in an optimizer: convert each part of gradstep.split_by_rule(state_dict)"
+        )
     if layout == "torch":
-        _check_torch_settings(kind, groups)
-    owners = dict(_find_owners(kind, groups, to))
+        _check_torch_settings(rules, groups)
+    owners = dict(_find_owners(rules, groups, to))
     header = find_header(state_dict) or {}
     state: dict[Any, Any] = {}
     changes: list[SlotComparison] = []
@@ -252,12 +259,14 @@ def convert_state(
         if key not in owners or entry is None or entry == {}:
             state[key] = deepcopy(entry)
             continue
-        old, before = _read_entry(kind, entry)
         owner = owners[key]
+        kind = rules.of(owner.group)
+        old, before = _read_entry(kind, entry)
         p = _make_stand_in(kind, old) if owner.p is None else owner.p
         group_rule = build_saved_rule(kind, owner.group)
         stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
-        unfit = find_misfits(p, stored, group_rule, old, strict=header.get("rule") != kind.__name__)
+        declared = kind is rules.own and header.get("rule") != kind.__name__
+        unfit = find_misfits(p, stored, group_rule, old, strict=declared)
         errors += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
@@ -269,19 +278,23 @@ def convert_state(
             )
             changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
     if wrong:
-        raise choose_error(errors)(f"the state dict does not fit {kind.__name__}:\n{show_lines(wrong)}")
+        names = " and ".join(dict.fromkeys(rules.of(group).__name__ for group in groups))
+        raise choose_error(errors)(f"the state dict does not fit {names}:\n{show_lines(wrong)}")
     result = {"state": state, "param_groups": groups}
     if layout in BITSANDBYTES_BITS:
-        result["param_groups"] = [bitsandbytes.write_group(build_saved_rule(kind, group), group) for group in groups]
+        result["param_groups"] = [
+            bitsandbytes.write_group(build_saved_rule(rules.of(group), group), group) for group in groups
+        ]
     elif layout != "torch":
         noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}
         result["state"] = nest_state(result)
-        result["gradstep"] = {k: v for k, v in storage.header(kind).items() if k not in ("seed", "noise")} | noise
+        result["gradstep"] = {k: v for k, v in storage.header(rules.own).items() if k not in ("seed", "noise")} | noise
     return Conversion(result, summarize_changes(changes))
 
 
-def _check_torch_settings(kind: type[Rule], groups: Sequence[Mapping[str, Any]]) -> None:
+def _check_torch_settings(rules: GroupRules, groups: Sequence[Mapping[str, Any]]) -> None:
     for group in groups:
+        kind = rules.of(group)
         for name, value in drop_defaults_beyond_torch(kind, group).items():
             if name in kind.beyond_torch:
                 raise ValueError(
@@ -309,15 +322,25 @@ class _Owner:
 
 
 def _find_owners(
-    kind: type[Rule], groups: list[dict[str, Any]], to: str | torch.optim.Optimizer
+    rules: GroupRules, groups: list[dict[str, Any]], to: str | torch.optim.Optimizer
 ) -> Iterator[tuple[Any, _Owner]]:
-    """Yield (key of the checkpoint's state, its owner)."""
+    """Yield (key of the checkpoint's state, its owner).
+
+    Raises:
+        ValueError: the optimizer has another rule for a parameter.
+    """
     if isinstance(to, Optimizer):
         matched = match(to.param_groups, groups)
+        kind_of = {key: rules.of(group) for group in groups for key in group["params"]}
         for index, (own, keys, source) in enumerate(zip(to.param_groups, matched.keys, matched.sources, strict=True)):
-            group = merge_group(kind, to.defaults, own, source)
+            kind = to._rules.of(own)
+            group = {**merge_group(kind, to.defaults, own, source), "rule": kind.__name__}
             embeddings = Embeddings(group)
             for key, name, p in zip(keys, parameter_names(group, index), group["params"], strict=True):
+                if kind_of[key] is not kind:
+                    raise ValueError(
+                        f"{name} is of {kind_of[key].__name__} in the state dict, and of {kind.__name__} here"
+                    )
                 yield key, _Owner(group, name, p, embeddings)
         return
     for index, group in enumerate(groups):

@@ -154,7 +154,7 @@ def prepare_load(
         for kind, source in zip(kinds, matched.sources, strict=True)
     ]
     new = [
-        merge_group(kind, default_settings(kind) if "rule" in group else optimizer.defaults, group, source)
+        merge_group(kind, optimizer.defaults, group, source)
         for kind, group, source in zip(kinds, groups, alike, strict=True)
     ]
 
@@ -339,6 +339,7 @@ def merge_group(
         if key not in {"params", "rule", "state", "embeddings", HEADER, *TORCH_EXECUTION}
     }
     group = deepcopy(group) | {key: own[key] for key in OWN_GROUP_KEYS & own.keys()}
+    defaults = default_settings(rule) if "rule" in own else defaults
     for setting in shared_settings_of(rule):
         group.setdefault(setting.name, defaults[setting.name])  # a checkpoint older than the setting
     return drop_defaults_beyond_torch(rule, group)
