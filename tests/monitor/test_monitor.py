@@ -150,6 +150,21 @@ def test_the_header_tells_who_is_trained():
     monitor.close()
 
 
+def test_two_rules_in_one_record():
+    """Only Adamax's second moment is no square."""
+    p, q = vector(), vector()
+    groups = [{"params": [p], "rule": "Adamax", "lr": 0.1}, {"params": [q], "rule": "Adam", "lr": 0.1}]
+    optimizer = gradstep.SGD(groups, lr=0.1)
+    monitor, memory = monitored(optimizer, per_parameter=True)
+    p.grad = torch.tensor([3.0, 4.0])
+    push(optimizer, q, [3.0, 4.0])
+    monitor.close()
+    assert [group.settings.get("rule") for group in memory.headers[0].groups] == ["Adamax", "Adam"]
+    columns = memory.updates[0].parameters
+    assert columns is not None
+    assert columns.root_max.tolist() == pytest.approx([4.0, 4.0 * 0.001**0.5], rel=1e-5)
+
+
 # -- clipping and scales -------------------------------------------------------------------------------------------
 
 

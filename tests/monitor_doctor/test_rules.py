@@ -188,6 +188,19 @@ def test_decay_of_decoupled_rules_and_of_sgd_is_meant():
     assert gradstep.diagnose(run(head=header(optimizer="SGD", rule="SGD"))).healthy
 
 
+def two_rules(first, second, **settings):
+    """A head of an optimizer of the first rule with a group of its own and a group of the second rule."""
+    one, other = (header(settings=s).groups[0].settings for s in ({}, {"rule": second, **settings}))
+    return header(optimizer=first, rule=first, groups=(Group("one", one), Group("other", other)))
+
+
+def test_settings_are_judged_by_the_rule_of_their_group():
+    assert gradstep.diagnose(run(head=two_rules("AdamW", "Lion"))).healthy
+    finding = only(run(head=two_rules("AdamW", "Adam")))
+    assert finding.cause.name == "coupled_decay"
+    assert [fact.text for fact in finding.evidence] == ["Adam has weight_decay=0.01 in other, added to the gradient"]
+
+
 def test_no_decay():
     none = header(settings={"weight_decay": 0.0})
     finding = only(run(head=none, weight_decay=lambda n: 0.0))

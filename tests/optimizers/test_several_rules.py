@@ -449,3 +449,89 @@ def test_conversions_that_are_refused():
         gradstep.convert_state(saved, "torch")
     with pytest.raises(ValueError, match="the state dict is of AdamW, and the optimizer is RMSprop"):
         gradstep.convert_state(saved, gradstep.RMSprop(leaves(ones)))
+
+
+# -- around the optimizer ---------------------------------------------------------------------------------------------
+
+
+def test_schedules_multiply_each_group_s_own_rate():
+    one, ones, _, _ = pair(starts(SHAPES))
+    halves = torch.optim.lr_scheduler.LambdaLR(one, lambda update: 0.5**update)
+    walk(one, ones, gradients(1, SHAPES))
+    halves.step()
+    assert [group["lr"] for group in one.param_groups] == [0.5 * settings["lr"] for _, settings in RULES]
+    one, _, _, _ = pair(starts(SHAPES))
+    half = gradstep.schedules.constant(0.5)
+    gradstep.Scheduler(one, lr_factor=half)
+    assert [group["lr"] for group in one.param_groups] == [0.5 * settings["lr"] for _, settings in RULES]
+    with pytest.raises(
+        ValueError, match="one schedule would give the learning rate of one rule to the others: give lr"
+    ):
+        gradstep.Scheduler(one, lr=half)
+    with pytest.raises(ValueError, match="Adagrad has no momentum or betas to drive"):
+        gradstep.Scheduler(gradstep.AdamW(groups_of(leaves(starts([(3,)])), [("Adagrad", {"lr": 1})])), momentum=half)
+    equal = gradstep.AdamW(groups_of(leaves(starts(SHAPES[:2])), [("Lion", {"lr": 1e-3}), ("AdamW", {})]))
+    gradstep.Scheduler(equal, lr=half)
+    assert [group["lr"] for group in equal.param_groups] == [0.5, 0.5]
+
+
+def test_torch_s_one_cycle_needs_cycle_momentum_off():
+    """It looks for betas or momentum in the optimizer's defaults, and takes every group to have them."""
+    one, _, _, _ = pair(starts(SHAPES))
+    rates = [settings["lr"] for _, settings in RULES]
+    with pytest.raises(KeyError, match="betas"):
+        torch.optim.lr_scheduler.OneCycleLR(one, rates, total_steps=4)
+    one, ones, _, _ = pair(starts(SHAPES))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(one, rates, total_steps=4, cycle_momentum=False)
+    walk(one, ones, gradients(1, SHAPES))
+    cycle.step()
+    assert one.param_groups[0]["lr"] < one.param_groups[3]["lr"]
+
+
+def test_a_stepper_accumulates_clips_and_saves(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(70, 70), torch.nn.LayerNorm(70), torch.nn.Linear(70, 5))
+    groups = [
+        {"params": list(model[0].named_parameters(prefix="0")), "rule": "Lion", "lr": 1e-3},
+        {"params": [*model[1].named_parameters(prefix="1"), *model[2].named_parameters(prefix="2")]},
+    ]
+    optimizer = gradstep.AdamW(groups, state="8bit", model=model)
+    stepper = gradstep.Stepper(model, optimizer, accumulate=2, max_grad_norm=1.0)
+    for step in range(4):
+        with stepper.autocast():
+            loss = model(torch.randn(3, 70, generator=torch.Generator().manual_seed(step))).square().mean()
+        stepper.backward(loss)
+    assert {int(entry["step"]) for entry in optimizer.state.values()} == {2}
+    gradstep.save_checkpoint(tmp_path / "run.pt", model=model, optimizer=optimizer)
+    expected = snapshot(optimizer)
+    walk(optimizer, list(model.parameters()), [[torch.ones_like(p) for p in model.parameters()]])
+    gradstep.load_checkpoint(tmp_path / "run.pt", model=model, optimizer=optimizer)
+    assert_same(optimizer, expected)
+
+
+def test_a_grad_scaler_scales_and_skips_all_rules():
+    one, ones, each, others = pair(starts(SHAPES))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    for step, grads in enumerate(gradients(3, SHAPES)):
+        give(ones, [g * scaler.get_scale() for g in grads])
+        give(others, grads)
+        if step == 1:
+            ones[3].grad.view(-1)[0] = math.nan
+        scaler.step(one)
+        scaler.update()
+        for optimizer in each if step != 1 else ():
+            optimizer.step()
+        assert one.last_step.stepped is (step != 1)
+    assert_same_each(one, each)
+
+
+def test_gradients_released_in_the_backward_pass():
+    models = [torch.nn.ParameterList(leaves(starts(SHAPES))) for _ in range(2)]
+    one, other = (gradstep.AdamW(groups_of(list(model))) for model in models)
+    with gradstep.release_gradients(models[0], one):
+        sum(p.square().sum() for p in models[0]).backward()
+        one.step()
+    sum(p.square().sum() for p in models[1]).backward()
+    other.step()
+    assert_same(one, other)

@@ -25,20 +25,20 @@ class CollectedStep:
         statistics: a row for each parameter that had a gradient, or for each group of them, for the gradient that the
             optimizer received, without any loss scale.
         non_finite: (n,) elements with a gradient that is not finite; None if there is none.
-        second_is_root: whether the last two columns are of Adamax's norm, which is not squared.
+        roots: numbers of the groups whose last two columns are of Adamax's norm, which is not squared.
     """
 
-    def __init__(self, statistics: Statistics, non_finite: Float64s | None, *, second_is_root: bool = False) -> None:
+    def __init__(self, statistics: Statistics, non_finite: Float64s | None, *, roots: Sequence[int] = ()) -> None:
         self.statistics, self.non_finite = statistics, non_finite
-        self._second_is_root = second_is_root
+        self._roots = roots
 
     @cached_property
     def table(self) -> Float64s:
         """(n, len(STATISTICS)) the columns of :data:`gradstep.engines.statistics.STATISTICS`; computed when read."""
         table = self.statistics.table
-        if self._second_is_root:
+        if self._roots:
             table = table.copy()
-            table[:, SUMS:] **= 2
+            table[np.isin(self.statistics.groups, self._roots), SUMS:] **= 2
         return table
 
 
@@ -170,8 +170,6 @@ class FusedCollector:
 
     def __init__(self, optimizer: GradstepOptimizer, detail: Detail) -> None:
         self._optimizer, self._detail = optimizer, detail
-        slots = optimizer.rule()().slots(ndim=1)
-        self._second_is_root = next((slot.name for slot in slots if not slot.signed), "") == NOT_SQUARED
 
     def before(self, *, closure: bool) -> Detail:
         """Return the detail that the optimizer has to collect."""
@@ -183,7 +181,8 @@ class FusedCollector:
         step = report.statistics
         assert step is not None
         non_finite = count_non_finite(step, self._optimizer.param_groups)
-        return CollectedStep(step, non_finite, second_is_root=self._second_is_root)
+        roots = [i for i, rule in enumerate(report.rules) if NOT_SQUARED in {slot.name for slot in rule.slots(ndim=1)}]
+        return CollectedStep(step, non_finite, roots=roots)
 
     def drop(self) -> None:
         pass

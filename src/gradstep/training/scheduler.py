@@ -45,11 +45,19 @@ class Drive:
         return self.source
 
     def check(self, optimizer: Optimizer) -> None:
-        """Raise ValueError if a driven group lacks the setting."""
+        """Raise ValueError if a driven group lacks the setting, or if one rate would replace those of several rules."""
         kinds = ("momentum", "betas") if self.setting == "momentum" else (self.setting,)
         for index, (group, schedule) in enumerate(zip(optimizer.param_groups, self.schedules(optimizer), strict=True)):
             if schedule is not None and not any(kind in group for kind in kinds):
-                raise ValueError(f"{type(optimizer).__name__} has no {' or '.join(kinds)} to drive (group {index})")
+                name = group.get("rule", type(optimizer).__name__)
+                raise ValueError(f"{name} has no {' or '.join(kinds)} to drive (group {index})")
+        if self.setting == "lr" and not self.relative and isinstance(self.source, Schedule):
+            rates = {(group.get("rule"), float(group["lr"])) for group in optimizer.param_groups}
+            if len({rule for rule, _ in rates}) > 1 < len({rate for _, rate in rates}):
+                raise ValueError(
+                    "the groups have several rules, and one schedule would give the learning rate of one rule to the "
+                    "others: give lr_factor=, which keeps their ratios, or lr=[...] with a schedule for each group"
+                )
 
     def check_new_groups(self, optimizer: Optimizer, first: int) -> None:
         """Raise ValueError if one schedule would overwrite the learning rate of an added group, from ``first`` on."""

@@ -204,7 +204,8 @@ class Evidence:
         """Return the weight decay of a parameter's group at the start; 0 without a group."""
         return 0.0 if parameter.group is None else self.decays[parameter.group]
 
-    @property
-    def rule(self) -> str:
-        """Name of the gradstep rule or else of the optimizer's class, in lower case."""
-        return (self.header.rule or self.header.optimizer).lower()
+    @cached_property
+    def rules(self) -> tuple[str, ...]:
+        """Name of every group's gradstep rule or else of the optimizer's class, in lower case."""
+        usual = self.header.rule or self.header.optimizer
+        return tuple(str(group.settings.get("rule", usual)).lower() for group in self.header.groups)

@@ -80,7 +80,7 @@ def weights_shrinking(evidence: Evidence) -> Signs:
         ),
         Fact(f"weight_decay is {decay:g}", decay),
     ]
-    if evidence.rule in {"adamw", "lion"}:
+    if evidence.rules[0] in {"adamw", "lion"}:
         alone = math.prod(1 - (g.lr or 0.0) * (g.weight_decay or 0.0) for u in evidence.made for g in u.groups[:1])
         facts.append(Fact(f"decay alone would have left {alone:.0%}", alone))
     return grade(rest, limit=SHRINKAGE, certain=SHRINKAGE_CERTAIN), facts
@@ -94,16 +94,14 @@ Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711
 @finds(explains={"weights_shrinking"})
 def coupled_decay(evidence: Evidence) -> Signs:
     """Find an adaptive rule with a decay that is not decoupled."""
-    if evidence.rule not in ADAPTIVE:
-        return None
     coupled = [
-        (group.name, decay)
-        for group, decay in zip(evidence.header.groups, evidence.decays)
-        if decay > 0 and not group.settings.get("decoupled_weight_decay", False)
+        (group.settings.get("rule", evidence.header.optimizer), group.name, decay)
+        for group, rule, decay in zip(evidence.header.groups, evidence.rules, evidence.decays)
+        if rule in ADAPTIVE and decay > 0 and not group.settings.get("decoupled_weight_decay", False)
     ]
     facts = [
-        Fact(f"{evidence.header.optimizer} has weight_decay={decay:g} in {name}, added to the gradient", decay)
-        for name, decay in coupled
+        Fact(f"{rule} has weight_decay={decay:g} in {name}, added to the gradient", decay)
+        for rule, name, decay in coupled
     ]
     return 1.0, facts
 
@@ -116,7 +114,7 @@ DECOUPLED = frozenset({"adamw"})
 def no_decay(evidence: Evidence) -> Signs:
     """Find a rule of ``DECOUPLED`` with a decay of 0 in every group."""
     decays = [g.weight_decay for update in evidence.made for g in update.groups if g.weight_decay is not None]
-    if evidence.rule not in DECOUPLED or any(decays) or any(evidence.decays):
+    if DECOUPLED.isdisjoint(evidence.rules) or any(decays) or any(evidence.decays):
         return None
     return 0.5, (Fact(f"{evidence.header.optimizer} has weight_decay=0 in every group", 0.0),)
 
@@ -166,17 +164,22 @@ def unusual_betas(evidence: Evidence) -> Signs:
     For β₁ < √β₂ and a β₂ near enough to 1 Adam converges; Zhang et al., "Adam Can Converge Without Any Modification
     On Update Rules", arXiv:2208.09632, theorem 3.1. Kingma & Ba ask for β₁² < √β₂ (theorem 4.1).
     """
-    betas = {g.betas: update.update for update in reversed(evidence.made) for g in update.groups if g.betas is not None}
+    betas = {
+        (g.betas, rule in ADAM): update.update
+        for update in reversed(evidence.made)
+        for g, rule in zip(update.groups, evidence.rules)
+        if g.betas is not None
+    }
     facts = []
-    for (beta1, beta2), update in betas.items():
+    for ((beta1, beta2), is_adam), update in betas.items():
         at = (update, update)
         if beta1 > MOST_BETA1:
             facts.append(Fact(f"beta1 is {beta1:g}; usual is 0.9, at most {MOST_BETA1:g}", beta1, MOST_BETA1, at))
-        if evidence.rule in ADAM and beta2 < LEAST_BETA2:
+        if is_adam and beta2 < LEAST_BETA2:
             facts.append(Fact(f"beta2 is {beta2:g}; usual is 0.95 to 0.999", beta2, LEAST_BETA2, at))
-        if evidence.rule in ADAM and beta2 > MOST_BETA2:
+        if is_adam and beta2 > MOST_BETA2:
             facts.append(Fact(f"beta2 is {beta2:g}; usual is 0.95 to 0.999", beta2, MOST_BETA2, at))
-        if evidence.rule in ADAM and beta1 >= beta2**0.5:
+        if is_adam and beta1 >= beta2**0.5:
             text = f"beta1 = {beta1:g} is not below the root of beta2 = {beta2:g}, as convergence asks for"
             facts.append(Fact(text, beta1, beta2**0.5, at))
     return min(1.0, 0.5 + 0.25 * len(facts)), facts
@@ -193,7 +196,7 @@ FINE_TUNING_BETA2 = 0.99
 @finds()
 def fine_tuning_settings(evidence: Evidence) -> Signs:
     """Find a high learning rate or a short average of squared gradients in a run marked as fine-tuning."""
-    if not evidence.header.fine_tuning or evidence.rule not in ADAM:
+    if not evidence.header.fine_tuning or not ADAM.issuperset(evidence.rules):
         return None
     facts = []
     if len(evidence.lr) and (highest := evidence.lr.highest)[1] > FINE_TUNING_LR:
