@@ -23,6 +23,7 @@ from gradstep.optimizers import optimizer as optimizer
 from gradstep.optimizers.arguments import ParamsT
 from gradstep.optimizers.checkpoint.convert import convert_state as convert_state
 from gradstep.optimizers.checkpoint.matching import LoadReport as LoadReport
+from gradstep.optimizers.checkpoint.split import split_by_rule as split_by_rule
 from gradstep.optimizers.released import GradientRelease as GradientRelease
 from gradstep.optimizers.released import release_gradients as release_gradients
 from gradstep.planner import Plan as Plan

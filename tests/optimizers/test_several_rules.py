@@ -408,6 +408,7 @@ def test_a_part_for_torch_s_class():
     one, ones, each, _ = trained_pair()
     parts = gradstep.split_by_rule(one.state_dict())
     assert list(parts) == ["Lion", "NAdam", "SGD", "AdamW"]
+    assert one.state_dict()["gradstep"]["format"] == 3  # no older version takes it for a checkpoint of one rule
     for part, optimizer in zip(parts.values(), each, strict=True):
         alone = optimizer.state_dict()
         assert part["gradstep"] == alone["gradstep"]

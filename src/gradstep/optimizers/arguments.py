@@ -42,7 +42,7 @@ works; ``engine=`` decides instead, and the numbers do not depend on it. See :da
 SETTINGS = """
 Other Parameters:
     params: what to update: tensors, pairs of name and tensor (``model.named_parameters()``), or groups: dictionaries
-        with ``"params"`` and settings of their own.
+        with ``"params"``, settings of their own, and perhaps another ``"rule"``.
     engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"foreach"``,
         ``"eager"``, ``"compiled"`` or ``"reference"``.
     state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.

@@ -288,7 +288,9 @@ def convert_state(
     elif layout != "torch":
         noise = {key: header[key] for key in ("seed", "noise") if key in header} or {"noise": storage.noise}
         result["state"] = nest_state(result)
-        result["gradstep"] = {k: v for k, v in storage.header(rules.own).items() if k not in ("seed", "noise")} | noise
+        result["gradstep"] = {
+            k: v for k, v in storage.header(rules.own, groups).items() if k not in ("seed", "noise")
+        } | noise
     return Conversion(result, summarize_changes(changes))
 
 

@@ -66,7 +66,7 @@ def export_state_dict(state_dict: dict[str, Any], rules: GroupRules, storage: St
         rules, storage: the optimizer's.
     """
     state, groups = nest_state(state_dict), state_dict["param_groups"]
-    header = read_groups_storage([rules.of(group) for group in groups], storage, groups).header(rules.own)
+    header = read_groups_storage([rules.of(group) for group in groups], storage, groups).header(rules.own, groups)
     groups = [{**group, **rules.of(group).fixed} for group in groups]
     return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 

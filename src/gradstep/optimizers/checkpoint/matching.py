@@ -20,7 +20,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.optimizers.arguments import plain_name
-from gradstep.optimizers.state.storage import FORMAT, HEADER, OLD_CODES, Storage, find_codec
+from gradstep.optimizers.state.storage import HEADER, OLD_CODES, SEVERAL_RULES, Storage, find_codec
 from gradstep.rules import RULES, Rule, Slot
 from gradstep.storage.elements import NOISES
 from gradstep.storage.policy import ParameterStorage, keys_of, parameter_codec
@@ -62,10 +62,10 @@ def read_header(state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:
         and "version" in header
     ):
         raise ValueError(f"'gradstep' in the loaded state dict is not what gradstep writes there, but {header!r}")
-    if header["format"] > FORMAT:
+    if header["format"] > SEVERAL_RULES:
         raise ValueError(
             f"the loaded state dict was written by gradstep {header['version']} in format {header['format']}, "
-            f"and gradstep {gradstep.__version__} reads formats up to {FORMAT}: update gradstep"
+            f"and gradstep {gradstep.__version__} reads formats up to {SEVERAL_RULES}: update gradstep"
         )
     return {**header}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradstep.optimizers.checkpoint.load import check_form
 from gradstep.optimizers.checkpoint.matching import find_header, read_saved_rules
-from gradstep.optimizers.state.storage import HEADER
+from gradstep.optimizers.state.storage import FORMAT, HEADER
 
 
 def split_by_rule(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -37,7 +37,7 @@ def split_by_rule(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for group, name in zip(state_dict["param_groups"], read_saved_rules(state_dict), strict=True):
         if name is None:
             raise ValueError("the state dict has groups without a rule, as torch writes them: it has one rule only")
-        header = {**(find_header(state_dict) or {}), "rule": name}
+        header = {**(find_header(state_dict) or {}), "format": FORMAT, "rule": name}
         part = parts.setdefault(name, {"state": {}, "param_groups": [], HEADER: header})
         part["param_groups"].append({key: value for key, value in group.items() if key != "rule"})
         part["state"] |= {key: state_dict["state"][key] for key in group["params"] if key in state_dict["state"]}

@@ -40,8 +40,8 @@ from gradstep.storage.policy import (
     stays_float32,
 )
 
-FORMAT = 2
-"""The version of checkpoints. In format 1 the arrays of a slot in blocks had keys of their own."""
+FORMAT, SEVERAL_RULES = 2, 3
+"""The versions of checkpoints of one rule and of several. In format 1 the arrays of a slot in blocks had own keys."""
 
 HEADER = "gradstep"
 """The key of the header, in a state dictionary and in a group."""
@@ -113,14 +113,15 @@ class Storage:
         if type(self.seed) is not int:
             raise TypeError(f"seed must be a whole number, but is {self.seed!r}")
 
-    def header(self, rule: type[Rule]) -> dict[str, Any]:
-        """Return the header of a checkpoint: plain numbers and strings.
+    def header(self, rule: type[Rule], groups: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Return the header of a checkpoint with these groups: plain numbers and strings.
 
         >>> from gradstep.rules import AdamW
         >>> list(Storage().header(AdamW))
         ['format', 'version', 'rule', 'state', 'rounding', 'seed', 'noise']
         """
-        return {"format": FORMAT, "version": gradstep.__version__, "rule": rule.__name__, **asdict(self)}
+        version = SEVERAL_RULES if any("rule" in group for group in groups) else FORMAT
+        return {"format": version, "version": gradstep.__version__, "rule": rule.__name__, **asdict(self)}
 
     def state_of(self, group: Mapping[str, Any]) -> str:
         """Return the precision of a group's state: its own ``"state"``, else this one.
