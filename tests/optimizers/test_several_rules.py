@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.training import assert_same, assert_same_bits, give, gradients, leave
 SHAPES = [(80, 64), (7,), (3, 40, 50), (64, 65)]
 """Two parameters large enough for 8 bits, in groups of their own rules."""
 
-RULES = [
+RULES: list[tuple[str, dict[str, Any]]] = [
     ("Lion", {"lr": 1e-3, "weight_decay": 0.1}),
     ("NAdam", {"lr": 0.01}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
@@ -146,7 +147,8 @@ def test_one_norm_clips_all_rules():
 
 def test_a_group_has_the_settings_of_its_rule_only():
     p, q = leaves([torch.ones(3), torch.ones(3)])
-    optimizer = gradstep.AdamW([{"params": [p], "rule": "SGD", "lr": 0.1}, {"params": [q]}], weight_decay=0.3)
+    groups: list[dict[str, Any]] = [{"params": [p], "rule": "SGD", "lr": 0.1}, {"params": [q]}]
+    optimizer = gradstep.AdamW(groups, weight_decay=0.3)
     own, other = ({key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups)
     assert own == {
         "rule": "SGD", "lr": 0.1, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False,
@@ -492,7 +494,7 @@ def test_torch_s_one_cycle_needs_cycle_momentum_off():
 def test_a_stepper_accumulates_clips_and_saves(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(70, 70), torch.nn.LayerNorm(70), torch.nn.Linear(70, 5))
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": list(model[0].named_parameters(prefix="0")), "rule": "Lion", "lr": 1e-3},
         {"params": [*model[1].named_parameters(prefix="1"), *model[2].named_parameters(prefix="2")]},
     ]
