@@ -173,7 +173,7 @@ class GroupRules:
 
     def in_use(self, groups: Iterable[Mapping[str, Any]]) -> list[type[Rule]]:
         """Return the rule class of each group, without names of rules that do not exist."""
-        names = [group.get("rule", self.own.__name__) for group in groups]
+        names = [str(group.get("rule", self.own.__name__)) for group in groups]
         return [{**RULES, **self.by_name}[name] for name in names if name in RULES or name in self.by_name]
 
 
