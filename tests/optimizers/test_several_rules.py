@@ -93,9 +93,12 @@ def test_several_rules_compiled():
     test_several_rules_are_as_many_optimizers("compiled", torch.float32, {})
 
 
-def test_a_rule_of_whole_tensors_beside_others():
-    """Adafactor, which the kernel does not take, in a group of an optimizer that it serves otherwise."""
-    rules = [*RULES[:2], ("Adafactor", {"lr": 0.01}), RULES[3]]
+@pytest.mark.parametrize(
+    "other", [("Adafactor", {"lr": 0.01}), ("Muon", {"lr": 0.02, "matrices": "stack"})], ids=["Adafactor", "Muon"]
+)
+def test_a_rule_of_whole_tensors_beside_others(other):
+    """A rule that the kernel does not take, in a group of an optimizer that it serves otherwise."""
+    rules = [*RULES[:2], other, RULES[3]]
     one, ones, each, others = pair(starts(SHAPES), rules)
     for grads in gradients(3, SHAPES):
         give(ones, grads)
@@ -419,7 +422,7 @@ def test_a_part_for_torch_s_class():
         other = type(optimizer)([(optimizer.param_groups[0]["param_names"][0], p)])
         other.load_state_dict(part)
         assert_same(other, optimizer)
-    for name in ("NAdam", "SGD", "AdamW"):
+    for name in ("NAdam", "SGD", "AdamW"):  # torch has no Lion
         (p,) = (p for p, (rule, _) in zip(ones, RULES, strict=True) if rule == name)
         getattr(torch.optim, name)([p]).load_state_dict(parts[name])
     with pytest.raises(ValueError, match="as torch writes them: it has one rule only"):

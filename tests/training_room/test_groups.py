@@ -302,3 +302,91 @@ def test_only_what_decays_shrinks():
     for name, p in model.named_parameters():
         factor = 1 - 0.1 * 0.5 if BY_HAND.get(name) == "decay" else 1.0
         torch.testing.assert_close(p.detach(), before[name] * factor)
+
+
+# -- Muon -------------------------------------------------------------------------------------------------------------
+
+
+class Transformer(nn.Module):
+    """A convolution, an embedding, a layer, stacked experts and an output layer, which may be tied."""
+
+    def __init__(self, *, tied=False):
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.patches = nn.Conv2d(3, 8, 2)
+        self.layers = nn.ModuleList([nn.Sequential(nn.RMSNorm(8), nn.Linear(8, 8))])
+        self.experts = nn.Parameter(torch.zeros(2, 8, 8))
+        self.out = nn.Linear(8, 20, bias=False)
+        if tied:
+            self.out.weight = self.table.weight
+
+
+def muon(model, **options):
+    """The group and the reason of every parameter."""
+    groups = gradstep.param_groups(model, policy="muon", matrix_lr=0.02, lr=1e-3, **options)
+    return groups, {row.names[0]: (row.group, row.lr, row.reason) for row in groups.rows}
+
+
+def test_hidden_matrices_are_for_muon():
+    groups, rows = muon(Transformer())
+    assert rows == {
+        "table.weight": ("decay", 1e-3, "an embedding"),
+        "patches.weight": ("muon/kernels/decay", 0.02, "kernels of a convolution"),
+        "patches.bias": ("no_decay", 1e-3, "a bias"),
+        "layers.0.0.weight": ("no_decay", 1e-3, "of a norm"),
+        "layers.0.1.weight": ("muon/decay", 0.02, "a hidden matrix"),
+        "layers.0.1.bias": ("no_decay", 1e-3, "a bias"),
+        "experts": ("decay", 1e-3, '3 dimensions, not known as matrices: override "rule" and "matrices"'),
+        "out.weight": ("decay", 1e-3, "the output layer"),
+    }
+    rules = {group["name"]: (group.get("rule"), group.get("matrices")) for group in groups}
+    assert rules["muon/decay"] == ("Muon", None)
+    assert rules["muon/kernels/decay"] == ("Muon", "flatten")
+    assert rules["decay"] == (None, None)
+
+
+def test_an_output_layer_tied_to_an_embedding_is_the_only_one():
+    model = Transformer(tied=True)
+    model.last = nn.Linear(8, 8, bias=False)
+    assert muon(model)[1]["last.weight"][2] == "a hidden matrix"
+
+
+def test_output_layers_by_name():
+    model = Transformer()
+    model.heads = nn.ModuleDict({"one": nn.Linear(8, 2), "two": nn.Linear(8, 3)})
+    model.last = nn.Linear(8, 8, bias=False)
+    reasons = {name: row[2] for name, row in muon(model)[1].items()}
+    assert reasons["heads.one.weight"] == reasons["heads.two.weight"] == "the output layer"
+    assert reasons["last.weight"] == reasons["out.weight"] == "a hidden matrix"
+
+
+def test_overrides_decide_what_muon_gets():
+    overrides = {"layers.*.1.weight": {"rule": None}, "experts": {"rule": "Muon", "matrices": "stack", "lr": 0.01}}
+    groups, rows = muon(Transformer(), overrides=overrides)
+    assert rows["layers.0.1.weight"] == (
+        "layers.*.1.weight/decay", 1e-3, "override 'layers.*.1.weight', a hidden matrix"
+    )  # fmt: skip
+    experts = next(group for group in groups if group["param_names"] == ["experts"])
+    assert (experts["rule"], experts["matrices"], experts["lr"]) == ("Muon", "stack", 0.01)
+    assert "rule" not in next(group for group in groups if group["param_names"] == ["layers.0.1.weight"])
+
+
+def test_layer_decay_scales_both_rates():
+    rows = muon(Transformer(), layer_decay=0.5)[1]
+    assert rows["layers.0.1.weight"][1] == 0.02 * 0.5
+    assert rows["layers.0.1.bias"][1] == 1e-3 * 0.5
+    assert rows["out.weight"][1] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"policy": "muon"}, "policy 'muon' needs matrix_lr=, Muon's learning rate: 0.02 is usual"),
+        ({"matrix_lr": 0.1}, "matrix_lr is the learning rate of policy 'muon', and the policy is 'no_decay_norm_bias'"),
+        ({"policy": "muon", "matrix_lr": -1.0}, "Invalid matrix_lr: -1.0"),
+        ({"policy": "muon", "matrix_lr": float("nan")}, "Invalid matrix_lr: nan"),
+    ],
+)
+def test_the_rate_of_matrices_must_be_given(options, words):
+    with pytest.raises(ValueError, match=words):
+        gradstep.param_groups(Transformer(), **options)

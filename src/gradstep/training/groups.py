@@ -1,21 +1,29 @@
 """Parameter groups: assign each parameter its weight decay and learning rate, with the reason.
 
-The second half finds the facts about each parameter: names, modules and layer, and whether it decays.
+:mod:`gradstep.training.policies` finds the facts about each parameter, and decides.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, final
 
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
-from gradstep.storage.policy import is_embedding_class
+from gradstep.training.policies import (
+    DEFAULT,
+    MUON,
+    POLICIES,
+    Decision,
+    NamedParameter,
+    choose_rule,
+    find_output_layers,
+    name_model_parameters,
+)
 
 EXPLICIT = "explicit"
 """The policy that assigns nothing: an override must match every parameter."""
@@ -27,9 +35,10 @@ def param_groups(
     model: nn.Module,
     weight_decay: float = 0.1,
     *,
-    policy: str = "no_decay_norm_bias",
+    policy: str = DEFAULT,
     embeddings: Literal["decay", "no_decay"] = "decay",
     lr: float | None = None,
+    matrix_lr: float | None = None,
     layer_decay: float | None = None,
     overrides: Mapping[str, GroupSettingsMap] | None = None,
 ) -> ParamGroups:
@@ -41,6 +50,8 @@ def param_groups(
     ``"no_decay_norm_bias"``    all but norms (by type and by name), biases, and tensors of < 2 dimensions
     ``"ndim>=2"``               tensors of two or more dimensions, whatever they are
     ``"all"``                   everything
+    ``"muon"``                  as the first; hidden matrices are updated by :class:`gradstep.Muon`, all others by
+                                the optimizer's own rule
     ``"explicit"``              nothing is assigned: an override must match every parameter
     ==========================  =========================================================================
 
@@ -56,10 +67,11 @@ def param_groups(
         policy: a name from the table.
         embeddings: ``"no_decay"`` excludes the weights of embeddings from decay under every policy.
         lr: the learning rate of every group, > 0; None leaves it to the optimizer. ``layer_decay`` needs it.
+        matrix_lr: the learning rate of Muon's groups, > 0, which the policy ``"muon"`` needs: its scale is its own.
         layer_decay: the factor from each level to the one below, in (0, 1].
         overrides: settings by pattern (``*`` and ``?`` as in file names) of the full parameter name. They override
             the policy: ``{"head.*": {"lr": 1e-3}, "*.logit_scale": {"weight_decay": 0.0}}``. ``"name"`` names the
-            group; its default is the pattern.
+            group; its default is the pattern. ``"rule": None`` takes a matrix from Muon.
 
     Returns:
         A list of groups, each with ``params``, ``param_names``, ``embeddings`` (for each parameter, whether an
@@ -90,6 +102,7 @@ def param_groups(
     "ELECTRA", arXiv:2003.10555, section 3.1, and Bao et al., "BEiT", arXiv:2106.08254, appendix.
     """
     _check(weight_decay, policy, embeddings, lr, layer_decay)
+    _check_matrix_lr(policy, matrix_lr)
     overrides = overrides or {}
     params = name_model_parameters(model)
     trained = [p for p in params if p.tensor.requires_grad]
@@ -101,6 +114,7 @@ def param_groups(
         raise ValueError(f"policy 'explicit': no pattern of overrides matches {missing}")
     levels = dict(zip(params, levels_of(params), strict=True)) if layer_decay is not None else {}
     levels_above = count_levels_above(list(levels.values()))
+    heads = find_output_layers(trained) if policy == MUON else frozenset()
 
     groups: dict[str, dict[str, Any]] = {}
     rows = []
@@ -110,15 +124,22 @@ def param_groups(
             continue
         decays, reason = _decide(p, policy, embeddings)
         settings: dict[str, Any] = {"weight_decay": weight_decay if decays else 0.0}
-        if lr is not None:
-            settings["lr"] = lr * layer_decay ** levels_above[levels[p]] if layer_decay is not None else lr
+        own = dict(overrides[patterns[p]]) if p in patterns else {}
+        rule: Mapping[str, Any] = {}
+        if policy == MUON:
+            rule, reason = choose_rule(p, heads, reason)
+            rule = rule if own.get("rule", MUON) is not None else {}
+        settings |= rule
+        rate = matrix_lr if rule else lr
+        if rate is not None:
+            settings["lr"] = rate * layer_decay ** levels_above[levels[p]] if layer_decay is not None else rate
         parts = [levels[p]] if levels else []
         if p in patterns:
             pattern = patterns[p]
-            own = dict(overrides[pattern])
             parts.insert(0, str(own.pop("name", pattern)))
             reason = f"override {pattern!r}" + ("" if "weight_decay" in own or policy == EXPLICIT else f", {reason}")
-            settings.update(own)
+            settings.update({key: value for key, value in own.items() if (key, value) != ("rule", None)})
+        parts[:0] = ["muon"] * ("rule" in rule) + ["kernels"] * ("matrices" in rule)
         name = "/".join([*parts, "decay" if settings["weight_decay"] else "no_decay"])
         _add_to_group(groups, name, settings, p)
         rows.append(
@@ -131,6 +152,7 @@ def _decide(p: NamedParameter, policy: str, embeddings: str) -> Decision:
     """Return whether a parameter decays, and the reason if it does not."""
     if p.in_embedding and embeddings == "no_decay":
         return False, "an embedding"
+    policy = DEFAULT if policy == MUON else policy
     return POLICIES[policy](p) if policy in POLICIES else (True, "")
 
 
@@ -169,7 +191,7 @@ def _add_to_group(groups: dict[str, dict[str, Any]], name: str, settings: dict[s
 def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None) -> None:
     if not (weight_decay >= 0 and math.isfinite(weight_decay)):
         raise ValueError(f"Invalid weight_decay: {weight_decay} (must be finite and at least 0)")
-    policies = [*POLICIES, EXPLICIT]
+    policies = [*POLICIES, MUON, EXPLICIT]
     if policy not in policies:
         raise ValueError(f"Invalid policy: {policy!r} (choose from {', '.join(map(repr, policies))})")
     if embeddings not in ("decay", "no_decay"):
@@ -181,6 +203,18 @@ def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, 
             raise ValueError(f"Invalid layer_decay: {layer_decay} (must be in (0, 1])")
         if lr is None:
             raise ValueError("layer_decay needs lr=, the learning rate of the topmost level")
+
+
+def _check_matrix_lr(policy: str, matrix_lr: float | None) -> None:
+    if (matrix_lr is None) != (policy != MUON):
+        raise ValueError(
+            "policy 'muon' needs matrix_lr=, Muon's learning rate: 0.02 is usual, or with Muon's adjust_lr_fn="
+            "'match_rms_adamw' AdamW's own"
+            if matrix_lr is None
+            else f"matrix_lr is the learning rate of policy 'muon', and the policy is {policy!r}: leave it out"
+        )
+    if matrix_lr is not None and not (matrix_lr > 0 and math.isfinite(matrix_lr)):
+        raise ValueError(f"Invalid matrix_lr: {matrix_lr} (must be finite and greater than 0)")
 
 
 _TITLES = ("parameter", "shape", "group", "decay", "lr", "reason")
@@ -236,64 +270,7 @@ class ParamGroups(list[dict[str, Any]]):
         return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
-# -- facts about parameters -------------------------------------------------------------------------------------------
-
-_NORM = re.compile(r"Norm(\d[dD])?$")
-_BIAS = re.compile(r"^bias(_|$)|_bias$")
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class NamedParameter:
-    """One parameter of a model with all its names; tied weights have several."""
-
-    tensor: Tensor  # the parameter
-    names: tuple[str, ...]  # all its names, in the model's order
-    owners: tuple[nn.Module, ...]  # the modules that hold it, in the order of the names
-
-    @property
-    def name(self) -> str:
-        """The first of its names."""
-        return self.names[0]
-
-    @property
-    def in_norm(self) -> bool:
-        """Whether a normalisation layer holds it.
-
-        A layer is one if the name of its class, or of a base class, ends in ``Norm``, ``Norm1d``, ``Norm2d`` or
-        ``Norm3d``. This covers all of torch's and the RMSNorms of model libraries (``LlamaRMSNorm``).
-        """
-        return any(_NORM.search(cls.__name__) for owner in self.owners for cls in type(owner).__mro__)
-
-    @property
-    def in_embedding(self) -> bool:
-        """Whether an embedding holds it: a module with a class or base class named ``…Embedding(Bag)``."""
-        return any(is_embedding_class(type(owner)) for owner in self.owners)
-
-    @property
-    def is_bias(self) -> bool:
-        """Whether its name is that of a bias: ``bias``, ``bias_k``, ``in_proj_bias``."""
-        return any(_BIAS.search(name.rpartition(".")[2]) for name in self.names)
-
-
-def name_model_parameters(model: nn.Module) -> list[NamedParameter]:
-    """Return every parameter of a model, tied ones once, in the order of ``model.named_parameters()``.
-
-    Raises:
-        ValueError: a lazy module's parameter, which has no shape before the first forward pass.
-    """
-    owners_of: dict[Tensor, list[tuple[str, nn.Module]]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners_of.setdefault(p, []).append((f"{prefix}.{name}" if prefix else name, module))
-    result = []
-    for p, pairs in owners_of.items():
-        names, owners = zip(*pairs, strict=True)
-        if is_lazy(p):
-            raise ValueError(f"{names[0]} has no shape yet: run one forward pass before making parameter groups")
-        result.append(NamedParameter(p, names, owners))
-    return result
-
+# -- levels ---------------------------------------------------------------------------------------------------------
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
@@ -333,36 +310,3 @@ def count_levels_above(levels: Sequence[str]) -> dict[str, int]:
     inner = [level for level in dict.fromkeys(levels) if level not in (EMBEDDINGS, HEAD)]
     order = [level for level in (EMBEDDINGS, *inner, HEAD) if level in levels]
     return {level: len(order) - 1 - i for i, level in enumerate(order)}
-
-
-Decision = tuple[bool, str]
-"""Whether a parameter decays, and why."""
-
-
-def no_decay_norm_bias(p: NamedParameter) -> Decision:
-    """Decay everything but norms, biases and tensors with fewer than two dimensions.
-
-    A norm is recognised by the class of its module, so that a gain with two dimensions does not decay, and by its
-    dimension, so that a vector in a module of any class does not decay.
-    """
-    if p.in_norm:
-        return False, "of a norm"
-    return (False, "a bias") if p.is_bias else by_dimension(p)
-
-
-def by_dimension(p: NamedParameter) -> Decision:
-    """Decay tensors with two or more dimensions; modules and names do not matter (nanoGPT's rule)."""
-    return p.tensor.ndim >= 2, f"{p.tensor.ndim} dimension{'' if p.tensor.ndim == 1 else 's'}"
-
-
-def everything(p: NamedParameter) -> Decision:
-    """Decay every parameter, as torch.optim does with ``model.parameters()``."""
-    return True, "policy 'all'"
-
-
-POLICIES: Mapping[str, Callable[[NamedParameter], Decision]] = {
-    "no_decay_norm_bias": no_decay_norm_bias,
-    "ndim>=2": by_dimension,
-    "all": everything,
-}
-"""The policies by name."""
