@@ -250,7 +250,7 @@ def test_explicit_takes_exactly_what_is_matched():
             {"overrides": {f"layers.{i}.scale": {"lr": i + 1.0, "name": "s"} for i in range(2)}},
             "call their group 's/no_decay'",
         ),
-        ({"policy": "magic"}, r"Invalid policy: 'magic' \(choose from 'no_decay_norm_bias', 'ndim>=2', 'all', 'expl"),
+        ({"policy": "magic"}, r"Invalid policy: 'magic' \(choose from 'no_decay_norm_bias', 'ndim>=2', 'all', 'muon'"),
         ({"embeddings": "out"}, "Invalid embeddings"),
         ({"weight_decay": -0.1}, "Invalid weight_decay: -0.1"),
         ({"weight_decay": float("nan")}, "Invalid weight_decay: nan"),

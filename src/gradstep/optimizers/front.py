@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: parameters with settings, and perhaps a ``"rule"``, of their own; checks more than torch does.
+        """Add ``param_group``: parameters with settings, and perhaps a ``"rule"``, of their own; more checks than torch.
 
         Raises:
             ValueError: a setting is missing or out of its bounds, or a parameter is in the optimizer already.
