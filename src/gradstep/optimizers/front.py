@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- settings -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add ``param_group``: parameters with settings, and perhaps a ``"rule"``, of their own; more checks than torch.
+        """Add ``param_group``: parameters with settings of their own, and perhaps a ``"rule"``; it is checked.
 
         Raises:
             ValueError: a setting is missing or out of its bounds, or a parameter is in the optimizer already.
