@@ -154,12 +154,12 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
     """
     if isinstance(rule, type):
         return rule
+    by_name = {name.lower(): candidate for name, candidate in RULES.items()}
+    if rule.lower() in by_name:
+        return by_name[rule.lower()]
     if names_file(rule):
         return rule_in_file(rule)
-    by_name = {name.lower(): candidate for name, candidate in RULES.items()}
-    if rule.lower() not in by_name:
-        raise ValueError(f"No rule {rule!r}.{suggest(rule.lower(), by_name, most=1)} There are {', '.join(by_name)}")
-    return by_name[rule.lower()]
+    raise ValueError(f"No rule {rule!r}.{suggest(rule.lower(), by_name, most=1)} There are {', '.join(by_name)}")
 
 
 def describe_submission(submission: Any) -> str:

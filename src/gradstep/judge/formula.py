@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.algebra.program import NotFoundError, Program
+from gradstep.judge.algebra.expression import Node
+from gradstep.judge.algebra.program import NotFoundError, Program, require_change
 from gradstep.judge.algebra.symbol import UntraceableError
 from gradstep.judge.algebra.trace import Key, key_of, trace, values_of
 from gradstep.judge.scenario import battery
@@ -53,6 +54,24 @@ class RuleChange:
     habits: tuple[tuple[str, Any], ...] = ()  # the fields of :class:`Habits` that differ
     # whether a rule can have the mistake, by its graph at its default settings; None for every rule
     when: Condition | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Mistake:
+    """A known way to write a rule differently; an error, unless it is a convention."""
+
+    name: str  # identifier in kebab-case
+    sentence: str  # the difference, as it follows "matches AdamW with …"
+    look_for: str  # what to look for in the code, and what to put there
+    change: RuleChange  # what it changes in a rule
+    read: str = "the rule's docstring in gradstep.rules"  # where the right way is explained
+    # who writes the rule like this on purpose, and for which rules (an empty tuple: for all)
+    conventions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
+        """Return who has this difference in this rule on purpose; empty if it is simply wrong."""
+        return tuple(holder for holder, rules in self.conventions if not rules or rule.__name__ in rules)
 
 
 @final
@@ -223,3 +242,45 @@ def _add_habits(habits: Habits, new: tuple[tuple[str, Any], ...]) -> Habits:
         if before[name] != getattr(Habits(), name) and not isinstance(value, tuple):
             raise NotFoundError(f"two changes of {name} exclude each other")
     return replace(habits, **{n: before[n] + v if isinstance(v, tuple) else v for n, v in new})
+
+
+# -- helpers that make edits -------------------------------------------------------------------------------------------
+
+
+def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> RuleChange:
+    """Return the change of these fields of :class:`Habits`, and of a rule's graph."""
+    return RuleChange(edit, tuple(fields.items()), when)
+
+
+def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
+    """Return an edit that applies ``change`` to every node of these parts, by default of all."""
+
+    def edit(program: Program) -> Program:
+        return program.rewrite(lambda node: change(program, node), *parts)
+
+    return edit
+
+
+def all_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other; each must change something."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            program = require_change(program, each(program))
+        return program
+
+    return edit
+
+
+def any_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other, except those without a place in the rule."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            try:
+                program = each(program)
+            except NotFoundError:
+                continue
+        return program
+
+    return edit

@@ -15,8 +15,7 @@ from gradstep.judge.algebra.program import (
     require,
     sums_with_eps,
 )
-from gradstep.judge.catalogue.mistake import all_of, any_of, habit
-from gradstep.judge.formula import Edit, RuleChange
+from gradstep.judge.formula import Edit, RuleChange, all_of, any_of, habit
 
 
 def _replace(moment: str, by: Replacement) -> Edit:

@@ -15,8 +15,7 @@ from gradstep.judge.algebra.program import (
     require,
     step_size,
 )
-from gradstep.judge.catalogue.mistake import any_of, habit
-from gradstep.judge.formula import Edit, RuleChange
+from gradstep.judge.formula import Edit, RuleChange, any_of, habit
 
 
 def _change_decoupled(change: Callable[[Program, Node], Node], program: Program) -> Program:

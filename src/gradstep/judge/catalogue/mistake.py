@@ -1,7 +1,7 @@
-"""Known mistakes, rules with mistakes in them, and the helpers that make edits."""
+"""The known mistakes and conventions, and rules with mistakes in them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import permutations
@@ -10,10 +10,10 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.algebra.expression import Node
-from gradstep.judge.algebra.program import NotFoundError, Program, require_change
+from gradstep.judge.algebra.program import NotFoundError
 from gradstep.judge.algebra.trace import key_of
-from gradstep.judge.formula import Condition, Edit, Formula, Habits, RuleChange, apply_changes, examples
+from gradstep.judge.catalogue import corrections, decay, momentum, particular, state
+from gradstep.judge.formula import Edit, Formula, Habits, Mistake, RuleChange, apply_changes, examples
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
 from gradstep.report.words import read_tables
@@ -22,24 +22,6 @@ from gradstep.rules import Rule
 CONVENTIONS = ("torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook")
 """Libraries and papers whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it;
 ``textbook`` stands for the listings of tutorials."""
-
-
-@final
-@dataclass(frozen=True)
-class Mistake:
-    """A known way to write a rule differently; an error, unless it is a convention."""
-
-    name: str  # identifier in kebab-case
-    sentence: str  # the difference, as it follows "matches AdamW with …"
-    look_for: str  # what to look for in the code, and what to put there
-    change: RuleChange  # what it changes in a rule
-    read: str = "the rule's docstring in gradstep.rules"  # where the right way is explained
-    # who writes the rule like this on purpose, and for which rules (an empty tuple: for all)
-    conventions: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-    def conventions_of(self, rule: type[Rule]) -> tuple[str, ...]:
-        """Return who has this difference in this rule on purpose; empty if it is simply wrong."""
-        return tuple(holder for holder, rules in self.conventions if not rules or rule.__name__ in rules)
 
 
 def read_mistakes(changes: Mapping[str, Edit | RuleChange]) -> tuple[Mistake, ...]:
@@ -65,6 +47,12 @@ def _read_holders(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
         holders, _, rules = group.partition(": ")
         conventions += [(holder, tuple(rules.split(", ")) if rules else ()) for holder in holders.split(", ")]
     return tuple(conventions)
+
+
+FAMILIES = (corrections, decay, particular, state, momentum)
+
+MISTAKES = read_mistakes({name: change for family in FAMILIES for name, change in family.CHANGES.items()})
+"""Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""
 
 
 @final
@@ -114,6 +102,19 @@ def variants(rule: type[Rule], mistakes: tuple[Mistake, ...]) -> tuple[Variant, 
         if sum(m.change.edit is not None for m in mistakes) < 2:
             break
     return tuple(differing)
+
+
+@cache
+def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
+    """Return the rule with each known mistake or convention that it can have, one at a time.
+
+    Some do the same as an earlier one in this rule; :func:`distinct` leaves those out.
+
+    >>> from gradstep.rules import Lion
+    >>> catalogue(Lion)[0].sentence
+    'Lion with a bias correction that the rule does not have'
+    """
+    return tuple(v for m in (*MISTAKES, *state.mistakes_of_settings(rule)) for v in variants(rule, (m,)))
 
 
 def _same(one: Formula, other: Formula) -> bool:
@@ -233,42 +234,3 @@ def _settings_away(example: Rule, ndim: int) -> Mapping[str, Any]:
                 continue
             rule = changed if key_of(changed, ndim) == key_of(example, ndim) else rule
     return vars(rule)
-
-
-def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> RuleChange:
-    """Return the change of these fields of :class:`~gradstep.judge.formula.Habits`, and of a rule's graph."""
-    return RuleChange(edit, tuple(fields.items()), when)
-
-
-def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
-    """Return an edit that applies ``change`` to every node of these parts, by default of all."""
-
-    def edit(program: Program) -> Program:
-        return program.rewrite(lambda node: change(program, node), *parts)
-
-    return edit
-
-
-def all_of(*edits: Edit) -> Edit:
-    """Return an edit that makes these edits one after the other; each must change something."""
-
-    def edit(program: Program) -> Program:
-        for each in edits:
-            program = require_change(program, each(program))
-        return program
-
-    return edit
-
-
-def any_of(*edits: Edit) -> Edit:
-    """Return an edit that makes these edits one after the other, except those without a place in the rule."""
-
-    def edit(program: Program) -> Program:
-        for each in edits:
-            try:
-                program = each(program)
-            except NotFoundError:
-                continue
-        return program
-
-    return edit

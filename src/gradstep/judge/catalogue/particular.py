@@ -5,8 +5,7 @@ from functools import partial
 
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, P, add, call, mul, number
 from gradstep.judge.algebra.program import Average, NotFoundError, Program, only, replace_corrections, require
-from gradstep.judge.catalogue.mistake import edit_nodes
-from gradstep.judge.formula import Edit, RuleChange
+from gradstep.judge.formula import Edit, RuleChange, edit_nodes
 
 
 def _find_maximum(program: Program) -> tuple[str, str]:

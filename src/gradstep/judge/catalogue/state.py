@@ -8,8 +8,7 @@ from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, 
 from gradstep.judge.algebra.program import NAMES, Average, Program, coupled_decay, only, require
 from gradstep.judge.catalogue.corrections import debias_averages, set_eps, uses_step
 from gradstep.judge.catalogue.decay import remove_decay
-from gradstep.judge.catalogue.mistake import Mistake, edit_nodes, habit
-from gradstep.judge.formula import Edit, RuleChange, examples
+from gradstep.judge.formula import Edit, Mistake, RuleChange, edit_nodes, examples, habit
 from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
 
