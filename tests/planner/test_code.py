@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradstep
-from gradstep.planner.models import FAMILIES, _parameters_by_family
+from gradstep.planner.models import MODEL_FAMILIES, _parameters_by_family
 from gradstep.rules import SGD
 
 
@@ -95,7 +95,7 @@ CONFIGS = {
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", MODEL_FAMILIES)
 def test_a_configuration_is_counted_alike_with_and_without_transformers(kind, tmp_path):
     pytest.importorskip("transformers")
     config = {"model_type": kind, "architectures": [ARCHITECTURES[kind]], **CONFIGS[kind]}

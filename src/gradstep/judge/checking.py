@@ -1,12 +1,9 @@
 """``gradstep.check``, which judges any optimizer, and the same as a test: ``@gradstep.conformance("adamw")``."""
 
 import functools
-import inspect
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, final
 
@@ -25,9 +22,9 @@ from gradstep.judge.properties import (
     observe,
 )
 from gradstep.judge.replay import Parting, find_parting, replay, tolerance
-from gradstep.judge.scenario import Scenario, Values, battery, shared_defaults
+from gradstep.judge.scenario import Scenario, Values, battery, fresh_defaults, shared_defaults
 from gradstep.judge.subjects.base import Kind, NotOfferedError, Subject
-from gradstep.judge.subjects.detect import subject_of
+from gradstep.judge.subjects.detect import describe_submission, subject_of
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
 from gradstep.rules import RULES, Rule
 from gradstep.spelling import suggest
@@ -130,20 +127,11 @@ def check(
     except TypeError as error:
         return replace(blank, reason=f"It could not be judged: {error}.")
     trial = Trial(subject, rule_class, dict(settings or {}), convention, strict, watch)
-    with warnings.catch_warnings(), _torch_defaults():
+    with warnings.catch_warnings(), fresh_defaults():
         # A submission that warns is judged by its results, also where warnings are errors.
         warnings.simplefilter("ignore")
         verdict = trial.verdict(blank)
     return replace(verdict, seconds=time.perf_counter() - started)
-
-
-def _torch_defaults() -> AbstractContextManager[None]:
-    """Make torch's new tensors float32 and on the CPU inside, if torch is loaded."""
-    if "torch" not in sys.modules:
-        return nullcontext()
-    from gradstep.judge.defaults import fresh_defaults
-
-    return fresh_defaults()
 
 
 def find_rule(rule: str | type[Rule]) -> type[Rule]:
@@ -160,14 +148,6 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
     if names_file(rule):
         return rule_in_file(rule)
     raise ValueError(f"No rule {rule!r}.{suggest(rule.lower(), by_name, most=1)} There are {', '.join(by_name)}")
-
-
-def describe_submission(submission: Any) -> str:
-    """Return the submission's name."""
-    if isinstance(submission, functools.partial):
-        return describe_submission(submission.func)
-    has_name = isinstance(submission, type) or inspect.isroutine(submission)
-    return str(submission.__name__ if has_name else type(submission).__name__)
 
 
 def conformance(rule: str | type[Rule], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:

@@ -1,6 +1,8 @@
 """Scenarios: short training runs with fixed numbers, for a submission and for the reference; those of a rule."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, TypeAlias, final
@@ -267,3 +269,33 @@ class _ScenarioMaker:
 def _first_gradients(gradients: Sequence[Gradients]) -> list[Values]:
     """Return the first gradient of each parameter, which has its shape."""
     return [next(g for g in column if g is not None) for column in zip(*gradients)]
+
+
+@contextmanager
+def fresh_defaults() -> Iterator[None]:
+    """Make torch's new tensors float32 and on the CPU inside, whatever defaults have been set; does not load torch.
+
+    >>> import torch
+    >>> torch.set_default_dtype(torch.float64)
+    >>> with fresh_defaults():
+    ...     torch.zeros(1).dtype
+    torch.float32
+    >>> torch.zeros(1).dtype
+    torch.float64
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        if torch.get_default_device().type == "cpu":
+            yield
+        else:
+            with torch.device("cpu"):
+                yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -158,7 +158,7 @@ def _parameters_by_transformers(config: Mapping[str, Any]) -> tuple[ParameterSpe
 
 
 def _parameters_by_family(file: Path, config: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
-    make_family = FAMILIES.get(config["model_type"])
+    make_family = MODEL_FAMILIES.get(config["model_type"])
     if make_family is None or config.get("attention_bias"):
         raise ValueError(
             f"The architecture {config['model_type']!r} of {file} is not known here without transformers: "
@@ -184,7 +184,7 @@ def _make_llama(config: Mapping[str, Any]) -> Family:
     )
 
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {
+MODEL_FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Family]] = {
     "gpt2": lambda config: GPT2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"]),
     "llama": _make_llama,
     "mistral": _make_llama,

@@ -1,23 +1,24 @@
 """The known mistakes and conventions, and rules with mistakes in them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.algebra.program import NotFoundError
+from gradstep.judge.algebra.program import NAMES, NotFoundError
 from gradstep.judge.algebra.trace import key_of
-from gradstep.judge.catalogue import corrections, decay, momentum, particular, state
-from gradstep.judge.formula import Edit, Formula, Habits, Mistake, RuleChange, apply_changes, examples
+from gradstep.judge.catalogue import particular, state, terms
+from gradstep.judge.formula import Edit, Formula, Habits, Mistake, RuleChange, apply_changes, examples, habit
 from gradstep.judge.replay import replay
 from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
 from gradstep.report.words import read_tables
 from gradstep.rules import Rule
+from gradstep.rules.settings import shared_settings_of
 
 CONVENTIONS = ("torch", "paper", "optax", "tinytorch", "keras", "huggingface", "bitsandbytes", "textbook")
 """Libraries and papers whose reading of a rule may count as right. ``torch`` is the rule as gradstep has it;
@@ -49,10 +50,71 @@ def _read_holders(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(conventions)
 
 
-FAMILIES = (corrections, decay, particular, state, momentum)
+FAMILIES = (terms, particular, state)
 
 MISTAKES = read_mistakes({name: change for family in FAMILIES for name, change in family.CHANGES.items()})
 """Every mistake except those of single settings, which depend on the rule; the likeliest first within each kind."""
+
+
+_SLOT_WORDS = {
+    "exp_avg": "the average of the gradient",
+    "exp_avg_sq": "the average square",
+    "exp_inf": "the running maximum",
+    "square_avg": "the average square",
+    "acc_delta": "the average squared step",
+    "grad_avg": "the average gradient",
+    "momentum_buffer": "the momentum",
+    "sum": "the sum of squares",
+}
+"""Words for the slots of gradstep's own rules; other slots are called by their names."""
+
+
+_EPSILONS = ("1e-08", "1e-06", "1e-07", "1e-05", "1e-10", "1e-12", "1e-04", "1e-03")
+"""Values that people write for ε."""
+
+
+def list_setting_mistakes(rule: type[Rule]) -> Iterator[Mistake]:
+    """Yield a mistake for each slot not kept, each setting without effect, each flag always on and each constant ε."""
+    for slot in dict.fromkeys(s.name for example, ndim in examples(rule) for s in example.slots(ndim)):
+        yield Mistake(
+            f"{slot.replace('_', '-')}-not-stored",
+            f"{_SLOT_WORDS.get(slot, f'the state {slot}')} computed but not kept",
+            f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
+            RuleChange(state.lose(slot)),
+            "the tensor methods that end in an underscore work in place; the others return a new tensor",
+        )
+    settings = shared_settings_of(rule)
+    for name, default in ((s.name, s.default) for s in settings):
+        yield Mistake(
+            f"{name.replace('_', '-')}-ignored",
+            f"the setting {name} ignored ({default} is used)",
+            f"where `{name}` is used",
+            habit(ignores=(name,)),
+        )
+        if name == "weight_decay" and default:  # where the default is 0, the mistake above leaves the decay out
+            yield Mistake(
+                "weight-decay-missing",
+                "no decay, whatever weight_decay is",
+                "where `weight_decay` is used: the decay, such as `p *= 1 - lr * weight_decay`, is missing",
+                RuleChange(terms.remove_decay),
+            )
+    for name in (s.name for s in settings if s.default is False):
+        yield Mistake(
+            f"{name.replace('_', '-')}-always",
+            "Nesterov's step always" if name == "nesterov" else f"{name} always on",
+            f"where `{name}` is not set",
+            habit(always=(name,)),
+        )
+    eps = next((s.default for s in settings if s.name in NAMES["eps"]), None)
+    for value in (v for v in _EPSILONS if eps != float(v)):
+        yield Mistake(
+            f"eps-is-{value}",
+            f"ε = {value} whatever is set",
+            f"`{value}` written into the formula; use the setting eps",
+            RuleChange(partial(terms.set_eps, float(value))),
+            "Kingma and Ba, arXiv:1412.6980, Algorithm 1; the rule's docstring in gradstep.rules says where ε stands "
+            "in this rule",
+        )
 
 
 @final
@@ -114,7 +176,7 @@ def catalogue(rule: type[Rule]) -> tuple[Variant, ...]:
     >>> catalogue(Lion)[0].sentence
     'Lion with a bias correction that the rule does not have'
     """
-    return tuple(v for m in (*MISTAKES, *state.mistakes_of_settings(rule)) for v in variants(rule, (m,)))
+    return tuple(v for m in (*MISTAKES, *list_setting_mistakes(rule)) for v in variants(rule, (m,)))
 
 
 def _same(one: Formula, other: Formula) -> bool:

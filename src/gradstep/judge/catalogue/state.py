@@ -1,16 +1,26 @@
-"""State, and the loop around a rule: wrong averages, counting, groups, missing gradients, settings without effect."""
+"""State, momentum and the loop around a rule: wrong averages, buffers, counting, groups, missing gradients.
+
+Also the size and the direction of the step, and changes of the gradient before the rule uses it.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, Node, P, call, mul
-from gradstep.judge.algebra.program import NAMES, Average, Program, coupled_decay, only, require
-from gradstep.judge.catalogue.corrections import debias_averages, set_eps, uses_step
-from gradstep.judge.catalogue.decay import remove_decay
-from gradstep.judge.formula import Edit, Mistake, RuleChange, edit_nodes, examples, habit
-from gradstep.rules import Rule
-from gradstep.rules.settings import shared_settings_of
+from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, G, Node, P, call, mul, number
+from gradstep.judge.algebra.program import (
+    Average,
+    Program,
+    coupled_decay,
+    divide_terms,
+    only,
+    require,
+    sums_with_eps,
+)
+from gradstep.judge.catalogue.terms import debias_averages, uses_step
+from gradstep.judge.formula import Edit, RuleChange, edit_nodes, habit
+
+# -- state, and the loop around a rule ---------------------------------------------------------------------------------
 
 
 class Blend(NamedTuple):
@@ -163,65 +173,81 @@ def _reads_rate(program: Program) -> bool:
     return any(n.op == "setting" and n.args[0] == "lr" for n in program.nodes())
 
 
-_SLOTS = {
-    "exp_avg": "the average of the gradient",
-    "exp_avg_sq": "the average square",
-    "exp_inf": "the running maximum",
-    "square_avg": "the average square",
-    "acc_delta": "the average squared step",
-    "grad_avg": "the average gradient",
-    "momentum_buffer": "the momentum",
-    "sum": "the sum of squares",
-}
-"""Words for the slots of gradstep's own rules; other slots are called by their names."""
+# -- momentum, the step, and the gradient ------------------------------------------------------------------------------
 
 
-_EPSILONS = ("1e-08", "1e-06", "1e-07", "1e-05", "1e-10", "1e-12", "1e-04", "1e-03")
-"""Values that people write for ε."""
+def _find_buffer(program: Program) -> Average:
+    """Return the momentum buffer: the one slot that is a sum of gradients."""
+    return only((a for a in program.first_moments if not a.is_average), "momentum buffer")
 
 
-def mistakes_of_settings(rule: type[Rule]) -> Iterator[Mistake]:
-    """Yield a mistake for each slot not kept, each setting without effect, each flag always on and each constant ε."""
-    for slot in dict.fromkeys(s.name for example, ndim in examples(rule) for s in example.slots(ndim)):
-        yield Mistake(
-            f"{slot.replace('_', '-')}-not-stored",
-            f"{_SLOTS.get(slot, f'the state {slot}')} computed but not kept",
-            f"the state `{slot}` after the step: write it back, or update it in place (`mul_`, `add_`)",
-            RuleChange(lose(slot)),
-            "the tensor methods that end in an underscore work in place; the others return a new tensor",
-        )
-    settings = shared_settings_of(rule)
-    for name, default in ((s.name, s.default) for s in settings):
-        yield Mistake(
-            f"{name.replace('_', '-')}-ignored",
-            f"the setting {name} ignored ({default} is used)",
-            f"where `{name}` is used",
-            habit(ignores=(name,)),
-        )
-        if name == "weight_decay" and default:  # where the default is 0, the mistake above leaves the decay out
-            yield Mistake(
-                "weight-decay-missing",
-                "no decay, whatever weight_decay is",
-                "where `weight_decay` is used: the decay, such as `p *= 1 - lr * weight_decay`, is missing",
-                RuleChange(remove_decay),
-            )
-    for name in (s.name for s in settings if s.default is False):
-        yield Mistake(
-            f"{name.replace('_', '-')}-always",
-            "Nesterov's step always" if name == "nesterov" else f"{name} always on",
-            f"where `{name}` is not set",
-            habit(always=(name,)),
-        )
-    eps = next((s.default for s in settings if s.name in NAMES["eps"]), None)
-    for value in (v for v in _EPSILONS if eps != float(v)):
-        yield Mistake(
-            f"eps-is-{value}",
-            f"ε = {value} whatever is set",
-            f"`{value}` written into the formula; use the setting eps",
-            RuleChange(partial(set_eps, float(value))),
-            "Kingma and Ba, arXiv:1412.6980, Algorithm 1; the rule's docstring in gradstep.rules says where ε stands "
-            "in this rule",
-        )
+def _move_lr_into_buffer(program: Program) -> Program:
+    lr = program.setting("lr")
+    buffer = _find_buffer(program)
+    along, rest = program["step"].linear(buffer.new)
+    require(along is not ZERO, "step along the buffer")
+    changed = program.replace_part(buffer.name, buffer.plus(lr * buffer.new_weight * buffer.value))
+    return changed.replace(step=divide_terms(along, lr) * buffer.new + rest)
+
+
+def _change_buffer(make: Callable[[Average], Node], program: Program) -> Program:
+    """Replace the new momentum by ``make`` of the buffer."""
+    buffer = _find_buffer(program)
+    return program.replace_part(buffer.name, make(buffer))
+
+
+def _dampen_first(buffer: Average) -> Node:
+    require(buffer.new_weight.op == "ite", "first step of its own")
+    return buffer.plus(buffer.new_weight.args[2] * buffer.value)
+
+
+def _change_direction(look_ahead: bool, make: Callable[[Average], Node], program: Program) -> Program:
+    """Replace the direction of a step, with Nesterov's look-ahead or without it, by ``make`` of the buffer."""
+    buffer = _find_buffer(program)
+    looks_ahead = program["step"].linear(GRADIENT)[0] is not ZERO
+    require(buffer.value is GRADIENT and looks_ahead == look_ahead, "such momentum of the gradient")
+    return program.replace(step=program.setting("lr") * make(buffer))
+
+
+def _divide_after_buffer(program: Program) -> Program:
+    """Divide by the root after the momentum instead of before it."""
+    buffer = _find_buffer(program)
+    roots = {d.node for d in sums_with_eps(program)}
+    quotients = [f for f in buffer.value.factors if f.split_power()[0] in roots and f.split_power()[1] == -1]
+    require(quotients, "division before the momentum")
+    value = mul(*(f for f in buffer.value.factors if f not in quotients))
+    changed = program.replace_part(buffer.name, buffer.plus(buffer.new_weight * value))
+    return changed.replace(step=changed["step"].substitute(buffer.new, mul(buffer.new, *quotients)))
+
+
+def _add_look_ahead(program: Program) -> Program:
+    """Use NAdam's numerator in Adam: ``beta1 * m_hat + (1 - beta1) * grad / (1 - beta1**t)``."""
+    m = only((a for a in program.first_moments if a.is_average and a.value is GRADIENT), "average of the gradient")
+    along, rest = program["step"].linear(m.new)
+    require(along is not ZERO and program["step"].linear(GRADIENT)[0] is ZERO, "step along the average alone")
+    ahead = m.old_weight * m.new + m.new_weight * GRADIENT
+    return program.replace(step=along * ahead + rest)
+
+
+def _change_step(change: Callable[[Program, Node], Node]) -> Edit:
+    return lambda program: program.replace(step=change(program, program["step"]))
+
+
+def _negate_gradient(program: Program) -> Program:
+    require(program.slots or program["G"].op == "add", "difference to a step uphill")
+    return program.rewrite(lambda n: -n if n is G else n, "G")
+
+
+def _replace_gradient(new: Node) -> Edit:
+    return lambda program: program.rewrite(lambda n: new if n is G else n)
+
+
+def _clamp(limit: float) -> Node:
+    low = call("maximum", G, number(-limit))
+    return -call("maximum", -low, number(-limit))
+
+
+_NORM = call("sum", G**2) ** 0.5
 
 
 CHANGES: dict[str, Edit | RuleChange] = {
@@ -276,4 +302,35 @@ CHANGES: dict[str, Edit | RuleChange] = {
     "state-not-saved": habit(forgets="all", when=_counts_and_keeps),
     "slots-not-saved": habit(forgets="slots"),
     "steps-not-saved": habit(forgets="steps", when=uses_step),
+    "ascent": _change_step(lambda program, step: -step),
+    "gradient-negated": _negate_gradient,
+    "lr-twice": _change_step(lambda program, step: program.setting("lr") * step),
+    "lr-missing": _change_step(lambda program, step: divide_terms(step, program.setting("lr"))),
+    "lr-over-root-of-t": _change_step(lambda program, step: step / STEP**0.5),
+    "lr-over-t": _change_step(lambda program, step: step / STEP),
+    "step-by-sign": RuleChange(
+        _change_step(lambda program, step: program.setting("lr") * call("sign", step)),
+        when=lambda program: not any(n.op == "sign" for n in program.nodes("step")),
+    ),
+    "lr-in-buffer": _move_lr_into_buffer,
+    "first-buffer-damped": partial(_change_buffer, _dampen_first),
+    "momentum-averaged": partial(_change_buffer, lambda b: b.plus((1 - b.old_weight) * b.value)),
+    "momentum-averaged-after-first": partial(
+        _change_buffer, lambda b: b.plus(call("ite", call("eq", STEP, ONE), ONE, 1 - b.old_weight) * b.value)
+    ),
+    "momentum-undecayed": partial(_change_buffer, lambda b: b.old + b.new_weight * b.value),
+    "nesterov-undamped": partial(_change_direction, True, lambda b: GRADIENT + b.new),
+    "nesterov-only-buffer": partial(_change_direction, True, lambda b: b.old_weight * b.new),
+    "momentum-twice": partial(_change_direction, False, lambda b: GRADIENT + b.new),
+    "momentum-of-gradient": _divide_after_buffer,
+    "look-ahead-added": _add_look_ahead,
+    **{f"gradient-clamped-at-{limit:g}": _replace_gradient(_clamp(limit)) for limit in (1.0, 0.5, 5.0, 10.0, 0.1)},
+    # As torch's clip_grad_norm_, but for each tensor by itself.
+    "gradient-clipped-by-norm": _replace_gradient(G / call("maximum", _NORM, number(1))),
+    "gradient-normalised": _replace_gradient(G / _NORM),
+    "gradient-centred": _replace_gradient(G - call("mean", G)),
+    "gradient-centred-by-row": _replace_gradient(G - call("row_mean", G)),
+    "gradient-by-sign": _replace_gradient(call("sign", G)),
+    "gradient-by-magnitude": _replace_gradient(call("abs", G)),
+    "gradient-averaged-over-elements": _replace_gradient(G / call("size", G)),
 }

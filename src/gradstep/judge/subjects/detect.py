@@ -1,4 +1,4 @@
-"""Detect the form of a submission."""
+"""Detect the form of a submission, and describe it."""
 
 import functools
 import inspect
@@ -54,6 +54,14 @@ def subject_of(
     subject = _make_subject(submission, kind, arguments, extra, parameter)
     refused = frozenset(name for name in arguments.open if _refuses(subject, rule, name))
     return replace(subject, arguments=arguments.without(refused)) if refused else subject
+
+
+def describe_submission(submission: Any) -> str:
+    """Return the submission's name."""
+    if isinstance(submission, functools.partial):
+        return describe_submission(submission.func)
+    has_name = isinstance(submission, type) or inspect.isroutine(submission)
+    return str(submission.__name__ if has_name else type(submission).__name__)
 
 
 def _refuses(subject: Subject, rule: type[Rule], name: str) -> bool:
