@@ -1,7 +1,7 @@
 """Scenarios: short training runs with fixed numbers, for a submission and for the reference; those of a rule."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
