@@ -80,6 +80,14 @@ def test_newton_schulz_moves_singular_values_alone(kind, name, shape):
     np.testing.assert_allclose(np.asarray(out), (u * iterated(s, triples)[..., None, :]) @ vt, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(517, 530), (700, 600)])
+def test_large_symmetric_products_are_computed_in_blocks(shape):
+    """NumPy multiplies in full; 517 is no multiple of the number of blocks."""
+    x = np.random.default_rng(4).normal(size=shape)
+    out = newton_schulz(torch.from_numpy(x), steps=2)
+    np.testing.assert_allclose(out.numpy(), newton_schulz(x, steps=2), atol=1e-14)
+
+
 def test_the_polar_express_ends_at_the_orthogonal_matrix():
     u, _, vt = np.linalg.svd(np.random.default_rng(1).normal(size=(6, 6)))
     x = (u * np.logspace(0, -2, 6)) @ vt
