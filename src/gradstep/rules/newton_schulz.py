@@ -140,7 +140,7 @@ def _torch_products(x: Any, coefficients: Iterator[Triple], eps: float) -> Any:
 ROW_BLOCKS = 4
 """Row blocks of a symmetric product: of 4, 10 of 16 blocks are computed. More blocks save less than they lose."""
 
-LEAST_ROWS = 128
+LEAST_BLOCK_ROWS = 128
 """Rows that a block must have at least: below that the processor multiplies small blocks more slowly."""
 
 
@@ -149,7 +149,7 @@ def _symmetric(x: Any, y: Any, plus: Any = None, *, beta: float = 0.0, alpha: fl
     import torch
 
     size = x.shape[-2]
-    if x.ndim > 2 or size < ROW_BLOCKS * LEAST_ROWS or x.device.type != "cpu":
+    if x.ndim > 2 or size < ROW_BLOCKS * LEAST_BLOCK_ROWS or x.device.type != "cpu":
         if plus is None:
             return x @ y.mT
         return (torch.addmm if x.ndim == 2 else torch.baddbmm)(plus, x, y.mT, beta=beta, alpha=alpha)
