@@ -58,7 +58,7 @@ def snapshot_by_parameter(optimizer):
     return [{"parameter": p.detach(), **optimizer.state[p]} for p in params]
 
 
-@pytest.mark.parametrize("engine", ["fused", "eager", "reference"])
+@pytest.mark.parametrize("engine", ["fused", "foreach", "eager", "reference"])
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [
