@@ -32,9 +32,6 @@ SHARED_NAMES = {
     "Table": FRONT,
     "CHANGES": COLLECTED,
     "EXPERIMENT": COLLECTED,
-    "Group": "a parameter group: as the monitor records it, and as a checkpoint has it",
-    "Match": "of a submission and a rule, in public; of the groups of an optimizer and a checkpoint",
-    "Piece": "a range of elements: in a kernel that is being built, and in a page file",
 }
 """Names of classes and constants that several modules define, and why that is no second meaning."""
 

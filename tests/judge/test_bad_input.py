@@ -101,7 +101,7 @@ def test_the_command_prints_a_table_or_json_and_ends_with_a_code(tmp_path):
     right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
     right.write_text(source())
     wrong.write_text(source("p.data = p.data + self.lr * p.grad"))
-    passed = run(f"{right}:Mine", "--rule", "sgd")
+    passed = run(f"{right}:Mine", "--rule", "sgd", "--all")
     assert passed.returncode == 0
     assert "PASSED" in passed.stdout
     assert "kept gradient" in passed.stdout

@@ -20,7 +20,7 @@ ON_CPU, ON_DEVICE = 2**16, 2**22
 device a launch costs more, and an operation on so many takes longer than its launch."""
 
 
-class Piece(NamedTuple):
+class TensorPart(NamedTuple):
     """The elements ``start`` to ``stop`` of a parameter, by its position in the batch."""
 
     position: int
@@ -28,7 +28,9 @@ class Piece(NamedTuple):
     stop: int
 
 
-def divide(lengths: Iterable[tuple[int, int]], limit: int, block: int, *, alone: bool = False) -> Iterator[list[Piece]]:
+def divide(
+    lengths: Iterable[tuple[int, int]], limit: int, block: int, *, alone: bool = False
+) -> Iterator[list[TensorPart]]:
     """Yield the pieces that are computed together: a part of a large parameter, or several small ones.
 
     Args:
@@ -41,16 +43,16 @@ def divide(lengths: Iterable[tuple[int, int]], limit: int, block: int, *, alone:
     >>> [[tuple(piece) for piece in pieces] for pieces in divide([(0, 10), (1, 3), (2, 4)], limit=8, block=1)]
     [[(0, 0, 8)], [(0, 8, 10)], [(1, 0, 3), (2, 0, 4)]]
     """
-    together: list[Piece] = []
+    together: list[TensorPart] = []
     elements = 0
     for position, length in lengths:
         if alone or length > limit // 2 or length % block:
-            yield from ([Piece(position, a, min(a + limit, length))] for a in range(0, length, limit))
+            yield from ([TensorPart(position, a, min(a + limit, length))] for a in range(0, length, limit))
             continue
         if elements + length > limit:
             yield together
             together, elements = [], 0
-        together.append(Piece(position, 0, length))
+        together.append(TensorPart(position, 0, length))
         elements += length
     if together:
         yield together
@@ -105,7 +107,7 @@ class Foreach(Engine):
 
 
 def _update_pieces(
-    batch: Batch, pieces: Sequence[Piece], flat: Mapping[int, Sequence[Tensor]], c: Any, *, watched: bool
+    batch: Batch, pieces: Sequence[TensorPart], flat: Mapping[int, Sequence[Tensor]], c: Any, *, watched: bool
 ) -> Tensor | None:
     """Update the pieces with the coefficients ``c``.
 
@@ -134,7 +136,9 @@ def _update_pieces(
     return statistics
 
 
-def _number_elements(batch: Batch, pieces: Sequence[Piece], device: torch.device) -> tuple[tuple[Any, Any], Tensor]:
+def _number_elements(
+    batch: Batch, pieces: Sequence[TensorPart], device: torch.device
+) -> tuple[tuple[Any, Any], Tensor]:
     """Return what noise depends on: the low and the high halves of the keys, and (n,) int32 each element's number.
 
     The key of a single piece is two numbers, that of several are two arrays (n,) int32.

@@ -17,10 +17,10 @@ from gradstep.rules import RULES
 from gradstep.spelling import suggest
 from gradstep.variants import VARIANTS, names_file, parse_name, rule_in_file
 
-OptimizerClass: TypeAlias = type[torch.optim.Optimizer]
+ContenderClass: TypeAlias = type[torch.optim.Optimizer]
 
 PEER_PREFIX = "torch."
-TORCH_CONTENDERS: Mapping[str, OptimizerClass] = MappingProxyType(
+TORCH_CONTENDERS: Mapping[str, ContenderClass] = MappingProxyType(
     {
         PEER_PREFIX + name.lower(): vars(torch.optim)[name]
         for name, rule in RULES.items()
@@ -32,7 +32,7 @@ TORCH_CONTENDERS: Mapping[str, OptimizerClass] = MappingProxyType(
 MATRIX_RULES = frozenset(name.lower() for name, rule in RULES.items() if rule.sees == "matrix")
 """Optimizers that cannot race: they update matrices alone, and the tasks have biases too."""
 
-CLASSES: Mapping[str, OptimizerClass] = MappingProxyType(
+CLASSES: Mapping[str, ContenderClass] = MappingProxyType(
     {**{name: kind for name, kind in OPTIMIZERS.items() if name not in MATRIX_RULES}, **TORCH_CONTENDERS}
 )
 """Every optimizer that can race, by its name in a spec."""
@@ -59,7 +59,7 @@ class Contender:
         return class_of(self.name)(parameters, **dict(self.settings))
 
 
-def class_of(name: str) -> OptimizerClass:
+def class_of(name: str) -> ContenderClass:
     """Return the optimizer class of a spec's name.
 
     Args:

@@ -108,7 +108,7 @@ def charts(results: RaceResults) -> dict[str, Picture]:
         shown |= {
             "loss-over-time": _losses(results, over_time=True),
             "time": _times(results),
-            "memory": _memory(results),
+            "memory": _draw_memory(results),
         }
     return shown
 
@@ -195,7 +195,8 @@ def _times(results: RaceResults) -> BarChart:
     return BarChart(title, "ms, median: the optimizer in colour, forward and backward pass in grey", bars)
 
 
-def _memory(results: RaceResults) -> BarChart:
+def _draw_memory(results: RaceResults) -> BarChart:
+    """Draw the bytes of state that each contender keeps for a parameter, the fewest first."""
     chosen = colours(results.header.contenders)
     bars = [
         Bar(

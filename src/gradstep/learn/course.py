@@ -89,6 +89,11 @@ def save(folder: Path, progress: Progress) -> None:
 
 
 def _from_json(text: str) -> Progress:
+    """Return the progress that a file holds.
+
+    Raises:
+        ValueError, KeyError, TypeError: the text is not what this version writes.
+    """
     content = json.loads(text)
     if content.pop("version") != _VERSION:
         raise ValueError("another version")

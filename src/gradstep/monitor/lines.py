@@ -223,6 +223,7 @@ def _fits(columns: PerParameter, count: int) -> bool:
 
 
 def _decode_update(plain: dict[str, Any]) -> Update:
+    """Return the update of a line of the record, which is used up; columns of parameters are base64 of bytes."""
     if "groups" in plain:
         plain["groups"] = tuple(Numbers(**_decode_numbers(one)) for one in plain["groups"])
     extra = _decode_numbers(plain.pop("extra", {}))

@@ -153,6 +153,7 @@ def find_zero_ranks(params: Any) -> ZeroRanks | None:
 
 
 def _has_all(outer: Any, groups: Sequence[Any]) -> bool:
+    """Return whether these are groups whose parameters all belong to the outer optimizer."""
     own = {id(p) for group in outer.param_groups for p in group["params"]}
     return all(
         isinstance(group, dict) and all(isinstance(p, Tensor) and id(p) in own for p in group["params"])

@@ -104,7 +104,7 @@ class LineChart(Picture):
         parts.append(tag("svg", plot, x=left, y=top, width=wide, height=tall, class_="plot", data_hover=axes))
         parts.append(tag("g", notes, transform=f"translate({decimal(left)} {decimal(top)})"))
         if beside:
-            parts += self._names(y, left + wide, top, tall, right)
+            parts += self._draw_names(y, left + wide, top, tall, right)
         return top + tall + 40, join(parts)
 
     def _plot(self, x: Scale, y: Scale, wide: float, tall: float) -> tuple[Markup, Markup]:
@@ -130,8 +130,8 @@ class LineChart(Picture):
             parts += _line(line, x, y, wide, tall)
         return join(parts), join(notes)
 
-    def _names(self, y: Scale, left: float, top: float, tall: float, room: float) -> list[Markup]:
-        """Draw each line's name to the right of the line's end, joined to it."""
+    def _draw_names(self, y: Scale, left: float, top: float, tall: float, room: float) -> list[Markup]:
+        """Draw each line's name to the right of the line's end, joined to it; lengths are pixels."""
         drawn = {line.name: line for line in self.lines if line.name}
         ends = [tall * (1 - min(1.0, max(0.0, y.at(_last(line.y, y))))) for line in drawn.values()]
         parts: list[Markup] = []

@@ -95,6 +95,7 @@ def save_checkpoint(
 
 
 def _save(path: File, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint: to a path, which is replaced only when all is written, or to an open file."""
     if isinstance(path, (str, os.PathLike)):
         with atomic_write(path, nbytes=_count_bytes(content)) as file:
             _write(content, file)

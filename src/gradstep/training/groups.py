@@ -101,7 +101,7 @@ def param_groups(
     Source: decay on matrices only is the practice since GPT-2; layer-wise decay of the learning rate is Clark et al.,
     "ELECTRA", arXiv:2003.10555, section 3.1, and Bao et al., "BEiT", arXiv:2106.08254, appendix.
     """
-    _check(weight_decay, policy, embeddings, lr, layer_decay)
+    _check_arguments(weight_decay, policy, embeddings, lr, layer_decay)
     _check_matrix_lr(policy, matrix_lr)
     overrides = overrides or {}
     params = name_model_parameters(model)
@@ -188,7 +188,10 @@ def _add_to_group(groups: dict[str, dict[str, Any]], name: str, settings: dict[s
     group["embeddings"].append(p.in_embedding)
 
 
-def _check(weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None) -> None:
+def _check_arguments(
+    weight_decay: float, policy: str, embeddings: str, lr: float | None, layer_decay: float | None
+) -> None:
+    """Raise ValueError for an argument of :func:`param_groups` out of its bounds."""
     if not (weight_decay >= 0 and math.isfinite(weight_decay)):
         raise ValueError(f"Invalid weight_decay: {weight_decay} (must be finite and at least 0)")
     policies = [*POLICIES, MUON, EXPLICIT]

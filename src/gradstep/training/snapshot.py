@@ -51,6 +51,7 @@ class NestedCopy:
             undo()
 
     def _copy(self, value: Any) -> None:
+        """Copy a value with all that it contains, once for each object, and note how to put it back."""
         if id(value) in self._undo:
             return
         if isinstance(value, Tensor):

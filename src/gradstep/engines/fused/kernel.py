@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.fused.skeleton import LANES, Kernel, Piece, integer
+from gradstep.engines.fused.skeleton import LANES, Kernel, KernelPiece, integer
 from gradstep.engines.fused.trace import Column, Value, Variable, allocate, llvm_type, max_lane, ramp, splat, sum_lanes
 from gradstep.rules import State
 from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, Element, draw_noise, sequence_position, to_bits
@@ -134,7 +134,7 @@ class _Update:
     its slow square roots and divisions run beside the integer arithmetic of the codes.
     """
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: Piece, watch: Watch | None) -> None:
+    def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: KernelPiece, watch: Watch | None) -> None:
         self.kernel, self.spec, self.piece, self.watch = kernel, spec, piece, watch
         self.builder = b = kernel.builder
         first = b.mul(piece.row, integer(len(spec.coefficients)))

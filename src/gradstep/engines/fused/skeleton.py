@@ -51,7 +51,7 @@ class PieceRun:
 
 @final
 @dataclass(frozen=True)
-class Piece:
+class KernelPiece:
     """Elements ``start`` to ``stop`` of a tensor, with the tensor's addresses, row of coefficients and key of noise."""
 
     start: ir.Value
@@ -120,14 +120,14 @@ class Kernel:
         b.ret_void()
 
     @contextmanager
-    def every_piece(self, run: PieceRun) -> Iterator[Piece]:
+    def every_piece(self, run: PieceRun) -> Iterator[KernelPiece]:
         """Loop over the pieces of a run; the ``with`` block builds the loop's body."""
         with self.loop(run.first, run.stop, 1) as k:
             tensor, start, stop = self.row("pieces", k, len(PER_PIECE))
             entries = self.row("tensors", tensor, self.columns + len(PER_TENSOR))
             _, row, key = entries[self.columns :]
             addresses = [self.builder.inttoptr(entry, POINTER) for entry in entries[: self.columns]]
-            yield Piece(start, stop, addresses, row, key)
+            yield KernelPiece(start, stop, addresses, row, key)
 
     def end_of_whole_steps(self, start: ir.Value, stop: ir.Value, step: int) -> ir.Value:
         """Return the end of the last whole step from ``start`` that ends by ``stop``; ``step`` is a power of 2."""

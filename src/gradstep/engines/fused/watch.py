@@ -236,10 +236,10 @@ def _plus_square(total: Value, x: Value) -> Value:
 
 def _partial_sums(x: Value, y: Value, z: Value) -> Value:
     """Return one vector of partial sums: 4 lanes add up to the sum of ``x``, 4 to that of ``y``, 8 to twice ``z``'s."""
-    return _by_pairs(_by_pairs(x, y, LANES // 2), _by_pairs(z, z, LANES // 2), LANES // 4)
+    return _sum_neighbours(_sum_neighbours(x, y, LANES // 2), _sum_neighbours(z, z, LANES // 2), LANES // 4)
 
 
-def _by_pairs(x: Value, y: Value, width: int) -> Value:
+def _sum_neighbours(x: Value, y: Value, width: int) -> Value:
     """Cut the lanes of ``x``, then ``y``, into groups of this width; return the sums of neighbouring groups."""
     b, both = x.builder, np.arange(2 * LANES).reshape(-1, 2, width)
     one, other = (

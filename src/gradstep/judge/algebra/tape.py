@@ -127,6 +127,7 @@ class Tape:
         return branch
 
     def _sum(self, node: Node) -> int:
+        """Place a sum, scalars first, with a subtraction for each term of coefficient −1; return its place."""
         first, *others = sorted(node.args, key=lambda t: not t.scalar)
         total = self._place(first)
         for term in others:

@@ -245,7 +245,7 @@ class RuleWatch:
     def _report_updates(
         self, name: str, p: Tensor, record: OptimizerRecord, names: Mapping[int, str], screens: Mapping[int, Screen]
     ) -> UpdateReport:
-        """What one optimizer did with a parameter."""
+        """Return the report of what one optimizer did with a parameter."""
         kind = type(record.optimizer).__name__
         promise, candidates = find_promise(record.optimizer, _group_of(record, p), p)
 

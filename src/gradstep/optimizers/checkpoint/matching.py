@@ -233,12 +233,12 @@ def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:
     return frozenset(chain.from_iterable(group["params"] for group in groups))
 
 
-Group = Mapping[str, Any]
+GroupMapping = Mapping[str, Any]
 
 
 @final
 @dataclass(frozen=True)
-class Match:
+class GroupMatch:
     """The correspondence between an optimizer's groups and a checkpoint.
 
     Attributes:
@@ -248,7 +248,7 @@ class Match:
     """
 
     keys: Sequence[Sequence[Any]]
-    sources: Sequence[Group | None]
+    sources: Sequence[GroupMapping | None]
     unexpected: Sequence[str] = ()
 
 
@@ -256,7 +256,7 @@ ABSENT = object()
 """The key of a parameter that a checkpoint does not have."""
 
 
-def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = True) -> Match:
+def match(groups: Sequence[GroupMapping], saved: Sequence[GroupMapping], *, strict: bool = True) -> GroupMatch:
     """Match the groups of an optimizer with those of a checkpoint.
 
     If every group on both sides has ``param_names``, parameters are matched by name, whatever their order and group in
@@ -292,7 +292,7 @@ def match(groups: Sequence[Group], saved: Sequence[Group], *, strict: bool = Tru
         raise ValueError(f"the loaded state dict is of other parameters:\n{show_lines(lines)}\n{last}")
     by_names = {frozenset(n): group for n, group in zip(saved_names, saved, strict=True)}
     keys_by_group = [[keys.get(name, ABSENT) for name in n] for n in names]
-    return Match(keys_by_group, [by_names.get(frozenset(n)) for n in names], unexpected)
+    return GroupMatch(keys_by_group, [by_names.get(frozenset(n)) for n in names], unexpected)
 
 
 _BY_NAME = (
@@ -301,7 +301,7 @@ _BY_NAME = (
 )
 
 
-def _match_by_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
+def _match_by_order(groups: Sequence[GroupMapping], saved: Sequence[GroupMapping]) -> GroupMatch:
     if len(groups) != len(saved):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
@@ -313,10 +313,10 @@ def _match_by_order(groups: Sequence[Group], saved: Sequence[Group]) -> Match:
                 f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group (group "
                 f"{index}: {len(other['params'])} parameters; this optimizer's has {len(group['params'])}){_BY_NAME}"
             )
-    return Match([g["params"] for g in saved], saved)
+    return GroupMatch([g["params"] for g in saved], saved)
 
 
-def _names(groups: Sequence[Group]) -> list[list[str]] | None:
+def _names(groups: Sequence[GroupMapping]) -> list[list[str]] | None:
     """Return the names of every group's parameters; None if some have no name or no string, or a name occurs twice."""
     names_by_group = [g.get("param_names", ()) for g in groups]
     if not all(isinstance(names, Sequence) and all(isinstance(n, str) for n in names) for names in names_by_group):
