@@ -204,6 +204,12 @@ def refusals(mesh: Any) -> list[str]:
     except ValueError as error:
         found += [] if "for engine='eager'" in str(error) else [str(error)]
 
+    try:
+        gradstep.Muon([("w", p)])
+        found.append("a shard was taken for a matrix")
+    except ValueError as error:
+        found += [] if "Muon multiplies whole matrices, and w has placements" in str(error) else [str(error)]
+
     @dataclass(frozen=True)
     class Sorts(Rule):
         sees = "tensor"

@@ -235,7 +235,11 @@ def test_a_tensor_as_several_matrices(engine, matrices, shape, parts):
 
 
 REFUSED: list[tuple[dict[str, Any], tuple[int, ...], str]] = [
-    ({}, (4,), r"Muon cannot update .* of shape \(4,\): it has no rows and columns: .* such as AdamW"),
+    (
+        {},
+        (4,),
+        r"Muon cannot update .* of shape \(4,\): it has no rows and columns: .*\"rule\": \"AdamW\"; .*policy=\"muon\"",
+    ),
     ({}, (), r"of shape \(\): it has no rows and columns"),
     ({}, (4, 2, 3), 'more than two dimensions: give its group "matrices": "flatten"'),
     ({"matrices": 3}, (4, 2), "its 4 rows cannot be cut into 3 equal matrices"),

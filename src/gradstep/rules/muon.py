@@ -82,7 +82,10 @@ class Muon(Rule):
 
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) < 2:
-            return "it has no rows and columns: give it a group with another optimizer's rule, such as AdamW"
+            return (
+                'it has no rows and columns: give it a group with "rule": "AdamW"; '
+                'gradstep.param_groups(model, policy="muon", matrix_lr=...) makes the groups of a model'
+            )
         if len(shape) > 2 and self.matrices is None:
             return (
                 'it has more than two dimensions: give its group "matrices": "flatten" (kernels of a convolution) or '
