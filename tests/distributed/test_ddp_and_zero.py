@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import sys
 import warnings
 import weakref
@@ -163,6 +164,23 @@ def run_faults(found: dict[str, Any]) -> None:
     except ValueError as error:
         found["model"] = str(error)
     found["model is freed"] = is_freed_after_construction()
+    run_copies(found)
+
+
+def run_copies(found: dict[str, Any]) -> None:
+    """A shallow copy of the local optimizer has its ranks; a deep copy would have parameters that nobody knows."""
+    model = network()
+    optimizer = zero(model, "groups")
+    backward(model, 0, dist.get_rank())
+    for name, make in (("deepcopy", copy.deepcopy), ("pickle", pickle.dumps)):
+        try:
+            make(optimizer.optim)
+        except TypeError as error:
+            found[name] = str(error)
+    shallow = copy.copy(optimizer.optim)
+    shallow.step(max_grad_norm=1e-3)
+    squares = [p.grad.double().square().sum() for p in model.parameters()]
+    found["norms"] = shallow.last_step.grad_norm, float(torch.stack(squares).sum().sqrt())
 
 
 def is_freed_after_construction() -> bool:
@@ -257,6 +275,14 @@ def test_a_rank_that_fails_keeps_no_other_waiting(runs):
     assert sum("head.weight" in error for error in errors) == 1
     for found in runs[3]:
         assert_same(*found["refused"][1:])
+
+
+def test_the_local_optimizer_is_copied_with_its_ranks_or_not_at_all(runs):
+    for found in runs[3]:
+        for name in ("deepcopy", "pickle"):
+            assert "cannot be copied or pickled" in found[name]
+            assert "state_dict()" in found[name]
+        assert found["norms"][0] == pytest.approx(found["norms"][1], rel=1e-6)
 
 
 def test_model_is_refused_since_a_checkpoint_would_hold_it(runs):

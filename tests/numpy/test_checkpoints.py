@@ -140,6 +140,18 @@ def test_state_dict_resumes_every_rule(name):
     assert state["step_count"] == 3  # what was loaded was copied
 
 
+def test_the_state_of_another_rule_is_refused():
+    """LaProp's averages have AdamW's names and settings, and are other numbers."""
+    first, second = made(gn.LaProp), made(gn.AdamW)
+    run(first, (1.0, 2.0))
+    state, before = first.state_dict(), second.state_dict()
+    with pytest.raises(ValueError, match=r"is of LaProp, and this optimizer is AdamW.*begin with fresh state"):
+        second.load_state_dict(state)
+    assert second.state_dict() == before
+    del state["rule"]  # as states were before
+    second.load_state_dict(state)
+
+
 def test_resume_with_another_rate():
     first = made(gn.AdamW)
     run(first, (1.0, 2.0))

@@ -22,7 +22,7 @@ from gradstep.optimizers import front
 from gradstep.optimizers.arguments import GroupRules, build_rule
 from gradstep.optimizers.checkpoint.load import export_state_dict
 from gradstep.optimizers.state.storage import Storage
-from tests.registry import cases, subjects
+from tests.registry import SUBJECTS, cases, subjects
 from tests.trainers import like_lightning
 from tests.training import (
     assert_near,
@@ -552,23 +552,51 @@ def test_without_names_on_one_side_the_order_counts(twice):
 
 # -- what does not fit -----------------------------------------------------------------------------------------------
 
-SWITCHES = [
-    (torch.optim.SGD, {"momentum": 0.9}, gradstep.AdamW, "momentum_buffer is unexpected"),
-    (torch.optim.AdamW, {}, gradstep.Lion, "exp_avg_sq is unexpected"),
-    (torch.optim.Adamax, {}, gradstep.AdamW, "exp_avg_sq is missing"),
-    (torch.optim.RMSprop, {}, gradstep.AdamW, "square_avg is unexpected"),
-    (torch.optim.Adagrad, {}, gradstep.SGD, "sum is unexpected"),
-]
+
+def test_the_state_of_another_rule_of_torch_is_refused():
+    """Every class of torch.optim in every rule: both are named, and convert_state works where it is offered."""
+    offered = set()
+    for subject, other in itertools.product([s for s in SUBJECTS if s.torch is not None], SUBJECTS):
+        name, new = subject.name, other.name
+        if (
+            name == new or (name, new) == ("AdamW", "Adam") or "Muon" in (name, new)
+        ):  # as in torch, the setting says how Adam decays
+            continue
+        optimizer, params = half_way(subject.torch, {"lr": 0.25})
+        saved = copy.deepcopy(optimizer.state_dict())
+        fresh = other.optimizer(leaves(params))
+        if name == "Adamax":
+            pattern = rf"does not fit {new}|is of another optimizer|eps must be a pair"
+        else:
+            pattern = rf"(is of {name}, and this optimizer is {new}\.)|({name}.*is of another optimizer.*not AdamW)"
+            pattern = "is of another optimizer" if (name, new) == ("Adam", "AdamW") else pattern
+        with unchanged(fresh), pytest.raises((ValueError, RuntimeError, TypeError), match=pattern) as caught:
+            fresh.load_state_dict(saved)
+        if "convert_state" in str(caught.value):
+            offered.add((name, new))
+            fresh.load_state_dict(gradstep.convert_state(saved, fresh, rule=new).state_dict)
+            if (name, new) != ("Adam", "AdamW"):
+                with pytest.raises(ValueError, match=f"is of {name}"):
+                    gradstep.convert_state(saved, fresh)
+            for p, q in zip(params, fresh.param_groups[0]["params"], strict=True):
+                assert torch.equal(fresh.state[q]["exp_avg"], optimizer.state[p]["exp_avg"])
+    alike = {"Adam", "AdamW", "RAdam"}
+    assert offered >= set(itertools.permutations(alike, 2)) - {("AdamW", "Adam")}
+    assert offered >= set(itertools.product(alike, ["ADOPT", "LaProp"]))
+    assert not any("NAdam" in pair for pair in offered)
 
 
-@pytest.mark.parametrize(("old", "options", "new", "words"), SWITCHES)
-def test_the_state_of_another_rule_of_torch_is_refused(old, options, new, words):
-    optimizer, params = half_way(old, options)
-    other = new(leaves(params))
-    with unchanged(other), pytest.raises(RuntimeError, match=rf"does not fit {new.__name__}:\n  parameter 0[^:]*: .*"):
-        other.load_state_dict(optimizer.state_dict())
-    with pytest.raises(RuntimeError, match=words):
-        other.load_state_dict(optimizer.state_dict())
+@pytest.mark.parametrize("group", [{"decoupled_weight_decay": None}, {"decoupled_weight_decay": None, "foreach": None}])
+def test_a_checkpoint_of_an_older_torch_loads(group):
+    """RAdam of an older torch has the settings of Adamax; a group without any sign of torch is taken as it is."""
+    optimizer, params = half_way(torch.optim.RAdam, {})
+    saved = copy.deepcopy(optimizer.state_dict())
+    for key in group:
+        del saved["param_groups"][0][key]
+    for kind in (gradstep.RAdam, gradstep.LaProp):
+        other = kind(leaves(params))
+        other.load_state_dict(saved)
+        assert torch.equal(next(iter(other.state.values()))["exp_avg"], saved["state"][0]["exp_avg"])
 
 
 def test_another_rule_of_ours_is_refused_by_name_though_its_keys_are_the_same():
@@ -639,8 +667,10 @@ def test_a_spoiled_8bit_checkpoint_changes_nothing(spoil, error, words):
 def test_a_long_difference_is_cut():
     shapes = [(3,)] * 100
     optimizer, params = trained(torch.optim.SGD, starts(shapes), gradients(1, shapes), momentum=0.9)
+    saved = optimizer.state_dict()
+    saved["param_groups"] = [{"params": saved["param_groups"][0]["params"]}]  # so that it may be of any rule
     with pytest.raises(RuntimeError, match="… and 288 more") as caught:
-        gradstep.AdamW(leaves(params)).load_state_dict(optimizer.state_dict())
+        gradstep.AdamW(leaves(params)).load_state_dict(saved)
     assert len(str(caught.value)) < 1500
 
 
@@ -977,6 +1007,8 @@ def test_the_remedies_for_other_names_work():
         (gradstep.Adam, gradstep.AdamW, True),
         (gradstep.AdamW, gradstep.Lion, False),
         (gradstep.SGD, gradstep.Lion, False),
+        (gradstep.NAdam, gradstep.RAdam, False),
+        (gradstep.RAdam, gradstep.NAdam, False),
     ],
 )
 def test_the_remedy_for_another_rule_is_offered_where_it_works(one, other, works):

@@ -150,7 +150,7 @@ class RuleOptimizer(Optimizer, ABC):
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a run needs to continue: settings, counts, scalars, and copies of the buffers.
+        """Return everything that a run needs to continue: rule, settings, counts, scalars, copies of the buffers.
 
         >>> import numpy as np
         >>> from gradstep.numpy import Parameter, SGD
@@ -162,6 +162,7 @@ class RuleOptimizer(Optimizer, ABC):
         ([1], [array([1., 1.])])
         """
         return {
+            "rule": type(self._rule).__name__,
             "settings": {s.name: getattr(self._rule, s.name) for s in settings_of(self.rule_class)},
             "step_count": self.step_count,
             "update_counts": list(self.update_counts),
@@ -174,8 +175,15 @@ class RuleOptimizer(Optimizer, ABC):
 
         Raises:
             KeyError: a part is missing; nothing was changed.
-            ValueError: other parameters, another shape, or a setting out of its bounds; nothing was changed.
+            ValueError: another rule, other parameters, another shape, or a setting out of its bounds; nothing was
+                changed.
         """
+        own = type(self._rule).__name__
+        if state.get("rule", own) != own:  # states from before there was this entry have none
+            raise ValueError(
+                f"the loaded state is of {state['rule']}, and this optimizer is {own}: averages of the same names mean "
+                f"something else, so load it into {state['rule']}, or begin with fresh state"
+            )
         rule = build_rule(type(self._rule), state["settings"])
         step_count = int(state["step_count"])
         update_counts = check_counts(state["update_counts"], len(self.params))

@@ -388,7 +388,7 @@ class Optimizer(torch.optim.Optimizer):
         self._state_seen = True  # copy.copy shares the state
         # A copy must not write to the same files: its state is paged to a folder of its own.
         pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
-        names = ("defaults", "state", "param_groups", "_engine", "_storage", "_rules")
+        names = ("defaults", "state", "param_groups", "_engine", "_storage", "_rules", "_zero_ranks")
         return {**{name: self.__dict__[name] for name in names}, "_pages": pages}
 
 

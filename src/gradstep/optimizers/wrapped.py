@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,12 @@ class ZeroRanks(Ranks):
 
     def __init__(self, outer: Any) -> None:
         self._outer = outer
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "the local optimizer of a ZeroRedundancyOptimizer cannot be copied or pickled: that one has the names of "
+            "its parameters, and the ranks of its norm; call consolidate_state_dict(), and copy the state_dict()"
+        )
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:
@@ -153,7 +159,6 @@ def find_zero_ranks(params: Any) -> ZeroRanks | None:
 
 
 def _has_all(outer: Any, groups: Sequence[Any]) -> bool:
-    """Return whether these are groups whose parameters all belong to the outer optimizer."""
     own = {id(p) for group in outer.param_groups for p in group["params"]}
     return all(
         isinstance(group, dict) and all(isinstance(p, Tensor) and id(p) in own for p in group["params"])

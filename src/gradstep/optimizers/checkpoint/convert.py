@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradstep.optimizers.arguments import Embeddings, GroupRules, drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
+from gradstep.optimizers.checkpoint.another_rule import refuse_another_of_torch
 from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
     check_form,
@@ -167,6 +168,9 @@ def find_rules(
         if name not in by_name:
             raise ValueError(f"no rule is called {name!r} (there are {', '.join(RULES)}): give rule=, its class")
         kind = by_name[name]
+        if not (declared or header):
+            others = to._rules.by_name.values() if isinstance(to, Optimizer) else ()
+            refuse_another_of_torch([kind, *others], state_dict["param_groups"])
     rules = GroupRules(kind)
     if isinstance(to, Optimizer):
         rules.by_name |= {key: rule for key, rule in to._rules.by_name.items() if key != kind.__name__}

@@ -21,6 +21,7 @@ from gradstep.optimizers.arguments import (
     drop_defaults_beyond_torch,
     parameter_names,
 )
+from gradstep.optimizers.checkpoint.another_rule import refuse_another_of_torch
 from gradstep.optimizers.checkpoint.matching import (
     ABSENT,
     LoadReport,
@@ -141,7 +142,9 @@ def prepare_load(
     check_form(state_dict)
     header, kinds = read_header(state_dict), [rules.of(group) for group in groups]
     saved, names = state_dict["param_groups"], read_saved_rules(state_dict)
-    check_saved_rules(names, kinds)
+    check_saved_rules(names, kinds, saved)
+    if header is None:
+        refuse_another_of_torch(kinds, saved)
     state_dict = {**state_dict, "state": unnest_state(state_dict)}
     matched = match(groups, saved, strict=strict)
     group_of = {key: index for index, group in enumerate(saved) for key in group["params"]}

@@ -20,8 +20,9 @@ from torch import Tensor
 
 import gradstep
 from gradstep.optimizers.arguments import plain_name
+from gradstep.optimizers.checkpoint.another_rule import find_remedy
 from gradstep.optimizers.state.storage import HEADER, OLD_CODES, SEVERAL_RULES, Storage, find_codec
-from gradstep.rules import RULES, Rule, Slot
+from gradstep.rules import Rule, Slot
 from gradstep.storage.elements import NOISES
 from gradstep.storage.policy import ParameterStorage, keys_of, parameter_codec
 
@@ -82,12 +83,15 @@ def read_saved_rules(state_dict: Mapping[str, Any]) -> list[str | None]:
     return [group.get("rule", own.get("rule")) for group, own in zip(groups, headers, strict=True)]
 
 
-def check_saved_rules(saved: Iterable[str | None], own: Iterable[type[Rule]]) -> None:
+def check_saved_rules(
+    saved: Iterable[str | None], own: Iterable[type[Rule]], groups: Sequence[Mapping[str, Any]]
+) -> None:
     """Refuse a checkpoint none of whose rules an optimizer has.
 
     Args:
         saved: the name of the rule of each group of the checkpoint; None if it does not say.
         own: the rule of each group of the optimizer.
+        groups: the groups of the checkpoint.
 
     Raises:
         ValueError: naming the rules.
@@ -96,14 +100,7 @@ def check_saved_rules(saved: Iterable[str | None], own: Iterable[type[Rule]]) ->
     if None in names or not names or not rules or not names.keys().isdisjoint(rule.__name__ for rule in rules):
         return
     name, rule = next(iter(names)), next(iter(rules))
-    other = RULES.get(str(name))
-    alike = other is None or {slot.name for slot in other().slots(2)} == {slot.name for slot in rule().slots(2)}
-    remedy = (
-        f"To take its averages over all the same, load gradstep.convert_state(state_dict, optimizer, "
-        f"rule={rule.__name__!r}).state_dict"
-        if alike
-        else f"They keep other averages: load it into {name}, or begin with fresh state"
-    )
+    remedy = find_remedy(rule, str(name), groups)
     ours = " and ".join(rule.__name__ for rule in rules)
     raise ValueError(
         f"the loaded state dict is of {' and '.join(map(str, names))}, and this optimizer is {ours}. {remedy}"
@@ -135,7 +132,7 @@ def read_groups_storage(rules: Sequence[type[Rule]], storage: Storage, groups: S
     """
     header = read_header({"param_groups": groups})
     for group, rule in zip(groups, rules, strict=True):
-        check_saved_rules(read_saved_rules({"param_groups": [group]}), [rule])
+        check_saved_rules(read_saved_rules({"param_groups": [group]}), [rule], [group])
     return continue_noise(storage, header)
 
 
