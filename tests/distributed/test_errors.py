@@ -111,6 +111,39 @@ def other_arguments() -> list[str]:
     return found
 
 
+def other_seeds(mesh: Any, kinds: Any) -> list[str]:
+    """With noise, the first update compares the seeds, also where it exchanges nothing else; copies would drift."""
+    rank, found = dist.get_rank(), []
+    for storage, clipping, same in itertools.product(
+        ({"state": "bfloat16"}, {"rounding": "stochastic"}), ({}, {"max_grad_norm": 1.0}), (False, True)
+    ):
+        parameter, gradient = placed(mesh, kinds, [torch.ones(80, 80), torch.ones(80, 80)])
+        p = nn.Parameter(parameter.bfloat16())
+        p.grad = gradient.bfloat16()
+        options: dict[str, Any] = storage
+        optimizer: Any = gradstep.AdamW([p], lr=0.5, seed=7 if same else rank, **options)
+        label = f"seeds, {storage}, {clipping}, {same}"
+        try:
+            optimizer.step(**clipping)
+            found += [] if same else [f"{label}: no error"]
+        except RuntimeError as error:
+            found += [f"{label}: {error}"] * (same or UNEQUAL not in str(error))
+        changed = not torch.equal(whole(p.detach()), torch.ones(80, 80, dtype=torch.bfloat16))
+        found += [f"{label}: the parameter, {changed}"] * (changed != same)
+        if same and not clipping:
+            p.grad = gradient.bfloat16() if rank else None
+            optimizer.step()  # later ones exchange nothing
+            p.grad = gradient.bfloat16()
+    p = nn.Parameter(placed(mesh, kinds, [torch.ones(80, 80)])[0])
+    p.grad = placed(mesh, kinds, [torch.ones(80, 80)])[0] if rank else torch.ones(80, 80)
+    try:
+        gradstep.AdamW([p], state="bfloat16").step()
+        found.append("first step: no error")
+    except RuntimeError as error:
+        found += [] if (OTHERS if rank else "must be a DTensor") in str(error) else [f"first step: {error}"]
+    return found
+
+
 def on_ranks() -> list[str]:
     """FSDP2; on four ranks FSDP2 with tensor parallelism, and HSDP, where an error must reach the other copy too."""
     from torch.distributed.tensor import Replicate, Shard
@@ -120,12 +153,17 @@ def on_ranks() -> list[str]:
     if mesh.ndim == 2:
         placements = [[Shard(0), Shard(1)], [Replicate(), Shard(0)]]
     cases = itertools.product(placements, STEPS, FAULTS, (True, False))
-    return other_arguments() + [
-        found
-        for kinds, step, fault, first in cases
-        if not (first and fault == "bad state")
-        for found in raises_everywhere(mesh, kinds, step, fault, first=first)
-    ]
+    seeds = [found for kinds in placements for found in other_seeds(mesh, kinds)]
+    return (
+        other_arguments()
+        + seeds
+        + [
+            found
+            for kinds, step, fault, first in cases
+            if not (first and fault == "bad state")
+            for found in raises_everywhere(mesh, kinds, step, fault, first=first)
+        ]
+    )
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])

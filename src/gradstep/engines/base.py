@@ -93,6 +93,9 @@ ANOTHER_FAILED = "another rank could not take this step, and its own error says 
 class Ranks(ABC):
     """The processes among which the parameters of an optimizer, or their elements, are divided."""
 
+    compares: bool = False
+    """Whether all ranks compare settings and noise in this step, also if nothing else is exchanged."""
+
     @abstractmethod
     def fail(self, *, measured: bool) -> None:
         """Join the first exchange of a step that this rank cannot take, so that all ranks raise an error.

@@ -121,7 +121,7 @@ def take_step(
             return StepReport(stepped=False, grad_norm=norm, reason=f"the gradient of {name} is not finite")
         if max_grad_norm is not None:
             clip = compute_clip_factor(norm, max_grad_norm)
-    elif ranks is not None and (detail is not None or any(rule.sees != "elements" for rule in rules)):
+    elif ranks is not None and (ranks.compares or detail is not None or any(rule.sees != "elements" for rule in rules)):
         ranks.agree(batches)
     counting = [b for b, new in zip(batches, numbers, strict=True) if _counts_lost_updates(b, int(new[0, 0]))]
     if counting and detail is not None:

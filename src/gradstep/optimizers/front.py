@@ -36,7 +36,7 @@ from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
-from gradstep.optimizers.step.ranks import fail_on_other_ranks
+from gradstep.optimizers.step.ranks import fail_on_other_ranks, may_have_noise
 from gradstep.optimizers.step.table import Table, create_state
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
@@ -309,6 +309,8 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
         """Return a step's rules, table and batches; and the report of a step that creates state and updates nothing."""
         zero, groups, state = self._zero_ranks, self.param_groups, self.__dict__["state"]
+        # Ranks compare their seeds, with which copies might drift apart, in the first update with noise.
+        compares = not (self.last_step and self.last_step.stepped) and may_have_noise(self._storage, groups)
         try:
             rules = build_rules(self._rules, groups)
             table = self._table
@@ -316,15 +318,16 @@ class Optimizer(torch.optim.Optimizer):
             if table is None or batches is None:
                 table, batches = build_batches(self._engine, self._storage, self._paged, rules, groups, state, zero)
         except Exception:
-            fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched)
+            fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched or compares)
             raise
+        if table.ranks is not None:
+            table.ranks.compares = compares
         may_only_create = table is not self._table and not (measured or watched or zero)
         return rules, table, batches, create_state(table, batches, groups, state) if may_only_create else None
 
     @property
     def _lock(self) -> threading.RLock:
-        # Held while state changes, so that steps of several threads follow each other. A forked process has its own,
-        # since no thread there would release a lock that its parent held.
+        # Held while state changes; of this process, since a fork lacks the threads of its parent.
         return self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), threading.RLock())
 
     # -- checkpoints --------------------------------------------------------------------------------------------
@@ -367,8 +370,7 @@ class Optimizer(torch.optim.Optimizer):
             return cast("LoadReport | None", inside.load_state_dict(state_dict, **options))
         on_host = self._paged is not None and self._paged.on_host
         new = prepare_load(self, self._rules, self._storage, state_dict, on_host=on_host, strict=strict)
-        with self._lock:
-            # All attributes at once: the handler of a signal may raise an error between two assignments.
+        with self._lock:  # all attributes at once: the handler of a signal may raise an error between two assignments
             self.__setstate__({"state": new.state, "param_groups": new.groups, "_storage": new.storage, "_table": None})
             self._state_seen = False
         for hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -386,8 +388,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._state_seen = True  # copy.copy shares the state
-        # A copy must not write to the same files: its state is paged to a folder of its own.
-        pages = None if self._paged is None else Pages(None, self._paged.pages.budget)
+        pages = None if self._paged is None else Pages(None, self._paged.pages.budget)  # a copy has its own folder
         names = ("defaults", "state", "param_groups", "_engine", "_storage", "_rules", "_zero_ranks")
         return {**{name: self.__dict__[name] for name in names}, "_pages": pages}
 

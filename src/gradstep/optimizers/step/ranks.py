@@ -22,6 +22,8 @@ from gradstep.optimizers.sharded import Place, ShardedParameter
 from gradstep.optimizers.state.storage import Storage
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.rules import Rule
+from gradstep.storage.elements import BFLOAT16
+from gradstep.storage.policy import parameter_codec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -82,7 +84,9 @@ class MeshRanks(Ranks):
             totals[place] += value
             if place is not None and isinstance(batch, TorchBatch):
                 members[place] += batch.members.tobytes()
-                coefficients[place] += b"" if settings is None else _leading_bits(batch.coefficients)
+                if settings is not None:
+                    noise = batch.keys.tobytes() if batch.spec.noise else b""
+                    coefficients[place] += _leading_bits(batch.coefficients) + noise
         failure = self._add_up(totals, members, coefficients, failed=False)
         if failure:
             raise RuntimeError(failure)
@@ -101,7 +105,8 @@ class MeshRanks(Ranks):
         Args:
             totals: this rank's sum for each place, and for the parameters that it has whole; replaced by those of all.
             members: which parameters of each place have a gradient; all ranks must have the same.
-            coefficients: those of each place, and the settings of the step; all ranks must have the same.
+            coefficients: those of each place, the keys of its noise, and the settings of the step; all ranks must have
+                the same.
             failed: whether this rank cannot take the step.
 
         Returns:
@@ -206,6 +211,12 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
             )
 
 
+def may_have_noise(storage: Storage, groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether parameters or state of these groups may be rounded at random."""
+    rounding = parameter_codec(storage.rounding, BFLOAT16)
+    return rounding.noisy or any(storage.state_of(group) != "float32" for group in groups)
+
+
 def fail_on_other_ranks(
     zero: Ranks | None,
     rules: GroupRules,
@@ -221,7 +232,7 @@ def fail_on_other_ranks(
         zero: the ranks of the ``ZeroRedundancyOptimizer`` around this optimizer; None without it.
         rules, groups, state: the optimizer's.
         measured: whether the step takes the norm.
-        watched: whether it collects statistics.
+        watched: whether it collects statistics, or compares settings and noise.
     """
     ranks = MeshRanks.of(groups) if zero is None else zero
     creates_state = not state and all(group.get("lr") == 0 for group in groups)
@@ -237,8 +248,8 @@ _UNLIKE = (
 
 _UNEQUAL = (
     "the ranks would take different steps with their parts of the same parameters; nothing was changed: every rank "
-    "must have the same settings (lr, betas, …), the same max_grad_norm= and grad_scale=, and the same step counts: "
-    "load a checkpoint on all ranks"
+    "must have the same settings (lr, betas, …), the same seed=, max_grad_norm= and grad_scale=, and the same step "
+    "counts: load a checkpoint on all ranks"
 )
 
 
