@@ -36,7 +36,7 @@ from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
-from gradstep.optimizers.step.ranks import fail_on_other_ranks, may_have_noise
+from gradstep.optimizers.step.ranks import compares_seeds, fail_on_other_ranks
 from gradstep.optimizers.step.table import Table, create_state
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
@@ -309,8 +309,6 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, measured: bool, watched: bool) -> tuple[list[Rule], Table, list[TorchBatch], StepReport | None]:
         """Return a step's rules, table and batches; and the report of a step that creates state and updates nothing."""
         zero, groups, state = self._zero_ranks, self.param_groups, self.__dict__["state"]
-        # Ranks compare their seeds, with which copies might drift apart, in the first update with noise.
-        compares = not (self.last_step and self.last_step.stepped) and may_have_noise(self._storage, groups)
         try:
             rules = build_rules(self._rules, groups)
             table = self._table
@@ -318,10 +316,11 @@ class Optimizer(torch.optim.Optimizer):
             if table is None or batches is None:
                 table, batches = build_batches(self._engine, self._storage, self._paged, rules, groups, state, zero)
         except Exception:
-            fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched or compares)
+            watched = watched or compares_seeds(self._storage, groups, self.last_step)
+            fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched)
             raise
         if table.ranks is not None:
-            table.ranks.compares = compares
+            table.ranks.compares = compares_seeds(self._storage, groups, self.last_step)
         may_only_create = table is not self._table and not (measured or watched or zero)
         return rules, table, batches, create_state(table, batches, groups, state) if may_only_create else None
 

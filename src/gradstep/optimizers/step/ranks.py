@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradstep.engines.base import ANOTHER_FAILED, Batch, Ranks
-from gradstep.engines.statistics import SUMS, Tally
+from gradstep.engines.statistics import SUMS, StepReport, Tally
 from gradstep.optimizers.arguments import GroupRules
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import Place, ShardedParameter
@@ -211,8 +211,10 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
             )
 
 
-def may_have_noise(storage: Storage, groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether parameters or state of these groups may be rounded at random."""
+def compares_seeds(storage: Storage, groups: Sequence[Mapping[str, Any]], last_step: StepReport | None) -> bool:
+    """Return whether ranks compare their seeds, with which copies would drift apart: in the first update with noise."""
+    if last_step is not None and last_step.stepped:
+        return False
     rounding = parameter_codec(storage.rounding, BFLOAT16)
     return rounding.noisy or any(storage.state_of(group) != "float32" for group in groups)
 
