@@ -182,7 +182,9 @@ def test_arguments(arguments, named, words):
 
 @pytest.mark.parametrize("subject", subjects())
 def test_unknown_engine(subject):
-    with pytest.raises(ValueError, match=r"Unknown engine: 'cuda' \(choose auto, fused, eager, compiled, reference\)"):
+    with pytest.raises(
+        ValueError, match=r"Unknown engine: 'cuda' \(choose auto, fused, foreach, eager, compiled, reference\)"
+    ):
         subject.optimizer([P], engine="cuda")
 
 
@@ -194,7 +196,7 @@ def test_unknown_engine(subject):
             lambda: normal(4, 6)[:, ::2],
             r"\(4, 3\) because its memory has gaps.*\(eager, reference\)",
         ),
-        (gradstep.AdamW, lambda: normal(3) + 0j, r"no codec for complex64.*\(eager, compiled\)"),
+        (gradstep.AdamW, lambda: normal(3) + 0j, r"no codec for complex64.*\(foreach, eager, compiled\)"),
         (gradstep.Adafactor, lambda: normal(3, 3), r"Adafactor looks at whole tensors.*\(eager, reference\)"),
     ],
 )

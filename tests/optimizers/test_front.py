@@ -401,9 +401,9 @@ def test_engines_says_what_and_why():
     named = [(engine, reason) for _, engine, reason in optimizer.engines()]
     assert named == [
         ("fused", "a dense float32 tensor on the CPU"),
-        ("eager", "not fused because its memory has gaps or overlaps"),
+        ("eager", "not fused or foreach because its memory has gaps or overlaps"),
         (
-            "eager",
+            "foreach",
             "not fused because the kernel has no codec for complex64 (it has float32, float64, float16, bfloat16)",
         ),
     ]

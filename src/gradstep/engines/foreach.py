@@ -72,11 +72,11 @@ class Foreach(Engine):
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         if rule.sees != "elements":
-            return f"{rule.__name__} looks at more than single elements"
+            return f"{rule.__name__} looks at whole tensors"
+        if not traits.plain:
+            return "it is a tensor subclass, or has no memory of its own"
         if not traits.dense:
             return "its memory has gaps or overlaps"
-        if not traits.plain:
-            return "it is a tensor subclass"
         return None
 
     @torch.no_grad()

@@ -64,13 +64,13 @@ def choose_engine(
         ValueError: the chosen engine cannot update this parameter.
     """
     if name == "auto":
-        refused: list[str] = []
+        refused: dict[str, list[str]] = {}
         for engine in engines.values():
             refusal = engine.refuse(rule, traits)
             if refusal is None:
-                return engine, ", ".join(refused) or f"a dense {traits.dtype} {kind}"
-            refused.append(f"not {engine.name} because {refusal}")
-        raise ValueError(f"no engine can serve {label}: {', '.join(refused)}")
+                return engine, _describe_refusals(refused) or f"a dense {traits.dtype} {kind}"
+            refused.setdefault(refusal, []).append(engine.name)
+        raise ValueError(f"no engine can serve {label}: {_describe_refusals(refused)}")
     refusal = engines[name].refuse(rule, traits)
     if refusal is not None:
         able = [e.name for e in engines.values() if e.refuse(rule, traits) is None]
@@ -79,6 +79,11 @@ def choose_engine(
             f"engine='auto' chooses one that can ({', '.join(able)})"
         )
     return engines[name], f"engine={name!r} was asked for"
+
+
+def _describe_refusals(refused: Mapping[str, Sequence[str]]) -> str:
+    """Return why engines were not chosen, from their names by the reason."""
+    return ", ".join(f"not {' or '.join(names)} because {reason}" for reason, names in refused.items())
 
 
 # -- the step ---------------------------------------------------------------------------------------------------------

@@ -137,8 +137,12 @@ def write_results(folder: Path) -> Iterator[Callable[[Record], None]]:
 
 def encode(record: Record) -> str:
     """Return a record as one line of JSON, its kind first."""
-    kind = next(kind for kind, cls in RECORD_KINDS.items() if isinstance(record, cls))
-    return json.dumps({"record": kind, **asdict(record)}, allow_nan=False, ensure_ascii=False)
+    return json.dumps({"record": name_record(record), **asdict(record)}, allow_nan=False, ensure_ascii=False)
+
+
+def name_record(record: Record) -> str:
+    """Return the kind of a record, as its line in the file has it."""
+    return next(kind for kind, cls in RECORD_KINDS.items() if isinstance(record, cls))
 
 
 def decode(line: str) -> Record:
@@ -187,7 +191,7 @@ def read_results(folder: Path) -> list[RaceResults]:
         if isinstance(record, RaceHeader):
             races.append(RaceResults(record))
         elif not races:
-            raise ValueError(f"{path}, line {number}: a {type(record).__name__.lower()} before any header")
+            raise ValueError(f"{path}, line {number}: a {name_record(record)} before any header")
         elif isinstance(record, CurvePoint):
             races[-1].points.append(record)
         else:

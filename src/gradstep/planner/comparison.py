@@ -27,7 +27,7 @@ class Plans:
 
     >>> found = plans("3B", budget="32GB")
     >>> len(found.plans), found.best.device, found.best.choice.state
-    (30, 30023437504, '8bit')
+    (36, 30023437504, '8bit')
     """
 
     plans: tuple[Plan, ...]

@@ -97,9 +97,8 @@ class Codec(ABC):
     def nbytes(self, elements: int) -> int:
         """Return the bytes for a parameter of so many elements.
 
-        >>> from gradstep.storage.elements import BFLOAT16
-        >>> LowByte(BFLOAT16).nbytes(512)
-        1536
+        >>> Blocks(signed=True).nbytes(512)
+        514
         """
         return sum(f.element.itemsize * f.length(elements) for f in self.fields)
 
