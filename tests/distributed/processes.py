@@ -8,10 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
+
+if TYPE_CHECKING:  # the processes have no use for it
+    import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = "import sys; from tests.distributed.processes import main; main(*sys.argv[1:])"
@@ -49,6 +53,19 @@ def run(function: Callable[..., Any], ranks: int, *arguments: Any, timeout: floa
                 continue
             return [torch.load(f"{folder}/result{rank}", weights_only=False) for rank in range(ranks)]
     raise AssertionError
+
+
+def run_once(
+    factory: "pytest.TempPathFactory", function: Callable[..., Any], ranks: int, *arguments: Any, timeout: float = 150
+) -> list[Any]:
+    """Return the result of :func:`run`, for fixtures: the workers of pytest-xdist share one run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run(function, ranks, *arguments, timeout=timeout)
+    file = factory.getbasetemp().parent / f"{function.__module__}.{function.__qualname__}-{ranks}"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            torch.save(run(function, ranks, *arguments, timeout=timeout), file)
+    return list(torch.load(file, weights_only=False))
 
 
 def main(name: str, folder: str, ranks: str, rank: str) -> None:

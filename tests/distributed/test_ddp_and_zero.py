@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradstep
-from tests.distributed.processes import run
+from tests.distributed.processes import run_once
 
 STORAGES: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"state": "bfloat16"}, "8bit": {"state": "8bit"}}
 
@@ -208,9 +208,9 @@ def everything() -> dict[int, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[int, list[dict[str, Any]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """What each of three ranks, and of two, found."""
-    found = run(everything, 3, timeout=280)
+    found = run_once(tmp_path_factory, everything, 3, timeout=280)
     return {ranks: [one[ranks] for one in found[:ranks]] for ranks in (3, 2)}
 
 
@@ -398,7 +398,8 @@ def run_flat() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> list[dict[str, Any]]:
-    return run(run_checkpoints, 3, str(tmp_path_factory.mktemp("checkpoints")), timeout=280)
+    folder = str(tmp_path_factory.mktemp("checkpoints"))
+    return run_once(tmp_path_factory, run_checkpoints, 3, folder, timeout=280)
 
 
 def test_each_rank_gets_its_own_random_generators(checkpoints):

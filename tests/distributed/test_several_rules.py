@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
-from tests.distributed.processes import run
+from tests.distributed.processes import run_once
 from tests.distributed.test_sharded_parameters import SHAPES, faults, numbers, placed
 
 RULES: list[dict[str, Any]] = [
@@ -127,8 +127,8 @@ def everything() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found() -> list[dict[str, Any]]:
-    return run(everything, 2, timeout=280)
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_once(tmp_path_factory, everything, 2, timeout=280)
 
 
 @pytest.mark.parametrize("options", [{}, {"state": "8bit"}])

@@ -144,16 +144,17 @@ def movements(params, shapes=SHAPES):
     return [(p.detach() - start).double() for p, start in zip(params, starts, strict=True)]
 
 
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize(("subject", "options"), MUON)
-def test_a_hundred_steps_against_torch(subject, options, engine):
+def test_steps_against_torch(subject, options, engine, count):
     """The momentum within rounding; parameters within 1% of their movement, which bfloat16 products leave open.
 
     torch's own numbers are as far from the exact ones, which the last lines check.
     """
-    ours, params = trained(gradstep.Muon, engine=engine, **options)
-    theirs, targets = trained(torch.optim.Muon, **options)
-    exact = movements(trained(gradstep.Muon, torch.float64, **options)[1])
+    ours, params = trained(gradstep.Muon, engine=engine, count=count, **options)
+    theirs, targets = trained(torch.optim.Muon, count=count, **options)
+    exact = movements(trained(gradstep.Muon, torch.float64, count=count, **options)[1])
     for p, q, mine, other, right in zip(params, targets, movements(params), movements(targets), exact, strict=True):
         buffer = theirs.state[q]["momentum_buffer"]
         torch.testing.assert_close(ours.state[p]["momentum_buffer"], buffer, rtol=1e-5, atol=1e-7)
