@@ -4,6 +4,7 @@ An example begins where its page begins, with a model, an optimizer or a loader 
 """
 
 import importlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -137,9 +138,15 @@ def test_examples_run(page, tmp_path, monkeypatch):
     run_examples(page)
 
 
+def run_examples_in(folder: str, page: str) -> None:
+    """Run the examples of a page in a folder: they write records and checkpoints."""
+    os.chdir(folder)
+    run_examples(page)
+
+
 @pytest.mark.slow
-def test_distributed_examples_run_on_two_ranks():
-    processes.run(run_examples, 2, DISTRIBUTED)
+def test_distributed_examples_run_on_two_ranks(tmp_path):
+    processes.run(run_examples_in, 2, str(tmp_path), DISTRIBUTED)
 
 
 def test_every_answer_of_the_course_is_one_that_the_walk_runs():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from gradstep.rules.ops import Array
 from gradstep.rules.settings import Settings, flag
+from gradstep.warn import warn_user
 
 Coefficients = Any
 """The scalars of one step by name (``c.beta1``), in the arithmetic of the engine."""
@@ -110,10 +111,12 @@ class Rule(Settings, ABC):
     parameter, by means and norms (``"tensor"``), or of a matrix, by products too (``"matrix"``)."""
 
     def __init_subclass__(cls) -> None:
+        if "elementwise" in vars(cls):  # the name of 0.1.0
+            cls.sees = "elements" if cls.__dict__["elementwise"] else "tensor"
+            new = f"sees = {cls.sees!r} in place of elementwise = {cls.__dict__['elementwise']}"
+            warn_user(f"{cls.__name__}: write {new}", DeprecationWarning)
         if cls.sees not in ("elements", "tensor", "matrix"):
             raise ValueError(f"Invalid sees of {cls.__name__}: {cls.sees!r} (choose 'elements', 'tensor', 'matrix')")
-        if "elementwise" in vars(cls):
-            raise TypeError(f"{cls.__name__}: elementwise is now sees = 'elements' (True) or 'tensor' (False)")
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         """Return the slots of a parameter with ``ndim`` dimensions; an elementwise rule ignores ``ndim``."""
