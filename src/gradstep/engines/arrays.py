@@ -105,7 +105,8 @@ class Arrays(ABC):
         old = self.decode(spec, c, columns)
         new = apply_rule(spec, c, old)
         numbers = self.number_elements(columns[1], start) if spec.noise else None
-        return self.store(spec, split_key(key), columns, old, new, numbers, watched=watched)
+        halves = split_key(key) if spec.noise else (0, 0)  # torch.compile cannot trace it, and compiles no noise
+        return self.store(spec, halves, columns, old, new, numbers, watched=watched)
 
     def decode(self, spec: UpdateSpec, c: Any, columns: Sequence[Array]) -> list[Array]:
         """Return what a rule receives: the parameter, the gradient times its coefficient, and every slot.
