@@ -119,7 +119,10 @@ def test_without_a_budget_nothing_is_judged():
         ({"state": "8bits"}, "Invalid state: '8bits' .*Did you mean '8bit'"),
         ({"rounding": "kahn"}, "Did you mean 'kahan'"),
         ({"rounding": "kahan", "params": "float32"}, "rounding='kahan' is for bfloat16 or float16 weights"),
-        ({"rounding": "24bit", "params": "float16"}, "rounding='24bit' is for bfloat16 parameters: for float16 give"),
+        (
+            {"rounding": "24bit", "params": "float16"},
+            "rounding='24bit' is for bfloat16 parameters: give 'kahan'",
+        ),
         ({"sharding": "zero1"}, "sharding='zero1' needs two data parallel ranks: give ranks=2 or more, or gpus=2"),
         (
             {"sharding": "fsdp2", "ranks": 4, "tensor_parallel": 4},

@@ -238,10 +238,10 @@ def refuse_rounding(rounding: str, dtype: str) -> str | None:
         dtype: torch's name of the type.
 
     >>> refuse_rounding("24bit", "float16")
-    "rounding='24bit' is for bfloat16 parameters: for float16 give 'kahan' or 'master'"
+    "rounding='24bit' is for bfloat16 parameters: give 'kahan' or 'master' for float16"
     """
     if dtype == "float16" and rounding in ONLY_BFLOAT16:
-        return f"rounding={rounding!r} is for bfloat16 parameters: for float16 give 'kahan' or 'master'"
+        return f"rounding={rounding!r} is for bfloat16 parameters: give 'kahan' or 'master' for float16"
     return None
 
 

@@ -27,6 +27,7 @@ from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.elements import ELEMENTS, Element, Native
 from gradstep.storage.policy import (
+    ONLY_BFLOAT16,
     ROUNDINGS,
     STATES,
     ParameterStorage,
@@ -151,8 +152,9 @@ class Storage:
             ValueError: no parameter is of bfloat16 or float16.
         """
         if self.rounding != "nearest" and not any(p.dtype in (torch.bfloat16, torch.float16) for p in params):
+            halves = "bfloat16" if self.rounding in ONLY_BFLOAT16 else "bfloat16 and float16"
             raise ValueError(
-                f"rounding={self.rounding!r} is for bfloat16 and float16 parameters, and there are none: "
+                f"rounding={self.rounding!r} is for {halves} parameters, and there are none: "
                 "convert the model before the optimizer is made, or leave rounding='nearest'"
             )
 
@@ -203,7 +205,7 @@ class Storage:
         )
         refusal = refuse_rounding(self.rounding, element.name)
         if refusal is not None:
-            raise ValueError(f"{refusal}, as {name} is")
+            raise ValueError(f"{refusal}, the type of {name}")
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason, tuple(rule.scalars))
 
 
