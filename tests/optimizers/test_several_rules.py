@@ -53,6 +53,15 @@ def assert_same_each(one, each):
     assert at == len(found)
 
 
+def take_same_step(one, ones, each, others, grads):
+    """Step the optimizer of several rules, and as many optimizers of one rule each, with the same gradients."""
+    give(ones, grads)
+    give(others, grads)
+    one.step()
+    for optimizer in each:
+        optimizer.step()
+
+
 def snapshot_by_parameter(optimizer):
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return [{"parameter": p.detach(), **optimizer.state[p]} for p in params]
@@ -77,11 +86,7 @@ def snapshot_by_parameter(optimizer):
 def test_several_rules_are_as_many_optimizers(engine, dtype, options):
     one, ones, each, others = pair(starts(SHAPES, dtype), engine=engine, **options)
     for grads in gradients(3, SHAPES, dtype):
-        give(ones, grads)
-        give(others, grads)
-        one.step()
-        for optimizer in each:
-            optimizer.step()
+        take_same_step(one, ones, each, others, grads)
         assert_same_each(one, each)
     assert [choice[1:] for choice in one.engines()] == [choice[1:] for o in each for choice in o.engines()]
     assert one.state_summary().rows == tuple(row for o in each for row in o.state_summary().rows)
@@ -101,11 +106,7 @@ def test_a_rule_of_whole_tensors_beside_others(other):
     rules = [*RULES[:2], other, RULES[3]]
     one, ones, each, others = pair(starts(SHAPES), rules)
     for grads in gradients(3, SHAPES):
-        give(ones, grads)
-        give(others, grads)
-        one.step()
-        for optimizer in each:
-            optimizer.step()
+        take_same_step(one, ones, each, others, grads)
     assert_same_each(one, each)
     assert [engine for _, engine, _ in one.engines()] == ["fused", "fused", "eager", "fused"]
 

@@ -7,13 +7,14 @@ have been rounded to bfloat16, which differs from torch's products only where th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
+
+from gradstep.rules.ops import is_tensor
 
 Triple = tuple[float, float, float]
 """The coefficients (a, b, c) of one iteration, which makes a σ + b σ³ + c σ⁵ of each singular value σ."""
@@ -71,7 +72,7 @@ def newton_schulz(
         coefficients = COEFFICIENTS[coefficients]
     if isinstance(x, np.ndarray):
         products = _numpy_products
-    elif "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor):
+    elif is_tensor(x):
         products = _torch_products
     else:
         return x.newton_schulz(coefficients, steps, eps)

@@ -113,7 +113,7 @@ def as_matrices(x: Array, blocks: float) -> Array:
     >>> [as_matrices(np.zeros((8, 3, 2)), blocks).shape for blocks in (1, 4, 0)]
     [(8, 6), (4, 2, 6), (8, 3, 2)]
     """
-    if not isinstance(x, np.ndarray) and not _is_tensor(x):
+    if not isinstance(x, np.ndarray) and not is_tensor(x):
         return x.as_matrices(blocks)
     if blocks == 0 or (blocks == 1 and x.ndim == 2):
         return x
@@ -135,12 +135,12 @@ def rows(x: Array) -> Array:
     >>> rows(np.zeros((4, 2, 6))), columns(np.zeros((4, 2, 6)))
     (2.0, 6.0)
     """
-    return float(x.shape[-2]) if isinstance(x, np.ndarray) or _is_tensor(x) else x.rows()
+    return float(x.shape[-2]) if isinstance(x, np.ndarray) or is_tensor(x) else x.rows()
 
 
 def columns(x: Array) -> Array:
     """The number of columns of each matrix, as a Python float."""
-    return float(x.shape[-1]) if isinstance(x, np.ndarray) or _is_tensor(x) else x.columns()
+    return float(x.shape[-1]) if isinstance(x, np.ndarray) or is_tensor(x) else x.columns()
 
 
 def transpose(x: Array) -> Array:
@@ -170,7 +170,8 @@ def total(x: Array, axis: int | tuple[int, ...] = (-2, -1)) -> Array:
     return x.sum(axis, keepdims=True) if isinstance(x, np.ndarray) else x.sum(axis, keepdim=True)
 
 
-def _is_tensor(x: Array) -> bool:
+def is_tensor(x: Array) -> bool:
+    """Return whether ``x`` is a torch tensor; torch is not imported for it."""
     return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)
 
 

@@ -26,7 +26,7 @@ _NUMPY = (np.ndarray, np.generic)
 
 def is_tensor(x: Array) -> bool:
     """Return whether x is a torch tensor, which converts its types itself."""
-    return type(x).__module__.startswith("torch")
+    return type(x).__module__.startswith("torch")  # not isinstance: torch.compile cannot trace a look at sys.modules
 
 
 def _types(x: Array) -> Any:

@@ -88,26 +88,13 @@ def build_batches(
     pairs = [(group.get(HEADER), headers[type(rule)]) for group, rule in zip(groups, rules, strict=True)]
     if any(header not in (None, own) for header, own in pairs):  # a loaded one, of which no load_state_dict() knows
         storage = read_groups_storage(list(map(type, rules)), storage, groups)
-    with torch.inference_mode(mode=False), torch.no_grad():  # state outlives a step that is taken in inference mode
-        table = build_table(engine, storage, paged, rules, groups, state, zero)
+    # State outlives a step that is taken in inference mode.
+    with pause_garbage_collection(), torch.inference_mode(mode=False), torch.no_grad():
+        table = _TableBuilder(engine, storage, paged, rules, groups, state, zero).build()
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
     return table, batches
-
-
-@pause_garbage_collection()
-def build_table(
-    engine: str,
-    storage: Storage,
-    paged: Placement | None,
-    rules: Sequence[Rule],
-    groups: Sequence[dict[str, Any]],
-    state: defaultdict[Tensor, dict[str, Any]],
-    zero: ZeroRanks | None,
-) -> Table:
-    """Find or create the state of every parameter with state or a gradient; arguments as in :func:`build_batches`."""
-    return _TableBuilder(engine, storage, paged, rules, groups, state, zero).build()
 
 
 @final

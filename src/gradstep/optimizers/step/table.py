@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # importing it takes a fifth of gradstep's import time, and o
 
 @final
 class Table(StepTable):
-    """The parameters that have state, in the order of ``param_groups``; made by ``build_table``.
+    """The parameters that have state, in the order of ``param_groups``; made by ``build_batches``.
 
     Args:
         parts: the parameters that have state, by engine and spec.
