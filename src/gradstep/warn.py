@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 Accepted = ParamSpec("Accepted")
 Returned = TypeVar("Returned")
 
-_LIBRARIES = frozenset({"gradstep", "torch"})
+_LIBRARIES = frozenset({"gradstep", "torch", "abc"})  # a class with a metaclass of abc is made in abc
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -482,6 +482,19 @@ def test_schedules_multiply_each_group_s_own_rate():
     assert [group["lr"] for group in equal.param_groups] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("rule", ["Lion", None])
+def test_a_group_whose_rule_was_exchanged_lacks_settings(rule):
+    p = torch.ones(3, 3, requires_grad=True)
+    optimizer = gradstep.AdamW([{"params": [p], "rule": "Muon", "lr": 0.1}])
+    p.grad = torch.ones(3, 3)
+    optimizer.step()
+    before = p.detach().clone()
+    optimizer.param_groups[0]["rule"] = rule
+    with pytest.raises(KeyError, match=rf"a group lacks 'betas', a setting of its rule, {rule or 'AdamW'}"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
 def test_torch_s_one_cycle_needs_cycle_momentum_off():
     """It looks for betas or momentum in the optimizer's defaults, and takes every group to have them."""
     one, _, _, _ = pair(starts(SHAPES))

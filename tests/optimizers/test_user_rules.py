@@ -202,8 +202,10 @@ def test_the_class_is_made_once_and_knows_its_rule():
 
 @pytest.mark.parametrize(("elementwise", "sees"), [(True, "elements"), (False, "tensor")])
 def test_the_old_word_for_what_a_rule_sees(elementwise, sees):
-    with pytest.warns(DeprecationWarning, match=rf"Old: write sees = '{sees}' in place of elementwise = {elementwise}"):
+    words = rf"Old: write sees = '{sees}' in place of elementwise = {elementwise}"
+    with pytest.warns(DeprecationWarning, match=words) as caught:
         old: Any = type("Old", (Signum,), {"elementwise": elementwise})
+    assert caught[0].filename == __file__
     assert old.sees == sees
     later: Any = type("Later", (old,), {})  # without another warning
     assert later.sees == sees

@@ -168,7 +168,7 @@ class GroupRules:
             return self.own
         rule = self.by_name.get(name) or RULES.get(name) if isinstance(name, str) else None
         if rule is None:
-            raise ValueError(f"Unknown rule in a group: {name!r}.{suggest(str(name), [*self.by_name, *RULES])}")
+            raise ValueError(f"Unknown rule in a group: {name!r}.{suggest(str(name), self.by_name | RULES)}")
         return rule
 
     def in_use(self, groups: Iterable[Mapping[str, Any]]) -> list[type[Rule]]:
@@ -191,16 +191,17 @@ def build_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
     """Return the rule with a group's settings, which are checked.
 
     Raises:
-        ValueError, TypeError: a setting is out of its bounds, of the wrong type, or differs from ``Rule.fixed``.
+        ValueError, TypeError, KeyError: a setting is out of bounds or not ``Rule.fixed``, of a wrong type, or missing.
     """
     check_fixed(rule, group)
-    if rule.beyond_torch:
-        group = {**defaults_beyond_torch(rule), **group}
-    values = tuple([group[name] for name in _setting_names(rule)])
+    group = {**defaults_beyond_torch(rule), **group} if rule.beyond_torch else group
+    try:
+        values = tuple([group[name] for name in _setting_names(rule)])
+    except KeyError as error:
+        raise KeyError(f"a group lacks {error}, a setting of its rule, {rule.__name__}") from None
     kinds = tuple(map(type, values))
-    if _CACHEABLE_TYPES.issuperset(kinds) and not _holds_tensor(values):
-        return _cached_rule(rule, values, kinds)
-    return _cached_rule.__wrapped__(rule, values, kinds)
+    cacheable = _CACHEABLE_TYPES.issuperset(kinds) and not _holds_tensor(values)
+    return (_cached_rule if cacheable else _cached_rule.__wrapped__)(rule, values, kinds)
 
 
 def check_fixed(rule: type[Rule], group: Mapping[str, Any]) -> None:
