@@ -3,7 +3,8 @@
 gradstep saves no compiled code on disk, so every process compiles: there is no second figure "from cache".
 The first step imports LLVM, compiles, and creates the state.
 
-    python benchmarks/start.py
+    python benchmarks/start.py              plain AdamW against torch's
+    python benchmarks/start.py --storages   the first step of other storages, clipped and watched
 """
 
 from __future__ import annotations
@@ -41,11 +42,32 @@ CASES = {
 }
 
 
-def measure(repeat: int = REPEAT) -> dict[str, dict[str, float]]:
-    """Median seconds of each lap, by optimizer; the optimizers take turns."""
-    laps: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
+STORAGES = {
+    "float32": ("torch.float32", ""),
+    "8-bit state": ("torch.float32", "state='8bit'"),
+    "bfloat16 weights, stochastic, 8-bit state": ("torch.bfloat16", "state='8bit', rounding='stochastic'"),
+    "bfloat16 weights, Kahan, 8-bit state": ("torch.bfloat16", "state='8bit', rounding='kahan'"),
+}
+STEPS = {
+    "plain": "optimizer.step()",
+    "clipped": "optimizer.step(max_grad_norm=1.0)",
+    "clipped, watched": "optimizer.watch = 'parameters'; optimizer.step(max_grad_norm=1.0)",
+}
+OTHERS = {
+    f"{storage}; {step}": CHILD.format(load=LOAD, optimizer=f"gradstep.AdamW(model.parameters(), {options})")
+    .replace("nn.Linear(256, 10))", f"nn.Linear(256, 10)).to({dtype})")
+    .replace("torch.ones(8, 784)", f"torch.ones(8, 784, dtype={dtype})")
+    .replace("optimizer.step()", call, 1)
+    for storage, (dtype, options) in STORAGES.items()
+    for step, call in STEPS.items()
+}
+
+
+def measure(repeat: int = REPEAT, cases: dict[str, str] = CASES) -> dict[str, dict[str, float]]:
+    """Median seconds of each lap, by case; the cases take turns."""
+    laps: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     for _ in range(repeat + 1):
-        for name, code in CASES.items():
+        for name, code in cases.items():
             child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
             laps[name].append(json.loads(child.stdout))
     return {
@@ -55,6 +77,7 @@ def measure(repeat: int = REPEAT) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    for name, seconds in measure().items():
+    chosen = measure(3, OTHERS) if "--storages" in sys.argv[1:] else measure()
+    for name, seconds in chosen.items():
         for lap, median in seconds.items():
-            print(f"{name:12} {lap:16} {1e3 * median:9.1f} ms")
+            print(f"{name:{max(map(len, chosen))}} {lap:16} {1e3 * median:9.1f} ms")

@@ -10,9 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
+from gradstep.engines import fused
 from tests.training import normal
 
 SHAPES = [(64, 65), (3, 5), (), (0,), (20_000,)]
+
+
+@pytest.mark.parametrize("watch", [None, "parameters"])
+def test_a_first_step_compiles_only_the_kernels_that_it_needs(monkeypatch, watch):
+    """Half of the time of a first step that was watched went into kernels that it did not run."""
+    kernels: dict[Any, Any] = {}
+    monkeypatch.setattr(fused, "_kernels", kernels)
+    p = normal(64).requires_grad_()
+    p.grad = normal(64, seed=1)
+    optimizer = gradstep.AdamW([p])
+    optimizer.watch = watch
+    optimizer.step()
+    assert [is_watched for _, is_watched in kernels] == [watch is not None]
+    assert optimizer.last_step is not None and optimizer.last_step.stepped
 
 
 def found_by(optimizer: Any) -> Any:

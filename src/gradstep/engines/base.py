@@ -182,9 +182,14 @@ class Engine(ABC):
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
         """Return why this engine cannot update such a parameter, in words that fit after "because"; None if it can."""
 
-    def prepare(self, spec: UpdateSpec) -> None:
-        """Do everything that may fail, such as compiling, before a step changes anything."""
-        del spec
+    def prepare(self, spec: UpdateSpec, *, watched: bool) -> None:
+        """Do everything that may fail, such as compiling, before a step changes anything.
+
+        Args:
+            spec: the update that the step will compute.
+            watched: whether the step collects statistics, for which there may be another kernel.
+        """
+        del spec, watched
 
     @abstractmethod
     def update(self, batch: Batch) -> None:

@@ -119,7 +119,7 @@ class RuleOptimizer(Optimizer, ABC):
             table = Table(new, self._rule)
         batches = [part.batch(self.params, self.buffers) for part in table.parts]
         for batch in batches:
-            batch.engine.prepare(batch.spec)
+            batch.engine.prepare(batch.spec, watched=False)
         state = _StepState(self, new)
         with defer_signals():  # weights, state and counts belong together, also after Ctrl-C
             take_step(state, batches, [self._rule])

@@ -314,7 +314,8 @@ class Optimizer(torch.optim.Optimizer):
             table = self._table
             batches = None if table is None else table.batches(rules, groups, state, state_seen=self._state_seen)
             if table is None or batches is None:
-                table, batches = build_batches(self._engine, self._storage, self._paged, rules, groups, state, zero)
+                chosen = (self._engine, self._storage, self._paged)
+                table, batches = build_batches(*chosen, rules, groups, state, zero, watched=watched)
         except Exception:
             watched = watched or compares_seeds(self._storage, groups, self.last_step)
             fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched)

@@ -23,7 +23,7 @@ from gradstep.storage.policy import UpdateSpec
 class Fused(Engine):
     """One kernel call for all parameters of one spec: it reads, updates and writes each once, without temporaries.
 
-    LLVM is imported and the kernel compiled at the first step (about a tenth of a second).
+    LLVM is imported and the kernel compiled at the first step (0.1 to 0.7 s, see docs/speed.md).
     """
 
     name = "fused"
@@ -47,8 +47,8 @@ class Fused(Engine):
             return "this processor does not convert float16"
         return None
 
-    def prepare(self, spec: UpdateSpec) -> None:
-        _update_kernel(spec)
+    def prepare(self, spec: UpdateSpec, *, watched: bool) -> None:
+        _update_kernel(spec, watched)
 
     def update(self, batch: Batch) -> None:
         coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)

@@ -2,7 +2,7 @@
 
 A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job
 (`job.py`). Each thread takes the next chunk from a shared counter until none is left, so that no thread waits for a
-late or slow one. Compiling takes a few hundredths of a second, so nothing is cached on disk.
+late or slow one. Compiling takes 0.05 to 0.3 s, so nothing is cached on disk.
 """
 
 from __future__ import annotations

@@ -69,6 +69,8 @@ def build_batches(
     groups: Sequence[dict[str, Any]],
     state: defaultdict[Tensor, dict[str, Any]],
     zero: ZeroRanks | None,
+    *,
+    watched: bool,
 ) -> tuple[Table, list[TorchBatch]]:
     """Build a table, and return it with the batches of this step.
 
@@ -78,6 +80,7 @@ def build_batches(
         rules: one per group.
         groups, state: the optimizer's; ``state`` is not changed.
         zero: the ranks of the ``ZeroRedundancyOptimizer`` around this one; None without it.
+        watched: whether this step collects statistics; only the kernel that it needs is compiled.
 
     Raises:
         RuntimeError: a gradient, or state that was loaded or changed by hand, does not fit its parameter.
@@ -90,7 +93,7 @@ def build_batches(
         storage = read_groups_storage(list(map(type, rules)), storage, groups)
     # State outlives a step that is taken in inference mode.
     with pause_garbage_collection(), torch.inference_mode(mode=False), torch.no_grad():
-        table = _TableBuilder(engine, storage, paged, rules, groups, state, zero).build()
+        table = _TableBuilder(engine, storage, paged, rules, groups, state, zero).build(watched)
     batches = table.batches(rules, groups, state, state_seen=False)  # a new table has not put its state there yet
     if batches is None:
         raise RuntimeError("parameters or gradients are being changed by another thread while they are stepped")
@@ -145,7 +148,7 @@ class _TableBuilder:
         # It holds each choice, so that no other choice gets its id.
         self.key_of: dict[Any, tuple[Choice, _PartKey]] = {}
 
-    def build(self) -> Table:
+    def build(self, watched: bool) -> Table:
         """Return the table; the optimizer's state is unchanged."""
         kinds = {i: self.check_parameter(i) for i in self.stateful}
         for i in _find_shared_memory(kinds, self.memory):
@@ -154,7 +157,7 @@ class _TableBuilder:
         for i, kind in kinds.items():
             members[kind].append(i)
         for kind in members:
-            kind.engine.prepare(kind.spec)
+            kind.engine.prepare(kind.spec, watched=watched)
         entries = self.complete_entries()
         parts = [self.make_part(kind, positions, entries) for kind, positions in members.items()]
         self.check_parts(parts)
