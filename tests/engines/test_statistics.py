@@ -27,7 +27,8 @@ def test_a_first_step_compiles_only_the_kernels_that_it_needs(monkeypatch, watch
     optimizer.watch = watch
     optimizer.step()
     assert [is_watched for _, is_watched in kernels] == [watch is not None]
-    assert optimizer.last_step is not None and optimizer.last_step.stepped
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.stepped
 
 
 def found_by(optimizer: Any) -> Any:
