@@ -129,9 +129,7 @@ def small_adafactor(package):
 
 
 def extra_keys(package):
-    return {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"} & package.AdamW(
-        [param(2)]
-    ).param_groups[0].keys()
+    return {"foreach", "fused", "capturable", "differentiable"} & package.AdamW([param(2)]).param_groups[0].keys()
 
 
 def differentiable(package):
@@ -183,7 +181,7 @@ ROWS = {
     "execution by position": (lambda k: taken(k.RMSprop, 0.01, 0.99, 1e-8, 0, 0, False, False), "taken", TypeError),
     "keys of `param_groups`": (
         extra_keys,
-        {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"},
+        {"foreach", "fused", "capturable", "differentiable"},
         set(),
     ),
     "keys of `state_dict()`": (

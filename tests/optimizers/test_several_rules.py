@@ -160,6 +160,7 @@ def test_a_group_has_the_settings_of_its_rule_only():
     }  # fmt: skip
     assert other == {
         "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.3, "amsgrad": False, "maximize": False,
+        "decoupled_weight_decay": True,
     }  # fmt: skip
 
 

@@ -27,7 +27,6 @@ from gradstep.optimizers.checkpoint.matching import (
     LoadReport,
     check_saved_rules,
     continue_noise,
-    lost_in_reading,
     match,
     nest_fields,
     parameter_keys,
@@ -38,11 +37,19 @@ from gradstep.optimizers.checkpoint.matching import (
     show_lines,
     unnest_fields,
     write_group_header,
+    write_update_count,
 )
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.state.arrays import complete_state
-from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_losses, find_misfits
+from gradstep.optimizers.state.check import (
+    ROUNDING_FIELDS,
+    Fault,
+    choose_error,
+    find_losses,
+    find_misfits,
+    find_reading_losses,
+)
 from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
@@ -58,9 +65,7 @@ OWN_GROUP_KEYS = frozenset({"params", "param_names", "rule", "state", "embedding
 def export_state_dict(state_dict: dict[str, Any], rules: GroupRules, storage: Storage) -> dict[str, Any]:
     """Return torch's state dictionary with copied dictionaries, the arrays of a slot in blocks in one, and a header.
 
-    The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged. Groups contain the
-    rule's fixed settings (AdamW's ``decoupled_weight_decay``), without which torch.optim.Adam would load the state as
-    Adam's. They omit settings that torch does not have, if these have their defaults.
+    The tensors are still the optimizer's, as in torch, and entries of other owners are unchanged.
 
     Args:
         state_dict: as torch writes it.
@@ -68,7 +73,7 @@ def export_state_dict(state_dict: dict[str, Any], rules: GroupRules, storage: St
     """
     state, groups = nest_state(state_dict), state_dict["param_groups"]
     header = read_groups_storage([rules.of(group) for group in groups], storage, groups).header(rules.own, groups)
-    groups = [{**group, **rules.of(group).fixed} for group in groups]
+    groups = [write_update_count(group, state_dict["state"]) for group in groups]
     return {**state_dict, "state": state, "param_groups": groups, HEADER: header}
 
 
@@ -166,7 +171,7 @@ def prepare_load(
     fitting: dict[Any, _Fitting] = {}
     left_out = dict.fromkeys(matched.unexpected, "in the checkpoint only")
     for index, (group, kind, keys) in enumerate(zip(new, kinds, matched.keys, strict=True)):
-        as_saved = None if HEADER in state_dict else read_saved_storage(alike[index])
+        as_saved = None if HEADER in state_dict else read_saved_storage(alike[index], state_dict["state"])
         if as_saved is not None and (as_saved.state, as_saved.rounding) == (storage.state_of(group), storage.rounding):
             as_saved = None
         group_rule = build_saved_rule(kind, group)
@@ -189,7 +194,7 @@ def prepare_load(
             fields = _fields_in(entry, stored)
             entry = _flatten_scales(entry, fields) if shard is None else shard.localize(entry, fields)
             if as_saved is not None:
-                lost += [f"{name}: {line}" for line in lost_in_reading(as_saved, stored, entry)]
+                lost += [f"{name}: {line}" for line in find_reading_losses(as_saved, stored, entry)]
             regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)
             fits = _Fitting(p, like, shard, stored, name, entry, regular)
             if regular:  # usual, in a fifth of the time
@@ -272,8 +277,7 @@ def _check_fixed(kind: type[Rule], group: Mapping[str, Any], saved_rule: str | N
     """Refuse a group of a checkpoint, at this index, that is another optimizer's by one of its settings.
 
     Args:
-        kind: the rule of its parameters here.
-        group: the group.
+        kind, group: the rule of its parameters here, and the group.
         saved_rule: the name of its rule; None if the checkpoint does not say.
         index: its place in the checkpoint.
 
@@ -365,12 +369,7 @@ def _fields_in(entry: Mapping[str, Any], stored: ParameterStorage) -> Mapping[st
 
 
 def _flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
-    """Return the state of a whole parameter with scales of shape (blocks,); saved from shards they have several axes.
-
-    Args:
-        entry: the state.
-        fields: every array by its key.
-    """
+    """Return a whole parameter's state with scales of shape (blocks,); those saved from shards have several axes."""
     scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
     if all(entry[key].dim() == 1 for key in scales):
         return entry

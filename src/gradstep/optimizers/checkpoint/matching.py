@@ -3,8 +3,9 @@
 torch's distributed engines (``ZeroRedundancyOptimizer``, FSDP, ``torch.distributed.checkpoint``) keep only ``state``
 and ``param_groups`` of a state dictionary. So a group of a rule that torch does not have, or whose state is not stored
 as torch stores it, has the header too, as one string under ``"gradstep"``. It is one value, so that a later version can
-add to it and still load older files: those engines read from a file exactly the keys that the groups have. Other groups
-have torch's keys only, so that files of torch's optimizers and of ours can be exchanged.
+add to it and still load older files: those engines read from a file exactly the keys that the groups have, and refuse a
+file that lacks one. Other groups have torch's keys only, so that files of torch's optimizers and of ours can be
+exchanged; among these keys is the kind of decay, by which Adam and AdamW know their checkpoints apart.
 """
 
 from __future__ import annotations
@@ -16,24 +17,52 @@ from itertools import chain
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 import gradstep
 from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.checkpoint.another_rule import find_remedy
-from gradstep.optimizers.state.storage import HEADER, OLD_CODES, SEVERAL_RULES, Storage, find_codec
+from gradstep.optimizers.state.check import count_updates
+from gradstep.optimizers.state.storage import HEADER, OLD_CODES, SEVERAL_RULES, Storage, element_of, find_codec
 from gradstep.rules import Rule, Slot
 from gradstep.storage.elements import NOISES
-from gradstep.storage.policy import ParameterStorage, keys_of, parameter_codec
+from gradstep.storage.policy import keys_of, parameter_codec
+
+UPDATES = "updates"
+"""The key of the number of updates in the header of a group."""
 
 
 def write_group_header(rule: type[Rule], storage: Storage, group: dict[str, Any]) -> None:
-    """Write the header into a group, unless torch has its rule and stores parameters and state alike."""
+    """Write the keys of a group by which readers of its checkpoints know its rule and storage.
+
+    The header, unless torch has the rule and stores parameters and state alike. And ``Rule.fixed``, as in torch, unless
+    a part of the parameters is in the state: an optimizer that would lose that part then misses the key in a
+    distributed checkpoint, which is an error.
+    """
     state = storage.state_of(group)
     if rule.__name__ in vars(torch.optim) and storage.rounding == "nearest" and state == "float32":
         group.pop(HEADER, None)
     else:
         group[HEADER] = json.dumps(replace(storage, state=state).header(rule))
+    if keeps_parts(storage, group):
+        for name in rule.fixed:
+            group.pop(name, None)
+    else:
+        group |= rule.fixed
+
+
+def keeps_parts(storage: Storage, group: Mapping[str, Any]) -> bool:
+    """Return whether the state of a group has a part of its parameters' numbers: 24 bits, Kahan or master."""
+    elements = map(element_of, {p.dtype for p in group["params"]})
+    return any(len(parameter_codec(storage.rounding, element).fields) > 1 for element in elements)
+
+
+def write_update_count(group: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a group of a state dictionary with its ``state``, with the number of updates in its header if it has one.
+
+    So :func:`read_saved_storage` finds a header that the optimizer had before, and that was not read from a file.
+    """
+    header = read_header({"param_groups": [group]})
+    return {**group, **({HEADER: json.dumps({**header, UPDATES: count_updates(group, state)})} if header else {})}
 
 
 def find_header(state_dict: Mapping[str, Any]) -> Any:
@@ -136,11 +165,17 @@ def read_groups_storage(rules: Sequence[type[Rule]], storage: Storage, groups: S
     return continue_noise(storage, header)
 
 
-def read_saved_storage(group: Mapping[str, Any] | None) -> Storage | None:
-    """Return how a group was stored when a distributed engine saved it; None if its header does not say."""
+def read_saved_storage(group: Mapping[str, Any] | None, state: Mapping[Any, Any]) -> Storage | None:
+    """Return how a group, with its ``state``, was stored when a distributed engine saved it; None if it does not say.
+
+    With ``broadcast_from_rank0`` a group without a header in the file keeps that of this optimizer, with other updates
+    than the state: it was stored as torch does.
+    """
     header = None if group is None else read_header({"param_groups": [group]})
     if group is None or header is None or not {"state", "rounding"} <= header.keys():
         return None
+    if header.get(UPDATES, count := count_updates(group, state)) != count:
+        return Storage()
     return Storage(group.get("state", header["state"]), header["rounding"])
 
 
@@ -203,26 +238,6 @@ def unnest_fields(entry: Mapping[Any, Any]) -> dict[Any, Any]:
 def _are_codes(key: Any, value: Any) -> bool:
     """Return whether a value of state has the type of codes."""
     return find_codec(Slot(key), {key: value}, whole=False) is not None
-
-
-def lost_in_reading(saved: Storage, stored: ParameterStorage, entry: Any) -> Iterator[str]:
-    """Yield a message for each array that was saved, and that is missing in an entry, or rounded.
-
-    ``torch.distributed.checkpoint`` reads the arrays that the new optimizer has, and copies them into their types.
-
-    Args:
-        saved: how the parameter was stored.
-        stored: how this optimizer stores it.
-        entry: the state that was read.
-    """
-    for kept in parameter_codec(saved.rounding, stored.parameter.fields[0].element).fields[1:]:
-        if kept.suffix not in entry:
-            yield f"{kept.suffix} was saved, and has not been read"
-    for slot in stored.slots:
-        value = entry.get(slot.name)
-        rounded = saved.state == "float32" and isinstance(value, Tensor) and value.dtype == torch.bfloat16
-        if rounded and (value.device.type == "meta" or bool(value.any())):
-            yield f"{slot.name} was saved in float32, and has been rounded to bfloat16"
 
 
 def parameter_keys(groups: Iterable[Any]) -> frozenset[Any]:

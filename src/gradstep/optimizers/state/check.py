@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizers.memory import PLAIN, lacks_memory, same_places
-from gradstep.optimizers.state.storage import MOST_STEPS, dtype_of, find_codec, is_regular
+from gradstep.optimizers.state.storage import MOST_STEPS, Storage, dtype_of, find_codec, is_regular
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import ELEMENTS
@@ -176,6 +176,32 @@ def find_losses(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any]) -
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def find_reading_losses(saved: Storage, stored: ParameterStorage, entry: Any) -> Iterator[str]:
+    """Yield a message for each array that was saved, and that is missing in an entry, or rounded.
+
+    ``torch.distributed.checkpoint`` reads the arrays that the new optimizer has, and copies them into their types.
+
+    Args:
+        saved: how the parameter was stored.
+        stored: how this optimizer stores it.
+        entry: the state that was read.
+    """
+    for kept in parameter_codec(saved.rounding, stored.parameter.fields[0].element).fields[1:]:
+        if kept.suffix not in entry:
+            yield f"{kept.suffix} was saved, and has not been read"
+    for slot in stored.slots:
+        value = entry.get(slot.name)
+        rounded = saved.state == "float32" and isinstance(value, Tensor) and value.dtype == torch.bfloat16
+        if rounded and (value.device.type == "meta" or bool(value.any())):
+            yield f"{slot.name} was saved in float32, and has been rounded to bfloat16"
+
+
+def count_updates(group: Mapping[str, Any], state: Mapping[Any, Any]) -> int:
+    """Return the largest step count of a group in a state dictionary with this ``state``; 0 without any."""
+    entries = (entry for key in group["params"] if isinstance(entry := state.get(key), Mapping))
+    return int(max((count for entry in entries if (count := _read_number(entry.get("step")))), default=0))
 
 
 def _find_number_faults(rule: Rule, stored: ParameterStorage, entry: Mapping[str, Any]) -> Iterator[Fault]:
