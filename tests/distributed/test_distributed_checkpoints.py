@@ -207,8 +207,8 @@ def broadcast_into_bfloat16(mesh: Any) -> list[str]:
     found = []
     for precision, before in itertools.product(("float32", "bfloat16"), (0, 5)):
         models = [Holder(("", "", "nearest"), seed, mesh) for seed in (0, 9)]
-        saved = gradstep.AdamW(models[0].w, state=precision)
-        loaded = gradstep.AdamW(models[1].w, state="bfloat16")
+        saved = make("AdamW", precision, "nearest", models[0].w)
+        loaded = make("AdamW", "bfloat16", "nearest", models[1].w)
         models[0].take_steps(saved, 1, 3)
         models[1].take_steps(loaded, 1, 1 + before)
         state = get_optimizer_state_dict(models[0], saved, options=StateDictOptions(**WHOLE))
