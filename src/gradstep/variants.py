@@ -7,9 +7,10 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.spelling import suggest
@@ -47,17 +48,72 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     True
     >>> parse_name("adamw_torch_4bit")
     Traceback (most recent call last):
-    ValueError: Unknown optimizer: 'adamw_torch_4bit'. Did you mean 'adamw_torch', 'adam_torch' or 'radam_torch'?
+    ValueError: Unknown optimizer: 'adamw_torch_4bit'. State has 8 bits at least here: take 'adamw_torch_8bit'.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an optimizer must be a string such as 'adamw_8bit', but is {name!r}")
     match = _NAME.fullmatch(name)
     rule = _BY_LOWER.get(match["rule"]) if match else None
     if match is None or rule is None:
-        names = [f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS]
+        names = [*PROMISES, *(f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS)]
         forms = f" Give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
-        raise ValueError(f"Unknown optimizer: {name!r}.{suggest(name, names, most=3) or forms}")
+        raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(name, names, most=3) or forms}")
     return rule, _BITS[match["bits"]], bool(match["paged"])
+
+
+@final
+@dataclass(frozen=True)
+class Promise:
+    """What a name promises beside a rule, the precision of its state and pages."""
+
+    name: str  # the name of rule, precision and pages
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    releases: bool = False  # whether gradients are released in the backward pass
+
+
+PROMISES: Mapping[str, Promise] = {
+    "adamw_anyprecision": Promise("adamw", {"rounding": "kahan"}),
+    "lomo": Promise("sgd", releases=True),
+    "adalomo": Promise("adafactor", releases=True),
+}
+"""The names of Hugging Face that promise more than :func:`parse_name` returns; :func:`gradstep.create` keeps it."""
+
+_LOW_RANK = " No rule here keeps state of a low rank: take {0!r}, of 8 bits{1}."
+_LAYERWISE = ", with gradstep.release_gradients(model, optimizer)"
+_SCHEDULE_FREE = " No rule here averages the weights that it returns: take {0!r} with a schedule of gradstep.schedules."
+
+_NOT_HERE: Mapping[str, str] = {
+    "adamw_torch_4bit": " State has 8 bits at least here: take 'adamw_torch_8bit'.",
+    "ademamix": " Its two averages of the gradient are no rule here: take 'adamw'.",
+    "ademamix_8bit": " Its two averages of the gradient are no rule here: take 'adamw_8bit'.",
+    "paged_ademamix_32bit": " Its two averages of the gradient are no rule here: take 'paged_adamw_32bit'.",
+    "paged_ademamix_8bit": " Its two averages of the gradient are no rule here: take 'paged_adamw_8bit'.",
+    "galore_adamw": _LOW_RANK.format("adamw_8bit", ""),
+    "galore_adamw_8bit": _LOW_RANK.format("adamw_8bit", ""),
+    "galore_adamw_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),
+    "galore_adamw_8bit_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),
+    "galore_adafactor": " No rule here keeps state of a low rank: take 'adafactor', which keeps rows and columns.",
+    "galore_adafactor_layerwise": " No rule here keeps state of a low rank: take 'adalomo', Adafactor with released "
+    "gradients.",
+    "apollo_adamw": _LOW_RANK.format("adamw_8bit", ""),
+    "apollo_adamw_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),
+    "grokadamw": " Its averages follow the loss, which no rule here sees: take 'adamw'.",
+    "schedule_free_adamw": _SCHEDULE_FREE.format("adamw"),
+    "schedule_free_radam": _SCHEDULE_FREE.format("radam"),
+    "schedule_free_sgd": _SCHEDULE_FREE.format("sgd"),
+    "stable_adamw": " No rule here limits the mean square of an update: take 'adamw', and step(max_grad_norm=1.0).",
+}
+
+
+def explain_name(name: str) -> str:
+    """Return why a name of Hugging Face's ``OptimizerNames`` is no rule here, and what is nearest; or an empty text.
+
+    >>> explain_name("grokadamw")
+    " Its averages follow the loss, which no rule here sees: take 'adamw'."
+    """
+    if name in PROMISES:
+        return f" Only gradstep.create() makes it: its rule is {PROMISES[name].name!r}."
+    return _NOT_HERE.get(name, "")
 
 
 _FORMS = (

@@ -15,7 +15,7 @@ from gradstep.lab.task import Task
 from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
 from gradstep.rules import RULES
 from gradstep.spelling import suggest
-from gradstep.variants import VARIANTS, names_file, parse_name, rule_in_file
+from gradstep.variants import VARIANTS, explain_name, names_file, parse_name, rule_in_file
 
 ContenderClass: TypeAlias = type[torch.optim.Optimizer]
 
@@ -79,8 +79,9 @@ def class_of(name: str) -> ContenderClass:
         rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or parse_name(name)
     except ValueError:
         names = list(CLASSES)
+        reason = explain_name(name) or suggest(name, names)
         raise ValueError(
-            f"Unknown optimizer: {name!r}.{suggest(name, names)} There are {', '.join(names)}, and FILE.py:NAME for "
+            f"Unknown optimizer: {name!r}.{reason} There are {', '.join(names)}, and FILE.py:NAME for "
             "a rule of your own."
         ) from None
     return optimizer(RULES[rule], state=state, paged=paged)

@@ -15,7 +15,7 @@ from gradstep.optimizers.named_rules import check_rule_class
 from gradstep.optimizers.wrapped import innermost
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.storage.policy import STATES, Pages, check_precision
-from gradstep.variants import VARIANTS, parse_name, rename_settings
+from gradstep.variants import PROMISES, VARIANTS, Promise, parse_name, rename_settings
 
 
 def optimizer(rule: type[Rule], *, state: str = "float32", paged: bool | str | Path | Pages = False) -> type[Optimizer]:
@@ -97,12 +97,15 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
         name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that name an
             implementation are accepted and change nothing: ``adamw_torch``, ``adamw_torch_fused``, ``adamw_bnb_8bit``,
             ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``, ``adamw_torch_xla``, ``adamw_torch_npu_fused``.
+            ``adamw_anyprecision`` has ``rounding="kahan"``. ``lomo`` and ``adalomo`` are SGD and Adafactor whose
+            gradients are released (:func:`gradstep.release_gradients`; :meth:`gradstep.GradientRelease.of` has the
+            handle).
         params: the parameters, as for every optimizer.
         settings: the optimizer's settings, also under the names of ``TrainingArguments``: ``learning_rate``,
             ``adam_beta1``, ``adam_beta2`` (the other keeps its default) and ``adam_epsilon``.
 
     Raises:
-        ValueError: an unknown name; the message has the names nearest to it.
+        ValueError: an unknown name; the message has the names nearest to it. Gradients that cannot be released.
         TypeError: the optimizer does not have a setting, or a setting is given under two names.
 
     >>> import torch, gradstep
@@ -111,8 +114,15 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     >>> type(optimizer).__name__, optimizer.state_summary().rows[0].state
     ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
     """
-    rule, state, paged = parse_name(name)
-    return optimizer(RULES[rule], state=state, paged=paged)(params, **rename_settings(RULES[rule], settings))
+    promise = PROMISES[name] if name in tuple(PROMISES) else Promise(name)  # a name of no text may have no hash
+    rule, state, paged = parse_name(promise.name)
+    settings = {**promise.settings, **rename_settings(RULES[rule], settings)}
+    new = optimizer(RULES[rule], state=state, paged=paged)(params, **settings)
+    if promise.releases:
+        from gradstep.optimizers.released import start_release
+
+        start_release(new)
+    return new
 
 
 def __getattr__(name: str) -> Any:

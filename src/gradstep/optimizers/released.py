@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, final
-from weakref import WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,8 @@ from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.wrapped import innermost
 
-_RELEASED: WeakSet[Optimizer] = WeakSet()
+_RELEASES: WeakKeyDictionary[Optimizer, ReferenceType[GradientRelease]] = WeakKeyDictionary()
+# Weak references: the hooks of the parameters keep a release, and the release keeps its optimizer.
 
 
 @final
@@ -37,7 +39,7 @@ class GradientRelease:
     None
     """
 
-    def __init__(self, optimizer: Optimizer, names: dict[Tensor, str]) -> None:
+    def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
         self._optimizer, self._names = optimizer, names
         self._updated: set[Tensor] = set()
         self._is_complete = self._ends = False
@@ -59,6 +61,17 @@ class GradientRelease:
         add(optimizer.register_step_post_hook(self._after_step))
         add(optimizer.register_state_dict_pre_hook(self._before_save))
 
+    @staticmethod
+    def of(optimizer: torch.optim.Optimizer) -> GradientRelease | None:
+        """Return the handle of an optimizer whose gradients are released, or None.
+
+        Args:
+            optimizer: any optimizer, or a wrapper of one.
+        """
+        inside = innermost(optimizer)
+        release = _RELEASES.get(inside) if isinstance(inside, Optimizer) else None
+        return None if release is None else release()
+
     def __enter__(self) -> GradientRelease:
         return self
 
@@ -70,7 +83,7 @@ class GradientRelease:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        _RELEASED.discard(self._optimizer)
+        _RELEASES.pop(self._optimizer, None)
 
     def discard(self) -> None:
         """Discard the rest of an update whose backward pass raised: clear the gradients, keep the weights as they are.
@@ -153,11 +166,6 @@ class GradientRelease:
             )
 
 
-def is_released(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether :func:`release_gradients` updates the parameters of an optimizer, or of the one it wraps, now."""
-    return innermost(optimizer) in _RELEASED
-
-
 _WATCHED = (
     "statistics of a step (watch, gradstep.Monitor) are of all parameters together, and released gradients are gone "
     "one by one: set watch to None and remove the monitor, or do not release gradients"
@@ -209,27 +217,39 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
     inside = innermost(optimizer)
     if not isinstance(inside, Optimizer):
         raise TypeError(f"release_gradients() is for gradstep's optimizers, not for {type(inside).__name__}")
-    if inside in _RELEASED:
+    own: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    if own.keys().isdisjoint(p for group in inside.param_groups for p in group["params"]):
+        raise ValueError("the optimizer has no parameter of this model: make it with model.named_parameters()")
+    return start_release(inside, own)
+
+
+def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingProxyType({})) -> GradientRelease:
+    """Release the gradients of an optimizer, for :func:`release_gradients`.
+
+    Args:
+        optimizer: the optimizer.
+        names: names of its parameters for messages; the groups' own names stand for those that are missing.
+
+    Raises:
+        ValueError: its gradients cannot be released, or are released already, or are there from before.
+    """
+    if GradientRelease.of(optimizer) is not None:
         raise ValueError("the gradients of this optimizer are released already: call remove() of that release first")
     names = {
-        p: name
-        for index, group in enumerate(inside.param_groups)
+        p: names.get(p, name)
+        for index, group in enumerate(optimizer.param_groups)
         for name, p in zip(parameter_names(group, index), group["params"], strict=True)
     }
-    own = {p: name for name, p in model.named_parameters()}
-    if own.keys().isdisjoint(names):
-        raise ValueError("the optimizer has no parameter of this model: make it with model.named_parameters()")
-    names = {p: own.get(p, name) for p, name in names.items()}
     if any(map(is_distributed, names)) or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         raise ValueError(
             "gradients cannot be released with several processes, which exchange them after they have been computed"
         )
-    if inside._paged is not None:
+    if optimizer._paged is not None:
         raise ValueError("gradients cannot be released with paged state, whose files are written once per step")
-    if inside.watch is not None or inside._observers:
+    if optimizer.watch is not None or optimizer._observers:
         raise ValueError(_WATCHED)
     if present := [name for p, name in names.items() if p.grad is not None]:
         raise ValueError(f"{present[0]} has a gradient from before: call optimizer.zero_grad() first")
-    release = GradientRelease(inside, names)
-    _RELEASED.add(inside)
+    release = GradientRelease(optimizer, names)
+    _RELEASES[optimizer] = ref(release)
     return release

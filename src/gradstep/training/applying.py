@@ -13,7 +13,7 @@ from gradstep.engines.step import compute_clip_factor, correct_overflow
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.memory import is_distributed, local_tensor
-from gradstep.optimizers.released import is_released
+from gradstep.optimizers.released import GradientRelease
 from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.wrapped import innermost
 from gradstep.training.peers import Peers
@@ -93,7 +93,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 f"{kind.__name__}.step needs a closure that computes the loss again, as often as it likes, and a "
                 "window is computed once: call optimizer.step(closure) in a loop of your own"
             )
-        if is_released(optimizer):
+        if GradientRelease.of(optimizer) is not None:
             raise ValueError(
                 "the gradients of this optimizer are released (gradstep.release_gradients), and a stepper clips and "
                 "checks all gradients together: call remove() of the release first, or step in a loop of your own"

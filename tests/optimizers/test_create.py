@@ -1,0 +1,134 @@
+"""``gradstep.create`` and Hugging Face's names: each makes what it promises, or says what is nearest."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gradstep
+from gradstep.variants import PROMISES, parse_name
+
+MADE = {
+    "adamw_torch": "AdamW",
+    "adamw_torch_fused": "AdamW",
+    "adamw_torch_xla": "AdamW",
+    "adamw_torch_npu_fused": "AdamW",
+    "adafactor": "Adafactor",
+    "adamw_anyprecision": "AdamW",
+    "adamw_torch_8bit": "AdamW8bit",
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "adamw_bnb_8bit": "AdamW8bit",
+    "adamw_8bit": "AdamW8bit",
+    "lion_8bit": "Lion8bit",
+    "lion_32bit": "Lion",
+    "paged_adamw_32bit": "PagedAdamW",
+    "paged_adamw_8bit": "PagedAdamW8bit",
+    "paged_lion_32bit": "PagedLion",
+    "paged_lion_8bit": "PagedLion8bit",
+    "rmsprop": "RMSprop",
+    "rmsprop_bnb": "RMSprop",
+    "rmsprop_bnb_8bit": "RMSprop8bit",
+    "rmsprop_bnb_32bit": "RMSprop",
+    "lomo": "SGD",
+    "adalomo": "Adafactor",
+}
+
+NEAREST = {
+    "adamw_torch_4bit": "adamw_torch_8bit",
+    "ademamix": "adamw",
+    "ademamix_8bit": "adamw_8bit",
+    "paged_ademamix_32bit": "paged_adamw_32bit",
+    "paged_ademamix_8bit": "paged_adamw_8bit",
+    "galore_adamw": "adamw_8bit",
+    "galore_adamw_8bit": "adamw_8bit",
+    "galore_adafactor": "adafactor",
+    "galore_adamw_layerwise": "adamw_8bit",
+    "galore_adamw_8bit_layerwise": "adamw_8bit",
+    "galore_adafactor_layerwise": "adalomo",
+    "grokadamw": "adamw",
+    "schedule_free_radam": "radam",
+    "schedule_free_adamw": "adamw",
+    "schedule_free_sgd": "sgd",
+    "apollo_adamw": "adamw_8bit",
+    "apollo_adamw_layerwise": "adamw_8bit",
+    "stable_adamw": "adamw",
+}
+
+
+def test_every_name_of_transformers_is_listed():
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        pytest.skip("transformers is not installed")
+    # Read and not imported: the import takes seconds.
+    module = ast.parse(Path(spec.origin).with_name("training_args.py").read_text("utf-8"))
+    enum = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == "OptimizerNames")
+    names = {n.value.value for n in enum.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)}
+    assert len(names) >= 41
+    assert names == MADE.keys() | NEAREST.keys()
+
+
+def test_a_name_makes_what_it_promises():
+    for name, kind in MADE.items():
+        model = nn.Linear(3, 2).to(torch.bfloat16 if name == "adamw_anyprecision" else torch.float32)
+        optimizer = gradstep.create(name, model.named_parameters(), lr=1e-3)
+        assert type(optimizer) is getattr(gradstep, kind), name
+        assert (gradstep.GradientRelease.of(optimizer) is not None) == (name in ("lomo", "adalomo")), name
+
+
+def test_a_name_that_makes_nothing_names_the_nearest_in_one_sentence():
+    for name, nearest in NEAREST.items():
+        with pytest.raises(ValueError, match="Unknown optimizer") as error:
+            gradstep.create(name, nn.Linear(3, 2).parameters())
+        reason = re.fullmatch(rf"Unknown optimizer: '{name}'\. ([A-Z][^.]*(?:\b\.\b[^.]*)*)\.", str(error.value))
+        assert reason is not None, error.value
+        assert f"take {nearest!r}" in reason[1]
+        assert nearest in PROMISES or parse_name(nearest)  # it is a name
+
+
+def test_anyprecision_keeps_what_rounding_loses():
+    p = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = gradstep.create("adamw_anyprecision", [p], lr=1e-4, weight_decay=0.0)
+    for _ in range(100):  # each update is 1/40 of the distance to the next number below
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert "kahan_comp" in optimizer.state[p]
+    assert p.detach().float().tolist() == [253 / 256] * 8  # the nearest to 0.99
+    with pytest.raises(ValueError, match="rounding='kahan' is for bfloat16 and float16 parameters, and there are none"):
+        gradstep.create("adamw_anyprecision", [torch.ones(3, requires_grad=True)])
+
+
+@pytest.mark.parametrize(("name", "plain"), [("lomo", "sgd"), ("adalomo", "adafactor")])
+def test_lomo_releases_its_gradients(name, plain):
+    def train(name):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = gradstep.create(name, model.named_parameters(), learning_rate=0.1)
+        gradients: list[torch.Tensor | None] = []
+        for _ in range(3):
+            model(torch.ones(4, 8)).square().sum().backward()
+            gradients = [p.grad for p in model.parameters()]
+            optimizer.step()
+            optimizer.zero_grad()
+        return model, optimizer, gradients
+
+    (model, optimizer, gone), (other, _, there) = train(name), train(plain)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    assert all(g is None for g in gone)
+    assert all(g is not None for g in there)
+    with pytest.raises(ValueError, match="gradients of this optimizer are released"):
+        gradstep.Stepper(model, optimizer)
+    release = gradstep.GradientRelease.of(optimizer)
+    assert release is not None
+    release.remove()
+    assert gradstep.GradientRelease.of(optimizer) is None
+
+
+def test_a_name_that_promises_more_than_a_group_can_keep():
+    p = [torch.ones(3, requires_grad=True)]
+    with pytest.raises(ValueError, match=r"'lomo'\. Only gradstep\.create\(\) makes it: its rule is 'sgd'"):
+        gradstep.AdamW([{"params": p, "rule": "lomo", "lr": 0.1}])
