@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
@@ -38,6 +37,7 @@ from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.optimizers.step.ranks import compares_seeds, fail_on_other_ranks
 from gradstep.optimizers.step.table import Table, create_state
+from gradstep.optimizers.whole_model import ParamGroups, group_whole_model
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -81,6 +81,9 @@ class Optimizer(torch.optim.Optimizer):
     last_step: StepReport | None
     """Report of the last ``step()``; None before the first."""
 
+    grouping: ParamGroups | None
+    """The groups that the constructor made of a whole model, with reasons; None if it made none, and in copies."""
+
     _rule: ClassVar[type[Rule]]
     _rules: GroupRules
     _engine: str
@@ -93,12 +96,12 @@ class Optimizer(torch.optim.Optimizer):
     _zero_ranks: ZeroRanks | None
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
-        # Attributes of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing
-        # attributes in the optimizer inside. It would find class defaults first.
+        # Of the instance, not of the class: Lightning's wrapper takes over the class and looks up missing attributes in
+        # the optimizer inside; it would find class defaults first.
         self = super().__new__(cls)
-        self.watch = self.last_step = self._paged = self._observers = self._table = self._zero_ranks = None
+        self.watch = self.last_step = self.grouping = self._paged = self._observers = self._table = None
         self._engine, self._storage, self._rules = "auto", Storage(), GroupRules(cls._rule)
-        self._locks, self._state_seen = {}, False
+        self._locks, self._state_seen, self._zero_ranks = {}, False, None
         return self
 
     def __init__(self, params: ParamsT, *positional: Any, **named: Any) -> None:
@@ -106,13 +109,15 @@ class Optimizer(torch.optim.Optimizer):
         own = {**OWN, **self.preset, **own}
         if own["engine"] != "auto":
             check_engine(own["engine"], ENGINES)
-        if dist.is_available() and dist.is_initialized():  # another optimizer may have the parameters of all ranks
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # ranks may share its parameters
             self._zero_ranks = find_zero_ranks(params)
         pages = Pages.of(own["paged"], own["page_budget"])
-        self.rule()(**settings)  # refuse bad settings before anything exists
+        rule = self.rule()(**settings)  # refuses bad settings before anything exists
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
+        if rule.sees == "matrix":
+            params, self.grouping = group_whole_model(params, own["model"], rule)
         params = mark_embeddings(params, own["model"])
         super().__init__(params, keep_settings(self.rule(), {}, settings))
         self._state_seen = False
@@ -223,11 +228,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None: ...
     @overload
     def step(
-        self,
-        closure: Callable[[], Any],
-        *,
-        max_grad_norm: float | None = None,
-        grad_scale: float | Tensor | None = None,
+        self, closure: Callable[[], Any], *, max_grad_norm: float | None = None, grad_scale: Any = None
     ) -> Any: ...
     def step(
         self,
@@ -366,8 +367,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: state does not fit its parameter or would be rounded; nothing was changed.
         """
         if isinstance(self, Wrapper) and (inside := innermost(self)) is not self:  # self is around the optimizer
-            options = {} if strict else {"strict": False}
-            return cast("LoadReport | None", inside.load_state_dict(state_dict, **options))
+            return cast(LoadReport | None, inside.load_state_dict(state_dict, **({} if strict else {"strict": False})))
         on_host = self._paged is not None and self._paged.on_host
         new = prepare_load(self, self._rules, self._storage, state_dict, on_host=on_host, strict=strict)
         with self._lock:  # all attributes at once: the handler of a signal may raise an error between two assignments

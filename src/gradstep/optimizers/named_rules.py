@@ -56,8 +56,8 @@ def read_named_rule(
     if rule is rules.own:
         del group["rule"]
         return group, rule
-    # Whether to climb belongs to the loss, not to the rule.
-    return {**default_settings(rule), "maximize": defaults["maximize"], **group}, rule
+    # Whether to climb belongs to the loss, not to the rule; where torch lacks the setting, it is no default of False.
+    return {**default_settings(rule), "maximize": defaults.get("maximize", False), **group}, rule
 
 
 @runtime_checkable

@@ -25,8 +25,11 @@ class Muon(Rule):
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1} - \eta\,s\,O_t, \qquad
             s = \sqrt{\max(1, r/n)} \text{ (original)} \text{ or } 0.2\sqrt{\max(r, n)} \text{ (match_rms_adamw)}
 
-    for a matrix of r rows and n columns. Biases, norms, embeddings and the output layer take another optimizer, such
-    as AdamW.
+    for a matrix of r rows and n columns. ``Muon(model.named_parameters())`` of a whole model, with a bias or a norm
+    among its parameters, updates biases, norms, embeddings and the output layer by AdamW, with its own settings except
+    ``weight_decay``, and ``lr`` with ``"match_rms_adamw"``: ``print(optimizer.grouping.table())`` says which and why.
+    ``model=model`` finds embeddings, tied weights and convolutions by their modules, not by their names. For other
+    settings, :func:`gradstep.param_groups` makes the groups.
 
     Args:
         lr: η, at least 0.
@@ -83,8 +86,8 @@ class Muon(Rule):
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) < 2:
             return (
-                'it has no rows and columns: give it a group with "rule": "AdamW"; '
-                'gradstep.param_groups(model, policy="muon", matrix_lr=...) makes the groups of a model'
+                'it has no rows and columns: give it a group with "rule": "AdamW"; gradstep.Muon(model.'
+                'named_parameters()) and gradstep.param_groups(model, policy="muon", matrix_lr=...) group a whole model'
             )
         if len(shape) > 2 and self.matrices is None:
             return (
@@ -94,6 +97,10 @@ class Muon(Rule):
         if isinstance(self.matrices, int) and shape[0] % self.matrices:
             return f"its {shape[0]} rows cannot be cut into {self.matrices} equal matrices"
         return None
+
+    def adamw_lr(self) -> float:
+        """Return the learning rate of AdamW for the other parameters of a model: its own, or here the same."""
+        return self.lr if self.adjust_lr_fn == "match_rms_adamw" else 1e-3
 
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         named: Any = POLAR_EXPRESS[0] if isinstance(self.ns_coefficients, str) else self.ns_coefficients

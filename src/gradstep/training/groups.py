@@ -1,20 +1,19 @@
 """Parameter groups: assign each parameter its weight decay and learning rate, with the reason.
 
-:mod:`gradstep.training.policies` finds the facts about each parameter, and decides.
+:mod:`gradstep.optimizers.policies` finds the facts about each parameter, and decides.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 from torch import nn
 
-from gradstep.training.policies import (
+from gradstep.optimizers.policies import (
     DEFAULT,
     MUON,
     POLICIES,
@@ -24,6 +23,7 @@ from gradstep.training.policies import (
     find_output_layers,
     name_model_parameters,
 )
+from gradstep.optimizers.whole_model import ParameterRow, ParamGroups
 
 EXPLICIT = "explicit"
 """The policy that assigns nothing: an override must match every parameter."""
@@ -218,59 +218,6 @@ def _check_matrix_lr(policy: str, matrix_lr: float | None) -> None:
         )
     if matrix_lr is not None and not (matrix_lr > 0 and math.isfinite(matrix_lr)):
         raise ValueError(f"Invalid matrix_lr: {matrix_lr} (must be finite and greater than 0)")
-
-
-_TITLES = ("parameter", "shape", "group", "decay", "lr", "reason")
-_NONE = "–"
-
-
-@final
-@dataclass(frozen=True)
-class ParameterRow:
-    """The group and settings of one parameter: a row of :meth:`ParamGroups.table`.
-
-    Attributes:
-        names: its names; more than one if it is tied.
-        shape: its shape.
-        group: the name of its group; None if it is in none.
-        weight_decay: its decay; None if it is in no group.
-        lr: its learning rate; None if the optimizer's default applies.
-        reason: why it decays or not.
-    """
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    group: str | None
-    weight_decay: float | None
-    lr: float | None
-    reason: str
-
-    def cells(self) -> tuple[str, ...]:
-        """Return the row as text, in the order of the table's columns."""
-        tied = f"; tied: {', '.join(self.names[1:])}" if len(self.names) > 1 else ""
-        decay, lr = (_NONE if value is None else f"{value:.4g}" for value in (self.weight_decay, self.lr))
-        shape = " × ".join(map(str, self.shape)) or "scalar"
-        return self.names[0], shape, self.group or _NONE, decay, lr, self.reason + tied
-
-
-@final
-class ParamGroups(list[dict[str, Any]]):
-    """Groups that any ``torch.optim.Optimizer`` takes as ``params``, made by :func:`gradstep.param_groups`.
-
-    Attributes:
-        rows: one for every parameter of the model, in the model's order, frozen parameters included.
-    """
-
-    def __init__(self, groups: Iterable[dict[str, Any]], rows: Sequence[ParameterRow]) -> None:
-        super().__init__(groups)
-        self.rows = tuple(rows)
-
-    def table(self) -> str:
-        """Return every parameter's shape, group, decay, learning rate and reason as plain text."""
-        lines = [_TITLES, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = (map(str.ljust, line, widths) for line in lines)
-        return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 # -- levels ---------------------------------------------------------------------------------------------------------

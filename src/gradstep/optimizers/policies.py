@@ -1,4 +1,7 @@
-"""Policies of parameter groups: the facts about a parameter, its names and modules, and what they decide."""
+"""Policies of parameter groups: the facts about a parameter, its names and modules, and what they decide.
+
+:func:`gradstep.param_groups` makes groups by them, and :class:`gradstep.Muon` when it is given a whole model.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, final
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradstep.storage.policy import is_embedding_class
+from gradstep.storage.policy import is_embedding, is_embedding_class
 
 DEFAULT = "no_decay_norm_bias"
 """The usual policy."""
@@ -29,7 +32,7 @@ class NamedParameter:
 
     tensor: Tensor  # the parameter
     names: tuple[str, ...]  # all its names, in the model's order
-    owners: tuple[nn.Module, ...]  # the modules that hold it, in the order of the names
+    owners: tuple[nn.Module, ...]  # the modules that hold it, in the order of the names; empty if they are not known
 
     @property
     def name(self) -> str:
@@ -47,8 +50,13 @@ class NamedParameter:
 
     @property
     def in_embedding(self) -> bool:
-        """Whether an embedding holds it: a module with a class or base class named ``…Embedding(Bag)``."""
-        return any(is_embedding_class(type(owner)) for owner in self.owners)
+        """Whether an embedding holds it: a module with a class or base class named ``…Embedding(Bag)``.
+
+        Without a module it is guessed from the name.
+        """
+        return any(is_embedding_class(type(owner)) for owner in self.owners) or (
+            not self.owners and is_embedding(self.name)
+        )
 
     @property
     def is_bias(self) -> bool:
@@ -120,18 +128,25 @@ def find_output_layers(params: Sequence[NamedParameter]) -> frozenset[NamedParam
     A model whose output layer is tied to an embedding has no other.
     """
     matrices = [p for p in params if p.tensor.ndim >= 2 and not (p.in_norm or p.in_embedding)]
-    named = [p for p in matrices if any(not _OUTPUT.isdisjoint(name.split(".")[:-1]) for name in p.names)]
+    named = [p for p in matrices if _has_output_name(p)]
     is_tied = any(p.in_embedding and not all(is_embedding_class(type(owner)) for owner in p.owners) for p in params)
     return frozenset(named or ([] if is_tied else matrices[-1:]))
 
 
-def choose_rule(p: NamedParameter, heads: frozenset[NamedParameter], reason: str) -> tuple[dict[str, Any], str]:
+def _has_output_name(p: NamedParameter) -> bool:
+    return any(not _OUTPUT.isdisjoint(name.split(".")[:-1]) for name in p.names)
+
+
+def choose_rule(
+    p: NamedParameter, heads: frozenset[NamedParameter], reason: str, matrices: str | int | None = None
+) -> tuple[dict[str, Any], str]:
     """Return the settings of Muon for a parameter, empty if it is not for Muon, and the reason.
 
     Args:
         p: the parameter.
         heads: the matrices of output layers.
         reason: why it decays or not; for norms, biases and vectors that is also why they are not for Muon.
+        matrices: how the user says that parameters of more than two dimensions are matrices; None if they do not.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: embeddings, the output layer
     and vectors take AdamW; kernels of convolutions are flattened.
@@ -141,9 +156,14 @@ def choose_rule(p: NamedParameter, heads: frozenset[NamedParameter], reason: str
     if p.in_norm or p.is_bias or p.tensor.ndim < 2:
         return {}, reason
     if p in heads:
-        return {}, "the output layer"
+        return {}, "the output layer" if p.owners or _has_output_name(
+            p
+        ) else "the last matrix, taken for the output layer"
     if p.tensor.ndim == 2:
         return {"rule": "Muon"}, "a hidden matrix"
+    if matrices is not None:
+        return {"rule": "Muon"}, f"matrices={matrices!r}"
     if any(_CONVOLUTION.search(cls.__name__) for owner in p.owners for cls in type(owner).__mro__):
         return {"rule": "Muon", "matrices": "flatten"}, "kernels of a convolution"
-    return {}, f'{reason}, not known as matrices: override "rule" and "matrices"'
+    remedy = 'override "rule" and "matrices"' if p.owners else "give model= or matrices="
+    return {}, f"{reason}, not known as matrices: {remedy}"
