@@ -1,4 +1,4 @@
-"""Start Python processes from one that has imported torch and gradstep already: that costs 4 s of a processor each time.
+"""Start Python processes from one that has imported torch and gradstep already, which costs 4 s of a processor.
 
 A fork could hide something (the processes share their addresses and the seed of their hashes), so the slow tests of
 several ranks start theirs from nothing.
@@ -21,20 +21,18 @@ FORKED.set_forkserver_preload(["tests.preloaded"])
 FRESH = multiprocessing.get_context("spawn")
 
 
-def start(
-    function: Callable[..., Any], *arguments: Any, stdout: Path, stderr: Path, context: Any = FORKED, cwd: Path = ROOT
-) -> Any:
-    """Start a process that calls the function, and writes what it prints to the files; it exits with 1 if that raises."""
-    process = context.Process(target=_call, args=(function, arguments, stdout, stderr, cwd, dict(os.environ)))
+def start(function: Callable[..., Any], *arguments: Any, stdout: Path, stderr: Path, context: Any = FORKED) -> Any:
+    """Start a process that calls the function; what it prints goes to the files, and it exits with 1 if that raises."""
+    process = context.Process(target=_call, args=(function, arguments, stdout, stderr, dict(os.environ)))
     process.start()
     return process
 
 
-def run_module(module: str, *arguments: str, cwd: Path = ROOT, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+def run_module(module: str, *arguments: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
     """Return how ``python -m module arguments`` exits, and what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = start(_run_module, module, *arguments, stdout=out, stderr=err, cwd=cwd)
+        process = start(_run_module, module, *arguments, stdout=out, stderr=err)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -43,10 +41,10 @@ def run_module(module: str, *arguments: str, cwd: Path = ROOT, timeout: float = 
 
 
 def _call(
-    function: Callable[..., Any], arguments: Any, stdout: Path, stderr: Path, cwd: Path, environment: Mapping[str, str]
+    function: Callable[..., Any], arguments: Any, stdout: Path, stderr: Path, environment: Mapping[str, str]
 ) -> None:
     os.environ.update(environment)  # the server has those of its own start
-    os.chdir(cwd)
+    os.chdir(ROOT)
     for descriptor, file in ((1, stdout), (2, stderr)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
