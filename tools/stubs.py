@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from gradstep import HOMES
-from gradstep.rules import RULES, settings_of
+from gradstep.rules import MODIFIERS, RULES, settings_of
 from gradstep.variants import VARIANTS
 
 PACKAGE = Path(__file__).parent.parent / "src" / "gradstep"
@@ -31,7 +31,7 @@ _TYPES = (  # used in the stubs, but not public
 
 _NAMED = {
     "gradstep": ("rules", "schedules"),
-    "gradstep.rules": ("RULES", "Rule", "Slot", "State"),
+    "gradstep.rules": ("RULES", "Modifier", "Rule", "Slot", "State", "StepRule", "modify"),
     **HOMES,
 }
 
@@ -42,13 +42,16 @@ _RULES_IMPORTS = (
     "from gradstep.rules.base import Rule as Rule\n",
     "from gradstep.rules.base import Slot as Slot\n",
     "from gradstep.rules.base import State as State\n",
+    "from gradstep.rules.base import StepRule as StepRule\n",
+    "from gradstep.rules.modify import Modifier as Modifier\n",
+    "from gradstep.rules.modify import modify as modify\n",
     "from gradstep.rules.settings import settings_of as settings_of\n",
 )
 
 
 def texts() -> dict[Path, str]:
     """Return every stub file with its text."""
-    imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in RULES.items()]
+    imports = [f"from {rule.__module__} import {name} as {name}\n" for name, rule in (RULES | MODIFIERS).items()]
     public = [
         f"from {home} import {name} as {name}\n"
         for home in sorted(_NAMED)
@@ -60,7 +63,11 @@ def texts() -> dict[Path, str]:
     return {
         PACKAGE / "__init__.pyi": head + "\n".join([*map(_class, RULES), _variants()]),
         PACKAGE / "rules" / "__init__.pyi": "".join(
-            [_RULES_HEAD, *sorted((*imports, *_RULES_IMPORTS)), "\nRULES: dict[str, type[Rule]]\n"]
+            [
+                _RULES_HEAD,
+                *sorted((*imports, *_RULES_IMPORTS)),
+                "\nMODIFIERS: dict[str, type[Modifier]]\nRULES: dict[str, type[Rule]]\n",
+            ]
         ),
     }
 

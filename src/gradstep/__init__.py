@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from gradstep import rules, schedules
-from gradstep.rules import RULES, Rule, Slot, State
+from gradstep.rules import RULES, Modifier, Rule, Slot, State, StepRule, modify
 from gradstep.variants import VARIANTS
 
 __version__ = "0.2.0"
@@ -51,7 +51,19 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 _HOME = {name: home for home, names in HOMES.items() for name in names}
 
-__all__ = ["RULES", "Rule", "Slot", "State", "__version__", "rules", "schedules", *_HOME]
+__all__ = [
+    "RULES",
+    "Modifier",
+    "Rule",
+    "Slot",
+    "State",
+    "StepRule",
+    "__version__",
+    "modify",
+    "rules",
+    "schedules",
+    *_HOME,
+]
 
 
 def __getattr__(name: str) -> Any:

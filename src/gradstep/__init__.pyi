@@ -31,9 +31,12 @@ from gradstep.planner import Plans as Plans
 from gradstep.planner import plan as plan
 from gradstep.planner import plans as plans
 from gradstep.rules import RULES as RULES
+from gradstep.rules import Modifier as Modifier
 from gradstep.rules import Rule as Rule
 from gradstep.rules import Slot as Slot
 from gradstep.rules import State as State
+from gradstep.rules import StepRule as StepRule
+from gradstep.rules import modify as modify
 from gradstep.storage.policy import RoundingName, StateName
 from gradstep.training.checkpoints import load_checkpoint as load_checkpoint
 from gradstep.training.checkpoints import save_checkpoint as save_checkpoint

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_model_st
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
+from gradstep import rules
 from gradstep.rules import Rule
 from gradstep.rules.ops import maximum, rms, sign, where
 from gradstep.rules.settings import learning_rate
@@ -238,6 +239,10 @@ def own_rule(params: Any) -> Any:
     return gradstep.optimizer(SignedByNorm)(params)
 
 
+def modified(params: Any) -> Any:
+    return gradstep.optimizer(gradstep.modify(rules.AdamW, rules.Cautious, rules.RMSClip))(params, lr=0.01)
+
+
 def on_two_ranks(all_settings: Any, folder: str) -> list[str]:
     from torch.distributed.tensor import Shard
 
@@ -245,7 +250,7 @@ def on_two_ranks(all_settings: Any, folder: str) -> list[str]:
     found = []
     for settings, axis in itertools.product(all_settings, (0, 1)):
         found += differences(mesh, [Shard(axis)], adafactor(**settings))
-    found += differences(mesh, [Shard(0)], own_rule)
+    found += differences(mesh, [Shard(0)], own_rule) + differences(mesh, [Shard(1)], modified)
     found += differences(mesh, [Shard(0)], adafactor(), watch=True, max_grad_norm=1.0)
     found += through_a_model(mesh, fsdp)
     save(folder, mesh)

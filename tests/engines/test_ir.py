@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from gradstep.engines.fused.kernel import build_squares, build_update
+from gradstep.engines.fused.kernel import build_update
 from gradstep.engines.fused.skeleton import optimize
+from gradstep.engines.fused.sums import build_squares
 from gradstep.optimizers.state.storage import Storage, element_of
 from gradstep.storage.elements import ELEMENTS
 from tests.registry import cases, subjects

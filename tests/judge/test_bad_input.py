@@ -1,12 +1,13 @@
 """Files of all kinds of trouble, each judged in a process of its own: a clear verdict, never a crash."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from gradstep.judge import Status
 from gradstep.judge.isolation import check_file
-from tests.children import run_module
 
 STEP = """
     def step(self):
@@ -92,7 +93,8 @@ def test_no_file_is_a_verdict_too(tmp_path):
 
 
 def run(*arguments):
-    return run_module("gradstep", "check", *arguments)
+    command = [sys.executable, "-m", "gradstep", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_command_prints_a_table_or_json_and_ends_with_a_code(tmp_path):

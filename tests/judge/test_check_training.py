@@ -1,12 +1,13 @@
 """``gradstep check --training``: a script run under the watch."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from tests.children import run_module
 
 SCRIPT = """
 import sys, torch
@@ -28,7 +29,8 @@ print("trained by", sys.argv[2])
 def check(folder, text, *options):
     script = folder / "train.py"
     script.write_text(text, encoding="utf-8")
-    return run_module("gradstep", "check", *options, "--training", str(script), "--", "6", "--me")
+    command = [sys.executable, "-m", "gradstep", "check", *options, "--training", str(script), "--", "6", "--me"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,10 @@ def test_what_is_not_elementwise_says_what_is_allowed(compute, error, words):
         optimizer.step()
 
 
-def test_what_a_rule_sees_is_one_of_three_words():
-    with pytest.raises(ValueError, match=r"Invalid sees of Odd: 'rows' \(choose 'elements', 'tensor', 'matrix'\)"):
+def test_what_a_rule_sees_is_one_of_four_words():
+    with pytest.raises(
+        ValueError, match=r"Invalid sees of Odd: 'rows' \(choose 'elements', 'means', 'tensor', 'matrix'\)"
+    ):
         type("Odd", (Signum,), {"sees": "rows"})
 
 

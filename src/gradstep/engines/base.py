@@ -156,6 +156,7 @@ class Traits:
         dense: its memory has no gaps and no overlaps.
         plain: it is a plain tensor or array, not a subclass that computes differently.
         noisy: the parameter or a slot is rounded at random.
+        sharded: this process has a part of it.
     """
 
     dtype: str
@@ -163,6 +164,7 @@ class Traits:
     dense: bool
     plain: bool
     noisy: bool = False
+    sharded: bool = False
 
 
 class Engine(ABC):

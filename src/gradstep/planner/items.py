@@ -209,11 +209,12 @@ def temporaries(
     """Return the temporary bytes of an update, and the reason for them.
 
     The fused and the compiled engine process a parameter piece by piece; the foreach engine makes arrays of a few
-    million elements, the eager one of whole tensors, one parameter after the other. ``"auto"`` is eager if the rule is
-    not elementwise, else fused on the CPU, and foreach on a GPU.
+    million elements, the eager one of whole tensors, one parameter after the other. ``"auto"`` is fused on the CPU, and
+    foreach on a GPU, if the rule sees elements; or means, on the CPU; else eager.
     """
     if engine == "auto":
-        engine = "eager" if rule.sees != "elements" else "foreach" if gpus else "fused"
+        fused = rule.sees in (("elements",) if gpus else ("elements", "means"))
+        engine = "eager" if not fused else "foreach" if gpus else "fused"
     if engine in ("fused", "compiled"):
         return 0, f"the {engine} engine makes none"
 

@@ -167,7 +167,8 @@ def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:
     """Return why an engine cannot run a rule on these devices, or None."""
     if engine == "fused" and gpus:
         return "engine='fused' runs on the CPU only; engine='compiled' makes no temporaries on a GPU"
-    if engine in ("fused", "foreach", "compiled") and rule.sees != "elements":
+    narrow = ("elements", "means") if engine == "fused" else ("elements",)
+    if engine in ("fused", "foreach", "compiled") and rule.sees not in narrow:
         return f"engine={engine!r} works element by element, and {type(rule).__name__} does not: take engine='eager'"
     return None
 

@@ -12,14 +12,21 @@ from gradstep.rules.asgd import ASGD as ASGD
 from gradstep.rules.base import Rule as Rule
 from gradstep.rules.base import Slot as Slot
 from gradstep.rules.base import State as State
+from gradstep.rules.base import StepRule as StepRule
+from gradstep.rules.cautious import Cautious as Cautious
+from gradstep.rules.cautious_decay import CautiousDecay as CautiousDecay
 from gradstep.rules.laprop import LaProp as LaProp
 from gradstep.rules.lion import Lion as Lion
+from gradstep.rules.modify import Modifier as Modifier
+from gradstep.rules.modify import modify as modify
 from gradstep.rules.muon import Muon as Muon
 from gradstep.rules.nadam import NAdam as NAdam
 from gradstep.rules.radam import RAdam as RAdam
+from gradstep.rules.rms_clip import RMSClip as RMSClip
 from gradstep.rules.rmsprop import RMSprop as RMSprop
 from gradstep.rules.rprop import Rprop as Rprop
 from gradstep.rules.settings import settings_of as settings_of
 from gradstep.rules.sgd import SGD as SGD
 
+MODIFIERS: dict[str, type[Modifier]]
 RULES: dict[str, type[Rule]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class AdaBelief(Rule):
+class AdaBelief(StepRule):
     r"""AdaBelief: long steps where the gradient is as its average predicts, short ones where it is not.
 
     .. math::
@@ -66,8 +66,8 @@ class AdaBelief(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         deviation = g - s.exp_avg
         s.exp_avg_var = c.beta2 * s.exp_avg_var + c.rest2 * (deviation * deviation) + c.eps
-        return c.keep * p - c.step_size * s.exp_avg / (sqrt(s.exp_avg_var) * c.unbias2 + c.eps)
+        return c.step_size * s.exp_avg / (sqrt(s.exp_avg_var) * c.unbias2 + c.eps)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import epsilon, fraction, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class Adadelta(Rule):
+class Adadelta(StepRule):
     r"""Adadelta: the gradient times the ratio of two running roots, of past steps and of past gradients.
 
     .. math::
@@ -48,6 +48,8 @@ class Adadelta(Rule):
     eps: float = epsilon(1e-6)
     weight_decay: float = nonnegative(0.0)
 
+    decays = False
+
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         return (Slot("square_avg", signed=False), Slot("acc_delta", signed=False))
 
@@ -61,9 +63,9 @@ class Adadelta(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.square_avg = c.rho * s.square_avg + c.rest * (g * g)
         delta = sqrt(s.acc_delta + c.eps) / sqrt(s.square_avg + c.eps) * g
         s.acc_delta = c.rho * s.acc_delta + c.rest * (delta * delta)
-        return p - c.lr * delta
+        return c.lr * delta

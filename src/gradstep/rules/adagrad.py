@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import epsilon, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class Adagrad(Rule):
+class Adagrad(StepRule):
     r"""Adagrad: the first adaptive rate; it only ever falls, which suits rare features.
 
     .. math::
@@ -51,6 +51,8 @@ class Adagrad(Rule):
     initial_accumulator_value: float = nonnegative(0.0)
     eps: float = epsilon(1e-10)
 
+    decays = False
+
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         return (Slot("sum", signed=False, fill=self.initial_accumulator_value),)
 
@@ -58,7 +60,7 @@ class Adagrad(Rule):
         return {"lr": self.lr / (1 + (step - 1) * self.lr_decay), "l2": self.weight_decay, "eps": self.eps}
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.sum = s.sum + g * g
-        return p - c.lr * g / (sqrt(s.sum) + c.eps)
+        return c.lr * g / (sqrt(s.sum) + c.eps)

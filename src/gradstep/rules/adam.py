@@ -6,13 +6,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, maximum, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
 
 @dataclass(frozen=True)
-class AdamRule(Rule):
+class AdamRule(StepRule):
     """Algorithm 2 of Loshchilov and Hutter without the decay in the gradient, which only Adam has."""
 
     lr: float = learning_rate(1e-3)
@@ -49,13 +49,13 @@ class AdamRule(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
         v = s.exp_avg_sq
         if "max_exp_avg_sq" in s:
             v = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, v)
-        return c.keep * p - c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
+        return c.step_size * s.exp_avg / (sqrt(v) * c.unbias2 + c.eps)
 
 
 @final
@@ -104,6 +104,5 @@ class Adam(AdamRule):
         return self.decoupled_weight_decay
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        g = g + c.l2 * p
-        return AdamRule.update(p, g, s, c)
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        return AdamRule.step(p, g + c.l2 * p, s, c)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, maximum
 from gradstep.rules.settings import betas, epsilon, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class Adamax(Rule):
+class Adamax(StepRule):
     r"""Adamax: Adam in the infinity norm; the scale cannot underflow as a square does.
 
     .. math::
@@ -47,6 +47,8 @@ class Adamax(Rule):
     eps: float = epsilon(1e-8)
     weight_decay: float = nonnegative(0.0)
 
+    decays = False
+
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         return (Slot("exp_avg"), Slot("exp_inf", signed=False))
 
@@ -62,8 +64,8 @@ class Adamax(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         s.exp_inf = maximum(c.beta2 * s.exp_inf, abs(g) + c.eps)
-        return p - c.step_size * s.exp_avg / s.exp_inf
+        return c.step_size * s.exp_avg / s.exp_inf

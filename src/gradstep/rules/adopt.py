@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, maximum, sign, sqrt, where
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class ADOPT(Rule):
+class ADOPT(StepRule):
     r"""ADOPT: the root does not contain the gradient that it divides, which makes the step converge for any β₂.
 
     .. math::
@@ -74,10 +74,10 @@ class ADOPT(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         u = g / maximum(sqrt(s.exp_avg_sq), c.eps)
         u = where(abs(u) > c.clip, c.clip * sign(u), u)
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * u
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
-        return c.keep * p - c.lr * s.exp_avg
+        return c.lr * s.exp_avg

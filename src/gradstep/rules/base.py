@@ -5,11 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final, get_args
 
 from gradstep.rules.ops import Array
 from gradstep.rules.settings import Settings, flag
 from gradstep.warn import warn_user
+
+Sight = Literal["elements", "means", "tensor", "matrix"]
+
+SIGHTS: tuple[Sight, ...] = get_args(Sight)
+"""The values of :attr:`Rule.sees`, from the narrowest."""
 
 Coefficients = Any
 """The scalars of one step by name (``c.beta1``), in the arithmetic of the engine."""
@@ -106,17 +111,18 @@ class Rule(Settings, ABC):
     A group without them, as torch writes it, means their defaults; so groups contain them only where they differ.
     """
 
-    sees: ClassVar[Literal["elements", "tensor", "matrix"]] = "elements"
-    """The numbers that one new number is computed from: those of the same element (``"elements"``), of the whole
-    parameter, by means and norms (``"tensor"``), or of a matrix, by products too (``"matrix"``)."""
+    sees: ClassVar[Sight] = "elements"
+    """The numbers that one new number is computed from: those of the same element (``"elements"``), and means over the
+    whole parameter (``"means"``, by :func:`gradstep.rules.ops.mean` without an axis); anything of the whole parameter
+    (``"tensor"``), or of a matrix, by products too (``"matrix"``). The fused kernel has the first two."""
 
     def __init_subclass__(cls) -> None:
         if "elementwise" in vars(cls):  # the name of 0.1.0
             cls.sees = "elements" if cls.__dict__["elementwise"] else "tensor"
             new = f"sees = {cls.sees!r} in place of elementwise = {cls.__dict__['elementwise']}"
             warn_user(f"{cls.__name__}: write {new}", DeprecationWarning)
-        if cls.sees not in ("elements", "tensor", "matrix"):
-            raise ValueError(f"Invalid sees of {cls.__name__}: {cls.sees!r} (choose 'elements', 'tensor', 'matrix')")
+        if cls.sees not in SIGHTS:
+            raise ValueError(f"Invalid sees of {cls.__name__}: {cls.sees!r} (choose {', '.join(map(repr, SIGHTS))})")
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         """Return the slots of a parameter with ``ndim`` dimensions; an elementwise rule ignores ``ndim``."""
@@ -164,3 +170,67 @@ class Rule(Settings, ABC):
             s: its slots.
             c: the coefficients of this step.
         """
+
+
+@dataclass(frozen=True)
+class StepRule(Rule):
+    """A rule whose update is a decay and a step, p ← keep · p − step; such a rule can be modified.
+
+    Write :meth:`step` in place of :meth:`Rule.update`, and a coefficient ``keep``, or ``decays = False`` if there is no
+    decay of the weight itself. Then :func:`gradstep.modify` makes other rules from it.
+
+    Args:
+        maximize: as of :class:`Rule`.
+
+    >>> from dataclasses import dataclass
+    >>> from gradstep import StepRule, modify, rules
+    >>> from gradstep.rules.settings import learning_rate
+    >>> @dataclass(frozen=True)
+    ... class Descent(StepRule):
+    ...     lr: float = learning_rate(0.1)
+    ...     decays = False
+    ...
+    ...     def coefficients(self, step, **scalars):
+    ...         return {"lr": self.lr}
+    ...
+    ...     @staticmethod
+    ...     def step(p, g, s, c):
+    ...         return c.lr * g
+    >>> Descent.update(1.0, 2.0, None, State(**Descent().coefficients(1)))
+    0.8
+    >>> modify(Descent, rules.RMSClip).__name__
+    'RMSClipDescent'
+    """
+
+    decays: ClassVar[bool] = True
+    """Whether the weight itself decays, by the coefficient ``keep``."""
+
+    @staticmethod
+    @abstractmethod
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        """Assign the new slots to ``s``, and return what the update subtracts from the decayed parameter.
+
+        Args:
+            p, g, s, c: as of :meth:`Rule.update`.
+        """
+
+    @classmethod
+    def update(cls, p: Array, g: Array, s: State, c: Coefficients) -> Array:
+        """Take one step: decay the parameter, and subtract :meth:`step`.
+
+        Args:
+            p, g, s, c: as of :meth:`Rule.update`.
+        """
+        step = cls.step(p, g, s, c)
+        return cls.decay(p, step, c) - step
+
+    @classmethod
+    def decay(cls, p: Array, step: Array, c: Coefficients) -> Array:
+        """Return the decayed parameter.
+
+        Args:
+            p, c: as of :meth:`Rule.update`.
+            step: what will be subtracted from it.
+        """
+        del step
+        return c.keep * p if cls.decays else p

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class LaProp(Rule):
+class LaProp(StepRule):
     r"""LaProp: each gradient is divided by the root before it enters the momentum, so that β₁ and β₂ are independent.
 
     .. math::
@@ -67,7 +67,7 @@ class LaProp(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g / (sqrt(s.exp_avg_sq) * c.unbias2 + c.eps)
-        return c.keep * p - c.step_size * s.exp_avg
+        return c.step_size * s.exp_avg

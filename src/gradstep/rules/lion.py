@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sign
 from gradstep.rules.settings import betas, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class Lion(Rule):
+class Lion(StepRule):
     r"""Lion: every element moves by the same amount, in the direction of an interpolated momentum; half Adam's state.
 
     .. math::
@@ -59,7 +59,7 @@ class Lion(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         direction = sign(c.beta1 * s.exp_avg + c.rest1 * g)
         s.exp_avg = c.beta2 * s.exp_avg + c.rest2 * g
-        return c.keep * p - c.lr * direction
+        return c.lr * direction

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.newton_schulz import JORDAN, POLAR_EXPRESS, newton_schulz
 from gradstep.rules.ops import Array, as_matrices, columns, lerp, maximum, reshape_as, rows, sqrt
 from gradstep.rules.settings import choice, count, epsilon, flag, learning_rate, matrices, nonnegative, quintic
@@ -13,7 +13,7 @@ from gradstep.rules.settings import choice, count, epsilon, flag, learning_rate,
 
 @final
 @dataclass(frozen=True)
-class Muon(Rule):
+class Muon(StepRule):
     r"""Muon: a matrix moves along the nearest orthogonal matrix to its momentum; for the hidden layers of a network.
 
     .. math::
@@ -121,9 +121,9 @@ class Muon(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         s.momentum_buffer = lerp(s.momentum_buffer, g, c.rest)
         x = as_matrices(lerp(g, s.momentum_buffer, c.along), c.blocks)
         o = newton_schulz(x, POLAR_EXPRESS if c.polar else (c.a, c.b, c.c), c.ns_steps, c.eps)
         scale = c.original * sqrt(maximum(rows(x) / columns(x), 1.0)) + c.match_rms * sqrt(maximum(rows(x), columns(x)))
-        return c.keep * p - c.lr * scale * reshape_as(o, p)
+        return c.lr * scale * reshape_as(o, p)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class NAdam(Rule):
+class NAdam(StepRule):
     r"""NAdam: Adam whose momentum looks one step ahead, with the momentum warmed up by a schedule.
 
     .. math::
@@ -83,9 +83,9 @@ class NAdam(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
         ahead = c.along_gradient * g + c.along_average * s.exp_avg
-        return c.keep * p - ahead / (sqrt(s.exp_avg_sq) * c.unbias2 + c.eps)
+        return ahead / (sqrt(s.exp_avg_sq) * c.unbias2 + c.eps)

@@ -7,10 +7,12 @@ methods of the same names.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Array = Any
 """A Python float, a NumPy array, a torch tensor or a traced value; rules treat all alike."""
@@ -68,14 +70,61 @@ def where(condition: Array, x: Array, y: Array) -> Array:
     return np.where(condition, x, y) if isinstance(x, _NUMPY) else x.where(condition, y)
 
 
-def mean(x: Array, axis: int) -> Array:
-    """Mean along one axis, which is kept with length 1. Not for a rule that sees ``"elements"``.
+def mean(x: Array, axis: int | None = None) -> Array:
+    """Mean over the whole tensor, a scalar added up in float64; or along one axis, which is kept with length 1.
 
-    >>> mean(np.array([[1.0, 3.0], [2.0, 6.0]]), -1)
-    array([[2.],
-           [4.]])
+    Not for a rule that sees ``"elements"``; one that sees ``"means"`` may only take the mean over the whole tensor.
+
+    >>> x = np.array([[1.0, 3.0], [2.0, 6.0]])
+    >>> float(mean(x)), mean(x, -1).tolist()
+    (3.0, [[2.0], [4.0]])
     """
-    return x.mean(axis, keepdims=True) if isinstance(x, np.ndarray) else x.mean(axis, keepdim=True)
+    if axis is not None:
+        return x.mean(axis, keepdims=True) if isinstance(x, np.ndarray) else x.mean(axis, keepdim=True)
+    if type(x) is float:
+        return x
+    if isinstance(x, _NUMPY):
+        return _mean_of_blocks(np.asarray(x))
+    if is_tensor(x):
+        # Apple's devices have no float64.
+        return x.mean() if x.device.type == "mps" else x.mean(dtype=sys.modules["torch"].float64).to(x.dtype)
+    return x.whole_mean()
+
+
+SUM_BLOCK = 16_384
+"""Elements of a tensor that are added up together: the kernel's threads share blocks, so that every number of threads
+gets the same sum."""
+
+SUM_LANES = 16
+"""Sums in a block, each of every so many elements: a vector of the kernel."""
+
+
+def _mean_of_blocks(x: NDArray[np.floating[Any]]) -> Array:
+    """Return the mean of all elements, added in the order of the fused kernel: of memory, in blocks and lanes."""
+    flat = x.ravel(order="K").astype(np.float64)
+    sums = [_sum_block(flat[start : start + SUM_BLOCK]) for start in range(0, flat.size, SUM_BLOCK)]
+    return x.dtype.type(np.cumsum(sums)[-1] / flat.size if sums else math.nan)
+
+
+def _sum_block(block: NDArray[np.float64]) -> np.float64:
+    rest = len(block) % SUM_LANES
+    rows, tail = block[: len(block) - rest].reshape(-1, SUM_LANES), block[len(block) - rest :]
+    # cumsum() adds from the first to the last; sum() adds in pairs. A sum of zeros is 0.0, never -0.0.
+    lanes = rows.cumsum(axis=0)[-1] + 0.0 if len(rows) else np.zeros(SUM_LANES)
+    return lanes.cumsum()[-1] + (tail.cumsum()[-1] + 0.0 if rest else 0.0)  # type: ignore[no-any-return]
+
+
+def elements(x: Array) -> Array:
+    """The number of elements of the whole tensor, a scalar. Not for a rule that sees ``"elements"``.
+
+    >>> float(elements(np.zeros((4, 2))))
+    8.0
+    """
+    if type(x) is float:
+        return 1.0
+    if isinstance(x, _NUMPY):
+        return np.asarray(x).dtype.type(np.size(x))  # in the arithmetic of the array
+    return float(x.numel()) if is_tensor(x) else x.elements()
 
 
 def rms(x: Array) -> Array:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class RAdam(Rule):
+class RAdam(StepRule):
     r"""RAdam: plain momentum in the first steps, then Adam scaled by how well v is known; a warmup built in.
 
     .. math::
@@ -78,8 +78,8 @@ class RAdam(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.exp_avg = c.beta1 * s.exp_avg + c.rest1 * g
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.rest2 * (g * g)
-        return c.keep * p - s.exp_avg * (c.plain + c.adaptive / (sqrt(s.exp_avg_sq) + c.eps))
+        return s.exp_avg * (c.plain + c.adaptive / (sqrt(s.exp_avg_sq) + c.eps))

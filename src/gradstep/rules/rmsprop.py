@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array, maximum, sqrt
 from gradstep.rules.settings import epsilon, flag, learning_rate, nonnegative
 
 
 @final
 @dataclass(frozen=True)
-class RMSprop(Rule):
+class RMSprop(StepRule):
     r"""RMSprop: the gradient over the root of its average square, or of its variance; with momentum as an option.
 
     .. math::
@@ -56,6 +56,8 @@ class RMSprop(Rule):
     momentum: float = nonnegative(0.0)
     centered: bool = flag()
 
+    decays = False
+
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         centered = (Slot("grad_avg"),) if self.centered else ()
         momentum = (Slot("momentum_buffer"),) if self.momentum else ()
@@ -72,7 +74,7 @@ class RMSprop(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         s.square_avg = c.alpha * s.square_avg + c.rest * (g * g)
         v = s.square_avg
@@ -82,4 +84,4 @@ class RMSprop(Rule):
         step = g / (sqrt(v) + c.eps)
         if "momentum_buffer" in s:
             step = s.momentum_buffer = c.momentum * s.momentum_buffer + step
-        return p - c.lr * step
+        return c.lr * step

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
+from gradstep.rules.base import Coefficients, Slot, State, StepRule
 from gradstep.rules.ops import Array
 from gradstep.rules.settings import flag, learning_rate, nonnegative, real
 
 
 @final
 @dataclass(frozen=True)
-class SGD(Rule):
+class SGD(StepRule):
     r"""SGD: gradient descent, with momentum and Nesterov's look-ahead as options.
 
     .. math::
@@ -50,6 +50,8 @@ class SGD(Rule):
     weight_decay: float = nonnegative(0.0)
     nesterov: bool = flag()
 
+    decays = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
@@ -69,9 +71,9 @@ class SGD(Rule):
         }
 
     @staticmethod
-    def update(p: Array, g: Array, s: State, c: Coefficients) -> Array:
+    def step(p: Array, g: Array, s: State, c: Coefficients) -> Array:
         g = g + c.l2 * p
         if "momentum_buffer" in s:
             s.momentum_buffer = c.momentum * s.momentum_buffer + c.undamped * g
             g = c.along_gradient * g + c.along_buffer * s.momentum_buffer
-        return p - c.lr * g
+        return c.lr * g

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import cache, lru_cache
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.engines.base import Batch, Engine, Pieces, Traits
+from gradstep.engines.base import ROW, Batch, Engine, Pieces, Traits
 from gradstep.engines.fused.job import CHUNK, MAX_CHUNK, MIN_CHUNKS, PER_TENSOR, PIECE_COST, ROW_WIDTH, Work
 from gradstep.engines.fused.launcher import CompiledKernel, allocate_results, launch, patterns
 from gradstep.engines.statistics import EMPTY_ROW, STATISTICS, Int64s, Tally, count_rows
 from gradstep.rules import Rule
+from gradstep.rules.ops import SUM_BLOCK
 from gradstep.storage.elements import ELEMENTS, Element
 from gradstep.storage.policy import UpdateSpec
 
@@ -31,10 +32,10 @@ class Fused(Engine):
     by_address = True
 
     def refuse(self, rule: type[Rule], traits: Traits) -> str | None:
-        if rule.sees != "elements":
-            return (
-                f"{rule.__name__} looks at whole tensors (means, norms, products), the kernel at one element at a time"
-            )
+        if rule.sees not in ("elements", "means"):
+            return f"{rule.__name__} looks at whole tensors (rows, norms, products), the kernel at elements and means"
+        if rule.sees == "means" and traits.sharded:
+            return f"this process has a part of it, and {rule.__name__} needs means over the whole"
         if traits.device != "cpu":
             return f"it is on {traits.device} and the kernel runs on the CPU"
         if traits.dtype not in ELEMENTS:
@@ -51,7 +52,9 @@ class Fused(Engine):
         _update_kernel(spec, watched)
 
     def update(self, batch: Batch) -> None:
-        coefficients = np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
+        table, coefficients = batch.table, np.ascontiguousarray(batch.coefficients, dtype=batch.spec.arithmetic)
+        if batch.spec.rule.sees == "means":
+            table, coefficients = compute_means(batch)
         owners = batch.owners
         work = (
             divide_tensors(batch.lengths_key, batch.owners_key)
@@ -60,7 +63,7 @@ class Fused(Engine):
         )
         kernel = _update_kernel(batch.spec, owners is not None)
         if owners is None:
-            launch(kernel, batch.table, work, batch.threads, coefficients)
+            launch(kernel, table, work, batch.threads, coefficients)
             return
         count = count_rows(owners)
         try:
@@ -70,7 +73,7 @@ class Fused(Engine):
         totals = np.empty((count + 1, ROW_WIDTH))
         if not work.elements:  # no kernel runs and writes them
             totals[:, : len(STATISTICS)] = EMPTY_ROW
-        launch(kernel, batch.table, work, batch.threads, coefficients, results, totals)
+        launch(kernel, table, work, batch.threads, coefficients, results, totals)
         work.result_buffers.append(results)
         batch.tally = Tally(totals[:count, : len(STATISTICS)], math.isfinite(totals[count, 0]))
 
@@ -80,6 +83,26 @@ class Fused(Engine):
         kernel = _squares_kernel(batch.spec.gradient.element, batch.table.shape[1] - len(PER_TENSOR))
         launch(kernel, batch.table, work, batch.threads, None, partial)
         return float(partial.sum())
+
+
+def compute_means(batch: Batch) -> tuple[Int64s, NDArray[np.floating[Any]]]:
+    """Compute the means over each tensor that a rule asks for, one after the other: each may depend on those before it.
+
+    Returns:
+        The table of the batch, with a row of numbers for each tensor; and these rows, in the kernel's arithmetic: the
+        coefficients, the number of elements, and every mean.
+    """
+    tensors, lengths = len(batch.table), batch.lengths
+    table = batch.table.copy()
+    table[:, ROW] = np.arange(tensors)
+    rows = np.column_stack((batch.coefficients[batch.rows], lengths))
+    work = divide_blocks(batch.lengths_key)
+    for kernel in _mean_kernels(batch.spec):
+        sums = np.empty(len(work.runs))
+        launch(kernel, table, work, batch.threads, np.ascontiguousarray(rows, batch.spec.arithmetic), sums)
+        totals = np.bincount(work.runs[:, -1], sums, tensors)  # it adds one after the other
+        rows = np.column_stack((rows, totals / np.maximum(lengths, 1)))
+    return table, np.ascontiguousarray(rows, batch.spec.arithmetic)
 
 
 # -- division of the work ---------------------------------------------------------------------------------------------
@@ -93,7 +116,18 @@ def divide_tensors(lengths_key: bytes, owners: bytes | None = None) -> Work:
     return divide_pieces(whole, None if owners is None else np.frombuffer(owners, dtype=np.int64))
 
 
-def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
+@lru_cache(maxsize=32)
+def divide_blocks(lengths_key: bytes) -> Work:
+    """Divide whole tensors, (n,) int64 lengths as bytes, into blocks whose sums do not depend on other tensors.
+
+    Each block is a run, whose owner is its tensor.
+    """
+    lengths = np.frombuffer(lengths_key, dtype=np.int64)
+    tensors = np.arange(len(lengths))
+    return divide_pieces(np.column_stack((tensors, np.zeros_like(lengths), lengths)), tensors, SUM_BLOCK)
+
+
+def divide_pieces(pieces: Pieces, owners: Int64s | None = None, size: int | None = None) -> Work:
     """Divide pieces into chunks.
 
     The size of the chunks depends only on the number of elements, so sums are the same for any number of threads.
@@ -101,12 +135,14 @@ def divide_pieces(pieces: Pieces, owners: Int64s | None = None) -> Work:
     Args:
         pieces: (pieces, 3) the parts of tensors to update.
         owners: (n,) the row of statistics that each tensor counts for; None without statistics.
+        size: the elements of a chunk; None chooses by their number.
     """
     tensor, start, stop = pieces.T
     elements = int((stop - start).sum())
-    size = CHUNK
-    while size < MAX_CHUNK and elements >= 2 * size * MIN_CHUNKS:
-        size *= 2
+    if size is None:
+        size = CHUNK
+        while size < MAX_CHUNK and elements >= 2 * size * MIN_CHUNKS:
+            size *= 2
     counts = -(-(stop - start) // size)
     before = np.repeat(np.cumsum(counts) - counts, counts)
     tensor, start, stop = (np.repeat(column, counts) for column in pieces.T)
@@ -133,9 +169,19 @@ def _bounds(opens: NDArray[np.bool_]) -> Int64s:
 _kernels: dict[Hashable, CompiledKernel] = {}
 """All compiled kernels. Two threads may compile the same one at once; both then use the first."""
 
+_kernels_of_means: dict[UpdateSpec, Sequence[CompiledKernel]] = {}
+"""The compiled kernels of the means that updates need."""
+
 
 def _update_kernel(spec: UpdateSpec, watched: bool = False) -> CompiledKernel:
     return _kernels.get((spec, watched)) or _kernels.setdefault((spec, watched), _compiled_update(spec, watched))
+
+
+def _mean_kernels(spec: UpdateSpec) -> Sequence[CompiledKernel]:
+    """Return the kernel of each mean that the rule asks for, in this order."""
+    if spec.rule.sees != "means":
+        return ()
+    return _kernels_of_means.get(spec) or _kernels_of_means.setdefault(spec, _compiled_means(spec))
 
 
 def _squares_kernel(gradient: Element, columns: int) -> CompiledKernel:
@@ -153,13 +199,24 @@ def _compiled_update(spec: UpdateSpec, watched: bool) -> CompiledKernel:
 
     # One stream: statistics must be added up in one order, and blocks are visited one after the other.
     one_stream = watched or any(codec.block > 1 for codec in spec.codecs)
-    address = compile_module(build_update(spec, watched=watched))
+    address = compile_module(build_update(spec, watched=watched, means=len(_mean_kernels(spec))))
     return CompiledKernel(address, _title(spec, watched), patterns((1,)) if one_stream else patterns())
 
 
-def _compiled_squares(gradient: Element, columns: int) -> CompiledKernel:
-    from gradstep.engines.fused.kernel import ACCUMULATORS, build_squares
+def _compiled_means(spec: UpdateSpec) -> Sequence[CompiledKernel]:
     from gradstep.engines.fused.skeleton import compile_module
+    from gradstep.engines.fused.sums import build_mean
+
+    kernels: list[CompiledKernel] = []
+    while (module := build_mean(spec, len(kernels))) is not None:
+        title = f"mean {len(kernels) + 1} of {_title(spec, watched=False)}"
+        kernels.append(CompiledKernel(compile_module(module), title, patterns((1,))[:1]))
+    return kernels
+
+
+def _compiled_squares(gradient: Element, columns: int) -> CompiledKernel:
+    from gradstep.engines.fused.skeleton import compile_module
+    from gradstep.engines.fused.sums import ACCUMULATORS, build_squares
 
     address = compile_module(build_squares(gradient, columns))
     return CompiledKernel(address, f"squares of {gradient.name}", patterns((1, ACCUMULATORS)))

@@ -1,9 +1,9 @@
-"""The kernels of update and norm: one pass over all chunks; the update's body is a rule's own lines."""
+"""The kernel of the update: one pass over all chunks; its body is a rule's own lines."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
@@ -13,81 +13,45 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.fused.skeleton import LANES, Kernel, KernelPiece, integer
-from gradstep.engines.fused.trace import Column, Value, Variable, allocate, llvm_type, max_lane, ramp, splat, sum_lanes
+from gradstep.engines.fused.trace import (
+    Column,
+    Value,
+    Variable,
+    allocate,
+    llvm_type,
+    max_lane,
+    ramp,
+    splat,
+    whole_tensor,
+)
 from gradstep.rules import State
-from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, Element, draw_noise, sequence_position, to_bits
+from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, draw_noise, sequence_position, to_bits
 from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
     from gradstep.engines.fused.watch import Watch
 
-ACCUMULATORS = 4
-"""Accumulators for the squares of a piece, one for each quarter. The quarters are read in turns, as streams, or one
-after the other, with the same result."""
 
-
-def build_update(spec: UpdateSpec, *, watched: bool = False) -> ir.Module:
+def build_update(spec: UpdateSpec, *, watched: bool = False, means: int = 0) -> ir.Module:
     """Build the kernel that updates parameters and slots in place.
 
     Args:
         spec: the update to compute.
         watched: whether to collect statistics, per run, in ``results``.
+        means: the number of means over its tensor that the rule asks for; they follow the coefficients.
     """
     kernel = Kernel(columns=len(spec.fields))
     if not watched:
         with kernel.every_run() as run, kernel.every_piece(run) as piece:
-            _Update(kernel, spec, piece, None).write()
+            UpdateBody(kernel, spec, piece, None, means).write()
         return kernel.module
     from gradstep.engines.fused.watch import Watch, write_totals  # most optimizers collect no statistics
 
     with kernel.every_run(then=partial(write_totals, kernel)) as run:
         watch = Watch(kernel, spec, run)
         with kernel.every_piece(run) as piece:
-            _Update(kernel, spec, piece, watch).write()
+            UpdateBody(kernel, spec, piece, watch, means).write()
         watch.finish()
-    return kernel.module
-
-
-def build_squares(gradient: Element, columns: int) -> ir.Module:
-    """Build the kernel that sums the squares of the first column in float64, one partial sum per run.
-
-    A float32 squared cannot overflow in float64, so the sum is finite exactly if every element is.
-
-    Args:
-        gradient: the element type of the first column.
-        columns: the number of columns.
-    """
-    kernel = Kernel(columns)
-    b = kernel.builder
-
-    def add(to: Variable, k: ir.Value | None, i: ir.Value, lanes: int) -> None:
-        column = Column(b, piece.addresses[0], gradient)
-        x = column.read(i, lanes).astype(np.float64)
-        to.set(to.get(k) + x * x, k)
-        if lanes > 1:
-            column.prefetch(b.add(i, kernel.job["prefetch"]))
-
-    with kernel.every_run() as run:
-        sums = Variable(b, np.float64, LANES, length=ACCUMULATORS)
-        single = Variable(b, np.float64, 1)
-        with kernel.every_piece(run) as piece:
-            middle = kernel.end_of_whole_steps(piece.start, piece.stop, LANES)
-            part = kernel.stream_length(piece.start, middle, ACCUMULATORS, [gradient.itemsize])
-            zero, quarters = integer(0), integer(ACCUMULATORS)
-            in_turns = b.icmp_signed(">", kernel.job["streams"], integer(1))
-            with b.if_then(in_turns), kernel.loop(zero, part, LANES) as i, kernel.loop(zero, quarters, 1) as k:
-                add(sums, k, b.add(piece.start, b.add(b.mul(part, k), i)), LANES)
-            # What is left after the quarters is like a fifth one, and counts for the first.
-            with kernel.loop(b.select(in_turns, quarters, zero), integer(ACCUMULATORS + 1), 1) as k:
-                begin = b.add(piece.start, b.mul(part, k))
-                end = b.select(b.icmp_signed("<", k, quarters), b.add(begin, part), middle)
-                with kernel.loop(begin, end, LANES) as i:
-                    add(sums, b.and_(k, integer(ACCUMULATORS - 1)), i, LANES)
-            with kernel.loop(middle, piece.stop, 1) as i:
-                add(single, None, i, 1)
-        total = sum(map(sum_lanes, sums.vectors()), start=single.get())
-        target = b.gep(kernel.job["results"], [run.index], source_etype=llvm_type(np.float64))
-        b.store(total.ir, target)
     return kernel.module
 
 
@@ -124,7 +88,45 @@ class _Slots:
 
 
 @final
-class _Update:
+class MissingMeanError(Exception):
+    """A rule asks for a mean that has not been computed yet."""
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+
+@final
+class _WholeTensor:
+    """What a rule asks about its whole tensor, with the answers in vectors.
+
+    Args:
+        elements: the number of elements.
+        means: the known means, in the order in which the rule asks for them.
+    """
+
+    def __init__(self, elements: Value, means: Sequence[Value]) -> None:
+        self.elements, self._means = elements, iter(means)
+
+    def mean(self, value: Value) -> Value:
+        for mean in self._means:
+            return mean
+        raise MissingMeanError(value)
+
+
+@final
+class _Elements:
+    """What a rule that sees elements may ask about its whole tensor: nothing."""
+
+    @property
+    def elements(self) -> Value:
+        return self.mean()
+
+    def mean(self, *_: Any) -> Value:
+        raise TypeError("a rule that asks for the mean or the number of all elements sets sees = 'means'")
+
+
+@final
+class UpdateBody:
     """The body of the update kernel for one piece.
 
     Values that are stored element by element are read, updated and written in one pass. Slots that are stored in blocks
@@ -134,14 +136,19 @@ class _Update:
     its slow square roots and divisions run beside the integer arithmetic of the codes.
     """
 
-    def __init__(self, kernel: Kernel, spec: UpdateSpec, piece: KernelPiece, watch: Watch | None) -> None:
+    def __init__(
+        self, kernel: Kernel, spec: UpdateSpec, piece: KernelPiece, watch: Watch | None, means: int = 0
+    ) -> None:
         self.kernel, self.spec, self.piece, self.watch = kernel, spec, piece, watch
         self.builder = b = kernel.builder
-        first = b.mul(piece.row, integer(len(spec.coefficients)))
-        self.coefficients = [
+        count = len(spec.coefficients)
+        width = count + (1 + means if spec.rule.sees == "means" else 0)
+        first = b.mul(piece.row, integer(width))
+        numbers = [
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
-            for j in range(len(spec.coefficients))
+            for j in range(width)
         ]
+        self.coefficients, self.whole = numbers[:count], numbers[count:]
         every = [Column(b, at, field.element) for at, field in zip(piece.addresses, spec.fields, strict=True)]
         columns = list(zip(spec.codecs, spec.split_by_codec(every), strict=True))
         self.columns = [each if codec.block == 1 else each[:-1] for codec, each in columns]
@@ -168,6 +175,24 @@ class _Update:
         else:  # in one stream: statistics are added up in this order
             self.watch.every_vector(piece.start, piece.stop, self._update_vector)
 
+    def every_vector(self, body: Callable[[ir.Value, int, Mapping[int, Value]], None]) -> None:
+        """Build ``body(first_element, lanes, scales)`` for all elements of the piece, in their order."""
+        if not self.blocks:
+            self.kernel.every_vector(self.piece.start, self.piece.stop, lambda i, lanes: body(i, lanes, {}))
+            return
+        with self.kernel.loop(self.piece.start, self.piece.stop, self.block) as start:
+            number = self.builder.sdiv(start, integer(self.block))
+            scales = {j: column.read(number, 1) for j, column in self.scales.items()}
+            self.kernel.every_vector(start, self._end_of_block(start), lambda i, lanes: body(i, lanes, scales))
+
+    def find_missing_mean(self, i: ir.Value, lanes: int, scales: Mapping[int, Value]) -> Value | None:
+        """Return the vector of which the rule asks for a mean that is not known; None if it has all."""
+        try:
+            self._apply_rule(self._read_values(i, lanes, scales), {}, lanes)
+        except MissingMeanError as error:
+            return error.value
+        return None
+
     def _update_vector(self, i: ir.Value, lanes: int) -> None:
         """Read, update and write one vector."""
         self._prefetch(i, lanes)
@@ -176,11 +201,14 @@ class _Update:
 
     def _update_block(self, start: ir.Value) -> None:
         """Update the block that begins at ``start``; the last one may be shorter than others."""
-        b = self.builder
-        end = b.add(start, integer(self.block))
-        stop = b.select(b.icmp_signed("<", end, self.piece.stop), end, self.piece.stop)
+        stop = self._end_of_block(start)
         old, new = self._compute_block(start, stop)
         self._encode_block(start, stop, old, new)
+
+    def _end_of_block(self, start: ir.Value) -> ir.Value:
+        b = self.builder
+        end = b.add(start, integer(self.block))
+        return b.select(b.icmp_signed("<", end, self.piece.stop), end, self.piece.stop)
 
     def _compute_block(self, start: ir.Value, stop: ir.Value) -> tuple[dict[int, Value], dict[int, Value]]:
         """Store the new values of a block on the stack, and write its scales; return its old and its new scales."""
@@ -237,7 +265,7 @@ class _Update:
             cut.write(i, codec.cut_noise_bits(new.read(i, LANES), self._broadcast(scale, LANES)))
         return self._buffer(b.select(has_bits.ir, cut.address, new.address))
 
-    def _read_values(self, i: ir.Value, lanes: int, scales: dict[int, Value]) -> list[Value]:
+    def _read_values(self, i: ir.Value, lanes: int, scales: Mapping[int, Value]) -> list[Value]:
         """Return gradient times coefficient, parameter and slots, from element ``i`` on, in the rule's type."""
         values = []
         for j, codec in enumerate(self.spec.codecs):
@@ -252,7 +280,12 @@ class _Update:
         """Return the new parameter and slots; a slot in ``replacements`` has that value, not the rule's."""
         g, p, *slots = values
         state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), replacements, self.assigned)
-        new = self.spec.rule.update(p, g, cast(State, state), self._coefficients(lanes))
+        numbers = [Value(self.builder, splat(self.builder, x, lanes)) for x in self.whole]
+        token = whole_tensor.set(_WholeTensor(numbers[0], numbers[1:]) if numbers else _Elements())
+        try:
+            new = self.spec.rule.update(p, g, cast(State, state), self._coefficients(lanes))
+        finally:
+            whole_tensor.reset(token)
         self.assigned = state.assigned  # the same in every pass: no rule branches on data
         return [new, *(getattr(state, name) for name in self.spec.slots)]
 

@@ -9,6 +9,8 @@ written to a :class:`Column` of a tensor's memory, or a :class:`Variable` on the
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partialmethod
 from typing import Any, final
 
 import numpy as np
@@ -108,6 +110,10 @@ def max_lane(vector: Value) -> Value:
     return Value(vector.builder, vector.builder.call(function, [vector.ir]))
 
 
+whole_tensor: ContextVar[Any] = ContextVar("whole_tensor")
+"""What a rule that is traced may ask about its whole tensor: an object with ``mean(value)`` and ``elements``."""
+
+
 @final
 class Value:
     """One element, or a vector of elements, inside a kernel being built."""
@@ -188,23 +194,9 @@ class Value:
 
     # -- comparison and bits ------------------------------------------------------------------------------------
 
-    def __lt__(self, other: Any) -> Value:
-        return self._compare("<", other)
-
-    def __le__(self, other: Any) -> Value:
-        return self._compare("<=", other)
-
-    def __gt__(self, other: Any) -> Value:
-        return self._compare(">", other)
-
-    def __ge__(self, other: Any) -> Value:
-        return self._compare(">=", other)
-
-    def __eq__(self, other: object) -> Value:  # type: ignore[override]
-        return self._compare("==", other)
-
-    def __ne__(self, other: object) -> Value:  # type: ignore[override]
-        return self._compare("!=", other)
+    __lt__, __le__ = partialmethod(_compare, "<"), partialmethod(_compare, "<=")
+    __gt__, __ge__ = partialmethod(_compare, ">"), partialmethod(_compare, ">=")
+    __eq__, __ne__ = partialmethod(_compare, "=="), partialmethod(_compare, "!=")
 
     def __and__(self, other: Any) -> Value:
         return self._new(self.builder.and_(self.ir, self._lift(other)))
@@ -242,7 +234,7 @@ class Value:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"an elementwise rule's arrays have no {name!r}: use + - * /, abs and the functions of gradstep.rules.ops; "
-            "a rule that needs a mean or a norm of all elements sets sees = 'tensor'"
+            "a rule that needs all elements sets sees = 'means' and uses mean(), or sets sees = 'tensor'"
         )
 
     # -- functions ----------------------------------------------------------------------------------------------
@@ -252,7 +244,7 @@ class Value:
 
     def sign(self) -> Value:
         below = (self < 0.0).select(-1.0, self.where(self != 0.0, 0.0))  # NaN != 0 keeps NaN
-        return (self > 0.0).select(1.0, below)
+        return (self > 0.0).select(1.0, below)  # type: ignore[no-any-return]
 
     def maximum(self, other: Any) -> Value:
         # x if x >= y or x is NaN, else y: NaN if either is, as NumPy's.
@@ -262,6 +254,12 @@ class Value:
         if max is not None:
             return self.where(self < max, max)
         return self.where(self > min, min) if self._is_integer else self.maximum(min)
+
+    def whole_mean(self) -> Value:
+        return whole_tensor.get().mean(self)  # type: ignore[no-any-return]
+
+    def elements(self) -> Value:
+        return whole_tensor.get().elements  # type: ignore[no-any-return]
 
     def where(self, condition: Value, other: Any) -> Value:
         return self._new(self.builder.select(condition.ir, self.ir, self._lift(other)))

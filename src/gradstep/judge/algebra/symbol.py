@@ -111,6 +111,12 @@ class Symbol:
         del keepdim  # rules/ops.py keeps it wherever it names an axis
         return Symbol(call("mean", self.node) if axis is None else call("mean", self.node, number(axis)))
 
+    def whole_mean(self) -> Symbol:
+        return self.mean()
+
+    def elements(self) -> Symbol:
+        return Symbol(call("size", self.node))
+
     def lerp(self, end: Any, weight: Any) -> Symbol:
         return Symbol(self.node + as_node(weight) * (as_node(end) - self.node))
 
@@ -219,6 +225,8 @@ class Rebuilder:
                     members[name] = self.function(value)
                 elif isinstance(value, staticmethod) and isinstance(value.__func__, FunctionType):
                     members[name] = staticmethod(self.function(value.__func__))
+                elif isinstance(value, classmethod) and isinstance(value.__func__, FunctionType):
+                    members[name] = classmethod(self.function(value.__func__))
                 elif isinstance(value, property) and isinstance(value.fget, FunctionType):
                     members[name] = property(self.function(value.fget))
                 else:

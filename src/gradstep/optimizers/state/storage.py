@@ -22,7 +22,7 @@ from gradstep.engines.reference import Reference
 from gradstep.engines.step import choose_engine, pause_garbage_collection
 from gradstep.optimizers.arguments import Embeddings
 from gradstep.optimizers.memory import PLAIN, is_addressable, is_dense, is_distributed, lacks_memory, local_tensor
-from gradstep.optimizers.sharded import check_distributed
+from gradstep.optimizers.sharded import any_sharded, check_distributed
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.elements import ELEMENTS, Element, Native
@@ -238,14 +238,14 @@ class Choice:
         Raises:
             ValueError: the engine that the user wants cannot; ``"auto"`` always finds one.
         """
-        local = local_tensor(self.p)
-        plain = is_addressable(local)
+        local, sharded = local_tensor(self.p), is_distributed(self.p) and any_sharded(self.p)
         traits = Traits(
             dtype=str(local.dtype).removeprefix("torch."),
             device=local.device.type,
-            dense=plain and is_dense(local),
-            plain=plain,
+            dense=is_addressable(local) and is_dense(local),
+            plain=is_addressable(local),
             noisy=self.stored.noisy,
+            sharded=sharded,
         )
         label = f"{self.name} of shape {tuple(self.p.shape)}"
         return choose_engine(self.wanted, ENGINES, self.rule, traits, label, "tensor on the CPU")

@@ -25,6 +25,7 @@ from gradstep.engines.arrays import apply_rule, build_tally
 from gradstep.engines.base import StepBatch
 from gradstep.engines.eager import ARRAYS, name_coefficients, read_rows
 from gradstep.optimizers.sharded import ShardedParameter, find_runs, sharded_axes
+from gradstep.rules.ops import mean
 from gradstep.storage.elements import split_key
 from gradstep.storage.policy import UpdateSpec
 
@@ -157,6 +158,16 @@ class LocalPart:
     def clamp(self, *, min: float) -> LocalPart:  # torch's name
         """Return the larger of each element and a number."""
         return self.apply(lambda x: x.clamp(min=min))
+
+    def whole_mean(self) -> LocalPart:
+        """Return the mean of all elements, added up in float64."""
+        if self._divided or self.value is None:
+            return self.mean()
+        return LocalPart(self._update, mean(self.value), (), frozenset())
+
+    def elements(self) -> float:
+        """Return the number of elements of the whole value."""
+        return float(math.prod(self._shape))
 
     def mean(self, axis: int | None = None, *, keepdim: bool = False) -> LocalPart:
         """Return the mean along an axis, which must be kept, or of all elements."""

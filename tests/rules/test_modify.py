@@ -1,0 +1,242 @@
+"""Rules made from others by modifiers: steps worked by hand, copies and checkpoints, engines, and what is refused."""
+
+import copy
+import pickle
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradstep
+import gradstep.numpy as gn
+from gradstep import modify
+from gradstep.rules import SGD, Adafactor, Adam, AdamW, Cautious, CautiousDecay, Lion, Muon, RMSClip
+from gradstep.rules.ops import mean
+from tests.optimizers import user_rules
+from tests.rules.by_hand import steps
+from tests.training import assert_near, assert_same, give, gradients, leaves, normal, starts, trained, unchanged, walk
+
+ONES = np.ones(4)
+FIRST, SECOND = np.array([2.0, 2.0, -2.0, 0.0]), np.array([2.0, -1.0, -2.0, 0.0])
+
+WORKED = {
+    # Momentum 1/2: b = g at first. Three of four agree: 4/(3 + 1) = 1.
+    # Then b = 3, 0, −3, 0: of the second 0 · −1 is not above 0; two agree: 4/3. 0.8 − 0.1·3·4/3 = 0.4
+    "cautious": (
+        modify(SGD, Cautious)(lr=0.1, momentum=0.5),
+        (ONES, FIRST, SECOND),
+        ([0.8, 0.8, 1.2, 1.0], [0.4, 0.8, 1.6, 1.0]),
+    ),
+    # Nothing agrees with a gradient of 0, and nothing moves: no 0/0
+    "cautious, nothing": (modify(SGD, Cautious)(lr=0.1), (ONES, 0 * ONES), ([1.0] * 4,)),
+    # Decay 0.5·0.1 = 0.05; steps 0.1 of each sign: 1 decays where the step makes it smaller, or is 0
+    "cautious decay": (
+        modify(Lion, CautiousDecay)(lr=0.1, weight_decay=0.5),
+        (np.array([1.0, -1.0, 1.0, 1.0]), FIRST),
+        ([0.95 - 0.1, -1.0 - 0.1, 1.0 + 0.1, 0.95],),
+    ),
+    # RMS of g: √(12/4) = √3, at most 1: each is divided by √3. Then √(9/4) = 3/2
+    "rms clip": (
+        modify(SGD, RMSClip)(lr=0.1),
+        (ONES, FIRST, SECOND),
+        (1 - 0.1 * FIRST / sqrt(3), 1 - 0.1 * FIRST / sqrt(3) - 0.1 * SECOND / 1.5),
+    ),
+    "rms clip, 2": (modify(SGD, RMSClip)(lr=0.1, max_rms=2.0), (ONES, FIRST), (1 - 0.1 * FIRST,)),
+    # Lion's second steps, cautious and clipped: c = 0.9·0.02·(1, 1, −1, 0) + 0.1·(2, −1, −2, 0): + − − 0; three agree
+    "two": (
+        modify(Lion, Cautious, RMSClip)(lr=0.1),
+        (ONES, FIRST, SECOND),
+        ([0.9, 0.9, 1.1, 1.0], [0.8, 1.0, 1.2, 1.0]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("rule", "inputs", "expected"), WORKED.values(), ids=WORKED)
+def test_steps_by_hand(rule, inputs, expected):
+    np.testing.assert_allclose(steps(rule, *inputs), expected, rtol=1e-12)
+
+
+KINDS = [modify(AdamW, Cautious), modify(AdamW, RMSClip), modify(Lion, CautiousDecay, Cautious), modify(SGD, RMSClip)]
+SHAPES = [(), (7,), (33, 5), (3, 2, 5)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_engines_agree(kind):
+    start, steps = starts(SHAPES), gradients(4, SHAPES)
+    _, exact = trained(gradstep.optimizer(kind), [t.double() for t in start], [[g.double() for g in s] for s in steps])
+    for engine in ("auto", "eager", "reference"):
+        _, params = trained(gradstep.optimizer(kind), start, steps, engine=engine)
+        for p, q in zip(params, exact, strict=True):
+            torch.testing.assert_close(p.double(), q, rtol=1e-5, atol=1e-6)
+
+
+LARGE = [(), (70, 67), (301, 277), (16384,)]  # parts of blocks, several blocks, one
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, {}), (torch.float64, {}), (torch.bfloat16, {"state": "8bit", "rounding": "stochastic"})],
+    ids=["float32", "float64", "8bit"],
+)
+@pytest.mark.parametrize("kind", [modify(AdamW, RMSClip, Cautious), modify(Lion, CautiousDecay, Cautious)])
+def test_the_kernel_has_the_reference_s_bits(kind, dtype, options):
+    start, steps = starts(LARGE, dtype), gradients(3, LARGE, dtype)
+    start.append(normal(4, 25, 20, 30, dtype=dtype).to(memory_format=torch.channels_last))
+    steps = [
+        [*grads, torch.empty_like(start[-1]).copy_(normal(4, 25, 20, 30, seed=t))] for t, grads in enumerate(steps)
+    ]
+    fused, reference = (
+        trained(gradstep.optimizer(kind), start, steps, engine=engine, lr=0.01, seed=3, **options)[0]
+        for engine in ("fused", "reference")
+    )
+    assert_same(fused, reference)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert_same(trained(gradstep.optimizer(kind), start, steps, lr=0.01, seed=3, **options)[0], reference)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_statistics_and_clipping_are_those_of_other_engines():
+    tables = []
+    for engine in ("fused", "eager"):
+        params = leaves(starts(SHAPES))
+        optimizer = gradstep.optimizer(modify(AdamW, Cautious))(params, engine=engine)
+        optimizer.watch = "parameters"
+        give(params, gradients(1, SHAPES)[0])
+        optimizer.step(max_grad_norm=0.5)
+        report: Any = optimizer.last_step
+        tables.append(report.statistics.table)
+    np.testing.assert_allclose(tables[0], tables[1], rtol=1e-4)
+
+
+def test_an_elementwise_rule_that_asks_for_a_mean_says_what_to_set():
+    @dataclass(frozen=True)
+    class Odd(user_rules.Signum):
+        @staticmethod
+        def update(p, g, s, c):
+            return p - mean(g)
+
+    p = normal(5).requires_grad_()
+    give([p], [normal(5)])
+    optimizer = gradstep.optimizer(Odd)([p])
+    with unchanged(optimizer), pytest.raises(TypeError, match="sets sees = 'means'"):
+        optimizer.step()
+
+
+def test_the_mean_of_one_tensor_does_not_see_another():
+    start, steps = starts([(9,), (5,)]), gradients(3, [(9,), (5,)])
+    kind = gradstep.optimizer(modify(AdamW, RMSClip, Cautious))
+    _, both = trained(kind, start, steps)
+    for i in range(2):
+        _, [alone] = trained(kind, start[i : i + 1], [s[i : i + 1] for s in steps])
+        assert torch.equal(alone, both[i])
+
+
+def test_a_modified_rule_is_an_ordinary_one(tmp_path):
+    kind = modify(AdamW, Cautious, RMSClip)
+    assert kind is modify(AdamW, Cautious, RMSClip)
+    assert kind is not modify(AdamW, RMSClip, Cautious)
+    assert kind.__name__ == "RMSClipCautiousAdamW"
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    rule = kind(lr=0.5)
+    assert pickle.loads(pickle.dumps(rule)) == copy.deepcopy(rule) == rule
+
+    start, steps = starts(SHAPES), gradients(6, SHAPES)
+    optimizer, params = trained(gradstep.optimizer(kind), start, steps[:3], max_rms=2.0)
+    unpickled = pickle.loads(pickle.dumps(optimizer))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    loaded = gradstep.optimizer(kind)(leaves(params))
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt"))
+    for other in (unpickled, copy.deepcopy(optimizer), loaded):
+        assert_same(other, optimizer)
+    for other in (unpickled, loaded):
+        walk(other, other.param_groups[0]["params"], steps[3:])
+    walk(optimizer, params, steps[3:])
+    assert_same(unpickled, optimizer)
+    assert_same(loaded, optimizer)
+    with pytest.raises(ValueError, match="RMSClipCautiousAdamW"):
+        gradstep.AdamW(leaves(params)).load_state_dict(optimizer.state_dict())
+
+
+def test_a_group_s_rule_may_be_modified():
+    start, steps = starts([(5,), (7,)]), gradients(3, [(5,), (7,)])
+    kind = modify(Lion, Cautious)
+    params = leaves(start)
+    groups: list[dict[str, Any]] = [{"params": params[:1]}, {"params": params[1:], "rule": kind, "lr": 1e-3}]
+    both = gradstep.AdamW(groups)
+    walk(both, params, steps)
+    _, [one] = trained(gradstep.AdamW, start[:1], [s[:1] for s in steps])
+    _, [two] = trained(gradstep.optimizer(kind), start[1:], [s[1:] for s in steps], lr=1e-3)
+    assert torch.equal(params[0], one)
+    assert torch.equal(params[1], two)
+    others: list[dict[str, Any]] = [
+        {"params": leaves(start[:1])},
+        {"params": leaves(start[1:]), "rule": kind, "lr": 1.0},
+    ]
+    again = gradstep.AdamW(others)
+    again.load_state_dict(both.state_dict())
+    assert again.param_groups[1]["rule"] == "CautiousLion"
+
+
+def test_numpy_has_the_same_bits():
+    start, steps = starts([(33,)]), gradients(3, [(33,)])
+    kind = modify(AdamW, Cautious, RMSClip)
+    _, [p] = trained(gradstep.optimizer(kind), start, steps, engine="reference")
+    q = gn.Parameter(start[0].numpy().copy())
+    optimizer = gn.optimizer(kind)([q], engine="reference")
+    for [g] in steps:
+        q.grad = g.numpy()
+        optimizer.step()
+    np.testing.assert_array_equal(p.detach().numpy(), q.data)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_mean_is_added_up_in_the_order_of_memory(order):
+    """The reference's own sum of 40,000 numbers, in blocks, against one in more than float64."""
+    x = normal(4, 25, 20, 20).to(memory_format=order).numpy()
+    exact = float(np.mean(x.astype(np.longdouble)))
+    assert abs(float(gradstep.rules.ops.mean(x)) - exact) <= 2**-24 * abs(exact)
+
+
+def test_the_check_judges_a_modified_rule():
+    kind = modify(AdamW, Cautious)
+    verdict = gradstep.check(gradstep.optimizer(kind), kind)
+    assert verdict.passed, str(verdict)
+    assert not gradstep.check(gradstep.AdamW, kind).passed
+
+
+def test_what_cannot_be_modified():
+    things: list[tuple[Any, ...]] = [
+        ((user_rules.Signum, Cautious), "Signum cannot be modified, .* has update"),
+        ((Adafactor, Cautious), "Adafactor cannot be modified"),
+        ((gradstep.AdamW, Cautious), "takes the class of a rule"),
+        ((AdamW(), Cautious), "takes the class of a rule"),
+        ((AdamW,), "needs a modifier"),
+        ((AdamW, Lion), "takes classes of modifiers, .*Cautious"),
+        ((Cautious, RMSClip), "Cautious is a modifier: give the rule"),
+        ((AdamW, Cautious, Cautious), "would have Cautious twice"),
+        ((modify(AdamW, Cautious), Cautious), "CautiousAdamW would have Cautious twice"),
+        ((gradstep.rules.ASGD, RMSClip), "ASGD cannot be modified"),
+    ]
+    for parts, words in things:
+        with pytest.raises(TypeError, match=words):
+            modify(*parts)
+    with pytest.raises(TypeError, match="Cautious is not finished"):
+        gradstep.optimizer(Cautious)  # type: ignore[type-abstract]
+    with pytest.raises(ValueError, match="adds its decay to the gradient"):
+        modify(Adam, CautiousDecay)(weight_decay=0.1)
+    assert modify(Adam, CautiousDecay)(weight_decay=0.1, decoupled_weight_decay=True).sees == "elements"
+    assert modify(Muon, Cautious).sees == "matrix"
+    with pytest.raises(ValueError, match=r"Invalid max_rms value: 0\.5"):
+        modify(AdamW, RMSClip)(max_rms=0.5)
+
+
+def test_a_rate_of_zero_leaves_the_weights():
+    for modifier in (Cautious, RMSClip):
+        _, [p] = trained(gradstep.optimizer(modify(SGD, modifier)), [torch.ones(3)], [[torch.ones(3)]], lr=0.0)
+        assert_near(p, torch.ones(3), ulps=0)
