@@ -54,6 +54,15 @@ def test_8_bit_state_gives_the_same_on_the_kernel_and_the_reference(rule):
     assert_same(fused, reference)
 
 
+def test_a_rule_of_matrices_refuses_a_vector_when_the_optimizer_is_made():
+    """Its first step updated the matrix, and raised at the vector."""
+    params = [(name, torch.ones(shape, requires_grad=True)) for name, shape in (("weight", (3, 4)), ("bias", (4,)))]
+    kind = gradstep.optimizer(user_rules.Orthogonal)
+    with pytest.raises(ValueError, match=r'Orthogonal cannot update bias of shape \(4,\): .*"rule": "AdamW"'):
+        kind(params)
+    kind(params[:1])
+
+
 @pytest.mark.parametrize("rule", [Exchanges, Twice])  # without a learning rate; with a slot that is assigned twice
 def test_a_rule_of_one_s_own_passes_its_own_check(rule):
     verdict = gradstep.check(gradstep.optimizer(rule), rule)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradstep import Rule, Slot
+from gradstep.rules.newton_schulz import newton_schulz
 from gradstep.rules.ops import maximum, sign, sqrt, where
 from gradstep.rules.settings import betas, epsilon, learning_rate, nonnegative
 
@@ -154,3 +155,23 @@ class Branches(Rule):
         if g > 0:
             return p - g
         return p
+
+
+@dataclass(frozen=True)
+class Orthogonal(Rule):
+    """Momentum made orthogonal; it does not say which shapes it cannot update."""
+
+    lr: float = learning_rate(1e-2)
+
+    sees = "matrix"
+
+    def slots(self, ndim):
+        return (Slot("momentum_buffer"),)
+
+    def coefficients(self, step, **scalars):
+        return {"lr": self.lr, "momentum": 0.95}
+
+    @staticmethod
+    def update(p, g, s, c):
+        s.momentum_buffer = c.momentum * s.momentum_buffer + g
+        return p - c.lr * newton_schulz(s.momentum_buffer)

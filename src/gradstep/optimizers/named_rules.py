@@ -79,7 +79,10 @@ def _find_rule(rules: GroupRules, value: Any) -> tuple[type[Rule], Mapping[str, 
         return value, {}
     if value in rules.by_name:
         return rules.by_name[value], {}
-    name, state, paged = VARIANTS[value] if value in VARIANTS else parse_name(value.lower())
+    try:
+        name, state, paged = VARIANTS[value] if value in VARIANTS else parse_name(value.lower())
+    except ValueError as error:
+        raise ValueError(f"{error} (a rule of your own is given as its class, not by its name)") from None
     preset = {"state": state, "paged": paged}
     return RULES[name], {key: setting for key, setting in preset.items() if setting != OWN[key]}
 

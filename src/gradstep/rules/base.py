@@ -141,9 +141,10 @@ class Rule(Settings, ABC):
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
         """Return why the rule cannot update a parameter of shape ``shape``, and the remedy; None if it can.
 
-        Only rules that see matrices are asked.
+        Only rules that see matrices are asked; these refuse fewer than two dimensions, unless they say otherwise.
         """
-        del shape
+        if self.sees == "matrix" and len(shape) < 2:
+            return 'it has no rows and columns: give it a group with "rule": "AdamW"'
         return None
 
     @abstractmethod

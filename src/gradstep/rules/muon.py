@@ -84,10 +84,11 @@ class Muon(StepRule):
         return (Slot("momentum_buffer"),)
 
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) < 2:
+        refusal = super().explain_refusal(shape)
+        if refusal is not None:
             return (
-                'it has no rows and columns: give it a group with "rule": "AdamW"; gradstep.Muon(model.'
-                'named_parameters()) and gradstep.param_groups(model, policy="muon", matrix_lr=...) group a whole model'
+                f"{refusal}; gradstep.Muon(model.named_parameters()) and gradstep.param_groups(model, "
+                'policy="muon", matrix_lr=...) group a whole model'
             )
         if len(shape) > 2 and self.matrices is None:
             return (
