@@ -339,3 +339,11 @@ def bad_cases(**which: bool) -> list[Any]:
 def subjects(**which: bool) -> list[Any]:
     """Every subject, as the argument of one test; the arguments are those of :func:`_chosen`."""
     return [pytest.param(subject, id=subject.name) for subject in _chosen(**which)]
+
+
+def few_and_the_rest_slow(*names: str) -> list[Any]:
+    """Every subject, those not named marked as slow: for a test whose kernels take long to compile."""
+    return [
+        pytest.param(subject, id=subject.name, marks=[] if subject.name in names else pytest.mark.slow)
+        for subject in _chosen()
+    ]

@@ -2,10 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,40 +13,39 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
+from tests import children
+
 if TYPE_CHECKING:  # the processes have no use for it
     import pytest
 
-ROOT = Path(__file__).parents[2]
-CODE = "import sys; from tests.distributed.processes import main; main(*sys.argv[1:])"
 STARTS = 3
+CONTEXT = children.FORKED
+"""How the processes are started; from nothing in slow tests (conftest.py)."""
 
 
 def run(function: Callable[..., Any], ranks: int, *arguments: Any, timeout: float = 150) -> list[Any]:
     """Return the result of the function on each rank; a start in which gloo finds no connection is repeated."""
-    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}
-    environment = {**os.environ, **quiet, "GLOO_SOCKET_IFNAME": "lo"}
-    name = f"{function.__module__}:{function.__qualname__}"
     for last in [False] * (STARTS - 1) + [True]:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(arguments, f"{folder}/arguments")
-            command = [sys.executable, "-c", CODE, name, folder, str(ranks)]
-            processes = []
+            logs = [Path(folder, f"log{rank}") for rank in range(ranks)]
+            processes: list[Any] = []
             try:
-                for rank in range(ranks):
-                    with Path(folder, f"log{rank}").open("wb") as log:
-                        of_rank = [*command, str(rank)]
-                        processes.append(subprocess.Popen(of_rank, cwd=ROOT, env=environment, stdout=log, stderr=log))
+                for rank, log in enumerate(logs):
+                    of_rank = (main, function, folder, ranks, rank)
+                    processes.append(children.start(*of_rank, stdout=log, stderr=log, context=CONTEXT))
                 end = time.monotonic() + timeout
-                while time.monotonic() < end and None in [process.poll() for process in processes]:
-                    if any(process.poll() for process in processes):
+                while time.monotonic() < end and None in [process.exitcode for process in processes]:
+                    if any(process.exitcode for process in processes):
                         end = min(end, time.monotonic() + 10)  # one has failed, and the others may wait for it
                     time.sleep(0.05)
             finally:
                 for process in processes:
-                    process.send_signal(signal.SIGABRT)  # a process that hangs writes its stack
-                    process.wait()
-            if any(process.returncode for process in processes):
-                texts = [Path(folder, f"log{rank}").read_text(errors="replace")[-3000:] for rank in range(ranks)]
+                    if process.exitcode is None:
+                        os.kill(process.pid, signal.SIGABRT)  # a process that hangs writes its stack
+                    process.join()
+            if any(process.exitcode for process in processes):
+                texts = [log.read_text(errors="replace")[-3000:] for log in logs]
                 if last or all(Path(folder, f"started{rank}").exists() for rank in range(ranks)):
                     raise AssertionError("\n".join(f"--- rank {rank}:\n{text}" for rank, text in enumerate(texts)))
                 continue
@@ -68,16 +66,15 @@ def run_once(
     return list(torch.load(file, weights_only=False))
 
 
-def main(name: str, folder: str, ranks: str, rank: str) -> None:
-    """Run the function in this process, as one rank."""
-    import importlib
-
+def main(function: Callable[..., Any], folder: str, ranks: int, rank: int) -> None:
+    """Call the function in this process, as one rank."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(ranks))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     dist.barrier()
     Path(folder, f"started{rank}").touch()
-    module, function = name.split(":")
     arguments = torch.load(f"{folder}/arguments", weights_only=False)
-    torch.save(getattr(importlib.import_module(module), function)(*arguments), f"{folder}/result{rank}")
+    torch.save(function(*arguments), f"{folder}/result{rank}")
     dist.barrier()
     dist.destroy_process_group()

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradstep
 from gradstep.optimizers.step.table import Table
-from tests.distributed.processes import ROOT
+from tests.children import ROOT
 
 STEPS = 8
 PLACES = ["forward", "backward", "step", "save"]

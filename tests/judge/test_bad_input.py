@@ -1,13 +1,12 @@
 """Files of all kinds of trouble, each judged in a process of its own: a clear verdict, never a crash."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from gradstep.judge import Status
 from gradstep.judge.isolation import check_file
+from tests.children import run_module
 
 STEP = """
     def step(self):
@@ -93,8 +92,7 @@ def test_no_file_is_a_verdict_too(tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "gradstep", "check", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return run_module("gradstep", "check", *arguments)
 
 
 def test_the_command_prints_a_table_or_json_and_ends_with_a_code(tmp_path):

@@ -46,7 +46,7 @@ NAMED_IN_THE_ISSUE = {
 
 
 FEW_RULES = [
-    pytest.param(rule, id=name, marks=[] if name in ("SGD", "AdamW", "RAdam", "ASGD") else pytest.mark.slow)
+    pytest.param(rule, id=name, marks=[] if name in ("SGD", "AdamW", "ASGD") else pytest.mark.slow)
     for name, rule in RULES.items()
 ]
 """Every rule; but for one of each kind, behind ``slow``."""

@@ -1,13 +1,12 @@
 """``gradstep check --training``: a script run under the watch."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
+from tests.children import run_module
 
 SCRIPT = """
 import sys, torch
@@ -29,8 +28,7 @@ print("trained by", sys.argv[2])
 def check(folder, text, *options):
     script = folder / "train.py"
     script.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "gradstep", "check", *options, "--training", str(script), "--", "6", "--me"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return run_module("gradstep", "check", *options, "--training", str(script), "--", "6", "--me")
 
 
 @pytest.mark.parametrize(

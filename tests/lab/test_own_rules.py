@@ -76,7 +76,7 @@ def test_a_name_of_hugging_face_has_the_rate_of_its_rule():
     assert class_of("paged_adamw_8bit") is gradstep.PagedAdamW8bit
 
 
-@pytest.mark.parametrize("name", ["Signum", "Masked"])
+@pytest.mark.parametrize("name", ["Signum", pytest.param("Masked", marks=pytest.mark.slow)])
 def test_a_rule_in_a_file_passes_its_own_check(mine, name):
     checked = run("check", f"{mine}:{name}", "--rule", f"{mine}:{name}")
     assert checked.exit_code == 0, checked.output

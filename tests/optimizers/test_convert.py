@@ -14,7 +14,7 @@ from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, enc
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
 from gradstep.optimizers.checkpoint.matching import unnest_fields
 from tests.optimizers.user_rules import Belief
-from tests.registry import subjects
+from tests.registry import few_and_the_rest_slow
 from tests.training import assert_same, assert_same_bits, gradients, leaves, normal, starts, trained, walk
 
 SHAPES = [(64, 66), (5,), (70, 60)]
@@ -36,7 +36,7 @@ def values(state_dict, key, rule="AdamW"):
 
 
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])
-@pytest.mark.parametrize("subject", subjects())
+@pytest.mark.parametrize("subject", few_and_the_rest_slow("AdamW", "SGD", "RMSprop"))
 def test_to_what_it_is_already_changes_no_bit(subject, state):
     options = {"momentum": 0.9} if subject.name == "SGD" else {}
     if subject.name == "Adafactor" and state != "float32":

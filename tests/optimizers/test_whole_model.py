@@ -60,6 +60,7 @@ def test_names_tell_most():
         "weight_decay": 0.1,
         "amsgrad": False,
         "maximize": False,
+        "decoupled_weight_decay": True,
     }
     assert groups["adamw/no_decay"]["weight_decay"] == 0.0
 

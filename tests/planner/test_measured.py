@@ -76,7 +76,8 @@ def test_half_precision_weights(rounding):
 
 
 def test_what_a_rule_cannot_update_is_refused_as_by_the_optimizer():
-    for make in (lambda: gradstep.plan(Model(), optimizer="muon"), lambda: gradstep.Muon(Model().named_parameters())):
+    group = {"params": [("conv.weight", Model().conv.weight)]}
+    for make in (lambda: gradstep.plan(Model(), optimizer="muon"), lambda: gradstep.Muon([group])):
         with pytest.raises(
             ValueError, match=r"Muon cannot update conv\.weight of shape \(33, 64, 3\): it has more than"
         ):
