@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import gradstep
 from gradstep.monitor import JsonLines, read_run
@@ -217,6 +219,37 @@ def other_optimizers_share_the_norm() -> list[str]:
     return found
 
 
+def torch_s_optimizer_on_parallel_matrices() -> list[str]:
+    """Tensor parallelism on two ranks, with FSDP2 on four: one process's steps and norm, within rounding."""
+    one, model = network(), network()
+    sizes = (dist.get_world_size() // 2, 2)
+    mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("dp", "tp"))
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    if sizes[0] > 1:
+        fully_shard(model, mesh=mesh["dp"])
+    settings: dict[str, Any] = {"lr": 1e-2, "eps": 1e-3}  # a larger eps: noise of a gradient near 0 stays noise
+    single = torch.optim.AdamW(one.parameters(), **settings)
+    optimizer = torch.optim.AdamW(model.parameters(), **settings)
+    stepper = gradstep.Stepper(model, optimizer, accumulate=2, max_grad_norm=0.1)
+    found, generator = [], torch.Generator().manual_seed(1)
+    for window in range(WINDOWS):
+        outcome = None
+        for _ in range(2):
+            data = torch.randn(sizes[0], 5, 256, generator=generator)
+            outcome = push(stepper, data[mesh["dp"].get_local_rank()])
+            for x in data:
+                (loss_of(one, x) / 2 / len(data)).backward()
+        norm = float(nn.utils.clip_grad_norm_(one.parameters(), 0.1))
+        single.step()
+        single.zero_grad()
+        assert outcome is not None
+        found += [] if abs(outcome.grad_norm / norm - 1) < 1e-5 and norm > 0.1 else [f"{outcome}, norm {norm}"]
+        for (name, p), q in zip(model.named_parameters(), one.parameters(), strict=True):
+            near = torch.allclose(whole(p.detach()), q, rtol=0, atol=1e-5)
+            found += [] if near else [f"window {window}: {name} is not as in one process"]
+    return found
+
+
 def make_optimizers(model: nn.Module, several: bool) -> list[torch.optim.Optimizer]:
     params = list(model.parameters())
     if not several:
@@ -292,7 +325,8 @@ def gradients_of(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 def together(folder: str) -> list[str]:
     parts = [windows_equal_those_by_hand, float16_overflows_together, other_optimizers_share_the_norm]
-    parts += [late_ends_are_refused, errors_reach_all, kept_gradients_are_not_discarded, refusals]
+    parts += [torch_s_optimizer_on_parallel_matrices, late_ends_are_refused, errors_reach_all]
+    parts += [kept_gradients_are_not_discarded, refusals]
     return [f"{part.__name__}: {fault}" for part in parts for fault in part()] + monitored(folder)
 
 
