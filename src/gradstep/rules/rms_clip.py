@@ -25,7 +25,8 @@ class RMSClip(Modifier):
         maximize: climb instead of descend.
 
     Source: Shazeer and Stern, "Adafactor", arXiv:1804.04235, section 6 ("update clipping"), for the step of any rule.
-    :class:`gradstep.rules.StableAdamW` is another form: it clips by the gradient over the root, and its decay too.
+    StableAdamW (Wortsman et al., arXiv:2304.13013) is another form: it clips by the gradient over the root, and its
+    decay too.
 
     >>> from gradstep import modify, rules
     >>> modify(rules.AdamW, RMSClip)(lr=0.1, max_rms=2.0).max_rms
