@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
 
 from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, make_contender, with_peers
 from gradstep.lab.specs import parse_specs
 from gradstep.lab.tasks import TASKS
+from gradstep.lab.tasks.surface import Surface
 
 DIGITS = TASKS["digits"]
 
@@ -43,7 +43,6 @@ def test_peers_follow_with_the_same_settings_where_torch_has_the_class():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("muon", "'muon' cannot race: it updates matrices only"),
         ("torch.muon", "'torch.muon' cannot race: it updates matrices only"),
         ("lyon", "Unknown optimizer: 'lyon'. Did you mean 'lion'?"),
         ("adamw:betaz=(0.9,0.95)", "Unknown setting: 'betaz' of 'adamw'. Did you mean 'betas'?"),
@@ -57,11 +56,30 @@ def test_what_cannot_race_is_refused_by_name(text, says):
     assert says in str(caught.value)
 
 
+def test_muon_races_beside_adamw_with_its_rate_of_the_task():
+    one = contender("muon:lr=0.5,momentum=0.9")
+    assert one.label == "Muon lr=0.5 momentum=0.9"
+    assert dict(one.described_settings)["AdamW's lr"] == 0.01
+    groups = {group["name"]: group for group in one.optimizer(DIGITS.model(0)).param_groups}
+    assert {name: (group.get("rule"), group["lr"]) for name, group in groups.items()} == {
+        "muon/kernels": (None, 0.5),
+        "muon": (None, 0.5),
+        "adamw/decay": ("AdamW", 0.01),
+        "adamw/no_decay": ("AdamW", 0.01),
+    }
+    assert groups["muon"]["momentum"] == 0.9
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_optimizer_can_enter_every_task(task):
+    model = task.model(0)
     for name in CLASSES:
         (spec,) = parse_specs(name)
-        optimizer = make_contender(spec, task).optimizer([nn.Parameter(torch.ones(3))])
+        if name == "muon" and isinstance(task, Surface):
+            with pytest.raises(ValueError, match=f"'muon' cannot race on {task.name}, which has no matrix"):
+                make_contender(spec, task)
+            continue
+        optimizer = make_contender(spec, task).optimizer(model)
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert task.learning_rate(name.removeprefix("torch.")) is not None
     assert len({make_contender(spec, task).label for spec in DEFAULT_LINEUP}) == len(DEFAULT_LINEUP)

@@ -157,7 +157,7 @@ def lr_find(
         model = chosen.model(seed)
         stepper = Stepper(
             model,
-            contender.optimizer(model.parameters()),
+            contender.optimizer(model),
             accumulate=accumulate,
             precision=precision,  # type: ignore[arg-type]  # judged there
         )

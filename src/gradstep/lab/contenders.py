@@ -27,14 +27,9 @@ TORCH_CONTENDERS: Mapping[str, ContenderClass] = MappingProxyType(
         if name in vars(torch.optim) and rule.sees != "matrix"
     }
 )
-"""torch's own classes under "torch.<name>"."""
+"""torch's own classes under "torch.<name>", but those that update matrices alone: the tasks have biases too."""
 
-MATRIX_RULES = frozenset(name.lower() for name, rule in RULES.items() if rule.sees == "matrix")
-"""Optimizers that cannot race: they update matrices alone, and the tasks have biases too."""
-
-CLASSES: Mapping[str, ContenderClass] = MappingProxyType(
-    {**{name: kind for name, kind in OPTIMIZERS.items() if name not in MATRIX_RULES}, **TORCH_CONTENDERS}
-)
+CLASSES: Mapping[str, ContenderClass] = MappingProxyType({**OPTIMIZERS, **TORCH_CONTENDERS})
 """Every optimizer that can race, by its name in a spec."""
 
 DEFAULT_LINEUP = parse_specs("sgd:momentum=0.9,rmsprop,adam,adamw,nadam,radam,lion,adafactor")
@@ -53,10 +48,28 @@ class Contender:
     name: str  # its name in a spec ("sgd", "torch.sgd", "mine.py:Signum")
     # all arguments of its constructor, with the learning rate where there is one
     settings: tuple[tuple[str, SpecValue], ...]
+    adamw_lr: float | None = None  # AdamW's rate for what a rule of matrices does not update
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a new optimizer for these parameters."""
-        return class_of(self.name)(parameters, **dict(self.settings))
+    @property
+    def described_settings(self) -> tuple[tuple[str, SpecValue], ...]:
+        """The settings, and AdamW's learning rate beside a rule of matrices."""
+        return self.settings if self.adamw_lr is None else (*self.settings, ("AdamW's lr", self.adamw_lr))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Make a new optimizer for the parameters of a model."""
+        kind = class_of(self.name)
+        if not updates_matrices_only(kind):
+            return kind(model.parameters(), **dict(self.settings))
+        new = kind(model.named_parameters(), **{"model": model, **dict(self.settings)})
+        for group in new.param_groups:
+            if group.get("rule") == "AdamW":
+                group["lr"] = self.adamw_lr
+        return new
+
+
+def updates_matrices_only(kind: ContenderClass) -> bool:
+    """Return whether a built-in optimizer's own rule updates matrices, and AdamW the other parameters of a model."""
+    return issubclass(kind, Optimizer) and kind.rule().sees == "matrix" and kind.rule() in RULES.values()
 
 
 def class_of(name: str) -> ContenderClass:
@@ -73,7 +86,11 @@ def class_of(name: str) -> ContenderClass:
         return CLASSES[name]
     if names_file(name):
         return optimizer(rule_in_file(name))
-    if base_name(name) in MATRIX_RULES:
+    if (
+        name.startswith(PEER_PREFIX)
+        and base_name(name) in OPTIMIZERS
+        and updates_matrices_only(CLASSES[base_name(name)])
+    ):
         raise ValueError(f"{name!r} cannot race: it updates matrices only, and the tasks have biases too")
     try:
         rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or parse_name(name)
@@ -125,6 +142,9 @@ def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
     rate = task.learning_rate(rated, momentum if isinstance(momentum, float) else 0.0)
     if rate is not None:
         settings.setdefault("lr", rate)
+    matrices_only = updates_matrices_only(kind)
+    if matrices_only and all(p.dim() < 2 for p in task.model(0).parameters()):
+        raise ValueError(f"{spec.name!r} cannot race on {task.name}, which has no matrix: name other tasks")
     try:
         trial = kind([nn.Parameter(torch.zeros(2, 2, dtype=torch.float32, device="cpu"))], **settings)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -135,4 +155,5 @@ def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
     spec_settings = " ".join(f"{key}={write_value(value)}" for key, value in spec.settings)
     prefix = PEER_PREFIX if spec.name in TORCH_CONTENDERS else ""
     title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
-    return Contender(f"{title} {spec_settings}".strip(), spec.name, tuple(settings.items()))
+    adamw_lr = task.learning_rate("adamw") if matrices_only else None
+    return Contender(f"{title} {spec_settings}".strip(), spec.name, tuple(settings.items()), adamw_lr)

@@ -48,7 +48,7 @@ class Lane:
         self._task = task
         self._seed = seed
         self._model = task.model(seed)
-        self._optimizer = contender.optimizer(self._model.parameters())
+        self._optimizer = contender.optimizer(self._model)
         self._batches = task.batches(seed)
         # Dropout draws from torch's global generator, which all lanes share: each lane keeps its own state of it.
         self._random = torch.Generator().manual_seed(seed).get_state()
@@ -183,7 +183,7 @@ class Race:
         return RaceHeader(
             task=self.task.name,
             contenders=tuple(
-                ContenderEntry(one.label, one.name, {key: write_value(value) for key, value in one.settings})
+                ContenderEntry(one.label, one.name, {key: write_value(value) for key, value in one.described_settings})
                 for one in self.contenders
             ),
             steps=self.steps,

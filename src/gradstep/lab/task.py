@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from gradstep.judge.scenario import fresh_defaults
 from gradstep.report.words import read_tables
 
+NO_RATE = "–"
+"""The cell of an optimizer that a task has no matrices for, in the table of learning rates."""
+
 MiniBatch: TypeAlias = tuple[Tensor, ...]
 
 
@@ -91,7 +94,10 @@ class Task(ABC):
 def _learning_rates() -> Mapping[str, Mapping[str, float]]:
     """Read the table: for each task the learning rates by optimizer."""
     (_, *tasks), *rows = read_tables(Path(__file__).parent / "tasks" / "rates.md")
-    return {task: {row[0]: float(row[place]) for row in rows} for place, task in enumerate(tasks, 1)}
+    return {
+        task: {row[0]: float(row[place]) for row in rows if row[place] != NO_RATE}
+        for place, task in enumerate(tasks, 1)
+    }
 
 
 @contextmanager

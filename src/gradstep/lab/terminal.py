@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, TORCH_CONTENDERS, base_name
+from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, TORCH_CONTENDERS, base_name, updates_matrices_only
 from gradstep.lab.report import colours
 from gradstep.lab.results import CurvePoint, RaceHeader, RaceResults, Record, RunSummary, SessionOutcome
 from gradstep.lab.standings import StandingsColumn, columns, races_in, standings, verdict
@@ -189,9 +189,10 @@ def listing() -> RenderableType:
     for name in CLASSES:
         if name in TORCH_CONTENDERS:
             continue
+        none = UNKNOWN if updates_matrices_only(CLASSES[name]) else "default"
         rates = (task.learning_rate(name) for task in TASKS.values())
         peers = [peer for peer in TORCH_CONTENDERS if base_name(peer) == name]
-        optimizers.add_row(name, *("default" if rate is None else f"{rate:g}" for rate in rates), *peers)
+        optimizers.add_row(name, *(none if rate is None else f"{rate:g}" for rate in rates), *peers)
     line_up = ",".join(map(str, DEFAULT_LINEUP))
     return Group(tasks, optimizers, Text(f"\nRaced by default: {line_up}", overflow="fold"))
 
