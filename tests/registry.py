@@ -223,6 +223,42 @@ _OF_ANY_SHAPE = (
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("decoupled_weight_decay", "maximize")),
     ),
     Subject(
+        "StableAdamW",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "maximize")),
+    ),
+    Subject(
+        "LAMB",
+        ({"lr": 0.02}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "maximize")),
+    ),
+    Subject(
+        "LARS",
+        (
+            {"lr": 0.5, "trust_coefficient": 0.02},
+            {"lr": 0.5, "trust_coefficient": 0.02, "momentum": 0.5, "weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_numbers("momentum value", "momentum", -0.9),
+            *_numbers("trust_coefficient value", "trust_coefficient", -0.1),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
+        "MARS",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "gamma": 0.5, "weight_decay": 0.1, "maximize": True}),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_BETAS,
+            *_numbers("gamma value", "gamma", -0.1),
+            *_flags("amsgrad", "bias_correction", "maximize"),
+        ),
+    ),
+    Subject(
         "ASGD",  # torch rounds the first rate to float32, which does nothing to these
         ({"lr": 2**-7, "t0": 20.0}, {"lr": 0.125, "lambd": 0.01, "alpha": 0.9, "weight_decay": 0.1, "maximize": True}),
         (

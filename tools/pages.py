@@ -94,6 +94,8 @@ def describe(kind: type[Rule]) -> tuple[str, ...]:
         adaptive = "each element" if any(not slot.signed for slot in rule.slots(2)) else "by the sign"
     else:
         adaptive = "no"
+    if kind.sees == "means" and adaptive == "by the sign":
+        adaptive = "each tensor"
     if kind.sees == "matrix":
         adaptive = "each singular value"
     *_, before, after = step(rule, start, [1.0, 1.0, 0.0])
@@ -225,7 +227,8 @@ def rows() -> str:
     for name in RULES:
         variants = [variant for variant, (rule, *_) in VARIANTS.items() if rule == name]
         if variants:
-            lines.append(f"| {', '.join(f'`{v}`' for v in variants)} | `{name}` with other defaults: {DEFAULTS} |")
+            whose = DEFAULTS if len(variants) > 1 else DEFAULTS.partition(",")[0]
+            lines.append(f"| {', '.join(f'`{v}`' for v in variants)} | `{name}` with other defaults: {whose} |")
     return "\n".join(lines)
 
 

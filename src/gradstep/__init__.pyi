@@ -295,6 +295,34 @@ class ASGD(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class LAMB(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        amsgrad: bool = ...,
+        *,
+        maximize: bool = ...,
+        bias_correction: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class LaProp(Optimizer):
     def __init__(
         self,
@@ -303,6 +331,32 @@ class LaProp(Optimizer):
         betas: tuple[float, float] = ...,
         eps: float = ...,
         weight_decay: float = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
+class LARS(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        momentum: float = ...,
+        weight_decay: float = ...,
+        trust_coefficient: float = ...,
         *,
         maximize: bool = ...,
         engine: str = ...,
@@ -330,6 +384,35 @@ class Lion(Optimizer):
         weight_decay: float = ...,
         *,
         maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
+class MARS(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        amsgrad: bool = ...,
+        gamma: float = ...,
+        *,
+        maximize: bool = ...,
+        bias_correction: bool = ...,
         engine: str = ...,
         state: StateName = ...,
         rounding: RoundingName = ...,
@@ -511,6 +594,34 @@ class SGD(Optimizer):
     @classmethod
     def rule(cls) -> type[Rule]: ...
 
+@final
+class StableAdamW(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        amsgrad: bool = ...,
+        *,
+        maximize: bool = ...,
+        bias_correction: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
 AdaBelief8bit = AdaBelief
 PagedAdaBelief = AdaBelief
 PagedAdaBelief8bit = AdaBelief
@@ -535,12 +646,15 @@ PagedADOPT8bit = ADOPT
 ASGD8bit = ASGD
 PagedASGD = ASGD
 PagedASGD8bit = ASGD
+LAMB8bit = LAMB
 LaProp8bit = LaProp
 PagedLaProp = LaProp
 PagedLaProp8bit = LaProp
+LARS8bit = LARS
 Lion8bit = Lion
 PagedLion = Lion
 PagedLion8bit = Lion
+MARS8bit = MARS
 Muon8bit = Muon
 NAdam8bit = NAdam
 PagedNAdam = NAdam
@@ -557,3 +671,4 @@ PagedRprop8bit = Rprop
 SGD8bit = SGD
 PagedSGD = SGD
 PagedSGD8bit = SGD
+StableAdamW8bit = StableAdamW

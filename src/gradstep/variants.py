@@ -75,6 +75,7 @@ PROMISES: Mapping[str, Promise] = {
     "adamw_anyprecision": Promise("adamw", {"rounding": "kahan"}),
     "lomo": Promise("sgd", releases=True),
     "adalomo": Promise("adafactor", releases=True),
+    "stable_adamw": Promise("stableadamw"),
 }
 """The names of Hugging Face that promise more than :func:`parse_name` returns; :func:`gradstep.create` keeps it."""
 
@@ -101,7 +102,6 @@ _NOT_HERE: Mapping[str, str] = {
     "schedule_free_adamw": _SCHEDULE_FREE.format("adamw"),
     "schedule_free_radam": _SCHEDULE_FREE.format("radam"),
     "schedule_free_sgd": _SCHEDULE_FREE.format("sgd"),
-    "stable_adamw": " No rule here limits the mean square of an update: take 'adamw', and step(max_grad_norm=1.0).",
 }
 
 

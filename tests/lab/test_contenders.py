@@ -70,6 +70,10 @@ def test_muon_races_beside_adamw_with_its_rate_of_the_task():
     assert groups["muon"]["momentum"] == 0.9
 
 
+UNTUNED = ("lamb", "lars", "mars", "stableadamw")
+"""Optimizers that race with their own defaults: no grid has been searched for them yet."""
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_optimizer_can_enter_every_task(task):
     model = task.model(0)
@@ -81,5 +85,5 @@ def test_every_optimizer_can_enter_every_task(task):
             continue
         optimizer = make_contender(spec, task).optimizer(model)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        assert task.learning_rate(name.removeprefix("torch.")) is not None
+        assert (task.learning_rate(name.removeprefix("torch.")) is None) == (name in UNTUNED)
     assert len({make_contender(spec, task).label for spec in DEFAULT_LINEUP}) == len(DEFAULT_LINEUP)

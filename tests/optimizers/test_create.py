@@ -36,6 +36,7 @@ MADE = {
     "rmsprop_bnb_32bit": "RMSprop",
     "lomo": "SGD",
     "adalomo": "Adafactor",
+    "stable_adamw": "StableAdamW",
 }
 
 NEAREST = {
@@ -56,7 +57,6 @@ NEAREST = {
     "schedule_free_sgd": "sgd",
     "apollo_adamw": "adamw_8bit",
     "apollo_adamw_layerwise": "adamw_8bit",
-    "stable_adamw": "adamw",
 }
 
 

@@ -13,13 +13,29 @@ import torch
 import gradstep
 import gradstep.numpy as gn
 from gradstep import modify
-from gradstep.rules import SGD, Adafactor, Adam, AdamW, Cautious, CautiousDecay, Lion, Muon, RMSClip
+from gradstep.rules import (
+    LAMB,
+    LARS,
+    MARS,
+    SGD,
+    Adafactor,
+    Adam,
+    AdamW,
+    Cautious,
+    CautiousDecay,
+    Lion,
+    Muon,
+    RMSClip,
+    StableAdamW,
+    TrustRatio,
+    VarianceReduction,
+)
 from gradstep.rules.ops import mean
 from tests.optimizers import user_rules
 from tests.rules.by_hand import steps
 from tests.training import assert_near, assert_same, give, gradients, leaves, normal, starts, trained, unchanged, walk
 
-ONES = np.ones(4)
+ONES, LONG = np.ones(4), np.array([3.0, 4.0])
 FIRST, SECOND = np.array([2.0, 2.0, -2.0, 0.0]), np.array([2.0, -1.0, -2.0, 0.0])
 
 WORKED = {
@@ -45,6 +61,50 @@ WORKED = {
         (1 - 0.1 * FIRST / sqrt(3), 1 - 0.1 * FIRST / sqrt(3) - 0.1 * SECOND / 1.5),
     ),
     "rms clip, 2": (modify(SGD, RMSClip)(lr=0.1, max_rms=2.0), (ONES, FIRST), (1 - 0.1 * FIRST,)),
+    # ‖p‖ = 5. The first r is the sign of g, √2 long
+    "lamb": (
+        LAMB(lr=0.1, eps=0.0, weight_decay=0.0),
+        (LONG, np.array([2.0, -7.0])),
+        ([3 - 0.5 / sqrt(2), 4 + 0.5 / sqrt(2)],),
+    ),
+    # r = (1 + 0.5·3, −1 + 0.5·4) = (2.5, 1)
+    "lamb, decay": (
+        LAMB(lr=0.1, eps=0.0, weight_decay=0.5),
+        (LONG, np.array([2.0, -7.0])),
+        ([3 - 1.25 / sqrt(7.25), 4 - 0.5 / sqrt(7.25)],),
+    ),
+    # Weights of 0 have no length to go by: r itself
+    "lamb, zeros": (LAMB(lr=0.1, eps=0.0), (0 * LONG, np.array([2.0, -7.0])), ([-0.1, 0.1],)),
+    # Lion's sign is √2 long too
+    "trust ratio": (modify(Lion, TrustRatio)(lr=0.1), (LONG, LONG), ([3 - 0.5 / sqrt(2), 4 - 0.5 / sqrt(2)],)),
+    # λ = 0.1·5/10, b = 0.05·(6, 8); then the gradient is 0, and b halves
+    "lars": (
+        LARS(lr=1.0, trust_coefficient=0.1, momentum=0.5),
+        (LONG, 2 * LONG, 0 * LONG),
+        ([2.7, 3.6], [2.55, 3.4]),
+    ),
+    # λ = 0.1·5/(10 + 5), b = (6 + 3, 8 + 4)/30
+    "lars, decay": (LARS(lr=1.0, trust_coefficient=0.1, weight_decay=1.0), (LONG, 2 * LONG), ([2.7, 3.6],)),
+    # γβ/(1 − β) = 1: c = (0.1, 0 + 0.1). m̂ = (0.025 + 0.05, −0.025 + 0.05)/0.75, v̂ = (0.0025 + 0.005)/0.75 = 0.1²
+    "mars": (
+        MARS(lr=0.1, betas=(0.5, 0.5), eps=0.0, gamma=1.0),
+        (np.ones(2), np.array([0.1, -0.1]), np.array([0.1, 0.0])),
+        ([0.9, 1.1], [0.8, 1.1 - 0.1 / 3]),
+    ),
+    # g is 5 long: c = (0.6, 0.8); 0.6/(0.6 + 1), 0.8/(0.8 + 1)
+    "mars, long": (MARS(lr=0.1, eps=1.0), (np.ones(2), LONG), ([1 - 0.06 / 1.6, 1 - 0.08 / 1.8],)),
+    # g²/v̂ = 1, then 8²/v̂ with v = 3/4·1 + 1/4·64 and v̂ = v/(7/16): u/RMS = m̂/8 = (0.5 + 4)/0.75/8 = 3/4
+    "stable": (
+        StableAdamW(lr=0.1, betas=(0.5, 0.75), eps=0.0, weight_decay=0.0),
+        (np.ones(1), np.array([2.0]), np.array([8.0])),
+        ([0.9], [0.825]),
+    ),
+    # The decay of 0.05·p is divided by RMS = √(64·7/268) too
+    "stable, decay": (
+        StableAdamW(lr=0.1, betas=(0.5, 0.75), eps=0.0, weight_decay=0.5),
+        (np.ones(1), np.array([2.0]), np.array([8.0])),
+        ([0.85], [0.775 - 0.0425 / sqrt(448 / 268)]),
+    ),
     # Lion's second steps, cautious and clipped: c = 0.9·0.02·(1, 1, −1, 0) + 0.1·(2, −1, −2, 0): + − − 0; three agree
     "two": (
         modify(Lion, Cautious, RMSClip)(lr=0.1),
@@ -81,7 +141,9 @@ LARGE = [(), (70, 67), (301, 277), (16384,)]  # parts of blocks, several blocks,
     [(torch.float32, {}), (torch.float64, {}), (torch.bfloat16, {"state": "8bit", "rounding": "stochastic"})],
     ids=["float32", "float64", "8bit"],
 )
-@pytest.mark.parametrize("kind", [modify(AdamW, RMSClip, Cautious), modify(Lion, CautiousDecay, Cautious)])
+@pytest.mark.parametrize(
+    "kind", [modify(AdamW, RMSClip, Cautious), modify(Lion, CautiousDecay, Cautious), LAMB, LARS, MARS, StableAdamW]
+)
 def test_the_kernel_has_the_reference_s_bits(kind, dtype, options):
     start, steps = starts(LARGE, dtype), gradients(3, LARGE, dtype)
     start.append(normal(4, 25, 20, 30, dtype=dtype).to(memory_format=torch.channels_last))
@@ -222,6 +284,8 @@ def test_what_cannot_be_modified():
         ((AdamW, Cautious, Cautious), "would have Cautious twice"),
         ((modify(AdamW, Cautious), Cautious), "CautiousAdamW would have Cautious twice"),
         ((gradstep.rules.ASGD, RMSClip), "ASGD cannot be modified"),
+        ((SGD, VarianceReduction), "VarianceReduction cannot modify SGD, which has no betas"),
+        ((LAMB, TrustRatio), "LAMB would have TrustRatio twice"),
     ]
     for parts, words in things:
         with pytest.raises(TypeError, match=words):

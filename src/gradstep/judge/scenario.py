@@ -245,7 +245,8 @@ class _ScenarioMaker:
 
     def settings_away(self, *names: str) -> dict[str, Any]:
         own = [n for n in names if n in self.defaults]
-        return {n: not self.defaults[n] if isinstance(self.defaults[n], bool) else _AWAY.get(n, 0.2) for n in own}
+        away = {n: not self.defaults[n] if isinstance(self.defaults[n], bool) else _AWAY.get(n, 0.2) for n in own}
+        return {n: 0.5 if value == self.defaults[n] else value for n, value in away.items()}
 
     def option(self, name: str) -> Scenario:
         """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""

@@ -15,8 +15,13 @@ from gradstep.rules.base import State as State
 from gradstep.rules.base import StepRule as StepRule
 from gradstep.rules.cautious import Cautious as Cautious
 from gradstep.rules.cautious_decay import CautiousDecay as CautiousDecay
+from gradstep.rules.lamb import LAMB as LAMB
+from gradstep.rules.lamb import TrustRatio as TrustRatio
 from gradstep.rules.laprop import LaProp as LaProp
+from gradstep.rules.lars import LARS as LARS
 from gradstep.rules.lion import Lion as Lion
+from gradstep.rules.mars import MARS as MARS
+from gradstep.rules.mars import VarianceReduction as VarianceReduction
 from gradstep.rules.modify import Modifier as Modifier
 from gradstep.rules.modify import modify as modify
 from gradstep.rules.muon import Muon as Muon
@@ -27,6 +32,7 @@ from gradstep.rules.rmsprop import RMSprop as RMSprop
 from gradstep.rules.rprop import Rprop as Rprop
 from gradstep.rules.settings import settings_of as settings_of
 from gradstep.rules.sgd import SGD as SGD
+from gradstep.rules.stable_adamw import StableAdamW as StableAdamW
 
 MODIFIERS: dict[str, type[Modifier]]
 RULES: dict[str, type[Rule]]
