@@ -104,8 +104,8 @@ MOST = {
     "The first step": 19,
     "State in 8 bits": 19,
     "Made and loaded": 10,
-    "A first check": 21,
-    "A rule judged": 17,
+    "A first check": 18,
+    "A rule judged": 15,
 }
 """How many files a reader of a walk opens at most."""
 

@@ -10,9 +10,8 @@ import gradstep
 from gradstep.judge import catalogue as kinds
 from gradstep.judge.catalogue import distinct, variants
 from gradstep.judge.catalogue.mistake import FAMILIES
-from gradstep.judge.formula import Formula
-from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, replay, tolerance
-from gradstep.judge.scenario import Trajectory, battery
+from gradstep.judge.formula import Formula, LazyTrajectory, replay
+from gradstep.judge.scenario import ReferenceTrajectory, Trajectory, battery, tolerance
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
 

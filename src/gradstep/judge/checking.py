@@ -9,22 +9,21 @@ from typing import Any, final
 
 from gradstep.judge.catalogue import CONVENTIONS, Variant
 from gradstep.judge.diagnosis import Explanation, Observations, accepted, as_match, describe_nearest, explain
-from gradstep.judge.formula import Formula
+from gradstep.judge.formula import Formula, replay
 from gradstep.judge.isolation import TIME_LIMIT, check_file
-from gradstep.judge.properties import (
-    PROPERTIES,
-    Context,
+from gradstep.judge.properties import FUNCTION, NUMPY, PROPERTIES, Context, Property, bad_settings
+from gradstep.judge.scenario import Parting, Scenario, Values, battery, find_parting, shared_defaults, tolerance
+from gradstep.judge.subjects.detect import describe_submission, subject_of
+from gradstep.judge.subjects.subject import (
     FailureError,
+    Kind,
+    NotOfferedError,
     Observed,
-    Property,
-    bad_settings,
+    Subject,
     fit_scenarios,
+    fresh_defaults,
     observe,
 )
-from gradstep.judge.replay import Parting, find_parting, replay, tolerance
-from gradstep.judge.scenario import Scenario, Values, battery, fresh_defaults, shared_defaults
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Subject
-from gradstep.judge.subjects.detect import describe_submission, subject_of
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
 from gradstep.rules import RULES, Rule
 from gradstep.spelling import suggest
@@ -317,8 +316,6 @@ class Trial:
             from gradstep.judge.subjects.torch_optimizer import TORCH_PROPERTIES
 
             return (*TORCH_PROPERTIES, *PROPERTIES, bad_settings)
-        from gradstep.judge.subjects.numpy_optimizer import FUNCTION, NUMPY
-
         own = {"function": FUNCTION, "update": (bad_settings,), "numpy": (*NUMPY, bad_settings)}
         return (*own[self.subject.kind], *PROPERTIES)
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
-from gradstep.judge.formula import Formula
-from gradstep.judge.properties import Observed
-from gradstep.judge.replay import LazyTrajectory, ReferenceTrajectory, coarsest, tolerance
-from gradstep.judge.scenario import Scenario
+from gradstep.judge.formula import Formula, LazyTrajectory
+from gradstep.judge.scenario import ReferenceTrajectory, Scenario, coarsest, tolerance
+from gradstep.judge.subjects.subject import Observed
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
 

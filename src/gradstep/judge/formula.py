@@ -1,22 +1,21 @@
-"""A rule's mathematics and the loop around it: the true ones, or with known mistakes in them."""
+"""A rule and the loop around it, true or with known mistakes in them; their run through a scenario, in float64."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from types import SimpleNamespace
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, cast, final
 
 import numpy as np
 
-from gradstep.judge.algebra.expression import Node
-from gradstep.judge.algebra.program import NotFoundError, Program, require_change
-from gradstep.judge.algebra.symbol import UntraceableError
+from gradstep.judge.algebra.program import Edit, NotFoundError, Program
+from gradstep.judge.algebra.recording import UntraceableError
 from gradstep.judge.algebra.trace import Key, key_of, trace, values_of
-from gradstep.judge.scenario import battery
+from gradstep.judge.scenario import Gradients, Scenario, Trajectory, Values, battery, flat
 from gradstep.rules import Rule, State
-
-Edit: TypeAlias = Callable[[Program], Program]
-"""Changes a traced rule; raises :class:`NotFoundError` if there is nothing to change."""
 
 Condition: TypeAlias = Callable[[Program], object]
 """Whether a traced rule meets a condition, by the truth of the result."""
@@ -177,6 +176,14 @@ def _apply_edits(rule: type[Rule], key: Key, edits: tuple[Edit, ...]) -> tuple[P
     return after, (*applied, not after.same(program))
 
 
+def _set_unchecked(rule: Rule, **settings: Any) -> Rule:
+    """Return a copy of the rule with these settings, even if they or a mistake's are out of bounds."""
+    changed = copy(rule)
+    for name, value in settings.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
 @final
 @dataclass(frozen=True)
 class Formula:
@@ -189,11 +196,8 @@ class Formula:
     def settings(self, values: Mapping[str, Any]) -> Rule:
         """Return the rule with the given settings, except those that this formula ignores."""
         own = {name: value for name, value in values.items() if name not in self.habits.ignores}
-        rule = self.rule(**own)
-        for flag in self.habits.always:
-            # Without the constructor's checks: a submission in which the flag is always on has none either.
-            object.__setattr__(rule, flag, True)
-        return rule
+        # A submission in which a flag is always on does not check it either.
+        return _set_unchecked(self.rule(**own), **dict.fromkeys(self.habits.always, True))
 
     def stepper(self, rule: Rule, ndim: int) -> FormulaStepper:
         """Return the stepper of a parameter with ``ndim`` dimensions."""
@@ -244,43 +248,151 @@ def _add_habits(habits: Habits, new: tuple[tuple[str, Any], ...]) -> Habits:
     return replace(habits, **{n: before[n] + v if isinstance(v, tuple) else v for n, v in new})
 
 
-# -- helpers that make edits -------------------------------------------------------------------------------------------
-
-
 def habit(edit: Edit | None = None, *, when: Condition | None = None, **fields: Any) -> RuleChange:
     """Return the change of these fields of :class:`Habits`, and of a rule's graph."""
     return RuleChange(edit, tuple(fields.items()), when)
 
 
-def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
-    """Return an edit that applies ``change`` to every node of these parts, by default of all."""
-
-    def edit(program: Program) -> Program:
-        return program.rewrite(lambda node: change(program, node), *parts)
-
-    return edit
+# Errors that Python's arithmetic raises where NumPy returns inf or NaN.
+_NOT_A_NUMBER = (ZeroDivisionError, OverflowError, TypeError, ValueError)
 
 
-def all_of(*edits: Edit) -> Edit:
-    """Return an edit that makes these edits one after the other; each must change something."""
-
-    def edit(program: Program) -> Program:
-        for each in edits:
-            program = require_change(program, each(program))
-        return program
-
-    return edit
+def replay(formula: Formula, scenario: Scenario) -> Trajectory:
+    """Return the parameters after every step; NaN from the first step that cannot be computed."""
+    return LazyTrajectory(formula, scenario).until(scenario.steps)
 
 
-def any_of(*edits: Edit) -> Edit:
-    """Return an edit that makes these edits one after the other, except those without a place in the rule."""
+@final
+class LazyTrajectory:
+    """A formula's trajectory through a scenario, computed only as far as needed: most mistakes show in the first steps.
 
-    def edit(program: Program) -> Program:
-        for each in edits:
-            try:
-                program = each(program)
-            except NotFoundError:
+    Attributes:
+        divided: for each step, whether a scalar was divided by zero, where Python raises an error and NumPy goes on.
+    """
+
+    def __init__(self, formula: Formula, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.divided = [False]
+        self._rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
+        self._rows[0] = scenario.start
+        self._run: FormulaRun | None = None
+        try:
+            self._run = FormulaRun(formula, scenario)
+        except ValueError:  # a mistake makes the settings invalid
+            self.divided = [False] * (scenario.steps + 1)
+
+    def until(self, step: int) -> Trajectory:
+        """Return the parameters before the first step and after each step up to this one."""
+        with np.errstate(all="ignore"):
+            while self._run is not None and len(self.divided) <= step:
+                number = len(self.divided)
+                self._run.divided = False
+                self._rows[number] = self._run.step(number, self.scenario.gradients[number - 1])
+                self.divided.append(self._run.divided)
+        return self._rows[: step + 1]
+
+
+@final
+class _ParameterState:
+    """The state of one parameter: slots, scalars and step count."""
+
+    def __init__(self, rule: Rule, value: Values) -> None:
+        shape = value.shape
+        self.slots: dict[str, Any] = {s.name: np.full(s.shape(shape), s.fill) for s in rule.slots(len(shape))}
+        self.scalars = dict(rule.scalars)
+        self.count = 0
+
+
+@final
+class FormulaRun:
+    """Runs a formula on the parameters of a scenario, step by step."""
+
+    def __init__(self, formula: Formula, scenario: Scenario) -> None:
+        self.formula, self.habits, self.scenario = formula, formula.habits, scenario
+        first_only = self.habits.first_group
+        settings = [scenario.settings_of(0 if first_only else i) for i in range(len(scenario.initial))]
+        if self.habits.one_rate and "lr" in scenario.settings:
+            settings = [{**own, "lr": scenario.settings["lr"]} for own in settings]
+        # Parameters with the same settings share one rule: its constructor checks them, which takes long.
+        self.rules = [formula.settings(settings[0])]
+        self.rules += [self.rules[0] if own == settings[0] else formula.settings(own) for own in settings[1:]]
+        self.joined = self._can_join(settings)
+        self.values = [np.array(scenario.start)] if self.joined else [np.array(v) for v in scenario.initial]
+        self.states = self._make_states()
+        self.steppers = self._make_steppers()
+        self.divided = False
+        self.calls = self.visits = 0
+        self.overwritten: list[Values | None] = [None] * len(self.values)
+
+    def _can_join(self, settings: list[dict[str, Any]]) -> bool:
+        """Whether every step does the same with every element, so that all parameters can be computed as one vector."""
+        formula, habits, scenario, rule = self.formula, self.habits, self.scenario, self.rules[0]
+        if formula.rule.sees != "elements" or any(own != settings[0] for own in settings):
+            return False
+        if habits.shared or habits.skips_zero or habits.writes_gradient or habits.clock == "visits":
+            return False
+        if any(g is None for gradients in scenario.gradients for g in gradients):
+            return False
+        if len({key_of(rule, v.ndim) for v in scenario.initial}) > 1:
+            return False
+        program = formula.program(rule, scenario.initial[0].ndim) if formula.edits else None
+        return program is None or program.elementwise
+
+    def _make_states(self) -> list[_ParameterState]:
+        states = [_ParameterState(rule, value) for rule, value in zip(self.rules, self.values)]
+        return [states[0]] * len(states) if self.habits.shared else states
+
+    def _make_steppers(self) -> list[FormulaStepper]:
+        make = cache(self.formula.stepper)
+        return [make(rule, value.ndim) for rule, value in zip(self.rules, self.values)]
+
+    def step(self, number: int, gradients: Gradients) -> Values:
+        """Take the step of this number (the first is 1) and return all elements as one vector."""
+        habits = self.habits
+        if number in self.scenario.rates and not habits.latched and "lr" not in habits.ignores:
+            self.rules = [_set_unchecked(rule, lr=self.scenario.rates[number]) for rule in self.rules]
+            self.steppers = self._make_steppers()
+        if number == self.scenario.reload_at and habits.forgets != "nothing":
+            for state, fresh in zip(self.states, self._make_states()):
+                if habits.forgets != "steps":
+                    state.slots, state.scalars = fresh.slots, fresh.scalars
+                if habits.forgets != "slots":
+                    state.count = 0
+            self.calls = self.visits = self.calls if habits.forgets == "slots" else 0
+        self.calls += 1
+        if self.joined:
+            gradients = (flat(cast("tuple[Values, ...]", gradients)),)
+        for i, gradient in enumerate(gradients):
+            g = gradient
+            if g is None:
+                if habits.missing == "ends":
+                    break
+                if habits.missing == "left":
+                    continue
+                g = np.zeros_like(self.values[i])
+            if habits.skips_zero and not g.any():
                 continue
-        return program
+            try:
+                self._update(i, np.array(g))
+            except _NOT_A_NUMBER:
+                self.values[i] = np.full_like(self.values[i], np.nan)
+        return flat(self.values)
 
-    return edit
+    def _update(self, i: int, g: Values) -> None:
+        habits, rule, state, p = self.habits, self.rules[i], self.states[i], self.values[i]
+        if self.scenario.keeps_gradients and self.overwritten[i] is not None:
+            g = self.overwritten[i]  # type: ignore[assignment]
+        self.visits += 1
+        state.count += 1
+        number = {"own": state.count, "calls": self.calls, "visits": self.visits}[habits.clock] + habits.offset
+        if habits.writes_gradient:
+            self.overwritten[i] = self.formula.gradient(rule, p, g, number)
+        if not p.size:
+            return
+        signed = -g if rule.maximize else g
+        result = self.steppers[i].step(number, state.count, p, signed, state.slots, state.scalars)
+        if np.shape(result.value) != p.shape:
+            raise ValueError("a state of another shape")
+        self.divided = self.divided or result.divided
+        state.slots, state.scalars = result.slots, result.scalars
+        self.values[i] = np.asarray(result.value)

@@ -1,143 +1,43 @@
-"""Run a submission through scenarios, and test properties that one of any form must have beside the mathematics."""
+"""Properties that a submission must have beside the mathematics: one of any form, a NumPy optimizer, a function."""
 
 import math
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.formula import Formula
-from gradstep.judge.replay import FormulaRun, ReferenceTrajectory, coarsest, tolerance
-from gradstep.judge.scenario import LR, Scenario, Trajectory, battery, flat, shared_defaults
-from gradstep.judge.subjects.base import NotOfferedError, Subject, SubmissionError
-from gradstep.judge.verdict import Outcome, Probe, printable
+from gradstep.judge.formula import Formula, FormulaRun
+from gradstep.judge.scenario import (
+    LR,
+    ReferenceTrajectory,
+    Scenario,
+    Trajectory,
+    battery,
+    coarsest,
+    shared_defaults,
+    tolerance,
+)
+from gradstep.judge.subjects.detect import Gradient, NumpySubject, get_buffers
+from gradstep.judge.subjects.functions import FunctionSubject
+from gradstep.judge.subjects.subject import (
+    FailureError,
+    NotOfferedError,
+    Subject,
+    SubmissionError,
+    array_for,
+    describe_error,
+    fit_scenarios,
+    observe,
+)
+from gradstep.judge.verdict import Outcome, Probe
 from gradstep.rules import Rule
 
-_NOT_A_NUMBER = (ZeroDivisionError, OverflowError, FloatingPointError)
-# Errors with which a constructor refuses a setting that it does not offer. In learners' code that is as often an
-# unfinished branch or an assertion as a ValueError; none of them is a wrong step, so none counts as a mistake.
-_REFUSALS = (TypeError, ValueError, NotImplementedError, AssertionError)
-_HERE = Path(__file__).parent
-
-
-@final
-class FailureError(SubmissionError):
-    """The submission raised an error: the text has it in one line, with the submission's line that raised it.
-
-    Attributes:
-        step: the number of the step that raised it; 0 for the constructor.
-    """
-
-    def __init__(self, what: str, step: int) -> None:
-        super().__init__(what)
-        self.step = step
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """The trajectory of a submission."""
-
-    trajectory: Trajectory  # its parameters after each step; NaN after an arithmetic error
-    raised_at: int = 0  # the step that raised that error, or 0
-    error: str = ""  # that error
-
-
-def observe(subject: Subject, scenario: Scenario, dtype: str = "float64") -> Observed:
-    """Run the submission through one scenario, with parameters of this dtype.
-
-    Raises:
-        NotOfferedError: the submission lacks the setting or ability that the scenario tests.
-        FailureError: the submission raised an error, of whatever kind.
-    """
-    rows = np.full((scenario.steps + 1, scenario.start.size), np.nan)
-    rows[0] = scenario.start
-    step = 0
-    try:
-        # NaN and infinity are judged by the trajectory, not by warnings.
-        with np.errstate(all="ignore"):
-            session = subject.start(scenario, dtype)
-            rows[0] = flat(session.values())
-            for step, gradients in enumerate(scenario.gradients, 1):
-                if step in scenario.rates:
-                    session.set_rate(scenario.rates[step])
-                if step == scenario.reload_at:
-                    session.reload()
-                session.step(None if scenario.keeps_gradients and step > 1 else gradients)
-                after = flat(session.values())
-                if after.size != rows.shape[1]:
-                    raise FailureError(f"step {step} changed the parameters' shapes", step)
-                rows[step] = after
-    except (NotOfferedError, FailureError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a submission may raise SystemExit
-        what = describe_error(error)
-        if step and isinstance(error, _NOT_A_NUMBER):
-            return Observed(rows, step, what)
-        if step == 0 and scenario.needs and isinstance(error, _REFUSALS):
-            raise NotOfferedError(f"it refuses: {what}") from error
-        raise FailureError(what, step) from error
-    return Observed(rows)
-
-
-def describe_error(error: BaseException) -> str:
-    """Return the error in one line, with the last line of code that is neither gradstep's nor a library's."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if isinstance(error, SubmissionError):
-        return printable(text)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_submission(f.filename)]
-    where = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-    return printable(f"{type(error).__name__}{': ' + text if text else ''}{where}")
-
-
-def _is_submission(filename: str) -> bool:
-    path = Path(filename)
-    return path.suffix == ".py" and _HERE not in path.parents and "site-packages" not in path.parts
-
-
-def fit_scenarios(
-    scenarios: tuple[Scenario, ...], subject: Subject, rule: type[Rule], fixed: Mapping[str, Any]
-) -> Iterator[tuple[Scenario, str]]:
-    """Yield each scenario with the settings that the submission takes, and the reason to skip it, or "".
-
-    Every setting is given explicitly, so that a submission's own defaults show only in the scenario that tests them.
-    """
-    defaults = shared_defaults(rule)
-    offered = subject.arguments.offered
-    for scenario in scenarios:
-        missing = scenario.needs - offered
-        reason = f"it takes no {' and no '.join(sorted(missing))}" if missing else _lacks(scenario, subject, fixed)
-        if reason:
-            yield scenario, reason
-            continue
-        settings = dict(scenario.settings) if scenario.defaults else {**defaults, **scenario.settings}
-        settings = {name: value for name, value in settings.items() if name in offered}
-        settings |= {name: value for name, value in fixed.items() if name in defaults}
-        groups = tuple({n: v for n, v in own.items() if n in offered and n not in fixed} for own in scenario.groups)
-        try:
-            rule(**settings)
-        except ValueError as refused:
-            yield scenario, f"not with these settings: {refused}"
-            continue
-        yield replace(scenario, settings=settings, groups=groups), ""
-
-
-def _lacks(scenario: Scenario, subject: Subject, fixed: Mapping[str, Any]) -> str:
-    """Return the ability that the scenario needs and the submission lacks, as a reason to skip it, or ""."""
-    if scenario.rates and ("rates" not in subject.abilities or "lr" in fixed):
-        return "its learning rate is fixed"
-    if scenario.groups and "groups" not in subject.abilities:
-        return "it has no parameter groups"
-    if scenario.reload_at and "reload" not in subject.abilities:
-        return "it has no state_dict"
-    return ""
-
-
 Examine: TypeAlias = Callable[[Any], str]
+
 STEPS_TO_CONVERGE = 150
+
 DTYPE_SCENARIOS = ("first step", "averages", "weight decay", "tiny gradients", "fifty steps")
 
 
@@ -353,3 +253,126 @@ def _empty(context: Context) -> str:
 
 
 PROPERTIES = (_determinism, _order, _split, _float32, _convergence, _empty)
+
+
+def _make_optimizer(context: Context, dtype: str) -> tuple[Any, list[Any]]:
+    """Return an optimizer over two parameters of shape (2, 3), and the parameters."""
+    assert isinstance(context.subject, NumpySubject), "these are its properties"
+    values = np.linspace(-1, 1.5, 6, dtype=dtype).reshape(2, 3)
+    params = [context.subject.parameter(values.copy()) for _ in range(2)]
+    return context.make(params), params
+
+
+@as_property("gradient untouched", "p.grad belongs to the caller", "`grad += ...`, `grad *= ...`")
+def _gradient(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float64")
+    for _ in range(2):
+        grads = [np.linspace(-2, 3, 6).reshape(2, 3).view(Gradient) for _ in params]
+        copies = [g.copy() for g in grads]
+        for p, g in zip(params, grads):
+            p.grad = g
+        optimizer.step()
+        if not all(np.array_equal(g, c) for g, c in zip(grads, copies)):
+            return "the numbers in p.grad change during the step"
+    return ""
+
+
+@as_property(
+    "float32 kept", "a float32 parameter stays float32", "Python floats keep an array's type; `np.float64` does not"
+)
+def _dtype(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float32")
+    for p in params:
+        p.grad = np.ones((2, 3), dtype=np.float32).view(Gradient)
+    optimizer.step()
+    kind = np.asarray(params[0].data).dtype
+    return "" if kind == np.float32 else f"a float32 parameter becomes {kind}"
+
+
+@as_property("no gradients at all", "a step before any backward", "`if p.grad is None: continue`")
+def _no_gradients(context: Context) -> str:
+    optimizer, params = _make_optimizer(context, "float64")
+    before = [np.array(p.data) for p in params]
+    optimizer.step()
+    return "" if all(np.array_equal(p.data, b) for p, b in zip(params, before)) else "parameters without gradient move"
+
+
+def _take_two_steps(context: Context) -> tuple[Any, list[Any]]:
+    """Return an optimizer after two steps, and its parameters."""
+    optimizer, params = _make_optimizer(context, "float64")
+    for scale in (1.0, -0.5):
+        for p in params:
+            p.grad = (scale * np.linspace(-2, 3, 6).reshape(2, 3)).view(Gradient)
+        optimizer.step()
+    return optimizer, params
+
+
+@as_property("state copied", "get_momentum_state gives copies", "`[b.copy() for b in self.buffers]`")
+def _state_copied(context: Context) -> str:
+    ends = []
+    for spoil in (False, True):
+        optimizer, params = _take_two_steps(context)
+        state = get_buffers(optimizer)
+        if spoil:
+            _overwrite(state)
+        for p in params:
+            p.grad = np.ones((2, 3)).view(Gradient)
+        optimizer.step()
+        ends.append([np.array(p.data) for p in params])
+    same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*ends))
+    return "" if same else "what get_momentum_state returns is the optimizer's own state, not a copy of it"
+
+
+def _overwrite(state: Any) -> None:
+    for item in state or ():
+        for array in item if isinstance(item, (tuple, list)) else (item,):
+            if isinstance(array, np.ndarray):
+                array[...] = 99.0
+
+
+@as_property(
+    "state refused",
+    "a state of other parameters is refused",
+    "`if len(state) != len(self.params): raise ValueError` before anything is stored",
+    essential=False,
+)
+def _state_refused(context: Context) -> str:
+    optimizer, _ = _take_two_steps(context)
+    state = deepcopy(get_buffers(optimizer))
+    if not state:
+        raise NotOfferedError("it keeps no buffers")
+    try:
+        optimizer.set_momentum_state(state[:1])
+    except Exception:
+        return ""
+    return "set_momentum_state takes the state of one parameter for two"
+
+
+@as_property(
+    "step count", "step_count counts the steps", "`self.step_count += 1` once, at the end of step()", essential=False
+)
+def _step_count(context: Context) -> str:
+    optimizer, _ = _take_two_steps(context)
+    if "step_count" not in dir(optimizer):
+        raise NotOfferedError("it has no step_count")
+    return "" if optimizer.step_count == 2 else f"step_count is {optimizer.step_count} after two steps"
+
+
+@as_property("pure", "the inputs are left alone", "`p -= ...`, `g *= ...`: take `p = p - ...`")
+def _pure(context: Context) -> str:
+    subject = context.subject
+    if not isinstance(subject, FunctionSubject) or subject.takes_config:
+        raise NotOfferedError("it is no function")
+    p, g = np.linspace(-1, 1.5, 6), np.linspace(-2, 3, 6)
+    arrays = tuple(array_for(x, "float64", tensors=subject.tensors) for x in (p, g))
+    context.make(*arrays, {}, 1)
+    if not np.array_equal(np.asarray(arrays[1]), g):
+        return "the gradient changes during the step"
+    return "" if np.array_equal(np.asarray(arrays[0]), p) else "the parameter given is changed beside the one returned"
+
+
+NUMPY = (_gradient, _dtype, _no_gradients, _state_copied, _state_refused, _step_count)
+"""For NumPy optimizers only."""
+
+FUNCTION = (_pure,)
+"""For functions only."""

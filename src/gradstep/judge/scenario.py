@@ -1,8 +1,8 @@
-"""Scenarios: short training runs with fixed numbers, for a submission and for the reference; those of a rule."""
+"""Scenarios: short training runs with fixed numbers; those of a rule; and how far apart two runs through them are."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, TypeAlias, final
@@ -14,6 +14,7 @@ from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
 
 Values: TypeAlias = NDArray[np.float64]
+
 Gradients: TypeAlias = tuple["Values | None", ...]
 
 Trajectory: TypeAlias = NDArray[np.float64]
@@ -75,7 +76,9 @@ def shared_defaults(rule: type[Rule]) -> dict[str, Any]:
 
 
 LR = 0.05
+
 DECAY = 0.3
+
 SHAPE = (2, 3)
 
 QUICK = {"betas": (0.6, 0.8), "alpha": 0.7, "rho": 0.7, "beta2_decay": -0.5}
@@ -111,15 +114,14 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
     wide = [10.0 ** rng.uniform(-4, 4, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(10)]
     tiny = [10.0 ** rng.uniform(-12, -6, SHAPE) * rng.choice([-1, 1], SHAPE) for _ in range(16)]
     some = make.gradient
-    none: Values | None = None
     zeros = np.zeros(SHAPE)
     full = make.settings_away("momentum") | {"weight_decay": DECAY}
     spots = np.where(np.arange(6).reshape(SHAPE) % 2, 0.0, 1.0)
     skips: list[Gradients] = [
-        (some(), none, some()),
-        (none, some(), some()),
-        (some(), some(), none),
-        (none, none, some()),
+        (some(), None, some()),
+        (None, some(), some()),
+        (some(), some(), None),
+        (None, None, some()),
         (some(), some(), some()),
     ]
     scenarios = [
@@ -226,7 +228,8 @@ class _ScenarioMaker:
         if isinstance(self.defaults.get("eps"), tuple) and "eps" in settings:
             settings = {**settings, "eps": (0.3, 0.5)}
         values = rate if defaults else base | rate | {"weight_decay": 0.0} | dict(settings)
-        initial = tuple(self.rng.normal(size=g.shape) for g in _first_gradients(gradients))
+        firsts = (next(g for g in column if g is not None) for column in zip(*gradients))
+        initial = tuple(self.rng.normal(size=g.shape) for g in firsts)
         return Scenario(
             name,
             shows,
@@ -261,42 +264,136 @@ class _ScenarioMaker:
         return [(self.gradient(), self.gradient()) for _ in range(steps)]
 
     def gradients_of_odd_shapes(self, steps: int) -> list[Gradients]:
-        shapes: tuple[tuple[int, ...], ...] = ((), (4,), (3, 2), (2, 1, 3))
-        if self.rule.sees == "matrix":
-            shapes = ((1, 4), (4, 1), (3, 2), (2, 5))
+        shapes = ((1, 4), (4, 1), (3, 2), (2, 5)) if self.rule.sees == "matrix" else ((), (4,), (3, 2), (2, 1, 3))
         return [tuple(np.asarray(self.rng.normal(size=shape)) for shape in shapes) for _ in range(steps)]
 
 
-def _first_gradients(gradients: Sequence[Gradients]) -> list[Values]:
-    """Return the first gradient of each parameter, which has its shape."""
-    return [next(g for g in column if g is not None) for column in zip(*gradients)]
+ROUNDING_BOUNDS = {"float64": 2.0**15, "float32": 2.0, "bfloat16": 4.0}
+"""Units in the last place by which a step may be off.
+
+Correct optimizers stay below one unit, unless their formula magnifies rounding: a corrected average kept as the state
+loses 1 / (1 − β₂) units, a thousand. In float64 that is far below any mistake; float32 has no such room. Newton–Schulz
+iterations in bfloat16 were up to 2.5 units off, where the two addends of a product are rounded each.
+"""
 
 
-@contextmanager
-def fresh_defaults() -> Iterator[None]:
-    """Make torch's new tensors float32 and on the CPU inside, whatever defaults have been set; does not load torch.
+def tolerance(dtype: str, steps: int) -> float:
+    """Return the largest relative distance that rounding explains after a number of steps.
 
-    >>> import torch
-    >>> torch.set_default_dtype(torch.float64)
-    >>> with fresh_defaults():
-    ...     torch.zeros(1).dtype
-    torch.float32
-    >>> torch.zeros(1).dtype
-    torch.float64
-    >>> torch.set_default_dtype(torch.float32)
+    Roundings of different steps go up as often as down, so they add up like a random walk.
+
+    Args:
+        dtype: the type that the submission computes in, a key of :data:`ROUNDING_BOUNDS`.
+        steps: the number of steps, ≥ 0.
+
+    >>> tolerance("float64", 1) < 1e-10, tolerance("float32", 1) < 1e-6
+    (True, True)
     """
-    if "torch" not in sys.modules:
-        yield
-        return
-    import torch
+    eps = 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+    return ROUNDING_BOUNDS[dtype] * eps * float(np.sqrt(1 + steps))
 
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        if torch.get_default_device().type == "cpu":
-            yield
-        else:
-            with torch.device("cpu"):
-                yield
-    finally:
-        torch.set_default_dtype(dtype)
+
+def coarsest(rule: type[Rule]) -> str:
+    """Return the coarsest type that a submission may compute in: products of matrices are usually in bfloat16."""
+    return "bfloat16" if rule.sees == "matrix" else "float32"
+
+
+@final
+class ReferenceTrajectory:
+    """A trajectory from which the distances of others are measured.
+
+    An element's distance is relative to its largest magnitude plus the length of its path so far, as its rounding is.
+
+    Args:
+        trajectory: the parameters at every step, one row for each.
+    """
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        numbers = np.nan_to_num(trajectory, nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(all="ignore"):
+            path = np.abs(np.diff(numbers, axis=0, prepend=numbers[:1])).cumsum(axis=0)
+            self._measure = np.maximum(np.maximum.accumulate(np.abs(numbers), axis=0) + path, np.finfo(np.float64).tiny)
+        self._finite = np.isfinite(trajectory)
+        self.trajectory = trajectory
+
+    def distances(self, other: Trajectory) -> Values:
+        """Return the relative distance of another trajectory at every step and element; it may end earlier.
+
+        The distance is 0 where neither is finite, and infinite where only one is.
+        """
+        end = len(other)
+        with np.errstate(all="ignore"):
+            apart = np.abs(other - self.trajectory[:end]) / self._measure[:end]
+        finite = np.isfinite(other)
+        same = finite == self._finite[:end]
+        return np.where(finite & same, apart, np.where(same, 0.0, np.inf))
+
+    def distance(self, other: Trajectory) -> float:
+        """Return the largest of the distances."""
+        return float(self.distances(other).max(initial=0.0))
+
+
+@final
+@dataclass(frozen=True)
+class Parting:
+    """The place where two trajectories begin to differ.
+
+    Attributes:
+        scenario: name of the scenario.
+        step: number of the first step after which they differ, from 1.
+        parameter: index of the parameter, from 0.
+        element: index of the element in the parameter.
+        before: the element's value before that step, in the true trajectory.
+        expected: its value after that step, in the true trajectory.
+        got: its value after that step, in the submission.
+    """
+
+    scenario: str
+    step: int
+    parameter: int
+    element: tuple[int, ...]
+    before: float
+    expected: float
+    got: float
+
+    def __str__(self) -> str:
+        index = ", ".join(map(str, self.element))
+        return (
+            f"{self.compare_lengths()}; step {self.step}, parameter {self.parameter}, element [{index}]: "
+            f"from {self.before:.10g} to {self.expected:.10g} expected, got {self.got:.10g}"
+        )
+
+    def compare_lengths(self) -> str:
+        """Return in plain words how the element's move differs from the right one.
+
+        >>> Parting("first step", 1, 0, (0,), before=1.0, expected=0.9, got=1.1).compare_lengths()
+        'the step goes the wrong way'
+        >>> Parting("first step", 1, 0, (0,), before=1.0, expected=0.9, got=0.99).compare_lengths()
+        'the step is 0.1 times as long as it should be'
+        """
+        moved, right = self.got - self.before, self.expected - self.before
+        if not np.isfinite(moved):
+            return "the new weight is not finite"
+        if moved == 0:
+            return "the weight does not move"
+        if right == 0:
+            return "the weight moves and should not"
+        ratio = moved / right
+        if ratio < 0:
+            return "the step goes the wrong way"
+        if abs(ratio - 1) < 0.01:
+            return f"the step is nearly right: its length is off by {abs(ratio - 1):.1g} of itself"
+        return f"the step is {ratio:.3g} times as long as it should be"
+
+
+def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
+    """Return the first step at which they differ by more than rounding, with the element that differs most there."""
+    apart = ReferenceTrajectory(expected).distances(got)
+    wrong = apart > tolerance(dtype, scenario.steps)
+    if not wrong.any():
+        return None
+    step = int(np.argmax(wrong.any(axis=1)))
+    column = int(np.argmax(apart[step]))
+    parameter, element = scenario.locate(column)
+    before, after, own = (float(x[column]) for x in (expected[max(step - 1, 0)], expected[step], got[step]))
+    return Parting(scenario.name, step, parameter, element, before, after, own)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, final
 
-from gradstep.judge.replay import Parting
+from gradstep.judge.scenario import Parting
 
 
 class Status(str, Enum):

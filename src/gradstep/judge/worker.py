@@ -18,7 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any, final
 
 from gradstep.judge.checking import check, find_rule
-from gradstep.judge.properties import describe_error
+from gradstep.judge.subjects.subject import describe_error
 from gradstep.judge.verdict import Status, Verdict
 from gradstep.rules import Rule
 

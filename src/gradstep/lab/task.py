@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gradstep.judge.scenario import fresh_defaults
+from gradstep.judge.subjects.subject import fresh_defaults
 from gradstep.report.words import read_tables
 
 NO_RATE = "–"

@@ -118,8 +118,7 @@ class Optimizer(torch.optim.Optimizer):
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
         if rule.sees == "matrix":
             params, self.grouping = group_whole_model(params, own["model"], rule)
-        params = mark_embeddings(params, own["model"])
-        super().__init__(params, keep_settings(self.rule(), {}, settings))
+        super().__init__(mark_embeddings(params, own["model"]), keep_settings(self.rule(), {}, settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:
@@ -146,7 +145,9 @@ class Optimizer(torch.optim.Optimizer):
         """Return the rule, which is the mathematics of this optimizer."""
         return cls._rule
 
-    # -- state --------------------------------------------------------------------------------------------------
+    def rule_of(self, group: Mapping[str, Any]) -> type[Rule]:
+        """Return the rule of a ``group`` of ``param_groups``: the one named under ``"rule"``, else :meth:`rule`."""
+        return self._rules.of(group)
 
     @property
     def state(self) -> defaultdict[Tensor, dict[str, Any]]:  # a plain attribute in torch
@@ -166,8 +167,6 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"an optimizer's state must be a dictionary, by parameter, but is a {type(value).__name__}")
         self.__dict__["state"] = value
         self._table, self._state_seen = None, True
-
-    # -- settings -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add ``param_group``: parameters with settings of their own, and perhaps a ``"rule"``; it is checked.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 from gradstep.judge.algebra.expression import ONE, STEP, ZERO, Node, NodeEdit, P, add, mul
-from gradstep.judge.algebra.tape import WHOLE, Tape
+from gradstep.judge.algebra.recording import WHOLE, Tape
 
 
 class NotFoundError(LookupError):
@@ -347,3 +347,41 @@ def divide_terms(node: Node, factor: Node) -> Node:
         divided = divide_terms(require(inner, "such factor in a term"), factor)
         quotients.append(mul(divided, *(f for f in own if f is not inner)))
     return add(*quotients)
+
+
+Edit: TypeAlias = Callable[[Program], Program]
+"""Changes a traced rule; raises :class:`NotFoundError` if there is nothing to change."""
+
+
+def edit_nodes(change: Callable[[Program, Node], Node], *parts: str) -> Edit:
+    """Return an edit that applies ``change`` to every node of these parts, by default of all."""
+
+    def edit(program: Program) -> Program:
+        return program.rewrite(lambda node: change(program, node), *parts)
+
+    return edit
+
+
+def all_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other; each must change something."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            program = require_change(program, each(program))
+        return program
+
+    return edit
+
+
+def any_of(*edits: Edit) -> Edit:
+    """Return an edit that makes these edits one after the other, except those without a place in the rule."""
+
+    def edit(program: Program) -> Program:
+        for each in edits:
+            try:
+                program = each(program)
+            except NotFoundError:
+                continue
+        return program
+
+    return edit

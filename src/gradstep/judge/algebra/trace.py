@@ -5,15 +5,16 @@ values. Where a rule branches on a number (``if step == 1``), both branches are 
 not needed, so a rule made by ``exec`` or in a notebook is traced like any other.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache, partial
-from types import SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any, TypeAlias, final
 
 from gradstep.judge.algebra.expression import GRADIENT, KEEP, MOVE, STEP, ZERO, G, Node, P, add, call, mul, number
 from gradstep.judge.algebra.program import Program
-from gradstep.judge.algebra.symbol import Fork, Rebuilder, Symbol, UntraceableError, as_node, branching
+from gradstep.judge.algebra.recording import Fork, Symbol, UntraceableError, as_node, branching
 from gradstep.rules import Rule, Slot
 
 _MOST_PATHS = 32
@@ -266,3 +267,78 @@ def _with_name(node: Node, whole: Node, leaf: Node) -> Node:
         if all(powers.get(base, 0.0) >= exponent for base, exponent in map(Node.split_power, whole.args)):
             return leaf * node / whole
     return node
+
+
+_MATH: Mapping[Any, Callable[..., Symbol]] = {
+    math.sqrt: lambda x: x.sqrt(),
+    math.pow: lambda x, y: x**y if isinstance(x, Symbol) else y.__rpow__(x),
+    math.fabs: abs,
+    math.exp: lambda x: x.exp(),
+    math.log: lambda x: x.log(),
+}
+
+
+def _on_symbols(function: Any) -> Any:
+    """Return a function of the module ``math`` that also accepts symbols."""
+
+    def call_recorded(*args: Any) -> Any:
+        if any(isinstance(a, Symbol) for a in args):
+            if function not in _MATH:
+                raise UntraceableError(f"a rule calls math.{function.__name__}")
+            return _MATH[function](*args)
+        return function(*args)
+
+    return call_recorded
+
+
+_SYMBOLIC_MATH = SimpleNamespace(
+    **{name: _on_symbols(f) if callable(f) else f for name, f in vars(math).items() if not name.startswith("__")}
+)
+
+
+@final
+class Rebuilder:
+    """Rebuilds functions from their code, with a ``math`` that accepts symbols among their globals."""
+
+    def __init__(self) -> None:
+        self.rebuilt: dict[FunctionType, FunctionType] = {}
+
+    def function(self, original: FunctionType) -> FunctionType:
+        if original not in self.rebuilt:
+            scope: dict[str, Any] = {}
+            new = FunctionType(original.__code__, scope, original.__name__, original.__defaults__, original.__closure__)
+            new.__kwdefaults__ = original.__kwdefaults__
+            self.rebuilt[original] = new
+            names = set(original.__code__.co_names)
+            used = {n: v for n, v in original.__globals__.items() if n in names or n == "__builtins__"}
+            scope |= {name: self.value(value) for name, value in used.items()} | {"__name__": original.__module__}
+        return self.rebuilt[original]
+
+    def value(self, value: Any) -> Any:
+        if value is math:
+            return _SYMBOLIC_MATH
+        if isinstance(value, BuiltinFunctionType) and value.__module__ == "math":
+            return _on_symbols(value)
+        ours = isinstance(value, FunctionType) and (value.__module__ or "").partition(".")[0] == "gradstep"
+        return self.function(value) if isinstance(value, FunctionType) and not ours else value
+
+    def rule(self, rule: type[Rule]) -> type[Rule]:
+        """Return a subclass with rebuilt functions; its instances may hold symbols."""
+        members: dict[str, Any] = {}
+        for base in reversed(rule.__mro__):
+            if base is object:
+                continue
+            for name, value in vars(base).items():
+                if name.startswith("__"):
+                    continue
+                if isinstance(value, FunctionType):
+                    members[name] = self.function(value)
+                elif isinstance(value, staticmethod) and isinstance(value.__func__, FunctionType):
+                    members[name] = staticmethod(self.function(value.__func__))
+                elif isinstance(value, classmethod) and isinstance(value.__func__, FunctionType):
+                    members[name] = classmethod(self.function(value.__func__))
+                elif isinstance(value, property) and isinstance(value.fget, FunctionType):
+                    members[name] = property(self.function(value.fget))
+                else:
+                    members.pop(name, None)  # a plain attribute overrides the function of a base class
+        return type(rule.__name__, (rule,), members)

@@ -10,11 +10,10 @@ from typing import Any, final
 
 import numpy as np
 
-from gradstep.judge.algebra.program import NAMES, NotFoundError
+from gradstep.judge.algebra.program import NAMES, Edit, NotFoundError
 from gradstep.judge.algebra.trace import key_of
 from gradstep.judge.catalogue import particular, state, terms
-from gradstep.judge.formula import Edit, Formula, Habits, Mistake, RuleChange, apply_changes, examples, habit
-from gradstep.judge.replay import replay
+from gradstep.judge.formula import Formula, Habits, Mistake, RuleChange, apply_changes, examples, habit, replay
 from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
 from gradstep.report.words import read_tables
 from gradstep.rules import Rule

@@ -4,8 +4,17 @@ from collections.abc import Callable
 from functools import partial
 
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, P, add, call, mul, number
-from gradstep.judge.algebra.program import Average, NotFoundError, Program, only, replace_corrections, require
-from gradstep.judge.formula import Edit, RuleChange, edit_nodes
+from gradstep.judge.algebra.program import (
+    Average,
+    Edit,
+    NotFoundError,
+    Program,
+    edit_nodes,
+    only,
+    replace_corrections,
+    require,
+)
+from gradstep.judge.formula import RuleChange
 
 
 def _find_maximum(program: Program) -> tuple[str, str]:

@@ -10,15 +10,17 @@ from typing import NamedTuple, TypeAlias
 from gradstep.judge.algebra.expression import COUNT, GRADIENT, ONE, STEP, ZERO, G, Node, P, call, mul, number
 from gradstep.judge.algebra.program import (
     Average,
+    Edit,
     Program,
     coupled_decay,
     divide_terms,
+    edit_nodes,
     only,
     require,
     sums_with_eps,
 )
 from gradstep.judge.catalogue.terms import debias_averages, uses_step
-from gradstep.judge.formula import Edit, RuleChange, edit_nodes, habit
+from gradstep.judge.formula import RuleChange, habit
 
 # -- state, and the loop around a rule ---------------------------------------------------------------------------------
 

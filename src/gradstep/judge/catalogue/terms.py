@@ -8,9 +8,12 @@ from gradstep.judge.algebra.program import (
     Average,
     Correction,
     Denominator,
+    Edit,
     NotFoundError,
     Program,
     Replacement,
+    all_of,
+    any_of,
     coupled_decay,
     decoupled_decay,
     divide_terms,
@@ -21,7 +24,7 @@ from gradstep.judge.algebra.program import (
     step_size,
     sums_with_eps,
 )
-from gradstep.judge.formula import Edit, RuleChange, all_of, any_of, habit
+from gradstep.judge.formula import RuleChange, habit
 
 # -- bias correction and epsilon ---------------------------------------------------------------------------------------
 

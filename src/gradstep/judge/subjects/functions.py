@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 import numpy as np
 
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.base import (
+from gradstep.judge.subjects.subject import (
     Arguments,
     Kind,
     NotOfferedError,

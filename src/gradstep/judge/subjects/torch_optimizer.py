@@ -9,9 +9,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
-from gradstep.judge.properties import Context, as_property, describe_error
+from gradstep.judge.properties import Context, as_property
 from gradstep.judge.scenario import Gradients, Scenario, Values
-from gradstep.judge.subjects.base import Kind, NotOfferedError, Session, Subject, SubmissionError
+from gradstep.judge.subjects.subject import Kind, NotOfferedError, Session, Subject, SubmissionError, describe_error
 
 
 @final

@@ -61,7 +61,7 @@ def find_promise(
 ) -> tuple[str, tuple[Candidate, ...]]:
     """The name of the rule that an optimizer's class stands for, for this parameter; and what counts as that rule."""
     if isinstance(optimizer, Optimizer):
-        rule = optimizer._rules.of(group)
+        rule = optimizer.rule_of(group)
         return rule.__name__, conventions_of("Muon") if rule is RULES["Muon"] else _rule_conventions(rule)
     plain = _AFFIXES.sub("", type(optimizer).__name__).lower()
     if plain == "muon" and _is_for_muon(optimizer, group, p):

@@ -10,7 +10,7 @@ import torch
 
 from gradstep.judge.formula import Formula
 from gradstep.judge.scenario import Values
-from gradstep.judge.subjects.base import ALIASES
+from gradstep.judge.subjects.subject import ALIASES
 from gradstep.judge.updates.history import EIGHT_BIT, History, NumberFormat, ObservedStep
 from gradstep.rules import RULES, Rule, settings_of
 

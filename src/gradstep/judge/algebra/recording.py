@@ -1,17 +1,162 @@
-"""The operations of a traced rule in order: compute its steps in float64."""
+"""Between rules and expressions: symbols record what a rule computes, and tapes compute what expressions say."""
 
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from gradstep.judge.algebra.expression import Node
+from gradstep.judge.algebra.expression import ZERO, Node, call, number
 from gradstep.rules.newton_schulz import newton_schulz
 from gradstep.rules.ops import columns, rows
+
+_CONDITIONS = ("lt", "le", "eq", "ne")
+
+
+class UntraceableError(TypeError):
+    """A rule does something that no symbol can do, such as a loop over a tensor's elements."""
+
+
+@final
+class Fork(Exception):
+    """A rule branches on a condition that has no answer yet."""
+
+    def __init__(self, condition: Node) -> None:
+        self.condition = condition
+
+
+branching = threading.local()
+"""Its ``answers`` are the values of the conditions on which the running function branches."""
+
+
+def _record(make: Callable[[Node, Node], Node]) -> Callable[[Symbol, Any], Symbol]:
+    """Return the method of a symbol that builds an expression of it and of another value."""
+
+    def method(self: Symbol, other: Any) -> Symbol:
+        return Symbol(make(self.node, as_node(other)))
+
+    return method
+
+
+@final
+class Symbol:
+    """A number or an array without a value: arithmetic with it builds an expression."""
+
+    __array_ufunc__ = None
+    __hash__ = None  # type: ignore[assignment]  # == is a comparison to be recorded
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    __add__ = __radd__ = _record(operator.add)
+    __sub__ = _record(operator.sub)
+    __rsub__ = _record(lambda a, b: b - a)
+    __mul__ = __rmul__ = _record(operator.mul)
+    __truediv__ = _record(operator.truediv)
+    __rtruediv__ = _record(lambda a, b: b / a)
+    __pow__ = _record(operator.pow)
+    __rpow__ = _record(lambda a, b: b**a)
+    __lt__ = _record(partial(call, "lt"))
+    __gt__ = _record(lambda a, b: call("lt", b, a))
+    __le__ = _record(partial(call, "le"))
+    __ge__ = _record(lambda a, b: call("le", b, a))
+    __eq__ = _record(partial(call, "eq"))  # type: ignore[assignment]
+    __ne__ = _record(partial(call, "ne"))  # type: ignore[assignment]
+
+    def __neg__(self) -> Symbol:
+        return Symbol(-self.node)
+
+    def __pos__(self) -> Symbol:
+        return self
+
+    def __abs__(self) -> Symbol:
+        return Symbol(call("abs", self.node))
+
+    def __bool__(self) -> bool:
+        if not self.node.scalar:
+            raise UntraceableError("a rule's update cannot branch on the values of its elements")
+        if self.node.op == "number":
+            return bool(self.node.args[0])
+        condition = self.node if self.node.op in _CONDITIONS else call("ne", self.node, ZERO)
+        answers: dict[Node, bool] = branching.answers
+        if condition not in answers:
+            raise Fork(condition)
+        return answers[condition]
+
+    # Methods that gradstep.rules.ops calls on values that are not NumPy arrays.
+
+    def sqrt(self) -> Symbol:
+        return Symbol(self.node**0.5)
+
+    def sign(self) -> Symbol:
+        return Symbol(call("sign", self.node))
+
+    maximum = _record(partial(call, "maximum"))
+
+    def clamp(self, *, min: Any) -> Symbol:
+        return self.maximum(min)
+
+    def where(self, condition: Any, other: Any) -> Symbol:
+        if condition.node.op == "eq" and condition.node.args[0] is condition.node.args[1]:
+            return self  # the guard of ops.sign for NaN
+        return Symbol(call("where", condition.node, self.node, as_node(other)))
+
+    def mean(self, axis: int | None = None, keepdim: bool = False) -> Symbol:
+        del keepdim  # rules/ops.py keeps it wherever it names an axis
+        return Symbol(call("mean", self.node) if axis is None else call("mean", self.node, number(axis)))
+
+    def whole_mean(self) -> Symbol:
+        return self.mean()
+
+    def elements(self) -> Symbol:
+        return Symbol(call("size", self.node))
+
+    def lerp(self, end: Any, weight: Any) -> Symbol:
+        return Symbol(self.node + as_node(weight) * (as_node(end) - self.node))
+
+    def as_matrices(self, blocks: Any) -> Symbol:
+        """Return the symbol: parameters in scenarios are matrices."""
+        if not (as_node(blocks).op == "number" and as_node(blocks).args[0] == 1):
+            raise UntraceableError("a rule takes a parameter as several matrices")
+        return self
+
+    def reshape_as(self, like: Any) -> Symbol:
+        del like
+        return self
+
+    def rows(self) -> Symbol:
+        return Symbol(call("rows", self.node))
+
+    def columns(self) -> Symbol:
+        return Symbol(call("columns", self.node))
+
+    def newton_schulz(self, coefficients: Any, steps: Any, eps: Any) -> Symbol:
+        return Symbol(call("newton_schulz", self.node, *(as_node(x) for x in (*coefficients, steps, eps))))
+
+    def exp(self) -> Symbol:
+        return Symbol(call("exp", self.node))
+
+    def log(self) -> Symbol:
+        return Symbol(call("log", self.node))
+
+
+def as_node(value: Any) -> Node:
+    """Return the expression of a symbol or a number.
+
+    Raises:
+        UntraceableError: for any other value.
+    """
+    if isinstance(value, Symbol):
+        return value.node
+    if isinstance(value, (bool, int, float, np.generic)):
+        return number(float(value))
+    raise UntraceableError(f"a rule combines its arguments with {type(value).__name__}")
 
 
 @final
