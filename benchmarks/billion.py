@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 from gradstep.planner import Llama
 
 GOAL = 7.0  # bytes a parameter
@@ -109,7 +109,7 @@ def main() -> None:
         sys.exit("\nstopped: nothing was written")
     if done.returncode:
         sys.exit(f"the step did not come to its end (exit code {done.returncode}; -9: out of memory)")
-    results = {"date": date.today().isoformat(), "machine": describe(), **json.loads(done.stdout)}
+    results = {"date": date.today().isoformat(), "machine": describe_machine(), **json.loads(done.stdout)}
     print(report(results))
     if arguments.save:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

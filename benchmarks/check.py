@@ -167,12 +167,12 @@ FILE = RESULTS / "check.json"
 
 def measure_part(part: str) -> None:
     """Measure one part and save it beside the others."""
-    from gradstep.lab.machine import OtherPrograms, describe
+    from gradstep.lab.machine import OtherPrograms, describe_machine
 
     others = OtherPrograms()
     rows: Any = measure_command() if part == "command" else measure(next(form for form in FORMS if form == part))
     results: dict[str, Any] = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"others": {}}
-    results |= {part: rows, "machine": describe(), "date": date.today().isoformat()}
+    results |= {part: rows, "machine": describe_machine(), "date": date.today().isoformat()}
     results["others"][part] = others.share() or 0.0
     FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

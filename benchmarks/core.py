@@ -39,8 +39,8 @@ from gradstep.lab.bench import (
     rule_cases,
     rule_names,
 )
-from gradstep.lab.bench_report import NOTE, draw_chart, markdown, markdown_table, readme, run_with_bar
-from gradstep.lab.machine import OtherPrograms, describe
+from gradstep.lab.bench_report import NOTE, draw_benchmark, markdown, markdown_table, readme, run_with_bar
+from gradstep.lab.machine import OtherPrograms, describe_machine
 from gradstep.report.words import percent, seconds
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ class Processor:
     @staticmethod
     def here() -> Processor:
         """Return the processor of this machine."""
-        words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", describe()["processor"].lower()))
+        words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", describe_machine()["processor"].lower()))
         return Processor(RESULTS / "core" / "-".join(words))
 
     @staticmethod
@@ -110,7 +110,7 @@ class Processor:
 def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     others, results = OtherPrograms(), measure()
     content = {
-        "machine": describe(),
+        "machine": describe_machine(),
         "date": date.today().isoformat(),
         "others": others.share(),
         **results,
@@ -123,7 +123,7 @@ def _save(processor: Processor, part: str, measure: Callable[[], dict[str, Any]]
 def measure_speed(processor: Processor, repeat: int) -> None:
     results = run_with_bar(cases(), repeat, Console())
     results.save(processor.file("speed"))
-    draw_chart(results).save(processor.folder / "speed.svg")
+    draw_benchmark(results).save(processor.folder / "speed.svg")
 
 
 def measure_rules(processor: Processor, repeat: int) -> None:

@@ -27,7 +27,7 @@ from torch import nn
 from turns import take_turns
 
 import gradstep
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "distributed.json"
 RANKS = 2
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} into results/")
     arguments = parser.parse_args()
     rows = measure_rows(arguments.repeat)
-    content = {"machine": describe(), "ranks": RANKS, "date": date.today().isoformat(), "rows": rows}
+    content = {"machine": describe_machine(), "ranks": RANKS, "date": date.today().isoformat(), "rows": rows}
     if arguments.save:
         RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -299,9 +299,9 @@ def main() -> None:
                 flush=True,
             )
             outcomes.append(outcome)
-    from gradstep.lab.machine import describe
+    from gradstep.lab.machine import describe_machine
 
-    machine = describe()
+    machine = describe_machine()
     text = report(outcomes, machine)
     print(text)
     if not arguments.only and arguments.seeds == list(REPORTED):

@@ -21,7 +21,7 @@ from turns import take_turns
 
 import gradstep
 from gradstep.lab.bench_models import gpt2, resnet50
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "foreach.json"
 WORKS = {
@@ -75,7 +75,7 @@ def main() -> None:
             print(f"  {name} {1e3 * medians[name]:7.1f} ms, {medians[name] / ours:5.2f} times as fast", end="")
         print()
     if arguments.save:
-        content = {"machine": describe(), "date": date.today().isoformat(), "rows": rows}
+        content = {"machine": describe_machine(), "date": date.today().isoformat(), "rows": rows}
         RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

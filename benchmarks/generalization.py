@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gradstep
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 from gradstep.lab.tasks.digits import images
 from gradstep.schedules import cosine
 
@@ -163,7 +163,7 @@ def page(find: Record) -> Iterator[str]:
     yield "# Error on images that were held out"
     yield ""
     yield "`python benchmarks/generalization.py` made this page and [generalization.jsonl](generalization.jsonl), which"
-    yield f"has every run ({describe()['processor']}, torch {torch.__version__}, one thread)."
+    yield f"has every run ({describe_machine()['processor']}, torch {torch.__version__}, one thread)."
     yield ""
     yield f"{TRAIN} of scikit-learn's 8×8 digits to train on, a network of {WIDTH} hidden units, {EPOCHS} epochs of"
     yield f"batches of {BATCH}, the rate falling to 0 by a cosine. Each figure is mean ± standard deviation of"

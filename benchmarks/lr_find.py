@@ -28,8 +28,8 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import gradstep
-from gradstep.lab.machine import describe
-from gradstep.lab.task import Task, seed_random
+from gradstep.lab.machine import describe_machine
+from gradstep.lab.task import Task, isolate_random
 from gradstep.lab.tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "lr_find.jsonl"
@@ -50,7 +50,7 @@ def loss_of(task: Task, seed: int, lr: float, steps: int) -> float:
     model, batches = task.model(seed), task.batches(seed)
     optimizer = gradstep.AdamW(model.parameters(), lr=lr)
     losses = []
-    with seed_random(seed):
+    with isolate_random(seed):
         for step in range(1, steps + 1):
             loss = task.loss(model, next(batches))
             if not math.isfinite(loss.item()):
@@ -194,7 +194,7 @@ def table(book: Book, seeds: range, steps: dict[str, int]) -> str:
         refused = [seed for seed in seeds if finds[seed]["refusal"]]
         if refused:
             lines += ["", f"Refused for the seeds {refused}: {finds[refused[0]]['refusal']}"]
-    machine = ", ".join(f"{key} {value}" for key, value in describe().items())
+    machine = ", ".join(f"{key} {value}" for key, value in describe_machine().items())
     return "\n".join([*lines, "", f"One thread. The machine: {machine}.", ""])
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "many_ranks.json"
 RANKS = 1024
@@ -72,7 +72,7 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{name} {value:,.6g}" for name, value in row.items()))
     if arguments.save:
-        content = {"machine": describe(), "ranks": RANKS, "rows": rows}
+        content = {"machine": describe_machine(), "ranks": RANKS, "rows": rows}
         RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

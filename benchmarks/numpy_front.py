@@ -228,12 +228,12 @@ def main() -> None:
         print(json.dumps(PARTS[part](), indent=1))
         return
     # These import torch; the measuring processes must not.
-    from gradstep.lab.machine import OtherPrograms, describe
+    from gradstep.lab.machine import OtherPrograms, describe_machine
 
     others = OtherPrograms()
     results = {part: measure_part(part) for part in PARTS}
     content: dict[str, Any] = {
-        "machine": describe(),
+        "machine": describe_machine(),
         "date": date.today().isoformat(),
         "others": others.share(),
         **results,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.lab.machine import OtherPrograms, describe
+from gradstep.lab.machine import OtherPrograms, describe_machine
 
 SHAPE = (24_576, 1_024)  # 25.2 M
 STATE = 8 * SHAPE[0] * SHAPE[1]
@@ -123,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         command = [sys.executable, __file__, "--memory-in", name]
         used = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        results = {"date": date.today().isoformat(), "machine": describe(), "memory": used}
+        results = {"date": date.today().isoformat(), "machine": describe_machine(), "memory": used}
         results |= times(Path(name), arguments.repeat)
     print(table(results))
     if arguments.save:

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.lab.task import evaluation_mode, seed_random
+from gradstep.lab.task import evaluation_mode, isolate_random
 from gradstep.lab.tasks.text import CONTEXT, Text, corpus, windows
 
 HERE = Path(__file__).parent / "results"
@@ -125,7 +125,7 @@ def held_out_loss(model: nn.Module) -> float:
 def train(case: Case, seed: int, steps: int) -> Run:
     task = Text()
     model = task.model(seed)
-    with torch.no_grad(), seed_random(seed):
+    with torch.no_grad(), isolate_random(seed):
         for p in model.parameters():
             p.mul_(1 + case.nudge * torch.randn_like(p))
     model.to(getattr(torch, case.dtype))

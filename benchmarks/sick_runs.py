@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.lab.task import MiniBatch, seed_random
+from gradstep.lab.task import MiniBatch, isolate_random
 from gradstep.lab.tasks import TASKS
 from gradstep.schedules import Schedule, constant, cosine, multi_step, warmup
 
@@ -135,7 +135,7 @@ def learn(model: nn.Module, batches: Iterator[MiniBatch]) -> Callable[[int], Ten
 
 
 def make_seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    with seed_random(seed):
+    with isolate_random(seed):
         return make()
 
 

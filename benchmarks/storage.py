@@ -23,7 +23,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.lab.bench import settle
-from gradstep.lab.machine import OtherPrograms, describe
+from gradstep.lab.machine import OtherPrograms, describe_machine
 
 SHAPE = (24_576, 1_024)  # 25.2 M; a multiple of 256, which torchao requires
 RESULTS = Path(__file__).parent / "results" / "storage.json"
@@ -103,7 +103,7 @@ def measure(repeat: int) -> dict[str, Any]:
     print()
     return {
         "date": date.today().isoformat(),
-        "machine": describe(),
+        "machine": describe_machine(),
         "others": others.share(),
         "seconds": times,
         "state_bytes": {name: state_bytes(optimizer) for name, optimizer in optimizers.items()},

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradstep.lab.machine import OtherPrograms, describe
+from gradstep.lab.machine import OtherPrograms, describe_machine
 
 _LAYER = [(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,), (512,), (512,)]
 WORKS: dict[str, list[tuple[int, ...]]] = {
@@ -53,6 +53,6 @@ def main(about: str | None, repeat: int, results: Path, rows: Callable[[int], li
     others = programs.share()
     if others is not None:
         print(f"other programs took {others:.1%} of the processors")
-    content = {"machine": describe(), "date": date.today().isoformat(), "others": others, "rows": measured}
+    content = {"machine": describe_machine(), "date": date.today().isoformat(), "others": others, "rows": measured}
     if arguments.save:
         results.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 
 import gradstep
 from gradstep import __main__
-from gradstep.monitor.lines import encode
+from gradstep.monitor.lines import encode_entry
 from gradstep.monitor.record import Group, Header
 
 
@@ -34,7 +34,7 @@ def test_the_version_needs_none_of_the_extra_libraries():
 def test_the_doctor_needs_none_of_the_extra_libraries(tmp_path, json):
     file = tmp_path / "run.jsonl"
     groups = (Group("group 0", {"lr": 1e-3, "weight_decay": 0.01}),)
-    file.write_text(encode(Header("Adam", "torch", None, groups, ())) + "\n", encoding="utf-8")
+    file.write_text(encode_entry(Header("Adam", "torch", None, groups, ())) + "\n", encoding="utf-8")
     words = ["doctor", str(file), *["--json"] * json]
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('typer', 'rich', 'torch'))); "

@@ -10,7 +10,7 @@ from rich.console import Console
 import gradstep
 from gradstep import learn
 from gradstep.judge import Outcome, Status
-from gradstep.judge.table import table
+from gradstep.judge.table import draw_verdict
 from tests.judge.submissions import listings
 from tests.judge.submissions.right import InPlace
 
@@ -264,7 +264,7 @@ def test_a_course_s_listing_passes_its_challenge_by_the_textbook():
 def test_the_screen_has_the_cause_before_the_probes():
     def shown(**options):
         file = io.StringIO()
-        Console(file=file, width=200).print(table(verdict, **options))
+        Console(file=file, width=200).print(draw_verdict(verdict, **options))
         return file.getvalue()
 
     verdict = gradstep.check(_velocity, "sgd", {"momentum": 0.8})

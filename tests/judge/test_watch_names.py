@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.judge.updates import replay
+from gradstep.judge.updates import candidates
 from gradstep.judge.updates.candidates import find_promise
 from gradstep.judge.updates.matching import judge
 
@@ -72,7 +72,7 @@ def test_naming_many_parameters_costs_little_more_than_naming_a_few(groups, monk
         watch = train_mixed(deep(pairs), groups=groups)
         steps: list[int] = []
         with monkeypatch.context() as patch:
-            own = replay._replay_from
+            own = candidates._replay_from
             patch.setattr(replay, "_replay_from", lambda *a, own=own, steps=steps: steps.append(0) or own(*a))
             assert len(watch.report.problems) == 2 * pairs
         counts.append(len(steps))

@@ -8,7 +8,7 @@ import pytest
 from gradstep.judge import Status
 from gradstep.judge.isolation import check_file
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.checking import check_file as check_challenge
+from gradstep.learn.checking import judge_file as check_challenge
 
 SECOND = (1_700_000_000, 1_700_000_000)
 MINE = """

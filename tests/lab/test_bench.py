@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from gradstep.cli import app
 from gradstep.lab import bench, machine
-from gradstep.lab.bench_memory import LOOPS, traffic
-from gradstep.lab.bench_models import count
-from gradstep.lab.bench_report import draw_chart, lines, markdown, readme
+from gradstep.lab.bench_memory import LOOPS, make_loop
+from gradstep.lab.bench_models import count_parameters
+from gradstep.lab.bench_report import draw_benchmark, lines, markdown, readme
 
 TINY = (
     bench.Workload("one of 47", bench.tensors(1, 47)),
@@ -26,7 +26,7 @@ TINY = (
 def test_the_memory_kernel_adds_once_everywhere(threads, length, loop):
     p, g, m, v = (torch.randn(length) for _ in range(4))
     before = [t.clone() for t in (p, g, m, v)]
-    go = traffic(p, g, m, v, loop, threads=threads)
+    go = make_loop(p, g, m, v, loop, threads=threads)
     go()
     assert torch.equal(g, before[1])
     for now, old in zip((p, m, v), (before[0], *before[2:])):
@@ -40,7 +40,7 @@ def test_the_memory_kernel_stays_inside_its_arrays(loop):
     wide = [torch.zeros(64) for _ in range(4)]
     p, g, m, v = (t[16:48] for t in wide)
     g.fill_(1)
-    traffic(p, g, m, v, loop, threads=2)()
+    make_loop(p, g, m, v, loop, threads=2)()
     for t in wide:
         assert t.sum() == 32
         assert t[16:48].sum() == 32
@@ -57,7 +57,7 @@ def test_the_memory_kernel_stays_inside_its_arrays(loop):
 )
 def test_the_memory_kernel_refuses_what_it_cannot_do(tensors, says):
     with pytest.raises(ValueError, match=says):
-        traffic(*tensors)
+        make_loop(*tensors)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_the_memory_kernel_refuses_what_it_cannot_do(tensors, says):
     ],
 )
 def test_models_have_the_published_number_of_parameters(work, parameters, tensors):
-    assert (count(work.shapes), len(work.shapes)) == (work.parameters, tensors) == (parameters, tensors)
+    assert (count_parameters(work.shapes), len(work.shapes)) == (work.parameters, tensors) == (parameters, tensors)
 
 
 def test_every_case_and_rival_is_measured():
     ticks: list[str] = []
     chosen = [*bench.cases(TINY), *bench.rule_cases(bench.rule_names("all"), TINY[0])]
-    results = bench.run(chosen, 2, ticks.append)
+    results = bench.run_cases(chosen, 2, ticks.append)
     assert [row.title for row in results.rows] == [case.title for case in chosen]
     assert len(ticks) == sum(bench.repetitions(case, 2) for case in chosen)
     first, *_ = results.rows
@@ -156,7 +156,7 @@ def test_the_results_are_read_back_and_shown(tmp_path):
     assert full == (
         "| AdamW, float32, one tensor | 20.0 ms | 26.0 ms | – | 200 ms | 1.30× (1.30 to 1.30) | – | 10.0× | 95.0 % |"
     )
-    drawn = draw_chart(results).file()
+    drawn = draw_benchmark(results).file()
     for word in ("memory speed", "8-bit state", "26.0 ms, 1.30×", "AdamW, one tensor"):
         assert word in drawn
     text = readme([results, results_of(gradstep=[0.02], torch_fused=[0.02])])

@@ -10,8 +10,8 @@ from gradstep.lab.results import (
     CurvePoint,
     RaceHeader,
     RunSummary,
-    decode,
-    encode,
+    decode_record,
+    encode_record,
     read_results,
     write_results,
 )
@@ -32,10 +32,10 @@ SUMMARY = RunSummary("ravine", "AdamW", 0, "finished", 2, 2.0, None, 0.5, 0.01, 
 
 @pytest.mark.parametrize(("record", "kind"), [(HEADER, "header"), (POINT, "point"), (SUMMARY, "summary")])
 def test_a_record_is_read_back_as_it_was(record, kind):
-    line = encode(record)
+    line = encode_record(record)
     assert "\n" not in line
     assert json.loads(line)["record"] == kind
-    assert decode(line) == record
+    assert decode_record(line) == record
 
 
 def write(folder, *records) -> None:
@@ -47,7 +47,7 @@ def write(folder, *records) -> None:
 def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
     write(tmp_path, HEADER, POINT, SUMMARY, HEADER, POINT)
     with (tmp_path / RESULTS_FILE).open("a") as file:
-        file.write(encode(POINT)[:40])
+        file.write(encode_record(POINT)[:40])
     first, second = read_results(tmp_path)
     assert (first.header, first.points, first.summaries) == (HEADER, [POINT], [SUMMARY])
     assert (second.points, second.summaries) == ([POINT], [])
@@ -56,7 +56,7 @@ def test_a_file_is_read_race_by_race_and_a_cut_line_is_left_out(tmp_path):
 def test_each_record_is_on_disk_when_the_writer_returns(tmp_path):
     with write_results(tmp_path) as writer:
         writer(HEADER)
-        assert decode((tmp_path / RESULTS_FILE).read_text()) == HEADER
+        assert decode_record((tmp_path / RESULTS_FILE).read_text()) == HEADER
 
 
 def test_what_is_no_race_is_refused_with_its_line(tmp_path):
@@ -74,6 +74,6 @@ def test_what_is_no_race_is_refused_with_its_line(tmp_path):
         '{"record": "header", "format": 99}',
         '{"record": "summary"}',
     ):
-        (tmp_path / RESULTS_FILE).write_text(encode(HEADER) + "\n" + line + "\n")
+        (tmp_path / RESULTS_FILE).write_text(encode_record(HEADER) + "\n" + line + "\n")
         with pytest.raises(ValueError, match="line 2"):
             read_results(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradstep.lab.report import write_report
+from gradstep.lab.report import write_race_report
 from gradstep.lab.results import RESULTS_FILE, CurvePoint, Record, read_results
 from gradstep.lab.session import Race, plan, run
 from gradstep.lab.standings import standings
@@ -51,13 +51,13 @@ def test_hostile_results_make_a_whole_page(race_now, tmp_path):
     path.write_text(
         path.read_text(encoding="utf-8").replace("AdamW", hostile).replace("CPU", hostile), encoding="utf-8"
     )
-    page = write_report(outcome.folder).read_text(encoding="utf-8")
+    page = write_race_report(outcome.folder).read_text(encoding="utf-8")
     check_page(page)
     assert "alert(1)</script>" not in page
     task = path.read_text(encoding="utf-8").replace('"ravine"', '"../../x"')
     path.write_text(task, encoding="utf-8")
     with pytest.raises(ValueError, match="Unknown task"):
-        write_report(outcome.folder)
+        write_race_report(outcome.folder)
 
 
 def test_a_report_is_built_again_from_the_results_the_same(race_now):
@@ -65,7 +65,7 @@ def test_a_report_is_built_again_from_the_results_the_same(race_now):
     assert outcome.folder.name.startswith("ravine-")
     before = outcome.report.read_text(encoding="utf-8")
     outcome.report.unlink()
-    assert write_report(outcome.folder).read_text(encoding="utf-8") == before
+    assert write_race_report(outcome.folder).read_text(encoding="utf-8") == before
 
 
 def test_one_diverged_contender_is_reported_last_and_the_report_stands(race_now):

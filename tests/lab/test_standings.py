@@ -6,7 +6,7 @@ import pytest
 
 from gradstep.lab.report import CONTENDER_COLOURS, SPARE, colours
 from gradstep.lab.results import ContenderEntry, CurvePoint, RaceHeader, RaceResults, RunSummary
-from gradstep.lab.standings import columns, curve, standings, verdict
+from gradstep.lab.standings import curve, judge_race, list_columns, standings
 from gradstep.lab.tasks import TASKS
 
 
@@ -83,7 +83,7 @@ def raced(**losses: tuple[float | None, ...]) -> RaceResults:
     ],
 )
 def test_a_winner_is_ahead_beyond_the_noise(losses, winner, sentence):
-    judged = verdict(raced(**losses))
+    judged = judge_race(raced(**losses))
     assert judged.winner == winner
     assert sentence in judged.sentence
 
@@ -91,13 +91,13 @@ def test_a_winner_is_ahead_beyond_the_noise(losses, winner, sentence):
 def test_an_interrupted_race_has_no_winner():
     race = raced(adam=(0.2, 0.3), sgd=(0.1, 0.2))
     race.summaries[-1] = replace(race.summaries[-1], status="interrupted")
-    assert verdict(race).winner is None
-    assert "interrupted" in verdict(race).sentence
+    assert judge_race(race).winner is None
+    assert "interrupted" in judge_race(race).sentence
 
 
 def test_times_that_overlap_are_not_bold():
     table = standings(raced(adam=(0.2, 0.3), sgd=(0.1, 0.2)))
-    (step,) = [column for column in columns(TASKS["digits"], "sgd") if column.title == "step"]
+    (step,) = [column for column in list_columns(TASKS["digits"], "sgd") if column.title == "step"]
     assert step.best(table) == [False, False]
     assert step.text(table[0]) == "600 ± 500 ms"
 
@@ -114,7 +114,7 @@ def test_a_curve_is_the_mean_over_seeds_between_least_and_greatest():
 
 def test_the_best_of_a_column_is_marked_unless_all_are_alike():
     table = standings(results())
-    best = {column.title: column.best(table) for column in columns(TASKS["digits"], None)}
+    best = {column.title: column.best(table) for column in list_columns(TASKS["digits"], None)}
     assert best["loss"] == [False, False], "nobody has won"
     assert best["step"] == [False, True], "0.1 at both seeds against 0.2 and 0.4"
     assert best["state"] == [False, False]

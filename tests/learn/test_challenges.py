@@ -7,7 +7,7 @@ import pytest
 
 from gradstep.learn import check
 from gradstep.learn.checking import CHALLENGES, challenge_named, is_unfinished
-from gradstep.learn.course import diagnosis
+from gradstep.learn.course import split_diagnosis
 from gradstep.learn.lesson import FRAMEWORKS
 from tests.learn.wrong import WRONG
 
@@ -52,7 +52,7 @@ def test_a_wrong_solution_is_caught_and_its_mistake_is_told(wrong):
     verdict = check(wrong.challenge, loaded(wrong.challenge, wrong.source), wrong.framework)
     assert not verdict.passed
     assert not is_unfinished(verdict)
-    pieces = diagnosis(verdict)
+    pieces = split_diagnosis(verdict)
     assert any(wrong.told in piece for piece in pieces), pieces
 
 
@@ -67,7 +67,7 @@ def test_a_submission_without_what_the_challenge_is_about_has_not_passed_it():
     assert check("sgd", plain).passed
     verdict = check("momentum", plain)
     assert not verdict.passed
-    assert diagnosis(verdict) == (
+    assert split_diagnosis(verdict) == (
         "It is right as far as it goes, but takes no momentum and no nesterov, which this challenge is about.",
     )
 
@@ -77,7 +77,7 @@ def test_decay_after_the_update_is_a_convention_by_name():
     decay = "            p.data *= 1 - self.lr * self.weight_decay\n"
     assert source.count(decay) == 1
     after = loaded("adamw", source.replace(decay, "") + decay)
-    told = diagnosis(check("adamw", after))
+    told = split_diagnosis(check("adamw", after))
     assert "the decay after the update" in told[0]
     assert "--convention tinytorch" in told[0]
     assert check("adamw", after, convention="tinytorch").passed

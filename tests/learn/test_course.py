@@ -5,7 +5,16 @@ import pytest
 from gradstep.judge import Status, Verdict
 from gradstep.learn import course as module
 from gradstep.learn.checking import CHALLENGES
-from gradstep.learn.course import COURSE_FILE, ChallengeWork, Course, Progress, advise, diagnosis, grade, save
+from gradstep.learn.course import (
+    COURSE_FILE,
+    ChallengeWork,
+    Course,
+    Progress,
+    advise,
+    grade_answers,
+    save_progress,
+    split_diagnosis,
+)
 from gradstep.learn.experiments import EXPERIMENTS
 
 SGD = CHALLENGES["sgd"]
@@ -35,7 +44,7 @@ def test_hints_begin_with_the_mistake_and_end_before_the_solution(course):
     course.file(SGD, "numpy").write_text(CLIMBS)
     verdict = course.check(SGD, "numpy")
     assert not verdict.passed
-    about = diagnosis(verdict)
+    about = split_diagnosis(verdict)
     assert "climbs" in about[0]
     texts = []
     while (given := course.hint(SGD, "numpy")) is not None:
@@ -66,18 +75,18 @@ def test_an_untouched_skeleton_is_no_attempt(course):
 
 def test_a_solution_looked_at_is_remembered_and_what_passed_stays_passed(course, monkeypatch):
     course.start(SGD, "numpy")
-    monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: PASSED)
+    monkeypatch.setattr(module, "judge_file", lambda *args, **kwargs: PASSED)
     course.check(SGD, "numpy")
     assert course.tried(SGD, "numpy")
     assert course.solution(SGD, "numpy") == SGD.lesson.code["numpy"].solution
     failed = Verdict("SGD", "SGD", "torch", Status.FAILED, "It is wrong.")
-    monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(module, "judge_file", lambda *args, **kwargs: failed)
     course.check(SGD, "numpy")
     assert course.progress().of("sgd", "numpy") == ChallengeWork(2, True, ("It is wrong.",), solution_seen=True)
 
 
 def test_following_the_advice_ends_the_course(course, monkeypatch):
-    monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: PASSED)
+    monkeypatch.setattr(module, "judge_file", lambda *args, **kwargs: PASSED)
     seen: list[str] = []
     while not (command := advise(course.progress(), course)).startswith("gradstep race"):
         assert command not in seen[-1:], "the same advice twice, without getting on"
@@ -111,7 +120,7 @@ def test_what_was_begun_comes_before_what_was_not(course):
 def test_where_the_course_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(Course.at(None).folder) == "gradstep-course"
-    save(tmp_path, Progress())
+    save_progress(tmp_path, Progress())
     assert (tmp_path / COURSE_FILE).exists()
     assert str(Course.at(None).folder) == "."
     assert Course.at(tmp_path / "my course").option == f" --dir '{tmp_path}/my course'"
@@ -133,11 +142,11 @@ def test_the_framework_is_the_files_or_the_last(course, tmp_path):
 )
 def test_answers_that_are_none(letters, says):
     with pytest.raises(ValueError, match=says):
-        grade(SGD, letters)
+        grade_answers(SGD, letters)
 
 
 def test_answers_may_be_written_in_any_way():
-    assert [answer.right for answer in grade(SGD, [" B", "A ", "c"])] == [True, True, True]
+    assert [answer.right for answer in grade_answers(SGD, [" B", "A ", "c"])] == [True, True, True]
 
 
 def test_the_current_challenge_is_the_one_begun_and_not_passed(course, monkeypatch):
@@ -146,6 +155,6 @@ def test_the_current_challenge_is_the_one_begun_and_not_passed(course, monkeypat
     course.start(CHALLENGES["sgd"], "numpy")
     course.start(CHALLENGES["momentum"], "numpy")
     assert course.challenge(None).name == "sgd"
-    monkeypatch.setattr(module, "check_file", lambda *args, **kwargs: PASSED)
+    monkeypatch.setattr(module, "judge_file", lambda *args, **kwargs: PASSED)
     course.check(CHALLENGES["sgd"], "numpy", course.file(CHALLENGES["sgd"], "numpy"))
     assert course.challenge(None).name == "momentum"

@@ -6,7 +6,7 @@ import pytest
 
 from gradstep.learn.checking import CHALLENGES
 from gradstep.learn.lesson import FRAMEWORKS
-from gradstep.learn.notebook import notebook, write
+from gradstep.learn.notebook import make_challenge, write
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -14,7 +14,7 @@ nbformat = pytest.importorskip("nbformat")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("challenge", CHALLENGES.values(), ids=CHALLENGES)
 def test_valid_and_complete(challenge, framework):
-    made = notebook(challenge, framework)
+    made = make_challenge(challenge, framework)
     nbformat.validate(nbformat.from_dict(made))
     text = json.dumps(made, ensure_ascii=False)
     lesson = challenge.lesson
@@ -40,7 +40,7 @@ def test_it_is_not_written_over(tmp_path):
 def executed(name, framework, source):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    made = nbformat.from_dict(notebook(CHALLENGES[name], framework))
+    made = nbformat.from_dict(make_challenge(CHALLENGES[name], framework))
     made.cells[2].source = source
     nbclient.NotebookClient(made, timeout=120, kernel_name="python3").execute()
     return made.cells

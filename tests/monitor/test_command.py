@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gradstep.cli import app
-from gradstep.monitor.lines import encode
+from gradstep.monitor.lines import encode_entry
 from gradstep.monitor.record import Group, Header, Numbers, Update
 
 
@@ -12,7 +12,7 @@ from gradstep.monitor.record import Group, Header, Numbers, Update
 def record(tmp_path):
     header = Header("AdamW", "torch", None, (Group("all"),), ())
     updates = [Update(n, float(n), loss=1 / (1 + n), groups=(Numbers(lr=0.1, grad_norm=2.0),)) for n in range(3)]
-    lines = [encode(header), *map(encode, updates)]
+    lines = [encode_entry(header), *map(encode_entry, updates)]
     (tmp_path / "monitor.jsonl").write_text("\n".join(lines) + '\n{"update":3,')  # still running
     return tmp_path
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradstep.monitor.lines import RECORD_FORMAT, Reader, decode, encode, read_run
+from gradstep.monitor.lines import RECORD_FORMAT, Reader, decode_entry, encode_entry, read_run
 from gradstep.monitor.record import Group, Header, Numbers, ParameterInfo, PerParameter, Update
 
 HEADER = Header(
@@ -55,14 +55,14 @@ def same(a, b):
 
 @given(updates)
 def test_what_is_written_is_read(update):
-    line = encode(update)
+    line = encode_entry(update)
     assert "\n" not in line
     assert "NaN," not in line.replace('"NaN"', "")  # strict JSON has no such number
-    assert same(decode(line), update)
+    assert same(decode_entry(line), update)
 
 
 def test_a_header_is_read_as_it_was_written():
-    assert decode(encode(HEADER)) == HEADER
+    assert decode_entry(encode_entry(HEADER)) == HEADER
 
 
 @given(st.lists(st.floats(width=32), min_size=7, max_size=7), st.integers(0, 5))
@@ -70,7 +70,7 @@ def test_columns_of_parameters_come_back_bit_for_bit(values, count):
     columns = PerParameter(
         np.arange(count, dtype=np.int32), *[np.full(count, value, dtype=np.float32) for value in values]
     )
-    back = decode(encode(Update(1, 2.0, parameters=columns)))
+    back = decode_entry(encode_entry(Update(1, 2.0, parameters=columns)))
     assert isinstance(back, Update)
     assert back.parameters is not None
     for name in PerParameter.__dataclass_fields__:
@@ -96,7 +96,7 @@ def test_global_numbers_follow_from_the_groups():
 
 
 def lines(*entries):
-    return "".join(encode(entry) + "\n" for entry in entries)
+    return "".join(encode_entry(entry) + "\n" for entry in entries)
 
 
 def update(number, **known):

@@ -23,7 +23,7 @@ from gradstep.monitor import (
     WandB,
 )
 from gradstep.monitor.record import Run, reading
-from gradstep.monitor.report import charts, write_report
+from gradstep.monitor.report import draw_run, write_run_report
 from gradstep.monitor.view import view
 from gradstep.report.scales import thin
 from gradstep.report.words import sparkline
@@ -272,7 +272,7 @@ def test_the_page_holds_every_chart_and_number(tmp_path):
     found = check_page(text)
     assert list(found) == ["Loss", "Learning rate", "Gradient norm, before clipping"]
     assert text.index('class="verdict') < text.index('class="cards"')
-    loss, _, norm = charts(Run((HEADER,), tuple(update for update in UPDATES if update.groups)))
+    loss, _, norm = draw_run(Run((HEADER,), tuple(update for update in UPDATES if update.groups)))
     drawn = {line.name: line for line in norm.lines}
     assert (drawn["all"].x, drawn["all"].y) == ([0, 1], [5.0, 5.0])
     assert drawn["decay"].y == [3.0, 3.0]
@@ -306,7 +306,7 @@ def constant(update):
 
 
 def test_a_constant_has_no_chart_but_the_learning_rate(tmp_path):
-    page = write_report(Run((HEADER,), tuple(map(constant, range(30)))), tmp_path / "page.html")
+    page = write_run_report(Run((HEADER,), tuple(map(constant, range(30)))), tmp_path / "page.html")
     found = check_page(page.read_text(encoding="utf-8"))
     assert list(found) == ["Loss", "Learning rate", "Gradient norm, before clipping"]
     rate = found["Learning rate"]
@@ -317,12 +317,12 @@ def test_a_constant_has_no_chart_but_the_learning_rate(tmp_path):
 
 
 def test_a_page_without_an_update(tmp_path):
-    assert check_page(write_report(Run((HEADER,), ()), tmp_path / "a.html").read_text(encoding="utf-8")) == {}
+    assert check_page(write_run_report(Run((HEADER,), ()), tmp_path / "a.html").read_text(encoding="utf-8")) == {}
 
 
 def test_a_page_replaces_no_record(tmp_path):
     record = tmp_path / "monitor.jsonl"
     record.write_text("a record\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"needs the ending \.html"):
-        write_report(Run((HEADER,), ()), record)
+        write_run_report(Run((HEADER,), ()), record)
     assert record.read_text(encoding="utf-8") == "a record\n"

@@ -16,7 +16,7 @@ from gradstep.monitor.doctor.readings import rank_findings
 from gradstep.monitor.doctor.rules import CAUSE_FINDERS
 from gradstep.monitor.doctor.rules.gradients import spike
 from gradstep.monitor.doctor.rules.learning_rate import lr_too_high
-from gradstep.monitor.report import write_report
+from gradstep.monitor.report import write_run_report
 from tests.monitor_doctor.by_hand import header, run
 from tests.pages import check_page
 
@@ -229,7 +229,7 @@ def test_hostile_names_break_neither_page_nor_terminal(tmp_path):
     told = command(folder)
     assert told.exit_code == 1
     assert "\x1b[31m" not in told.output
-    page = write_report(read_run(folder), tmp_path / "page.html").read_text(encoding="utf-8")
+    page = write_run_report(read_run(folder), tmp_path / "page.html").read_text(encoding="utf-8")
     check_page(page)
     assert "alert(1)</script>" not in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]

@@ -111,7 +111,7 @@ def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool,
     from gradstep.judge.catalogue import CONVENTIONS
     from gradstep.judge.checking import find_rule
     from gradstep.judge.isolation import check_file
-    from gradstep.judge.table import table
+    from gradstep.judge.table import draw_verdict
     from gradstep.variants import names_file
 
     if options["convention"] not in CONVENTIONS:
@@ -127,7 +127,7 @@ def _check_target(target: str, rule: str, settings: list[str], *, as_json: bool,
     if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
     else:
-        console().print(table(verdict, every=every))
+        console().print(draw_verdict(verdict, every=every))
     return verdict.exit_code
 
 

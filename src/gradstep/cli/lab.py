@@ -75,10 +75,10 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a race, such as one under runs/.")],
 ) -> None:
     """Build the report of a race again from its results."""
-    from gradstep.lab.report import write_report
+    from gradstep.lab.report import write_race_report
 
     with usage_errors(ValueError, FileNotFoundError):
-        file = write_report(run)
+        file = write_race_report(run)
     console().print(f"Report: {file}", soft_wrap=True)
 
 
@@ -102,18 +102,18 @@ def bench(
     """Time gradstep's step against torch's, on real models' shapes, and against this machine's memory."""
     with waiting("loading PyTorch"):
         from gradstep.lab import bench as lab
-        from gradstep.lab.bench_report import draw_chart, run_with_bar, summary
-    from gradstep.report import check_file
+        from gradstep.lab.bench_report import draw_benchmark, run_with_bar, summary
+    from gradstep.report import check_picture_file
 
     with usage_errors(ValueError):
-        check_file(chart)
+        check_picture_file(chart)
         works = [work for work in lab.WORKS if not quick or work.parameters <= lab.QUICK_PARAMETERS]
         cases = [*lab.cases(works), *lab.rule_cases(lab.rule_names(rules), works[-1])]
     screen = console()
     results = run_with_bar(cases, repeat or (lab.QUICK_REPEAT if quick else lab.REPEAT), screen)
     if json is not None:
         results.save(json)
-    screen.print(summary(results, draw_chart(results).save(chart)), soft_wrap=True)
+    screen.print(summary(results, draw_benchmark(results).save(chart)), soft_wrap=True)
 
 
 def lr_find(
@@ -140,7 +140,7 @@ def lr_find(
         from gradstep.lab.contenders import make_contender
         from gradstep.lab.specs import parse_specs
         from gradstep.lab.tasks import TASKS
-        from gradstep.report import check_file
+        from gradstep.report import check_picture_file
         from gradstep.spelling import suggest
         from gradstep.training.lr_find import lr_find as find
         from gradstep.training.stepper import Stepper
@@ -151,7 +151,7 @@ def lr_find(
         specs = parse_specs(optimizer)
         if len(specs) > 1:
             raise ValueError(f"One optimizer at a time, not {' and '.join(spec.name for spec in specs)}")
-        check_file(chart)
+        check_picture_file(chart)
         chosen = TASKS[task]
         contender = make_contender(specs[0], chosen)
         model = chosen.model(seed)
@@ -208,13 +208,13 @@ def schedules(
     """Draw learning-rate schedules, together in one picture."""
     from rich.table import Table
 
-    from gradstep.report import check_file
+    from gradstep.report import check_picture_file
     from gradstep.report.words import number, sparkline
     from gradstep.schedules.gallery import draw_together, gallery
 
     with usage_errors(ValueError):
         if out is not None:
-            check_file(out)
+            check_picture_file(out)
         drawn = gallery(names or (), steps=steps, warm=warmup, lr=lr)
     screen = console()
     table = Table(box=None, pad_edge=False, header_style="dim")

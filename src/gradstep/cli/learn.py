@@ -110,7 +110,7 @@ def check(
     all_: Annotated[bool, typer.Option("--all", help="Show every probe, and the diagnosis, at once.")] = False,
 ) -> None:
     """Judge what you wrote. Exit codes: 0 passed, 1 not yet, 2 could not be judged."""
-    from gradstep.judge.table import table
+    from gradstep.judge.table import draw_verdict
     from gradstep.learn import screen
     from gradstep.learn.checking import challenge_named, is_unfinished
     from gradstep.learn.course import advise_after_check
@@ -126,7 +126,7 @@ def check(
         with waiting(f"judging {place}"):
             verdict = course.check(challenge, framework, place, convention)
         if all_ and not is_unfinished(verdict):
-            console().print(table(verdict))
+            console().print(draw_verdict(verdict))
         else:
             show(screen.describe_check(challenge, framework, verdict, place))
         show_next(course, advise_after_check(verdict, course, challenge))

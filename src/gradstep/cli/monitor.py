@@ -37,10 +37,10 @@ def monitor(
         reader = Reader(run)
         record = reader.read()
     if html is not None:
-        from gradstep.monitor.report import write_report
+        from gradstep.monitor.report import write_run_report
 
         with usage_errors(ValueError):
-            page = write_report(record, html)
+            page = write_run_report(record, html)
         screen.print(f"Report: {page}", soft_wrap=True)
         return
     if not (follow and screen.is_terminal):

@@ -67,7 +67,7 @@ def plan(
     from gradstep.planner import plans
     from gradstep.planner.display import draw_chart, draw_table
     from gradstep.planner.request import OLD_SHARDING
-    from gradstep.report import check_file
+    from gradstep.report import check_picture_file
 
     given = {"params": params, "state": state, "rounding": rounding, "paged": paged, "sharding": sharding}
     fixed = {name: value for name, value in given.items() if value is not None}
@@ -76,7 +76,7 @@ def plan(
         typer.echo(f"--sharded {sharded} is now --sharding {fixed['sharding']}", err=True)
     with usage_errors(ValueError, TypeError):
         if chart is not None:
-            check_file(chart)
+            check_picture_file(chart)
         result = plans(
             model,
             optimizer=_parse_rule(optimizer),

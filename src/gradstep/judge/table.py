@@ -7,19 +7,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradstep.judge.verdict import SIGNS, Outcome, Probe, Status, Verdict, count_passed, diagnosis, headline
+from gradstep.judge.verdict import SIGNS, Outcome, Probe, Status, Verdict, count_passed, describe_diagnosis, headline
 
 _COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ADVICE: "yellow", Outcome.SKIPPED: "dim"}
 _RESULT = {Status.PASSED: "bold green", Status.DIFFERS: "bold yellow"}
 
 
-def table(verdict: Verdict, *, every: bool = True) -> RenderableType:
+def draw_verdict(verdict: Verdict, *, every: bool = True) -> RenderableType:
     """Return the verdict for rich to print: result, diagnosis and notes first, then the probes.
 
     Without ``every`` only the probes that did not pass are shown, and how many did.
     """
     parts: list[RenderableType] = [Text(headline(verdict), _RESULT.get(verdict.status, "bold red"))]
-    parts += [Padding(Text(line), (0, 0, 0, 2)) for line in diagnosis(verdict)]
+    parts += [Padding(Text(line), (0, 0, 0, 2)) for line in describe_diagnosis(verdict)]
     parts += [Padding(Text(f"Note: {note}", "dim"), (0, 0, 0, 2)) for note in verdict.notes]
     shown = [p for p in verdict.probes if every or p.outcome is not Outcome.PASS]
     if shown:

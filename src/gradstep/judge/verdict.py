@@ -148,7 +148,7 @@ class Verdict:
         )
 
     def __str__(self) -> str:
-        return report(self)
+        return write_verdict(self)
 
 
 def printable(text: str) -> str:
@@ -182,7 +182,7 @@ def count_passed(verdict: Verdict) -> str:
     return f"{passed} of {len(verdict.probes)} probes passed"
 
 
-def diagnosis(verdict: Verdict) -> list[str]:
+def describe_diagnosis(verdict: Verdict) -> list[str]:
     """Return the likely mistakes, where they show first and what to read, as lines."""
     lines = [line for match in verdict.matches[:1] for line in _describe_match(match)]
     others = [match.sentence for match in verdict.matches[1:3]]
@@ -208,9 +208,9 @@ def _describe_match(match: Match) -> list[str]:
     return lines
 
 
-def report(verdict: Verdict) -> str:
+def write_verdict(verdict: Verdict) -> str:
     """Return the whole verdict as text: result, diagnosis, probes that did not pass, notes."""
-    lines = [headline(verdict), *(f"  {line}" for line in diagnosis(verdict))]
+    lines = [headline(verdict), *(f"  {line}" for line in describe_diagnosis(verdict))]
     width = max((len(p.name) for p in verdict.probes), default=0)
     shown = [p for p in verdict.probes if p.outcome is not Outcome.PASS]
     if verdict.probes:

@@ -46,7 +46,7 @@ def main() -> None:
             torch.optim.SGD([torch.zeros(1)])
         send(probe="loading the file")
         try:
-            module = load(Path(file))
+            module = load_file(Path(file))
             submission = pick(module, name)
             parameter = pick(module, request["parameter"]) if request["parameter"] else None
             if request["exam"]:
@@ -113,7 +113,7 @@ def _find_user_files(path: str) -> FileFinder:
     return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (TextLoader, SOURCE_SUFFIXES))
 
 
-def load(file: Path) -> ModuleType:
+def load_file(file: Path) -> ModuleType:
     """Import the file from its present text, with its neighbours importable too.
 
     It is for a process that does nothing else: see :func:`import_from_text`.

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.fused.launcher import access_report, measuring
-from gradstep.lab.bench_memory import LOOPS, VECTOR_LANES, Loop, traffic
-from gradstep.lab.bench_models import TensorShapes, count, gpt2, gpt2_blocks, resnet50, vit_b_16
-from gradstep.lab.machine import OtherPrograms, describe
+from gradstep.lab.bench_memory import LOOPS, VECTOR_LANES, Loop, make_loop
+from gradstep.lab.bench_models import TensorShapes, count_parameters, gpt2, gpt2_blocks, resnet50, vit_b_16
+from gradstep.lab.machine import OtherPrograms, describe_machine
 from gradstep.optimizers import OPTIMIZERS
 from gradstep.rules import RULES
 
@@ -68,7 +68,7 @@ class Workload:
     @property
     def parameters(self) -> int:
         """Number of elements in all tensors."""
-        return count(self.shapes)
+        return count_parameters(self.shapes)
 
     def make(self) -> list[Tensor]:
         """Make the parameters and their gradients from random numbers."""
@@ -189,7 +189,7 @@ def _memory() -> dict[str, Build]:
         if not arrays:
             arrays.extend(torch.zeros(length, dtype=torch.float32, device="cpu") for _ in range(4))
         p, g, m, v = arrays
-        return traffic(p, g, m, v, loop)
+        return make_loop(p, g, m, v, loop)
 
     return {name: partial(build, loop) for name, loop in zip(MEMORY, LOOPS, strict=True)}
 
@@ -320,9 +320,9 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> CaseResult:
     return CaseResult(case.title, len(case.work.shapes), case.work.parameters, seconds)
 
 
-def run(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> BenchResults:
+def run_cases(chosen: Sequence[Case], repeat: int, tick: Tick = lambda _: None) -> BenchResults:
     """Measure all cases, one after the other."""
     others = OtherPrograms()
     rows = [measure(case, repeat, tick) for case in chosen]
     access = [str(selection) for selection in access_report()]
-    return BenchResults(describe(), date.today().isoformat(), others.share(), rows, access)
+    return BenchResults(describe_machine(), date.today().isoformat(), others.share(), rows, access)

@@ -125,7 +125,7 @@ def _kernel(loop: Loop) -> int:
     return compile_module(kernel_text(loop))
 
 
-def traffic(
+def make_loop(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor, loop: Loop = LOOPS[0], threads: int | None = None
 ) -> Callable[[], None]:
     """Return a function that adds ``g`` to each of the other three tensors in place.

@@ -8,7 +8,7 @@ TensorShape = tuple[int, ...]
 TensorShapes = dict[str, TensorShape]
 
 
-def count(shapes: TensorShapes) -> int:
+def count_parameters(shapes: TensorShapes) -> int:
     """Return the number of parameters of a model."""
     return sum(prod(shape) for shape in shapes.values())
 
@@ -25,7 +25,7 @@ def _linear(name: str, *shape: int) -> TensorShapes:
 def gpt2() -> TensorShapes:
     """Return the smallest GPT-2: 50,257 tokens, 1,024 positions; the token embedding is the output layer too.
 
-    >>> len(gpt2()), count(gpt2())
+    >>> len(gpt2()), count_parameters(gpt2())
     (148, 124439808)
     """
     return {p.name.removeprefix("transformer."): p.shape for p in GPT2(768, 12).parameters()}
@@ -34,7 +34,7 @@ def gpt2() -> TensorShapes:
 def gpt2_blocks() -> TensorShapes:
     """Return the transformer blocks of the smallest GPT-2; weights have the shape (inputs, outputs).
 
-    >>> len(gpt2_blocks()), count(gpt2_blocks())
+    >>> len(gpt2_blocks()), count_parameters(gpt2_blocks())
     (144, 85054464)
     """
     return {name: shape for name, shape in gpt2().items() if name.startswith("h.")}
@@ -43,7 +43,7 @@ def gpt2_blocks() -> TensorShapes:
 def resnet50() -> TensorShapes:
     """Return ResNet-50 as in torchvision, 1,000 classes.
 
-    >>> len(resnet50()), count(resnet50())
+    >>> len(resnet50()), count_parameters(resnet50())
     (161, 25557032)
     """
     shapes: TensorShapes = {"conv1.weight": (64, 3, 7, 7), **_norm("bn1", 64)}
@@ -65,7 +65,7 @@ def resnet50() -> TensorShapes:
 def vit_b_16(width: int = 768) -> TensorShapes:
     """Return ViT-B/16 as in torchvision, 224 × 224 pixels, 1,000 classes.
 
-    >>> len(vit_b_16()), count(vit_b_16())
+    >>> len(vit_b_16()), count_parameters(vit_b_16())
     (152, 86567656)
     """
     shapes: TensorShapes = {"class_token": (1, 1, width), **_linear("conv_proj", width, 3, 16, 16)}

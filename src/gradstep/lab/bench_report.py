@@ -23,7 +23,7 @@ from gradstep.lab.bench import (
     Case,
     CaseResult,
     repetitions,
-    run,
+    run_cases,
 )
 from gradstep.report import Bar, BarChart, Grid
 from gradstep.report.words import UNKNOWN, percent, seconds
@@ -125,12 +125,12 @@ def run_with_bar(cases: Sequence[Case], repeat: int, console: Console) -> BenchR
     with bar:
         first = f"preparing {cases[0].title}" if cases else ""
         task = bar.add_task(first, total=sum(repetitions(case, repeat) for case in cases))
-        return run(cases, repeat, tick)
+        return run_cases(cases, repeat, tick)
 
 
 def summary(results: BenchResults, chart: Path) -> RenderableType:
     """Return the last output: the machine, the table, the chosen access patterns, and where the chart is."""
-    parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), table(results)]
+    parts: list[RenderableType] = [Text(machine_line(results) + "\n", style="dim"), draw_cases(results)]
     if results.access:
         parts.append(
             Text("\n".join(["\nAccess patterns that were chosen by measuring:", *results.access]), style="dim")
@@ -150,7 +150,7 @@ def machine_line(results: BenchResults) -> str:
     )
 
 
-def table(results: BenchResults) -> RenderableType:
+def draw_cases(results: BenchResults) -> RenderableType:
     """Return the table for a terminal."""
     shown = Table(box=None, pad_edge=False)
     for index, title in enumerate(COLUMN_TITLES):
@@ -204,7 +204,7 @@ RIVAL_COLOURS = {
 RIVAL_NAMES = {OURS_8BIT: "8-bit state", OURS_NAMED: "8-bit, embeddings float32"}
 
 
-def draw_chart(results: BenchResults) -> Grid:
+def draw_benchmark(results: BenchResults) -> Grid:
     """Return a chart of the medians of all cases."""
     machine = results.machine
     note = f"{machine['processor']}, {machine['torch threads']} threads, torch {machine['torch']}, {results.date}"

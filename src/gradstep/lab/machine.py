@@ -13,7 +13,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 PACKAGES = ("gradstep", "torch", "numpy", "llvmlite", "scikit-learn")
 
 
-def describe() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Return processor, cores, threads, memory, system and versions, as name → value; no user and no host name."""
     facts = {
         "processor": _processor(),

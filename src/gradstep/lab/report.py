@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from gradstep.lab.contenders import base_name
 from gradstep.lab.results import ContenderEntry, RaceHeader, RaceResults
-from gradstep.lab.standings import Curve, Standing, columns, curve, path, races_in, standings, verdict
+from gradstep.lab.standings import Curve, Standing, curve, judge_race, list_columns, path, races_in, standings
 from gradstep.lab.task import Task
 from gradstep.lab.tasks import TASKS
 from gradstep.lab.tasks.surface import Surface, relief
@@ -100,7 +100,7 @@ def paths(results: RaceResults) -> SurfaceChart | None:
     return SurfaceChart(title, "x", "y", ground.x, ground.y, ground.z, ways, task.minimum)
 
 
-def charts(results: RaceResults) -> dict[str, Picture]:
+def draw_race(results: RaceResults) -> dict[str, Picture]:
     """Return every other picture of a race, by its name in the file."""
     task = TASKS[results.header.task]
     shown: dict[str, Picture] = {"loss": _losses(results, over_time=False), "final": _final(results)}
@@ -226,7 +226,7 @@ another seed. Other settings are the optimizer's defaults, but for those in its 
 """
 
 
-def write_report(folder: Path) -> Path:
+def write_race_report(folder: Path) -> Path:
     """Write the report and the pictures of the races recorded in `folder`; return the report's file.
 
     Raises:
@@ -235,7 +235,7 @@ def write_report(folder: Path) -> Path:
     races = races_in(folder)
     for race in races:
         ways = paths(race)
-        for name, picture in (charts(race) | ({"path": ways} if ways else {})).items():
+        for name, picture in (draw_race(race) | ({"path": ways} if ways else {})).items():
             picture.save(folder / f"{race.header.task}-{name}.svg")
     report = folder / REPORT_FILE
     report.write_text(render(races), encoding="utf-8")
@@ -265,7 +265,7 @@ def render(races: list[RaceResults]) -> str:
 def _card(race: RaceResults) -> tuple[Child, Child, str]:
     """Return the winner, the task, and a link to the task's section."""
     task = TASKS[race.header.task]
-    outcome = verdict(race)
+    outcome = judge_race(race)
     if outcome.winner is None:
         return outcome.short, task.title, f"#{task.name}"
     mark = swatch(colours(race.header.contenders)[outcome.winner])
@@ -281,11 +281,11 @@ def _section(race: RaceResults) -> Markup:
     ways = paths(race)
     return section(
         task.title,
-        tag("p", tag("b", verdict(race).sentence)),
+        tag("p", tag("b", judge_race(race).sentence)),
         tag("p", about),
         _table(race),
         figures([ways], wide=True) if ways else "",
-        figures(charts(race).values()),
+        figures(draw_race(race).values()),
         id_=task.name,
     )
 
@@ -294,7 +294,7 @@ def _table(race: RaceResults) -> Markup:
     """Return the standings, the lowest loss first; the best of a column is bold if it is ahead beyond the noise."""
     ranked = standings(race)
     chosen = colours(race.header.contenders)
-    shown = columns(TASKS[race.header.task], verdict(race).winner)
+    shown = list_columns(TASKS[race.header.task], judge_race(race).winner)
     best = [column.best(ranked) for column in shown]
     rows = [
         Row(

@@ -129,13 +129,13 @@ def write_results(folder: Path) -> Iterator[Callable[[Record], None]]:
     with (folder / RESULTS_FILE).open("w", encoding="utf-8") as file:
 
         def write(record: Record) -> None:
-            file.write(encode(record) + "\n")
+            file.write(encode_record(record) + "\n")
             file.flush()
 
         yield write
 
 
-def encode(record: Record) -> str:
+def encode_record(record: Record) -> str:
     """Return a record as one line of JSON, its kind first."""
     return json.dumps({"record": name_record(record), **asdict(record)}, allow_nan=False, ensure_ascii=False)
 
@@ -145,7 +145,7 @@ def name_record(record: Record) -> str:
     return next(kind for kind, cls in RECORD_KINDS.items() if isinstance(record, cls))
 
 
-def decode(line: str) -> Record:
+def decode_record(line: str) -> Record:
     """Return the record in a line of JSON.
 
     Raises:
@@ -185,7 +185,7 @@ def read_results(folder: Path) -> list[RaceResults]:
         if not line.endswith("\n"):
             break
         try:
-            record = decode(line)
+            record = decode_record(line)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if isinstance(record, RaceHeader):

@@ -13,8 +13,8 @@ from typing import final
 import torch
 
 from gradstep.lab.contenders import DEFAULT_LINEUP, Contender, make_contender, with_peers
-from gradstep.lab.machine import describe
-from gradstep.lab.report import write_report
+from gradstep.lab.machine import describe_machine
+from gradstep.lab.report import write_race_report
 from gradstep.lab.results import (
     ContenderEntry,
     CurvePoint,
@@ -282,7 +282,7 @@ def plan(
     words += ["--seeds", str(seeds)] if seeds != SEEDS else []
     words += [f"--start={start}"] if start is not None else []
     words += ["--clip", f"{clip:g}"] if clip is not None else []
-    command, machine = shlex.join(words), describe()
+    command, machine = shlex.join(words), describe_machine()
     races = (
         Race(
             task=task,
@@ -326,7 +326,7 @@ def run(plan: SessionPlan, display: Display) -> SessionOutcome:
                     race.run(listen)
         except KeyboardInterrupt:
             interrupted = True
-    return SessionOutcome(folder, write_report(folder) if recorded else None, interrupted)
+    return SessionOutcome(folder, write_race_report(folder) if recorded else None, interrupted)
 
 
 def _make_folder(plan: SessionPlan) -> Path:

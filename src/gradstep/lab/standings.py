@@ -196,7 +196,7 @@ class RaceVerdict:
     sentence: str
 
 
-def verdict(results: RaceResults) -> RaceVerdict:
+def judge_race(results: RaceResults) -> RaceVerdict:
     """Return who won and by how much; nobody, if runs did not finish or differ only within the noise.
 
     Contenders at one seed start alike and see the same batches, so they are compared seed by seed. A contender is ahead
@@ -285,7 +285,7 @@ _TRAINED = ("accuracy", "share", "state", "per parameter")
 """Columns that say nothing about a surface."""
 
 
-def columns(task: Task, winner: str | None) -> list[StandingsColumn]:
+def list_columns(task: Task, winner: str | None) -> list[StandingsColumn]:
     """Return the columns of a task, given the winner's label; a surface has none for accuracy and memory."""
     every = (
         StandingsColumn(

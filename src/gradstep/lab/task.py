@@ -101,7 +101,7 @@ def _learning_rates() -> Mapping[str, Mapping[str, float]]:
 
 
 @contextmanager
-def seed_random(seed: int) -> Iterator[None]:
+def isolate_random(seed: int) -> Iterator[None]:
     """Seed torch's random numbers inside the context, and restore their state afterwards.
 
     New tensors are float32 on the CPU inside, whatever torch's defaults are.

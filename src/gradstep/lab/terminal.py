@@ -22,7 +22,7 @@ from rich.text import Text
 from gradstep.lab.contenders import CLASSES, DEFAULT_LINEUP, TORCH_CONTENDERS, base_name, updates_matrices_only
 from gradstep.lab.report import colours
 from gradstep.lab.results import CurvePoint, RaceHeader, RaceResults, Record, RunSummary, SessionOutcome
-from gradstep.lab.standings import StandingsColumn, columns, races_in, standings, verdict
+from gradstep.lab.standings import StandingsColumn, judge_race, list_columns, races_in, standings
 from gradstep.lab.tasks import TASKS
 from gradstep.report.markup import COLOURS
 from gradstep.report.words import UNKNOWN, number, percent, seconds
@@ -203,7 +203,7 @@ def closing(outcome: SessionOutcome) -> RenderableType:
         return Text(f"Interrupted before anything was raced. Folder: {outcome.folder}")
     parts: list[RenderableType] = []
     for race in races_in(outcome.folder):
-        parts += [_Standings(race), Text(verdict(race).sentence, style="bold")]
+        parts += [_Standings(race), Text(judge_race(race).sentence, style="bold")]
     if outcome.interrupted:
         parts.append(Text("\nInterrupted: what was done so far is kept.", style="bold"))
     parts.append(Text(f"\nReport: {outcome.report}"))
@@ -218,7 +218,7 @@ class _Standings:
         self._race = race
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = columns(TASKS[self._race.header.task], verdict(self._race).winner)
+        shown = list_columns(TASKS[self._race.header.task], judge_race(self._race).winner)
         count = len(shown)
         while count > 1 and _width(console, options, _standings(self._race, shown[:count])) > options.max_width:
             count -= 1

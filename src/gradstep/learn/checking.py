@@ -76,7 +76,7 @@ def challenge_named(name: str) -> Challenge:
     return CHALLENGES[name.lower()]
 
 
-_EXAMS = {"schedule": schedule.check, "clipping": clipping.check}
+_EXAMS = {"schedule": schedule.check_schedule, "clipping": clipping.check_clipping}
 
 EXAM_TIME_LIMIT = 60.0
 """Seconds that the process may take to judge a schedule or a clipping function."""
@@ -112,7 +112,7 @@ def check(name: str, submission: Any, framework: Framework = "numpy", *, convent
     return _require_settings(challenge, judge.check(submission, challenge.rule, convention=convention, kind=framework))
 
 
-def check_file(challenge: Challenge, framework: Framework, file: Path, *, convention: str = "torch") -> Verdict:
+def judge_file(challenge: Challenge, framework: Framework, file: Path, *, convention: str = "torch") -> Verdict:
     """Judge the learner's file in a separate process, with a time limit.
 
     Raises:

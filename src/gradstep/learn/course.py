@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, final
 
 from gradstep.judge import Status, Verdict
-from gradstep.learn.checking import CHALLENGES, Challenge, challenge_named, check_file, is_unfinished
+from gradstep.learn.checking import CHALLENGES, Challenge, challenge_named, is_unfinished, judge_file
 from gradstep.learn.experiments import EXPERIMENTS
 from gradstep.learn.lesson import FRAMEWORKS, Framework, Question, create_file
 from gradstep.storage import atomic_write
@@ -54,7 +54,7 @@ class Progress:
         return replace(self, framework=framework, work={**self.work, f"{name}/{framework}": work})
 
 
-def load(folder: Path) -> tuple[Progress, str]:
+def load_progress(folder: Path) -> tuple[Progress, str]:
     """Return the progress in a folder, and a remark if its file could not be read.
 
     A damaged file is renamed and the progress starts from zero; the learner's own files are not touched.
@@ -75,7 +75,7 @@ def load(folder: Path) -> tuple[Progress, str]:
         )
 
 
-def save(folder: Path, progress: Progress) -> None:
+def save_progress(folder: Path, progress: Progress) -> None:
     """Save the progress in a file that only its owner can read; make the folder if it is missing.
 
     Raises:
@@ -180,11 +180,11 @@ class Course:
 
     def progress(self) -> Progress:
         """Return the progress so far."""
-        return load(self.folder)[0]
+        return load_progress(self.folder)[0]
 
     def mend(self) -> str:
         """Put a damaged progress file aside; return a remark about it, or ""."""
-        return load(self.folder)[1]
+        return load_progress(self.folder)[1]
 
     def framework(self, choice: Framework | None, file: Path | None = None) -> Framework:
         """Return the given framework, else the one that the file imports, else the last one of the progress."""
@@ -231,10 +231,10 @@ class Course:
         self, challenge: Challenge, framework: Framework, file: Path | None = None, convention: str = "torch"
     ) -> Verdict:
         """Judge the learner's file; save the outcome and the diagnosis."""
-        verdict = check_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
+        verdict = judge_file(challenge, framework, file or self.file(challenge, framework), convention=convention)
         if verdict.status is Status.UNJUDGED or is_unfinished(verdict):
             return verdict
-        work, pieces = self._work(challenge, framework), diagnosis(verdict)
+        work, pieces = self._work(challenge, framework), split_diagnosis(verdict)
         self._save_work(
             challenge,
             framework,
@@ -251,7 +251,7 @@ class Course:
     def _save_work(self, challenge: Challenge, framework: Framework, **changes: Any) -> None:
         """Save the work on a challenge with some fields changed."""
         work = replace(self._work(challenge, framework), **changes)
-        save(self.folder, self.progress().with_work(challenge.name, framework, work))
+        save_progress(self.folder, self.progress().with_work(challenge.name, framework, work))
 
     def hints(self, challenge: Challenge, framework: Framework) -> list[Hint]:
         """Return the hints given so far: first those on the mistake of the last check, then the lesson's."""
@@ -289,24 +289,24 @@ class Course:
         Raises:
             ValueError: too few or too many letters, or a letter that is not among the options.
         """
-        graded = grade(challenge, letters)
+        graded = grade_answers(challenge, letters)
         progress = self.progress()
         answers = {**progress.answers, challenge.name: tuple(answer.given for answer in graded)}
-        save(self.folder, replace(progress, answers=answers))
+        save_progress(self.folder, replace(progress, answers=answers))
         return graded
 
     def ran(self, experiment: str) -> None:
         """Save that an experiment was run."""
         progress = self.progress()
         done = dict.fromkeys((*progress.experiments, experiment))
-        save(self.folder, replace(progress, experiments=tuple(done)))
+        save_progress(self.folder, replace(progress, experiments=tuple(done)))
 
 
-def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
+def grade_answers(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
     """Grade the answers to all questions of a challenge.
 
     >>> from gradstep.learn.checking import CHALLENGES
-    >>> [answer.right for answer in grade(CHALLENGES["sgd"], ["b", "a", "a"])]
+    >>> [answer.right for answer in grade_answers(CHALLENGES["sgd"], ["b", "a", "a"])]
     [True, True, False]
     """
     questions = challenge.lesson.questions
@@ -319,7 +319,7 @@ def grade(challenge: Challenge, letters: Sequence[str]) -> list[Answer]:
     return [Answer(q, letter, letter == q.letter) for q, letter in zip(questions, given)]
 
 
-def diagnosis(verdict: Verdict) -> tuple[str, ...]:
+def split_diagnosis(verdict: Verdict) -> tuple[str, ...]:
     """Return the pieces of a diagnosis: what the likely mistake is, where to look, what to read."""
     if verdict.passed:
         return ()

@@ -25,7 +25,7 @@ for line in step_through():
 Cell = dict[str, Any]
 
 
-def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
+def make_challenge(challenge: Challenge, framework: Framework) -> dict[str, Any]:
     """Return the notebook of a challenge: text, skeleton, check, hints to open, experiments and questions.
 
     It does not contain the solution.
@@ -50,7 +50,7 @@ def notebook(challenge: Challenge, framework: Framework) -> dict[str, Any]:
 
 def write(challenge: Challenge, framework: Framework, folder: Path) -> tuple[Path, bool]:
     """Write the notebook unless it exists; return its file and whether it was written."""
-    content = json.dumps(notebook(challenge, framework), indent=1, ensure_ascii=False)
+    content = json.dumps(make_challenge(challenge, framework), indent=1, ensure_ascii=False)
     file = folder / f"{challenge.name}_{framework}.ipynb"
     folder.mkdir(parents=True, exist_ok=True)
     return file, create_file(file, content + "\n")

@@ -26,7 +26,7 @@ RECORD_FORMAT = 1
 _KEY = "gradstep_monitor"
 
 
-def encode(entry: Header | Update) -> str:
+def encode_entry(entry: Header | Update) -> str:
     """Return the line of an entry, without the line break."""
     if isinstance(entry, Header):
         return _text({_KEY: RECORD_FORMAT, **_plain(entry)})
@@ -41,7 +41,7 @@ def encode(entry: Header | Update) -> str:
     return f'{text[:-1]},"parameters":{{{packed}}}}}'
 
 
-def decode(line: str) -> Header | Update:
+def decode_entry(line: str) -> Header | Update:
     """Return the header or update in a line.
 
     Raises:
@@ -89,7 +89,7 @@ class Reader:
         for line in whole.splitlines():
             self._lines += 1
             try:
-                self._add(decode(line.decode()))
+                self._add(decode_entry(line.decode()))
             except ValueError as error:
                 raise ValueError(f"{self.path}, line {self._lines}: {error}") from error
         self._offset += len(whole)
@@ -131,8 +131,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     Example:
         >>> from tempfile import mkdtemp
         >>> file = Path(mkdtemp()) / "monitor.jsonl"
-        >>> lines = [encode(Header("SGD", "torch", None, (), ())), encode(Update(0, 1.5, loss=0.25)), '{"update":1,"ti']
-        >>> _ = file.write_text("\n".join(lines))
+        >>> lines = map(encode_entry, [Header("SGD", "torch", None, (), ()), Update(0, 1.5, loss=0.25)])
+        >>> _ = file.write_text("\n".join([*lines, '{"update":1,"ti']))
         >>> [update.loss for update in read_run(file).updates]
         [0.25]
     """

@@ -43,7 +43,7 @@ ALWAYS = ("loss", "lr", "grad_norm")
 """Metrics that are drawn even if they are constant."""
 
 
-def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
+def write_run_report(run: Run, path: str | os.PathLike[str]) -> Path:
     """Write the report of a run as one self-contained HTML page.
 
     Args:
@@ -65,7 +65,7 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
         _diagnosis_section(run),
         _cards(run),
         tag("p", HINT, class_="quiet"),
-        figures(charts(run)),
+        figures(draw_run(run)),
         _groups_section(header),
         _parameters_section(run),
         _unregistered_section(header),
@@ -75,7 +75,7 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def charts(run: Run) -> list[LineChart]:
+def draw_run(run: Run) -> list[LineChart]:
     """Return the charts of a run; constant metrics other than loss, learning rate and gradient norm have none."""
     metrics = {metric.name: metric for metric in METRICS}
     skipped = [update for update in run.updates if update.skipped]

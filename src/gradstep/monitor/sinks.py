@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, final
 
-from gradstep.monitor.lines import RECORD_FILE, Reader, encode
+from gradstep.monitor.lines import RECORD_FILE, Reader, encode_entry
 from gradstep.monitor.record import Header, Run, Update
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class JsonLines(Sink):
 
     def write(self, update: Header | Update) -> None:
         assert self._file is not None
-        self._file.write((encode(update) + "\n").encode())
+        self._file.write((encode_entry(update) + "\n").encode())
 
     def close(self) -> None:
         if self._file is not None:
@@ -160,10 +160,10 @@ class Html(Sink):
             self._updates.append(update)
 
     def close(self) -> None:
-        from gradstep.monitor.report import write_report
+        from gradstep.monitor.report import write_run_report
 
         if self._headers:
-            write_report(Run(tuple(self._headers), tuple(self._updates)), self.path)
+            write_run_report(Run(tuple(self._headers), tuple(self._updates)), self.path)
 
 
 MOST_SHOWN = 2_000

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import checkpoint_bytes, rows
+from gradstep.planner.items import checkpoint_bytes, list_rows
 from gradstep.planner.machine import usable_memory
 from gradstep.planner.parameters import Module
 from gradstep.planner.planning import Plan, build_plan, list_traffic
@@ -157,13 +157,13 @@ def plans(
     choices = [choice for choice in choices if choice.refuse(request) is None]
 
     # Paging only moves memory, a checkpoint is whole, and what is sent depends on types and sharding.
-    list_rows = cache(lambda plain: tuple(rows(request, plain)))
+    rows_of = cache(lambda plain: tuple(list_rows(request, plain)))
     sum_checkpoint = cache(lambda plain: checkpoint_bytes(request, plain))
     sum_traffic = cache(lambda plain: list_traffic(request, plain))
 
     def build(choice: Combination) -> Plan:
         resident = replace(choice, paged=False)
         whole, sent = replace(resident, sharding="ddp"), replace(resident, rounding="nearest", state="float32")
-        return build_plan(request, choice, list_rows(resident), sum_checkpoint(whole), sum_traffic(sent))
+        return build_plan(request, choice, rows_of(resident), sum_checkpoint(whole), sum_traffic(sent))
 
     return Plans(tuple(map(build, choices)), request.budget or 0, source)

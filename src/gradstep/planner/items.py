@@ -47,7 +47,7 @@ class MemoryRow:
     note: str = ""
 
 
-def rows(request: Request, choice: Combination) -> Iterator[MemoryRow]:
+def list_rows(request: Request, choice: Combination) -> Iterator[MemoryRow]:
     """Yield the memory of a rank, kind by kind, before paging."""
     ranks, rule, sharding = request.ranks, request.rule, choice.sharding
     whole = request.model.cast(choice.params)
@@ -83,7 +83,7 @@ def rows(request: Request, choice: Combination) -> Iterator[MemoryRow]:
 
 def checkpoint_bytes(request: Request, choice: Combination) -> int:
     """Return the bytes of weights and state of the whole model."""
-    whole = rows(replace(request, ranks=PlannedRanks()), replace(choice, sharding="ddp"))
+    whole = list_rows(replace(request, ranks=PlannedRanks()), replace(choice, sharding="ddp"))
     return sum(row.nbytes for row in whole if row.kind in ("weights", "state"))
 
 
@@ -131,7 +131,7 @@ def _largest_block(model: Model) -> int:
 
 
 def place_rows(request: Request, choice: Combination, resident: Iterable[MemoryRow]) -> Iterator[MemoryRow]:
-    """Yield the :func:`rows` of a combination in their places."""
+    """Yield the :func:`list_rows` of a combination in their places."""
     outside = ("host" if request.gpus else "disk") if choice.paged else "device"
     paged_bytes = 0
     for row in resident:

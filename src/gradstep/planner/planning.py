@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, place_rows, rows
+from gradstep.planner.items import GATHERED, MemoryRow, checkpoint_bytes, list_rows, place_rows
 from gradstep.planner.parameters import Module
 from gradstep.planner.request import OLD_SHARDING, Combination, Request, check_replicas, describe_choice, make_request
 from gradstep.planner.sharding import Traffic, cut_matrices, traffic
@@ -230,7 +230,7 @@ def plan(
     if refusal is not None:
         raise ValueError(refusal)
     checkpoint, sent = checkpoint_bytes(request, choice), list_traffic(request, choice)
-    return build_plan(request, choice, rows(request, choice), checkpoint, sent)
+    return build_plan(request, choice, list_rows(request, choice), checkpoint, sent)
 
 
 def list_traffic(request: Request, choice: Combination) -> tuple[Traffic, ...]:
@@ -242,7 +242,7 @@ def list_traffic(request: Request, choice: Combination) -> tuple[Traffic, ...]:
 def build_plan(
     request: Request, choice: Combination, resident: Iterable[MemoryRow], checkpoint: int, sent: tuple[Traffic, ...]
 ) -> Plan:
-    """Build the plan of a possible combination from its :func:`rows`, the bytes of a checkpoint and its traffic."""
+    """Build the plan of a possible combination from its rows, the bytes of a checkpoint and its traffic."""
     ranks = request.ranks
     return Plan(
         model=request.model.name,

@@ -7,7 +7,7 @@ or dark colour scheme. One function makes all elements and escapes their text (:
 
 from gradstep.report.charts import Bar, BarChart, Level, Line, LineChart
 from gradstep.report.page import Row, cards, facts, page, section, swatch, table
-from gradstep.report.picture import Grid, Picture, check_file, figures
+from gradstep.report.picture import Grid, Picture, check_picture_file, figures
 from gradstep.report.surface import SurfaceChart, SurfacePath
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "SurfaceChart",
     "SurfacePath",
     "cards",
-    "check_file",
+    "check_picture_file",
     "facts",
     "figures",
     "page",

@@ -53,7 +53,7 @@ class Picture(ABC):
         Raises:
             ValueError: another ending.
         """
-        path = check_file(Path(file))
+        path = check_picture_file(Path(file))
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".svg":
             path.write_text(self.file(), encoding="utf-8")
@@ -66,7 +66,7 @@ class Picture(ABC):
         return self.file()
 
 
-def check_file(file: Path) -> Path:
+def check_picture_file(file: Path) -> Path:
     """Return the file, or refuse it if it is a folder or its ending is neither .svg nor .html.
 
     Raises:

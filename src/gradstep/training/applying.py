@@ -69,7 +69,7 @@ def apply(optimizers: Optimizers, peers: Peers, *, divisor: float, max_grad_norm
     return StepReport(stepped=True, grad_norm=norm, clip=clip)
 
 
-def list_parameters(optimizers: Optimizers) -> list[Tensor]:
+def list_all_parameters(optimizers: Optimizers) -> list[Tensor]:
     """Return all parameters, optimizer by optimizer and group by group."""
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
@@ -98,7 +98,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 "the gradients of this optimizer are released (gradstep.release_gradients), and a stepper clips and "
                 "checks all gradients together: call remove() of the release first, or step in a loop of your own"
             )
-    params = list_parameters(optimizers)
+    params = list_all_parameters(optimizers)
     if len(optimizers) > 1 and len(set(params)) < len(params):
         twice = next(p for k, p in enumerate(params) if p in set(params[:k]))
         raise ValueError(
@@ -109,13 +109,13 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
 def list_gradients(optimizers: Optimizers) -> list[Tensor]:
     """Return this process's gradients that are not None, in the order of the parameters; the values of sparse ones."""
-    return [_gradient_values(p) for p in list_parameters(optimizers) if p.grad is not None]
+    return [_gradient_values(p) for p in list_all_parameters(optimizers) if p.grad is not None]
 
 
 @torch.no_grad()
 def gradient_norms(optimizers: Optimizers) -> Tensor:
     """Return the 2-norm of every parameter's gradient, 0 where it is None; shape (number of parameters,)."""
-    params = list_parameters(optimizers)
+    params = list_all_parameters(optimizers)
     present = [k for k, p in enumerate(params) if p.grad is not None]
     norms = torch.zeros(len(params), device=params[0].device)
     if present:
@@ -137,12 +137,12 @@ def find_cleared(model: nn.Module, optimizers: Optimizers, before: Tensor | None
     if not bool(is_cleared.any()):
         return []
     names = name_parameters(model, optimizers)
-    return [names[p] for p, lost in zip(list_parameters(optimizers), is_cleared.tolist(), strict=True) if lost]
+    return [names[p] for p, lost in zip(list_all_parameters(optimizers), is_cleared.tolist(), strict=True) if lost]
 
 
 def name_parameters(model: nn.Module, optimizers: Optimizers) -> dict[Tensor, str]:
     """Return the name of every trained parameter: the model's in its order, then those only the optimizers hold."""
-    trained = set(list_parameters(optimizers))
+    trained = set(list_all_parameters(optimizers))
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p in trained}
     for optimizer in optimizers:
         for index, group in enumerate(optimizer.param_groups):
@@ -186,7 +186,7 @@ def _compute_norm_of_all(optimizers: Optimizers, peers: Peers) -> float:
 
     Where several processes have the same part, each of them counts its share of it.
     """
-    params = [p for p in list_parameters(optimizers) if p.grad is not None]
+    params = [p for p in list_all_parameters(optimizers) if p.grad is not None]
     for p in params:  # gradients of tensor parallelism may be summands
         g = p.grad
         if is_distributed(p) and g is not None and is_distributed(g) and g.placements != p.placements:

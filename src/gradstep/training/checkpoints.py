@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,12 +16,12 @@ from torch import nn
 import gradstep
 from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.checkpoint.matching import LoadReport, show_lines
+from gradstep.optimizers.memory import is_distributed
 from gradstep.schedules import Schedule
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver
 from gradstep.training.loading import load_part
-from gradstep.training.random_state import random_state, restore_random_state
-from gradstep.training.ranks import own_rank, refuse_shards, restore_of_rank, save_in_first
+from gradstep.training.random_state import own_rank, random_state, restore_of_rank, restore_random_state, save_in_first
 from gradstep.training.stepper import Stepper
 
 FILE_FORMAT = 1
@@ -117,6 +118,8 @@ def load_checkpoint(
     rng: bool = True,
     strict: Literal[True] = True,
 ) -> dict[str, Any]: ...
+
+
 @overload
 def load_checkpoint(
     path: File,
@@ -129,6 +132,8 @@ def load_checkpoint(
     rng: bool = True,
     strict: Literal[False],
 ) -> LoadReport: ...
+
+
 def load_checkpoint(
     path: File,
     *,
@@ -240,11 +245,8 @@ def _count_bytes(content: Any) -> int:
     def add(value: Any) -> None:
         if isinstance(value, torch.Tensor) and value.layout == torch.strided:
             sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, Mapping):
-            for one in value.values():
-                add(one)
-        elif isinstance(value, (list, tuple)):
-            for one in value:
+        elif isinstance(value, (Mapping, list, tuple)):
+            for one in value.values() if isinstance(value, Mapping) else value:
                 add(one)
 
     add(content)
@@ -375,3 +377,24 @@ def _is_plain(value: Any) -> bool:
     except pickle.UnpicklingError:
         return False
     return True
+
+
+def refuse_shards(parts: Mapping[str, Any], what: str) -> None:
+    """Refuse to do ``what`` with a checkpoint's model or optimizer of which this process has only a part.
+
+    Raises:
+        ValueError: naming the part, and what saves it.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # before anybody has imported it nothing is sharded by it
+    for name, part in parts.items():
+        optimizers = part.optimizers if name == "stepper" else [part] if name == "optimizer" else []
+        params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        wrapped = False
+        if isinstance(part, nn.Module):
+            params = list(part.parameters())
+            wrapped = fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in part.modules())
+        if wrapped or any(map(is_distributed, params)):
+            raise ValueError(
+                f"the {name} is sharded, and cannot be {what} here: this process has its own shards only. Use "
+                "torch.distributed.checkpoint with get_state_dict and set_state_dict, which know the other processes"
+            )

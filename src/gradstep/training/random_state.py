@@ -1,11 +1,14 @@
-"""The global random generators that training uses: save and restore their state, and seed them."""
+"""The global random generators that training uses, of one process and of several: save, restore and seed them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+
+from gradstep.warn import warn_user
 
 
 def random_state() -> dict[str, Any]:
@@ -69,3 +72,44 @@ def seed_random(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+def own_rank() -> int:
+    """Return this process's rank among all; 0 without others."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def save_in_first(group: Any, content: dict[str, Any], save: Callable[[], None]) -> None:
+    """Save in the first process of a group, after ``"ranks"``, the generators of each, were added to the content.
+
+    Raises:
+        RuntimeError: the first process could not save; it has the error itself.
+    """
+    states: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(states, (dist.get_rank(), random_state()), group=group)
+    content["ranks"] = dict(states)
+    first, errors = dist.get_rank(group) == 0, [""]
+    failure: Exception | None = None
+    if first:
+        try:
+            save()
+        except Exception as error:
+            failure, errors = error, [f"{type(error).__name__}: {error}"]
+    dist.broadcast_object_list(errors, src=dist.get_global_rank(group, 0), group=group)
+    if failure is not None:
+        raise failure
+    if errors[0]:
+        raise RuntimeError(f"the first process of the group could not save the checkpoint: {errors[0]}")
+
+
+def restore_of_rank(content: Mapping[str, Any]) -> None:
+    """Set the random generators to those that a checkpoint has of this process; warn if it has none."""
+    rank = own_rank()
+    states = content.get("ranks") or {content.get("rank", rank): content["random"]}
+    if rank in states:
+        restore_random_state(states[rank])
+        return
+    warn_user(
+        f"the checkpoint has the random generators of rank {', '.join(map(str, states))}, and this is rank {rank}: "
+        "they stay as they are. Save in all processes with process_group=torch.distributed.group.WORLD to keep each's"
+    )

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRand
 
 from gradstep.optimizers import Optimizer
 from gradstep.optimizers.wrapped import innermost
-from gradstep.training.applying import list_parameters
+from gradstep.training.applying import list_all_parameters
 from gradstep.training.random_state import generator_states, set_generator_states
 
 
@@ -91,7 +91,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
-        params = list(dict.fromkeys([*model.parameters(), *list_parameters(optimizers)]))
+        params = list(dict.fromkeys([*model.parameters(), *list_all_parameters(optimizers)]))
         modules = list(model.modules())
         self._flags = [(p, p.requires_grad) for p in params], [(m, m.training) for m in modules]
         inner = [innermost(optimizer) for optimizer in optimizers]

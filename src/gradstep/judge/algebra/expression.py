@@ -63,7 +63,7 @@ class Node:
         return node
 
     def __repr__(self) -> str:
-        return describe(self)
+        return write_expression(self)
 
     def __add__(self, other: Node | float) -> Node:
         return add(self, _as_node(other))
@@ -328,16 +328,16 @@ def build(op: str, args: tuple[Any, ...]) -> Node:
     return makers[op](*args) if op in makers else call(op, *args)
 
 
-def describe(node: Node) -> str:
+def write_expression(node: Node) -> str:
     """Return the expression as one line of text."""
     match node.op:
         case "number":
             return f"{node.args[0]:g}"
         case "add":
-            return "(" + " + ".join(map(describe, node.args)) + ")"
+            return "(" + " + ".join(map(write_expression, node.args)) + ")"
         case "mul":
-            return " * ".join(map(describe, node.args))
+            return " * ".join(map(write_expression, node.args))
         case "pow":
-            return f"{describe(node.args[0])}**{describe(node.args[1])}"
-    inner = ", ".join(describe(a) if isinstance(a, Node) else str(a) for a in node.args)
+            return f"{write_expression(node.args[0])}**{write_expression(node.args[1])}"
+    inner = ", ".join(write_expression(a) if isinstance(a, Node) else str(a) for a in node.args)
     return f"{node.op}({inner})" if inner else node.op

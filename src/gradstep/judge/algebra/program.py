@@ -312,14 +312,14 @@ def replace_denominators(program: Program, make: Callable[[Denominator], Node]) 
     return require_change(program, program.rewrite(lambda n: replacements.get(n, n)))
 
 
-def decoupled_decay(program: Program) -> Node:
+def find_decoupled_decay(program: Program) -> Node:
     """Return the factor of the decay on the weight, ``lr * weight_decay``."""
     decay = 1 - program["keep"]
     require(decay.contains(program.setting("weight_decay")), "decay on the weight")
     return decay
 
 
-def coupled_decay(program: Program) -> Node:
+def find_coupled_decay(program: Program) -> Node:
     """Return the factor of the weight that is added to the gradient, ``weight_decay``."""
     scale, _ = program["G"].linear(P)
     require(scale.contains(program.setting("weight_decay")), "decay in the gradient")

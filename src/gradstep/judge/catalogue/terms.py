@@ -14,9 +14,9 @@ from gradstep.judge.algebra.program import (
     Replacement,
     all_of,
     any_of,
-    coupled_decay,
-    decoupled_decay,
     divide_terms,
+    find_coupled_decay,
+    find_decoupled_decay,
     only,
     replace_corrections,
     replace_denominators,
@@ -215,12 +215,12 @@ def set_eps(value: float, program: Program) -> Program:
 
 def _change_decoupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the factor of the decay on the weight by ``change`` of it."""
-    return program.replace(keep=1 - change(program, decoupled_decay(program)))
+    return program.replace(keep=1 - change(program, find_decoupled_decay(program)))
 
 
 def _change_coupled(change: Callable[[Program, Node], Node], program: Program) -> Program:
     """Replace the factor of the decay in the gradient by ``change`` of it."""
-    return program.replace(G=G + change(program, coupled_decay(program)) * P)
+    return program.replace(G=G + change(program, find_coupled_decay(program)) * P)
 
 
 def _scale(factor: float) -> Edit:
@@ -228,12 +228,12 @@ def _scale(factor: float) -> Edit:
 
 
 def _move_to_gradient(program: Program) -> Program:
-    decoupled_decay(program)
+    find_decoupled_decay(program)
     return program.replace(G=program["G"] + program.setting("weight_decay") * P, keep=ONE)
 
 
 def _move_to_weight(program: Program) -> Program:
-    decay = program.setting("lr") * coupled_decay(program)
+    decay = program.setting("lr") * find_coupled_decay(program)
     return program.replace(G=G, keep=program["keep"] - decay)
 
 
@@ -272,8 +272,8 @@ def _skip_at_zero(program: Program) -> Program:
 def _decay_along(direction: Node, program: Program) -> Program:
     """Multiply the decay by ``direction`` instead of the weight."""
     if program["keep"] is not ONE:
-        return program.replace(keep=ONE, p=program["p"] - decoupled_decay(program) * direction)
-    return program.replace(G=G + coupled_decay(program) * direction)
+        return program.replace(keep=ONE, p=program["p"] - find_decoupled_decay(program) * direction)
+    return program.replace(G=G + find_coupled_decay(program) * direction)
 
 
 def _decay_before_and_after(program: Program) -> Program:
@@ -294,7 +294,7 @@ def _move_to_numerator(program: Program) -> Program:
 
 def _move_to_denominator(program: Program) -> Program:
     decay = program.setting("weight_decay") * P
-    decoupled_decay(program)
+    find_decoupled_decay(program)
     return replace_denominators(program, lambda d: d.node + decay).replace(keep=ONE)
 
 
@@ -352,8 +352,8 @@ CHANGES: dict[str, Edit | RuleChange] = {
     "eps-twice": _replace_sums(lambda d: (d.root**2 + d.eps) ** 0.5 + d.eps),
     "eps-squared": _replace_sums(lambda d: d.root + d.eps**2),
     "eps-added-to-quotient": _add_to_quotient,
-    "decay-in-gradient": RuleChange(_move_to_gradient, when=decoupled_decay),
-    "decay-on-weight": RuleChange(_move_to_weight, when=coupled_decay),
+    "decay-in-gradient": RuleChange(_move_to_gradient, when=find_decoupled_decay),
+    "decay-on-weight": RuleChange(_move_to_weight, when=find_coupled_decay),
     "decay-after": _decay_after,
     # As where a schedule's multiplier takes the place of lr.
     "decay-without-lr": partial(_change_decoupled, lambda p, d: divide_terms(d, p.setting("lr"))),

@@ -1,32 +1,294 @@
-"""Which rule made a parameter's updates."""
+"""Which rule made a parameter's updates: how far each rule's are from those observed, beyond what roundings explain."""
 
+from __future__ import annotations
+
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import final
 
-from gradstep.judge.updates.candidates import Candidate, all_rules, known_mistakes, plain_rules
-from gradstep.judge.updates.comparison import (
-    CODED,
-    EXACT,
-    UNRESOLVED,
-    VISIBLE,
-    Screen,
-    collect_updates,
-    compare,
-    norm,
-    rounding_of,
-    tolerance,
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.judge.scenario import Values
+from gradstep.judge.updates.candidates import (
+    Candidate,
+    Roundings,
+    StateOverflowError,
+    UnknowableError,
+    all_rules,
+    known_mistakes,
+    plain_rules,
+    rate_of,
+    settings_from,
 )
-from gradstep.judge.updates.history import EIGHT_BIT, History
-from gradstep.judge.updates.replay import settings_from
+from gradstep.judge.updates.history import EIGHT_BIT, History, ObservedStep, group_histories, join_histories
 from gradstep.judge.updates.report import Result
 from gradstep.rules import RULES
+
+EXACT = 3e-5
+"""Relative distance that is never called a difference: authors round coefficients to float32."""
+
+CODED = 0.2
+"""The same where state is kept in 8-bit codes."""
+
+DIRECTION = 0.15
+"""For matrices that are orthogonalised: iterations differ. A momentum that is not orthogonalised is 0.5 away."""
+
+VISIBLE = 2.0
+"""An update must be this many times longer than what roundings explain for its rule to be seen in it."""
+
+UNRESOLVED = "updates smaller than its dtype resolves"
+
+_FIRST_STEPS = 2
+
+_REPLAYS = 3
+"""Disturbed replays; the one that goes furthest counts."""
+
+_SPREAD = 2.0
+"""What roundings explain is this many times the distance of the disturbed replays from the exact one.
+
+Correct optimizers were at most 0.7 times that distance away (torch's in bfloat16, learning rates 0.01 and 10).
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Fit:
+    """How well a rule explains the updates."""
+
+    # the largest over the steps, relative to the update, beyond what roundings explain; infinite where it is not known
+    distance: float
+    factor: float = 1.0  # how many times longer the updates were
+    reason: str = ""  # why the distance is not known; empty where it is
+    # in no step can the rule be seen, since roundings or an overflow explain as much as the update
+    hidden: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class _Pair:
+    """One step of n parameters with m recorded elements in all."""
+
+    observed: Values  # (m,) the updates that were observed
+    replayed: Values  # (m,) the updates that the rule makes
+    rounding: Values  # (n,) the 2-norm of what rounding of each parameter may add
+    starts: NDArray[np.intp]  # (n,) the first element of each parameter
+
+    def visible(self, spread: Values | float = 0.0) -> NDArray[np.bool_]:
+        """Return (n,) whether updates are longer than roundings; ``spread`` is what those inside the rule add."""
+        length = np.maximum(_norms(self.observed, self.starts), _norms(self.replayed, self.starts))
+        return length > np.maximum(VISIBLE * self.rounding, self.rounding + spread)
+
+    def distances(self, factor: Values, spread: Values | float = 0.0) -> Values:
+        """Return (n,) how far, relative to them and beyond roundings, updates are from ``factor`` times the rule's."""
+        scaled = np.repeat(factor, np.diff(self.starts, append=len(self.observed))) * self.replayed
+        longest = np.maximum(_norms(self.observed, self.starts), _norms(scaled, self.starts))
+        apart = _norms(self.observed - scaled, self.starts) - self.rounding - factor * spread
+        return np.divide(np.maximum(apart, 0.0), longest, out=np.zeros_like(longest), where=longest > 0)
+
+
+def _norms(x: Values, starts: NDArray[np.intp]) -> Values:
+    """Return the 2-norm of each parameter's elements of ``x``, (m,), as (n,)."""
+    return np.sqrt(np.add.reduceat(x * x, starts))
+
+
+def _common_factors(pairs: Sequence[_Pair]) -> Values:
+    """Return (n,) the factor ≥ 0 of the rule's updates that fits a parameter's visible steps best (least squares)."""
+    squares = [p.visible() * np.add.reduceat(p.replayed * p.replayed, p.starts) for p in pairs]
+    products = [p.visible() * np.add.reduceat(p.observed * p.replayed, p.starts) for p in pairs]
+    square, product = np.sum(squares, axis=0), np.sum(products, axis=0)
+    factors: Values = np.maximum(np.divide(product, square, out=np.zeros_like(square), where=square > 0), 0.0)
+    return factors
+
+
+def tolerance_of(candidate: Candidate, history: History) -> float:
+    """The relative distance beyond its roundings up to which updates are a rule's."""
+    if candidate.orthogonal:
+        return DIRECTION
+    return CODED if history.state is EIGHT_BIT else EXACT
+
+
+def compare(
+    candidate: Candidate, history: History, screen: Screen | None = None, *, limit: float, scaled: bool = False
+) -> Fit:
+    """How well a rule explains the updates; a distance above ``limit`` need not be known exactly.
+
+    ``screen`` is what is known of this parameter and others together. With ``scaled`` the length may be another, by one
+    factor for all steps.
+    """
+    if screen is not None and screen.excludes(candidate, history, limit=limit, scaled=scaled):
+        return Fit(math.inf)
+    # Most rules that do not fit differ in the first steps already, and many are tried.
+    first = _compare_steps(candidate, history, _FIRST_STEPS, limit=limit, scaled=scaled)
+    if first.distance > limit and not first.reason:
+        return first
+    return _compare_steps(candidate, history, len(history.steps), limit=limit, scaled=scaled)
+
+
+def _compare_steps(candidate: Candidate, history: History, count: int, *, limit: float, scaled: bool) -> Fit:
+    steps = history.full_steps if candidate.full else history.steps
+    replayed, unknown = collect_updates(candidate, history, count)
+    observed = [_without_decay(step) if candidate.orthogonal else step.update for step in steps]
+    pairs = [
+        _Pair(o.ravel(), r.ravel(), np.array([rounding_of(s, history)]), np.zeros(1, dtype=np.intp))
+        for s, o, r in zip(steps, observed, replayed)
+    ]
+    if not pairs:
+        return unknown
+    visible = [pair for pair in pairs if pair.visible()]
+    if not visible:
+        return Fit(math.inf, reason=UNRESOLVED, hidden=True)
+    factor = _common_factors(visible) if scaled or candidate.orthogonal else np.ones(1)
+    distance = max(float(pair.distances(factor)[0]) for pair in visible)
+    if distance <= tolerance_of(candidate, history):
+        return Fit(distance, float(factor[0]))
+    if history.state is EIGHT_BIT and not candidate.promised:
+        # With 8-bit codes several rules come as near as this, so that none can be named.
+        return Fit(distance, float(factor[0]))
+    # The sum of the roundings costs three more replays, so it is computed only where the result depends on it.
+    distance = -1.0
+    for pair, spread in zip(pairs, _spreads(candidate, history, replayed, pairs[0].starts)):
+        if pair.visible(spread):
+            distance = max(distance, float(pair.distances(factor, spread)[0]))
+        if distance > limit:
+            break
+    if distance < 0.0:
+        return Fit(math.inf, reason="not judged: roundings explain as much as its updates", hidden=True)
+    return Fit(distance, float(factor[0]))
+
+
+def collect_updates(candidate: Candidate, history: History, count: int) -> tuple[list[Values], Fit]:
+    """Return a rule's updates of the first steps, up to one that cannot be computed, and the reason why it cannot."""
+    updates: list[Values] = []
+    try:
+        for update in islice(candidate.replay(history, None), count):
+            if not np.isfinite(update).all():
+                raise StateOverflowError("its updates are not finite")
+            updates.append(update)
+    except UnknowableError as error:
+        return updates, Fit(math.inf, reason=f"not judged: {error}", hidden=isinstance(error, StateOverflowError))
+    except Exception:  # a foreign optimizer's settings may be of any kind
+        return updates, Fit(math.inf, reason="not judged: its settings are not the rule's")
+    return updates, Fit(math.inf, reason="not judged: no step was recorded")
+
+
+def _spreads(
+    candidate: Candidate, history: History, exact: Sequence[Values], starts: NDArray[np.intp]
+) -> Iterator[Values]:
+    """Yield for each step, (n,), how far roundings move disturbed replays from the exact one."""
+    arithmetic = max(history.values, history.state, key=lambda f: f.eps)
+    replays = [candidate.replay(history, Roundings(seed, arithmetic, history.state)) for seed in range(_REPLAYS)]
+    with contextlib.suppress(UnknowableError):  # a disturbed state overflows where the exact one nearly does
+        for update, *disturbed in zip(exact, *replays):
+            with np.errstate(all="ignore"):  # a replay that is not finite is infinitely far away
+                apart = np.max([_norms((d - update).ravel(), starts) for d in disturbed], axis=0)
+            yield _SPREAD * np.nan_to_num(apart, nan=math.inf, posinf=math.inf)
+
+
+def _without_decay(step: ObservedStep) -> Values:
+    """Return the update without the decoupled decay of the weights, lr · weight_decay · weight."""
+    weight_decay = float(settings_from(step.settings, RULES["AdamW"]).get("weight_decay", 0.0))
+    keep = 1 - rate_of(step) * weight_decay
+    return step.update - (keep - 1) * step.before
+
+
+def rounding_of(step: ObservedStep, history: History) -> float:
+    """The distance that rounding the values themselves explains."""
+    return measure_length(_rounding_sizes(step, history))
+
+
+def _rounding_sizes(step: ObservedStep, history: History) -> Values:
+    size = np.maximum(np.abs(step.before), np.abs(step.after))
+    return history.values.eps * size + history.values.smallest
+
+
+def measure_length(x: Values) -> float:
+    """The Euclidean length of an update."""
+    return float(np.linalg.norm(x))
+
+
+@final
+class Screen:
+    """Excludes rules that did not make the first updates, for all parameters with the same settings at once.
+
+    Most of the time of a comparison does not depend on how many elements there are.
+    """
+
+    def __init__(self, histories: Sequence[History]) -> None:
+        """Take one record or more of a group of :func:`group_histories`."""
+        self._places = {id(h): i for i, h in enumerate(histories)}
+        sizes = np.array([h.steps[0].before.size for h in histories])
+        self._starts = np.cumsum(sizes) - sizes
+        self._joint = join_histories(histories, _FIRST_STEPS)
+        self._smallest: dict[int, History] = {}
+        for h in sorted((h for h in histories if h.full_steps), key=lambda h: math.prod(h.shape), reverse=True):
+            self._smallest[len(h.shape)] = h
+        self._possible: dict[tuple[Candidate, float, bool], NDArray[np.bool_]] = {}
+        self._excluded: dict[tuple[Candidate, int, float, bool], bool] = {}
+
+    def excludes(self, candidate: Candidate, history: History, *, limit: float, scaled: bool) -> bool:
+        """Return whether the rule is known to be further than ``limit`` from one parameter's updates."""
+        if len(self._places) == 1:
+            return False
+        if candidate.full:
+            return not candidate.promised and self._excludes_matrix(candidate, history, limit, scaled)
+        key = candidate, limit, scaled
+        if key not in self._possible:
+            self._possible[key] = self._find_possible(candidate, limit, scaled)
+        return not self._possible[key][self._places[id(history)]]
+
+    def _excludes_matrix(self, candidate: Candidate, history: History, limit: float, scaled: bool) -> bool:
+        """Return whether a rule of whole matrices is further than ``limit`` from the updates of the smallest matrix."""
+        smallest = self._smallest.get(len(history.shape))
+        if smallest is None or smallest is history:
+            return False
+        key = candidate, len(history.shape), limit, scaled
+        if key not in self._excluded:
+            fit = compare(candidate, smallest, limit=limit, scaled=scaled)
+            self._excluded[key] = fit.distance > limit and not fit.reason
+        return self._excluded[key]
+
+    def _find_possible(self, candidate: Candidate, limit: float, scaled: bool) -> NDArray[np.bool_]:
+        """Return, (parameters,), whether the rule may be within ``limit`` of the first updates; True if not known."""
+        joint, every = self._joint, np.ones(len(self._starts), dtype=np.bool_)
+        replayed, _ = collect_updates(candidate, joint, _FIRST_STEPS)
+        if len(replayed) < min(_FIRST_STEPS, len(joint.steps)):
+            return every
+        pairs = [
+            _Pair(s.update, r, _norms(_rounding_sizes(s, joint), self._starts), self._starts)
+            for s, r in zip(joint.steps, replayed)
+        ]
+        factor = _common_factors(pairs) if scaled else every.astype(np.float64)
+        near = _farthest(pairs, [0.0] * len(pairs), factor) <= max(limit, tolerance_of(candidate, joint))
+        if near.all() or (joint.state is EIGHT_BIT and not candidate.promised):
+            return near
+        spreads = list(_spreads(candidate, joint, replayed, self._starts))
+        if len(spreads) < len(pairs):
+            return every
+        return near | (_farthest(pairs, spreads, factor) <= limit)
+
+
+def _farthest(pairs: Sequence[_Pair], spreads: Sequence[Values | float], factor: Values) -> Values:
+    """Return (n,) the largest distance over the steps in which a parameter's updates are visible; 0 without one."""
+    farthest: Values = np.max([p.visible(s) * p.distances(factor, s) for p, s in zip(pairs, spreads)], axis=0)
+    return farthest
+
+
+def make_screens(histories: Iterable[History]) -> dict[int, Screen]:
+    """The screen of each record, by identity; records of parameters that are trained alike have one together."""
+    groups = group_histories(histories, _FIRST_STEPS)
+    return {id(h): screen for group, screen in zip(groups, map(Screen, groups)) for h in group}
+
 
 ALIKE = 1e-2
 """For rules that were not promised: which rule it is matters here, not how exactly it was given its settings."""
 
 
 def _matches(candidate: Candidate, history: History, screen: Screen) -> bool:
-    limit = tolerance(candidate, history)
+    limit = tolerance_of(candidate, history)
     if compare(candidate, history, screen, limit=limit).distance > limit:
         return False
     steps = history.full_steps if candidate.full else history.steps
@@ -58,12 +320,12 @@ def judge(
     if not any(step.update.any() for step in history.steps):
         return _judge_unmoved(history, candidates)
     if not candidates:
-        lengths = [(norm(step.update), rounding_of(step, history)) for step in history.steps]
+        lengths = [(measure_length(step.update), rounding_of(step, history)) for step in history.steps]
         if not any(length > VISIBLE * rounding for length, rounding in lengths):
             return UNRESOLVED, Result.OPEN
         return _name_update(history, promise, candidates, screen), Result.OPEN
-    fits = [compare(c, history, screen, limit=tolerance(c, history)) for c in candidates]
-    right = any(fit.distance <= tolerance(c, history) for c, fit in zip(candidates, fits))
+    fits = [compare(c, history, screen, limit=tolerance_of(c, history)) for c in candidates]
+    right = any(fit.distance <= tolerance_of(c, history) for c, fit in zip(candidates, fits))
     other = any(c.orthogonal for c in candidates) and _is_exactly_another(history, screen)
     if right and not other:
         return promise, Result.RIGHT

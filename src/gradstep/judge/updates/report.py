@@ -94,8 +94,8 @@ class WatchReport:
 
     def __str__(self) -> str:
         ending = f" {self.ending[0].upper()}{self.ending[1:].rstrip('.')}." if self.ending else ""
-        lines = [headline(self) + ending]
-        rows = table(self)
+        lines = [describe_result(self) + ending]
+        rows = list_lines(self)
         widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
         for row in rows:
             cells = [f"{cell:<{width}}" for cell, width in zip(row, widths)]
@@ -103,7 +103,7 @@ class WatchReport:
         return "\n".join(lines)
 
 
-def headline(report: WatchReport) -> str:
+def describe_result(report: WatchReport) -> str:
     """The result in a sentence or two."""
     count, wrong = len(report.parameters), report.problems
     steps = f"{report.steps} step{'' if report.steps == 1 else 's'}"
@@ -119,7 +119,7 @@ def headline(report: WatchReport) -> str:
     return f"WRONG. {len(wrong)} of {count} parameters did not get the updates that are promised, in {steps}. {first}."
 
 
-def table(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
+def list_lines(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
     """Sign, parameters, optimizer, promised and received; parameters alike in one row, what is wrong first."""
     rows: dict[tuple[str, str, str, Result], list[str]] = {}
     for p in report.parameters:

@@ -17,9 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradstep.judge.updates.candidates import find_promise
-from gradstep.judge.updates.comparison import Screen, make_screens
 from gradstep.judge.updates.history import LARGE_MATRIX, MATRIX, History, NumberFormat, copy_settings, fingerprint
-from gradstep.judge.updates.matching import has_zero_rate, judge, judge_zero_rate
+from gradstep.judge.updates.matching import Screen, has_zero_rate, judge, judge_zero_rate, make_screens
 from gradstep.judge.updates.records import OptimizerRecord, RunningSteps
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
 from gradstep.optimizers import Optimizer, innermost

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, isolate_random
 
 BATCH_SIZE = 64
 TEST = 397
@@ -50,7 +50,7 @@ class Digits(Task):
     stride = 10
 
     def model(self, seed: int) -> nn.Module:
-        with seed_random(seed):
+        with isolate_random(seed):
             return nn.Sequential(
                 nn.Conv2d(1, 16, 3, padding=1),
                 nn.ReLU(),

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradstep.lab.task import Evaluation, MiniBatch, Task, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, isolate_random
 
 JITTER = 0.05
 
@@ -58,7 +58,7 @@ class Surface(Task):
         """Return the height over (x, y), element by element."""
 
     def model(self, seed: int) -> nn.Module:
-        with seed_random(seed):
+        with isolate_random(seed):
             dx, dy = (JITTER * torch.randn(2)).tolist() if seed else (0.0, 0.0)
         return SurfacePoint(self.start[0] + dx, self.start[1] + dy)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, seed_random
+from gradstep.lab.task import Evaluation, MiniBatch, Task, evaluation_mode, isolate_random
 
 CONTEXT = 64
 WINDOWS = 8
@@ -106,7 +106,7 @@ class Text(Task):
     stride = 10
 
     def model(self, seed: int) -> nn.Module:
-        with seed_random(seed):
+        with isolate_random(seed):
             return Transformer()
 
     def batches(self, seed: int) -> Iterator[MiniBatch]:

@@ -23,7 +23,7 @@ class Slip:
         return Match((), self.sentence, 0.0, (), (self.look_for,), (read,))
 
 
-def verdict(
+def make_verdict(
     submission: Any, what: str, exams: Iterable[Property], slips: Callable[[Any], tuple[Match, ...]]
 ) -> Verdict:
     """Run all exams of a learner's function, which should be ``what``; if one fails, search for a slip.

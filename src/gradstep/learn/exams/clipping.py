@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradstep.judge import Verdict
 from gradstep.judge.properties import Property
-from gradstep.learn.exams import Slip, verdict
+from gradstep.learn.exams import Slip, make_verdict
 from gradstep.learn.lesson import Framework
 
 GradientArrays: TypeAlias = Sequence["NDArray[Any] | None"]
@@ -30,7 +30,7 @@ class _Holder:
         self.grad = grad
 
 
-def check(submission: Any, framework: Framework) -> Verdict:
+def check_clipping(submission: Any, framework: Framework) -> Verdict:
     """Judge ``clip_grad_norm(params, max_norm)`` over arrays or tensors."""
     run = _Runner(framework)
     rng = np.random.default_rng(7)
@@ -62,7 +62,7 @@ def check(submission: Any, framework: Framework) -> Verdict:
         ),
         Property("not finite", "a gradient of NaN", "a norm that hides it", lambda it: _check_nan(run, it)),
     )
-    return verdict(
+    return make_verdict(
         submission,
         "clipping by the global norm",
         exams,

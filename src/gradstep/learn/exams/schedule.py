@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, final
 
 from gradstep.judge import Verdict
 from gradstep.judge.properties import Property
-from gradstep.learn.exams import Slip, verdict
+from gradstep.learn.exams import Slip, make_verdict
 from gradstep.learn.lesson import Framework
 from gradstep.schedules import cosine, warmup
 
@@ -44,11 +44,11 @@ Follow: TypeAlias = Callable[[Any, SchedulePlan], list[float]]
 """Returns the learning rate that a submission gives to each update of a plan."""
 
 
-def check(submission: Any, framework: Framework) -> Verdict:
+def check_schedule(submission: Any, framework: Framework) -> Verdict:
     """Judge ``warmup_cosine``: in NumPy a function of the update, in torch a function that makes a scheduler."""
     follow = _call_function if framework == "numpy" else _step_scheduler
     further = (_PURE,) if framework == "numpy" else (_GROUPS, _RESUMED)
-    return verdict(
+    return make_verdict(
         submission,
         "linear warmup and cosine decay",
         (

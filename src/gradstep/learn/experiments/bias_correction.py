@@ -19,7 +19,7 @@ def uncorrected(coefficients: dict[str, float]) -> dict[str, float]:
     return coefficients | {"step_size": _LR, "unbias2": 1.0}
 
 
-def run() -> Conclusion:
+def compare_corrections() -> Conclusion:
     """Compare the length of steps on a constant gradient, and the path on a quadratic."""
     changes: dict[str, SettingsChange] = {"corrected": lambda coefficients: coefficients, "not corrected": uncorrected}
     lengths, ways = {}, {}
@@ -69,5 +69,5 @@ EXPERIMENT = Experiment(
     "Bias correction on and off",
     "Adam's averages start at zero. Without correction, are its first steps too short or too long, and how "
     "many of them?",
-    run,
+    compare_corrections,
 )

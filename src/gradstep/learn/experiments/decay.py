@@ -14,7 +14,7 @@ _LR, WEIGHT_DECAY, _STEPS, WEIGHTS = 1e-3, 0.1, 1000, 400
 SCALES = np.logspace(-4, 3, 15)
 
 
-def run() -> Conclusion:
+def compare_decays() -> Conclusion:
     """Decay weights of 1 whose gradients are noise of one scale, so that only the decay moves their mean."""
     left = {
         "Adam": _remaining_means(Walker(Adam(lr=_LR, weight_decay=WEIGHT_DECAY), np.ones((len(SCALES), WEIGHTS)))),
@@ -58,5 +58,5 @@ EXPERIMENT = Experiment(
     "Adam against AdamW: decay by the scale of the gradient",
     "The same decay of 0.1 for all weights. Which weights does Adam decay most, those with large gradients or "
     "those with small ones?",
-    run,
+    compare_decays,
 )

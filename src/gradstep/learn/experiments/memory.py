@@ -38,7 +38,7 @@ class Cost:
     plain: float  # seconds of the same formula in plain NumPy
 
 
-def run() -> Conclusion:
+def measure_costs() -> Conclusion:
     """Measure each optimizer on a matrix of a million weights, in turns with plain NumPy."""
     costs = {name: _measure_cost(rule) for name, rule in MEASURED_RULES.items()}
     lines = [
@@ -98,5 +98,5 @@ EXPERIMENT = Experiment(
     "Memory and cost of each optimizer",
     "Weight and gradient take 4 bytes each. How many more does each optimizer keep, and does twice the state cost "
     "twice the time?",
-    run,
+    measure_costs,
 )

@@ -28,7 +28,7 @@ def height(p: NDArray[Any]) -> NDArray[Any]:
     return total
 
 
-def run() -> Conclusion:
+def compare_rules() -> Conclusion:
     """Run four rules from the same place for the same number of steps."""
     paths = walk_all()
     ends = {name: float(height(path)[-1]) for name, path in paths.items()}
@@ -71,5 +71,5 @@ EXPERIMENT = Experiment(
     "Momentum in a ravine",
     "A valley fifty times steeper across than along. What keeps plain descent from taking longer steps, and what does "
     "momentum do about it?",
-    run,
+    compare_rules,
 )

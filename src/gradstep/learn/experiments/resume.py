@@ -22,7 +22,7 @@ RATE_COLOURS = {
 }
 
 
-def run() -> Conclusion:
+def compare_resumptions() -> Conclusion:
     """Run AdamW on a noisy quadratic and resume it in four ways, with the same noise."""
     noise = np.random.default_rng(3).normal(size=(_STEPS, CURVATURE.size)) * GRADIENT_NOISE
     walker = Walker(AdamW(lr=_LR, weight_decay=0.0), np.full(CURVATURE.size, 3.0))
@@ -75,5 +75,5 @@ EXPERIMENT = Experiment(
     "Resumed with another learning rate",
     "A checkpoint is loaded. What happens to the loss with a tenth of the rate, with ten times the rate, and if the "
     "optimizer's state is left behind?",
-    run,
+    compare_resumptions,
 )
