@@ -73,7 +73,7 @@ def test_naming_many_parameters_costs_little_more_than_naming_a_few(groups, monk
         steps: list[int] = []
         with monkeypatch.context() as patch:
             own = candidates._replay_from
-            patch.setattr(replay, "_replay_from", lambda *a, own=own, steps=steps: steps.append(0) or own(*a))
+            patch.setattr(candidates, "_replay_from", lambda *a, own=own, steps=steps: steps.append(0) or own(*a))
             assert len(watch.report.problems) == 2 * pairs
         counts.append(len(steps))
     # Each on its own would cost three times as much: 500 replays for every parameter that no rule explains.

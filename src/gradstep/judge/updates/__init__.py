@@ -1,1 +1,1 @@
-"""Which rule updated which parameter: a training run watched, each update held against what its optimizer promises."""
+"""Watch a training run, and compare each parameter's updates with the rule that its optimizer promises."""

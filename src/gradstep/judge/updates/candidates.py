@@ -284,23 +284,23 @@ _AFFIXES = re.compile(
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """A rule that an update may be of."""
+    """A rule that may have made an update."""
 
     name: str  # what to call it
     # computes its updates of a record, exactly or with disturbed numbers; it may raise UnknowableError
     replay: Callable[[History, Roundings | None], Updates]
     full: bool = False  # it needs full matrices
-    # it is a direction from an iteration in bfloat16, and its length a factor of the learning rate that authors choose
-    # differently, the same at every step
+    # its update is an orthogonal direction, from an iteration in bfloat16, whose length is the learning rate times a
+    # factor that authors choose differently, but equal in all steps
     orthogonal: bool = False
-    promised: bool = False  # it counts as the rule that the optimizer's name stands for
+    promised: bool = False  # whether it counts as the rule that the optimizer's name promises
 
 
 _MUON = Candidate("Muon", replay_muon, full=True, orthogonal=True)
 
 
 def conventions_of(name: str) -> tuple[Candidate, ...]:
-    """Return the forms that count as the rule of that name: the rule itself and every convention of it."""
+    """Return the forms that count as the rule of that name: the rule itself, and its form in each convention."""
     return (_MUON,) if name == "Muon" else _rule_conventions(RULES[name])
 
 
@@ -316,7 +316,7 @@ def _rule_conventions(rule: type[Rule]) -> tuple[Candidate, ...]:
 def find_promise(
     optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: Tensor
 ) -> tuple[str, tuple[Candidate, ...]]:
-    """The name of the rule that an optimizer's class stands for, for this parameter; and what counts as that rule."""
+    """Return the name of the rule that the optimizer's class promises for this parameter, and the forms that count."""
     if isinstance(optimizer, Optimizer):
         rule = optimizer.rule_of(group)
         return rule.__name__, conventions_of("Muon") if rule is RULES["Muon"] else _rule_conventions(rule)
@@ -343,14 +343,14 @@ def _is_for_muon(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: 
 
 @cache
 def plain_rules() -> tuple[Candidate, Candidate]:
-    """SGD, and the sign of the gradient."""
+    """Return SGD, and the sign of the gradient."""
     sgd = _formula_candidate("SGD", Formula(RULES["SGD"]), {"momentum": 0.0, "nesterov": False, "dampening": 0.0})
     return sgd, Candidate("the sign of the gradient", _replay_sign)
 
 
 @cache
 def all_rules() -> tuple[Candidate, ...]:
-    """Every rule that is known, the plainest first."""
+    """Return every rule of gradstep, the plainest first."""
     plain, sign = plain_rules()
     rules = [plain]
     sgd = Formula(RULES["SGD"])
@@ -369,7 +369,7 @@ def all_rules() -> tuple[Candidate, ...]:
 
 @cache
 def known_mistakes(name: str) -> tuple[Candidate, ...]:
-    """The rule of that name with each known mistake in its mathematics."""
+    """Return the rule of that name with each known mistake in its mathematics."""
     if name == "Muon":
         sentence = "Muon that divides its own momentum by its norm at every step (it orthogonalises in place)"
         return (replace(_MUON, name=sentence, replay=partial(replay_muon, overwritten=True)),)

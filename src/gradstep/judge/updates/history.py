@@ -26,13 +26,13 @@ LARGE_MATRIX = 1 << 22
 
 
 COMPENSATION = "kahan_comp"
-"""The state that holds what rounding took from a parameter: their sum is the value."""
+"""Name of the state that holds what rounding took from a parameter; the sum of both is the exact value."""
 
 MASTER = "master_param"
-"""The state that holds a parameter in float32."""
+"""Name of the state that holds a float32 copy of a parameter."""
 
 LOW_BYTE = "low_byte"
-"""The state that holds 8 further bits of a bfloat16 parameter: b, or b − 256 from 128 on, 256ths of its last place."""
+"""Name of the state that holds 8 further bits of a bfloat16 parameter: a signed byte, in 256ths of its last place."""
 
 _NOTHING: Mapping[str, Tensor] = {}
 
@@ -44,7 +44,7 @@ class UnreadableStepError(Exception):
 @final
 @dataclass(frozen=True)
 class NumberFormat:
-    """How finely numbers are kept."""
+    """The resolution and the range of a number format."""
 
     eps: float  # distance of neighbouring numbers, relative to them
     smallest: float  # the least positive number
@@ -53,7 +53,7 @@ class NumberFormat:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> NumberFormat:
-        """The format of a floating-point dtype.
+        """Return the format of a floating-point dtype.
 
         >>> import torch
         >>> NumberFormat.of(torch.bfloat16).eps
@@ -65,13 +65,13 @@ class NumberFormat:
 
 
 EIGHT_BIT = NumberFormat(0.0, 0.0, float(np.finfo(np.float32).max), "8-bit codes")
-"""State in 8-bit codes: how finely depends on the other elements of a block."""
+"""State in 8-bit codes, whose resolution depends on the largest element of a block."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class ObservedStep:
-    """One step of a parameter: of the sample in float64, or of the full matrix in float32 or float64."""
+    """One step of a parameter: its sampled elements in float64, or the full matrix in float32 or float64."""
 
     settings: Mapping[str, Any]  # the group's; one object for all parameters of the group
     before: Values  # the values before the step
@@ -80,12 +80,12 @@ class ObservedStep:
 
     @property
     def update(self) -> Values:
-        """The difference that the step made."""
+        """The values after the step minus those before it."""
         return self.after - self.before
 
 
 class _Reading(NamedTuple):
-    """A tensor's values at the sample; and all of them where the matrix is kept in full."""
+    """A tensor's sampled values, and all of its values where the matrix is kept in full."""
 
     sample: Values
     full: Values | None
@@ -113,7 +113,7 @@ class History:
     initial_state: dict[str, Any] | None = None
     initial_matrices: dict[str, Any] = field(default_factory=dict)  # the arrays of the same in full
     skipped: int = 0  # steps that its optimizer left out
-    closed: bool = False  # nothing more is recorded, since a step could not be read
+    closed: bool = False  # whether recording has ended, because a step could not be read
     _sample: Tensor | None = None
     _pending: tuple[Mapping[str, Any], _Reading, _Reading | None] | None = None
 
@@ -121,11 +121,13 @@ class History:
         self.values = self.state = self.dtype
 
     def begin_step(self, p: Tensor, gradient: Tensor | None, settings: Mapping[str, Any], state: Any) -> None:
-        """Record the values before a step of the parameter; the optimizer's state of it is read at the first only.
+        """Record the values before a step of the parameter; its optimizer's state is read before the first one only.
 
         Args:
-            p, gradient: the parameter, and its gradient; None where a closure makes it inside the step.
-            settings, state: the group's, from :func:`copy_settings`, and the parameter's.
+            p: the parameter.
+            gradient: its gradient; None where a closure computes it inside the step.
+            settings: the settings of its group, from :func:`copy_settings`.
+            state: its state in the optimizer.
 
         Raises:
             UnreadableStepError: the gradient is sparse.
@@ -147,11 +149,11 @@ class History:
         )
 
     def end_step(self, p: Tensor, gradient: Tensor | None, scale: float, state: Any) -> None:
-        """Record the values after the step that :meth:`begin_step` has seen begin.
+        """Record the values after the step whose beginning :meth:`begin_step` has recorded.
 
         Args:
-            p, gradient, state: as they are now; the gradient is recorded where there was none before.
-            scale: what the optimizer multiplied it by before the rule saw it.
+            p, gradient, state: as they are now; the gradient is recorded if there was none before the step.
+            scale: the factor by which the optimizer multiplied the gradient before it applied its rule.
 
         Raises:
             UnreadableStepError: the gradient is sparse, or numbers are not finite.
@@ -180,12 +182,12 @@ class History:
             self.full_steps.append(ObservedStep(settings, before.full, g.full * scale, after.full))
 
     def skip_step(self) -> None:
-        """Forget the step that has begun: its optimizer left it out."""
+        """Drop the step that has begun, because the optimizer skipped it."""
         self.skipped += self._pending is not None
         self._pending = None
 
     def close(self) -> None:
-        """Record nothing more: what follows on a step that was not read cannot be judged."""
+        """Record no further steps, because those after a step that could not be read cannot be judged."""
         self._pending, self.closed = None, True
 
     def _read(self, x: Tensor, rest: Mapping[str, Tensor] = _NOTHING, *, full: bool) -> _Reading:
@@ -198,9 +200,9 @@ class History:
 
 
 def join_histories(histories: Sequence[History], count: int) -> History:
-    """The first ``count`` steps of several parameters as one record of all their sampled elements.
+    """Return the first ``count`` steps of several parameters as one record of all their sampled elements.
 
-    The records have the same settings, one format, and state of the same names and age.
+    The records must have the same settings, formats, names of state and age of state (:func:`group_histories`).
     """
     first = histories[0]
     joint = History((sum(h.steps[0].before.size for h in histories),), first.dtype, keeps_matrix=False)
@@ -219,7 +221,7 @@ def join_histories(histories: Sequence[History], count: int) -> History:
 
 
 def group_histories(histories: Iterable[History], count: int) -> list[list[History]]:
-    """Group the records that :func:`join_histories` can join over so many steps."""
+    """Group the records that :func:`join_histories` can join over ``count`` steps."""
     groups: dict[Any, list[History]] = {}
     keys: dict[int, Any] = {}
     for h in histories:
@@ -256,7 +258,7 @@ def _rest_of(p: Tensor, state: Any) -> dict[str, Tensor]:
 
 
 def _join(x: Tensor, rest: Mapping[str, Tensor]) -> Tensor:
-    """The exact value; a master copy counts only where the parameter is that copy rounded."""
+    """Return the exact values; a master copy counts only where the parameter equals that copy, rounded."""
     if COMPENSATION in rest:
         return x.detach().float() + rest[COMPENSATION].detach().float()
     if MASTER in rest:
@@ -271,7 +273,7 @@ def _join(x: Tensor, rest: Mapping[str, Tensor]) -> Tensor:
 
 
 def _format_with(rest: Mapping[str, Tensor], dtype: NumberFormat) -> NumberFormat:
-    """The format of a parameter's values together with what its state holds of them."""
+    """Return the format of a parameter's exact values, which ``rest`` completes."""
     single = NumberFormat.of(torch.float32)
     if MASTER in rest:
         return single
@@ -281,7 +283,7 @@ def _format_with(rest: Mapping[str, Tensor], dtype: NumberFormat) -> NumberForma
 
 
 def fingerprint(p: Tensor) -> tuple[float, float] | None:
-    """Two numbers that hardly stay the same when the parameter changes; None where its dtype or kind has none."""
+    """Return the sum and the norm, which hardly stay the same when the parameter changes; None if it has neither."""
     try:
         values = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
         values = values if values.is_floating_point() else values.double()
@@ -291,12 +293,12 @@ def fingerprint(p: Tensor) -> tuple[float, float] | None:
 
 
 def copy_settings(group: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a parameter group as they are now."""
+    """Return a copy of a parameter group's settings."""
     return {k: _copy_setting(v) for k, v in group.items() if k not in ("params", "param_names")}
 
 
 def _copy_setting(setting: Any) -> Any:
-    """A setting that stays as it is: schedulers write into tensors."""
+    """Copy a setting, since schedulers write into tensors."""
     if isinstance(setting, (tuple, list)):
         return [_copy_setting(s) for s in setting]
     return setting.detach().clone() if isinstance(setting, Tensor) else setting
@@ -314,13 +316,13 @@ def _as_float64(x: Tensor) -> Values:
 
 
 def _as_matrix(x: Tensor) -> Values:
-    """All of it, in no more bytes than it takes to hold its values."""
+    """Return all values, as float64 if the tensor is float64, else as float32."""
     x = x.detach()
     return np.array(x.to("cpu", x.dtype if x.dtype == torch.float64 else torch.float32).numpy())
 
 
 def _choose_sample(values: Tensor) -> Tensor:
-    """Indices of the elements that are kept: the largest, and others spread over all."""
+    """Return the indices of the elements to keep: the largest, and others spread evenly over all."""
     size = _flatten(values).abs()
     largest = size.topk(min(SAMPLE // 2, len(size))).indices
     spread = torch.linspace(0, len(size) - 1, min(SAMPLE // 2, len(size)), device=size.device).long()
@@ -329,7 +331,7 @@ def _choose_sample(values: Tensor) -> Tensor:
 
 
 def _read_state(value: Any, p: Tensor, sample: Tensor | None) -> Any:
-    """An array of state at the sample (None: in full), or a number; None for what is neither."""
+    """Return an array of state at the sample (in full if that is None), or a number; None for other values."""
     if not isinstance(value, Tensor):
         return float(value)
     if value.dtype.is_floating_point or value.is_complex():
@@ -341,7 +343,7 @@ def _read_state(value: Any, p: Tensor, sample: Tensor | None) -> Any:
 
 
 def _format_of(value: Tensor) -> NumberFormat | None:
-    """The format of one array of state; None for masks, counters and the like."""
+    """Return the format of one array of state; None for masks, counters and the like."""
     if value.dtype in (torch.uint8, torch.int8):
         return EIGHT_BIT
     return NumberFormat.of(value.dtype) if value.dtype.is_floating_point or value.is_complex() else None

@@ -105,7 +105,7 @@ def _common_factors(pairs: Sequence[_Pair]) -> Values:
 
 
 def tolerance_of(candidate: Candidate, history: History) -> float:
-    """The relative distance beyond its roundings up to which updates are a rule's."""
+    """Return the relative distance, beyond roundings, up to which updates count as the candidate's."""
     if candidate.orthogonal:
         return DIRECTION
     return CODED if history.state is EIGHT_BIT else EXACT
@@ -114,10 +114,10 @@ def tolerance_of(candidate: Candidate, history: History) -> float:
 def compare(
     candidate: Candidate, history: History, screen: Screen | None = None, *, limit: float, scaled: bool = False
 ) -> Fit:
-    """How well a rule explains the updates; a distance above ``limit`` need not be known exactly.
+    """Return how well a rule explains the updates; the search ends once the distance exceeds ``limit``.
 
-    ``screen`` is what is known of this parameter and others together. With ``scaled`` the length may be another, by one
-    factor for all steps.
+    ``screen`` has compared the first steps of this parameter and others together. With ``scaled``, updates may be
+    longer or shorter by one factor for all steps.
     """
     if screen is not None and screen.excludes(candidate, history, limit=limit, scaled=scaled):
         return Fit(math.inf)
@@ -196,7 +196,7 @@ def _without_decay(step: ObservedStep) -> Values:
 
 
 def rounding_of(step: ObservedStep, history: History) -> float:
-    """The distance that rounding the values themselves explains."""
+    """Return the 2-norm of the update that rounding of the values themselves may cause."""
     return measure_length(_rounding_sizes(step, history))
 
 
@@ -206,7 +206,7 @@ def _rounding_sizes(step: ObservedStep, history: History) -> Values:
 
 
 def measure_length(x: Values) -> float:
-    """The Euclidean length of an update."""
+    """Return the 2-norm of an update."""
     return float(np.linalg.norm(x))
 
 
@@ -278,7 +278,7 @@ def _farthest(pairs: Sequence[_Pair], spreads: Sequence[Values | float], factor:
 
 
 def make_screens(histories: Iterable[History]) -> dict[int, Screen]:
-    """The screen of each record, by identity; records of parameters that are trained alike have one together."""
+    """Return the screen of each record, by identity; parameters with the same settings share one."""
     groups = group_histories(histories, _FIRST_STEPS)
     return {id(h): screen for group, screen in zip(groups, map(Screen, groups)) for h in group}
 

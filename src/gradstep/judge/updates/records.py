@@ -22,22 +22,22 @@ class OptimizerRecord:
     steps: int = 0  # how many of its steps have been recorded
     begin: int = 0  # number of its first step among all steps of all optimizers; 0 before it
     end: int = 0  # number of its last step, whether it has been recorded or not
-    inner: bool = True  # it has stepped inside another's step only: that one wraps it
+    inner: bool = True  # whether all its steps were inside a step of another optimizer, which wraps it
     reasons: dict[int, str] = field(default_factory=dict)  # why steps of parameters could not be read, by identity
 
     def count_step(self, number: int) -> None:
-        """Note when it steps."""
+        """Note the number of a step, counted over all optimizers."""
         self.begin, self.end = self.begin or number, number
 
     def stop_reading(self, p: Tensor, error: Exception) -> None:
-        """Read no more of a parameter: what was recorded of it until now is all there is to judge."""
+        """Note why a parameter could not be read, and end its record."""
         readable = isinstance(error, UnreadableStepError)
         self.reasons[id(p)] = str(error) if readable else f"{type(error).__name__}: {error}"
         if id(p) in self.histories:
             self.histories[id(p)].close()
 
     def parameters(self) -> Iterator[tuple[int, int, Mapping[str, Any], Tensor]]:
-        """Every parameter with its group's number, its own number there, and the group."""
+        """Yield each parameter as (number of its group, its number in the group, group, parameter)."""
         for number, group in enumerate(self.optimizer.param_groups):
             for i, p in enumerate(group["params"]):
                 yield number, i, group, p
@@ -52,11 +52,14 @@ class RunningSteps:
 
     @property
     def _stack(self) -> list[tuple[OptimizerRecord, int]]:
-        """This thread's, from the outermost; and the identity of the frame that calls each."""
+        """The running steps of this thread, the outermost first, each with the identity of the frame that called it."""
         return self._threads.setdefault(threading.get_ident(), [])
 
     def begin(self, record: OptimizerRecord, caller: FrameType | None) -> list[OptimizerRecord]:
-        """Add a step; return those that an error has ended: torch calls no hook then, but their frames are gone."""
+        """Add a step; return the records of steps that an error has ended.
+
+        torch calls no hook after an error; such a step is known by its frame, which does not exist any more.
+        """
         frames: set[int] = set()
         frame = caller.f_back if caller else None
         while frame is not None:
@@ -69,7 +72,7 @@ class RunningSteps:
         return failed
 
     def end(self, record: OptimizerRecord, caller: FrameType | None) -> list[OptimizerRecord] | None:
-        """Remove a step; return those inside it that an error has ended, or None where it began before the watch."""
+        """Remove a step; return the records of steps in it that an error ended; None if it began before the watch."""
         step = (record, id(caller))
         if step not in self._stack:
             return None
@@ -79,7 +82,7 @@ class RunningSteps:
         return failed
 
     def count(self, record: OptimizerRecord) -> int:
-        """Steps of one optimizer: a subclass's step may call that of its base class, which has torch's hooks too."""
+        """Return how many steps of one optimizer run; the step of a subclass may call that of its base class."""
         return sum(r is record for r, _ in self._stack)
 
     def __bool__(self) -> bool:

@@ -7,14 +7,14 @@ from typing import Any, final
 
 
 class Result(str, Enum):
-    """What can be said of a parameter's updates.
+    """The judgement of a parameter's updates.
 
     Attributes:
         RIGHT: they are those of the rule that the optimizer's name promises.
-        WRONG: they are not.
-        UNSTEPPED: it is trained by no optimizer, though it should be; or its optimizer did not move it.
-        OPEN: nothing is promised, or nothing can be seen.
-        FROZEN: it is not meant to move.
+        WRONG: they are those of another rule.
+        UNSTEPPED: no optimizer holds the parameter, or its optimizer did not move it.
+        OPEN: the name promises no rule, or the updates show none.
+        FROZEN: the parameter is not meant to move.
     """
 
     RIGHT = "right"
@@ -38,7 +38,7 @@ class UpdateReport:
         optimizer: the class that holds it, or both of two; empty if none does.
         promised: the rule that the class's name stands for; empty if it stands for none.
         received: the rule whose update it got, or what happened instead.
-        result: what that comes to.
+        result: the judgement.
     """
 
     name: str
@@ -63,7 +63,7 @@ class WatchReport:
     Attributes:
         parameters: every parameter that was seen, in the order of the optimizers.
         steps: steps that were watched, of the optimizer with the most.
-        ending: what ended the training script before its end; empty where nothing did.
+        ending: the error or exit that ended the training script early; empty if it ran to its end.
     """
 
     parameters: tuple[UpdateReport, ...]
@@ -88,7 +88,7 @@ class WatchReport:
         return tuple(p for p in self.parameters if p.result in (Result.WRONG, Result.UNSTEPPED))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return everything as plain values for JSON."""
         rows = [{**vars(p), "shape": list(p.shape), "result": p.result.value} for p in self.parameters]
         return {"passed": self.passed, "steps": self.steps, "ending": self.ending, "parameters": rows}
 
@@ -104,7 +104,7 @@ class WatchReport:
 
 
 def describe_result(report: WatchReport) -> str:
-    """The result in a sentence or two."""
+    """Return the result in a sentence or two."""
     count, wrong = len(report.parameters), report.problems
     steps = f"{report.steps} step{'' if report.steps == 1 else 's'}"
     if not report.steps:
@@ -120,7 +120,7 @@ def describe_result(report: WatchReport) -> str:
 
 
 def list_lines(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
-    """Sign, parameters, optimizer, promised and received; parameters alike in one row, what is wrong first."""
+    """Return rows of sign, parameters, optimizer, promised, received; equal parameters share one, wrong ones first."""
     rows: dict[tuple[str, str, str, Result], list[str]] = {}
     for p in report.parameters:
         rows.setdefault((p.optimizer, p.promised, p.received, p.result), []).append(p.name)
@@ -132,5 +132,5 @@ def list_lines(report: WatchReport) -> list[tuple[str, str, str, str, str]]:
 
 
 def _shorten(names: Sequence[str]) -> str:
-    """Several names in a few words."""
+    """Return several names in a few words."""
     return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"

@@ -1,4 +1,4 @@
-"""A training script run under the watch."""
+"""Run a training script, and watch its optimizers."""
 
 import os
 import runpy
@@ -72,7 +72,7 @@ def _exits_raised() -> Iterator[None]:
 
 
 def _frames_from(script: Path, error: BaseException) -> TracebackType | None:
-    """The traceback from the script's first frame on; None where the script could not begin."""
+    """Return the traceback from the script's first frame on; None if the script could not begin."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
         frames = frames.tb_next

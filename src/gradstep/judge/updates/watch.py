@@ -30,16 +30,16 @@ BUDGET = 1 << 24
 """Elements of matrices that are kept in full, in all: three steps of them take 0.6 GB in float32."""
 
 _ORDER = (Result.WRONG, Result.UNSTEPPED, Result.RIGHT, Result.OPEN, Result.FROZEN)
-"""Of two optimizers that train a parameter one after the other, the result that counts stands first."""
+"""If two optimizers train a parameter one after the other, the result that stands first here counts."""
 
 _MATRIX_RULES = ("Muon", "Adafactor")
 
 
 @final
 class RuleWatch:
-    """A training run that is watched: made by :func:`watch_rules`.
+    """Records the updates of a training run; :func:`watch_rules` makes it.
 
-    It is also a context manager: leaving it ends the watch. :attr:`report` may be asked at any time.
+    As a context manager it ends the watch when it is left. :attr:`report` can be read at any time.
     """
 
     def __init__(self, optimizers: tuple[torch.optim.Optimizer, ...], model: nn.Module | None, steps: int) -> None:
@@ -79,7 +79,7 @@ class RuleWatch:
 
     @property
     def report(self) -> WatchReport:
-        """The result so far."""
+        """The report of the steps so far."""
         names = self._names()
         holders: dict[int, list[OptimizerRecord]] = {}
         for record in self._records.values():
@@ -177,7 +177,7 @@ class RuleWatch:
         self._restart(self._record(optimizer), "its optimizer's state was loaded after the last step that was watched")
 
     def _restart(self, record: OptimizerRecord, reason: str) -> None:
-        """Begin anew with an optimizer whose state was changed other than by its steps; complete histories stay."""
+        """Start new records of an optimizer whose state has changed outside its steps; complete records stay."""
         if record.steps >= self._steps:
             return
         for *_, p in record.parameters():
@@ -210,7 +210,7 @@ class RuleWatch:
         return {id(p): name.removeprefix("_orig_mod.") for name, p in named}  # torch.compile puts it before each
 
     def _missing_parameters(self, identities: Collection[int]) -> Iterator[tuple[Tensor, str]]:
-        """Parameters that no optimizer holds, of models of which one holds some."""
+        """Yield the parameters that no optimizer holds, of models of which an optimizer holds others."""
         for model in self._models():
             for name, p in model.named_parameters():
                 if id(p) not in identities and any(id(q) in identities for q in model.parameters()):
