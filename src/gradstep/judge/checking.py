@@ -4,7 +4,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from gradstep.judge.catalogue import CONVENTIONS, Variant
@@ -189,23 +189,20 @@ CHOSEN = ("weight_decay", "momentum")
 
 
 @final
+@dataclass(eq=False)
 class Trial:
     """The check of one submission."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        rule: type[Rule],
-        fixed: dict[str, Any],
-        convention: str,
-        strict: bool,
-        watch: Callable[[str], None],
-    ) -> None:
-        self.subject, self.rule, self.fixed, self.convention = subject, rule, fixed, convention
-        self.strict, self.watch = strict, watch
-        self.failures: dict[str, FailureError] = {}
-        self.skipped: dict[str, str] = {}
-        self.observed: dict[str, tuple[Scenario, Observed]] = {}
+    subject: Subject
+    rule: type[Rule]
+    fixed: Mapping[str, Any]  # settings that stay fixed
+    convention: str
+    strict: bool
+    watch: Callable[[str], None]
+    # by the name of each scenario: the error that the submission raised, why it was skipped, or what was observed
+    failures: dict[str, FailureError] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    observed: dict[str, tuple[Scenario, Observed]] = field(default_factory=dict)
 
     def verdict(self, blank: Verdict) -> Verdict:
         """Run the check and return the blank verdict with its results."""

@@ -215,7 +215,7 @@ def _explain_by_conventions(evidence: Observations) -> Explanation | None:
 
 
 def _add_mistake(evidence: Observations, partial: Explanation) -> Explanation | None:
-    """Try one more mistake, for the loop around the mathematics that ``partial`` explains."""
+    """Add a mistake of the loop to ``partial``, which explains the mathematics; None if none explains the rest."""
     mistakes = partial.variants[0].mistakes
     others = [(0, (*mistakes, *v.mistakes)) for v in catalogue(evidence.rule) if v.mistakes[0] not in mistakes]
     return _explain_by_pair(evidence, others, time.process_time() + PATIENCE)

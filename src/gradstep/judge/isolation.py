@@ -10,8 +10,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -67,7 +68,8 @@ def check_file(
     # Lines without the token are not the worker's; the submission cannot find the token in a file or argument.
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="gradstep-check-") as folder:
-        events = _Events(Path(folder, "events"), token)
+        events = Path(folder, "events")
+        read = partial(_read_events, events, token)
         worker = subprocess.Popen(
             [*_supervisor_command(), sys.executable, "-m", "gradstep.judge.worker"],
             stdin=subprocess.PIPE,
@@ -77,12 +79,12 @@ def check_file(
         )
         output = _Output(worker)
         try:
-            _send_request(worker, {**request, "events": str(events.path), "token": token})
-            ended = _wait(worker, events, time_limit)
+            _send_request(worker, {**request, "events": str(events), "token": token})
+            ended = _wait(worker, read, time_limit)
         finally:
             _end_process(worker)
         output.join()
-        received = events.read()
+        received = read()
         verdict = next((Verdict.from_dict(_printable(e["verdict"])) for e in received if "verdict" in e), None)
         if verdict is None:
             last = next((e["probe"] for e in reversed(received) if "probe" in e), "loading the file")
@@ -108,22 +110,15 @@ def _send_request(worker: subprocess.Popen[bytes], request: Mapping[str, Any]) -
         pass
 
 
-@final
-class _Events:
-    """The file in which the worker writes its events: one line of JSON each."""
-
-    def __init__(self, path: Path, token: str) -> None:
-        self.path, self.token = path, token
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the events so far, from complete lines only."""
-        try:
-            with self.path.open("rb") as file:
-                lines = file.read(_EVENTS_BYTES).split(b"\n")[:-1]
-        except OSError:
-            return []
-        start = f"{self.token} ".encode()
-        return [json.loads(line[len(start) :]) for line in lines if line.startswith(start)]
+def _read_events(events: Path, token: str) -> list[dict[str, Any]]:
+    """Return the events that the worker has written so far: one complete line of JSON each, after the token."""
+    try:
+        with events.open("rb") as file:
+            lines = file.read(_EVENTS_BYTES).split(b"\n")[:-1]
+    except OSError:
+        return []
+    start = f"{token} ".encode()
+    return [json.loads(line[len(start) :]) for line in lines if line.startswith(start)]
 
 
 @final
@@ -164,11 +159,11 @@ def _printable(value: Any) -> Any:
     return {k: _printable(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _wait(worker: subprocess.Popen[bytes], events: _Events, time_limit: float) -> bool:
+def _wait(worker: subprocess.Popen[bytes], read: Callable[[], Sequence[object]], time_limit: float) -> bool:
     """Wait for the process; return whether it ended in time. The limit counts from when the libraries are loaded."""
     deadline, loaded = time.monotonic() + START_LIMIT, False
     while worker.poll() is None:
-        if not loaded and events.read():
+        if not loaded and read():
             loaded, deadline = True, time.monotonic() + time_limit
         if time.monotonic() > deadline:
             return False

@@ -176,7 +176,9 @@ def _convergence(context: Context) -> str:
     start = (np.linspace(-1, 1, math.prod(shape)).reshape(shape) + 0.1,)
     slope = np.linspace(0.5, 4.0, start[0].size).reshape(shape)
     scenario = Scenario("convergence", "", settings, start, ((start[0] * slope,),))
-    reference = FormulaRun(Formula(context.rule), replace(scenario, settings=settings | _fixed_settings(context)))
+    # The rule also gets the fixed settings that are built into the submission.
+    fixed = {name: value for name, value in context.fixed.items() if name in shared_defaults(context.rule)}
+    reference = FormulaRun(Formula(context.rule), replace(scenario, settings=settings | fixed))
     true = start[0]
     for step in range(1, STEPS_TO_CONVERGE + 1):
         true = reference.step(step, (true * slope,)).reshape(shape)
@@ -200,11 +202,6 @@ def _convergence(context: Context) -> str:
 def _offered(context: Context) -> set[str]:
     """Return the rule's settings that the submission takes."""
     return shared_defaults(context.rule).keys() & context.subject.arguments.offered
-
-
-def _fixed_settings(context: Context) -> dict[str, Any]:
-    """Return the fixed settings that the rule has, also those that are built into the submission."""
-    return {name: value for name, value in context.fixed.items() if name in shared_defaults(context.rule)}
 
 
 _BAD: tuple[tuple[str, Any], ...] = (

@@ -145,7 +145,8 @@ def pick(module: ModuleType, name: str) -> Any:
     Raises:
         LoadError: there is no such name, or without a name there are several candidates.
     """
-    own = {n: v for n, v in vars(module).items() if _is_defined_in(v, module) and not n.startswith("_")}
+    candidates: dict[str, Any] = {n: v for n, v in vars(module).items() if inspect.isclass(v) or inspect.isfunction(v)}
+    own = {n: v for n, v in candidates.items() if v.__module__ == module.__name__ and not n.startswith("_")}
     if name:
         if name not in vars(module):
             raise LoadError(f"{module.__name__} defines no {name!r}; it has {', '.join(own) or 'nothing'}")
@@ -154,10 +155,6 @@ def pick(module: ModuleType, name: str) -> Any:
     if len(steppers) != 1:
         raise LoadError(f"say which is meant, as FILE.py:NAME; it has {', '.join(own) or 'nothing'}")
     return steppers[0]
-
-
-def _is_defined_in(value: Any, module: ModuleType) -> bool:
-    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__
 
 
 if __name__ == "__main__":

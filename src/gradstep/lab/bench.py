@@ -282,15 +282,6 @@ def settle(step: StepFunction) -> None:
         step()
 
 
-def _merge_free_memory() -> None:
-    """Make the C library merge freed memory now, and not while the next rival is timed.
-
-    The library merges small free pieces when a larger one is requested. After a thousand small tensors, that takes
-    longer than the step of a fast optimizer.
-    """
-    bytearray(1 << 16)
-
-
 def repetitions(case: Case, repeat: int) -> int:
     """Return how often each rival of a case is timed."""
     return repeat * case.work.more
@@ -310,7 +301,9 @@ def measure(case: Case, repeat: int, tick: Tick = lambda _: None) -> CaseResult:
         for _ in range(repetitions(case, repeat)):
             shuffle(order)
             for name in order:
-                _merge_free_memory()
+                # The C library merges small free pieces of memory when a larger one is requested. After a thousand
+                # small tensors that takes longer than a fast step: request one now.
+                bytearray(1 << 16)
                 begin = time.perf_counter()
                 steps[name]()
                 seconds[name].append(round(time.perf_counter() - begin, 7))

@@ -164,9 +164,13 @@ def display_for(console: Console) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
+def _make_table(title: str) -> Table:
+    return Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+
+
 def listing() -> RenderableType:
     """Return the tasks, and the optimizers with their learning rate for each task."""
-    tasks = Table(box=None, title="Tasks", title_justify="left", title_style="bold", pad_edge=False)
+    tasks = _make_table("Tasks")
     tasks.add_column("name")
     tasks.add_column("steps", justify="right")
     tasks.add_column("quick", justify="right")
@@ -175,13 +179,7 @@ def listing() -> RenderableType:
         tasks.add_row(
             task.name, f"{task.steps:,}", f"{task.quick_steps:,}" if task.quick_steps else UNKNOWN, task.description
         )
-    optimizers = Table(
-        box=None,
-        title="\nOptimizers, with the learning rate each task gives them",
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
+    optimizers = _make_table("\nOptimizers, with the learning rate each task gives them")
     optimizers.add_column("name")
     for name in TASKS:
         optimizers.add_column(name, justify="right")
@@ -238,7 +236,7 @@ def _standings(race: RaceResults, shown: Sequence[StandingsColumn]) -> Table:
     rows = standings(race)
     best = [column.best(rows) for column in shown]
     chosen = colours(race.header.contenders)
-    table = Table(box=None, title=f"\n{task.title}", title_justify="left", title_style="bold", pad_edge=False)
+    table = _make_table(f"\n{task.title}")
     table.add_column("optimizer", no_wrap=True)
     for title in ("lr", *(column.title for column in shown)):
         table.add_column(title, justify="right", no_wrap=True)

@@ -122,7 +122,10 @@ def parse(markdown: str) -> Lesson:
     return Lesson(
         title,
         text.strip(),
-        {framework: Code(_strip_fence(sections[section])) for framework, section in SECTIONS.items()},
+        {
+            framework: Code(sections[section].removeprefix("```python\n").removesuffix("```"))
+            for framework, section in SECTIONS.items()
+        },
         tuple(_join_lines(hint) for hint in hints),
         tuple(_parse_question(*parts) for parts in _split_sections(sections["Questions"], "### ") if parts[0]),
     )
@@ -139,10 +142,6 @@ def _split_sections(markdown: str, mark: str) -> Iterator[tuple[str, str]]:
         else:
             body.append(line)
     yield heading, "\n".join(body).strip()
-
-
-def _strip_fence(section: str) -> str:
-    return section.removeprefix("```python\n").removesuffix("```")
 
 
 def _parse_question(text: str, body: str) -> Question:

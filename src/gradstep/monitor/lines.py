@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -180,15 +180,12 @@ def _encode(column: NDArray[Any]) -> str:
     return base64.b64encode(column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
 _COLUMNS = tuple(f.name for f in fields(PerParameter))
 """Names of the columns of single parameters; the first is ``index``."""
 
 _DEFAULTS = {
-    kind: {f.name: _default(f) for f in fields(kind)} for kind in (Header, Group, ParameterInfo, Update, Numbers)
+    kind: {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(kind)}
+    for kind in (Header, Group, ParameterInfo, Update, Numbers)
 }
 
 

@@ -297,7 +297,8 @@ def make_header(
     registered: set[Tensor] = {p for other in others for p in list_parameters(other)}
     groups, parameters = [], []
     for index, group in enumerate(optimizer.param_groups):
-        groups.append(Group(str(group.get("name") or f"group {index}"), _json_settings(group)))
+        settings = {key: _json_value(v) for key, v in group.items() if key not in {"params", "param_names", "name"}}
+        groups.append(Group(str(group.get("name") or f"group {index}"), settings))
         for name, p in zip(parameter_names(group, index), group["params"], strict=True):
             registered.add(p)
             parameters.append(_describe_parameter(p, *names.get(p, (name, "")), index))
@@ -328,12 +329,8 @@ def _describe_parameter(p: Tensor, name: str, module: str, group: int | None) ->
     return ParameterInfo(name, shape, str(p.dtype).removeprefix("torch."), group, p.requires_grad, module)
 
 
-def _json_settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a group as JSON values; a value of another type becomes text."""
-    return {key: _json_value(value) for key, value in group.items() if key not in {"params", "param_names", "name"}}
-
-
 def _json_value(value: Any) -> Any:
+    """Return a setting as a JSON value; a value of another type becomes text."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     if isinstance(value, (tuple, list)):

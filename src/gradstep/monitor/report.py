@@ -92,11 +92,12 @@ def draw_run(run: Run) -> list[LineChart]:
         _chart(run, metrics["seconds"], "optimizer.step()", unit=1e3, suffix="ms", include=(0.0,)),
     ]
     always = {metrics[name].title for name in ALWAYS}
-    return [chart for chart in shown if chart.lines and (chart.title in always or not _constant(chart))]
-
-
-def _constant(chart: LineChart) -> bool:
-    return all(len({y for y in line.y if y is not None}) < 2 for line in chart.lines)
+    return [
+        chart
+        for chart in shown
+        if (chart.lines and chart.title in always)
+        or any(len({y for y in line.y if y is not None}) > 1 for line in chart.lines)
+    ]
 
 
 def _chart(

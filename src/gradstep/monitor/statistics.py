@@ -120,7 +120,7 @@ class TorchCollector:
         return CollectedStep(step, count_non_finite(step, self._optimizer.param_groups))
 
     def drop(self) -> None:
-        """Discard the preparation, because no step was made."""
+        """Discard what :meth:`before` has prepared, because no step was made."""
         self._old = {}
 
     def _range_of_second(self, p: Tensor) -> tuple[Tensor, Tensor]:

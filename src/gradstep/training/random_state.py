@@ -25,7 +25,8 @@ def random_state() -> dict[str, Any]:
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global generator)
     if numpy["bit_generator"] != "MT19937":
         raise ValueError(
-            f"NumPy's global generator is {numpy['bit_generator']}, and only MT19937, its own, can be kept"
+            f"NumPy's global generator is {numpy['bit_generator']}, whose state cannot be saved: go back to NumPy's "
+            "default by np.random.set_bit_generator(np.random.MT19937())"
         )
     return {
         "torch": torch.get_rng_state(),

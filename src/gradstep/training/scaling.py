@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -33,23 +33,11 @@ class LossScale:
         """The factor that multiplies the loss."""
         return float(self.scaler.get_scale())
 
-    def scale_loss(self, loss: Tensor) -> Tensor:
-        """Return the scaled loss, a tensor of one element, for ``backward()``."""
-        return self.scaler.scale(loss)
-
     def update(self, *, overflow: bool) -> None:
         """Let the scaler grow or back off after an update."""
         self._watched.grad = torch.full_like(self._watched, math.inf if overflow else 0.0)
         self.scaler.unscale_(self._sentinel)
         self.scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the scaler's state."""
-        return self.scaler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the scaler's state."""
-        self.scaler.load_state_dict(state)
 
 
 def make_loss_scale(params: Sequence[Tensor], scaler: torch.amp.GradScaler | None) -> LossScale:

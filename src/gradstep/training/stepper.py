@@ -240,7 +240,7 @@ class Stepper:
             (self._unit,) = self._peers.mean(number)
         scaled_loss = loss * (number / (self._window.size * self._unit))
         if self._scale is not None:
-            scaled_loss = self._scale.scale_loss(scaled_loss)
+            scaled_loss = self._scale.scaler.scale(scaled_loss)
         with self._window.changing_gradients(), self._peers.backward(last=self._window.ending):
             scaled_loss.backward()
         self._window.add(loss, number)
@@ -350,7 +350,7 @@ class Stepper:
             "unit": self._unit,
             "optimizer": _unwrap_single([innermost(optimizer).state_dict() for optimizer in self._optimizers]),
             "schedule": _unwrap_single([None if one is None else one.state_dict() for one in self._drivers]),
-            "scaler": None if self._scale is None else self._scale.state_dict(),
+            "scaler": None if self._scale is None else self._scale.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> LoadReport | None:
@@ -376,7 +376,7 @@ class Stepper:
             counts = f"{len(self._optimizers)}, and the checkpoint {len(saved)}"
             raise ValueError(f"optimizers: this stepper has {counts}: make it as it was")
         parts: list[tuple[str, Any, Any]] = [("schedule", *pair) for pair in zip(self._drivers, schedules, strict=True)]
-        parts.append(("scaler", self._scale, state["scaler"]))
+        parts.append(("scaler", None if self._scale is None else self._scale.scaler, state["scaler"]))
         for name, own, other in parts:
             if (own is None) != (other is None):
                 has, its = ("no", "one") if own is None else ("a", "none")

@@ -43,6 +43,11 @@ def _record(make: Callable[[Node, Node], Node]) -> Callable[[Symbol, Any], Symbo
     return method
 
 
+def _record_call(op: str) -> Callable[[Symbol], Symbol]:
+    """Return the method of a symbol that builds the call of a function of it."""
+    return lambda self: Symbol(call(op, self.node))
+
+
 @final
 class Symbol:
     """A number or an array without a value: arithmetic with it builds an expression."""
@@ -75,8 +80,7 @@ class Symbol:
     def __pos__(self) -> Symbol:
         return self
 
-    def __abs__(self) -> Symbol:
-        return Symbol(call("abs", self.node))
+    __abs__ = _record_call("abs")
 
     def __bool__(self) -> bool:
         if not self.node.scalar:
@@ -94,9 +98,8 @@ class Symbol:
     def sqrt(self) -> Symbol:
         return Symbol(self.node**0.5)
 
-    def sign(self) -> Symbol:
-        return Symbol(call("sign", self.node))
-
+    sign, exp, log = map(_record_call, ("sign", "exp", "log"))
+    rows, columns = map(_record_call, ("rows", "columns"))
     maximum = _record(partial(call, "maximum"))
 
     def clamp(self, *, min: Any) -> Symbol:
@@ -130,20 +133,8 @@ class Symbol:
         del like
         return self
 
-    def rows(self) -> Symbol:
-        return Symbol(call("rows", self.node))
-
-    def columns(self) -> Symbol:
-        return Symbol(call("columns", self.node))
-
     def newton_schulz(self, coefficients: Any, steps: Any, eps: Any) -> Symbol:
         return Symbol(call("newton_schulz", self.node, *(as_node(x) for x in (*coefficients, steps, eps))))
-
-    def exp(self) -> Symbol:
-        return Symbol(call("exp", self.node))
-
-    def log(self) -> Symbol:
-        return Symbol(call("log", self.node))
 
 
 def as_node(value: Any) -> Node:
@@ -345,10 +336,6 @@ def _row_mean(x: Any) -> Any:
     return np.mean(x, tuple(range(1, np.ndim(x))), keepdims=True) if np.ndim(x) > 1 else 0.0
 
 
-def _newton_schulz(x: Any, a: float, b: float, c: float, steps: float, eps: float) -> Any:
-    return newton_schulz(x, (a, b, c), steps, eps)
-
-
 WHOLE = ("mean", "sum", "size", "row_mean", "rows", "columns", "newton_schulz")
 """Functions of all elements of a parameter."""
 
@@ -366,7 +353,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "row_mean": _row_mean,
     "rows": rows,
     "columns": columns,
-    "newton_schulz": _newton_schulz,
+    "newton_schulz": lambda x, a, b, c, steps, eps: newton_schulz(x, (a, b, c), steps, eps),
     "lt": operator.lt,
     "le": operator.le,
     "eq": operator.eq,

@@ -92,10 +92,6 @@ def _step_moments(program: Program) -> tuple[Average, ...]:
     )
 
 
-def _square_of_average(program: Program) -> Node:
-    return _step_moments(program)[0].new ** 2
-
-
 def _remove_roots(_: Program, node: Node) -> Node:
     if not node.elementwise:
         return node
@@ -275,7 +271,7 @@ CHANGES: dict[str, Edit | RuleChange] = {
     "v-beta-missing": partial(_reweight, "v", lambda p, b: b.old + (1 - b.beta) * b.value),
     "v-rest-squared": partial(_reweight, "v", lambda p, b: b.beta * b.old + (1 - b.beta) ** 2 * b.value),
     "step-along-gradient": _follow_gradient,
-    "v-from-average": partial(_replace_square, _square_of_average),
+    "v-from-average": partial(_replace_square, lambda program: _step_moments(program)[0].new ** 2),
     "v-from-parameter": partial(_replace_square, lambda program: P**2),
     "m-from-gradient-first": partial(_start_at, "m", lambda a: a.value),
     "v-from-square-first": partial(_start_at, "v", lambda a: a.value),

@@ -52,12 +52,9 @@ class _TorchSession(Session):
         if self.scenario.groups:
             named = self.subject.arguments.named
             groups = [{"params": [p], **named(own)} for p, own in zip(self.leaves, self.scenario.groups)]
-            params = [{k: v for k, v in group.items() if k in self._group_keys(keywords)} for group in groups]
+            keys = self.subject.make(self.leaves, **keywords).param_groups[0].keys()  # such as ``beta1`` for ``betas``
+            params = [{k: v for k, v in group.items() if k in keys} for group in groups]
         return self.subject.make(params, **keywords)
-
-    def _group_keys(self, keywords: dict[str, Any]) -> set[str]:
-        """Return the keys of the optimizer's groups, for example ``beta1`` and ``beta2`` for ``betas``."""
-        return set(self.subject.make(self.leaves, **keywords).param_groups[0])
 
     def step(self, gradients: Gradients | None) -> None:
         for leaf, g in zip(self.leaves, gradients or ()):

@@ -137,24 +137,16 @@ def _clip(grads: GradientArrays, limit: float) -> Clipped:
     return norm, _scale(grads, limit / norm if norm > limit else 1.0)
 
 
-def _clip_each(grads: GradientArrays, limit: float) -> list[Any]:
-    return [g if g is None else _clip([g], limit)[1][0] for g in grads]
-
-
-def _clip_values(grads: GradientArrays, limit: float) -> list[Any]:
-    return [None if g is None else np.clip(g, -limit, limit) for g in grads]
-
-
 CLIPPING_SLIPS = (
     Slip(
         "a norm for each tensor by itself",
         "the factor is computed inside the loop over the parameters: add up all squares first",
-        lambda grads, limit: (_norm(grads), _clip_each(grads, limit)),
+        lambda grads, limit: (_norm(grads), [g if g is None else _clip([g], limit)[1][0] for g in grads]),
     ),
     Slip(
         "clipping of each element by its value",
         "`clip(g, -max_norm, max_norm)`: it turns the direction; multiply everything by `max_norm / norm`",
-        lambda grads, limit: (_norm(grads), _clip_values(grads, limit)),
+        lambda grads, limit: (_norm(grads), [g if g is None else np.clip(g, -limit, limit) for g in grads]),
     ),
     Slip(
         "clipping that returns the norm after it",
