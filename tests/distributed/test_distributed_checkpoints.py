@@ -69,6 +69,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"rule": "LaProp"}, {"rule": "Lion"}, "is of LaProp, and this optimizer is Lion"),
     ({"rule": "AdamW", "state": "8bit"}, {"rule": "RAdam", "state": "8bit"}, "is of AdamW"),
     ({"rounding": "stochastic"}, {}, ""),
+    ({"rounding": "kahan"}, {"rounding": "kahan"}, ""),
     ({"rounding": "kahan"}, {}, "decoupled_weight_decay"),
     ({"rounding": "master"}, {}, "decoupled_weight_decay"),
     ({"rounding": "24bit"}, {}, "decoupled_weight_decay"),
