@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from llvmlite import ir
@@ -20,12 +18,9 @@ from gradstep.engines.fused.trace import (
     allocate,
     llvm_type,
     max_lane,
-    ramp,
-    splat,
-    whole_tensor,
 )
-from gradstep.rules import State
-from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, draw_noise, sequence_position, to_bits
+from gradstep.engines.fused.update import MissingMeanError, TracedUpdate
+from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, draw_noise, to_bits
 from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
@@ -56,77 +51,7 @@ def build_update(spec: UpdateSpec, *, watched: bool = False, means: int = 0) -> 
 
 
 @final
-class _Slots:
-    """The :class:`State` that a rule receives; it replaces the last value that the rule assigns to a slot.
-
-    Only the last assignment is replaced: a rule may assign a slot twice and use both values.
-
-    Args:
-        slots: the slots before the step.
-        replacements: the values to use in place of assigned ones, by slot.
-        total: how often the rule assigns each slot in all.
-
-    Attributes:
-        assigned: how often each slot was assigned so far.
-    """
-
-    def __init__(self, slots: Mapping[str, Value], replacements: Mapping[str, Value], total: Mapping[str, int]) -> None:
-        self.__dict__.update(slots, _replacements=replacements, _total_assigned=total, assigned=Counter())
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.assigned[name] += 1
-        is_last = self.assigned[name] == self._total_assigned.get(name)
-        self.__dict__[name] = self._replacements.get(name, value) if is_last else value
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.__dict__
-
-    if TYPE_CHECKING:
-        assigned: Counter[str]
-        _replacements: Mapping[str, Value]
-        _total_assigned: Mapping[str, int]
-
-
-@final
-class MissingMeanError(Exception):
-    """A rule asks for a mean that has not been computed yet."""
-
-    def __init__(self, value: Value) -> None:
-        self.value = value
-
-
-@final
-class _WholeTensor:
-    """What a rule asks about its whole tensor, with the answers in vectors.
-
-    Args:
-        elements: the number of elements.
-        means: the known means, in the order in which the rule asks for them.
-    """
-
-    def __init__(self, elements: Value, means: Sequence[Value]) -> None:
-        self.elements, self._means = elements, iter(means)
-
-    def mean(self, value: Value) -> Value:
-        for mean in self._means:
-            return mean
-        raise MissingMeanError(value)
-
-
-@final
-class _Elements:
-    """What a rule that sees elements may ask about its whole tensor: nothing."""
-
-    @property
-    def elements(self) -> Value:
-        return self.mean()
-
-    def mean(self, *_: Any) -> Value:
-        raise TypeError("a rule that asks for the mean or the number of all elements sets sees = 'means'")
-
-
-@final
-class UpdateBody:
+class UpdateBody(TracedUpdate):
     """The body of the update kernel for one piece.
 
     Values that are stored element by element are read, updated and written in one pass. Slots that are stored in blocks
@@ -139,26 +64,16 @@ class UpdateBody:
     def __init__(
         self, kernel: Kernel, spec: UpdateSpec, piece: KernelPiece, watch: Watch | None, means: int = 0
     ) -> None:
-        self.kernel, self.spec, self.piece, self.watch = kernel, spec, piece, watch
-        self.builder = b = kernel.builder
-        count = len(spec.coefficients)
-        width = count + (1 + means if spec.rule.sees == "means" else 0)
+        self.kernel, self.piece, self.watch = kernel, piece, watch
+        b = kernel.builder
+        width = len(spec.coefficients) + (1 + means if spec.rule.sees == "means" else 0)
         first = b.mul(piece.row, integer(width))
         numbers = [
             kernel.load(kernel.job["coefficients"], b.add(first, integer(j)), llvm_type(spec.arithmetic))
             for j in range(width)
         ]
-        self.coefficients, self.whole = numbers[:count], numbers[count:]
-        every = [Column(b, at, field.element) for at, field in zip(piece.addresses, spec.fields, strict=True)]
-        columns = list(zip(spec.codecs, spec.split_by_codec(every), strict=True))
-        self.columns = [each if codec.block == 1 else each[:-1] for codec, each in columns]
-        self.blocks = {i: codec for i, codec in enumerate(spec.codecs) if codec.block > 1}
-        sizes = sorted({codec.block for codec in self.blocks.values()})
-        if len(sizes) > 1:
-            raise ValueError(f"the fused kernel stores slots in blocks of one size, not {sizes}: use engine='eager'")
-        self.block = max(sizes, default=1)
-        self.assigned: Mapping[str, int] = {}  # how often the rule assigns each slot
-        self.scales = {i: columns[i][1][-1] for i in self.blocks}
+        columns = [Column(b, at, field.element) for at, field in zip(piece.addresses, spec.fields, strict=True)]
+        super().__init__(b, spec, columns, numbers, piece.key)
         # Two (block,) buffers on the stack for each slot in blocks.
         self.new_values = {i: self._buffer(allocate(b, np.float32, self.block)) for i in self.blocks}
         self.cut_values = {i: self._buffer(allocate(b, np.float32, self.block)) for i in self.blocks}
@@ -188,7 +103,7 @@ class UpdateBody:
     def find_missing_mean(self, i: ir.Value, lanes: int, scales: Mapping[int, Value]) -> Value | None:
         """Return the vector of which the rule asks for a mean that is not known; None if it has all."""
         try:
-            self._apply_rule(self._read_values(i, lanes, scales), {}, lanes)
+            self.apply_rule(self.read_values(i, lanes, scales), {}, lanes)
         except MissingMeanError as error:
             return error.value
         return None
@@ -196,8 +111,8 @@ class UpdateBody:
     def _update_vector(self, i: ir.Value, lanes: int) -> None:
         """Read, update and write one vector."""
         self._prefetch(i, lanes)
-        values = self._read_values(i, lanes, {})
-        self._write_values(i, lanes, values, self._apply_rule(values, {}, lanes))
+        values = self.read_values(i, lanes, {})
+        self._write_values(i, lanes, values, self.apply_rule(values, {}, lanes))
 
     def _update_block(self, start: ir.Value) -> None:
         """Update the block that begins at ``start``; the last one may be shorter than others."""
@@ -219,7 +134,7 @@ class UpdateBody:
 
         def compute(i: ir.Value, lanes: int) -> None:
             self._prefetch(i, lanes)
-            new = self._apply_rule(self._read_values(i, lanes, old), {}, lanes)
+            new = self.apply_rule(self.read_values(i, lanes, old), {}, lanes)
             for j in self.blocks:
                 self.new_values[j].write(self._in_block(i), new[j - 1])
                 size, peak = to_bits(new[j - 1]) & 0x7FFFFFFF, peaks[j, lanes]
@@ -236,21 +151,21 @@ class UpdateBody:
         """Write the codes of a block's new values, and its parameters."""
         sources = {j: self._choose_source(j, scales[j]) for j in self.blocks}
         place = Variable(self.builder, np.int32, LANES)
-        place.set(self._place(start, LANES))
+        place.set(self.position(start, LANES))
 
         def encode(i: ir.Value, lanes: int) -> None:
-            values = self._read_values(i, lanes, old)  # before their codes are overwritten
+            values = self.read_values(i, lanes, old)  # before their codes are overwritten
             new = {self.spec.slots[j - 2]: self.new_values[j].read(self._in_block(i), lanes) for j in self.blocks}
             if lanes == 1:
-                here = self._place(i, lanes)
+                here = self.position(i, lanes)
             else:
                 here = place.get()
                 place.set(here + lanes * STRIDE % 2**32)
-            noise = draw_noise(here, self._key(32, lanes), SLOTS)
+            noise = draw_noise(here, self.half_key(32, lanes), SLOTS)
             for j, codec in self.blocks.items():
                 x = sources[j].read(self._in_block(i), lanes)
-                self._write_codes(j, i, codec.split(x, noise, self._broadcast(scales[j], lanes)))
-            self._write_values(i, lanes, values, self._apply_rule(values, new, lanes))
+                self.write_codes(j, i, codec.split(x, noise, self.broadcast(scales[j], lanes)))
+            self._write_values(i, lanes, values, self.apply_rule(values, new, lanes))
 
         every_vector = self.kernel.every_vector if self.watch is None else self.watch.every_vector
         every_vector(start, stop, encode)
@@ -262,49 +177,15 @@ class UpdateBody:
         if has_bits is None:
             return new
         with b.if_then(has_bits.ir, likely=False), kernel.loop(integer(0), integer(self.block), LANES) as i:
-            cut.write(i, codec.cut_noise_bits(new.read(i, LANES), self._broadcast(scale, LANES)))
+            cut.write(i, codec.cut_noise_bits(new.read(i, LANES), self.broadcast(scale, LANES)))
         return self._buffer(b.select(has_bits.ir, cut.address, new.address))
-
-    def _read_values(self, i: ir.Value, lanes: int, scales: Mapping[int, Value]) -> list[Value]:
-        """Return gradient times coefficient, parameter and slots, from element ``i`` on, in the rule's type."""
-        values = []
-        for j, codec in enumerate(self.spec.codecs):
-            numbers = [column.read(i, lanes) for column in self.columns[j]]
-            if j in self.blocks:
-                numbers.append(self._broadcast(scales[j], lanes))
-            values.append(codec.join(*numbers).astype(self.spec.arithmetic))
-        values[0] = values[0] * self._coefficients(lanes).gradient
-        return values
-
-    def _apply_rule(self, values: Sequence[Value], replacements: Mapping[str, Value], lanes: int) -> list[Value]:
-        """Return the new parameter and slots; a slot in ``replacements`` has that value, not the rule's."""
-        g, p, *slots = values
-        state = _Slots(dict(zip(self.spec.slots, slots, strict=True)), replacements, self.assigned)
-        numbers = [Value(self.builder, splat(self.builder, x, lanes)) for x in self.whole]
-        token = whole_tensor.set(_WholeTensor(numbers[0], numbers[1:]) if numbers else _Elements())
-        try:
-            new = self.spec.rule.update(p, g, cast(State, state), self._coefficients(lanes))
-        finally:
-            whole_tensor.reset(token)
-        self.assigned = state.assigned  # the same in every pass: no rule branches on data
-        return [new, *(getattr(state, name) for name in self.spec.slots)]
 
     def _write_values(self, i: ir.Value, lanes: int, values: Sequence[Value], new: Sequence[Value]) -> None:
         """Write all values that are stored element by element, and pass the vector to the watch."""
         g, p = values[:2]
         if self.watch is not None:
             self.watch.add_vector(g, p, new, lanes)
-        random: dict[int, Value] = {}
-        for j, x in enumerate(new, 1):
-            codec = self.spec.codecs[j]
-            if j not in self.blocks:
-                noise = self._noise(j, i, lanes, random) if codec.noisy else None
-                self._write_codes(j, i, codec.split(x.astype(codec.arithmetic), noise))
-
-    def _write_codes(self, j: int, i: ir.Value, codes: Sequence[Value]) -> None:
-        """Write codes of codec ``j``, one sequence for each field but the scale, from element ``i`` on."""
-        for column, code in zip(self.columns[j], codes, strict=True):
-            column.write(i, code)
+        self.write_elements(i, lanes, new)
 
     def _prefetch(self, i: ir.Value, lanes: int) -> None:
         """Prefetch the memory that a later vector reads."""
@@ -312,10 +193,6 @@ class UpdateBody:
             ahead = self.builder.add(i, self.kernel.job["prefetch"])
             for column in chain.from_iterable(self.columns):
                 column.prefetch(ahead)
-
-    def _coefficients(self, lanes: int) -> SimpleNamespace:
-        named = zip(self.spec.coefficients, self.coefficients, strict=True)
-        return SimpleNamespace(**{name: Value(self.builder, splat(self.builder, c, lanes)) for name, c in named})
 
     # -- vectors --------------------------------------------------------------------------------------------------
 
@@ -325,27 +202,3 @@ class UpdateBody:
     def _in_block(self, i: ir.Value) -> ir.Value:
         """Return the position of element ``i`` in its block."""
         return self.builder.and_(i, integer(self.block - 1))
-
-    def _broadcast(self, scalar: Value, lanes: int) -> Value:
-        return Value(self.builder, splat(self.builder, scalar.ir, lanes))
-
-    # -- noise ----------------------------------------------------------------------------------------------------
-
-    def _noise(self, j: int, i: ir.Value, lanes: int, random: dict[int, Value]) -> Value:
-        """Return codec ``j``'s noise for a vector; ``random`` caches the streams of this vector."""
-        stream = self.spec.noise[j]
-        if stream not in random:
-            random[stream] = draw_noise(self._place(i, lanes), self._key(32, lanes), stream)
-        return random[stream]
-
-    def _place(self, i: ir.Value, lanes: int) -> Value:
-        """Return the position of every lane in the noise."""
-        element = ramp(self.builder, self.builder.trunc(i, ir.IntType(32)), lanes)
-        place: Value = sequence_position(element, self._key(0, lanes))
-        return place
-
-    def _key(self, first: int, lanes: int) -> Value:
-        """Return the 32 bits of the key that begin at this bit, in every lane."""
-        b = self.builder
-        half = b.trunc(b.lshr(self.piece.key, integer(first)), ir.IntType(32))
-        return Value(b, splat(b, half, lanes))

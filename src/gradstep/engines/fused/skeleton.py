@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -37,6 +37,23 @@ I64 = ir.IntType(64)
 def integer(number: int) -> ir.Constant:
     """Return an int64 constant."""
     return ir.Constant(I64, number)
+
+
+@contextmanager
+def count_up(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> Iterator[ir.Value]:
+    """Count from ``start`` to ``stop``; the ``with`` block builds the loop's body."""
+    before = builder.block
+    head, inside, after = (builder.function.append_basic_block(n) for n in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    i = builder.phi(I64)
+    i.add_incoming(start, before)
+    builder.cbranch(builder.icmp_signed("<", i, stop), inside, after)
+    builder.position_at_end(inside)
+    yield i
+    i.add_incoming(builder.add(i, integer(step) if isinstance(step, int) else step), builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
 
 
 @final
@@ -193,27 +210,14 @@ class Kernel:
         few = b.or_(b.icmp_signed("<", part, integer(least)), b.icmp_signed("<", count, integer(2)))
         return b.select(few, integer(0), part)
 
-    @contextmanager
-    def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> Iterator[ir.Value]:
+    def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> AbstractContextManager[ir.Value]:
         """Count from ``start`` to ``stop``; the ``with`` block builds the loop's body."""
-        b = self.builder
-        before = b.block
-        head, inside, after = (self.function.append_basic_block(n) for n in ("head", "inside", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
-        b.position_at_end(inside)
-        yield i
-        i.add_incoming(b.add(i, integer(step) if isinstance(step, int) else step), b.block)
-        b.branch(head)
-        b.position_at_end(after)
+        return count_up(self.builder, start, stop, step)
 
 
 # -- compilation ------------------------------------------------------------------------------------------------------
 
-_lock = threading.Lock()  # LLVM's tools are not safe to use from two threads at once
+llvm_lock = threading.Lock()  # LLVM's tools are not safe to use from two threads at once
 _engines: list[Any] = []  # the machine code lives as long as its engine
 
 
@@ -226,11 +230,16 @@ def _target_machine() -> Any:
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
 
 
-def optimize(module: ir.Module | str) -> Any:
-    """Parse, check and optimize a module or its text."""
-    machine = _target_machine()
+def optimize(module: ir.Module | str, machine: Any = None) -> Any:
+    """Parse, check and optimize a module or its text.
+
+    Args:
+        module: the module.
+        machine: LLVM's target machine, which must be the module's; None for this processor's.
+    """
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
+    machine = machine or _target_machine()
     tuning = llvm.create_pipeline_tuning_options(speed_level=1)
     # Kernels are written in vectors; vectorizing the loop over the remaining elements would double the compile time.
     tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
@@ -241,12 +250,18 @@ def optimize(module: ir.Module | str) -> Any:
 
 def compile_module(module: ir.Module | str) -> int:
     """Compile a module for this processor; return the address of its function ``task``."""
-    with _lock:
+    with llvm_lock:
         optimized = optimize(module)
         engine = llvm.create_mcjit_compiler(optimized, _target_machine())
         engine.finalize_object()
         _engines.append(engine)
         return int(engine.get_function_address("task"))
+
+
+def emit_assembly(module: ir.Module | str) -> str:
+    """Compile a module for this processor; return its assembly."""
+    with llvm_lock:
+        return str(_target_machine().emit_assembly(optimize(module)))
 
 
 def converts_float16() -> bool:

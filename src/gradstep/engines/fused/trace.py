@@ -155,6 +155,10 @@ class Value:
         compare = self.builder.fcmp_unordered if operator == "!=" else self.builder.fcmp_ordered
         return self._new(compare(operator, self.ir, self._lift(other)))
 
+    @property
+    def lanes(self) -> int:
+        return self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
+
     # -- arithmetic ---------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Value:
@@ -273,8 +277,7 @@ class Value:
         zeros; int32 to a byte: the nearest), from int32 to float32, or back (towards zero; the result is undefined if
         the number does not fit).
         """
-        lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
-        goal = llvm_type(dtype, lanes)
+        goal = llvm_type(dtype, self.lanes)
         old, new = np.dtype(_numpy_type(self.ir.type)).itemsize, np.dtype(dtype).itemsize
         if self._is_integer and dtype is np.float32:
             return self._new(self.builder.sitofp(self.ir, goal))
@@ -290,8 +293,7 @@ class Value:
 
     def view(self, dtype: Any) -> Value:
         """Reinterpret the bits as another type of the same width."""
-        lanes = self.ir.type.count if isinstance(self.ir.type, ir.VectorType) else 1
-        return self._new(self.builder.bitcast(self.ir, llvm_type(dtype, lanes)))
+        return self._new(self.builder.bitcast(self.ir, llvm_type(dtype, self.lanes)))
 
 
 def _numpy_type(kind: ir.Type) -> Any:
@@ -312,27 +314,31 @@ class Column:
         builder: of the kernel.
         address: of the tensor's first element.
         element: the type of its elements.
+        most: the largest alignment of a vector, in bytes; None if vectors begin at any element.
     """
 
-    __slots__ = ("_align", "address", "builder", "element")
+    __slots__ = ("address", "builder", "element", "most")
 
-    def __init__(self, builder: ir.IRBuilder, address: ir.Value, element: Element) -> None:
-        self.builder, self.address, self.element, self._align = builder, address, element, element.itemsize
+    def __init__(self, builder: ir.IRBuilder, address: ir.Value, element: Element, most: int | None = None) -> None:
+        self.builder, self.address, self.element, self.most = builder, address, element, most
 
     def read(self, i: ir.Value, lanes: int) -> Value:
         """Load elements from ``i`` on, and decode them."""
         kind = llvm_type(self.element.stored, lanes)
-        code = Value(self.builder, self.builder.load(self._address_of(i), typ=kind, align=self._align))
+        code = Value(self.builder, self.builder.load(self._address_of(i), typ=kind, align=self._align(lanes)))
         value: Value = self.element.decode(code)
         return value
 
     def write(self, i: ir.Value, code: Value) -> None:
         """Store encoded elements from ``i`` on."""
-        self.builder.store(code.ir, self._address_of(i), align=self._align)
+        self.builder.store(code.ir, self._address_of(i), align=self._align(code.lanes))
 
     def prefetch(self, i: ir.Value) -> None:
         """Prefetch the cache line of an element, which need not exist."""
         prefetch(self.builder, self._address_of(i))
+
+    def _align(self, lanes: int) -> int:
+        return self.element.itemsize if self.most is None else min(self.most, self.element.itemsize * lanes)
 
     def _address_of(self, i: ir.Value) -> ir.Value:
         return self.builder.gep(self.address, [i], source_etype=llvm_type(self.element.stored))
