@@ -71,3 +71,32 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path):
     assert raced.exit_code == 1
     assert "Cannot write the results" in raced.output
     assert "--out" in raced.output
+
+
+def test_a_kernel_is_printed_for_both_targets():
+    ptx = gradstep(
+        "kernel", "adamw", "--state", "8bit", "--dtype", "bf16", "--rounding", "stochastic", "--target", "cuda"
+    )
+    assert ptx.exit_code == 0, ptx.output
+    assert ".target sm_80" in ptx.output
+    assert "redux.sync.max" in ptx.output  # the exchange of a block's largest value
+    assembly = gradstep("kernel", "sgd:momentum=0.9")
+    assert assembly.exit_code == 0
+    assert "task:" in assembly.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["adafactor", "--target", "cuda"], "Adafactor looks at whole tensors"),
+        (["adafactor"], "Adafactor looks at whole tensors"),
+        (["adam2"], "Invalid optimizer"),
+        (["adamw", "--rounding", "24bit", "--dtype", "float16"], "is for bfloat16 parameters"),
+        (["adamw", "--dtype", "float64", "--state", "8bit"], "float64 keeps float64 state"),
+        (["adamw", "--target", "tpu"], "'cpu', 'cuda'"),
+    ],
+)
+def test_a_kernel_that_does_not_exist_is_refused(words, says):
+    refused = gradstep("kernel", *words)
+    assert refused.exit_code == 2
+    assert says in refused.output.replace("\n", " ")

@@ -3,6 +3,7 @@
 import typer
 
 from gradstep.cli.check import check
+from gradstep.cli.kernel import kernel
 from gradstep.cli.lab import bench, lr_find, race, report, schedules
 from gradstep.cli.learn import learn
 from gradstep.cli.monitor import doctor, monitor
@@ -16,6 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (race, report, bench, plan, check, monitor, doctor, lr_find, schedules):
+for command in (race, report, bench, plan, check, monitor, doctor, lr_find, schedules, kernel):
     app.command()(command)
 app.add_typer(learn, name="learn")

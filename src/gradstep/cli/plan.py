@@ -79,7 +79,7 @@ def plan(
             check_picture_file(chart)
         result = plans(
             model,
-            optimizer=_parse_rule(optimizer),
+            optimizer=parse_rule(optimizer),
             budget=budget,
             gpus=gpus,
             ranks=ranks,
@@ -105,7 +105,12 @@ def plan(
             screen.print(f"Chart: {chart}", soft_wrap=True)
 
 
-def _parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> Rule:
+    """Return the rule that an argument names, with its settings.
+
+    Raises:
+        ValueError: no such rule, several of them, or bad settings.
+    """
     from gradstep.planner.request import resolve_rule
 
     if not {":", ","} & set(text):
