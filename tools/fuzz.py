@@ -98,7 +98,7 @@ def _warm_up() -> None:
 
 def _compile() -> None:
     """Compile the usual kernels, so that every child inherits them."""
-    from gradstep.optimizers.state.storage import ENGINES, Storage
+    from gradstep.optimizers.state.storage import ENGINES, Storage, element_of
     from gradstep.rules import RULES
 
     for name, choices in SETTINGS.items():
@@ -106,7 +106,7 @@ def _compile() -> None:
             rule = RULES[name](**settings)
             for state in ("float32", "bfloat16", "8bit") if rule.sees == "elements" else ():
                 stored = Storage(state).of(rule, {}, torch.empty(64, 80), "w")
-                ENGINES["fused"].prepare(stored.spec(rule, torch.float32))
+                ENGINES["fused"].prepare(stored.spec(rule, element_of(torch.float32)), watched=False)
 
 
 def _run_single(seed: int, number: int) -> int:
