@@ -18,9 +18,9 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.fused.job import PER_PIECE, PER_TENSOR
+from gradstep.engines.fused.kernel import TracedUpdate
 from gradstep.engines.fused.skeleton import I64, count_up, integer
 from gradstep.engines.fused.trace import Column, Value, Variable, llvm_type, max_lane
-from gradstep.engines.fused.update import TracedUpdate
 from gradstep.storage.elements import to_bits
 from gradstep.storage.policy import UpdateSpec
 
