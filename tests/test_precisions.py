@@ -45,7 +45,7 @@ def by_name(state):
 
 def by_race(state):
     contender = make_contender(parse_specs(f"adamw:state={state}")[0], TASKS["digits"])
-    return state_in(contender.optimizer(layer().parameters()))
+    return state_in(contender.optimizer(layer()))
 
 
 def by_conversion(state):

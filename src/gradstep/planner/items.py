@@ -237,8 +237,8 @@ def live_values(rule: Rule, ndim: int) -> int:
     """Measure how many new values per element an update has in memory at once, by running it on a small tensor.
 
     >>> from gradstep.rules import SGD
-    >>> live_values(SGD(), 2)  # the scaled gradient, the decayed one, the step, the new weights
-    4
+    >>> live_values(SGD(), 2)  # the scaled gradient, the decayed one, the step
+    3
     """
     shape = (SIDE, SIDE) if ndim > 1 else (SIDE * SIDE,)
     p, g = np.ones(shape, np.float32), np.ones(shape, np.float32)
