@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from turns import take_turns
+from turns import take_turns, time_step
 
 import gradstep
 from gradstep.lab.bench_models import gpt2, resnet50
@@ -45,18 +44,7 @@ def measure(shapes: list[Any], repeat: int) -> dict[str, list[float]]:
     for step in steps.values():
         step()
         step()
-    return take_turns({name: _timed(step) for name, step in steps.items()}, repeat)
-
-
-def _timed(step: Callable[[], None]) -> Callable[[], float]:
-    """Return a function that takes a step, and returns its seconds."""
-
-    def run() -> float:
-        begin = time.perf_counter()
-        step()
-        return time.perf_counter() - begin
-
-    return run
+    return take_turns({name: time_step(step) for name, step in steps.items()}, repeat)
 
 
 def main() -> None:

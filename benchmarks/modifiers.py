@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from turns import take_turns
+from turns import take_turns, time_step
 
 import gradstep
 from gradstep import modify, rules
-from gradstep.lab.machine import describe
+from gradstep.lab.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "modifiers.json"
 WORKS: dict[str, list[Any]] = {"8 M, 4 tensors": [(2_000_000,)] * 4, "8 M, 122 tensors": [(256, 256)] * 122}
@@ -47,18 +45,7 @@ def measure(shapes: list[Any], rule: Any, repeat: int) -> dict[str, list[float]]
     for step in steps.values():
         step()
         step()
-    return take_turns({name: _timed(step) for name, step in steps.items()}, repeat)
-
-
-def _timed(step: Callable[[], None]) -> Callable[[], float]:
-    """Return a function that takes a step, and returns its seconds."""
-
-    def run() -> float:
-        begin = time.perf_counter()
-        step()
-        return time.perf_counter() - begin
-
-    return run
+    return take_turns({name: time_step(step) for name, step in steps.items()}, repeat)
 
 
 def main() -> None:
@@ -67,7 +54,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    result: dict[str, Any] = {"date": date.today().isoformat(), "machine": dict(describe()), "milliseconds": {}}
+    result: dict[str, Any] = {"date": date.today().isoformat(), "machine": describe_machine(), "milliseconds": {}}
     for work, shapes in WORKS.items():
         for name, rule in RULES.items():
             found = {rival: statistics.median(x) * 1e3 for rival, x in measure(shapes, rule, options.repeat).items()}

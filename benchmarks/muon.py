@@ -11,13 +11,12 @@ all steps, over torch's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from turns import main, take_turns
+from turns import main, take_turns, time_step
 
 import gradstep
 
@@ -39,17 +38,6 @@ def make_parameters(shapes: list[tuple[int, int]]) -> list[Tensor]:
     return params
 
 
-def time_step(step: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that takes a step and returns its seconds."""
-
-    def timed() -> float:
-        begin = time.thread_time()
-        step()
-        return time.thread_time() - begin
-
-    return timed
-
-
 def rows(repeat: int) -> list[dict[str, Any]]:
     """Measure every work; return a row for each."""
     torch.set_num_threads(1)
@@ -61,7 +49,7 @@ def rows(repeat: int) -> list[dict[str, Any]]:
             "gradstep": gradstep.Muon(params["gradstep"], lr=0.02),
             "torch": torch.optim.Muon(params["torch"], lr=0.02),
         }
-        seconds = take_turns({name: time_step(o.step) for name, o in optimizers.items()}, repeat)
+        seconds = take_turns({name: time_step(o.step, time.thread_time) for name, o in optimizers.items()}, repeat)
         best = {name: min(each) * times for name, each in seconds.items()}
         moved = {name: [(p - s).detach() for p, s in zip(own, start)] for name, own in params.items()}
         apart = sum(float((p - q).square().sum()) for p, q in zip(moved["gradstep"], moved["torch"]))

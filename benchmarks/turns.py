@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,17 @@ WORKS: dict[str, list[tuple[int, ...]]] = {
     "2,000 tensors of 64×64": [(64, 64)] * 2_000,
 }
 """Shapes of the parameters, by title."""
+
+
+def time_step(step: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+    """Return a function that takes a step, and returns its seconds by the clock."""
+
+    def timed() -> float:
+        begin = clock()
+        step()
+        return clock() - begin
+
+    return timed
 
 
 def take_turns(rivals: Mapping[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:

@@ -55,7 +55,7 @@ def compare(subject, options, engines, dtype):
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))
 def test_float32(subject, options):
     fast = "fused" if subject.rule.sees == "elements" else "auto"
-    compare(subject, options, (fast, "eager"), torch.float32)  # the reference engine has the bits of the fused one
+    compare(subject, options, (fast, "eager", "reference"), torch.float32)
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))
