@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradstep.engines import list_kernel
 from gradstep.engines.cuda.kernel import build_kernel
 from gradstep.rules import Adafactor, AdamW, Rule, Slot, State
 from gradstep.rules.ops import Array, where
@@ -204,3 +205,10 @@ def test_the_interpreter_waits_for_the_warp():
         "@%p2 st.global.b32 [%rd1], %r2;",
     )
     assert memory.bytes[0] == 131
+
+
+@pytest.mark.parametrize("rounding", ["kahan", "master", "24bit", "stochastic"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_rounding_of_half_precision_is_refused_for_more(rounding, dtype):
+    with pytest.raises(ValueError, match=f"is for parameters of half precision, not for {dtype}"):
+        list_kernel(AdamW(), rounding=rounding, dtype=dtype)

@@ -182,3 +182,15 @@ def test_a_closure_computes_the_gradients_of_the_update():
         losses = [float(optimizer.step(closure).detach()) for _ in range(3)]
     assert losses == sorted(losses, reverse=True)
     assert int(optimizer.state[model[0].weight]["step"]) == 3
+
+
+def test_a_second_release_of_the_same_parameters_ends_the_first():
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    gradstep.create("lomo", model.named_parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="weight was updated in the backward pass by another SGD"):
+        optimizer = gradstep.create("lomo", model.named_parameters(), lr=0.5)
+    for _ in range(2):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert model.weight.tolist() == [[0.0, 0.0]]

@@ -131,3 +131,13 @@ def test_other_rules_beside_muon_s_own():
     vector.grad = torch.ones(3)
     optimizer.step()
     assert vector.tolist() == [0.5] * 3
+
+
+def test_a_frozen_output_layer_is_still_the_output_layer():
+    model = Model()
+    model.lm_head.weight.requires_grad_(False)
+    reasons = places(gradstep.Muon(model.named_parameters(), model=model))
+    assert reasons["lm_head.weight"] == ("adamw/decay", "the output layer")
+    assert reasons["mlp.weight"] == ("muon", "a hidden matrix")
+    rows = {row.names[0]: row for row in gradstep.param_groups(model, policy="muon", matrix_lr=0.02).rows}
+    assert rows["mlp.weight"].reason == "a hidden matrix"

@@ -12,7 +12,7 @@ import torch
 
 import gradstep
 import gradstep.numpy as gn
-from gradstep import modify
+from gradstep import modify, rules
 from gradstep.rules import (
     LAMB,
     LARS,
@@ -304,3 +304,23 @@ def test_a_rate_of_zero_leaves_the_weights():
     for modifier in (Cautious, RMSClip):
         _, [p] = trained(gradstep.optimizer(modify(SGD, modifier)), [torch.ones(3)], [[torch.ones(3)]], lr=0.0)
         assert_near(p, torch.ones(3), ulps=0)
+
+
+@pytest.mark.parametrize("lr", [0.0, 1e-46])
+def test_a_rate_that_float32_has_not_leaves_the_weights(lr):
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    gradstep.optimizer(modify(rules.AdamW, rules.RMSClip))([p], lr=lr, weight_decay=0.0).step()
+    assert p.tolist() == [1.0] * 3
+
+
+def test_a_trust_ratio_adds_no_decay_to_a_step_that_contains_it():
+    """Where every gradient is 1 long, StableAdamW shortens no first step and equals AdamW."""
+    found = []
+    for kind in (rules.LAMB, modify(rules.AdamW, rules.TrustRatio), modify(rules.StableAdamW, rules.TrustRatio)):
+        p = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+        p.grad = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+        gradstep.optimizer(kind)([p], lr=0.1, weight_decay=1.0, eps=1e-6).step()
+        found.append(p.detach())
+    assert torch.allclose(found[0], found[1], rtol=1e-12)
+    assert torch.allclose(found[0], found[2], rtol=1e-12)

@@ -66,6 +66,8 @@ def _spec_of(rule: Rule, state: str, rounding: str, dtype: str) -> UpdateSpec:
     problem = refuse_rounding(rounding, dtype)
     if problem is not None:
         raise ValueError(problem)
+    if rounding != "nearest" and dtype not in ("bfloat16", "float16"):
+        raise ValueError(f"rounding={rounding!r} is for parameters of half precision, not for {dtype}")
     if dtype == "float64" and state != "float32":
         raise ValueError(
             f"state={state!r} is for float32, bfloat16 and float16 parameters: float64 keeps float64 state"
@@ -81,7 +83,10 @@ def _emit_assembly(spec: UpdateSpec) -> str:
     from gradstep.engines.fused.sums import build_mean
 
     if spec.rule.sees not in ("elements", "means"):
-        raise TypeError(f"{spec.rule.__name__} looks at whole tensors (rows, norms, products), kernels do not")
+        raise TypeError(
+            f"{spec.rule.__name__} computes rows, norms or products, for which there is no kernel: it runs by torch "
+            "operations"
+        )
     means = 0
     if spec.rule.sees == "means":
         means = next(known for known in count() if build_mean(spec, known) is None)

@@ -16,6 +16,7 @@ from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.wrapped import innermost
+from gradstep.warn import warn_user
 
 _RELEASES: WeakKeyDictionary[Optimizer, ReferenceType[GradientRelease]] = WeakKeyDictionary()
 # Weak references: the hooks of the parameters keep a release, and the release keeps its optimizer.
@@ -230,6 +231,8 @@ def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingPro
         optimizer: the optimizer.
         names: names of its parameters for messages; the groups' own names stand for those that are missing.
 
+    A release of another optimizer that has one of the parameters ends, with a warning.
+
     Raises:
         ValueError: its gradients cannot be released, or are released already, or are there from before.
     """
@@ -249,7 +252,16 @@ def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingPro
     if optimizer.watch is not None or optimizer._observers:
         raise ValueError(_WATCHED)
     if present := [name for p, name in names.items() if p.grad is not None]:
-        raise ValueError(f"{present[0]} has a gradient from before: call optimizer.zero_grad() first")
+        raise ValueError(
+            f"{present[0]} has a gradient from before: call zero_grad() of the model or the optimizer first"
+        )
+    for other in [release for reference in _RELEASES.values() if (release := reference()) is not None]:
+        if shared := [name for p, name in names.items() if p in other._names]:
+            other.remove()
+            warn_user(
+                f"{shared[0]} was updated in the backward pass by another {type(other._optimizer).__name__}: that "
+                "release has ended, and this one takes its place"
+            )
     release = GradientRelease(optimizer, names)
     _RELEASES[optimizer] = ref(release)
     return release

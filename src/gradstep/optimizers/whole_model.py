@@ -106,7 +106,7 @@ def group_whole_model(params: ParamsT, model: Any, rule: Rule) -> tuple[ParamsT,
     if not are_named or all(p.dim() >= 2 for p in tensors):
         return items, None
     members = [known[p] if p in known else NamedParameter(p, (str(named[p]),), ()) for p in tensors]
-    heads = find_output_layers([p for p in members if p.tensor.requires_grad])
+    heads = find_output_layers(members)
     groups: dict[str, dict[str, Any]] = {}
     rows = []
     for p in members:

@@ -22,22 +22,22 @@ class CautiousDecay(Modifier):
         maximize: climb instead of descend.
 
     Raises:
-        ValueError: the decay is in the gradient.
+        ValueError: the decay is in the gradient or in the step.
 
     Source: Chen et al., "Cautious Weight Decay", arXiv:2510.12402, Algorithm 1.
 
     >>> from gradstep import modify, rules
     >>> modify(rules.SGD, CautiousDecay)(lr=0.1, weight_decay=0.1)
     Traceback (most recent call last):
-    ValueError: CautiousDecaySGD adds its decay to the gradient and not to the weight itself: take a rule such as AdamW
+    ValueError: CautiousDecaySGD has its decay in the gradient or the step, not on the weight itself: modify a rule such as AdamW
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.decays or self.coefficients(1, **self.scalars).get("l2"):
             raise ValueError(
-                f"{type(self).__name__} adds its decay to the gradient and not to the weight itself: take a rule such "
-                "as AdamW"
+                f"{type(self).__name__} has its decay in the gradient or the step, not on the weight itself: modify a rule "
+                "such as AdamW"
             )
 
     @classmethod

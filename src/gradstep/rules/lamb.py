@@ -39,11 +39,13 @@ class TrustRatio(Modifier):
 
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         row = super().coefficients(step, **scalars)  # type: ignore[safe-super]
-        return {**row, "decay": 1 - row.get("keep", 1.0), "rate": self.lr}  # type: ignore[attr-defined]
+        # A rule whose step contains its decay has nothing to add.
+        shrink = 1 - row.get("keep", 1.0) if super().decays else 0.0
+        return {**row, "shrink": shrink, "rate": self.lr}  # type: ignore[attr-defined]
 
     @classmethod
     def step(cls, p: Array, g: Array, s: State, c: Coefficients) -> Array:
-        r = super().step(p, g, s, c) + c.decay * p
+        r = super().step(p, g, s, c) + c.shrink * p
         size, length = sqrt(mean(p * p)), sqrt(mean(r * r))
         both = size * length > 0.0
         return r * where(both, c.rate * size / where(both, length, 1.0), 1.0)

@@ -40,8 +40,8 @@ class RMSClip(Modifier):
 
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         row = super().coefficients(step, **scalars)  # type: ignore[safe-super]
-        # With a rate of 0 the step is 0, whatever its bound.
-        return {**row, "bound": self.lr * self.max_rms or 1.0}  # type: ignore[attr-defined]
+        # The least normal float32: with a smaller rate the step is 0, and so must not be the bound, which divides.
+        return {**row, "bound": max(self.lr * self.max_rms, 2.0**-126)}  # type: ignore[attr-defined]
 
     @classmethod
     def step(cls, p: Array, g: Array, s: State, c: Coefficients) -> Array:

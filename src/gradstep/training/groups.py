@@ -114,7 +114,7 @@ def param_groups(
         raise ValueError(f"policy 'explicit': no pattern of overrides matches {missing}")
     levels = dict(zip(params, levels_of(params), strict=True)) if layer_decay is not None else {}
     levels_above = count_levels_above(list(levels.values()))
-    heads = find_output_layers(trained) if policy == MUON else frozenset()
+    heads = find_output_layers(params) if policy == MUON else frozenset()
 
     groups: dict[str, dict[str, Any]] = {}
     rows = []

@@ -92,7 +92,10 @@ def build_host_loop(spec: UpdateSpec) -> ir.Module:
 def _build_body(module: ir.Module, spec: UpdateSpec, warp: int) -> ir.Function:
     """Build the function that one thread runs, with (PARAMETERS, THREAD_NUMBERS) as its arguments."""
     if spec.rule.sees != "elements":
-        raise TypeError(f"{spec.rule.__name__} looks at whole tensors, and a kernel for devices at single elements")
+        raise TypeError(
+            f"{spec.rule.__name__} looks at whole tensors (means, rows, products), and a kernel for devices at "
+            "single elements"
+        )
     kinds = [DEVICE_POINTER] * 3 + [I64] * 5
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "update")
     function.linkage = "internal"
