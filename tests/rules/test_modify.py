@@ -292,7 +292,7 @@ def test_what_cannot_be_modified():
             modify(*parts)
     with pytest.raises(TypeError, match="Cautious is not finished"):
         gradstep.optimizer(Cautious)  # type: ignore[type-abstract]
-    with pytest.raises(ValueError, match="adds its decay to the gradient"):
+    with pytest.raises(ValueError, match="has no decay of the weight itself, but in the gradient or the step"):
         modify(Adam, CautiousDecay)(weight_decay=0.1)
     assert modify(Adam, CautiousDecay)(weight_decay=0.1, decoupled_weight_decay=True).sees == "elements"
     assert modify(Muon, Cautious).sees == "matrix"

@@ -29,15 +29,15 @@ class CautiousDecay(Modifier):
     >>> from gradstep import modify, rules
     >>> modify(rules.SGD, CautiousDecay)(lr=0.1, weight_decay=0.1)
     Traceback (most recent call last):
-    ValueError: CautiousDecaySGD has its decay in the gradient or the step, not on the weight itself: modify a rule such as AdamW
+    ValueError: CautiousDecaySGD has no decay of the weight itself, but in the gradient or the step: modify AdamW, say
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.decays or self.coefficients(1, **self.scalars).get("l2"):
             raise ValueError(
-                f"{type(self).__name__} has its decay in the gradient or the step, not on the weight itself: modify a rule "
-                "such as AdamW"
+                f"{type(self).__name__} has no decay of the weight itself, but in the gradient or the step: modify "
+                "AdamW, say"
             )
 
     @classmethod

@@ -74,7 +74,7 @@ def mean(x: Array, axis: int | None = None) -> Array:
     """Mean over the whole tensor, a scalar added up in float64; or along one axis, which is kept with length 1.
 
     Not for a rule that sees ``"elements"``; one that sees ``"means"`` may only take the mean over the whole tensor.
-    The numbers are in the rule's arithmetic: the square of a float32 above 10¹⁹ is infinite, that of one below 10⁻²³ is 0.
+    The numbers themselves are in the rule's arithmetic: float32's square of 10²⁰ is infinite, that of 10⁻²³ is 0.
 
     >>> x = np.array([[1.0, 3.0], [2.0, 6.0]])
     >>> float(mean(x)), mean(x, -1).tolist()
