@@ -84,8 +84,8 @@ def _emit_assembly(spec: UpdateSpec) -> str:
 
     if spec.rule.sees not in ("elements", "means"):
         raise TypeError(
-            f"{spec.rule.__name__} computes rows, norms or products, for which there is no kernel: it runs by torch "
-            "operations"
+            f"{spec.rule.__name__} looks at whole tensors (rows, norms, products), for which there is no kernel: it "
+            "runs by torch operations"
         )
     means = 0
     if spec.rule.sees == "means":
