@@ -223,6 +223,25 @@ _OF_ANY_SHAPE = (
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("decoupled_weight_decay", "maximize")),
     ),
     Subject(
+        "AdEMAMix",
+        (
+            {},
+            {"betas": (0.5, 0.75, 0.9), "eps": 1e-3, "alpha": 2.0},
+            {"t_alpha": 4, "t_beta3": 6, "weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_flags("maximize"),
+            Bad({"betas": (0.9, 0.999)}, TypeError, "betas must be 3 numbers"),
+            Bad({"betas": (0.9, 0.999, 1.0)}, ValueError, "Invalid beta parameter at index 2: 1.0"),
+            Bad({"alpha": -1.0}, ValueError, "Invalid alpha value: -1.0"),
+            Bad({"t_alpha": 0}, ValueError, "Invalid t_alpha value: 0"),
+            Bad({"t_beta3": 2.5}, ValueError, "Invalid t_beta3 value: 2.5"),
+        ),
+    ),
+    Subject(
         "StableAdamW",
         ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "maximize")),

@@ -241,6 +241,35 @@ class AdamW(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class AdEMAMix(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float, float] = ...,
+        alpha: float = ...,
+        t_alpha: int | None = ...,
+        t_beta3: int | None = ...,
+        eps: float = ...,
+        weight_decay: float = ...,
+        *,
+        maximize: bool = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class ADOPT(Optimizer):
     def __init__(
         self,
@@ -640,6 +669,9 @@ PagedAdamax8bit = Adamax
 AdamW8bit = AdamW
 PagedAdamW = AdamW
 PagedAdamW8bit = AdamW
+AdEMAMix8bit = AdEMAMix
+PagedAdEMAMix = AdEMAMix
+PagedAdEMAMix8bit = AdEMAMix
 ADOPT8bit = ADOPT
 PagedADOPT = ADOPT
 PagedADOPT8bit = ADOPT

@@ -85,10 +85,6 @@ _SCHEDULE_FREE = " No rule here averages the weights that it returns: take {0!r}
 
 _NOT_HERE: Mapping[str, str] = {
     "adamw_torch_4bit": " State has 8 bits at least here: take 'adamw_torch_8bit'.",
-    "ademamix": " Its two averages of the gradient are no rule here: take 'adamw'.",
-    "ademamix_8bit": " Its two averages of the gradient are no rule here: take 'adamw_8bit'.",
-    "paged_ademamix_32bit": " Its two averages of the gradient are no rule here: take 'paged_adamw_32bit'.",
-    "paged_ademamix_8bit": " Its two averages of the gradient are no rule here: take 'paged_adamw_8bit'.",
     "galore_adamw": _LOW_RANK.format("adamw_8bit", ""),
     "galore_adamw_8bit": _LOW_RANK.format("adamw_8bit", ""),
     "galore_adamw_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),

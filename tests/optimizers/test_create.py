@@ -22,6 +22,10 @@ MADE = {
     "adamw_torch_8bit": "AdamW8bit",
     "sgd": "SGD",
     "adagrad": "Adagrad",
+    "ademamix": "AdEMAMix",
+    "ademamix_8bit": "AdEMAMix8bit",
+    "paged_ademamix_32bit": "PagedAdEMAMix",
+    "paged_ademamix_8bit": "PagedAdEMAMix8bit",
     "adamw_bnb_8bit": "AdamW8bit",
     "adamw_8bit": "AdamW8bit",
     "lion_8bit": "Lion8bit",
@@ -41,10 +45,6 @@ MADE = {
 
 NEAREST = {
     "adamw_torch_4bit": "adamw_torch_8bit",
-    "ademamix": "adamw",
-    "ademamix_8bit": "adamw_8bit",
-    "paged_ademamix_32bit": "paged_adamw_32bit",
-    "paged_ademamix_8bit": "paged_adamw_8bit",
     "galore_adamw": "adamw_8bit",
     "galore_adamw_8bit": "adamw_8bit",
     "galore_adafactor": "adafactor",

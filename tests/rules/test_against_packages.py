@@ -24,6 +24,11 @@ RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
     "LaProp": ("LaProp", {"lr": 0.01}),
     "ADOPT": ("ADOPT", {"lr": 0.01}),
     "ADOPT, betas": ("ADOPT", {"lr": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.1}),
+    "AdEMAMix": ("AdEMAMix", DECAY),
+    "AdEMAMix, schedules": (
+        "AdEMAMix",
+        {"betas": (0.5, 0.75, 0.99), "t_alpha": 30, "t_beta3": 30, "weight_decay": 0.1},
+    ),
     "LaProp, betas": ("LaProp", {"lr": 0.01, "betas": (0.9, 0.75)}),
 }
 
@@ -31,6 +36,7 @@ RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
 OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
     # The package clips at t^(1/4) with t = 2 at the first update, where the paper and the authors' code have t = 1.
     "ADOPT": {"clip_lambda": lambda step: (step - 1) ** 0.25},
+    "AdEMAMix": {"weight_decouple": True},
 }
 """Settings that only the package has, with which it computes the paper's algorithm."""
 
@@ -39,7 +45,8 @@ OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
 def test_fifty_steps(name, settings):
     start, steps = starts(SHAPES, torch.float64), gradients(50, SHAPES, torch.float64)
     _, params = trained(getattr(gradstep, name), start, steps, **settings)
-    _, targets = trained(getattr(packages, name), start, steps, **settings, **OF_THE_PACKAGE.get(name, {}))
+    theirs = {"t_alpha_beta3" if key == "t_alpha" else key: v for key, v in settings.items() if key != "t_beta3"}
+    _, targets = trained(getattr(packages, name), start, steps, **theirs, **OF_THE_PACKAGE.get(name, {}))
     for p, q in zip(params, targets, strict=True):
         # The package's LaProp rounds a factor to float32, and adds 1e-15 to each squared root.
         torch.testing.assert_close(p, q, rtol=0, atol=1e-6 if name == "LaProp" else 1e-12)

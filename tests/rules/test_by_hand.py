@@ -17,6 +17,7 @@ from gradstep.rules import (
     Adam,
     Adamax,
     AdamW,
+    AdEMAMix,
     LaProp,
     Lion,
     NAdam,
@@ -123,6 +124,20 @@ WORKED = {
         (1 - 0.2 / 3, 1 - 0.2 / 3 - 0.1 * (1 / 6 + 0.5 / (4 / sqrt(7) + 1)) * 4 / 3),
     ),
     "laprop, decay": (LaProp(**HALVES, eps=1.0, weight_decay=0.5), (2,), (0.95 - 0.2 / 3,)),
+    # m₁ = 1, m₂ = 1/2, v = 1 of g = 2 with β = 1/2, 3/4, 3/4: (1/(1/2) + 2·1/2)/(√(1/(1/4)) + 1) = 1
+    # g = 1: m₁ = 1, m₂ = 5/8, v = 1, (1/(3/4) + 2·5/8)/(√(1/(7/16)) + 1)
+    "ademamix": (
+        AdEMAMix(lr=0.1, betas=(0.5, 0.75, 0.75), alpha=2.0, eps=1.0, weight_decay=0.5),
+        (2, 1),
+        (0.85, 0.95 * 0.85 - 0.1 * (4 / 3 + 5 / 4) / (4 / sqrt(7) + 1)),
+    ),
+    # T = 2: α(1) = 1; 1/ln β₃(1) lies halfway between 1/ln ¼ and 1/ln ½: β₃(1) = 2^(−4/3), m₂ = 2·(1 − 2^(−4/3));
+    # m₁/(1 − ¼) = 2, the root 2
+    "ademamix, schedules": (
+        AdEMAMix(lr=0.1, betas=(0.25, 0.75, 0.5), alpha=2.0, t_alpha=2, t_beta3=2, eps=0.0, weight_decay=0.0),
+        (2,),
+        (1 - 0.1 * (2 + 2 * (1 - 2 ** (-4 / 3))) / 2,),
+    ),
     # v = 4 and no move; 1/2, m = 1/4 → 0.975, v = 3 + 1/4 = 13/4; 8/√(13/4) > ∜2, m = 1/8 + ∜2/2
     "adopt": (ADOPT(**HALVES), (2, 1, 8), (1.0, 0.975, 0.975 - 0.1 * (1 / 8 + 2**0.25 / 2))),
     # The root 2 is less than ε = 4: 1/4, m = 1/8

@@ -16,6 +16,7 @@ from gradstep.judge.scenario import (
     Trajectory,
     battery,
     coarsest,
+    fill_betas,
     shared_defaults,
     tolerance,
 )
@@ -221,7 +222,8 @@ def bad_settings(context: Context) -> str:
     """Return the settings out of bounds that the constructor takes; for forms with a constructor."""
     plain = context.scenario("first step")
     accepted = []
-    for name, value in _BAD:
+    for name, pair_or_number in _BAD:
+        value = fill_betas(context.rule, {name: pair_or_number})[name]
         if name not in _offered(context) or name in context.fixed or _is_allowed(context.rule, name, value):
             continue
         try:

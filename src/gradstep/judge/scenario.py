@@ -84,7 +84,18 @@ SHAPE = (2, 3)
 QUICK = {"betas": (0.6, 0.8), "alpha": 0.7, "rho": 0.7, "beta2_decay": -0.5}
 """Decay rates of averages that forget fast, so that each step shows in them."""
 
+
+def fill_betas(rule: type[Rule], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with a third beta of 0.9 beside the two of :data:`QUICK`, where the rule has three."""
+    count = len(shared_defaults(rule).get("betas", ()))
+    if "betas" in settings and len(settings["betas"]) < count:
+        return {**settings, "betas": (*settings["betas"], *(0.9,) * (count - len(settings["betas"])))}
+    return settings
+
+
 _AWAY: Mapping[str, Any] = {
+    "t_alpha": 6,
+    "t_beta3": 6,
     "momentum": 0.9,
     "dampening": 0.3,
     "momentum_decay": 0.1,
@@ -244,7 +255,8 @@ class _ScenarioMaker:
 
     def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the settings that the rule has."""
-        return {name: value for name, value in settings.items() if name in self.defaults}
+        known = {name: value for name, value in settings.items() if name in self.defaults}
+        return fill_betas(self.rule, known)
 
     def settings_away(self, *names: str) -> dict[str, Any]:
         own = [n for n in names if n in self.defaults]

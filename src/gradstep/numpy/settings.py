@@ -77,7 +77,7 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
             raise ValueError(_message(setting, value) or f"{setting.name}: {error}") from error
         except TypeError as error:
             # The teaching framework calls a pair of another length a wrong value, not a wrong type.
-            if setting.name == "betas" and isinstance(value, (tuple, list)) and len(value) != 2:
+            if setting.name == "betas" and isinstance(value, (tuple, list)) and len(value) != _count_betas(setting):
                 raise ValueError(_message(setting, value)) from error
             raise
         if setting.name == "momentum" and value >= 1:
@@ -86,10 +86,17 @@ def _check(rule: type[Rule], values: Mapping[str, Any]) -> None:
             )
 
 
+def _count_betas(setting: Field[Any]) -> int:
+    default: Any = setting.default
+    return len(default)
+
+
 def _message(setting: Field[Any], value: Any) -> str:
     """Return the teaching framework's message for a value out of its bounds; empty if it lacks the setting."""
     if setting.name == "betas":
-        return f"betas must contain two finite values in [0, 1), but is {value!r}"
+        size = _count_betas(setting)
+        count = {2: "two", 3: "three"}.get(size, size)
+        return f"betas must contain {count} finite values in [0, 1), but is {value!r}"
     if setting.name in _NONNEGATIVE and isinstance(setting.default, float):
         return f"{setting.name} must be finite and nonnegative, but is {value!r}"
     return ""

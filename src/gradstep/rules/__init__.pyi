@@ -7,6 +7,7 @@ from gradstep.rules.adagrad import Adagrad as Adagrad
 from gradstep.rules.adam import Adam as Adam
 from gradstep.rules.adamax import Adamax as Adamax
 from gradstep.rules.adamw import AdamW as AdamW
+from gradstep.rules.ademamix import AdEMAMix as AdEMAMix
 from gradstep.rules.adopt import ADOPT as ADOPT
 from gradstep.rules.asgd import ASGD as ASGD
 from gradstep.rules.base import Rule as Rule

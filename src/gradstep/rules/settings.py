@@ -107,18 +107,18 @@ def fraction(default: float) -> Any:
     return _setting(default, _bounded("", lambda x: 0 <= x <= 1, "between 0 and 1"))
 
 
-def betas(first: float, second: float) -> Any:
-    """Return the field of a pair of averaging coefficients, each in [0, 1)."""
+def betas(*defaults: float) -> Any:
+    """Return the field of averaging coefficients, as many as there are defaults, each in [0, 1)."""
 
-    def check(name: str, value: Any) -> tuple[float, float]:
-        pair = _pair(name, value)
-        for index, beta in enumerate(pair):
+    def check(name: str, value: Any) -> tuple[float, ...]:
+        numbers = _numbers(name, value, len(defaults))
+        for index, beta in enumerate(numbers):
             label = f"beta parameter at index {index}"
             if not 0 <= number(f"{name}[{index}]", beta, label) < 1:
                 raise ValueError(f"Invalid {label}: {beta} (must be in [0, 1))")
-        return float(pair[0]), float(pair[1])
+        return tuple(map(float, numbers))
 
-    return _setting((first, second), check)
+    return _setting(defaults, check)
 
 
 def nonnegative_pair(first: float | None, second: float) -> Any:
@@ -171,6 +171,20 @@ def count(default: int, most: int) -> Any:
     return _setting(default, check)
 
 
+def duration() -> Any:
+    """Return the field of a number of updates, at least 1; the default is None."""
+
+    def check(name: str, value: Any) -> int | None:
+        if value is None:
+            return None
+        result = number(name, value)
+        if not (result == int(result) and result >= 1):
+            raise ValueError(f"Invalid {name} value: {value} (must be None, or a whole number from 1)")
+        return int(result)
+
+    return _setting(None, check)
+
+
 def choice(*allowed: str | None) -> Any:
     """Return the field of one of a few words; the first is the default."""
 
@@ -207,11 +221,19 @@ def matrices() -> Any:
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    try:
-        first, second = value
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a pair of numbers, but is {value!r}") from error
+    first, second = _numbers(name, value, 2)
     return first, second
+
+
+def _numbers(name: str, value: Any, size: int) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(value)
+        if len(numbers) != size:
+            raise ValueError(f"{len(numbers)} numbers")
+    except (TypeError, ValueError) as error:
+        kind = "a pair of numbers" if size == 2 else f"{size} numbers"
+        raise TypeError(f"{name} must be {kind}, but is {value!r}") from error
+    return numbers
 
 
 def settings_of(rule: type) -> tuple[Field[Any], ...]:

@@ -65,12 +65,18 @@ class Average:
 
     @property
     def is_average(self) -> bool:
-        """Whether the weights add up to 1."""
-        return self.old_weight + self.new_weight is ONE
+        """Whether the weights add up to 1, on both sides of a branch on the step or a setting."""
+        return _add_up_to_one(self.old_weight, self.new_weight)
 
     def plus(self, addend: Node) -> Node:
         """Return ``old_weight * old + addend``."""
         return self.old_weight * self.old + addend
+
+
+def _add_up_to_one(one: Node, other: Node) -> bool:
+    if one.op == other.op == "ite" and one.args[0] is other.args[0]:
+        return all(map(_add_up_to_one, one.args[1:], other.args[1:]))
+    return one + other is ONE
 
 
 @final

@@ -14,7 +14,7 @@ from gradstep.judge.algebra.program import NAMES, Edit, NotFoundError
 from gradstep.judge.algebra.trace import key_of
 from gradstep.judge.catalogue import particular, state, terms
 from gradstep.judge.formula import Formula, Habits, Mistake, RuleChange, apply_changes, examples, habit, replay
-from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values
+from gradstep.judge.scenario import DECAY, LR, QUICK, Scenario, Values, fill_betas
 from gradstep.report.words import read_tables
 from gradstep.rules import Rule
 from gradstep.rules.settings import shared_settings_of
@@ -287,7 +287,7 @@ def _settings_away(example: Rule, ndim: int) -> Mapping[str, Any]:
     """Return the example's settings, those away from their defaults that do not change the form of its graph."""
     rule = example
     for name, value in vars(example).items():
-        away = _AWAY.get(name, 0.2)
+        away = fill_betas(type(example), {name: _AWAY.get(name, 0.2)})[name]
         if type(value) is type(away) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             try:
                 changed = replace(rule, **{name: away})
