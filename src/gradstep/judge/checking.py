@@ -8,11 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from gradstep.judge.catalogue import CONVENTIONS, Variant
-from gradstep.judge.diagnosis import Explanation, Observations, accepted, as_match, describe_nearest, explain
+from gradstep.judge.diagnosis import (
+    Explanation,
+    Observations,
+    accepted,
+    as_match,
+    describe_nearest,
+    explain,
+    find_parting,
+)
 from gradstep.judge.formula import Formula, replay
 from gradstep.judge.isolation import TIME_LIMIT, check_file
 from gradstep.judge.properties import FUNCTION, NUMPY, PROPERTIES, Context, Property, bad_settings
-from gradstep.judge.scenario import Parting, Scenario, Values, battery, find_parting, shared_defaults, tolerance
+from gradstep.judge.scenario import Parting, Scenario, Values, battery, shared_defaults, tolerance
 from gradstep.judge.subjects.detect import describe_submission, subject_of
 from gradstep.judge.subjects.subject import (
     FailureError,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradstep.judge.catalogue import MISTAKES, Mistake, Variant, catalogue, distinct, variants
 from gradstep.judge.formula import Formula, LazyTrajectory
-from gradstep.judge.scenario import ReferenceTrajectory, Scenario, coarsest, tolerance
+from gradstep.judge.scenario import Parting, ReferenceTrajectory, Scenario, Trajectory, coarsest, tolerance
 from gradstep.judge.subjects.subject import Observed
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
@@ -330,3 +330,16 @@ def as_match(candidate: Variant, residual: float) -> Match:
         tuple(m.read for m in candidate.mistakes),
         tuple(", ".join(m.conventions_of(candidate.formula.rule)) for m in candidate.mistakes),
     )
+
+
+def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
+    """Return the first step at which they differ by more than rounding, with the element that differs most there."""
+    apart = ReferenceTrajectory(expected).distances(got)
+    wrong = apart > tolerance(dtype, scenario.steps)
+    if not wrong.any():
+        return None
+    step = int(np.argmax(wrong.any(axis=1)))
+    column = int(np.argmax(apart[step]))
+    parameter, element = scenario.locate(column)
+    before, after, own = (float(x[column]) for x in (expected[max(step - 1, 0)], expected[step], got[step]))
+    return Parting(scenario.name, step, parameter, element, before, after, own)

@@ -396,16 +396,3 @@ class Parting:
         if abs(ratio - 1) < 0.01:
             return f"the step is nearly right: its length is off by {abs(ratio - 1):.1g} of itself"
         return f"the step is {ratio:.3g} times as long as it should be"
-
-
-def find_parting(scenario: Scenario, expected: Trajectory, got: Trajectory, dtype: str) -> Parting | None:
-    """Return the first step at which they differ by more than rounding, with the element that differs most there."""
-    apart = ReferenceTrajectory(expected).distances(got)
-    wrong = apart > tolerance(dtype, scenario.steps)
-    if not wrong.any():
-        return None
-    step = int(np.argmax(wrong.any(axis=1)))
-    column = int(np.argmax(apart[step]))
-    parameter, element = scenario.locate(column)
-    before, after, own = (float(x[column]) for x in (expected[max(step - 1, 0)], expected[step], got[step]))
-    return Parting(scenario.name, step, parameter, element, before, after, own)
