@@ -242,6 +242,40 @@ _OF_ANY_SHAPE = (
         ),
     ),
     Subject(
+        "ScheduleFreeSGD",
+        (
+            {"lr": 0.1},
+            {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1, "warmup_steps": 3, "maximize": True},
+            {"lr": 0.1, "r": 1.0, "weight_lr_power": 0.0},
+        ),
+        (
+            *_LR,
+            *_DECAY,
+            *_numbers("momentum value", "momentum", 0.0, 1.0),
+            *_numbers("warmup_steps value", "warmup_steps", -1.0),
+            *_numbers("r value", "r", -1.0),
+            *_numbers("weight_lr_power value", "weight_lr_power", -1.0),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
+        "ScheduleFreeAdamW",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "warmup_steps": 3, "maximize": True}),
+        (
+            *_LR,
+            *_DECAY,
+            *_EPS,
+            *_BETAS,
+            Bad({"betas": (0.0, 0.9)}, ValueError, "Invalid beta parameter at index 0: 0"),
+            *_flags("maximize"),
+        ),
+    ),
+    Subject(
+        "ScheduleFreeRAdam",
+        ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "silent_sgd_phase": False, "maximize": True}),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("silent_sgd_phase", "maximize")),
+    ),
+    Subject(
         "StableAdamW",
         ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
         (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("amsgrad", "bias_correction", "maximize")),

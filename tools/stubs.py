@@ -97,7 +97,8 @@ def _class(name: str) -> str:
     lines = "".join(f"        {argument},\n" for argument in arguments)
     constructor = f"    def __init__(\n{lines}    ) -> None: ...\n"
     rule = "    @classmethod\n    def rule(cls) -> type[Rule]: ...\n"
-    return f"@final\nclass {name}(Optimizer):\n{constructor}{rule}"
+    base = "AveragingOptimizer" if RULES[name].averages else "Optimizer"
+    return f"@final\nclass {name}({base}):\n{constructor}{rule}"
 
 
 def _variants() -> str:

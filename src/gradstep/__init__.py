@@ -26,6 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "gradstep.monitor.monitor": ("Monitor",),
     "gradstep.optimizers": (
         "OPTIMIZERS",
+        "AveragingOptimizer",
         "Optimizer",
         "Pages",
         "StepReport",

@@ -15,6 +15,7 @@ from gradstep.monitor.doctor import Diagnosis as Diagnosis
 from gradstep.monitor.doctor import diagnose as diagnose
 from gradstep.monitor.monitor import Monitor as Monitor
 from gradstep.optimizers import OPTIMIZERS as OPTIMIZERS
+from gradstep.optimizers import AveragingOptimizer as AveragingOptimizer
 from gradstep.optimizers import Optimizer as Optimizer
 from gradstep.optimizers import Pages as Pages
 from gradstep.optimizers import StepReport as StepReport
@@ -597,6 +598,92 @@ class Rprop(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class ScheduleFreeSGD(AveragingOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        momentum: float = ...,
+        *,
+        maximize: bool = ...,
+        weight_decay: float = ...,
+        r: float = ...,
+        weight_lr_power: float = ...,
+        warmup_steps: float = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
+class ScheduleFreeAdamW(AveragingOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        *,
+        maximize: bool = ...,
+        weight_decay: float = ...,
+        r: float = ...,
+        weight_lr_power: float = ...,
+        warmup_steps: float = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
+class ScheduleFreeRAdam(AveragingOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        betas: tuple[float, float] = ...,
+        eps: float = ...,
+        silent_sgd_phase: bool = ...,
+        *,
+        maximize: bool = ...,
+        weight_decay: float = ...,
+        r: float = ...,
+        weight_lr_power: float = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class SGD(Optimizer):
     def __init__(
         self,
@@ -700,6 +787,15 @@ PagedRMSprop8bit = RMSprop
 Rprop8bit = Rprop
 PagedRprop = Rprop
 PagedRprop8bit = Rprop
+ScheduleFreeSGD8bit = ScheduleFreeSGD
+PagedScheduleFreeSGD = ScheduleFreeSGD
+PagedScheduleFreeSGD8bit = ScheduleFreeSGD
+ScheduleFreeAdamW8bit = ScheduleFreeAdamW
+PagedScheduleFreeAdamW = ScheduleFreeAdamW
+PagedScheduleFreeAdamW8bit = ScheduleFreeAdamW
+ScheduleFreeRAdam8bit = ScheduleFreeRAdam
+PagedScheduleFreeRAdam = ScheduleFreeRAdam
+PagedScheduleFreeRAdam8bit = ScheduleFreeRAdam
 SGD8bit = SGD
 PagedSGD = SGD
 PagedSGD8bit = SGD

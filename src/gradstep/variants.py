@@ -76,12 +76,12 @@ PROMISES: Mapping[str, Promise] = {
     "lomo": Promise("sgd", releases=True),
     "adalomo": Promise("adafactor", releases=True),
     "stable_adamw": Promise("stableadamw"),
+    **{f"schedule_free_{rule}": Promise(f"schedulefree{rule}") for rule in ("adamw", "radam", "sgd")},
 }
 """The names of Hugging Face that promise more than :func:`parse_name` returns; :func:`gradstep.create` keeps it."""
 
 _LOW_RANK = " No rule here keeps state of a low rank: take {0!r}, of 8 bits{1}."
 _LAYERWISE = ", with gradstep.release_gradients(model, optimizer)"
-_SCHEDULE_FREE = " No rule here averages the weights that it returns: take {0!r} with a schedule of gradstep.schedules."
 
 _NOT_HERE: Mapping[str, str] = {
     "adamw_torch_4bit": " State has 8 bits at least here: take 'adamw_torch_8bit'.",
@@ -95,9 +95,6 @@ _NOT_HERE: Mapping[str, str] = {
     "apollo_adamw": _LOW_RANK.format("adamw_8bit", ""),
     "apollo_adamw_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),
     "grokadamw": " Its averages follow the loss, which no rule here sees: take 'adamw'.",
-    "schedule_free_adamw": _SCHEDULE_FREE.format("adamw"),
-    "schedule_free_radam": _SCHEDULE_FREE.format("radam"),
-    "schedule_free_sgd": _SCHEDULE_FREE.format("sgd"),
 }
 
 

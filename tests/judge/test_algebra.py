@@ -71,8 +71,10 @@ def test_a_traced_rule_computes_what_the_rule_does(rule):
             np.testing.assert_allclose(got["p"], new, rtol=1e-12)
             for name in slots:
                 np.testing.assert_allclose(got[f"new {name}"], vars(state)[name], rtol=1e-12)
-            for name in scalars:
-                np.testing.assert_allclose(got[f"memo {name}"], numbers[name], rtol=1e-12)
+            for name in scalars:  # a number in two parts is rounded to 24 bits in the first; symbols do not round
+                names = [n for n in (name.removesuffix("_rest"), f"{name.removesuffix('_rest')}_rest") if n in scalars]
+                sums = sum(got[f"memo {n}"] for n in names), sum(numbers[n] for n in names)
+                np.testing.assert_allclose(*sums, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -41,6 +41,9 @@ MADE = {
     "lomo": "SGD",
     "adalomo": "Adafactor",
     "stable_adamw": "StableAdamW",
+    "schedule_free_radam": "ScheduleFreeRAdam",
+    "schedule_free_adamw": "ScheduleFreeAdamW",
+    "schedule_free_sgd": "ScheduleFreeSGD",
 }
 
 NEAREST = {
@@ -52,9 +55,6 @@ NEAREST = {
     "galore_adamw_8bit_layerwise": "adamw_8bit",
     "galore_adafactor_layerwise": "adalomo",
     "grokadamw": "adamw",
-    "schedule_free_radam": "radam",
-    "schedule_free_adamw": "adamw",
-    "schedule_free_sgd": "sgd",
     "apollo_adamw": "adamw_8bit",
     "apollo_adamw_layerwise": "adamw_8bit",
 }

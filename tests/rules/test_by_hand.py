@@ -24,6 +24,9 @@ from gradstep.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeRAdam,
+    ScheduleFreeSGD,
 )
 from tests.rules.by_hand import steps
 
@@ -31,6 +34,8 @@ from tests.rules.by_hand import steps
 #   m: 1/2·2 = 1, then 1/2·1 + 1/2·1 = 1       corrected by 1/2, then 3/4:  2, 4/3
 #   v: 1/4·4 = 1, then 3/4·1 + 1/4·1 = 1       corrected by 1/4, then 7/16: 4, 16/7
 HALVES: Any = {"lr": 0.1, "betas": (0.5, 0.75)}
+
+Z1 = 1 - 0.1 * (2 / 3 + 0.5)
 
 WORKED = {
     # 1 − 0.1·2 = 0.8; 0.8 − 0.1·4 = 0.4
@@ -138,6 +143,19 @@ WORKED = {
         (2,),
         (1 - 0.1 * (2 + 2 * (1 - 2 ** (-4 / 3))) / 2,),
     ),
+    # z: 1 → 0.8 → 0.4 → 0.1; x: their mean 0.8, 0.6, 13/30; y halfway: 0.8, 0.5, 4/15
+    "schedule-free sgd": (ScheduleFreeSGD(lr=0.1, momentum=0.5), (2, 4, 3), (0.8, 0.5, 4 / 15)),
+    # γ = 0.1, then 0.2: w = 0.01, 0.04. z = 1 − 0.1·2 = 0.8; z = 0.8 − 0.2·4 = 0, x = 0.2·0.8 + 0.8·0
+    "schedule-free sgd, warmup": (ScheduleFreeSGD(lr=0.2, momentum=0.5, warmup_steps=2), (2, 4), (0.8, 0.08)),
+    # z = 1 − 0.1·(2/(2 + 1) + 0.5·1); z − 0.1·(1/(4/√7 + 1) + 0.5·y), y halfway to the mean: 3/4 of the second z
+    "schedule-free adamw": (
+        ScheduleFreeAdamW(**HALVES, eps=1.0, weight_decay=0.5),
+        (2, 1),
+        (Z1, Z1 - 0.075 * (1 / (4 / sqrt(7) + 1) + 0.5 * Z1)),
+    ),
+    # β₂ = 3/4: ρ₁ = 7 − 2·(3/4)/(1/4) = 1 ≤ 4, and nothing moves; or along the gradient: z = 0.8
+    "schedule-free radam, silent": (ScheduleFreeRAdam(**HALVES), (2,), (1.0,)),
+    "schedule-free radam, loud": (ScheduleFreeRAdam(**HALVES, silent_sgd_phase=False), (2,), (0.8,)),
     # v = 4 and no move; 1/2, m = 1/4 → 0.975, v = 3 + 1/4 = 13/4; 8/√(13/4) > ∜2, m = 1/8 + ∜2/2
     "adopt": (ADOPT(**HALVES), (2, 1, 8), (1.0, 0.975, 0.975 - 0.1 * (1 / 8 + 2**0.25 / 2))),
     # The root 2 is less than ε = 4: 1/4, m = 1/8

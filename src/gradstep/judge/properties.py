@@ -70,7 +70,7 @@ class Context:
 
     def make(self, *arguments: Any) -> Any:
         """Call the submission with these arguments and usual settings, as far as it takes them."""
-        usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1, **self.fixed}
+        usual = {"lr": LR, "momentum": 0.9, "weight_decay": 0.1, "silent_sgd_phase": False, **self.fixed}
         return self.subject.make(*arguments, **self.subject.arguments.named(usual), **self.subject.extra)
 
     def run(self, scenario: Scenario, dtype: str = "float64") -> Trajectory:

@@ -96,6 +96,7 @@ def fill_betas(rule: type[Rule], settings: dict[str, Any]) -> dict[str, Any]:
 _AWAY: Mapping[str, Any] = {
     "t_alpha": 6,
     "t_beta3": 6,
+    "warmup_steps": 6.0,
     "momentum": 0.9,
     "dampening": 0.3,
     "momentum_decay": 0.1,
@@ -192,7 +193,7 @@ def battery(rule: type[Rule]) -> tuple[Scenario, ...]:
         ),
         make("kept gradient", "the gradient left in place", full, make.gradients(1) * 4, keeps_gradients=True),
     ]
-    for name in make.settings_away("dampening", "lr_decay", "t0"):
+    for name in make.settings_away("dampening", "lr_decay", "t0", "warmup_steps"):
         settings = full | make.settings_away(name)
         scenarios.append(make(f"{name} skipped", "the count of steps", settings, skips, needs=(name,)))
         scenarios.append(
@@ -238,7 +239,8 @@ class _ScenarioMaker:
         base = {"eps": (1e-7, 1e-3)} if isinstance(self.defaults.get("eps"), tuple) else {}
         if isinstance(self.defaults.get("eps"), tuple) and "eps" in settings:
             settings = {**settings, "eps": (0.3, 0.5)}
-        values = rate if defaults else base | rate | {"weight_decay": 0.0} | dict(settings)
+        silent = {"silent_sgd_phase": len(gradients) > 5}  # schedule-free RAdam moves nothing in its first four steps
+        values = rate if defaults else base | rate | silent | {"weight_decay": 0.0} | dict(settings)
         firsts = (next(g for g in column if g is not None) for column in zip(*gradients))
         initial = tuple(self.rng.normal(size=g.shape) for g in firsts)
         return Scenario(

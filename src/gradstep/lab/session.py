@@ -12,6 +12,7 @@ from typing import final
 
 import torch
 
+from gradstep import AveragingOptimizer
 from gradstep.lab.contenders import DEFAULT_LINEUP, Contender, make_contender, with_peers
 from gradstep.lab.machine import describe_machine
 from gradstep.lab.report import write_race_report
@@ -89,7 +90,12 @@ class Lane:
 
     def point(self) -> CurvePoint:
         """Evaluate the model on held-out data and return the point."""
+        averages = self._optimizer if isinstance(self._optimizer, AveragingOptimizer) else None
+        if averages is not None:
+            averages.eval()
         evaluation = self._task.evaluate(self._model)
+        if averages is not None:
+            averages.train()
         if not math.isfinite(evaluation.loss):
             self.status = DIVERGED
         place = evaluation.place

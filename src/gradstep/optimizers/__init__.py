@@ -10,6 +10,7 @@ from typing import Any
 
 from gradstep.engines.statistics import StepReport
 from gradstep.optimizers.arguments import OWN, SETTINGS, TORCH_EXECUTION, ParamsT
+from gradstep.optimizers.averaging import AveragingOptimizer
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.named_rules import check_rule_class
 from gradstep.optimizers.wrapped import innermost
@@ -54,7 +55,8 @@ def _class(rule: type[Rule], state: str, paged: bool | str | Path | Pages) -> ty
     own = f":class:`{rule.__name__}` with other defaults: {', '.join(f'{k}={v!r}' for k, v in preset.items())}.\n\n"
     doc = (own if preset else "") + inspect.cleandoc(rule.__doc__ or "") + "\n" + SETTINGS
     body = {"_rule": rule, "preset": preset, "__doc__": doc, "__reduce_ex__": _reduce}
-    new = type(name, (_class(rule, "float32", False) if preset else Optimizer,), body)
+    plain = AveragingOptimizer if rule.averages else Optimizer
+    new = type(name, (_class(rule, "float32", False) if preset else plain,), body)
     new.__module__ = __name__
     new.__signature__ = _signature(rule, preset)  # type: ignore[attr-defined]
     return new
@@ -134,4 +136,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["OPTIMIZERS", "Optimizer", "Pages", "StepReport", "create", "innermost", "optimizer", *RULES, *VARIANTS]
+__all__ = [
+    "OPTIMIZERS",
+    "AveragingOptimizer",
+    "Optimizer",
+    "Pages",
+    "StepReport",
+    "create",
+    "innermost",
+    "optimizer",
+    *RULES,
+    *VARIANTS,
+]

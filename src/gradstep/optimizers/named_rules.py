@@ -50,6 +50,11 @@ def read_named_rule(
     group = {**preset, **given, "rule": rule.__name__}
     if rules.by_name.get(rule.__name__, rule) is not rule:
         raise ValueError(f"this optimizer has another rule called {rule.__name__}: rename one of the classes")
+    if rule.averages and not rules.own.averages:
+        raise ValueError(
+            f"{rule.__name__} averages the weights, and {rules.own.__name__} has no eval() and train(): make the "
+            f"optimizer of {rule.__name__}, and give the other groups 'rule': {rules.own.__name__!r}"
+        )
     if zero is not None:
         _check_filled(rule, given, zero.defaults)
     _check_settings(rules, rule, group, frozenset() if zero is None else frozenset(zero.defaults))

@@ -31,6 +31,9 @@ from gradstep.rules.radam import RAdam as RAdam
 from gradstep.rules.rms_clip import RMSClip as RMSClip
 from gradstep.rules.rmsprop import RMSprop as RMSprop
 from gradstep.rules.rprop import Rprop as Rprop
+from gradstep.rules.schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
+from gradstep.rules.schedule_free import ScheduleFreeRAdam as ScheduleFreeRAdam
+from gradstep.rules.schedule_free import ScheduleFreeSGD as ScheduleFreeSGD
 from gradstep.rules.settings import settings_of as settings_of
 from gradstep.rules.sgd import SGD as SGD
 from gradstep.rules.stable_adamw import StableAdamW as StableAdamW

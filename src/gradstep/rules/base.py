@@ -116,6 +116,9 @@ class Rule(Settings, ABC):
     whole parameter (``"means"``, by :func:`gradstep.rules.ops.mean` without an axis); anything of the whole parameter
     (``"tensor"``), or of a matrix, by products too (``"matrix"``). The fused kernel has the first two."""
 
+    averages: ClassVar[bool] = False
+    """Whether a model is evaluated at other weights than those that the rule steps: then it has :meth:`averaged`."""
+
     def __init_subclass__(cls) -> None:
         if "elementwise" in vars(cls):  # the name of 0.1.0
             cls.sees = "elements" if cls.__dict__["elementwise"] else "tensor"
@@ -146,6 +149,16 @@ class Rule(Settings, ABC):
         if self.sees == "matrix" and len(shape) < 2:
             return 'it has no rows and columns: give it a group with "rule": "AdamW"'
         return None
+
+    def averaged(self, p: Array, s: State) -> Array:
+        """Return the weights that the model is evaluated at, of a rule that :attr:`averages`.
+
+        Args:
+            p: the parameter after its last update.
+            s: its slots.
+        """
+        del s
+        return p
 
     @abstractmethod
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:

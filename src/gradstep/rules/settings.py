@@ -87,9 +87,9 @@ def real(default: float) -> Any:
     return _setting(default, number)
 
 
-def nonnegative(default: float) -> Any:
-    """Return the field of a number of at least 0."""
-    return _setting(default, _bounded("", lambda x: x >= 0, "at least 0"))
+def nonnegative(default: float, *, kw_only: bool = False) -> Any:
+    """Return the field of a number of at least 0; with ``kw_only``, it is not taken by position."""
+    return _setting(default, _bounded("", lambda x: x >= 0, "at least 0"), kw_only=kw_only)
 
 
 def nonpositive(default: float) -> Any:
@@ -107,8 +107,16 @@ def fraction(default: float) -> Any:
     return _setting(default, _bounded("", lambda x: 0 <= x <= 1, "between 0 and 1"))
 
 
-def betas(*defaults: float) -> Any:
-    """Return the field of averaging coefficients, as many as there are defaults, each in [0, 1)."""
+def open_fraction(default: float) -> Any:
+    """Return the field of a number in (0, 1), neither end allowed."""
+    return _setting(default, _bounded("", lambda x: 0 < x < 1, "between 0 and 1, neither included"))
+
+
+def betas(*defaults: float, first_above_0: bool = False) -> Any:
+    """Return the field of averaging coefficients, as many as there are defaults, each in [0, 1).
+
+    With ``first_above_0``, the first is in (0, 1).
+    """
 
     def check(name: str, value: Any) -> tuple[float, ...]:
         numbers = _numbers(name, value, len(defaults))
@@ -116,6 +124,8 @@ def betas(*defaults: float) -> Any:
             label = f"beta parameter at index {index}"
             if not 0 <= number(f"{name}[{index}]", beta, label) < 1:
                 raise ValueError(f"Invalid {label}: {beta} (must be in [0, 1))")
+        if first_above_0 and float(numbers[0]) == 0:
+            raise ValueError("Invalid beta parameter at index 0: 0 (must be in (0, 1))")
         return tuple(map(float, numbers))
 
     return _setting(defaults, check)

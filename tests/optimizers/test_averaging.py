@@ -1,0 +1,82 @@
+"""Optimizers that average the weights: what ``eval()`` and ``train()`` do, and what is refused in between."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import gradstep
+from tests.training import gradients, leaves, normal, trained, walk
+
+MATRIX = [(70, 67)]
+
+
+def test_the_average_of_sgd_is_the_mean_of_the_iterates_without_momentum():
+    # γ = 0.1: z = 1 − 0.1·(g₁ + … + g_t), whatever y is, since the gradients are given. z: 0.8, 0.4, 0.1
+    [p] = leaves([torch.ones(())])
+    optimizer = gradstep.ScheduleFreeSGD([p], lr=0.1, momentum=0.5)
+    walk(optimizer, [p], [[torch.tensor(g)] for g in (2.0, 4.0, 3.0)])
+    optimizer.eval()
+    assert p.item() == pytest.approx((0.8 + 0.4 + 0.1) / 3)
+    optimizer.train()
+    assert p.item() == pytest.approx(4 / 15)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {}),
+        (torch.float32, {"state": "8bit"}),
+        (torch.bfloat16, {"rounding": "kahan"}),
+        (torch.bfloat16, {"rounding": "stochastic", "state": "8bit", "paged": True}),
+    ],
+    ids=str,
+)
+def test_training_goes_on_from_the_same_bits_after_an_evaluation(dtype, options):
+    start, steps = [normal(*MATRIX[0], dtype=dtype)], gradients(6, MATRIX, dtype)
+    optimizer, params = trained(gradstep.ScheduleFreeAdamW, start, steps[:3], lr=0.01, **options)
+    optimizer.eval()
+    optimizer.eval()
+    optimizer.train()
+    optimizer.train()
+    walk(optimizer, params, steps[3:])
+    _, straight = trained(gradstep.ScheduleFreeAdamW, start, steps, lr=0.01, **options)
+    assert torch.equal(params[0], straight[0])
+
+
+def test_the_average_is_read_from_8_bit_state():
+    start, steps = [normal(*MATRIX[0])], gradients(6, MATRIX)
+    ways = [trained(gradstep.ScheduleFreeAdamW, start, steps, lr=0.01, state=state) for state in ("float32", "8bit")]
+    for optimizer, _ in ways:
+        optimizer.eval()
+    (_, [exact]), (_, [narrow]) = ways
+    torch.testing.assert_close(narrow, exact, rtol=0, atol=2e-3)  # steps of 0.01, in codes of 0.4%
+
+
+def test_what_would_mislead_in_between_is_refused_and_changes_nothing():
+    optimizer, params = trained(gradstep.ScheduleFreeSGD, [normal(3)], gradients(2, [(3,)]))
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.eval()
+    before = params[0].detach().clone()
+    for attempt in (optimizer.step, optimizer.state_dict, lambda: optimizer.load_state_dict(saved)):
+        with pytest.raises(RuntimeError, match=r"have their averaged weights: call optimizer.train\(\) before"):
+            attempt()
+    assert torch.equal(params[0], before)
+    optimizer.train()
+    optimizer.step()
+    optimizer.load_state_dict(saved)
+
+
+def test_a_group_whose_rule_averages_needs_an_optimizer_that_does():
+    one, other = leaves([normal(3), normal(4)])
+    groups: list[dict[str, Any]] = [{"params": [one]}, {"params": [other], "rule": "ScheduleFreeSGD", "lr": 0.1}]
+    with pytest.raises(ValueError, match="make the optimizer of ScheduleFreeSGD, and give the other groups 'rule'"):
+        gradstep.AdamW(groups)
+    groups[1]["rule"] = "AdamW"
+    both = gradstep.ScheduleFreeSGD(groups)
+    walk(both, [one, other], gradients(2, [(3,), (4,)]))
+    before = [p.detach().clone() for p in (one, other)]
+    both.eval()
+    assert not torch.equal(one, before[0])
+    assert torch.equal(other, before[1])
