@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradstep.engines.statistics import Tally, add_rows, count_rows, empty_table
 from gradstep.rules import State
-from gradstep.rules.ops import Array
+from gradstep.rules.base import Array
 from gradstep.storage.codecs import Codec
 from gradstep.storage.elements import draw_noise, sequence_position, split_key, to_bits
 from gradstep.storage.policy import UpdateSpec

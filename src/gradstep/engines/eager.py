@@ -14,7 +14,7 @@ from torch import Tensor
 from gradstep.engines.arrays import Arrays, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
-from gradstep.rules.ops import Array
+from gradstep.rules.base import Array
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from gradstep.engines.arrays import Arrays, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.rules import Rule
-from gradstep.rules.ops import Array
+from gradstep.rules.base import Array
 from gradstep.storage.elements import ELEMENTS
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
-from gradstep.rules.ops import Array, sqrt
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, sqrt
 from gradstep.rules.settings import betas, epsilon, learning_rate, nonnegative
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
-from gradstep.rules.ops import Array, epsilon, maximum, mean, rms, sqrt
+from gradstep.rules.base import Array, Coefficients, Rule, Slot, State, maximum, sqrt
+from gradstep.rules.ops import epsilon, mean, rms
 from gradstep.rules.settings import at_least_one, learning_rate, nonnegative, nonnegative_pair, nonpositive
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
-from gradstep.rules.ops import Array
+from gradstep.rules.base import Array, Coefficients, Rule, Slot, State
 from gradstep.rules.settings import learning_rate, nonnegative, real
 
 

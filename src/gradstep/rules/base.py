@@ -1,4 +1,4 @@
-"""The base of all rules: hyperparameters, slots of state, coefficients of one step, and the update itself."""
+"""The base of all rules: hyperparameters, slots of state, coefficients of one step, the update, and its functions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final, get_args
 
-from gradstep.rules.ops import Array
+import numpy as np
+
 from gradstep.rules.settings import Settings, flag
 from gradstep.warn import warn_user
+
+Array = Any
+"""A Python float, a NumPy array, a torch tensor or a traced value; rules treat all alike."""
 
 Sight = Literal["elements", "means", "tensor", "matrix"]
 
@@ -248,3 +252,62 @@ class StepRule(Rule):
         """
         del step
         return c.keep * p if cls.decays else p
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+# Users find these in gradstep.rules.ops, with those that only rules of whole tensors need. Torch's tensors and traced
+# values have methods of the same names.
+#
+# The functions test `type(x) is float`: NumPy's float64 is a subclass of float, and a Python number in its place would
+# lack the methods that `mean` and `rms` need for a tensor of one element.
+
+NUMPY_VALUES = (float, np.ndarray, np.generic)
+"""The types that NumPy's functions are called for."""
+
+
+def sqrt(x: Array) -> Array:
+    """Square root of every element, correctly rounded (NaN below zero).
+
+    >>> sqrt(9.0)
+    3.0
+    """
+    if type(x) is float:
+        return float(np.sqrt(x))
+    return np.sqrt(x) if isinstance(x, NUMPY_VALUES) else x.sqrt()
+
+
+def sign(x: Array) -> Array:
+    """Sign of every element: -1, 0 or 1; NaN stays NaN.
+
+    >>> sign(-0.25)
+    -1.0
+    """
+    if type(x) is float:
+        return float(np.sign(x))
+    # torch's sign of NaN is 0, which would hide it.
+    return np.sign(x) if isinstance(x, NUMPY_VALUES) else x.sign().where(x == x, x)
+
+
+def maximum(x: Array, y: Array) -> Array:
+    """The larger of each pair; NaN if either is. ``y`` may be a Python number.
+
+    >>> maximum(1.0, 2.0)
+    2.0
+    """
+    if type(x) is float:
+        return float(np.maximum(x, y))
+    if isinstance(x, NUMPY_VALUES):
+        # A Python number stays weak, so that a float32 array stays float32.
+        return np.maximum(x, y)
+    return x.clamp(min=y) if isinstance(y, float) else x.maximum(y)
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """``x`` where the condition holds, else ``y``; ``x`` is an array of the condition's shape, ``y`` may be a number.
+
+    >>> where(True, 1.0, 2.0)
+    1.0
+    """
+    if type(x) is float:
+        return float(np.where(condition, x, y))
+    return np.where(condition, x, y) if isinstance(x, NUMPY_VALUES) else x.where(condition, y)

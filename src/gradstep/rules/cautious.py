@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradstep.rules.base import Coefficients, State
+from gradstep.rules.base import Array, Coefficients, State, sign, where
 from gradstep.rules.modify import Modifier
-from gradstep.rules.ops import Array, elements, mean, sign, where
+from gradstep.rules.ops import elements, mean
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradstep.rules.base import Coefficients
+from gradstep.rules.base import Array, Coefficients, sign, where
 from gradstep.rules.modify import Modifier
-from gradstep.rules.ops import Array, sign, where
 
 
 @dataclass(frozen=True)

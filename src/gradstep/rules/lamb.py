@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from gradstep.rules.adam import AdamRule
-from gradstep.rules.base import Coefficients, State
+from gradstep.rules.base import Array, Coefficients, State, sqrt, where
 from gradstep.rules.modify import Modifier
-from gradstep.rules.ops import Array, mean, sqrt, where
+from gradstep.rules.ops import mean
 from gradstep.rules.settings import epsilon, nonnegative
 
 

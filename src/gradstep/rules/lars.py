@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
-from gradstep.rules.ops import Array, mean, sqrt, where
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, sqrt, where
+from gradstep.rules.ops import mean
 from gradstep.rules.settings import learning_rate, nonnegative
 
 

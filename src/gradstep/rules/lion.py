@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
-from gradstep.rules.ops import Array, sign
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, sign
 from gradstep.rules.settings import betas, learning_rate, nonnegative
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from gradstep.rules.adam import AdamRule
-from gradstep.rules.base import Coefficients, Slot, State
+from gradstep.rules.base import Array, Coefficients, Slot, State, maximum, sqrt
 from gradstep.rules.modify import Modifier
-from gradstep.rules.ops import Array, elements, maximum, mean, sqrt
+from gradstep.rules.ops import elements, mean
 from gradstep.rules.settings import betas, learning_rate, nonnegative
 
 

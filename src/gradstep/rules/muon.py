@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, maximum, sqrt
 from gradstep.rules.newton_schulz import JORDAN, POLAR_EXPRESS, newton_schulz
-from gradstep.rules.ops import Array, as_matrices, columns, lerp, maximum, reshape_as, rows, sqrt
+from gradstep.rules.ops import as_matrices, columns, lerp, reshape_as, rows
 from gradstep.rules.settings import choice, count, epsilon, flag, learning_rate, matrices, nonnegative, quintic
 
 

@@ -1,8 +1,9 @@
 """The few functions a rule may use beside ``+ - * /`` and ``abs``.
 
 Each works on the values of every engine: Python and NumPy numbers, NumPy arrays, torch tensors and the traced values of
-the fused kernel. NumPy values are handled here; torch's tensors and :class:`gradstep.engines.fused.trace.Value` have
-methods of the same names.
+the fused kernel. NumPy values are handled by the function; torch's tensors and
+:class:`gradstep.engines.fused.trace.Value` have methods of the same names. The functions that nearly every rule uses
+are written beside :class:`Rule`.
 """
 
 from __future__ import annotations
@@ -14,60 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = Any
-"""A Python float, a NumPy array, a torch tensor or a traced value; rules treat all alike."""
+from gradstep.rules.base import NUMPY_VALUES, Array, maximum, sign, sqrt, where
 
-_NUMPY = (float, np.ndarray, np.generic)
-# The functions test `type(x) is float`: NumPy's float64 is a subclass of float, and a Python number in its place would
-# lack the methods that `mean` and `rms` need for a tensor of one element.
-
-
-def sqrt(x: Array) -> Array:
-    """Square root of every element, correctly rounded (NaN below zero).
-
-    >>> sqrt(9.0)
-    3.0
-    """
-    if type(x) is float:
-        return float(np.sqrt(x))
-    return np.sqrt(x) if isinstance(x, _NUMPY) else x.sqrt()
-
-
-def sign(x: Array) -> Array:
-    """Sign of every element: -1, 0 or 1; NaN stays NaN.
-
-    >>> sign(-0.25)
-    -1.0
-    """
-    if type(x) is float:
-        return float(np.sign(x))
-    # torch's sign of NaN is 0, which would hide it.
-    return np.sign(x) if isinstance(x, _NUMPY) else x.sign().where(x == x, x)
-
-
-def maximum(x: Array, y: Array) -> Array:
-    """The larger of each pair; NaN if either is. ``y`` may be a Python number.
-
-    >>> maximum(1.0, 2.0)
-    2.0
-    """
-    if type(x) is float:
-        return float(np.maximum(x, y))
-    if isinstance(x, _NUMPY):
-        # A Python number stays weak, so that a float32 array stays float32.
-        return np.maximum(x, y)
-    return x.clamp(min=y) if isinstance(y, float) else x.maximum(y)
-
-
-def where(condition: Array, x: Array, y: Array) -> Array:
-    """``x`` where the condition holds, else ``y``; ``x`` is an array of the condition's shape, ``y`` may be a number.
-
-    >>> where(True, 1.0, 2.0)
-    1.0
-    """
-    if type(x) is float:
-        return float(np.where(condition, x, y))
-    return np.where(condition, x, y) if isinstance(x, _NUMPY) else x.where(condition, y)
+__all__ = [
+    "SUM_BLOCK",
+    "SUM_LANES",
+    "Array",
+    "as_matrices",
+    "columns",
+    "elements",
+    "epsilon",
+    "is_tensor",
+    "lerp",
+    "maximum",
+    "mean",
+    "norm",
+    "reshape_as",
+    "rms",
+    "rows",
+    "sign",
+    "sqrt",
+    "total",
+    "transpose",
+    "where",
+]
 
 
 def mean(x: Array, axis: int | None = None) -> Array:
@@ -84,7 +55,7 @@ def mean(x: Array, axis: int | None = None) -> Array:
         return x.mean(axis, keepdims=True) if isinstance(x, np.ndarray) else x.mean(axis, keepdim=True)
     if type(x) is float:
         return x
-    if isinstance(x, _NUMPY):
+    if isinstance(x, NUMPY_VALUES):
         return _mean_of_blocks(np.asarray(x))
     if is_tensor(x):
         # Apple's devices have no float64.
@@ -123,7 +94,7 @@ def elements(x: Array) -> Array:
     """
     if type(x) is float:
         return 1.0
-    if isinstance(x, _NUMPY):
+    if isinstance(x, NUMPY_VALUES):
         return np.asarray(x).dtype.type(np.size(x))  # in the arithmetic of the array
     return float(x.numel()) if is_tensor(x) else x.elements()
 
@@ -143,7 +114,7 @@ def lerp(x: Array, y: Array, weight: Array) -> Array:
     >>> lerp(1.0, 3.0, 0.25)
     1.5
     """
-    if isinstance(x, _NUMPY):
+    if isinstance(x, NUMPY_VALUES):
         return x + weight * (y - x) if weight < 0.5 else y - (y - x) * (1 - weight)
     return x.lerp(y, weight)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradstep.rules.base import Coefficients, State
+from gradstep.rules.base import Array, Coefficients, State, maximum, sqrt
 from gradstep.rules.modify import Modifier
-from gradstep.rules.ops import Array, maximum, mean, sqrt
+from gradstep.rules.ops import mean
 from gradstep.rules.settings import at_least_one
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Rule, Slot, State
-from gradstep.rules.ops import Array, maximum, sign, where
+from gradstep.rules.base import Array, Coefficients, Rule, Slot, State, maximum, sign, where
 from gradstep.rules.settings import learning_rate, nonnegative_pair, shrink_and_grow
 
 

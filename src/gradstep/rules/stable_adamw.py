@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import final
 
 from gradstep.rules.adam import AdamRule
-from gradstep.rules.base import Coefficients, State
-from gradstep.rules.ops import Array, maximum, mean, sqrt
+from gradstep.rules.base import Array, Coefficients, State, maximum, sqrt
+from gradstep.rules.ops import mean
 from gradstep.rules.settings import betas, epsilon, nonnegative
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from gradstep.rules.ops import Array, where
+from gradstep.rules.base import Array, where
 from gradstep.storage.elements import BITS, BYTE, Element, Half, at_least, at_most, from_bits, to_bits, truncate
 
 

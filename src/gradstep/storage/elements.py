@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.rules.ops import Array, where
+from gradstep.rules.base import Array, where
 
 # -- integer arithmetic -----------------------------------------------------------------------------------------------
 #

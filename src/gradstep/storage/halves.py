@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from gradstep.rules.ops import Array, where
+from gradstep.rules.base import Array, where
 from gradstep.storage.codecs import Elementwise, Field, Single
 from gradstep.storage.elements import BITS, BYTE, ELEMENTS, BFloat16, Half, from_bits, to_bits
 
