@@ -15,7 +15,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -38,9 +37,43 @@ UPDATES, COLD = 60, 3
 RIVAL_REPEAT, RIVAL_UPDATES = 1, 2
 """Repetitions and updates for torch: its recorded updates take a second, and its overhead needs no decimals."""
 
-KINDS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
-    "gradstep": lambda params: gradstep.AdamW(params, lr=1e-5),
-    "torch fused": lambda params: torch.optim.AdamW(params, lr=1e-5, fused=True),
+
+class Registry(torch.optim.Optimizer):
+    """An optimizer that remembers what was registered at its steps, so that contenders can take turns.
+
+    Attributes:
+        registered: the methods that register, each with the argument of its call.
+    """
+
+    registered: list[tuple[Callable[[Any], Any], Any]]
+
+    def register_observer(self, observer: Any) -> Any:
+        return self._register(super().register_observer, observer)  # type: ignore[misc]
+
+    def register_step_pre_hook(self, hook: Any) -> Any:
+        return self._register(super().register_step_pre_hook, hook)
+
+    def register_step_post_hook(self, hook: Any) -> Any:
+        return self._register(super().register_step_post_hook, hook)
+
+    def _register(self, method: Callable[[Any], Any], argument: Any) -> Any:
+        self.registered.append((method, argument))
+        handle = method(argument)
+        handle.remove()  # a contender registers it for each of its turns
+        return handle
+
+
+class Fused(Registry, gradstep.AdamW):
+    """gradstep's AdamW with a registry."""
+
+
+class TorchFused(Registry, torch.optim.AdamW):
+    """torch's AdamW with a registry."""
+
+
+KINDS: dict[str, Callable[[Sequence[Tensor]], Registry]] = {
+    "gradstep": lambda params: Fused(params, lr=1e-5),
+    "torch fused": lambda params: TorchFused(params, lr=1e-5, fused=True),
 }
 
 
@@ -48,24 +81,27 @@ KINDS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
 class Contender:
     """Updates with or without a monitor, on an optimizer that all contenders share."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, monitor: Callable[[], gradstep.Monitor] | None) -> None:
+    def __init__(self, optimizer: Registry, monitor: Callable[[], gradstep.Monitor] | None) -> None:
         self.optimizer = optimizer
-        self.hooks: Any = (OrderedDict(), OrderedDict(), OrderedDict())  # this contender's hooks and observers only
-        self._attach()
+        optimizer.registered = []
         self.monitor = None if monitor is None else monitor()
+        self.registered = optimizer.registered
 
-    def _attach(self) -> None:
-        it: Any = self.optimizer
-        it._optimizer_step_pre_hooks, it._optimizer_step_post_hooks, it._observers = self.hooks
+    def attach(self) -> list[Any]:
+        """Register this contender's observer or hooks, and return the handles that remove them."""
+        return [method(argument) for method, argument in self.registered]
 
     def update(self) -> float:
         """Make one update and return its seconds."""
-        self._attach()
+        handles = self.attach()
         begin = time.perf_counter()
         self.optimizer.step()
         if self.monitor is not None:
             self.monitor.log(loss=1.0)
-        return time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        for handle in handles:
+            handle.remove()
+        return seconds
 
     def flush(self) -> float:
         """Write the remaining records and return the seconds."""
@@ -76,7 +112,7 @@ class Contender:
 
 
 def measure(
-    make: Callable[[Sequence[Tensor]], torch.optim.Optimizer], shapes: list[tuple[int, ...]], repeat: int, updates: int
+    make: Callable[[Sequence[Tensor]], Registry], shapes: list[tuple[int, ...]], repeat: int, updates: int
 ) -> dict[str, list[float]]:
     """Return the seconds of an update for every contender and repetition."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """The known mistakes and conventions, and rules with mistakes in them."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -221,7 +223,7 @@ _SAME = 1e-9
 
 def distinct(variants_: Iterable[Variant]) -> tuple[Variant, ...]:
     """Return the variants that, in a few steps, differ from the rule and from every variant before them."""
-    seen: dict[Habits, list[Values]] = {}
+    seen: dict[Habits, list[_FewSteps]] = {}
     differing = []
     for each in variants_:
         # These three habits show in the steps; the others do not.
@@ -229,16 +231,16 @@ def distinct(variants_: Iterable[Variant]) -> tuple[Variant, ...]:
         if habits != Habits() and each.formula.edits:
             differing.append(each)
             continue
-        steps = run_few_steps(each.formula)
-        others = seen.setdefault(habits, [] if habits != Habits() else [run_few_steps(Formula(each.formula.rule))])
-        if not any(_are_near(steps, other) for other in others):
+        steps = few_steps(each.formula)
+        others = seen.setdefault(habits, [] if habits != Habits() else [few_steps(Formula(each.formula.rule))])
+        if not any(steps.are_near(other) for other in others):
             others.append(steps)
             differing.append(each)
     return tuple(differing)
 
 
 def _are_near(one: Values, other: Values) -> bool:
-    """Whether two results of :func:`run_few_steps`, vectors of one length, are the same but for rounding."""
+    """Whether two vectors of one length are the same but for rounding."""
     with np.errstate(all="ignore"):
         apart = np.abs(one - other) > _SAME * (1e-6 + np.abs(one) + np.abs(other))
     return bool(np.array_equal(np.isfinite(one), np.isfinite(other)) and not (apart & np.isfinite(one)).any())
@@ -254,6 +256,7 @@ class _Regime:
     away: bool
     steps: int
 
+    @cache  # noqa: B019 - the three regimes live as long as the module
     def inputs(self, ndim: int) -> tuple[Values, Values]:
         """Return a parameter with ``ndim`` dimensions, and its gradients: one row per step."""
         rng = np.random.default_rng(7)
@@ -268,18 +271,33 @@ class _Regime:
 _REGIMES = (_Regime(-3, 2, True, 9), _Regime(-1, 0.5, True, 9), _Regime(-12, -6, False, 3))
 
 
-@lru_cache(maxsize=512)
-def run_few_steps(formula: Formula) -> Values:
-    """Return the parameters after each of a few steps, of all examples of the rule's settings, as one vector (n,)."""
-    rows = []
-    for example, ndim in examples(formula.rule):
-        for regime in _REGIMES:
+@final
+class _FewSteps:
+    """A few steps of a formula, in each example of the rule's settings and each regime; most differ in the first."""
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+        self.places = [(regime, *example) for regime in _REGIMES for example in examples(formula.rule)]
+        self.vectors: list[Values] = []
+
+    def are_near(self, other: _FewSteps) -> bool:
+        """Whether both do the same but for rounding; computed only as far as they do."""
+        return all(_are_near(self.vector(k), other.vector(k)) for k in range(len(self.places)))
+
+    def vector(self, place: int) -> Values:
+        """Return the parameters after each step, in one place, as one vector (n,)."""
+        while len(self.vectors) <= place:
+            regime, example, ndim = self.places[len(self.vectors)]
             settings = _settings_away(example, ndim) if regime.away else vars(example)
             p, gradients = regime.inputs(ndim)
             rates = {_RATE_CHANGE: LR} if "lr" in settings else {}
             scenario = Scenario("", "", settings, (p,), tuple((g,) for g in gradients), rates=rates)
-            rows.append(replay(formula, scenario)[1:].ravel())
-    return np.concatenate(rows)
+            self.vectors.append(replay(self.formula, scenario)[1:].ravel())
+        return self.vectors[place]
+
+
+few_steps = lru_cache(maxsize=512)(_FewSteps)
+"""Returns the steps of a formula; those of the last formulas are kept."""
 
 
 @cache
