@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import combinations
 from typing import TypeAlias, final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,10 @@ class Explanation:
     residual: float = 0.0  # the largest relative distance between the first variant and the submission
     # scenarios left out of the comparison, because no variant explains them together with the others
     unexplained: tuple[str, ...] = ()
+
+
+_HIDDEN: WeakKeyDictionary[Scenario, dict[type[Rule], Flags]] = WeakKeyDictionary()
+"""The single mistakes of a rule that do not show in a scenario: flags, (mistakes,)."""
 
 
 @final
@@ -91,7 +96,7 @@ class Observations:
         agrees with the submission (mistakes × scenarios); whether the rule does (scenarios).
         """
         singles = catalogue(self.rule)
-        hidden = np.array([self.hidden(v, COARSE) for v in singles])
+        hidden = np.column_stack([self._hidden_mistakes(i) for i in range(len(self.scenarios))])
         agrees = np.array([self.agreement(v, COARSE) for v in singles])
         return hidden, agrees, np.array(self.agreement(self.rule_itself, COARSE))
 
@@ -103,12 +108,19 @@ class Observations:
         """Return, for each scenario, whether the variant agrees with the submission."""
         return [self._agrees(candidate, i, precision) for i in range(len(self.scenarios))]
 
-    def hidden(self, candidate: Variant, precision: str) -> list[bool]:
-        """Return, for each scenario, whether the variant has the rule's trajectory, so that it does not show."""
-        return [
-            self._applies(candidate, s) and self._near(self._replay(candidate, i), true, s.steps, precision)
-            for i, (s, true) in enumerate(zip(self.scenarios, self._true_references))
-        ]
+    def _hidden_mistakes(self, i: int) -> Flags:
+        """Return which single mistakes are hidden in a scenario, (mistakes,); the same for every submission."""
+        known = _HIDDEN.setdefault(self.scenarios[i], {})
+        if self.rule not in known:
+            known[self.rule] = np.array([self._is_hidden(v, i) for v in catalogue(self.rule)])
+        return known[self.rule]
+
+    def _is_hidden(self, candidate: Variant, i: int) -> bool:
+        """Whether the variant has the rule's trajectory in a scenario, so that it does not show."""
+        scenario, true = self.scenarios[i], self._true_references[i]
+        return self._applies(candidate, scenario) and self._near(
+            self._replay(candidate, i), true, scenario.steps, COARSE
+        )
 
     def residual(self, candidate: Variant) -> float:
         """Return the largest relative distance between the variant and the submission over all scenarios."""

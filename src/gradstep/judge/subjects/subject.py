@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
@@ -313,7 +314,29 @@ def fit_scenarios(
         except ValueError as refused:
             yield scenario, f"not with these settings: {refused}"
             continue
-        yield replace(scenario, settings=settings, groups=groups), ""
+        yield _with_settings(scenario, settings, groups), ""
+
+
+def _with_settings(scenario: Scenario, settings: Mapping[str, Any], groups: tuple[Mapping[str, Any], ...]) -> Scenario:
+    """Return the scenario with these settings, the same object as before: results are kept by scenario."""
+    try:
+        return _scenario_with(scenario, _written_items(settings), tuple(map(_written_items, groups)))
+    except TypeError:  # a value without hash, such as a list
+        return replace(scenario, settings=settings, groups=groups)
+
+
+@lru_cache(maxsize=2048)
+def _scenario_with(scenario: Scenario, settings: _WrittenItems, groups: tuple[_WrittenItems, ...]) -> Scenario:
+    values, *own = ({name: value for name, _, value in items} for items in (settings, *groups))
+    return replace(scenario, settings=values, groups=tuple(own))
+
+
+_WrittenItems: TypeAlias = tuple[tuple[str, str, Any], ...]
+"""Settings with their values as written: a submission may tell 1 from True, which are equal."""
+
+
+def _written_items(settings: Mapping[str, Any]) -> _WrittenItems:
+    return tuple((name, repr(value), value) for name, value in settings.items())
 
 
 def _lacks(scenario: Scenario, subject: Subject, fixed: Mapping[str, Any]) -> str:
