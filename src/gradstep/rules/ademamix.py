@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
-from gradstep.rules.ops import Array, sqrt
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, sqrt
 from gradstep.rules.settings import betas, duration, epsilon, learning_rate, nonnegative
 
 
