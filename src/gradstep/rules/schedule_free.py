@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from gradstep.rules.base import Coefficients, Slot, State, StepRule
-from gradstep.rules.ops import Array, sqrt
+from gradstep.rules.base import Array, Coefficients, Slot, State, StepRule, sqrt
 from gradstep.rules.settings import betas, epsilon, flag, learning_rate, nonnegative, open_fraction
 
 
