@@ -11,6 +11,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import gradstep
+from gradstep.optimizers.sharded import Place
+from gradstep.optimizers.step.ranks import MeshRanks
 from tests.distributed.processes import run
 from tests.distributed.test_sharded_parameters import placed, whole
 
@@ -169,3 +171,36 @@ def on_ranks() -> list[str]:
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_all_ranks_raise(ranks):
     assert run(on_ranks, ranks) == [[]] * ranks
+
+
+class Mesh:
+    """A mesh of one dimension and this many equal ranks, without processes."""
+
+    ndim = 1
+
+    def __init__(self, ranks: int) -> None:
+        self.size = lambda dim=0: ranks
+
+
+@pytest.mark.parametrize("ranks", [2, 96, 99, 1000, 1024, 6000])
+def test_any_number_of_equal_ranks_agrees(ranks, monkeypatch):
+    def add_up(numbers: Any, mesh: Any, dim: int, how: str) -> Any:
+        return numbers * ranks
+
+    monkeypatch.setattr("gradstep.optimizers.step.ranks._all_reduce", add_up)
+    equal = MeshRanks([Place(Mesh(ranks), (0,))], [])  # type: ignore[arg-type]
+    for step in range(500):
+        equal.combine([], [], "sum", [step])
+
+
+@pytest.mark.parametrize("ranks", [2, 96, 99, 1000, 1024, 6000])
+def test_one_unequal_rank_of_many_is_found(ranks, monkeypatch):
+    def add_up(numbers: Any, mesh: Any, dim: int, how: str) -> Any:
+        coefficient = numbers[-2] + 1
+        return numbers * (ranks - 1) + [*numbers[:-2], coefficient, coefficient**2]
+
+    monkeypatch.setattr("gradstep.optimizers.step.ranks._all_reduce", add_up)
+    unequal = MeshRanks([Place(Mesh(ranks), (0,))], [])  # type: ignore[arg-type]
+    for step in range(50):
+        with pytest.raises(RuntimeError, match=UNEQUAL):
+            unequal.combine([], [], "sum", [step])

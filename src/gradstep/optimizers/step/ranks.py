@@ -128,10 +128,11 @@ class MeshRanks(Ranks):
             totals.update(zip(places, sums, strict=True))
             totals[None] = totals.get(None, 0.0) + unfinite
             # All ranks have the same number n if, and only if, their count times the sum of n² is the square of the sum
-            # of n. These numbers of 20 bits and their squares are exact in float64.
+            # of n. Sums of these numbers of 20 bits and of their squares are exact in float64. The two products of more
+            # than 90 ranks may not be, but a multiplication rounds equal ones alike, which a power does not.
             member, member_squares, coefficient, coefficient_squares = reduced[-4:]
-            unlike += float(mesh.size(dim) * member_squares != member**2)
-            unequal += float(mesh.size(dim) * coefficient_squares != coefficient**2)
+            unlike += float(mesh.size(dim) * member_squares != member * member)
+            unequal += float(mesh.size(dim) * coefficient_squares != coefficient * coefficient)
         if failures:
             return ANOTHER_FAILED
         return _UNLIKE if unlike else _UNEQUAL if unequal else ""
