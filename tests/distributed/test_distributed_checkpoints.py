@@ -203,6 +203,31 @@ def whole_eight_bits_into_float32(mesh: Any) -> list[str]:
     return found
 
 
+def converts_as_one_process(mesh: Any) -> list[str]:
+    """convert_state() of shards, and of a whole state saved from them, has the bits of that of one process."""
+    found = []
+    for before, after in (("8bit", "float32"), ("float32", "8bit"), ("float32", "bfloat16")):
+        saved, plain = (Holder(("", "", "nearest"), 0, of) for of in (mesh, None))
+        optimizer, one = (make("AdamW", before, "nearest", of.named_parameters()) for of in (saved, plain))
+        saved.take_steps(optimizer, 1, 3)
+        plain.take_steps(one, 1, 3)
+        expected, other, alone = (
+            make("AdamW", after, "nearest", of.named_parameters()) for of in (plain, saved, plain)
+        )
+        expected.load_state_dict(gradstep.convert_state(one.state_dict(), expected).state_dict)
+        state = get_optimizer_state_dict(saved, optimizer, options=StateDictOptions(**WHOLE))
+        for part, loaded in ((optimizer.state_dict(), other), (state, alone)):
+            loaded.load_state_dict(gradstep.convert_state(part, loaded).state_dict)
+        for loaded, holder in ((other, saved), (alone, plain)):
+            found += [f"{before} to {after}: {fault}" for fault in faults(loaded, holder.w, expected, plain.w)]
+        try:
+            gradstep.convert_state(optimizer.state_dict(), after)
+            found.append("distributed state was converted without its optimizer")
+        except ValueError as error:
+            found += [] if "is distributed (DTensor): give the sharded optimizer" in str(error) else [str(error)]
+    return found
+
+
 def broadcast_into_bfloat16(mesh: Any) -> list[str]:
     """float32 state that rank 0 broadcasts into bfloat16 state is refused, and bfloat16 state arrives as it was."""
     found = []
@@ -243,7 +268,8 @@ def on_two_ranks(folder: str, cases: Any) -> list[str]:
 
 def with_other_optimizers(folder: str) -> list[str]:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    return other_optimizers(folder, mesh) + whole_eight_bits_into_float32(mesh) + broadcast_into_bfloat16(mesh)
+    found = other_optimizers(folder, mesh) + whole_eight_bits_into_float32(mesh) + converts_as_one_process(mesh)
+    return found + broadcast_into_bfloat16(mesh)
 
 
 def on_other_ranks(folder: str, cases: Any, ways: Any) -> list[str]:

@@ -192,3 +192,9 @@ def dynamic_map(*, signed: bool) -> Tensor:
         middles = 10.0 ** (decade - 6) * ((ends[:-1] + ends[1:]) / 2)
         numbers += middles.tolist() + ((-middles).tolist() if signed else [])
     return torch.tensor(sorted(numbers), dtype=torch.float32, device="cpu")
+
+
+def strip_class_name(optimizer: torch.optim.Optimizer) -> str:
+    """Return the rule's name from an optimizer's class name: bitsandbytes' ``PagedAdamW8bit`` is an AdamW."""
+    name = type(optimizer).__name__.removeprefix("Paged")
+    return name.removesuffix("32bit").removesuffix("8bit")

@@ -23,7 +23,8 @@ from gradstep.optimizers.checkpoint.load import (
 )
 from gradstep.optimizers.checkpoint.matching import find_header, match, show_lines
 from gradstep.optimizers.front import Optimizer
-from gradstep.optimizers.state.arrays import decode_slot
+from gradstep.optimizers.memory import is_distributed
+from gradstep.optimizers.state.arrays import decode_slot, localize_entry
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_misfits, storage_name
 from gradstep.optimizers.state.storage import HEADER, Storage
 from gradstep.rules import RULES, Rule, Slot
@@ -161,7 +162,7 @@ def find_rules(
         header: Any = find_header(state_dict) or {}
         name = declared or header.get("rule")
         if name is None and isinstance(to, torch.optim.Optimizer):
-            name = to.rule().__name__ if isinstance(to, Optimizer) else _plain_class(to)
+            name = to.rule().__name__ if isinstance(to, Optimizer) else bitsandbytes.strip_class_name(to)
         if name is None:
             raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
         by_name = {**RULES, **(to._rules.by_name if isinstance(to, Optimizer) else {})}
@@ -180,12 +181,6 @@ def find_rules(
                 f"have the same names, declare them its own: rule={to.rule().__name__!r}"
             )
     return rules
-
-
-def _plain_class(optimizer: torch.optim.Optimizer) -> str:
-    """Return the rule's name from an optimizer's class name: bitsandbytes' ``PagedAdamW8bit`` is an AdamW."""
-    name = type(optimizer).__name__.removeprefix("Paged")
-    return name.removesuffix("32bit").removesuffix("8bit")
 
 
 def find_layout(to: str | torch.optim.Optimizer) -> str:
@@ -210,7 +205,8 @@ def convert_state(
     """Convert the state in a checkpoint to another storage, and report what that loses.
 
     Reads the state dictionaries of gradstep, of torch.optim and of bitsandbytes, and changes none. Values are rounded
-    to nearest. Lossless conversions are not needed: :meth:`load_state_dict` makes them by itself.
+    to nearest. Lossless conversions are not needed: :meth:`load_state_dict` makes them by itself. With the optimizer of
+    distributed parameters (DTensor), each process converts and reports its own part.
 
     Args:
         state_dict: the state dictionary of an optimizer.
@@ -223,7 +219,7 @@ def convert_state(
 
     Raises:
         ValueError: a rule is unknown, is not the optimizer's, or does not exist in the target; several rules for
-            torch's or bitsandbytes' layout.
+            torch's or bitsandbytes' layout; distributed state without the optimizer that shall load it.
         RuntimeError: the state does not belong to the rule or the parameters.
 
     Example:
@@ -266,21 +262,29 @@ def convert_state(
         owner = owners[key]
         kind = rules.of(owner.group)
         old, before = _read_entry(kind, entry)
+        if owner.p is None and any(isinstance(value, Tensor) and is_distributed(value) for value in old.values()):
+            raise ValueError(
+                f"the state of {owner.name} is distributed (DTensor): give the sharded optimizer of gradstep that "
+                "shall load it, or convert a whole state dict, as StateDictOptions(full_state_dict=True) makes it"
+            )
         p = _make_stand_in(kind, old) if owner.p is None else owner.p
         group_rule = build_saved_rule(kind, owner.group)
         stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
         declared = kind is rules.own and header.get("rule") != kind.__name__
+        shard, p, old = localize_entry(p, stored, old, owner.name)
         unfit = find_misfits(p, stored, group_rule, old, strict=declared)
         errors += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
-            new = convert_entry(p, stored, deepcopy(old), owner.name)
+            new = convert_entry(p, stored, deepcopy(dict(old)), owner.name)
             state[key] = (
                 bitsandbytes.write_entry(kind, new, bits=BITSANDBYTES_BITS[layout])
                 if layout in BITSANDBYTES_BITS
                 else new
             )
             changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
+            if shard is not None:
+                state[key] = shard.distribute(new, stored.fields)
     if wrong:
         names = " and ".join(dict.fromkeys(rules.of(group).__name__ for group in groups))
         raise choose_error(errors)(f"the state dict does not fit {names}:\n{show_lines(wrong)}")

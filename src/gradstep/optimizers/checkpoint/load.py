@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple, final
 
 import torch
@@ -39,9 +38,8 @@ from gradstep.optimizers.checkpoint.matching import (
     write_group_header,
     write_update_count,
 )
-from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
-from gradstep.optimizers.state.arrays import complete_state
+from gradstep.optimizers.state.arrays import complete_state, localize_entry
 from gradstep.optimizers.state.check import (
     ROUNDING_FIELDS,
     Fault,
@@ -50,11 +48,10 @@ from gradstep.optimizers.state.check import (
     find_misfits,
     find_reading_losses,
 )
-from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
+from gradstep.optimizers.state.storage import HEADER, Choices, Storage, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
-from gradstep.storage.codecs import Field
-from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
+from gradstep.storage.policy import ParameterStorage, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -189,10 +186,7 @@ def prepare_load(
             entry = state_dict["state"].get(key)
             if entry is None or entry == {}:
                 continue
-            shard = ShardedParameter(p, name, stored.collapsed) if is_distributed(p) else None
-            like = p if shard is None else shard.local
-            fields = _fields_in(entry, stored)
-            entry = _flatten_scales(entry, fields) if shard is None else shard.localize(entry, fields)
+            shard, like, entry = localize_entry(p, stored, entry, name)
             if as_saved is not None:
                 lost += [f"{name}: {line}" for line in find_reading_losses(as_saved, stored, entry)]
             regular = type(entry) is dict and is_regular(like, stored, group_rule, entry)
@@ -359,21 +353,6 @@ def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         ValueError, TypeError: a setting is out of its bounds.
     """
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
-
-
-def _fields_in(entry: Mapping[str, Any], stored: ParameterStorage) -> Mapping[str, Field]:
-    """Return every array of a saved entry by its key; slots in blocks as the entry has them."""
-    found = [(slot, codec) for slot in stored.slots if (codec := find_codec(slot, entry)) is not None]
-    pairs = (zip(keys_of(slot, codec), codec.fields, strict=True) for slot, codec in found)
-    return {**stored.fields, **dict(chain.from_iterable(pairs))} if found else stored.fields
-
-
-def _flatten_scales(entry: Mapping[str, Any], fields: Mapping[str, Field]) -> Mapping[str, Any]:
-    """Return a whole parameter's state with scales of shape (blocks,); those saved from shards have several axes."""
-    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
-    if all(entry[key].dim() == 1 for key in scales):
-        return entry
-    return {**entry, **{key: entry[key].reshape(-1) for key in scales}}
 
 
 def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
