@@ -325,17 +325,19 @@ def run_checkpoints(folder: str) -> dict[str, Any]:
 
 def run_paged(folder: str) -> dict[str, Any]:
     """One folder for all ranks, which keep their pages apart and reopen them, with the seed that they began with."""
-    models = [network(), network()]
-    through = plain(models[0], "groups", state="8bit", seed=3)
-    before = plain(models[1], "groups", state="8bit", seed=3, paged=folder)
-    train(models[0], through, range(6))
-    train(models[1], before, range(3))
-    del before
-    gc.collect()
-    after = plain(models[1], "groups", state="8bit", seed=5, paged=gradstep.Pages(Path(folder), resume=True))
-    train(models[1], after, range(3, 6))
-    dist.barrier()
-    return {"folders": sorted(p.name for p in Path(folder).iterdir()), "paged": [weights(model) for model in models]}
+    model = network()
+    found: dict[str, Any] = {"paged": [train(model, plain(model, "groups", state="8bit", seed=3), range(6))]}
+    for make in (plain, zero):
+        model, pages = network(), Path(folder, make.__name__)
+        before = make(model, "groups", state="8bit", seed=3, paged=str(pages))
+        train(model, before, range(3))
+        del before
+        gc.collect()
+        after = make(model, "groups", state="8bit", seed=5, paged=gradstep.Pages(pages, resume=True))
+        found["paged"].append(train(model, after, range(3, 6)))
+        dist.barrier()
+        found[f"folders of {make.__name__}"] = sorted(p.name for p in pages.iterdir())
+    return found
 
 
 def run_shards(folder: str) -> dict[str, Any]:
@@ -423,8 +425,10 @@ def test_every_rank_learns_that_the_first_could_not_save(checkpoints):
 
 def test_pages_of_each_rank_are_reopened(checkpoints):
     for found in checkpoints:
-        assert found["folders"] == ["rank-0", "rank-1", "rank-2"]
-        assert_same(*found["paged"])
+        assert [found[f"folders of {make}"] for make in ("plain", "zero")] == [["rank-0", "rank-1", "rank-2"]] * 2
+        through, *reopened = found["paged"]
+        for weights_of_pages in reopened:
+            assert_same(through, weights_of_pages)
 
 
 @pytest.mark.parametrize("what", ["FSDP1", "FSDP2", "optimizer"])

@@ -124,8 +124,9 @@ class Optimizer(torch.optim.Optimizer):
         if pages is not None:
             from gradstep.optimizers.paged.select import choose_placement
 
-            nbytes, kinds = self.state_summary().nbytes, self._rules.in_use(self.param_groups)
-            self._paged = choose_placement(pages, kinds, self._parameters(), nbytes, self._storage)
+            kinds, params = self._rules.in_use(self.param_groups), self._parameters()
+            nbytes = summarize(params, self._storage, self.param_groups).nbytes
+            self._paged = choose_placement(pages, kinds, params, nbytes, self._storage)
             self._storage = self._paged.storage
             for group in self.param_groups:
                 write_group_header(self._rules.of(group), self._storage, group)
