@@ -113,18 +113,18 @@ def other_arguments() -> list[str]:
     return found
 
 
-def other_seeds(mesh: Any, kinds: Any) -> list[str]:
-    """With noise, the first update compares the seeds, also where it exchanges nothing else; copies would drift."""
+def other_first_updates(mesh: Any, kinds: Any) -> list[str]:
+    """The first update compares seeds and settings, also where it exchanges nothing else; later ones do not."""
     rank, found = dist.get_rank(), []
-    for storage, clipping, same in itertools.product(
-        ({"state": "bfloat16"}, {"rounding": "stochastic"}), ({}, {"max_grad_norm": 1.0}), (False, True)
-    ):
+    storages: list[dict[str, Any]] = [{}, {"state": "bfloat16"}, {"rounding": "stochastic"}]
+    for storage, clipping, same in itertools.product(storages, ({}, {"max_grad_norm": 1.0}), (False, True)):
         parameter, gradient = placed(mesh, kinds, [torch.ones(80, 80), torch.ones(80, 80)])
         p = nn.Parameter(parameter.bfloat16())
         p.grad = gradient.bfloat16()
-        options: dict[str, Any] = storage
-        optimizer: Any = gradstep.AdamW([p], lr=0.5, seed=7 if same else rank, **options)
-        label = f"seeds, {storage}, {clipping}, {same}"
+        unlike = 0 if same else rank
+        settings = {"seed": unlike} if storage else {"lr": 0.5 + unlike}
+        optimizer: Any = gradstep.AdamW([p], **{"lr": 0.5, **storage, **settings})
+        label = f"{storage}, {clipping}, {same}"
         try:
             optimizer.step(**clipping)
             found += [] if same else [f"{label}: no error"]
@@ -136,13 +136,14 @@ def other_seeds(mesh: Any, kinds: Any) -> list[str]:
             p.grad = gradient.bfloat16() if rank else None
             optimizer.step()  # later ones exchange nothing
             p.grad = gradient.bfloat16()
-    p = nn.Parameter(placed(mesh, kinds, [torch.ones(80, 80)])[0])
-    p.grad = placed(mesh, kinds, [torch.ones(80, 80)])[0] if rank else torch.ones(80, 80)
-    try:
-        gradstep.AdamW([p], state="bfloat16").step()
-        found.append("first step: no error")
-    except RuntimeError as error:
-        found += [] if (OTHERS if rank else "must be a DTensor") in str(error) else [f"first step: {error}"]
+    for state in ("float32", "bfloat16"):
+        p = nn.Parameter(placed(mesh, kinds, [torch.ones(80, 80)])[0])
+        p.grad = placed(mesh, kinds, [torch.ones(80, 80)])[0] if rank else torch.ones(80, 80)
+        try:
+            gradstep.AdamW([p], state=state).step()
+            found.append("first step: no error")
+        except RuntimeError as error:
+            found += [] if (OTHERS if rank else "must be a DTensor") in str(error) else [f"first step: {error}"]
     return found
 
 
@@ -155,10 +156,10 @@ def on_ranks() -> list[str]:
     if mesh.ndim == 2:
         placements = [[Shard(0), Shard(1)], [Replicate(), Shard(0)]]
     cases = itertools.product(placements, STEPS, FAULTS, (True, False))
-    seeds = [found for kinds in placements for found in other_seeds(mesh, kinds)]
+    first_updates = [found for kinds in placements for found in other_first_updates(mesh, kinds)]
     return (
         other_arguments()
-        + seeds
+        + first_updates
         + [
             found
             for kinds, step, fault, first in cases

@@ -35,7 +35,7 @@ from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
-from gradstep.optimizers.step.ranks import compares_seeds, fail_on_other_ranks
+from gradstep.optimizers.step.ranks import fail_on_other_ranks, is_first_update
 from gradstep.optimizers.step.table import Table, create_state
 from gradstep.optimizers.whole_model import ParamGroups, group_whole_model
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
@@ -124,9 +124,9 @@ class Optimizer(torch.optim.Optimizer):
         if pages is not None:
             from gradstep.optimizers.paged.select import choose_placement
 
-            kinds, params = self._rules.in_use(self.param_groups), self._parameters()
-            nbytes = summarize(params, self._storage, self.param_groups).nbytes
-            self._paged = choose_placement(pages, kinds, params, nbytes, self._storage)
+            kinds, stored = self._rules.in_use(self.param_groups), self._parameters()
+            nbytes = summarize(stored, self._storage, self.param_groups).nbytes
+            self._paged = choose_placement(pages, kinds, stored, nbytes, self._storage)
             self._storage = self._paged.storage
             for group in self.param_groups:
                 write_group_header(self._rules.of(group), self._storage, group)
@@ -318,11 +318,11 @@ class Optimizer(torch.optim.Optimizer):
                 chosen = (self._engine, self._storage, self._paged)
                 table, batches = build_batches(*chosen, rules, groups, state, zero, watched=watched)
         except Exception:
-            watched = watched or compares_seeds(self._storage, groups, self.last_step)
+            watched = watched or is_first_update(self.last_step)
             fail_on_other_ranks(zero, self._rules, groups, state, measured=measured, watched=watched)
             raise
         if table.ranks is not None:
-            table.ranks.compares = compares_seeds(self._storage, groups, self.last_step)
+            table.ranks.compares = is_first_update(self.last_step)
         may_only_create = table is not self._table and not (measured or watched or zero)
         return rules, table, batches, create_state(table, batches, groups, state) if may_only_create else None
 

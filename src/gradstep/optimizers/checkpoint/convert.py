@@ -271,18 +271,18 @@ def convert_state(
         group_rule = build_saved_rule(kind, owner.group)
         stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
         declared = kind is rules.own and header.get("rule") != kind.__name__
-        shard, p, old = localize_entry(p, stored, old, owner.name)
-        unfit = find_misfits(p, stored, group_rule, old, strict=declared)
+        shard, p, own = localize_entry(p, stored, old, owner.name)
+        unfit = find_misfits(p, stored, group_rule, own, strict=declared)
         errors += unfit
         wrong += (f"{owner.name}: {fault.line}" for fault in unfit)
         if not wrong:
-            new = convert_entry(p, stored, deepcopy(dict(old)), owner.name)
+            new = convert_entry(p, stored, deepcopy(dict(own)), owner.name)
             state[key] = (
                 bitsandbytes.write_entry(kind, new, bits=BITSANDBYTES_BITS[layout])
                 if layout in BITSANDBYTES_BITS
                 else new
             )
-            changes += _compare_slots(stored, old, before, *_read_entry(kind, state[key]))
+            changes += _compare_slots(stored, own, before, *_read_entry(kind, state[key]))
             if shard is not None:
                 state[key] = shard.distribute(new, stored.fields)
     if wrong:

@@ -22,8 +22,6 @@ from gradstep.optimizers.sharded import Place, ShardedParameter
 from gradstep.optimizers.state.storage import Storage
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.rules import Rule
-from gradstep.storage.elements import BFLOAT16
-from gradstep.storage.policy import parameter_codec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -212,12 +210,9 @@ def check_flat_shards(storage: Storage, rules: Sequence[Rule], groups: Sequence[
             )
 
 
-def compares_seeds(storage: Storage, groups: Sequence[Mapping[str, Any]], last_step: StepReport | None) -> bool:
-    """Return whether ranks compare their seeds, with which copies would drift apart: in the first update with noise."""
-    if last_step is not None and last_step.stepped:
-        return False
-    rounding = parameter_codec(storage.rounding, BFLOAT16)
-    return rounding.noisy or any(storage.state_of(group) != "float32" for group in groups)
+def is_first_update(last_step: StepReport | None) -> bool:
+    """Return whether a step is the first that updates: in it, ranks compare their settings and seeds in any case."""
+    return last_step is None or not last_step.stepped
 
 
 def fail_on_other_ranks(
@@ -235,7 +230,7 @@ def fail_on_other_ranks(
         zero: the ranks of the ``ZeroRedundancyOptimizer`` around this optimizer; None without it.
         rules, groups, state: the optimizer's.
         measured: whether the step takes the norm.
-        watched: whether it collects statistics, or compares settings and noise.
+        watched: whether it collects statistics, or is the first update.
     """
     ranks = MeshRanks.of(groups) if zero is None else zero
     creates_state = not state and all(group.get("lr") == 0 for group in groups)
