@@ -17,6 +17,7 @@ from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
     check_form,
     convert_entry,
+    localize_entry,
     merge_group,
     nest_state,
     unnest_state,
@@ -24,7 +25,7 @@ from gradstep.optimizers.checkpoint.load import (
 from gradstep.optimizers.checkpoint.matching import find_header, match, show_lines
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import is_distributed
-from gradstep.optimizers.state.arrays import decode_slot, localize_entry
+from gradstep.optimizers.state.arrays import decode_slot
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_misfits, storage_name
 from gradstep.optimizers.state.storage import HEADER, Storage
 from gradstep.rules import RULES, Rule, Slot

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, final
 
 import torch
@@ -38,8 +39,9 @@ from gradstep.optimizers.checkpoint.matching import (
     write_group_header,
     write_update_count,
 )
+from gradstep.optimizers.memory import is_distributed
 from gradstep.optimizers.sharded import ShardedParameter
-from gradstep.optimizers.state.arrays import complete_state, localize_entry
+from gradstep.optimizers.state.arrays import complete_state
 from gradstep.optimizers.state.check import (
     ROUNDING_FIELDS,
     Fault,
@@ -48,10 +50,10 @@ from gradstep.optimizers.state.check import (
     find_misfits,
     find_reading_losses,
 )
-from gradstep.optimizers.state.storage import HEADER, Choices, Storage, is_regular
+from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
-from gradstep.storage.policy import ParameterStorage, possible_keys
+from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -353,6 +355,27 @@ def build_saved_rule(rule: type[Rule], group: Mapping[str, Any]) -> Rule:
         ValueError, TypeError: a setting is out of its bounds.
     """
     return rule(**{s.name: group[s.name] for s in settings_of(rule) if s.name in group})
+
+
+def localize_entry(
+    p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str
+) -> tuple[ShardedParameter | None, Tensor, Mapping[str, Any]]:
+    """Return this process's part of the state that a checkpoint has for a parameter; whole arrays are divided.
+
+    Returns:
+        The parameter if it is distributed; the tensor that the state is like, which is the parameter or its local
+        tensor; and the arrays. Scales of a whole parameter have shape (blocks,), also those saved from shards.
+    """
+    found = [(slot, codec) for slot in stored.slots if (codec := find_codec(slot, entry)) is not None]
+    pairs = (zip(keys_of(slot, codec), codec.fields, strict=True) for slot, codec in found)
+    fields = {**stored.fields, **dict(chain.from_iterable(pairs))} if found else stored.fields
+    if is_distributed(p):
+        shard = ShardedParameter(p, name, stored.collapsed)
+        return shard, shard.local, shard.localize(entry, fields)
+    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
+    if any(entry[key].dim() != 1 for key in scales):
+        entry = {**entry, **{key: entry[key].reshape(-1) for key in scales}}
+    return None, p, entry
 
 
 def _copy_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""Arrays of state: take this process's part of them, convert them to a parameter's storage, and create missing ones."""
+"""Arrays of state: convert those that a parameter has to its storage, and create missing ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
-from gradstep.optimizers.memory import is_distributed
-from gradstep.optimizers.sharded import ShardedParameter
 from gradstep.optimizers.state.storage import dtype_of, find_codec, make_zeros
 from gradstep.rules import Slot
 from gradstep.storage.codecs import Codec, Field
@@ -32,45 +29,6 @@ def slot_dtype(p: Tensor) -> torch.dtype:
         torch.bfloat16: torch.float32,
         torch.complex32: torch.complex64,
     }.get(p.dtype, p.dtype)
-
-
-class LocalState(NamedTuple):
-    """The state of a parameter in a checkpoint, of which this process takes its part.
-
-    Attributes:
-        shard: the parameter, if it is distributed; else None.
-        like: the tensor that the state is like: the parameter, or its local tensor.
-        entry: the arrays of this process.
-    """
-
-    shard: ShardedParameter | None
-    like: Tensor
-    entry: Mapping[str, Any]
-
-
-def localize_entry(p: Tensor, stored: ParameterStorage, entry: Mapping[str, Any], name: str) -> LocalState:
-    """Return this process's part of the state that a checkpoint has for a parameter.
-
-    Args:
-        p: the parameter, distributed or not.
-        stored: the codecs of parameter and slots.
-        entry: the state; arrays of a distributed parameter may be whole, or distributed alike. Scales of blocks that
-            were saved from shards have several axes, those of a whole parameter get shape (blocks,).
-        name: the parameter's name in an error.
-
-    Raises:
-        RuntimeError: an array is distributed unlike the parameter.
-    """
-    found = [(slot, codec) for slot in stored.slots if (codec := find_codec(slot, entry)) is not None]
-    pairs = (zip(keys_of(slot, codec), codec.fields, strict=True) for slot, codec in found)
-    fields = {**stored.fields, **dict(chain.from_iterable(pairs))} if found else stored.fields
-    if is_distributed(p):
-        shard = ShardedParameter(p, name, stored.collapsed)
-        return LocalState(shard, shard.local, shard.localize(entry, fields))
-    scales = [key for key, field in fields.items() if field.per > 1 and isinstance(entry.get(key), Tensor)]
-    if any(entry[key].dim() != 1 for key in scales):
-        entry = {**entry, **{key: entry[key].reshape(-1) for key in scales}}
-    return LocalState(None, p, entry)
 
 
 def complete_state(p: Tensor, stored: ParameterStorage, old: dict[str, Any], name: str) -> dict[str, Any]:
