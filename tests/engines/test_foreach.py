@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, final
 
 import pytest
 import torch
@@ -12,7 +14,14 @@ from torch import Tensor
 
 import gradstep
 from gradstep.engines import foreach
+from gradstep.engines.arrays import apply_rule
 from gradstep.engines.foreach import divide
+from gradstep.engines.program import LineRecord, record_program
+from gradstep.rules import AdamW, Rule, Slot, State
+from gradstep.rules.ops import Array, where
+from gradstep.rules.settings import learning_rate
+from tests.devices import spec_of
+from tests.registry import subjects
 
 SHAPES = ((64, 64), (3,), (20, 512), (5, 7, 3), (300, 64), (64, 64), (0, 4), (), (1, 4_097))
 
@@ -98,3 +107,93 @@ def test_auto_takes_it_where_the_kernel_cannot_run() -> None:
 def test_refusals(kind: Any, p: Tensor, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         kind([p.requires_grad_()], engine="foreach")
+
+
+# -- the recorded lines -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", subjects(elementwise=True))
+def test_the_recorded_lines_of_every_rule(subject: Any) -> None:
+    """With every set of options, on memory of their own for all values, and bit for bit what the lines return."""
+    for options in subject.options:
+        rule = subject.rule(**options)
+        spec = spec_of(rule, "float32", "float32", "nearest")
+        row = rule.coefficients(2, **type(rule).scalars) | {"gradient": 1.0}
+        program = record_program(spec, frozenset(name for name, x in row.items() if x == 1.0))
+        assert program is not None
+        torch.manual_seed(0)
+        arrays = [torch.randn(1_000).abs() for _ in spec.codecs]
+        arrays[0] = torch.randn(1_000)
+        g, p, *slots = arrays
+        expected = apply_rule(spec, SimpleNamespace(**row), [p.clone(), g.clone(), *(s.clone() for s in slots)])
+        before = g.clone()
+        new = program.run(program.fill(row), arrays, [torch.empty(1_000) for _ in range(program.scratch)])
+        for ours, theirs in zip(new, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(g, before)
+
+
+def test_memory_is_used_again() -> None:
+    rule = AdamW()
+    program = record_program(spec_of(rule, "float32", "float32", "nearest"), frozenset({"gradient"}))
+    assert program is not None
+    g, p, m, v = (torch.ones(4) for _ in range(4))
+    scratch = [torch.empty(4) for _ in range(program.scratch)]
+    new = program.run(program.fill(rule.coefficients(1)), [g, p, m, v], scratch)
+    assert [a is b for a, b in zip(new, [p, m, v], strict=True)] == [True] * 3
+    assert program.scratch == 2
+
+
+@final
+@dataclass(frozen=True)
+class Exchange(Rule):
+    """Slots that take each other's values; arithmetic of coefficients; a value that nobody reads."""
+
+    lr: float = learning_rate(0.1)
+
+    def slots(self, ndim: int) -> tuple[Slot, ...]:
+        del ndim
+        return (Slot("a"), Slot("b"), Slot("same"))
+
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+        del scalars
+        return {"lr": 0.1, "one": 1.0 if step > 1 else 0.5}
+
+    @staticmethod
+    def update(p: Array, g: Array, s: State, c: Any) -> Array:
+        s.a, s.b = s.b, s.a + c.one * g
+        unread = p / 3.0
+        del unread
+        return (1.0 - c.lr * (2.0 - c.one)) * p - where(s.a > c.lr, 0.5 * s.b, -c.lr * g)
+
+
+@final
+@dataclass(frozen=True)
+class Exponential(Rule):
+    """A method of tensors that is not recorded."""
+
+    lr: float = learning_rate(0.1)
+
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+        del step, scalars
+        return {"lr": 0.1}
+
+    @staticmethod
+    def update(p: Array, g: Array, s: State, c: Any) -> Array:
+        del s
+        return p - c.lr * g.tanh()
+
+
+@pytest.mark.parametrize("rule", [Exchange, Exponential])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rules_of_ones_own(rule: Any, dtype: torch.dtype) -> None:
+    kind = gradstep.optimizer(rule)
+    for ours, eager in zip(run("foreach", dtype, kind), run("eager", dtype, kind), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_line_that_branches_is_not_recorded() -> None:
+    with pytest.raises(TypeError, match="cannot branch"):
+        bool(LineRecord().add("array") > 0.0)
+    spec = spec_of(Exponential(), "float32", "float32", "nearest")
+    assert record_program(spec, frozenset()) is None

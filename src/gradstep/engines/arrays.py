@@ -114,12 +114,20 @@ class Arrays(ABC):
         Args:
             spec, c, columns: as in :meth:`update`.
         """
+        g, p, *slots = self.decode_columns(spec, columns)
+        return [p, g * c.gradient, *slots]
+
+    def decode_columns(self, spec: UpdateSpec, columns: Sequence[Array]) -> list[Array]:
+        """Return the values of the gradient, the parameter and every slot, in the arithmetic of the rule.
+
+        Args:
+            spec, columns: as in :meth:`update`.
+        """
         places = spec.split_by_codec(columns)
-        g, p, *slots = (
+        return [
             self.cast(self.value(codec, fields), spec.arithmetic)
             for codec, fields in zip(spec.codecs, places, strict=True)
-        )
-        return [p, g * c.gradient, *slots]
+        ]
 
     def store(
         self,

@@ -28,6 +28,16 @@ def flatten(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
+def flatten_each(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return what :func:`flatten` returns of each tensor, in less time."""
+    if not any(map(Tensor.is_complex, tensors)):
+        try:
+            return [tensor.view(-1) for tensor in tensors]  # of a dense tensor, it keeps the order of memory or raises
+        except RuntimeError:
+            pass
+    return [flatten(tensor) for tensor in tensors]
+
+
 def wide_dtype(tensor: Tensor) -> torch.dtype:
     """Return the type for sums over a tensor: float64, or float32 on Apple's devices, which have no float64."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
@@ -62,8 +72,9 @@ class TorchArrays(Arrays):
         )
 
     def write(self, places: Sequence[Array], codes: Sequence[Array]) -> None:
-        codes = [code.clone() if any(code is place for place in places) else code for code in codes]
-        for place, code in zip(places, codes, strict=True):
+        moved = [(place, code) for place, code in zip(places, codes, strict=True) if code is not place]
+        moved = [(place, code.clone() if any(code is other for other in places) else code) for place, code in moved]
+        for place, code in moved:
             place.copy_(code)
 
 

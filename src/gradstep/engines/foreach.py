@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -11,13 +14,15 @@ from torch import Tensor
 
 from gradstep.engines.arrays import apply_rule, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
-from gradstep.engines.eager import ARRAYS, flatten, name_coefficients, read_rows, sum_squares
+from gradstep.engines.eager import ARRAYS, flatten_each, name_coefficients, read_rows, sum_squares
+from gradstep.engines.program import record_program
+from gradstep.engines.statistics import Int64s
 from gradstep.rules import Rule
 from gradstep.storage.elements import move_keys, split_key
 
-ON_CPU, ON_DEVICE = 2**16, 2**22
-"""The number of elements that are computed together. On a CPU the temporaries of so many stay in a core's cache; on a
-device a launch costs more, and an operation on so many takes longer than its launch."""
+ON_CPU, ON_DEVICE = 2**18, 2**22
+"""The number of elements that are computed together. On a CPU the arrays of so many stay in the last cache; on a device
+a launch costs more, and an operation on so many takes longer than its launch."""
 
 
 class TensorPart(NamedTuple):
@@ -59,12 +64,45 @@ def divide(
 
 
 @final
+@dataclass(frozen=True)
+class Chunk:
+    """Pieces that are computed together: a part of a parameter, or several whole ones.
+
+    Attributes:
+        pieces: the pieces.
+        lengths: the elements of each.
+        choose: returns the pieces' entries of a list with one entry for each parameter of the batch.
+    """
+
+    pieces: Sequence[TensorPart]
+    lengths: Sequence[int]
+    choose: Callable[[Sequence[Any]], tuple[Any, ...]]
+
+    @staticmethod
+    def of(pieces: Sequence[TensorPart]) -> Chunk:
+        """Return a chunk of these pieces."""
+        lengths = [stop - start for _, start, stop in pieces]
+        if len(pieces) == 1:
+            only = itemgetter(pieces[0].position)
+            return Chunk(pieces, lengths, lambda entries: (only(entries),))
+        return Chunk(pieces, lengths, itemgetter(*[piece.position for piece in pieces]))
+
+
+@lru_cache(maxsize=64)  # an optimizer's parameters are the same at every step
+def _divide_into_chunks(positions: bytes, lengths: bytes, limit: int, block: int, *, alone: bool) -> Sequence[Chunk]:
+    """Return the chunks of the parameters at ``positions``, with these ``lengths``; both (n,) int64, as bytes."""
+    pairs = zip(np.frombuffer(positions, np.int64).tolist(), np.frombuffer(lengths, np.int64).tolist(), strict=True)
+    return [Chunk.of(pieces) for pieces in divide(pairs, limit, block, alone=alone)]
+
+
+@final
 class Foreach(Engine):
     """Updates many parameters with each torch operation.
 
     Small parameters are copied into one array, computed together, and copied back; large ones are computed in parts, so
-    that temporaries stay small. An operation then costs one launch instead of one for each parameter. The values are
-    those of the eager engine, bit for bit, since the operations are the same.
+    that temporaries stay small. An operation then costs one launch instead of one for each parameter, and writes over
+    memory that is no longer needed (:mod:`gradstep.engines.program`). The values are those of the eager engine, bit for
+    bit, since the operations are the same.
     """
 
     name = "foreach"
@@ -83,57 +121,108 @@ class Foreach(Engine):
     def update(self, batch: Batch) -> None:
         coefficients, watched = name_coefficients(batch), batch.owners is not None
         block = max(codec.block for codec in batch.spec.codecs)
-        flat: dict[int, list[Tensor]] = {}
-        alike: dict[tuple[int, torch.device], list[tuple[int, int]]] = {}
-        for k, columns in batch.iterate_parameters(batch.columns):
-            if columns[0].numel():
-                flat[k] = [flatten(tensor) for tensor in columns]
-                members = alike.setdefault((int(batch.rows[k]), columns[1].device), [])
-                members.append((k, flat[k][1].numel()))
+        columns = [flatten_each(column) for column in batch.columns]
         positions: list[int] = []
-        rows: list[Tensor] = []
-        for (row, device), members in alike.items():
+        statistics: list[Tensor] = []
+        for row, device, members in _group_alike(batch, columns[1]):
+            lengths = batch.lengths[members]
+            if columns[1][members[0]].numel() != lengths[0]:  # pairs of real numbers
+                lengths = lengths * 2
             limit = ON_CPU if device.type == "cpu" else ON_DEVICE
-            for pieces in divide(members, limit, block, alone=watched):
-                statistics = _update_pieces(batch, pieces, flat, coefficients[row], watched=watched)
-                if statistics is not None:
-                    positions.append(pieces[0].position)
-                    rows.append(statistics)
+            chunks = _divide_into_chunks(members.tobytes(), lengths.tobytes(), limit, block, alone=watched)
+            work = _Work(batch, columns, coefficients[row], device, min(limit, int(lengths.sum())))
+            for chunk in chunks:
+                collected = work.update(chunk, watched=watched)
+                if collected is not None:
+                    positions.append(chunk.pieces[0].position)
+                    statistics.append(collected)
         if batch.owners is not None:
-            batch.tally = build_tally(positions, read_rows(rows), batch.owners)
+            batch.tally = build_tally(positions, read_rows(statistics), batch.owners)
 
     def sum_squares(self, batch: Batch) -> float:
         return sum_squares(batch.columns[0])
 
 
-def _update_pieces(
-    batch: Batch, pieces: Sequence[TensorPart], flat: Mapping[int, Sequence[Tensor]], c: Any, *, watched: bool
-) -> Tensor | None:
-    """Update the pieces with the coefficients ``c``.
+def _group_alike(batch: Batch, params: Sequence[Tensor]) -> Iterator[tuple[int, torch.device, Int64s]]:
+    """Yield (row of coefficients, device, positions) of the parameters that have these in common, without empty ones.
 
     Args:
-        batch, c: the batch, and the coefficients of these pieces by name.
-        pieces: what to update, all on one device; a single piece if it is watched.
-        flat: the (n,) array of every field of each parameter, by the parameter's position.
-        watched: whether to collect statistics.
-
-    Returns:
-        (len(STATISTICS),) the statistics, if they are collected.
+        batch: the batch.
+        params: (n,) its parameters.
     """
-    spec = batch.spec
-    places = [
-        [flat[k][column][start // field.per : -(-stop // field.per)] for k, start, stop in pieces]
-        for column, field in enumerate(spec.fields)
-    ]
-    columns = [place[0] if len(place) == 1 else torch.cat(place) for place in places]
-    old = ARRAYS.decode(spec, c, columns)
-    new = apply_rule(spec, c, old)
-    key, numbers = _number_elements(batch, pieces, columns[0].device) if spec.noise else ((0, 0), None)
-    statistics = ARRAYS.store(spec, key, columns, old, new, numbers, watched=watched)
-    if len(pieces) > 1:
-        for place, column in zip(places[1:], columns[1:], strict=True):
-            torch._foreach_copy_(place, column.split([part.numel() for part in place]))
-    return statistics
+    members = np.arange(len(params)) if batch.pieces is None else batch.pieces[:, 0]
+    members = members[batch.lengths[members] > 0]
+    rows, devices = batch.rows[members], {params[k].device for k in members.tolist()}
+    for device in sorted(devices, key=str):
+        here = members if len(devices) == 1 else members[[params[k].device == device for k in members.tolist()]]
+        rows = batch.rows[here]
+        for row in np.unique(rows).tolist():
+            yield row, device, here[rows == row]
+
+
+@final
+class _Work:
+    """The update of parameters that are on one device and have the same coefficients.
+
+    Args:
+        batch: the batch.
+        columns: for every field, the (n,) array of each parameter.
+        c: the coefficients by name.
+        device: the device.
+        limit: the most elements that are computed together.
+    """
+
+    def __init__(
+        self, batch: Batch, columns: Sequence[Sequence[Tensor]], c: Any, device: torch.device, limit: int
+    ) -> None:
+        self.batch, self.spec, self.columns, self.c, self.device = batch, batch.spec, columns, c, device
+        self.limit = limit
+        numbers = vars(c)
+        self.program = record_program(self.spec, frozenset(name for name, x in numbers.items() if x == 1.0))
+        if self.program is not None:
+            dtype = torch.float64 if self.spec.arithmetic is np.float64 else torch.float32
+            self.registers = self.program.fill(numbers)
+            self.scratch = [torch.empty(limit, dtype=dtype, device=device) for _ in range(self.program.scratch)]
+
+    @cached_property
+    def gathered(self) -> list[Tensor]:
+        """An array for every field, into which small parameters are copied."""
+        return [
+            torch.empty(field.length(self.limit), dtype=column[0].dtype, device=self.device)
+            for column, field in zip(self.columns, self.spec.fields, strict=True)
+        ]
+
+    def update(self, chunk: Chunk, *, watched: bool) -> Tensor | None:
+        """Update the pieces of a chunk, which has a single one if it is watched.
+
+        Returns:
+            (len(STATISTICS),) the statistics, if they are collected.
+        """
+        spec, pieces = self.spec, chunk.pieces
+        lengths = [chunk.lengths if f.per == 1 else [*map(f.length, chunk.lengths)] for f in spec.fields]
+        chosen = [chunk.choose(column) for column in self.columns]
+        if len(pieces) == 1:
+            ((_, start, stop),) = pieces
+            columns = [a[start // f.per : f.length(stop)] for (a,), f in zip(chosen, spec.fields, strict=True)]
+        else:  # whole parameters
+            columns = [
+                torch.cat(arrays, out=array[: sum(length)])
+                for arrays, array, length in zip(chosen, self.gathered, lengths, strict=True)
+            ]
+        old: Sequence[Tensor] = ()
+        if self.program is None or watched:
+            old = ARRAYS.decode(spec, self.c, columns)
+            new = apply_rule(spec, self.c, old)
+        else:
+            elements = columns[0].numel()
+            scratch = [array[:elements] for array in self.scratch] if elements < self.limit else self.scratch
+            new = self.program.run(self.registers, ARRAYS.decode_columns(spec, columns), scratch)
+        key, numbers = _number_elements(self.batch, pieces, self.device) if spec.noise else ((0, 0), None)
+        statistics = ARRAYS.store(spec, key, columns, old, new, numbers, watched=watched)
+        if len(pieces) > 1:
+            for arrays, column, length in zip(chosen[1:], columns[1:], lengths[1:], strict=True):
+                torch.split_with_sizes_copy(column, length, out=arrays)
+        return statistics
 
 
 def _number_elements(

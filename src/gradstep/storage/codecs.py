@@ -90,6 +90,11 @@ class Codec(ABC):
         return self.fields[0].element.arithmetic
 
     @property
+    def stores_arithmetic(self) -> bool:
+        """Whether its only array holds the values that rules compute with, so that nothing is decoded or encoded."""
+        return False
+
+    @property
     def values(self) -> str:
         """The name of an element type that has every stored value; a smaller one than float32 if possible."""
         return "float32"
@@ -177,6 +182,10 @@ class Nearest(Single):
     """One element, rounded to nearest."""
 
     noisy = False
+
+    @property
+    def stores_arithmetic(self) -> bool:
+        return self.element.stored is self.element.arithmetic
 
     def split(self, x: Array, noise: Array, scale: Array = None) -> tuple[Array, ...]:
         return (self.element.encode(x),)
