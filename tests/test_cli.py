@@ -3,6 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
+from gradstep import __version__
 from gradstep.cli import app
 from gradstep.lab.results import RESULTS_FILE
 from gradstep.lab.session import Race
@@ -80,9 +81,15 @@ def test_a_kernel_is_printed_for_both_targets():
     assert ptx.exit_code == 0, ptx.output
     assert ".target sm_80" in ptx.output
     assert "redux.sync.max" in ptx.output  # the exchange of a block's largest value
+    first, second = ptx.output.splitlines()[:2]
+    assert first.startswith(
+        f"// gradstep {__version__}: one step of AdamW(maximize=False, lr=0.001, betas=(0.9, 0.999)"
+    )
+    assert second == "// bfloat16 parameters, rounding stochastic; state: exp_avg 8bit, exp_avg_sq 8bit"
     assembly = gradstep("kernel", "sgd:momentum=0.9")
     assert assembly.exit_code == 0
     assert "task:" in assembly.output
+    assert assembly.output.splitlines()[1] == "# float32 parameters, rounding nearest; state: momentum_buffer float32"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,9 @@ def test_a_kernel_is_printed_for_both_targets():
     [
         (["adafactor", "--target", "cuda"], "Adafactor looks at whole tensors"),
         (["adafactor"], "Adafactor looks at whole tensors"),
-        (["adam2"], "Invalid optimizer"),
+        (["adam2"], "Unknown optimizer: 'adam2'. Did you mean 'adam'"),
+        (["adamw_8bit"], "give the rule alone here, 'adamw'"),
+        (["adamw:foo=1"], "AdamW has no setting 'foo' (it has lr, betas"),
         (["adamw", "--rounding", "24bit", "--dtype", "float16"], "is for bfloat16 parameters"),
         (["adamw", "--dtype", "float64", "--state", "8bit"], "float64 keeps float64 state"),
         (["adamw", "--target", "tpu"], "'cpu', 'cuda'"),

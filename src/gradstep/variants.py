@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, final
@@ -30,20 +30,23 @@ the rule, the precision of state and whether state is paged."""
 
 _BY_LOWER = {name.lower(): name for name in RULES}
 _BITS: Mapping[str | None, str] = {None: "float32", "32bit": "float32", **{state: state for state in _SMALL}}
-_NAME = re.compile(
-    rf"(?P<paged>paged_)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_npu_fused|_xla|_bnb)?(_(?P<bits>32bit|{'|'.join(_SMALL)}))?"
+_NAME = re.compile(  # the underlines are missing in the names of classes, such as PagedAdamW8bit
+    rf"(?P<paged>paged_?)?(?P<rule>[a-z]+)(_torch|_hf|_apex)?(_fused|_npu_fused|_xla|_bnb)?(_?(?P<bits>32bit|{'|'.join(_SMALL)}))?"
 )
 
 
 def parse_name(name: str) -> tuple[str, str, bool]:
     """Return the rule that a name stands for, the precision of state, and whether state is paged.
 
+    Args:
+        name: the name of a rule or of an optimizer, or one of Hugging Face's names; in upper or lower case.
+
     Raises:
-        ValueError: the name stands for no optimizer.
+        ValueError: the name stands for no optimizer; the message has the nearest names.
         TypeError: the name is not a string.
 
-    >>> parse_name("paged_adamw_32bit")
-    ('AdamW', 'float32', True)
+    >>> parse_name("paged_adamw_32bit"), parse_name("PagedAdamW")
+    (('AdamW', 'float32', True), ('AdamW', 'float32', True))
     >>> parse_name("adamw_torch_npu_fused") == parse_name("adamw_torch_xla") == parse_name("adamw")
     True
     >>> parse_name("adamw_torch_4bit")
@@ -52,13 +55,59 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an optimizer must be a string such as 'adamw_8bit', but is {name!r}")
-    match = _NAME.fullmatch(name)
+    lower = name.lower()
+    promise = PROMISES.get(lower)
+    if promise is not None and not (promise.settings or promise.releases):
+        return parse_name(promise.name)
+    match = _NAME.fullmatch(lower)
     rule = _BY_LOWER.get(match["rule"]) if match else None
     if match is None or rule is None:
         names = [*PROMISES, *(f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS)]
         forms = f" Give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
-        raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(name, names, most=3) or forms}")
+        raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(lower, names, most=3) or forms}")
     return rule, _BITS[match["bits"]], bool(match["paged"])
+
+
+def find_named_rule(text: str) -> type[Rule]:
+    """Return the rule that a text names: as :func:`parse_name` has the names, or ``FILE.py:NAME``.
+
+    Raises:
+        ValueError: no rule of that name, or a name that also says how state is stored.
+        TypeError: the name is not a string.
+
+    >>> find_named_rule("adamw").__name__, find_named_rule("AdamW_torch").__name__
+    ('AdamW', 'AdamW')
+    """
+    if _FILE.fullmatch(str(text)):
+        return rule_in_file(text)
+    name, state, paged = parse_name(text)
+    if state != "float32" or paged:
+        raise ValueError(
+            f"{text!r} names a rule and how its state is stored: give the rule alone here, {name.lower()!r}"
+        )
+    return RULES[name]
+
+
+def make_rule(kind: type[Rule], settings: Mapping[str, Any]) -> Rule:
+    """Return a rule with settings.
+
+    Raises:
+        TypeError: the rule has no such setting, or needs another one; the message has the rule's settings.
+        ValueError: a setting out of its bounds.
+
+    >>> make_rule(RULES["Lion"], {"beta": (0.9, 0.95)})
+    Traceback (most recent call last):
+    TypeError: Lion has no setting 'beta' (it has lr, betas, weight_decay, maximize). Did you mean 'betas'?
+    """
+    own = {setting.name: setting for setting in settings_of(kind)}
+    for name in settings:
+        if name not in own:
+            near = suggest(name, own, most=1)
+            raise TypeError(f"{kind.__name__} has no setting {name!r} (it has {', '.join(own)}).{near}")
+    for name, setting in own.items():
+        if name not in settings and setting.default is MISSING:
+            raise TypeError(f"{kind.__name__} needs its setting {name!r}: it has no default")
+    return kind(**settings)
 
 
 @final
@@ -104,6 +153,7 @@ def explain_name(name: str) -> str:
     >>> explain_name("grokadamw")
     " Its averages follow the loss, which no rule here sees: take 'adamw'."
     """
+    name = name.lower()
     if name in PROMISES:
         return f" Only gradstep.create() makes it: its rule is {PROMISES[name].name!r}."
     return _NOT_HERE.get(name, "")

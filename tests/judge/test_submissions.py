@@ -281,7 +281,7 @@ def test_a_file_is_judged_in_a_process_of_its_own(tmp_path):
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"No rule 'adamv'. Did you mean 'adam"):
+    with pytest.raises(ValueError, match=r"Unknown optimizer: 'adamv'. Did you mean 'adam"):
         gradstep.check(torch.optim.AdamW, "adamv")
     with pytest.raises(ValueError, match="No convention 'jax'"):
         gradstep.check(torch.optim.AdamW, "adamw", convention="jax")

@@ -319,3 +319,28 @@ def test_a_precision_for_state_that_there_is_not(kind, words):
 def test_a_name_that_is_no_string():
     with pytest.raises(TypeError, match="must be a string such as 'adamw_8bit', but is None"):
         gradstep.create(None, [torch.ones(2, requires_grad=True)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [gradstep.AdamW, gradstep.Muon])
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (torch.nn.Linear(3, 2), r"the parameters of the Linear, not itself: give model.named_parameters\(\)"),
+        (None, "params must be tensors, pairs of name and tensor, or groups, but is None"),
+        ([("a",)], r"parameter 0 must be a tensor or a pair of its name and a tensor, not \(str\)"),
+        ([normal(2, 2), ("a", normal(2, 2), 1)], r"parameter 1 must be .*, not \(str, Tensor, int\)"),
+        ([(normal(2, 2), "a")], r"not \(Tensor, str\)"),
+        ([{"params": [("a",)]}], r"parameter 0 must be a tensor or a pair"),
+    ],
+)
+def test_what_is_no_list_of_parameters(kind, params, words):
+    for options in ({}, {"model": torch.nn.Linear(2, 2)}):
+        with pytest.raises(TypeError, match=words):
+            kind(params, **options)
+
+
+def test_the_rule_of_what_is_no_group():
+    optimizer, _ = ready()
+    for group in ({}, {"rule": "Lion"}, None):
+        with pytest.raises(TypeError, match="a group must be one of param_groups"):
+            optimizer.rule_of(group)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
+from gradstep import modify, rules
 from gradstep.optimizers.checkpoint.bitsandbytes import decode, dynamic_map, encode
 from gradstep.optimizers.checkpoint.convert import compare_slot, summarize_changes
 from gradstep.optimizers.checkpoint.matching import unnest_fields
@@ -180,6 +181,23 @@ def test_a_rule_of_one_s_own():
         gradstep.convert_state(optimizer.state_dict(), kind(leaves(params), state="8bit")),
     ):
         kind(leaves(params), state="8bit").load_state_dict(converted.state_dict)
+
+
+def test_a_modified_rule_s_checkpoint_says_what_to_do():
+    cautious = gradstep.optimizer(modify(rules.AdamW, rules.Cautious))
+    reducing = gradstep.optimizer(modify(rules.AdamW, rules.VarianceReduction))  # keeps the last gradient too
+    optimizer, params = half_way(cautious)
+    saved = optimizer.state_dict()
+    cautious(leaves(params), state="8bit").load_state_dict(gradstep.convert_state(saved, "8bit").state_dict)
+    plain = gradstep.AdamW(leaves(params))
+    for read in (plain.load_state_dict, lambda state: gradstep.convert_state(state, plain)):
+        with pytest.raises(ValueError, match=r"of CautiousAdamW.*convert_state\(state_dict, optimizer, rule='AdamW'\)"):
+            read(saved)
+    plain.load_state_dict(gradstep.convert_state(saved, plain, rule="AdamW").state_dict)
+    other = reducing(leaves(params))
+    for read in (other.load_state_dict, lambda state: gradstep.convert_state(state, other)):
+        with pytest.raises(ValueError, match="They keep other averages: load it into CautiousAdamW, or begin with"):
+            read(saved)
 
 
 def test_nobody_says_what_it_is_of():

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 import gradstep
+from gradstep.judge.checking import find_rule
+from gradstep.lab.contenders import class_of
+from gradstep.planner.request import resolve_rule
 from gradstep.variants import PROMISES, parse_name
 
 MADE = {
@@ -88,6 +91,50 @@ def test_a_name_that_makes_nothing_names_the_nearest_in_one_sentence():
         assert reason is not None, error.value
         assert f"take {nearest!r}" in reason[1]
         assert nearest in PROMISES or parse_name(nearest)  # it is a name
+
+
+def names_of_rules(name):
+    """The rule that each place that takes names finds under one; a group's and an optimizer's with its storage."""
+    p = torch.ones(80, 80, requires_grad=True)
+    group = gradstep.SGD([{"params": [p], "rule": name, "lr": 0.1}], lr=0.1)
+    return {
+        "create": type(gradstep.create(name, [p], lr=0.1)).__name__,
+        "group": group.rule_of(group.param_groups[0]).__name__,
+        "race": class_of(name).__name__,
+        "plan and kernel": type(resolve_rule(name)).__name__,
+        "check": find_rule(name).__name__,
+    }
+
+
+@pytest.mark.parametrize("name", ["lion", "Lion", "LION", "stable_adamw", "StableAdamW", "stableadamw", "AdamW_torch"])
+def test_every_place_reads_a_name_alike(name):
+    rule = next(r for r in gradstep.RULES if r.lower() == name.lower().removesuffix("_torch").replace("_", ""))
+    assert set(names_of_rules(name).values()) == {rule}
+
+
+def test_a_class_s_name_is_a_name_everywhere():
+    p = torch.ones(80, 80, requires_grad=True)
+    for name, kind in (("AdamW8bit", gradstep.AdamW8bit), ("PagedLion8bit", gradstep.PagedLion8bit)):
+        assert type(gradstep.create(name, [p])) is class_of(name) is class_of(name.lower()) is kind
+        for takes_a_rule in (resolve_rule, find_rule):
+            with pytest.raises(ValueError, match=f"give the rule alone here, '{kind.rule().__name__.lower()}'"):
+                takes_a_rule(name)
+    with pytest.raises(ValueError, match=r"Only gradstep\.create"):
+        resolve_rule("Lomo")
+
+
+def test_every_place_refuses_a_name_alike():
+    p = torch.ones(3, requires_grad=True)
+    for place in (
+        lambda: gradstep.create("Adamv", [p]),
+        lambda: gradstep.SGD([{"params": [p], "rule": "Adamv", "lr": 0.1}]),
+        lambda: class_of("Adamv"),
+        lambda: resolve_rule("Adamv"),
+        lambda: find_rule("Adamv"),
+    ):
+        with pytest.raises(ValueError, match=r"Unknown optimizer: 'Adamv'\. Did you mean 'adam") as error:
+            place()
+        assert "'adamw'" in str(error.value)
 
 
 def test_anyprecision_keeps_what_rounding_loses():

@@ -187,10 +187,46 @@ def test_a_closure_computes_the_gradients_of_the_update():
 def test_a_second_release_of_the_same_parameters_ends_the_first():
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    gradstep.create("lomo", model.named_parameters(), lr=0.1)
+    first = gradstep.create("lomo", model.named_parameters(), lr=0.1)
     with pytest.warns(UserWarning, match="weight was updated in the backward pass by another SGD"):
         optimizer = gradstep.create("lomo", model.named_parameters(), lr=0.5)
+    assert gradstep.GradientRelease.of(first) is None
     for _ in range(2):
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()
     assert model.weight.tolist() == [[0.0, 0.0]]
+
+
+def test_a_release_ends_with_its_optimizer():
+    model = torch.nn.Linear(2, 1, bias=False)
+    optimizer = gradstep.create("lomo", model.named_parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    before = model.weight.tolist()
+    optimizer = gradstep.SGD(model.named_parameters(), lr=0.0)  # nothing refers to the first one any more
+    for _ in range(2):
+        model(torch.ones(1, 2)).sum().backward()
+        assert model.weight.grad is not None
+        optimizer.step()
+    assert model.weight.tolist() == before
+
+
+@pytest.mark.parametrize("other", [gradstep.SGD, torch.optim.SGD])
+def test_a_release_that_goes_on_beside_another_optimizer_says_how_to_end_it(other):
+    model = torch.nn.Linear(2, 1, bias=False)
+    optimizer = gradstep.create("lomo", model.named_parameters(), lr=0.1)
+    replacement = other(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    replacement.step()
+    with pytest.raises(RuntimeError, match=r"another optimizer steps in place of this SGD.*of\(optimizer\)\.remove"):
+        model(torch.ones(1, 2)).sum().backward()
+    release = gradstep.GradientRelease.of(optimizer)
+    assert release is not None
+    release.remove()
+    model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad is not None
+
+
+def test_a_handle_is_of_an_optimizer():
+    with pytest.raises(TypeError, match="an optimizer, or a trainer's wrapper of one, is needed here, not None"):
+        gradstep.GradientRelease.of(None)

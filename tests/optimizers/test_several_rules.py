@@ -233,8 +233,8 @@ def test_a_group_s_own_precision_goes_before_that_of_a_name():
     ("group", "error", "words"),
     [
         ({"rule": "Lion"}, ValueError, r"rule='Lion' needs its own 'lr' \(Lion's default is 0.0001\): AdamW's is of"),
-        ({"rule": "Lyon", "lr": 1}, ValueError, "Unknown optimizer: 'lyon'. Did you mean 'lion'"),
-        ({"rule": "Mine", "lr": 1}, ValueError, "Unknown optimizer: 'mine'.*a rule of your own is given as its class"),
+        ({"rule": "Lyon", "lr": 1}, ValueError, "Unknown optimizer: 'Lyon'. Did you mean 'lion'"),
+        ({"rule": "Mine", "lr": 1}, ValueError, "Unknown optimizer: 'Mine'.*a rule of your own is given as its class"),
         ({"rule": 3, "lr": 1}, TypeError, "a group's 'rule' must be a name such as 'Lion', a gradstep optimizer, or a"),
         ({"rule": torch.optim.SGD, "lr": 1}, TypeError, "subclass of gradstep.Rule, not <class 'torch"),
         ({"rule": gradstep.Rule, "lr": 1}, TypeError, "Rule is not finished: write coefficients, update"),

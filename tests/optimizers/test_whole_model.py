@@ -67,7 +67,8 @@ def test_names_tell_most():
 
 def test_the_model_tells_all():
     model = Model(tied=True)
-    by_name = gradstep.Muon(model.named_parameters(), lr=0.02)
+    with pytest.warns(UserWarning, match=r"left no matrix .*mlp.weight \(the last matrix, .*: give model=model"):
+        by_name = gradstep.Muon(model.named_parameters(), lr=0.02)
     assert places(by_name)["mlp.weight"] == ("adamw/decay", "the last matrix, taken for the output layer")
     for params in (model.named_parameters(), model.parameters()):
         found = places(gradstep.Muon(params, lr=0.02, model=model))
@@ -91,6 +92,24 @@ def test_the_numbers_are_those_of_param_groups(tied):
     assert all(map(torch.equal, model.parameters(), other.parameters()))
     assert whole.grouping is not None
     assert {row.names[0]: row.lr for row in whole.grouping.rows} == {row.names[0]: row.lr for row in groups.rows}
+
+
+def test_names_that_leave_it_open_what_a_matrix_is_are_said():
+    embedding = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    with pytest.warns(UserWarning, match=r"0\.weight is taken for a hidden matrix, unless it is .*: give model"):
+        guess = gradstep.Muon(embedding.named_parameters())
+    assert places(guess)["0.weight"][0] == "muon"
+    assert places(gradstep.Muon(embedding.named_parameters(), model=embedding))["0.weight"][0] == "adamw/decay"
+    model = Model(tied=True)
+    model.other = nn.Linear(8, 8)
+    with pytest.warns(UserWarning, match=r"other\.weight is taken for the output layer, unless that is tied"):
+        gradstep.Muon(model.named_parameters())
+
+
+def test_a_model_without_hidden_matrices_is_said():
+    model = nn.Sequential(nn.Linear(3, 3))
+    with pytest.warns(UserWarning, match=r"AdamW updates everything: there is 0.weight \(the output layer\)$"):
+        gradstep.Muon(model.named_parameters(), model=model)
 
 
 def test_matrices_alone_and_groups_stay_as_they_are():

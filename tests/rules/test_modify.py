@@ -24,6 +24,7 @@ from gradstep.rules import (
     Cautious,
     CautiousDecay,
     Lion,
+    Modifier,
     Muon,
     RMSClip,
     StableAdamW,
@@ -272,6 +273,15 @@ def test_the_check_judges_a_modified_rule():
     assert not gradstep.check(gradstep.AdamW, kind).passed
 
 
+@dataclass(frozen=True)
+class _MoreCautious(Cautious):
+    """A modifier that is derived from another."""
+
+
+class _NoDataclass(Modifier):
+    """A modifier whose settings nobody finds."""
+
+
 def test_what_cannot_be_modified():
     things: list[tuple[Any, ...]] = [
         ((user_rules.Signum, Cautious), "Signum cannot be modified, .* has update"),
@@ -286,6 +296,11 @@ def test_what_cannot_be_modified():
         ((gradstep.rules.ASGD, RMSClip), "ASGD cannot be modified"),
         ((SGD, VarianceReduction), "VarianceReduction cannot modify SGD, which has no betas"),
         ((LAMB, TrustRatio), "LAMB would have TrustRatio twice"),
+        ((AdamW, Cautious, _MoreCautious), r"AdamW would have Cautious twice \(once through _MoreCautious\)"),
+        ((AdamW, _MoreCautious, Cautious), "AdamW would have Cautious twice: give it once"),
+        ((modify(AdamW, Cautious, RMSClip), _MoreCautious), "RMSClipCautiousAdamW would have Cautious twice"),
+        ((AdamW, Modifier), "Modifier is the base of modifiers and changes nothing"),
+        ((AdamW, _NoDataclass), r"_NoDataclass needs @dataclass\(frozen=True\) above it"),
     ]
     for parts, words in things:
         with pytest.raises(TypeError, match=words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Literal
 
+import gradstep
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS
 from gradstep.storage.policy import (
@@ -32,6 +33,8 @@ def list_kernel(
 ) -> str:
     """Return the kernel that updates a matrix of such parameters, whose gradients have their type.
 
+    Comments at the top say what it is the kernel of: the rule with its settings, the storages, and the version.
+
     Args:
         rule: the rule.
         state: how slots are stored; float64 parameters have float64 state.
@@ -57,8 +60,20 @@ def list_kernel(
     if target == "cuda":
         from gradstep.engines.cuda.ptx import emit_ptx
 
-        return emit_ptx(spec)
-    return _emit_assembly(spec)
+        return _describe_kernel(rule, spec, rounding, "//") + emit_ptx(spec)
+    return _describe_kernel(rule, spec, rounding, "#") + _emit_assembly(spec)
+
+
+def _describe_kernel(rule: Rule, spec: UpdateSpec, rounding: str, comment: str) -> str:
+    """Return the comments at the top of a kernel."""
+    slots = [f"{name} {codec.name}" for name, codec in zip(spec.slots, spec.state, strict=True)]
+    parameter = f"{spec.gradient.element.name} parameters, rounding {rounding}"
+    lines = (
+        f"gradstep {gradstep.__version__}: one step of {rule!r}",
+        f"{parameter}; state: {', '.join(slots) or 'none'}",
+        f"coefficients, in this order: {', '.join(spec.coefficients)}",
+    )
+    return "".join(f"{comment} {line}\n" for line in lines)
 
 
 def _spec_of(rule: Rule, state: str, rounding: str, dtype: str) -> UpdateSpec:

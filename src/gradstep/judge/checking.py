@@ -33,9 +33,8 @@ from gradstep.judge.subjects.subject import (
     observe,
 )
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
-from gradstep.rules import RULES, Rule
-from gradstep.spelling import suggest
-from gradstep.variants import names_file, rule_in_file
+from gradstep.rules import Rule
+from gradstep.variants import find_named_rule
 
 
 def check(
@@ -147,14 +146,7 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
     Raises:
         ValueError: there is no such rule; the message names the nearest one.
     """
-    if isinstance(rule, type):
-        return rule
-    by_name = {name.lower(): candidate for name, candidate in RULES.items()}
-    if rule.lower() in by_name:
-        return by_name[rule.lower()]
-    if names_file(rule):
-        return rule_in_file(rule)
-    raise ValueError(f"No rule {rule!r}.{suggest(rule.lower(), by_name, most=1)} There are {', '.join(by_name)}")
+    return rule if isinstance(rule, type) else find_named_rule(rule)
 
 
 def conformance(rule: str | type[Rule], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:

@@ -15,7 +15,7 @@ from gradstep.lab.task import Task
 from gradstep.optimizers import OPTIMIZERS, Optimizer, optimizer
 from gradstep.rules import RULES
 from gradstep.spelling import suggest
-from gradstep.variants import VARIANTS, explain_name, names_file, parse_name, rule_in_file
+from gradstep.variants import explain_name, names_file, parse_name, rule_in_file
 
 ContenderClass: TypeAlias = type[torch.optim.Optimizer]
 
@@ -93,7 +93,7 @@ def class_of(name: str) -> ContenderClass:
     ):
         raise ValueError(f"{name!r} cannot race: it updates matrices only, and the tasks have biases too")
     try:
-        rule, state, paged = next((v for key, v in VARIANTS.items() if key.lower() == name), None) or parse_name(name)
+        rule, state, paged = parse_name(name)
     except ValueError:
         names = list(CLASSES)
         reason = explain_name(name) or suggest(name, names)

@@ -96,12 +96,13 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     """Make an optimizer by its name, such as the names of Hugging Face's ``TrainingArguments(optim=...)``.
 
     Args:
-        name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``. Words that name an
+        name: ``[paged_]RULE[_8bit]``, as in ``"paged_adamw_8bit"``, ``"lion_8bit"`` or ``"sgd"``, in upper or lower
+            case; or the name of a class, such as ``"PagedAdamW8bit"``. Words that name an
             implementation are accepted and change nothing: ``adamw_torch``, ``adamw_torch_fused``, ``adamw_bnb_8bit``,
             ``paged_adamw_32bit``, ``adamw_hf``, ``adamw_apex_fused``, ``adamw_torch_xla``, ``adamw_torch_npu_fused``.
             ``adamw_anyprecision`` has ``rounding="kahan"``. ``lomo`` and ``adalomo`` are SGD and Adafactor whose
-            gradients are released (:func:`gradstep.release_gradients`; :meth:`gradstep.GradientRelease.of` has the
-            handle).
+            gradients are released (:func:`gradstep.release_gradients`) as long as the optimizer exists;
+            :meth:`gradstep.GradientRelease.of` returns the handle, whose ``remove()`` ends that before.
         params: the parameters, as for every optimizer.
         settings: the optimizer's settings, also under the names of ``TrainingArguments``: ``learning_rate``,
             ``adam_beta1``, ``adam_beta2`` (the other keeps its default) and ``adam_epsilon``.
@@ -116,7 +117,8 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     >>> type(optimizer).__name__, optimizer.state_summary().rows[0].state
     ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
     """
-    promise = PROMISES[name] if name in tuple(PROMISES) else Promise(name)  # a name of no text may have no hash
+    promise = PROMISES.get(name.lower()) if isinstance(name, str) else None
+    promise = promise or Promise(name)
     rule, state, paged = parse_name(promise.name)
     settings = {**promise.settings, **rename_settings(RULES[rule], settings)}
     new = optimizer(RULES[rule], state=state, paged=paged)(params, **settings)

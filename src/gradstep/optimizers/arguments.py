@@ -8,12 +8,11 @@ from dataclasses import MISSING
 from functools import cache, lru_cache
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.spelling import suggest
-from gradstep.storage.policy import is_embedding, is_embedding_class
+from gradstep.storage.policy import is_embedding
 from gradstep.warn import warn_user
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -162,7 +161,11 @@ class GroupRules:
 
         Raises:
             ValueError: it names a rule that does not exist.
+            TypeError: it is no group.
         """
+        is_mapping = isinstance(group, Mapping)
+        if not is_mapping or "params" not in group:
+            raise TypeError(f'a group must be one of param_groups, which has "params", but is {group!r}')
         name = group.get("rule")
         if name is None:
             return self.own
@@ -324,16 +327,34 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
+def check_pairs(params: Iterable[Any]) -> None:
+    """Refuse a tuple that is no pair of a name and a tensor.
+
+    Raises:
+        TypeError: naming its position.
+
+    >>> check_pairs([("weight",)])
+    Traceback (most recent call last):
+    TypeError: parameter 0 must be a tensor or a pair of its name and a tensor, not (str)
+    """
+    for index, p in enumerate(params):
+        if isinstance(p, tuple) and not (len(p) == 2 and isinstance(p[1], Tensor)):
+            kinds = ", ".join(type(part).__name__ for part in p)
+            raise TypeError(f"parameter {index} must be a tensor or a pair of its name and a tensor, not ({kinds})")
+
+
 def check_params(params: Any) -> list[Any]:
     """Return the parameters of a new group, tensors or pairs of name and tensor, as a list.
 
     Raises:
-        TypeError: a set, which has no order; a tensor of numbers that are neither floating-point nor complex.
+        TypeError: a set, which has no order; a tuple that is no pair; a tensor of numbers that are neither
+            floating-point nor complex.
         ValueError: a parameter occurs twice.
     """
     if isinstance(params, set):
         raise TypeError("optimizer parameters need to be in an order, and a set has none: pass a list")
     members: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    check_pairs(members)
     tensors = [p[1] if isinstance(p, tuple) else p for p in members]
     for index, p in enumerate(tensors):
         if isinstance(p, Tensor) and not (p.is_floating_point() or p.is_complex()):
@@ -368,33 +389,3 @@ class Embeddings:
     def holds(self, p: Tensor, name: str) -> bool:
         """Return whether a parameter of the group is an embedding."""
         return id(p) in self._ids if self.are_marked else is_embedding(name)
-
-
-def mark_embeddings(params: ParamsT, model: Any) -> ParamsT:
-    """Return parameter groups that mark which parameters belong to an embedding of the model; None marks none.
-
-    Args:
-        params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
-        model: a ``torch.nn.Module``.
-
-    Raises:
-        TypeError: ``model`` is not a module.
-        ValueError: the model has none of the parameters.
-    """
-    if model is None:
-        return params
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
-    embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}
-    own = {id(p) for p in model.parameters()}
-    items: list[Any] = list(params)
-    groups = items if items and isinstance(items[0], dict) else [{"params": items}]
-    marked_groups, has_any = [], False
-    for group in groups:
-        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
-        has_any = has_any or not own.isdisjoint(ids)
-        marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})
-    if not has_any:
-        raise ValueError("model has none of the parameters that are optimized: give the module that has them")
-    return marked_groups

@@ -23,7 +23,6 @@ from gradstep.optimizers.arguments import (
     check_lists,
     check_positive,
     keep_settings,
-    mark_embeddings,
     read_group,
     split_arguments,
 )
@@ -37,7 +36,7 @@ from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.optimizers.step.ranks import fail_on_other_ranks, is_first_update
 from gradstep.optimizers.step.table import Table, create_state
-from gradstep.optimizers.whole_model import ParamGroups, group_whole_model
+from gradstep.optimizers.whole_model import ParamGroups, read_parameters
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -82,7 +81,8 @@ class Optimizer(torch.optim.Optimizer):
     """Report of the last ``step()``; None before the first."""
 
     grouping: ParamGroups | None
-    """The groups that the constructor made of a whole model, with reasons; None if it made none, and in copies."""
+    """The groups that the constructor made of a whole model, with reasons. None in copies, and where it made none: for
+    groups, for tensors without names, and for matrices alone, which are all updated by the optimizer's own rule."""
 
     _rule: ClassVar[type[Rule]]
     _rules: GroupRules
@@ -116,9 +116,8 @@ class Optimizer(torch.optim.Optimizer):
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
-        if rule.sees == "matrix":
-            params, self.grouping = group_whole_model(params, own["model"], rule)
-        super().__init__(mark_embeddings(params, own["model"]), keep_settings(self.rule(), {}, settings))
+        params, self.grouping = read_parameters(params, own["model"], rule)
+        super().__init__(params, keep_settings(self.rule(), {}, settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])
         if pages is not None:

@@ -11,7 +11,7 @@ from gradstep.optimizers.arguments import OWN, TORCH_EXECUTION, GroupRules, defa
 from gradstep.optimizers.wrapped import ZeroRanks
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.spelling import suggest
-from gradstep.variants import VARIANTS, parse_name
+from gradstep.variants import parse_name
 
 
 def check_rule_class(rule: Any, subject: str) -> None:
@@ -85,7 +85,7 @@ def _find_rule(rules: GroupRules, value: Any) -> tuple[type[Rule], Mapping[str, 
     if value in rules.by_name:
         return rules.by_name[value], {}
     try:
-        name, state, paged = VARIANTS[value] if value in VARIANTS else parse_name(value.lower())
+        name, state, paged = parse_name(value)
     except ValueError as error:
         raise ValueError(f"{error} (a rule of your own is given as its class, not by its name)") from None
     preset = {"state": state, "paged": paged}

@@ -128,12 +128,13 @@ def find_output_layers(params: Sequence[NamedParameter]) -> frozenset[NamedParam
     A model whose output layer is tied to an embedding has no other.
     """
     matrices = [p for p in params if p.tensor.ndim >= 2 and not (p.in_norm or p.in_embedding)]
-    named = [p for p in matrices if _has_output_name(p)]
+    named = [p for p in matrices if has_output_name(p)]
     is_tied = any(p.in_embedding and not all(is_embedding_class(type(owner)) for owner in p.owners) for p in params)
     return frozenset(named or ([] if is_tied else matrices[-1:]))
 
 
-def _has_output_name(p: NamedParameter) -> bool:
+def has_output_name(p: NamedParameter) -> bool:
+    """Return whether a parameter is in a module with the name of an output layer."""
     return any(not _OUTPUT.isdisjoint(name.split(".")[:-1]) for name in p.names)
 
 
@@ -156,7 +157,7 @@ def choose_rule(
     if p.in_norm or p.is_bias or p.tensor.ndim < 2:
         return {}, reason
     if p in heads:
-        return {}, "the output layer" if p.owners or _has_output_name(
+        return {}, "the output layer" if p.owners or has_output_name(
             p
         ) else "the last matrix, taken for the output layer"
     if p.tensor.ndim == 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, final
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, finalize, ref
 
 import torch
 import torch.distributed as dist
@@ -19,12 +19,14 @@ from gradstep.optimizers.wrapped import innermost
 from gradstep.warn import warn_user
 
 _RELEASES: WeakKeyDictionary[Optimizer, ReferenceType[GradientRelease]] = WeakKeyDictionary()
-# Weak references: the hooks of the parameters keep a release, and the release keeps its optimizer.
+# Weak references: the hooks of the parameters keep a release. It does not keep its optimizer, with which it ends.
 
 
 @final
 class GradientRelease:
     """The handle of :func:`release_gradients`; as a context manager it ends the release with its block.
+
+    The release also ends with its optimizer, when nothing refers to that any more.
 
     Args:
         optimizer: the optimizer; :func:`release_gradients` has checked that its gradients can be released.
@@ -41,7 +43,7 @@ class GradientRelease:
     """
 
     def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
-        self._optimizer, self._names = optimizer, names
+        self._optimizer, self._names = ref(optimizer), names
         self._updated: set[Tensor] = set()
         self._is_complete = self._ends = False
         self._hidden: dict[Tensor, Tensor] = {}
@@ -61,6 +63,7 @@ class GradientRelease:
         add(optimizer.register_step_pre_hook(self._before_step))
         add(optimizer.register_step_post_hook(self._after_step))
         add(optimizer.register_state_dict_pre_hook(self._before_save))
+        finalize(optimizer, _remove_hooks, self._handles).atexit = False
 
     @staticmethod
     def of(optimizer: torch.optim.Optimizer) -> GradientRelease | None:
@@ -81,10 +84,9 @@ class GradientRelease:
 
     def remove(self) -> None:
         """End the release: later backward passes leave their gradients to ``optimizer.step()`` again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        _RELEASES.pop(self._optimizer, None)
+        _remove_hooks(self._handles)
+        if (optimizer := self._optimizer()) is not None:
+            _RELEASES.pop(optimizer, None)
 
     def discard(self) -> None:
         """Discard the rest of an update whose backward pass raised: clear the gradients, keep the weights as they are.
@@ -95,7 +97,8 @@ class GradientRelease:
         self._updated.clear()
         self._hidden.clear()
         self._is_complete = self._ends = False
-        self._optimizer.zero_grad()
+        if (optimizer := self._optimizer()) is not None:
+            optimizer.zero_grad()
 
     # -- hooks of the backward pass ------------------------------------------------------------------------------
 
@@ -114,13 +117,17 @@ class GradientRelease:
 
     def _update(self, p: Tensor) -> None:
         ends, self._ends = self._ends, False
-        name, optimizer = self._names[p], self._optimizer
+        name, optimizer = self._names[p], self._optimizer()
+        if optimizer is None:
+            return
         if p in self._updated:
             p.grad = None
             self._check_whole("take another backward pass")
             raise RuntimeError(
                 f"{name} has a second gradient since the last optimizer.step(), and its first has updated it already: "
-                "call optimizer.step() after every backward pass; to add up gradients of several, do not release them"
+                "call optimizer.step() after every backward pass; to add up gradients of several, do not release them; "
+                f"if another optimizer steps in place of this {type(optimizer).__name__}, end the release with "
+                "gradstep.GradientRelease.of(optimizer).remove()"
             )
         if optimizer.watch is not None or optimizer._observers:
             raise RuntimeError(_WATCHED)
@@ -167,6 +174,12 @@ class GradientRelease:
             )
 
 
+def _remove_hooks(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
 _WATCHED = (
     "statistics of a step (watch, gradstep.Monitor) are of all parameters together, and released gradients are gone "
     "one by one: set watch to None and remove the monitor, or do not release gradients"
@@ -196,7 +209,7 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
         optimizer: a gradstep optimizer.
 
     Returns:
-        The handle, whose ``remove()`` undoes the release, as does the end of its ``with`` block.
+        The handle, whose ``remove()`` undoes the release, as do the end of its ``with`` block and the optimizer's end.
 
     Raises:
         TypeError: not a module, or not an optimizer of gradstep.
@@ -259,7 +272,7 @@ def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingPro
         if shared := [name for p, name in names.items() if p in other._names]:
             other.remove()
             warn_user(
-                f"{shared[0]} was updated in the backward pass by another {type(other._optimizer).__name__}: that "
+                f"{shared[0]} was updated in the backward pass by another {type(other._optimizer()).__name__}: that "
                 "release has ended, and this one takes its place"
             )
     release = GradientRelease(optimizer, names)

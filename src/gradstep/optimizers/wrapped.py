@@ -30,7 +30,12 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Return the optimizer inside all wrappers of trainers.
 
     An object with hooks of its own was made as an optimizer and is returned itself: Lookahead moves weights too.
+
+    Raises:
+        TypeError: neither an optimizer nor a wrapper of one.
     """
+    if not isinstance(optimizer, (torch.optim.Optimizer, Wrapper)):
+        raise TypeError(f"an optimizer, or a trainer's wrapper of one, is needed here, not {optimizer!r}")
     while "_optimizer_step_pre_hooks" not in vars(optimizer) and isinstance(optimizer, Wrapper):
         optimizer = optimizer.optimizer
     return optimizer

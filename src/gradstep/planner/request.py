@@ -8,10 +8,10 @@ from typing import Any, final
 from gradstep.planner.models import model_of
 from gradstep.planner.parameters import ITEMSIZES, Model, Module
 from gradstep.planner.sharding import BY_ROWS, OTHER_NAMES, SHARDINGS, PlannedRanks
-from gradstep.rules import RULES, Rule
+from gradstep.rules import Rule
 from gradstep.storage.policy import STATES, Pages, check_choice, check_precision, describe_state, refuse_rounding
 from gradstep.storage.sizes import parse_bytes
-from gradstep.variants import names_file, rule_in_file
+from gradstep.variants import find_named_rule, make_rule
 
 GB, GIB = 10**9, 2**30
 
@@ -141,11 +141,11 @@ def make_ranks(
 
 
 def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
-    """Return a rule, given itself, its class, its name in any case, or ``FILE.py:NAME``; a name takes settings.
+    """Return a rule, given itself, its class, its name in any case, or ``FILE.py:NAME``; all but itself take settings.
 
     Raises:
-        ValueError: no rule of that name.
-        TypeError: another type.
+        ValueError: no rule of that name, or a setting out of its bounds.
+        TypeError: another type, or a setting that the rule does not have.
 
     >>> resolve_rule("adamw").slots(2)[0].name
     'exp_avg'
@@ -153,14 +153,10 @@ def resolve_rule(optimizer: str | Rule | type[Rule], **settings: Any) -> Rule:
     if isinstance(optimizer, Rule):
         return optimizer
     if isinstance(optimizer, type) and issubclass(optimizer, Rule):
-        return optimizer()
+        return make_rule(optimizer, settings)
     if not isinstance(optimizer, str):
         raise TypeError(f"optimizer must be a name, a Rule or a subclass of Rule, not {optimizer!r}")
-    if names_file(optimizer):
-        return rule_in_file(optimizer)(**settings)
-    names = {name.lower(): name for name in RULES}
-    check_choice("optimizer", optimizer.lower(), tuple(names))
-    return RULES[names[optimizer.lower()]](**settings)
+    return make_rule(find_named_rule(optimizer), settings)
 
 
 def refuse_engine(engine: str, rule: Rule, gpus: int) -> str | None:

@@ -41,17 +41,17 @@ class Modifier(StepRule):
     """Settings that the modified rule must have."""
 
 
-class _ModifiedClass(ABCMeta):
+class ModifiedClass(ABCMeta):
     """The metaclass of the classes that :func:`modify` makes: a pickle contains the parts of such a class."""
 
     parts: tuple[type[Rule], ...]
 
 
-def _reduce(kind: _ModifiedClass) -> Any:
+def _reduce(kind: ModifiedClass) -> Any:
     return modify, kind.parts
 
 
-copyreg.pickle(_ModifiedClass, _reduce)
+copyreg.pickle(ModifiedClass, _reduce)
 
 
 def modify(rule: Any, *modifiers: Any) -> Any:  # mypy takes no abstract class for type[Modifier]
@@ -64,7 +64,8 @@ def modify(rule: Any, *modifiers: Any) -> Any:  # mypy takes no abstract class f
         modifiers: what to change, from the innermost to the outermost: each sees the step of all before it.
 
     Raises:
-        TypeError: the rule is no :class:`StepRule`, lacks a setting that a modifier needs, or has the modifier already.
+        TypeError: the rule is no :class:`StepRule`, lacks a setting that a modifier needs, or has the modifier, or one
+            derived from it, already; a modifier is no finished class of one.
 
     >>> import torch, gradstep
     >>> from gradstep import rules
@@ -88,18 +89,37 @@ def modify(rule: Any, *modifiers: Any) -> Any:  # mypy takes no abstract class f
         )
     settings = {setting.name for setting in fields(rule)}
     for number, modifier in enumerate(modifiers):
-        if not (isinstance(modifier, type) and issubclass(modifier, Modifier)):
-            raise TypeError(f"modify() takes classes of modifiers, such as gradstep.rules.Cautious, not {modifier!r}")
+        _check_modifier(modifier)
         missing = [name for name in modifier.needs if name not in settings]
         if missing:
             raise TypeError(
                 f"{modifier.__name__} cannot modify {rule.__name__}, which has no {' and no '.join(missing)}"
             )
-        if issubclass(rule, modifier) or modifier in modifiers[:number]:
-            raise TypeError(f"{rule.__name__} would have {modifier.__name__} twice: give it once")
+        twice = [part for part in _changes(modifier) if part in _changes(rule, *modifiers[:number])]
+        if twice:
+            through = "" if twice[0] is modifier else f" (once through {modifier.__name__})"
+            raise TypeError(f"{rule.__name__} would have {twice[0].__name__} twice{through}: give it once")
     if not modifiers:
         raise TypeError(f"modify() needs a modifier, such as gradstep.rules.Cautious, beside {rule.__name__}")
     return _modified(rule, *modifiers)
+
+
+def _check_modifier(modifier: Any) -> None:
+    """Refuse what is no finished class of a modifier; raise TypeError."""
+    if not (isinstance(modifier, type) and issubclass(modifier, Modifier)):
+        raise TypeError(f"modify() takes classes of modifiers, such as gradstep.rules.Cautious, not {modifier!r}")
+    if modifier is Modifier:
+        raise TypeError(
+            "Modifier is the base of modifiers and changes nothing: give one, such as gradstep.rules.Cautious"
+        )
+    if "__dataclass_fields__" not in vars(modifier):
+        raise TypeError(f"{modifier.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
+
+
+def _changes(*classes: type[Rule]) -> list[type[Rule]]:
+    """Return the modifiers in rules and modifiers, their bases included, that change a step or a decay themselves."""
+    parts = [part for kind in classes for part in kind.__mro__ if issubclass(part, Modifier) and part is not Modifier]
+    return [part for part in parts if not {"step", "decay"}.isdisjoint(vars(part))]
 
 
 @cache
@@ -113,5 +133,5 @@ def _modified(*parts: type[Rule]) -> Any:
     }
     outermost_first = modifiers[::-1]
     name = "".join(part.__name__ for part in (*outermost_first, rule))
-    kind: Any = _ModifiedClass(name, (*outermost_first, rule), body)
+    kind: Any = ModifiedClass(name, (*outermost_first, rule), body)
     return dataclass(frozen=True)(kind)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from gradstep.rules import RULES, Rule, settings_of
+from gradstep.rules import MODIFIERS, RULES, Rule, modify, settings_of
+from gradstep.rules.modify import ModifiedClass
 
 TORCH_SIGNS = {
     "momentum_decay": "NAdam",
@@ -64,9 +65,27 @@ def refuse_another_of_torch(rules: Sequence[type[Rule]], groups: Sequence[Mappin
             )
 
 
+def resolve_saved_name(name: str) -> type[Rule] | None:
+    """Return the rule that a checkpoint names, a built-in one, perhaps with built-in modifiers; None for another.
+
+    >>> resolve_saved_name("CautiousDecayRMSClipLion").__name__
+    'CautiousDecayRMSClipLion'
+    """
+    if name in RULES:
+        return RULES[name]
+    for outermost, modifier in MODIFIERS.items():
+        inner = resolve_saved_name(name.removeprefix(outermost)) if name.startswith(outermost) else None
+        if inner is not None:
+            # As the class is made by a single call, which a checkpoint's reader has likely made too.
+            parts = inner.parts if isinstance(inner, ModifiedClass) else (inner,)
+            made: type[Rule] = modify(*parts, modifier)
+            return made
+    return None
+
+
 def find_remedy(rule: type[Rule], saved: str, groups: Iterable[Mapping[str, Any]]) -> str:
     """Return what to do with a checkpoint of the rule named ``saved`` in an optimizer of ``rule``."""
-    known = RULES.get(saved)
+    known = resolve_saved_name(saved)
     convert = f"load gradstep.convert_state(state_dict, optimizer, rule={rule.__name__!r}).state_dict"
     if known is None and saved not in TORCH_SIGNS.values():
         return f"If it keeps averages of the same names, and they may be taken over, {convert}"

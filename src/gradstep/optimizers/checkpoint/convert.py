@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradstep.optimizers.arguments import Embeddings, GroupRules, drop_defaults_beyond_torch, parameter_names
 from gradstep.optimizers.checkpoint import bitsandbytes
-from gradstep.optimizers.checkpoint.another_rule import refuse_another_of_torch
+from gradstep.optimizers.checkpoint.another_rule import find_remedy, refuse_another_of_torch, resolve_saved_name
 from gradstep.optimizers.checkpoint.load import (
     build_saved_rule,
     check_form,
@@ -29,6 +29,7 @@ from gradstep.optimizers.state.arrays import decode_slot
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_misfits, storage_name
 from gradstep.optimizers.state.storage import HEADER, Storage
 from gradstep.rules import RULES, Rule, Slot
+from gradstep.spelling import suggest
 from gradstep.storage.policy import STATES, ParameterStorage, check_precision, possible_keys
 
 FAR = 0.1
@@ -166,10 +167,12 @@ def find_rules(
             name = to.rule().__name__ if isinstance(to, Optimizer) else bitsandbytes.strip_class_name(to)
         if name is None:
             raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
-        by_name = {**RULES, **(to._rules.by_name if isinstance(to, Optimizer) else {})}
-        if name not in by_name:
-            raise ValueError(f"no rule is called {name!r} (there are {', '.join(RULES)}): give rule=, its class")
-        kind = by_name[name]
+        own = to._rules.by_name.get(name) if isinstance(to, Optimizer) else None
+        found = own or resolve_saved_name(name)
+        if found is None:
+            near = suggest(name, RULES)
+            raise ValueError(f"no rule is called {name!r}.{near} If it is your own, give rule=, its class")
+        kind = found
         if not (declared or header):
             others = to._rules.by_name.values() if isinstance(to, Optimizer) else ()
             refuse_another_of_torch([kind, *others], state_dict["param_groups"])
@@ -178,8 +181,8 @@ def find_rules(
         rules.by_name |= {key: rule for key, rule in to._rules.by_name.items() if key != kind.__name__}
         if set(rules.in_use(state_dict["param_groups"])).isdisjoint(to._rules.in_use(to.param_groups)):
             raise ValueError(
-                f"the state dict is of {name}, and the optimizer is {to.rule().__name__}; to take averages over that "
-                f"have the same names, declare them its own: rule={to.rule().__name__!r}"
+                f"the state dict is of {name}, and the optimizer is {to.rule().__name__}. "
+                f"{find_remedy(to.rule(), str(name), state_dict['param_groups'])}"
             )
     return rules
 
