@@ -17,7 +17,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: race
-race: $(READY) ## race the optimizers on real data (45 s); or choose: make race ARGS="text --peers"
+race: $(READY) ## race the optimizers on real data: 45 s, and minutes of set-up the first time; or choose: make race ARGS="text --peers"
 	@$(BIN)/gradstep race $(or $(ARGS),--quick)
 
 .PHONY: bench

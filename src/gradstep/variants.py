@@ -64,7 +64,7 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     if match is None or rule is None:
         names = [*PROMISES, *(f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS)]
         forms = f" Give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
-        raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(lower, names, most=3) or forms}")
+        raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(name, names, most=3) or forms}")
     return rule, _BITS[match["bits"]], bool(match["paged"])
 
 

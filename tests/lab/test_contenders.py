@@ -58,7 +58,7 @@ def test_what_cannot_race_is_refused_by_name(text, says):
 
 def test_muon_races_beside_adamw_with_its_rate_of_the_task():
     one = contender("muon:lr=0.5,momentum=0.9")
-    assert one.label == "Muon lr=0.5 momentum=0.9"
+    assert one.label == "Muon lr=0.5 momentum=0.9, rest AdamW"
     assert dict(one.described_settings)["AdamW's lr"] == 0.01
     groups = {group["name"]: group for group in one.optimizer(DIGITS.model(0)).param_groups}
     assert {name: (group.get("rule"), group["lr"]) for name, group in groups.items()} == {

@@ -229,4 +229,4 @@ def test_a_release_that_goes_on_beside_another_optimizer_says_how_to_end_it(othe
 
 def test_a_handle_is_of_an_optimizer():
     with pytest.raises(TypeError, match="an optimizer, or a trainer's wrapper of one, is needed here, not None"):
-        gradstep.GradientRelease.of(None)
+        gradstep.GradientRelease.of(None)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ ENGINE = "engine"
 class Contender:
     """An optimizer with its settings for one task."""
 
-    label: str  # its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum")
+    label: str  # its name in charts and tables ("SGD momentum=0.9", "mine.py:Signum", "Muon, rest AdamW")
     name: str  # its name in a spec ("sgd", "torch.sgd", "mine.py:Signum")
     # all arguments of its constructor, with the learning rate where there is one
     settings: tuple[tuple[str, SpecValue], ...]
@@ -156,4 +156,5 @@ def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
     prefix = PEER_PREFIX if spec.name in TORCH_CONTENDERS else ""
     title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
     adamw_lr = task.learning_rate("adamw") if matrices_only else None
-    return Contender(f"{title} {spec_settings}".strip(), spec.name, tuple(settings.items()), adamw_lr)
+    beside = ", rest AdamW" if matrices_only else ""
+    return Contender(f"{title} {spec_settings}".strip() + beside, spec.name, tuple(settings.items()), adamw_lr)

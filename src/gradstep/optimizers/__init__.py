@@ -117,8 +117,7 @@ def create(name: str, params: ParamsT, **settings: Any) -> Optimizer:
     >>> type(optimizer).__name__, optimizer.state_summary().rows[0].state
     ('AdamW8bit', 'exp_avg: 8bit, exp_avg_sq: 8bit')
     """
-    promise = PROMISES.get(name.lower()) if isinstance(name, str) else None
-    promise = promise or Promise(name)
+    promise = PROMISES.get(str(name).lower(), Promise(name))
     rule, state, paged = parse_name(promise.name)
     settings = {**promise.settings, **rename_settings(RULES[rule], settings)}
     new = optimizer(RULES[rule], state=state, paged=paged)(params, **settings)

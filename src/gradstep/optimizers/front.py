@@ -36,7 +36,7 @@ from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.optimizers.step.ranks import fail_on_other_ranks, is_first_update
 from gradstep.optimizers.step.table import Table, create_state
-from gradstep.optimizers.whole_model import ParamGroups, read_parameters
+from gradstep.optimizers.whole_model import ParamGroups, list_given_parameters
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -116,7 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
-        params, self.grouping = read_parameters(params, own["model"], rule)
+        params, self.grouping = list_given_parameters(params, own["model"], rule)
         super().__init__(params, keep_settings(self.rule(), {}, settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])

@@ -93,7 +93,7 @@ class MatrixRule(Protocol):
         """Return the learning rate of AdamW beside this rule."""
 
 
-def read_parameters(params: ParamsT, model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
+def list_given_parameters(params: ParamsT, model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
     """Return the parameters of a constructor as torch's takes them, and the groups if they were made of a whole model.
 
     Args:
