@@ -62,7 +62,8 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     match = _NAME.fullmatch(lower)
     rule = _BY_LOWER.get(match["rule"]) if match else None
     if match is None or rule is None:
-        names = [*PROMISES, *(f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in _FORMS)]
+        many = _FORMS if set("_0123456789") & set(name) else _FORMS[:1]  # a plain name is near a rule's
+        names = [*PROMISES, *(f"{paged}{rule}{rest}" for rule in _BY_LOWER for paged, rest in many)]
         forms = f" Give [paged_]RULE[_{'|_'.join(_SMALL)}], of {', '.join(_BY_LOWER)}"
         raise ValueError(f"Unknown optimizer: {name!r}.{explain_name(name) or suggest(name, names, most=3) or forms}")
     return rule, _BITS[match["bits"]], bool(match["paged"])

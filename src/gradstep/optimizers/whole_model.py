@@ -203,6 +203,7 @@ def mark_embeddings(params: ParamsT, model: Any) -> ParamsT:
     marked_groups, has_any = [], False
     for group in groups:
         members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        check_pairs(members)
         ids = [id(p[1]) if isinstance(p, tuple) else id(p) for p in members]
         has_any = has_any or not own.isdisjoint(ids)
         marked_groups.append({**group, "params": members, "embeddings": [one in embeddings for one in ids]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from gradstep.rules import MODIFIERS, RULES, Rule, modify, settings_of
 from gradstep.rules.modify import ModifiedClass
@@ -77,9 +77,8 @@ def resolve_saved_name(name: str) -> type[Rule] | None:
         inner = resolve_saved_name(name.removeprefix(outermost)) if name.startswith(outermost) else None
         if inner is not None:
             # As the class is made by a single call, which a checkpoint's reader has likely made too.
-            parts = inner.parts if isinstance(inner, ModifiedClass) else (inner,)
-            made: type[Rule] = modify(*parts, modifier)
-            return made
+            parts: tuple[Any, ...] = cast("Any", inner).parts if isinstance(inner, ModifiedClass) else (inner,)
+            return cast("type[Rule]", modify(*parts, modifier))
     return None
 
 
