@@ -33,7 +33,7 @@ from gradstep.judge.subjects.subject import (
     observe,
 )
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
-from gradstep.rules import Rule
+from gradstep.rules import RULES, Rule
 from gradstep.variants import find_named_rule
 
 
@@ -146,7 +146,9 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
     Raises:
         ValueError: there is no such rule; the message names the nearest one.
     """
-    return rule if isinstance(rule, type) else find_named_rule(rule)
+    if isinstance(rule, type):
+        return rule
+    return {name.lower(): kind for name, kind in RULES.items()}.get(str(rule).lower()) or find_named_rule(rule)
 
 
 def conformance(rule: str | type[Rule], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:

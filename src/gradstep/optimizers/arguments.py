@@ -8,7 +8,7 @@ from dataclasses import MISSING
 from functools import cache, lru_cache
 from typing import Any, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradstep.rules import RULES, Rule, settings_of
 from gradstep.spelling import suggest
@@ -315,16 +315,23 @@ def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
     return [*own, *(f"parameter {j} of group {index}" for j in range(len(own), count))]
 
 
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+def list_given_parameters(params: ParamsT) -> Any:
+    """Return the parameters of a constructor as a list: tensors, pairs of name and tensor, or groups.
 
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without the prefixes that wrappers of a model add.
-
-    >>> plain_name("_orig_mod.module.layers.0.weight")
-    'layers.0.weight'
+    Raises:
+        TypeError: a module, something that is no collection, or a tuple that is no pair.
     """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"params must be the parameters of the {type(params).__name__}, not itself: give model.named_parameters()"
+        )
+    if not isinstance(params, Iterable):
+        raise TypeError(f"params must be tensors, pairs of name and tensor, or groups, but is {params!r}")
+    if isinstance(params, Tensor):
+        return params  # torch refuses it
+    items = list(params)
+    check_pairs(items)
+    return items
 
 
 def check_pairs(params: Iterable[Any]) -> None:

@@ -23,6 +23,7 @@ from gradstep.optimizers.arguments import (
     check_lists,
     check_positive,
     keep_settings,
+    list_given_parameters,
     read_group,
     split_arguments,
 )
@@ -36,7 +37,7 @@ from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
 from gradstep.optimizers.step.ranks import fail_on_other_ranks, is_first_update
 from gradstep.optimizers.step.table import Table, create_state
-from gradstep.optimizers.whole_model import ParamGroups, list_given_parameters
+from gradstep.optimizers.whole_model import ParamGroups, group_and_mark
 from gradstep.optimizers.wrapped import Wrapper, ZeroRanks, find_zero_ranks, innermost
 from gradstep.rules import Rule
 from gradstep.storage.policy import Pages
@@ -81,8 +82,7 @@ class Optimizer(torch.optim.Optimizer):
     """Report of the last ``step()``; None before the first."""
 
     grouping: ParamGroups | None
-    """The groups that the constructor made of a whole model, with reasons. None in copies, and where it made none: for
-    groups, for tensors without names, and for matrices alone, which are all updated by the optimizer's own rule."""
+    """The groups that the constructor made of a whole model, with reasons; None if it made none, and in copies."""
 
     _rule: ClassVar[type[Rule]]
     _rules: GroupRules
@@ -116,7 +116,9 @@ class Optimizer(torch.optim.Optimizer):
         self._engine = own["engine"]
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
-        params, self.grouping = list_given_parameters(params, own["model"], rule)
+        params = list_given_parameters(params)
+        if rule.sees == "matrix" or own["model"] is not None:
+            params, self.grouping = group_and_mark(params, own["model"], rule)
         super().__init__(params, keep_settings(self.rule(), {}, settings))
         self._state_seen = False
         self._storage.check_rounding(p for g in self.param_groups for p in g["params"])

@@ -376,3 +376,15 @@ def _are_of_fsdp(params: Sequence[Tensor], wrapper: type, flat_class: type[Tenso
         return False
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
     return any(isinstance(p, flat_class) and p.untyped_storage().data_ptr() in parts for p in tensors)
+
+
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without the prefixes that wrappers of a model add.
+
+    >>> plain_name("_orig_mod.module.layers.0.weight")
+    'layers.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

@@ -93,8 +93,8 @@ class MatrixRule(Protocol):
         """Return the learning rate of AdamW beside this rule."""
 
 
-def list_given_parameters(params: ParamsT, model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
-    """Return the parameters of a constructor as torch's takes them, and the groups if they were made of a whole model.
+def group_and_mark(params: Sequence[Any], model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
+    """Return an optimizer's parameters, their embeddings marked, and the groups if they were made of a whole model.
 
     Args:
         params: tensors, pairs of name and tensor, or groups.
@@ -102,21 +102,11 @@ def list_given_parameters(params: ParamsT, model: Any, rule: Rule) -> tuple[Para
         rule: the optimizer's rule with its settings.
 
     Raises:
-        TypeError: ``params`` is a module, or a collection of something else; ``model`` is no module.
+        TypeError: ``model`` is no module.
         ValueError: the model has none of the parameters.
     """
-    if isinstance(params, nn.Module):
-        raise TypeError(
-            f"params must be the parameters of the {type(params).__name__}, not itself: give model.named_parameters()"
-        )
-    if not isinstance(params, Iterable):
-        raise TypeError(f"params must be tensors, pairs of name and tensor, or groups, but is {params!r}")
-    if isinstance(params, Tensor):
-        return params, None  # torch refuses it
-    items: list[Any] = list(params)
-    check_pairs(items)
-    grouped, grouping = group_whole_model(items, model, rule)
-    return mark_embeddings(grouped, model), grouping
+    grouped, grouping = group_whole_model(params, model, rule)
+    return grouped if model is None else mark_embeddings(grouped, model), grouping
 
 
 def group_whole_model(params: Sequence[Any], model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
@@ -182,7 +172,7 @@ def _warn_of_guesses(
 
 
 def mark_embeddings(params: ParamsT, model: Any) -> ParamsT:
-    """Return parameter groups that mark which parameters belong to an embedding of the model; None marks none.
+    """Return parameter groups that mark which parameters belong to an embedding of the model.
 
     Args:
         params: tensors, pairs of name and tensor, or groups, as an optimizer takes them.
@@ -192,8 +182,6 @@ def mark_embeddings(params: ParamsT, model: Any) -> ParamsT:
         TypeError: ``model`` is not a module.
         ValueError: the model has none of the parameters.
     """
-    if model is None:
-        return params
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be the torch.nn.Module whose parameters are optimized, not {model!r}")
     embeddings = {id(p) for m in model.modules() if is_embedding_class(type(m)) for p in m.parameters(recurse=False)}

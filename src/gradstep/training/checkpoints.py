@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.checkpoint.matching import LoadReport, show_lines
-from gradstep.optimizers.memory import is_distributed
+from gradstep.optimizers.memory import is_distributed, plain_name
 from gradstep.schedules import Schedule
 from gradstep.storage.atomic import atomic_write
 from gradstep.training.driver import Driver

@@ -19,8 +19,8 @@ from typing import Any, final
 import torch
 
 import gradstep
-from gradstep.optimizers.arguments import plain_name
 from gradstep.optimizers.checkpoint.another_rule import find_remedy
+from gradstep.optimizers.memory import plain_name
 from gradstep.optimizers.state.check import count_updates
 from gradstep.optimizers.state.storage import HEADER, OLD_CODES, SEVERAL_RULES, Storage, element_of, find_codec
 from gradstep.rules import Rule, Slot

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradstep.engines.base import Engine
 from gradstep.engines.step import pause_garbage_collection
-from gradstep.optimizers.arguments import parameter_names, plain_name
+from gradstep.optimizers.arguments import parameter_names
 from gradstep.optimizers.checkpoint.matching import read_groups_storage, unnest_fields
 from gradstep.optimizers.memory import (
     conform_gradient,
@@ -26,6 +26,7 @@ from gradstep.optimizers.memory import (
     is_distributed,
     is_freed,
     is_symbolic_zero,
+    plain_name,
 )
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients
 from gradstep.optimizers.state.arrays import complete_state
