@@ -93,7 +93,7 @@ class MatrixRule(Protocol):
         """Return the learning rate of AdamW beside this rule."""
 
 
-def group_and_mark(params: Sequence[Any], model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
+def group_and_mark(params: Any, model: Any, rule: Rule) -> tuple[ParamsT, ParamGroups | None]:
     """Return an optimizer's parameters, their embeddings marked, and the groups if they were made of a whole model.
 
     Args:
