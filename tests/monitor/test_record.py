@@ -143,6 +143,13 @@ def test_skipped_updates_are_no_made_ones(tmp_path):
     assert [u.update for u in run.made] == [0, 1]
 
 
+def test_a_folder_of_records_names_them(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "monitor.jsonl").write_text(lines(HEADER))
+    with pytest.raises(FileNotFoundError, match=r"no record of a monitor at .*; there is one in .*mine\)"):
+        read_run(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

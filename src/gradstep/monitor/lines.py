@@ -70,7 +70,11 @@ class Reader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path) / RECORD_FILE if Path(path).is_dir() else Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"no record of a monitor at {self.path} (a file, or a folder with {RECORD_FILE})")
+            below = [str(file.parent) for file in sorted(Path(path).glob(f"*/{RECORD_FILE}"))]
+            there = f"; there is one in {' and in '.join(below[:3])}" if below else ""
+            raise FileNotFoundError(
+                f"no record of a monitor at {self.path} (a file, or a folder with {RECORD_FILE}{there})"
+            )
         self._offset = 0
         self._lines = 0
         self._headers: list[Header] = []
