@@ -121,7 +121,7 @@ def test_matrices_alone_and_groups_stay_as_they_are():
 
 
 def test_parameters_without_names_are_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"gradstep\.Muon\(model\.named_parameters\(\)\)"):
+    with pytest.raises(ValueError, match=r"gradstep\.Muon\(model\.named_parameters\(\), model=model\)"):
         gradstep.Muon(nn.Linear(3, 3).parameters())
 
 

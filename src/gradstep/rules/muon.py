@@ -87,7 +87,7 @@ class Muon(StepRule):
         refusal = super().explain_refusal(shape)
         if refusal is not None:
             return (
-                f"{refusal}; gradstep.Muon(model.named_parameters()) and gradstep.param_groups(model, "
+                f"{refusal}; gradstep.Muon(model.named_parameters(), model=model) and gradstep.param_groups(model, "
                 'policy="muon", matrix_lr=...) group a whole model'
             )
         if len(shape) > 2 and self.matrices is None:
