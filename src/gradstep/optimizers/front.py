@@ -112,8 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         if torch.distributed.is_available() and torch.distributed.is_initialized():  # ranks may share its parameters
             self._zero_ranks = find_zero_ranks(params)
         pages = Pages.of(own["paged"], own["page_budget"])
-        rule = self.rule()(**settings)  # refuses bad settings before anything exists
-        self._engine = own["engine"]
+        rule, self._engine = self.rule()(**settings), own["engine"]  # refuses bad settings before anything exists
         # None is 0 and not torch's seed: ranks may seed torch differently, and their replicas would drift apart.
         self._storage = Storage(own["state"], own["rounding"], 0 if own["seed"] is None else own["seed"])
         params = list_given_parameters(params)

@@ -167,23 +167,19 @@ def find_rules(
             name = to.rule().__name__ if isinstance(to, Optimizer) else bitsandbytes.strip_class_name(to)
         if name is None:
             raise ValueError("the state dict does not say what optimizer it is of: give rule='AdamW', or whichever")
-        own = to._rules.by_name.get(name) if isinstance(to, Optimizer) else None
-        found = own or resolve_saved_name(name)
+        own = to._rules.by_name if isinstance(to, Optimizer) else {}
+        found = own.get(name) or resolve_saved_name(name)
         if found is None:
-            near = suggest(name, RULES)
-            raise ValueError(f"no rule is called {name!r}.{near} If it is your own, give rule=, its class")
+            raise ValueError(f"no rule is called {name!r}.{suggest(name, RULES)} If it is yours, give rule=, its class")
         kind = found
         if not (declared or header):
-            others = to._rules.by_name.values() if isinstance(to, Optimizer) else ()
-            refuse_another_of_torch([kind, *others], state_dict["param_groups"])
+            refuse_another_of_torch([kind, *own.values()], state_dict["param_groups"])
     rules = GroupRules(kind)
     if isinstance(to, Optimizer):
         rules.by_name |= {key: rule for key, rule in to._rules.by_name.items() if key != kind.__name__}
         if set(rules.in_use(state_dict["param_groups"])).isdisjoint(to._rules.in_use(to.param_groups)):
-            raise ValueError(
-                f"the state dict is of {name}, and the optimizer is {to.rule().__name__}. "
-                f"{find_remedy(to.rule(), str(name), state_dict['param_groups'])}"
-            )
+            remedy = find_remedy(to.rule(), str(name), state_dict["param_groups"])
+            raise ValueError(f"the state dict is of {name}, and the optimizer is {to.rule().__name__}. {remedy}")
     return rules
 
 
