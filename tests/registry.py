@@ -67,6 +67,10 @@ def _flags(*names: str) -> tuple[Bad, ...]:
 _LR = _numbers("learning rate", "lr", -1, -1e-9)
 _EPS = _numbers("epsilon value", "eps", -1e-8)
 _DECAY = _numbers("weight_decay value", "weight_decay", -0.1)
+_AVERAGING = (
+    *_numbers("r value", "r", -1.0),
+    *_numbers("weight_lr_power value", "weight_lr_power", -1.0),
+)
 _BETAS = (
     Bad({"betas": (1.0, 0.999)}, ValueError, "Invalid beta parameter at index 0: 1.0"),
     Bad({"betas": (0.9, 1.0)}, ValueError, "Invalid beta parameter at index 1: 1.0"),
@@ -253,8 +257,7 @@ _OF_ANY_SHAPE = (
             *_DECAY,
             *_numbers("momentum value", "momentum", 0.0, 1.0),
             *_numbers("warmup_steps value", "warmup_steps", -1.0),
-            *_numbers("r value", "r", -1.0),
-            *_numbers("weight_lr_power value", "weight_lr_power", -1.0),
+            *_AVERAGING,
             *_flags("maximize"),
         ),
     ),
@@ -267,13 +270,15 @@ _OF_ANY_SHAPE = (
             *_EPS,
             *_BETAS,
             Bad({"betas": (0.0, 0.9)}, ValueError, "Invalid beta parameter at index 0: 0"),
+            *_numbers("warmup_steps value", "warmup_steps", -1.0),
+            *_AVERAGING,
             *_flags("maximize"),
         ),
     ),
     Subject(
         "ScheduleFreeRAdam",
         ({}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.1, "silent_sgd_phase": False, "maximize": True}),
-        (*_LR, *_DECAY, *_EPS, *_BETAS, *_flags("silent_sgd_phase", "maximize")),
+        (*_LR, *_DECAY, *_EPS, *_BETAS, *_AVERAGING, *_flags("silent_sgd_phase", "maximize")),
     ),
     Subject(
         "StableAdamW",

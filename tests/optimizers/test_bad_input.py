@@ -339,6 +339,11 @@ def test_what_is_no_list_of_parameters(kind, params, words):
             kind(params, **options)
 
 
+def test_a_list_of_parameters_may_be_a_module():
+    optimizer = gradstep.AdamW(torch.nn.ParameterList([normal(2, 2)]))
+    assert len(optimizer.param_groups[0]["params"]) == 1
+
+
 def test_the_rule_of_what_is_no_group():
     optimizer, _ = ready()
     for group in ({}, {"rule": "Lion"}, None):

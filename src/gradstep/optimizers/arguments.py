@@ -319,9 +319,9 @@ def list_given_parameters(params: ParamsT) -> Any:
     """Return the parameters of a constructor as a list: tensors, pairs of name and tensor, or groups.
 
     Raises:
-        TypeError: a module, something that is no collection, or a tuple that is no pair.
+        TypeError: a module that is no list of parameters, something that is no collection, or a tuple that is no pair.
     """
-    if isinstance(params, nn.Module):
+    if isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList):
         raise TypeError(
             f"params must be the parameters of the {type(params).__name__}, not itself: give model.named_parameters()"
         )
