@@ -181,7 +181,8 @@ def explain(evidence: Observations, convention: str) -> Explanation:
     if simple := _explain_by_one(evidence, convention) or _explain_by_conventions(evidence):
         return simple
     likely, unlikely = _rank_pairs(evidence)
-    if pair := _explain_by_pair(evidence, likely, time.process_time() + PATIENCE / 3):
+    # With the longest time: where it ends before the right pair is found, what follows may find three for it.
+    if pair := _explain_by_pair(evidence, likely, time.process_time() + PATIENCE):
         return pair
     right = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.rule_itself, "float32")))
     odd = tuple(name for name in DRIVING if right.get(name) is False)
