@@ -21,8 +21,8 @@ from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
 
 PATIENCE = 1.5
-"""Seconds of processor time for the search of pairs of mistakes, a third for each kind of pair; waiting does not count,
-so that a busy machine judges alike.
+"""Seconds of processor time for the search of likely pairs of mistakes, and a third of it for each other kind of pair;
+waiting does not count, so that a busy machine judges alike.
 """
 
 DRIVING = ("kept gradient", "saved", "groups", "skipped", "rate changed")
