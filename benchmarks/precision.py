@@ -40,6 +40,7 @@ MORE_SEEDS = (1, 2, 3, 4, 5, 6)
 TITLES = {"state": "State of float32 parameters, lr 1e-3", "parameters": "bfloat16 parameters, lr 1e-4"}
 BARS = {
     ("state", "8bit"): 0.005,
+    ("state", "4bit"): 0.005,
     ("parameters", "stochastic"): 0.01,
     ("parameters", "24bit"): 0.002,
     ("parameters", "kahan"): 0.01,
@@ -70,6 +71,7 @@ CASES = (
     Case("state", "float32, nudged", 1e-3, nudge=1e-6, seeds=SEEDS[:1]),  # one suffices
     Case("state", "bfloat16", 1e-3, state="bfloat16"),
     Case("state", "8bit", 1e-3, state="8bit"),
+    Case("state", "4bit", 1e-3, state="4bit"),
     Case("parameters", "float32", 1e-4, seeds=MORE_SEEDS),
     Case("parameters", "nearest", 1e-4, "bfloat16"),
     Case("parameters", "stochastic", 1e-4, "bfloat16", rounding="stochastic"),

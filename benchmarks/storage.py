@@ -1,4 +1,4 @@
-"""Compare AdamW with parameters or state in fewer bits with torch's fused float32 step and with other 8-bit optimizers.
+"""Compare AdamW with parameters or state in fewer bits with torch's fused float32 step and with others in 8 and 4 bits.
 
 Each has one tensor of 25.2 M parameters; all take turns in one process. bitsandbytes and torchao take part if they are
 installed (in a separate environment, after torch 2.13.0); they are slow on a CPU and take fewer turns.
@@ -56,6 +56,7 @@ CASES: dict[str, Callable[[], torch.optim.Optimizer]] = {
     "float32": ours,
     "bfloat16 state": lambda: ours(state="bfloat16"),
     "8-bit state": lambda: ours(state="8bit"),
+    "4-bit state": lambda: ours(state="4bit"),
     "bf16 parameters, stochastic": lambda: ours(BF16, rounding="stochastic"),
     "bf16 parameters, 24 bits": lambda: ours(BF16, rounding="24bit"),
     "bf16 parameters, Kahan": lambda: ours(BF16, rounding="kahan"),
@@ -65,6 +66,7 @@ CASES: dict[str, Callable[[], torch.optim.Optimizer]] = {
 RIVALS = {
     "bitsandbytes AdamW8bit": ("bitsandbytes.optim", "AdamW8bit"),
     "torchao AdamW8bit": ("torchao.optim", "AdamW8bit"),
+    "torchao AdamW4bit": ("torchao.optim", "AdamW4bit"),
 }
 
 
@@ -72,10 +74,15 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> float:
     """Return the bytes of state per parameter, without the step count."""
     (entry,) = optimizer.state.values()
     parts = [
-        getattr(v, name) for v in entry.values() for name in ("codes", "scale") if type(v).__name__ == "OptimState8bit"
+        getattr(v, name)
+        for v in entry.values()
+        for name in ("codes", "scale")
+        if type(v).__name__ in ("OptimState8bit", "OptimState4bit")
     ]
     plain = [
-        v for v in entry.values() if isinstance(v, Tensor) and type(v) is Tensor and v.dim() > 0 and v.numel() != 256
+        v
+        for v in entry.values()
+        if isinstance(v, Tensor) and type(v) is Tensor and v.dim() > 0 and v.numel() not in (16, 256)
     ]
     return sum(t.nbytes for t in (*plain, *parts)) / (SHAPE[0] * SHAPE[1])
 
@@ -119,11 +126,13 @@ def table(results: dict[str, Any]) -> str:
     for name, seconds in results["seconds"].items():
         median = statistics.median(seconds)
         lines.append(f"| {name} | {median * 1e3:.1f} ms | {base / median:.2f}× | {results['state_bytes'][name]:.3f} |")
-    eight = statistics.median(results["seconds"]["8-bit state"])
     for name in RIVALS:
         if name in results["seconds"]:
-            ratio = statistics.median(results["seconds"][name]) / eight
-            lines.append(f"\nThe 8-bit step against {name}: {ratio:.0f}×.")
+            bits = 4 if name.endswith("4bit") else 8
+            ratio = statistics.median(results["seconds"][name]) / statistics.median(
+                results["seconds"][f"{bits}-bit state"]
+            )
+            lines.append(f"\nThe {bits}-bit step against {name}: {ratio:.0f}×.")
     lines.append(f"\nOther programs took {results['others']:.1%} of the processors meanwhile.")
     return "\n".join(lines)
 

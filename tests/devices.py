@@ -145,7 +145,7 @@ def differences(
     for arrays, other in zip(tensors, expected, strict=True):
         for f, a, b in zip(spec.fields, arrays, other, strict=True):
             bits = f"u{a.itemsize}"
-            x, y = f.element.decode(a), f.element.decode(b)
+            x, y = (n if f.element.packs > 1 else f.element.decode(n) for n in (a, b))
             found += int(((a.view(bits) != b.view(bits)) & ~((x != x) & (y != y))).sum())
     moved = np.concatenate([a[1] != b for a, b in zip(tensors, before, strict=True)])
     return found, float(moved.mean())

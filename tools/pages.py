@@ -232,7 +232,7 @@ def rows() -> str:
     return "\n".join(lines)
 
 
-DEFAULTS = '`state="8bit"`, `paged=True`, both'
+DEFAULTS = '`state="8bit"` or `"4bit"`, `paged=True`, both'
 
 TORCH = sorted(name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and name != "Optimizer")
 """The optimizers of torch."""

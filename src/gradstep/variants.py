@@ -50,8 +50,7 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     >>> parse_name("adamw_torch_npu_fused") == parse_name("adamw_torch_xla") == parse_name("adamw")
     True
     >>> parse_name("adamw_torch_4bit")
-    Traceback (most recent call last):
-    ValueError: Unknown optimizer: 'adamw_torch_4bit'. State has 8 bits at least here: take 'adamw_torch_8bit'.
+    ('AdamW', '4bit', False)
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an optimizer must be a string such as 'adamw_8bit', but is {name!r}")
@@ -134,7 +133,6 @@ _LOW_RANK = " No rule here keeps state of a low rank: take {0!r}, of 8 bits{1}."
 _LAYERWISE = ", with gradstep.release_gradients(model, optimizer)"
 
 _NOT_HERE: Mapping[str, str] = {
-    "adamw_torch_4bit": " State has 8 bits at least here: take 'adamw_torch_8bit'.",
     "galore_adamw": _LOW_RANK.format("adamw_8bit", ""),
     "galore_adamw_8bit": _LOW_RANK.format("adamw_8bit", ""),
     "galore_adamw_layerwise": _LOW_RANK.format("adamw_8bit", _LAYERWISE),

@@ -38,6 +38,7 @@ STORAGES = [
     ("bfloat16", "kahan"),
     ("8bit", "master"),
     ("8bit", "24bit"),
+    ("4bit", "nearest"),
 ]
 CASES = [
     ("AdamW", "float32", "nearest"),
@@ -46,6 +47,7 @@ CASES = [
     ("NAdam", "float32", "stochastic"),
     ("SGD", "bfloat16", "kahan"),
     ("Lion", "float32", "24bit"),
+    ("AdamW", "4bit", "nearest"),
 ]
 """The quick ones: every rule, every rounding and every state; each compiles kernels in each process."""
 
@@ -310,7 +312,7 @@ def proofs(ranks: int) -> list[tuple[str, tuple[int, ...], list[int | None], tup
         ways += [("HSDP", square, [None, 0]), (both, square, [0, 1]), (both, square, [0, 0])]
     found = [(*way, storage) for way, storage in itertools.product(ways, STORAGES)]
     # 512 columns are not more than two blocks of 256.
-    return [one for one in found if not (ranks > 2 and one[2] == [1] and one[3][0] == "8bit")]
+    return [one for one in found if not (ranks > 2 and one[2] == [1] and one[3][0] in ("8bit", "4bit"))]
 
 
 def eight_bits_are_shared_out(ranks: int) -> list[str]:

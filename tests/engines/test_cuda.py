@@ -32,6 +32,7 @@ FEW = [
     ("float16", "bfloat16", "stochastic"),
     ("bfloat16", "float32", "kahan"),
     ("float16", "8bit", "master"),
+    ("float32", "4bit", "nearest"),
 ]
 LENGTHS = [1, 255, 256, 1024 + 257, 517]
 """Several pieces of a tensor, whole blocks, and parts of one."""
@@ -54,7 +55,7 @@ def test_the_body_is_the_reference_bit_for_bit(storage, shift):
     agree(AdamW(lr=1e-2, weight_decay=0.1), storage, play_on_host, shift=shift)
 
 
-@pytest.mark.parametrize(("storage", "shift"), [(FEW[0], 1), (FEW[2], 0), (FEW[4], 0)], ids=str)
+@pytest.mark.parametrize(("storage", "shift"), [(FEW[0], 1), (FEW[2], 0), (FEW[4], 0), (FEW[7], 1)], ids=str)
 def test_the_ptx_is_the_reference_bit_for_bit(storage, shift):
     agree(AdamW(lr=1e-2, weight_decay=0.1), storage, interpret, FEWER, shift, steps=2)
 

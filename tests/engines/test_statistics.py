@@ -61,6 +61,7 @@ def watched(kind: Any, dtype=torch.float32, engine="auto", detail="parameters", 
     [
         (torch.float32, {}),
         (torch.float32, {"state": "8bit"}),
+        (torch.float32, {"state": "4bit"}),
         (torch.float64, {}),
         (torch.bfloat16, {}),
     ],
@@ -108,7 +109,13 @@ def folded(table, groups):
 @pytest.mark.parametrize("engine", ["fused", "reference", "eager", "foreach"])
 @pytest.mark.parametrize(
     ("dtype", "options"),
-    [(torch.float32, {}), (torch.float32, {"state": "8bit"}), (torch.float64, {}), (torch.bfloat16, {})],
+    [
+        (torch.float32, {}),
+        (torch.float32, {"state": "8bit"}),
+        (torch.float32, {"state": "4bit"}),
+        (torch.float64, {}),
+        (torch.bfloat16, {}),
+    ],
     ids=str,
 )
 def test_groups_are_what_their_parameters_come_to(engine, dtype, options):
@@ -243,7 +250,7 @@ def drawn(length, sizes, seed):
     gradients=st.lists(SIZES, min_size=1, max_size=3),
     lr=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e20]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    state=st.sampled_from(["float32", "8bit"]),
+    state=st.sampled_from(["float32", "8bit", "4bit"]),
     seed=st.integers(0, 5),
 )
 def test_sums_are_right_at_every_magnitude(length, weights, gradients, lr, dtype, state, seed):

@@ -15,7 +15,7 @@ from tests.training import assert_same, assert_same_bits, gradients, normal, tra
 STORAGES: dict[str, Any] = {
     f"{dtype}-{state}-{rounding}": (getattr(torch, dtype), {"state": state, "rounding": rounding})
     for dtype in ("float32", "bfloat16", "float16")
-    for state in ("float32", "bfloat16", "8bit")
+    for state in ("float32", "bfloat16", "8bit", "4bit")
     for rounding in ("nearest", "stochastic", "24bit", "kahan", "master")
     if (dtype != "float32" or rounding == "nearest") and (state, rounding) != ("float32", "nearest")
     if dtype == "bfloat16" or rounding != "24bit"
@@ -33,6 +33,7 @@ FEW = (
     "bfloat16-8bit-stochastic",
     "float16-bfloat16-kahan",
     "float32-8bit-nearest",
+    "float32-4bit-nearest",
     "bfloat16-float32-master",
     "bfloat16-8bit-24bit",
 )

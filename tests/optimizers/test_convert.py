@@ -204,8 +204,10 @@ def test_nobody_says_what_it_is_of():
     optimizer, _ = half_way(torch.optim.AdamW)
     with pytest.raises(ValueError, match="does not say what optimizer it is of: give rule='AdamW'"):
         gradstep.convert_state(optimizer.state_dict(), "8bit")
-    with pytest.raises(ValueError, match=r"Invalid layout: '4bit' \(choose 'float32', 'bfloat16', '8bit', 'torch'"):
-        gradstep.convert_state(optimizer.state_dict(), "4bit", rule="AdamW")
+    with pytest.raises(
+        ValueError, match=r"Invalid layout: '2bit' \(choose 'float32', 'bfloat16', '8bit', '4bit', 'torch'"
+    ):
+        gradstep.convert_state(optimizer.state_dict(), "2bit", rule="AdamW")
     with pytest.raises(RuntimeError, match="does not fit Lion:\n  parameter 0 of group 0: exp_avg_sq is unexpected"):
         gradstep.convert_state(optimizer.state_dict(), "8bit", rule="Lion")
 

@@ -23,6 +23,7 @@ MADE = {
     "adafactor": "Adafactor",
     "adamw_anyprecision": "AdamW",
     "adamw_torch_8bit": "AdamW8bit",
+    "adamw_torch_4bit": "AdamW4bit",
     "sgd": "SGD",
     "adagrad": "Adagrad",
     "ademamix": "AdEMAMix",
@@ -50,7 +51,6 @@ MADE = {
 }
 
 NEAREST = {
-    "adamw_torch_4bit": "adamw_torch_8bit",
     "galore_adamw": "adamw_8bit",
     "galore_adamw_8bit": "adamw_8bit",
     "galore_adafactor": "adafactor",

@@ -46,6 +46,7 @@ def train(released, dtype, make, steps=6):
         ("AdamW", torch.float32, {}),
         ("AdamW", torch.float32, {"engine": "eager"}),
         ("AdamW", torch.float32, {"state": "8bit"}),
+        ("AdamW", torch.float32, {"state": "4bit"}),
         ("Lion", torch.bfloat16, {"state": "8bit", "rounding": "stochastic"}),
         ("AdamW", torch.bfloat16, {"state": "bfloat16", "rounding": "kahan"}),
         ("SGD", torch.bfloat16, {"rounding": "master"}),

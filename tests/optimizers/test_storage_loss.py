@@ -103,7 +103,7 @@ def test_bfloat16_moments_follow_what_nearest_would_lose():
 
 def values(optimizer: Any, p: torch.Tensor, slot: str) -> torch.Tensor:
     state = optimizer.state[p]
-    return decode_slot(Slot(slot, signed=slot == "exp_avg"), state).double()
+    return decode_slot(Slot(slot, signed=slot == "exp_avg"), state, p).double()
 
 
 # -- a network --------------------------------------------------------------------------------------------------------

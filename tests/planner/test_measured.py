@@ -53,7 +53,7 @@ RULE_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "8bit", "4bit"])
 @pytest.mark.parametrize("case", RULE_SETTINGS)
 def test_state(case, state):
     settings = RULE_SETTINGS[case]

@@ -143,7 +143,7 @@ def test_blocks_are_cut_every_256_elements():
     x = np.concatenate([np.full(n, 2.0**e, np.float32) for n, e in ((BLOCK, 90), (BLOCK, -60), (BLOCK, 0), (3, 30))])
     codes, scales = arrays.codes(codec, x, np.full(len(x), LAST, np.int32), x)
     assert scales.tolist() == [127 + 90, 127 - 60, 127, 127 + 30]
-    np.testing.assert_array_equal(arrays.value(codec, [codes, scales]), x)
+    np.testing.assert_array_equal(arrays.value(codec, [codes, scales], x), x)
 
 
 # -- rounding ---------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class Arrays(ABC):
         """
         places = spec.split_by_codec(columns)
         return [
-            self.cast(self.value(codec, fields), spec.arithmetic)
+            self.cast(self.value(codec, fields, columns[1]), spec.arithmetic)
             for codec, fields in zip(spec.codecs, places, strict=True)
         ]
 
@@ -163,8 +163,8 @@ class Arrays(ABC):
                 stream = spec.noise[j]
                 if stream not in random:
                     random[stream] = draw_noise(sequence_position(numbers, key[0]), key[1], stream)
-                noise = self._unflatten(random[stream], fields[0])
-            codes += self.codes(spec.codecs[j], x, noise, fields[0])
+                noise = self._unflatten(random[stream], self._template(spec.codecs[j], fields, columns[1]))
+            codes += self.codes(spec.codecs[j], x, noise, self._template(spec.codecs[j], fields, columns[1]))
         statistics = self._statistics(spec, old[1], old[0], new) if watched else None
         self.write(columns[1:], codes)
         return statistics
@@ -180,11 +180,20 @@ class Arrays(ABC):
         range_of_second = (math.nan, math.nan) if second is None else (second.min(), second.max())
         return self.join_numbers([*squares, ((stored == p) & (g != 0.0)).sum(), *range_of_second])
 
-    def value(self, codec: Codec, fields: Sequence[Array]) -> Array:
-        """Decode the value that is stored in these arrays, one per field of the codec; in the shape of the first."""
+    def value(self, codec: Codec, fields: Sequence[Array], parameter: Array) -> Array:
+        """Decode the value that is stored in these arrays, one per field of the codec.
+
+        Args:
+            codec: the codec.
+            fields: the arrays.
+            parameter: an array of the value's shape and order in memory, which packed codes do not have.
+        """
+        like = self._template(codec, fields, parameter)
         numbers = [f.element.decode(a) for f, a in zip(codec.fields, fields, strict=True)]
+        if codec.packed:
+            numbers[0] = self._unflatten(numbers[0][: len(self.number_elements(like))], like)
         if codec.block > 1:
-            numbers[-1] = self._expand_scales(codec, numbers[-1], fields[0])
+            numbers[-1] = self._expand_scales(codec, numbers[-1], like)
         return codec.join(*numbers)
 
     def codes(self, codec: Codec, x: Array, noise: Array, like: Array) -> list[Array]:
@@ -202,8 +211,14 @@ class Arrays(ABC):
         magnitude = to_bits(x) & 0x7FFFFFFF  # ordered as the numbers are; NaN is above infinity
         scale = codec.scale(self.chunk_maxima(self._flatten(magnitude, like), codec.block))
         wide = self._expand_scales(codec, scale, like)
-        codes = codec.split(codec.cut_noise_bits(x, wide), noise, wide)
+        codes = list(codec.split(codec.cut_noise_bits(x, wide), noise, wide))
+        if codec.packed:
+            codes[0] = codec.fields[0].element.encode(self._flatten(codes[0], like))
         return [*codes, codec.fields[-1].element.encode(scale)]
+
+    def _template(self, codec: Codec, fields: Sequence[Array], parameter: Array) -> Array:
+        """Return an array with the shape and the memory order of the value that is stored in these arrays."""
+        return parameter if codec.packed else fields[0]
 
     # -- order of memory --------------------------------------------------------------------------------------------
 

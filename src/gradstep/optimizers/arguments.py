@@ -44,7 +44,7 @@ Other Parameters:
         with ``"params"``, settings of their own, and perhaps another ``"rule"``.
     engine: ``"auto"``, the fastest that can update a parameter, or ``"fused"``, ``"foreach"``,
         ``"eager"``, ``"compiled"`` or ``"reference"``.
-    state: the precision of slots: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it.
+    state: how slots are stored: ``"float32"``, ``"bfloat16"``, ``"8bit"`` or ``"4bit"``; or a group's own ``"state"``.
     rounding: of bfloat16 and float16 parameters: ``"nearest"``, ``"stochastic"``, ``"24bit"`` (bfloat16 only),
         ``"kahan"`` or ``"master"``.
     seed: the seed of the noise for rounding at random; None is 0, so that all ranks of a

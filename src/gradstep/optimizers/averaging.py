@@ -87,7 +87,7 @@ class AveragingOptimizer(Optimizer):
 def _average(rule: Rule, p: Tensor, entry: dict[str, Any]) -> Tensor:
     """Return the averaged weights of a parameter with state, or of this process's part of it."""
     local = {key: local_tensor(value) if isinstance(value, Tensor) else value for key, value in entry.items()}
-    slots = {slot.name: decode_slot(slot, local) for slot in rule.slots(p.dim())}
     own = local_tensor(p.detach())
+    slots = {slot.name: decode_slot(slot, local, own) for slot in rule.slots(p.dim())}
     widest = max((value.dtype for value in slots.values()), key=lambda dtype: dtype.itemsize, default=own.dtype)
     return rule.averaged(own.to(widest), State(**slots))  # type: ignore[no-any-return]

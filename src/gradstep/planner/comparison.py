@@ -125,7 +125,8 @@ def plans(
         activations, page_budget, engine, gradients: as in :func:`plan`.
         budget: memory of one GPU (or this machine), such as ``"24GB"``; None takes this machine's free memory.
         fixed: any of ``params``, ``state``, ``rounding``, ``paged``, ``sharding``, to compare only combinations with
-            these values. float16 weights, which need loss scaling, are compared only if they are requested.
+            these values. float16 weights, which need loss scaling, and 4-bit state, which costs more of the loss, are
+            compared only if they are requested.
 
     Raises:
         ValueError: as in :func:`plan`; GPUs without a budget; no combination with the fixed values is possible.
@@ -152,7 +153,8 @@ def plans(
             raise ValueError("the memory of a GPU is not known here: give budget='24GB'")
         request = replace(request, budget=usable_memory())
     source = "free on this machine" if budget is None else "as given"
-    options = {**OPTIONS, "params": ("float32", "bfloat16"), **{name: (value,) for name, value in fixed.items()}}
+    usual = {"params": ("float32", "bfloat16"), "state": ("float32", "bfloat16", "8bit")}
+    options = {**OPTIONS, **usual, **{name: (value,) for name, value in fixed.items()}}
     choices = [Combination(**dict(zip(options, values)), gradients=gradients) for values in product(*options.values())]
     choices = [choice for choice in choices if choice.refuse(request) is None]
 

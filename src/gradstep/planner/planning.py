@@ -181,7 +181,7 @@ def plan(
         optimizer: a rule's name, or a rule with its settings (``gradstep.rules.SGD(momentum=0.9)``).
         params: type of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None keeps a module's types.
         gradients: type of the gradients; None takes that of the weights.
-        state: how state is stored, ``"float32"``, ``"bfloat16"`` or ``"8bit"``.
+        state: how state is stored, ``"float32"``, ``"bfloat16"``, ``"8bit"`` or ``"4bit"``.
         rounding: rounding of half-precision weights: ``"nearest"``, ``"stochastic"``, ``"24bit"`` (bfloat16 with a
             byte of further bits), ``"kahan"`` (with a compensation of the weight's type) or ``"master"`` (with a
             float32 copy).

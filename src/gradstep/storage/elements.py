@@ -86,14 +86,16 @@ class Element(ABC):
     Attributes:
         name: torch's name of the type.
         stored: the NumPy type of its memory.
-        itemsize: bytes per element.
+        itemsize: bytes per stored number.
         arithmetic: the NumPy type that rules compute in.
+        packs: how many codes a stored number holds; more than one only in :class:`Nibbles`.
     """
 
     name: str
     stored: type[np.generic]
     itemsize: int
     arithmetic: type[np.floating[Any]] = np.float32
+    packs: int = 1
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -213,6 +215,44 @@ class Byte(Element):
 
 
 @final
+class Nibbles(Element):
+    """Bytes with the codes of two neighbouring elements, 0 to 15: the lower half of a byte is the first.
+
+    Arrays are flat, since their length changes; the kernel packs its vectors itself.
+    """
+
+    name = "uint8"
+    stored = np.uint8
+    itemsize = 1
+    packs = 2
+
+    def decode(self, code: Array) -> Array:
+        """Return (2 · bytes,) int32 codes of flat bytes.
+
+        >>> NIBBLES.decode(np.array([0x21, 0x43], np.uint8)).tolist()
+        [1, 2, 3, 4]
+        """
+        wide = cast(code, "int32")
+        return _types(code).stack((wide & 15, wide >> 4), -1).reshape(-1)
+
+    def encode(self, x: Array) -> Array:
+        """Return (⌈n / 2⌉,) bytes of flat codes (n,); the upper half of the last is 0 if n is odd.
+
+        >>> NIBBLES.encode(np.array([1, 2, 3], np.int32)).tolist()
+        [33, 3]
+        """
+        zero = x[: len(x) % 2] * 0
+        pairs = _types(x).concatenate((x, zero)).reshape(-1, 2)
+        return cast(pairs[:, 0] | pairs[:, 1] << 4, self.name)
+
+    def _decode(self, code: Array) -> Array:
+        return self.decode(code)
+
+    def _encode(self, x: Array) -> Array:
+        return self.encode(x)
+
+
+@final
 class Native(Element):
     """A type that only torch can convert, for the eager engine."""
 
@@ -234,7 +274,7 @@ BFLOAT16 = BFloat16()
 ELEMENTS: dict[str, Element] = {e.name: e for e in (Full(np.float32), Full(np.float64), Float16(), BFLOAT16)}
 """The element types of numbers by name."""
 
-BYTE = Byte()
+BYTE, NIBBLES = Byte(), Nibbles()
 
 
 # -- noise ------------------------------------------------------------------------------------------------------------
@@ -243,9 +283,10 @@ BYTE = Byte()
 # number per stream by mixing its index with two keys. A generator with a state would give other numbers for another
 # number of threads, another order of tensors, or after a resume.
 #
-# There are two streams, one for the parameter and one for all slots. The slots of an element are rounded with the same
-# random number: where the first moment is rounded up, so is mostly the second. That makes the error of their ratio, and
-# so of the update, smaller than two random numbers would.
+# There is a stream for the parameter and one for all slots. The slots of an element are rounded with the same random
+# number: where the first moment is rounded up, so is mostly the second. That makes the error of their ratio, and so of
+# the update, smaller than two random numbers would. With codes as coarse as 4 bits a model's loss was higher so: there
+# slots that are never negative have a third stream.
 
 BITS = 20
 """Number of random bits for each element."""
@@ -254,8 +295,8 @@ NOISES = ("names", "positions")
 """What a parameter's noise depends on: its name if it has one, else its position; or always its position, as in older
 checkpoints."""
 
-PARAMETER, SLOTS = 0x297A2D39, 0x29F4ECE7
-"""The second multiplier of each stream: odd numbers, the pair that mixes best of 19 tried."""
+PARAMETER, SLOTS, SECOND_SLOTS = 0x297A2D39, 0x29F4ECE7, 0x2AF2B68D
+"""The second multiplier of each stream: odd numbers, of which the first two mix best of 19 pairs tried."""
 
 STRIDE = 0x2C1B3C6D
 """The difference of the :func:`sequence_position` of neighbouring elements."""
@@ -344,7 +385,7 @@ def draw_noise(position: Array, high: Array, stream: int) -> Array:
     Args:
         position: the position of each element, from :func:`sequence_position`.
         high: the upper half of the parameter's key.
-        stream: PARAMETER or SLOTS.
+        stream: PARAMETER, SLOTS or SECOND_SLOTS.
     """
     # Multiply, fold, multiply, with constants from hash prospector (C. Wellons); only the upper bits, which both
     # multiplications have mixed, are used. The second key is added in the middle: otherwise two steps with similar

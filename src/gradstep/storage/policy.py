@@ -13,14 +13,14 @@ import numpy as np
 
 from gradstep.rules import Rule, Slot
 from gradstep.spelling import suggest
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Nearest
-from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, SLOTS, Element, Half
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, FourBits, Nearest
+from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, Element, Half
 from gradstep.storage.halves import Kahan, LowByte, Master, Stochastic
 from gradstep.storage.sizes import parse_bytes
 
 T = TypeVar("T")
 
-StateName = Literal["float32", "bfloat16", "8bit", "fp32", "bf16"]
+StateName = Literal["float32", "bfloat16", "8bit", "4bit", "fp32", "bf16"]
 """The names of :data:`STATES`, and their short names."""
 
 RoundingName = Literal["nearest", "stochastic", "24bit", "kahan", "master"]
@@ -33,6 +33,7 @@ STATES: Mapping[str, Callable[[bool], Codec]] = {
     "float32": lambda signed: Nearest(ELEMENTS["float32"]),
     "bfloat16": lambda signed: Stochastic(BFLOAT16),
     "8bit": Blocks,
+    "4bit": FourBits,
 }
 """The ways to store slots of state: the codec by whether the slot's values may be negative."""
 
@@ -245,6 +246,15 @@ def refuse_rounding(rounding: str, dtype: str) -> str | None:
     return None
 
 
+def check_order(codecs: Sequence[Codec], order: str) -> None:
+    """Raise ValueError if codecs need a parameter in row-major order, which it is not in, as ``order`` says."""
+    if any(codec.packed for codec in codecs):
+        raise ValueError(
+            f'state="4bit" packs the codes of neighbours in row-major order into a byte, and {order}: make it '
+            'contiguous (torch.contiguous_format), or give its group "state": "8bit"'
+        )
+
+
 # -- the storage of a parameter and its state --------------------------------------------------------------------------
 
 
@@ -344,13 +354,15 @@ class UpdateSpec:
         """Return the spec of a rule and the codecs of gradient, parameter and slots.
 
         Raises:
-            TypeError: a codec packs its codes.
+            TypeError: a field has codes of several elements in a number, which its element type does not unpack.
         """
         for codec in state:
-            if any(field.per > 1 for field in codec.fields[:-1]):
-                raise TypeError(
-                    f"{codec.name} packs the codes of several elements into a number, which no engine reads"
-                )
+            for field in codec.fields[:-1] if codec.block > 1 else codec.fields:
+                if field.per != field.element.packs:
+                    raise TypeError(
+                        f"{codec.name} has the codes of {field.per} elements in a number of {field.element!r}, which "
+                        f"has {field.element.packs}: Field(NIBBLES, per=2) has two in a byte"
+                    )
         names = tuple(slot.name for slot in slots)
         coefficients = (*rule.coefficients(1, **type(rule).scalars), "gradient")
         second = next((slot.name for slot in slots if not slot.signed), "")
@@ -379,7 +391,7 @@ class UpdateSpec:
     @cached_property
     def noise(self) -> dict[int, int]:
         """The stream of random numbers of each noisy codec, by its position in :attr:`codecs`."""
-        return {i: SLOTS if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
+        return {i: codec.stream if i > 1 else PARAMETER for i, codec in enumerate(self.codecs) if codec.noisy}
 
 
 _spec = cache(UpdateSpec)

@@ -19,8 +19,8 @@ from llvmlite import ir
 
 from gradstep.engines.fused.job import PER_PIECE, PER_TENSOR
 from gradstep.engines.fused.kernel import TracedUpdate
-from gradstep.engines.fused.skeleton import I64, count_up, integer
-from gradstep.engines.fused.trace import Column, Value, Variable, llvm_type, max_lane
+from gradstep.engines.fused.skeleton import I64, Column, count_up, integer
+from gradstep.engines.fused.trace import Value, Variable, llvm_type, max_lane
 from gradstep.storage.elements import to_bits
 from gradstep.storage.policy import UpdateSpec
 
@@ -180,8 +180,8 @@ class DeviceUpdate(TracedUpdate):
         """Return the end of the last whole step that can be read in vectors: ``start`` if an array is not aligned."""
         b, off = self.builder, integer(0)
         for address, field in zip(self.addresses, self.spec.fields, strict=True):
-            if field.per == 1:
-                multiple = min(WIDEST, field.element.itemsize * lanes)
+            if field.per == field.element.packs:
+                multiple = min(WIDEST, field.element.itemsize * max(1, lanes // field.per))
                 off = b.or_(off, b.and_(address, integer(multiple - 1)))
         whole = b.add(start, b.and_(b.sub(stop, start), integer(-step)))
         return b.select(b.icmp_signed("==", off, integer(0)), whole, start)
@@ -239,9 +239,20 @@ class DeviceUpdate(TracedUpdate):
         begin = b.add(first, b.mul(self._lane(), integer(lanes)))
         if self._has_one_vector(lanes):
             yield begin
+        elif lanes == 1 and self._packs > 1:  # one thread writes all codes of a byte
+            packs, lane = self._packs, self._lane()
+            with count_up(b, b.add(first, b.mul(lane, integer(packs))), stop, packs * self.share.warp) as start:
+                end = b.add(start, integer(packs))
+                with count_up(b, start, b.select(b.icmp_signed("<", end, stop), end, stop), 1) as i:
+                    yield i
         else:
             with count_up(b, begin, stop, lanes * self.share.warp) as i:
                 yield i
+
+    @property
+    def _packs(self) -> int:
+        """The largest number of codes in a byte."""
+        return max(field.element.packs for field in self.spec.fields)
 
     def _has_one_vector(self, lanes: int) -> bool:
         """Return whether each thread has one vector of a whole block."""

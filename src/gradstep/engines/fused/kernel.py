@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, cast, final
 import numpy as np
 from llvmlite import ir
 
-from gradstep.engines.fused.skeleton import LANES, Kernel, KernelPiece, integer
+from gradstep.engines.fused.skeleton import LANES, Column, Kernel, KernelPiece, integer
 from gradstep.engines.fused.trace import (
-    Column,
     Value,
     Variable,
     allocate,
@@ -28,7 +27,7 @@ from gradstep.engines.fused.trace import (
     whole_tensor,
 )
 from gradstep.rules import State
-from gradstep.storage.elements import ELEMENTS, SLOTS, STRIDE, draw_noise, sequence_position, to_bits
+from gradstep.storage.elements import ELEMENTS, STRIDE, draw_noise, sequence_position, to_bits
 from gradstep.storage.policy import UpdateSpec
 
 if TYPE_CHECKING:
@@ -349,10 +348,13 @@ class UpdateBody(TracedUpdate):
             else:
                 here = place.get()
                 place.set(here + lanes * STRIDE % 2**32)
-            noise = draw_noise(here, self.half_key(32, lanes), SLOTS)
+            high, random = self.half_key(32, lanes), dict[int, Value]()
             for j, codec in self.blocks.items():
+                stream = codec.stream
+                if stream not in random:
+                    random[stream] = draw_noise(here, high, stream)
                 x = sources[j].read(self._in_block(i), lanes)
-                self.write_codes(j, i, codec.split(x, noise, self.broadcast(scales[j], lanes)))
+                self.write_codes(j, i, codec.split(x, random[stream], self.broadcast(scales[j], lanes)))
             self._write_values(i, lanes, values, self.apply_rule(values, new, lanes))
 
         every_vector = self.kernel.every_vector if self.watch is None else self.watch.every_vector

@@ -1,4 +1,4 @@
-"""The skeleton of all kernels: claim a chunk, look its tensors up, loop over their vectors; and their compilation.
+"""The skeleton of all kernels: claim a chunk, look its tensors up, loop over their vectors, read and write; compile.
 
 A kernel is one function ``void task(const int64 *job)`` that any number of threads run at once on the same job
 (`job.py`). Each thread takes the next chunk from a shared counter until none is left, so that no thread waits for a
@@ -18,7 +18,8 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.fused.job import COUNTS, FIELDS, PER_CHUNK, PER_PIECE, PER_RUN, PER_TENSOR
-from gradstep.engines.fused.trace import POINTER, Variable
+from gradstep.engines.fused.trace import POINTER, Value, Variable, llvm_type, prefetch
+from gradstep.storage.elements import Element
 
 LANES = 16
 """Elements per vector: 64 bytes of float32, one AVX-512 register; LLVM splits it where registers are narrower."""
@@ -213,6 +214,92 @@ class Kernel:
     def loop(self, start: ir.Value, stop: ir.Value, step: int | ir.Value) -> AbstractContextManager[ir.Value]:
         """Count from ``start`` to ``stop``; the ``with`` block builds the loop's body."""
         return count_up(self.builder, start, stop, step)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+_INDEX = ir.IntType(32)
+_NIBBLE = 0xF
+
+
+@final
+class Column:
+    """The array of one field of a tensor. Two codes in a byte are read and written as int32, one for each element.
+
+    Args:
+        builder: of the kernel.
+        address: of the tensor's first element.
+        element: the type of its elements.
+        most: the largest alignment of a vector, in bytes; None if vectors begin at any element.
+    """
+
+    __slots__ = ("address", "builder", "element", "most")
+
+    def __init__(self, builder: ir.IRBuilder, address: ir.Value, element: Element, most: int | None = None) -> None:
+        self.builder, self.address, self.element, self.most = builder, address, element, most
+
+    def read(self, i: ir.Value, lanes: int) -> Value:
+        """Load elements from ``i`` on, and decode them; a vector of packed codes begins at an even one."""
+        if self.element.packs > 1:
+            return self._read_packed(i, lanes)
+        kind = llvm_type(self.element.stored, lanes)
+        code = Value(self.builder, self.builder.load(self._address_of(i), typ=kind, align=self._align(lanes)))
+        value: Value = self.element.decode(code)
+        return value
+
+    def write(self, i: ir.Value, code: Value) -> None:
+        """Store encoded elements from ``i`` on."""
+        if self.element.packs > 1:
+            self._write_packed(i, code)
+        else:
+            self.builder.store(code.ir, self._address_of(i), align=self._align(code.lanes))
+
+    def prefetch(self, i: ir.Value) -> None:
+        """Prefetch the cache line of an element, which need not exist."""
+        prefetch(self.builder, self._address_of(i))
+
+    def _align(self, lanes: int) -> int:
+        itemsize = self.element.itemsize
+        return itemsize if self.most is None else min(self.most, itemsize * max(1, lanes // self.element.packs))
+
+    def _address_of(self, i: ir.Value) -> ir.Value:
+        number = self.builder.ashr(i, ir.Constant(i.type, self.element.packs.bit_length() - 1))
+        return self.builder.gep(self.address, [number], source_etype=llvm_type(self.element.stored))
+
+    # -- two codes in a byte --------------------------------------------------------------------------------------
+
+    def _read_packed(self, i: ir.Value, lanes: int) -> Value:
+        b = self.builder
+        if lanes == 1:
+            byte = Value(b, b.load(self._address_of(i), typ=llvm_type(np.uint8), align=1))
+            return Value(b, b.lshr(byte.astype(np.int32).ir, self._first_bit(i).ir)) & _NIBBLE
+        pairs = b.load(self._address_of(i), typ=llvm_type(np.uint8, lanes // 2), align=self._align(lanes))
+        # A byte becomes 64 bits, and its upper half is moved to the upper 32 of them.
+        wide = Value(b, b.zext(pairs, llvm_type(np.int64, lanes // 2)))
+        apart = (wide | wide << 28) & (_NIBBLE << 32 | _NIBBLE)
+        return Value(b, b.bitcast(apart.ir, llvm_type(np.int32, lanes)))
+
+    def _write_packed(self, i: ir.Value, code: Value) -> None:
+        b, lanes = self.builder, code.lanes
+        if lanes == 1:
+            self._write_part_of_byte(i, code)
+            return
+        bytes_ = code.astype(np.uint8)
+        apart = Value(b, b.bitcast(bytes_.ir, llvm_type(np.uint16, lanes // 2)))
+        pairs = (apart | Value(b, b.lshr(apart.ir, ir.Constant(apart.ir.type, [4] * (lanes // 2))))) & 0xFF
+        b.store(b.trunc(pairs.ir, llvm_type(np.uint8, lanes // 2)), self._address_of(i), align=self._align(lanes))
+
+    def _write_part_of_byte(self, i: ir.Value, code: Value) -> None:
+        """Replace the code of one element, and leave its neighbour in the same byte, which the same thread writes."""
+        b, first, address, kind = self.builder, self._first_bit(i), self._address_of(i), llvm_type(np.uint8)
+        mask, put = (Value(b, b.shl(x, first.ir)) for x in (ir.Constant(_INDEX, _NIBBLE), code.ir))
+        old = Value(b, b.load(address, typ=kind, align=1)).astype(np.int32)
+        b.store(b.trunc((old & (mask ^ -1) | put).ir, kind), address, align=1)
+
+    def _first_bit(self, i: ir.Value) -> Value:
+        """Return the number of the first bit of an element's code in its byte, int32."""
+        b = self.builder
+        return Value(b, b.and_(b.trunc(i, _INDEX), ir.Constant(_INDEX, 1))) * 4
 
 
 # -- compilation ------------------------------------------------------------------------------------------------------

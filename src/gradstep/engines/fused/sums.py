@@ -8,8 +8,8 @@ import numpy as np
 from llvmlite import ir
 
 from gradstep.engines.fused.kernel import UpdateBody
-from gradstep.engines.fused.skeleton import LANES, Kernel, integer
-from gradstep.engines.fused.trace import Column, Value, Variable, llvm_type, sum_lanes
+from gradstep.engines.fused.skeleton import LANES, Column, Kernel, integer
+from gradstep.engines.fused.trace import Value, Variable, llvm_type, sum_lanes
 from gradstep.storage.elements import Element
 from gradstep.storage.policy import UpdateSpec
 

@@ -3,7 +3,7 @@
 A :class:`Value` stands for one element or for a vector of elements. It has the operations of NumPy arrays that rules
 and codecs use (arithmetic, comparison, ``sqrt``, ``astype``, ``view``), and each use appends one LLVM instruction. No
 flag allows LLVM to contract or reorder them, so the kernel computes the same bits as NumPy. Values are read from and
-written to a :class:`Column` of a tensor's memory, or a :class:`Variable` on the kernel's stack.
+written to a :class:`~gradstep.engines.fused.skeleton.Column` of a tensor, or a :class:`Variable` on the kernel's stack.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, final
 
 import numpy as np
 from llvmlite import ir
-
-from gradstep.storage.elements import Element
 
 _SCALARS: dict[Any, ir.Type] = {
     np.float16: ir.HalfType(),
@@ -304,44 +302,6 @@ def _numpy_type(kind: ir.Type) -> Any:
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 POINTER = ir.PointerType()
-
-
-@final
-class Column:
-    """The array of one field of a tensor.
-
-    Args:
-        builder: of the kernel.
-        address: of the tensor's first element.
-        element: the type of its elements.
-        most: the largest alignment of a vector, in bytes; None if vectors begin at any element.
-    """
-
-    __slots__ = ("address", "builder", "element", "most")
-
-    def __init__(self, builder: ir.IRBuilder, address: ir.Value, element: Element, most: int | None = None) -> None:
-        self.builder, self.address, self.element, self.most = builder, address, element, most
-
-    def read(self, i: ir.Value, lanes: int) -> Value:
-        """Load elements from ``i`` on, and decode them."""
-        kind = llvm_type(self.element.stored, lanes)
-        code = Value(self.builder, self.builder.load(self._address_of(i), typ=kind, align=self._align(lanes)))
-        value: Value = self.element.decode(code)
-        return value
-
-    def write(self, i: ir.Value, code: Value) -> None:
-        """Store encoded elements from ``i`` on."""
-        self.builder.store(code.ir, self._address_of(i), align=self._align(code.lanes))
-
-    def prefetch(self, i: ir.Value) -> None:
-        """Prefetch the cache line of an element, which need not exist."""
-        prefetch(self.builder, self._address_of(i))
-
-    def _align(self, lanes: int) -> int:
-        return self.element.itemsize if self.most is None else min(self.most, self.element.itemsize * lanes)
-
-    def _address_of(self, i: ir.Value) -> ir.Value:
-        return self.builder.gep(self.address, [i], source_etype=llvm_type(self.element.stored))
 
 
 @final

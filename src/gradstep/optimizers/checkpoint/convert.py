@@ -25,12 +25,12 @@ from gradstep.optimizers.checkpoint.load import (
 from gradstep.optimizers.checkpoint.matching import find_header, match, show_lines
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import is_distributed
-from gradstep.optimizers.state.arrays import decode_slot
+from gradstep.optimizers.state.arrays import decode_slot, make_stand_in
 from gradstep.optimizers.state.check import ROUNDING_FIELDS, Fault, choose_error, find_misfits, storage_name
 from gradstep.optimizers.state.storage import HEADER, Storage
-from gradstep.rules import RULES, Rule, Slot
+from gradstep.rules import RULES, Rule
 from gradstep.spelling import suggest
-from gradstep.storage.policy import STATES, ParameterStorage, check_precision, possible_keys
+from gradstep.storage.policy import STATES, ParameterStorage, check_precision
 
 FAR = 0.1
 """Relative errors above this are counted in :attr:`Change.far`."""
@@ -210,10 +210,10 @@ def convert_state(
 
     Args:
         state_dict: the state dictionary of an optimizer.
-        to: the optimizer, of gradstep, torch or bitsandbytes, that shall load it; or ``"float32"``, ``"bfloat16"`` or
-            ``"8bit"`` (gradstep's: embeddings by name, norms, biases and small tensors stay float32), ``"torch"``,
-            ``"bitsandbytes"`` or ``"bitsandbytes-8bit"``. An optimizer is better than a name: it has the types and
-            memory order of its parameters, their names, and groups with their own precision.
+        to: the optimizer, of gradstep, torch or bitsandbytes, that shall load it; or ``"float32"``, ``"bfloat16"``,
+            ``"8bit"`` or ``"4bit"`` (gradstep's: embeddings by name, norms, biases and small tensors stay float32),
+            ``"torch"``, ``"bitsandbytes"`` or ``"bitsandbytes-8bit"``. An optimizer is better than a name: it has the
+            types and memory order of its parameters, their names, and groups with their own precision.
         rule: the checkpoint's rule (``"AdamW"``, or a user's class), if neither the checkpoint nor ``to`` has it. It
             replaces the checkpoint's own, so that Adam's moments can be declared to be AdamW's.
 
@@ -267,7 +267,7 @@ def convert_state(
                 f"the state of {owner.name} is distributed (DTensor): give the sharded optimizer of gradstep that "
                 "shall load it, or convert a whole state dict, as StateDictOptions(full_state_dict=True) makes it"
             )
-        p = _make_stand_in(kind, old) if owner.p is None else owner.p
+        p = make_stand_in(kind, old) if owner.p is None else owner.p
         group_rule = build_saved_rule(kind, owner.group)
         stored = storage.of(group_rule, owner.group, p, owner.name, embeddings=owner.embeddings)
         declared = kind is rules.own and header.get("rule") != kind.__name__
@@ -282,7 +282,7 @@ def convert_state(
                 if layout in BITSANDBYTES_BITS
                 else new
             )
-            changes += _compare_slots(stored, own, before, *_read_entry(kind, state[key]))
+            changes += _compare_slots(p, stored, own, before, *_read_entry(kind, state[key]))
             if shard is not None:
                 state[key] = shard.distribute(new, stored.fields)
     if wrong:
@@ -373,27 +373,18 @@ def _read_entry(kind: type[Rule], entry: Mapping[str, Any]) -> tuple[dict[str, A
     return dict(entry), {key: storage_name(key, entry) for key, value in entry.items() if isinstance(value, Tensor)}
 
 
-def _make_stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
-    """Return a tensor with the shape, memory order and precision of an entry's parameter; its memory is not used."""
-    scales = set().union(*(possible_keys(Slot(key)) - {key} for key in entry))
-    arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in {"step", *kind.scalars, *scales}]
-    shape = torch.broadcast_shapes(*(a.shape for a in arrays))
-    like = next((a for a in arrays if a.shape == shape), torch.empty(shape, dtype=torch.float32, device="meta"))
-    wide = like.dtype if like.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
-    return torch.empty_strided(shape, like.stride(), dtype=wide)
-
-
 def _compare_slots(
+    p: Tensor,
     stored: ParameterStorage,
     old: Mapping[str, Any],
     before: Mapping[str, str],
     new: Mapping[str, Any],
     after: Mapping[str, str],
 ) -> Iterator[SlotComparison]:
-    """Yield the comparison of every slot; ``before`` and ``after`` name the storage by key."""
+    """Yield the comparison of every slot of ``p``; ``before`` and ``after`` name the storage by key."""
     for slot in stored.slots:
         if slot.name in before:
-            values = (decode_slot(slot, e) for e in (old, new))
+            values = (decode_slot(slot, e, p) for e in (old, new))
             yield compare_slot(slot.name, before[slot.name], after[slot.name], *values)
     for key in ROUNDING_FIELDS & before.keys():
         yield compare_slot(key, before[key], after.get(key, "nothing"), old[key], new.get(key))

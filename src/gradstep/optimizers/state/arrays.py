@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gradstep.engines.eager import ARRAYS
 from gradstep.optimizers.state.storage import dtype_of, find_codec, make_zeros
-from gradstep.rules import Slot
+from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.elements import BITS
-from gradstep.storage.policy import ParameterStorage, keys_of
+from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
 
 HALFWAY = 1 << BITS - 1
 """Noise that makes rounding at random round to nearest."""
@@ -59,25 +59,27 @@ def _slot_arrays(p: Tensor, slot: Slot, codec: Codec, entry: dict[str, Any], nam
     value = entry.get(slot.name)
     if value is not None and not isinstance(value, Tensor):
         raise TypeError(f"{slot.name} of {name} must be a tensor of shape {tuple(p.shape)}, but is {value!r}")
-    shape = slot.shape(tuple(p.shape))
+    source = find_codec(slot, entry)
+    if value is not None and source is None and find_codec(slot, entry, whole=False) is not None:
+        raise RuntimeError(f"{slot.name} of {name} is {value.dtype} codes without their scales")
+    shape = slot.shape(tuple(p.shape)) if source is None else source.fields[0].shape(p.shape)
     if value is not None and tuple(value.shape) != shape:
         raise RuntimeError(f"{slot.name} of {name} has shape {tuple(value.shape)}, but must have {shape}")
     if value is None:
         if slot.fill == 0 and slot.collapsed is None and not p.is_complex():
             return make_zeros(p, dict(zip(keys_of(slot, codec), codec.fields, strict=True)))
         return _encode_slot(slot, codec, _initial_values(p, slot))
-    like, source = _layout_template(p, slot), find_codec(slot, entry)
-    if source is None and find_codec(slot, entry, whole=False) is not None:
-        raise RuntimeError(f"{slot.name} of {name} is {value.dtype} codes without their scales")
+    like = _layout_template(p, slot)
     if codec.block > 1:
-        if source == codec and value.stride() == like.stride() and value.device == p.device:
+        same_order = codec.packed or value.stride() == like.stride()
+        if source == codec and same_order and value.device == p.device:
             return {key: _writable(entry[key].to(p.device)) for key in keys_of(slot, codec)}
-        return _encode_slot(slot, codec, _initial_values(p, slot).copy_(decode_slot(slot, entry)))
+        return _encode_slot(slot, codec, _initial_values(p, slot).copy_(decode_slot(slot, entry, p)))
     dtype = like.dtype if like.is_complex() else dtype_of(codec.fields[0])
     same = (value.dtype, value.device, value.stride()) == (dtype, p.device, like.stride())
     if same and not value.is_inference():  # torch refuses to write to tensors made in inference mode
         return {slot.name: value}
-    return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(slot, entry))}
+    return {slot.name: _initial_values(p, slot).to(dtype).copy_(decode_slot(slot, entry, p))}
 
 
 def _writable(value: Tensor) -> Tensor:
@@ -130,9 +132,25 @@ def _copy_in_layout(array: Tensor, like: Tensor, field: Field) -> Tensor:
     return torch.empty_like(like, dtype=array.dtype).copy_(array)
 
 
-def decode_slot(slot: Slot, entry: Mapping[str, Any]) -> Tensor:
-    """Return the values of a slot that an entry has, as floating-point numbers."""
+def decode_slot(slot: Slot, entry: Mapping[str, Any], p: Tensor) -> Tensor:
+    """Return the values of a slot that an entry of the parameter ``p`` has, as floating-point numbers."""
     value, codec = entry[slot.name], find_codec(slot, entry)
     if codec is not None:
-        value = ARRAYS.value(codec, [entry[key].to(value.device) for key in keys_of(slot, codec)])
+        fields = [entry[key].to(value.device) for key in keys_of(slot, codec)]
+        row_major = torch.empty(p.shape, dtype=torch.bool, device=value.device if codec.packed else "meta")
+        value = ARRAYS.value(codec, fields, row_major)
     return value  # type: ignore[no-any-return]
+
+
+def make_stand_in(kind: type[Rule], entry: Mapping[str, Any]) -> Tensor:
+    """Return a tensor with the shape, memory order and precision of an entry's parameter; its memory is not used."""
+    if any((codec := find_codec(Slot(key), entry)) and codec.packed for key in entry):
+        raise ValueError(
+            "the state dict has 4-bit codes, two in a byte, which show no shapes: give an optimizer, not a name"
+        )
+    scales = set().union(*(possible_keys(Slot(key)) - {key} for key in entry))
+    arrays = [v for k, v in entry.items() if isinstance(v, Tensor) and k not in {"step", *kind.scalars, *scales}]
+    shape = torch.broadcast_shapes(*(a.shape for a in arrays))
+    like = next((a for a in arrays if a.shape == shape), torch.empty(shape, dtype=torch.float32, device="meta"))
+    wide = like.dtype if like.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
+    return torch.empty_strided(shape, like.stride(), dtype=wide)

@@ -274,9 +274,16 @@ def _find_slot_faults(p: Tensor, slot: Slot, entry: Mapping[str, Any]) -> Iterat
         yield Fault(TypeError, f"{slot.name} is {given}, but must be a tensor, or uint8 codes with a scale, of {shape}")
         return
     codec = find_codec(slot, entry, whole=False)
-    yield from _find_array_faults(p, slot.name, entry[slot.name], shape, floating=codec is None)
+    stored_shape = shape if codec is None else codec.fields[0].shape(shape)
+    wrong = list(_find_array_faults(p, slot.name, entry[slot.name], stored_shape, floating=codec is None))
+    yield from wrong
     if codec is None:
         return
+    if codec.packed and not wrong and not entry[slot.name].is_contiguous():
+        yield Fault(
+            RuntimeError,
+            f"{slot.name} has strides {entry[slot.name].stride()}, but must be contiguous: use contiguous()",
+        )
     codes = f"{describe_state(codec.name)} codes"
     if p.is_complex() or slot.collapsed is not None:
         yield Fault(RuntimeError, f"{slot.name} is {codes}, which are for real values of the parameter's shape")
@@ -330,7 +337,7 @@ def _find_array_faults(p: Tensor, key: str, value: Any, shape: tuple[int, ...], 
 def _can_hold(codec: Codec, value: Tensor, source: Codec | None, p: Tensor) -> bool:
     """Return whether a codec can store every number of a slot's present array, stored in ``source``, unchanged."""
     if codec.block > 1:
-        return source == codec and same_order(value, torch.empty_like(p, device="meta"))
+        return source == codec and (codec.packed or same_order(value, torch.empty_like(p, device="meta")))
     target = dtype_of(codec.fields[0])
     target = target.to_complex() if p.is_complex() else target
     return _is_wide_enough(target, value.dtype if source is None else getattr(torch, source.values))

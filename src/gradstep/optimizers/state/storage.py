@@ -32,6 +32,7 @@ from gradstep.storage.policy import (
     STATES,
     ParameterStorage,
     check_choice,
+    check_order,
     check_precision,
     is_embedding,
     keys_of,
@@ -72,8 +73,7 @@ def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> C
     Args:
         slot: the slot.
         entry: the state of a parameter.
-        whole: whether the scales must be there, by whose key the codec is recognised; if not, and there are none, the
-            first codec with codes of this type is returned.
+        whole: False returns a codec with codes of this type if there are no scales, whose key identifies the codec.
     """
     value = entry.get(slot.name)
     if not isinstance(value, Tensor) or value.dtype.itemsize > 1:  # codes are bytes
@@ -86,8 +86,7 @@ def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> C
 @cache
 def _list_codecs(makers: tuple[Callable[[bool], Codec], ...], signed: bool, dtype: torch.dtype) -> list[Codec]:
     """Return the codecs in blocks that have codes of this type; cached, since a load needs it for every slot."""
-    codecs = (make(signed) for make in makers)
-    return [codec for codec in codecs if codec.block > 1 and dtype_of(codec.fields[0]) == dtype]
+    return [c for c in (make(signed) for make in makers) if c.block > 1 and dtype_of(c.fields[0]) == dtype]
 
 
 @final
@@ -96,8 +95,7 @@ class Storage:
     """The user's choice of storage.
 
     Attributes:
-        state: ``"float32"``, ``"bfloat16"`` or ``"8bit"``; a group's own ``"state"`` replaces it, and applies to
-            embeddings too.
+        state: one of :data:`~gradstep.storage.policy.STATES`; a group's own replaces it, and applies to embeddings too.
         rounding: one of :data:`~gradstep.storage.policy.ROUNDINGS`, for bfloat16 and float16 parameters.
         seed: the seed of the rounding noise.
         noise: by what the noise identifies a parameter, one of :data:`~gradstep.storage.elements.NOISES`.
@@ -203,6 +201,8 @@ class Storage:
             slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
             for slot in slots
         )
+        if not p.is_contiguous():
+            check_order(codecs, f"{name} of shape {tuple(p.shape)} has strides {p.stride()}")
         refusal = refuse_rounding(self.rounding, element.name)
         if refusal is not None:
             raise ValueError(f"{refusal}, the type of {name}")
