@@ -53,7 +53,7 @@ from gradstep.optimizers.state.check import (
 from gradstep.optimizers.state.storage import HEADER, Choices, Storage, find_codec, is_regular
 from gradstep.rules import Rule, Slot, settings_of
 from gradstep.rules.settings import shared_settings_of
-from gradstep.storage.policy import ParameterStorage, keys_of, possible_keys
+from gradstep.storage.policy import STATES, ParameterStorage, keys_of, possible_keys
 
 NOT_STRICT_HINT = "load_state_dict(state_dict, strict=False) leaves these out, and lists them"
 
@@ -366,9 +366,9 @@ def localize_entry(
         The parameter if it is distributed; the tensor that the state is like, which is the parameter or its local
         tensor; and the arrays. Scales of a whole parameter have shape (blocks,), also those saved from shards.
     """
-    found = [(slot, codec) for slot in stored.slots if (codec := find_codec(slot, entry)) is not None]
+    found = ((slot, find_codec(slot, entry) or STATES["float32"](slot.signed)) for slot in stored.slots)
     pairs = (zip(keys_of(slot, codec), codec.fields, strict=True) for slot, codec in found)
-    fields = {**stored.fields, **dict(chain.from_iterable(pairs))} if found else stored.fields
+    fields = {**stored.fields, **dict(chain.from_iterable(pairs))}
     if is_distributed(p):
         shard = ShardedParameter(p, name, stored.collapsed)
         return shard, shard.local, shard.localize(entry, fields)
