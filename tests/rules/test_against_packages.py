@@ -69,6 +69,11 @@ NEW: dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any], dict[str, Any], A
     "LARS": (gradstep.LARS, packages.LARS, {"lr": 0.5, "weight_decay": 0.1}, {}, {}, MATRICES, 1e-12),
     # The package adds ε to the root before its correction, and 1e-15 under the root, which shows in large tensors.
     "MARS": (gradstep.MARS, packages.MARS, DECAY | {"eps": 0.0}, {}, {"optimize_1d": True}, SHAPES[:2], 1e-9),
+    "Lookahead": (
+        gradstep.optimizer(modify(rules.AdamW, rules.Lookahead)),
+        lambda params, **settings: packages.Lookahead(torch.optim.AdamW(params, **settings), k=5, alpha=0.5),
+        *(DECAY, {}, {}, SHAPES, 1e-12),
+    ),
     "Cautious": (CAUTIOUS_LION, packages.Lion, DECAY, {}, {"weight_decouple": True, "cautious": True}, SHAPES, 1e-12),
 }
 """Our class and the package's, the settings of both, of ours and of the package's, the shapes, and the bound."""

@@ -14,6 +14,7 @@ import gradstep
 import gradstep.numpy as gn
 from gradstep import modify, rules
 from gradstep.rules import (
+    EMA,
     LAMB,
     LARS,
     MARS,
@@ -24,6 +25,7 @@ from gradstep.rules import (
     Cautious,
     CautiousDecay,
     Lion,
+    Lookahead,
     Modifier,
     Muon,
     RMSClip,
@@ -106,6 +108,14 @@ WORKED = {
         (np.ones(1), np.array([2.0]), np.array([8.0])),
         ([0.85], [0.775 - 0.0425 / sqrt(448 / 268)]),
     ),
+    # 0.9, 0.8, and from 1 half of the way: 0.9 at k = 2; then 0.8, and from 0.9 half of the way to 0.7: 0.8
+    "lookahead": (
+        modify(SGD, Lookahead)(lr=0.1, lookahead_steps=2, lookahead_rate=0.5),
+        (np.ones(1), *[np.ones(1)] * 4),
+        ([0.9], [0.9], [0.8], [0.8]),
+    ),
+    # The average does not change the steps
+    "ema": (modify(SGD, EMA)(lr=0.1), (np.ones(1), np.ones(1), np.ones(1)), ([0.9], [0.8])),
     # Lion's second steps, cautious and clipped: c = 0.9·0.02·(1, 1, −1, 0) + 0.1·(2, −1, −2, 0): + − − 0; three agree
     "two": (
         modify(Lion, Cautious, RMSClip)(lr=0.1),
@@ -143,7 +153,13 @@ LARGE = [(), (70, 67), (301, 277), (16384,)]  # parts of blocks, several blocks,
     ids=["float32", "float64", "8bit"],
 )
 @pytest.mark.parametrize(
-    "kind", [modify(AdamW, RMSClip, Cautious), modify(Lion, CautiousDecay, Cautious), LAMB, LARS, MARS, StableAdamW]
+    "kind",
+    [
+        modify(AdamW, RMSClip, Cautious),
+        modify(Lion, CautiousDecay, Cautious),
+        modify(AdamW, Lookahead, EMA),
+        *(LAMB, LARS, MARS, StableAdamW),
+    ],
 )
 def test_the_kernel_has_the_reference_s_bits(kind, dtype, options):
     start, steps = starts(LARGE, dtype), gradients(3, LARGE, dtype)
@@ -339,3 +355,30 @@ def test_a_trust_ratio_adds_no_decay_to_a_step_that_contains_it():
         found.append(p.detach())
     assert torch.allclose(found[0], found[1], rtol=1e-12)
     assert torch.allclose(found[0], found[2], rtol=1e-12)
+
+
+def test_the_average_is_that_of_torch_and_eval_shows_it():
+    start, steps = starts([(7,), (33, 5)], torch.float64), gradients(20, [(7,), (33, 5)], torch.float64)
+    optimizer, params = trained(gradstep.optimizer(modify(AdamW, EMA)), start, [], lr=0.01, ema_decay=0.9)
+    other, targets = trained(gradstep.AdamW, start, [], lr=0.01)
+    averages = torch.optim.swa_utils.AveragedModel(
+        torch.nn.ParameterList(targets), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    for step in steps:
+        walk(optimizer, params, [step])
+        walk(other, targets, [step])
+        averages.update_parameters(torch.nn.ParameterList(targets))
+    assert all(map(torch.equal, params, targets))
+    optimizer.eval()
+    for p, q in zip(params, averages.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)
+    optimizer.train()
+    assert all(map(torch.equal, params, targets))
+
+
+def test_copies_of_weights_stay_in_float32_beside_8_bit_state():
+    kind = gradstep.optimizer(modify(AdamW, Lookahead, EMA))
+    row = kind(leaves([normal(70, 67)]), state="8bit").state_summary().rows[0]
+    assert row.state == "exp_avg: 8bit, exp_avg_sq: 8bit, slow: float32, ema: float32"
+    with pytest.raises(ValueError, match="EMASGD keeps only copies of weights; leave state='float32'"):
+        gradstep.optimizer(modify(SGD, EMA))(leaves([normal(70, 67)]), state="8bit")

@@ -189,7 +189,7 @@ def rounding_copies(p: ParameterSpec, rounding: str) -> dict[str, int]:
 
 def _codec(p: ParameterSpec, slot: Slot, state: str) -> Codec:
     # Means of rows and columns take little memory, and every element of the update depends on them.
-    plain = stays_full(p) is not None or slot.collapsed is not None
+    plain = stays_full(p) is not None or slot.exact or slot.collapsed is not None
     element = ELEMENTS["float64" if p.real_dtype == "float64" else "float32"]
     return slot_codec("float32" if plain else state, element, signed=slot.signed)
 

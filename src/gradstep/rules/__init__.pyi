@@ -16,11 +16,13 @@ from gradstep.rules.base import State as State
 from gradstep.rules.base import StepRule as StepRule
 from gradstep.rules.cautious import Cautious as Cautious
 from gradstep.rules.cautious_decay import CautiousDecay as CautiousDecay
+from gradstep.rules.ema import EMA as EMA
 from gradstep.rules.lamb import LAMB as LAMB
 from gradstep.rules.lamb import TrustRatio as TrustRatio
 from gradstep.rules.laprop import LaProp as LaProp
 from gradstep.rules.lars import LARS as LARS
 from gradstep.rules.lion import Lion as Lion
+from gradstep.rules.lookahead import Lookahead as Lookahead
 from gradstep.rules.mars import MARS as MARS
 from gradstep.rules.mars import VarianceReduction as VarianceReduction
 from gradstep.rules.modify import Modifier as Modifier

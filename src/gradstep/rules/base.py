@@ -34,6 +34,8 @@ class Slot:
         signed: False when the value is never negative (a second moment), which storage may exploit.
         fill: its value before the first step.
         collapsed: an axis along which only a mean is kept (its length is 1), or None for the parameter's own shape.
+        exact: True for a copy of weights: it stays in float32 whatever the precision of state, since a weight changes
+            by less than 8 bits hold.
 
     >>> from gradstep.rules import Adam
     >>> Adam().slots(2) == (Slot("exp_avg"), Slot("exp_avg_sq", signed=False))
@@ -44,6 +46,7 @@ class Slot:
     signed: bool = True
     fill: float = 0.0
     collapsed: int | None = None
+    exact: bool = False
 
     def shape(self, of: tuple[int, ...]) -> tuple[int, ...]:
         """Return the slot's shape for a parameter of shape ``of``.

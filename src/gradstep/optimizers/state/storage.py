@@ -137,8 +137,10 @@ class Storage:
             ValueError: an unknown precision, or the rule keeps no state of its parameters' size.
         """
         state = self.state_of(group)
-        if state != "float32" and not any(slot.collapsed is None for slot in rule.slots(2)):
+        if state != "float32" and all(slot.exact or slot.collapsed is not None for slot in rule.slots(2)):
+            exact = any(slot.exact for slot in rule.slots(2))
             kept = "only a row and a column of each matrix" if rule.slots(2) else "no state with these settings"
+            kept = "only copies of weights" if exact else kept
             raise ValueError(
                 f"state={state!r} cannot be honoured: {type(rule).__name__} keeps {kept}; leave state='float32'"
             )
@@ -198,7 +200,7 @@ class Storage:
             if exception is not None:
                 state, reason = "float32", exception
         codecs = tuple(
-            slot_codec("float32" if slot.collapsed is not None else state, element, signed=slot.signed)
+            slot_codec("float32" if slot.exact or slot.collapsed is not None else state, element, signed=slot.signed)
             for slot in slots
         )
         if not p.is_contiguous():
