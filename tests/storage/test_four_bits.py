@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradstep.engines.reference import NumPyArrays
-from gradstep.storage.codecs import BLOCK, FourBits
+from gradstep.storage.codecs import BLOCK
 from gradstep.storage.elements import BITS, NIBBLES, to_bits
+from gradstep.storage.four_bits import FourBits
 
 Floats = NDArray[np.float64]
 LAST = (1 << BITS) - 1

@@ -13,8 +13,9 @@ import numpy as np
 
 from gradstep.rules import Rule, Slot
 from gradstep.spelling import suggest
-from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, FourBits, Nearest
+from gradstep.storage.codecs import Blocks, Codec, Elementwise, Field, Nearest
 from gradstep.storage.elements import BFLOAT16, ELEMENTS, PARAMETER, Element, Half
+from gradstep.storage.four_bits import FourBits
 from gradstep.storage.halves import Kahan, LowByte, Master, Stochastic
 from gradstep.storage.sizes import parse_bytes
 
@@ -267,7 +268,7 @@ def possible_keys(slot: Slot) -> set[str]:
     """Return the keys that a slot's fields have with any codec.
 
     >>> sorted(possible_keys(Slot("exp_avg")))
-    ['exp_avg', 'exp_avg_scale']
+    ['exp_avg', 'exp_avg_scale', 'exp_avg_scale4']
     """
     return {key for make in STATES.values() for key in keys_of(slot, make(slot.signed))}
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from typing import Any, TypeGuard, final
+from typing import Any, TypeGuard, cast, final
 
 import torch
 from torch import Tensor
@@ -63,8 +63,7 @@ def element_of(dtype: torch.dtype) -> Element:
 
 def dtype_of(field: Field) -> torch.dtype:
     """Return the torch type of a field's array."""
-    dtype: torch.dtype = getattr(torch, field.element.name)
-    return dtype
+    return cast("torch.dtype", getattr(torch, field.element.name))
 
 
 def find_codec(slot: Slot, entry: Mapping[str, Any], *, whole: bool = True) -> Codec | None:
@@ -137,10 +136,10 @@ class Storage:
             ValueError: an unknown precision, or the rule keeps no state of its parameters' size.
         """
         state = self.state_of(group)
-        if state != "float32" and all(slot.exact or slot.collapsed is not None for slot in rule.slots(2)):
-            exact = any(slot.exact for slot in rule.slots(2))
-            kept = "only a row and a column of each matrix" if rule.slots(2) else "no state with these settings"
-            kept = "only copies of weights" if exact else kept
+        slots = rule.slots(2)
+        if state != "float32" and all(slot.exact or slot.collapsed is not None for slot in slots):
+            few = "only copies of weights" if any(s.exact for s in slots) else "only a row and a column of each matrix"
+            kept = few if slots else "no state with these settings"
             raise ValueError(
                 f"state={state!r} cannot be honoured: {type(rule).__name__} keeps {kept}; leave state='float32'"
             )
@@ -205,8 +204,7 @@ class Storage:
         )
         if not p.is_contiguous():
             check_order(codecs, f"{name} of shape {tuple(p.shape)} has strides {p.stride()}")
-        refusal = refuse_rounding(self.rounding, element.name)
-        if refusal is not None:
+        if refusal := refuse_rounding(self.rounding, element.name):
             raise ValueError(f"{refusal}, the type of {name}")
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason, tuple(rule.scalars))
 
