@@ -294,6 +294,11 @@ class _MoreCautious(Cautious):
     """A modifier that is derived from another."""
 
 
+@dataclass(frozen=True)
+class _MoreEMA(EMA):
+    """A modifier that is derived from one of the update."""
+
+
 class _NoDataclass(Modifier):
     """A modifier whose settings nobody finds."""
 
@@ -315,6 +320,9 @@ def test_what_cannot_be_modified():
         ((AdamW, Cautious, _MoreCautious), r"AdamW would have Cautious twice \(once through _MoreCautious\)"),
         ((AdamW, _MoreCautious, Cautious), "AdamW would have Cautious twice: give it once"),
         ((modify(AdamW, Cautious, RMSClip), _MoreCautious), "RMSClipCautiousAdamW would have Cautious twice"),
+        ((AdamW, EMA, EMA), "AdamW would have EMA twice: give it once"),
+        ((AdamW, EMA, _MoreEMA), r"AdamW would have EMA twice \(once through _MoreEMA\)"),
+        ((modify(AdamW, Lookahead), Lookahead), "LookaheadAdamW would have Lookahead twice"),
         ((AdamW, Modifier), "Modifier is the base of modifiers and changes nothing"),
         ((AdamW, _NoDataclass), r"_NoDataclass needs @dataclass\(frozen=True\) above it"),
     ]

@@ -117,9 +117,9 @@ def _check_modifier(modifier: Any) -> None:
 
 
 def _changes(*classes: type[Rule]) -> list[type[Rule]]:
-    """Return the modifiers in rules and modifiers, their bases included, that change a step or a decay themselves."""
+    """Return the modifiers among these classes and their bases that define a step, a decay or an update themselves."""
     parts = [part for kind in classes for part in kind.__mro__ if issubclass(part, Modifier) and part is not Modifier]
-    return [part for part in parts if not {"step", "decay"}.isdisjoint(vars(part))]
+    return [part for part in parts if not {"step", "decay", "update"}.isdisjoint(vars(part))]
 
 
 @cache
