@@ -90,9 +90,11 @@ class Memory:
     def store(self, addresses: NDArray[np.int64], numbers: Any, threads: Any, text: str) -> None:
         """Write (threads, count) numbers."""
         places = self.find(addresses, numbers.dtype.itemsize, numbers.shape[1], WRITE, text)
-        writer = self.writer[places]
-        if ((writer != -1) & (writer != threads[:, None])).any() or len(np.unique(places)) < places.size:
-            raise RuntimeError(f"another thread has written it: {text}")
+        again = self.writer[places] != -1
+        if places.shape[1] == 1:  # a thread writes a byte once for each code in it
+            again &= self.writer[places] != threads[:, None]
+        if again.any() or len(np.unique(places)) < places.size:
+            raise RuntimeError(f"it was written before: {text}")
         self.writer[places] = threads[:, None]
         self.bytes[places] = np.ascontiguousarray(numbers).view(np.uint8)
 

@@ -173,7 +173,7 @@ def interpret_lines(*lines: str, threads: int = 32) -> Memory:
         ("ld.global.v2.b32 {%r2, %r3}, [%rd1+4];", MemoryError, "not aligned to 8 bytes"),
         ("ld.global.b32 %r2, [%rd1+16];", MemoryError, "outside of the arrays"),
         ("ld.global.b32 %r2, [%rd1+-4];", MemoryError, "outside of the arrays"),
-        ("st.global.b32 [%rd1], %r1;", RuntimeError, "another thread has written it"),
+        ("st.global.b32 [%rd1], %r1;", RuntimeError, "written before"),
         ("popc.b32 %r2, %r1;", NotImplementedError, "popc"),
         (
             "setp.eq.b32 %p1, %r1, 0;\n@%p1 redux.sync.max.s32 %r2, %r1, -1;",
