@@ -104,7 +104,7 @@ class Recorded:
         return result
 
     def _commute(self, function: Function, other: Any) -> Recorded:
-        """LineRecord a function of which the order of arguments does not matter: torch's take the array first."""
+        """Record a function of which the order of arguments does not matter: torch's take the array first."""
         if self.kind == "number" and isinstance(other, Recorded):
             return other._apply(function, self)
         return self._apply(function, other)
