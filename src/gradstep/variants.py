@@ -78,7 +78,7 @@ def find_named_rule(text: str) -> type[Rule]:
     >>> find_named_rule("adamw").__name__, find_named_rule("AdamW_torch").__name__
     ('AdamW', 'AdamW')
     """
-    if _FILE.fullmatch(str(text)):
+    if isinstance(text, str) and names_file(text):
         return rule_in_file(text)
     name, state, paged = parse_name(text)
     if state != "float32" or paged:
