@@ -231,3 +231,21 @@ def test_a_release_that_goes_on_beside_another_optimizer_says_how_to_end_it(othe
 def test_a_handle_is_of_an_optimizer():
     with pytest.raises(TypeError, match="an optimizer, or a trainer's wrapper of one, is needed here, not None"):
         gradstep.GradientRelease.of(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("refused", ["setting", "watch"])
+def test_the_gradient_of_a_refused_update_is_not_added_to_the_next(refused):
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = gradstep.SGD(model.named_parameters(), lr=1.0)
+    before = model.weight.detach().clone()
+    with gradstep.release_gradients(model, optimizer):
+        if refused == "setting":
+            optimizer.param_groups[0]["lr"] = -1.0
+        else:
+            optimizer.watch = "parameters"
+        with pytest.raises((ValueError, RuntimeError), match=r"Invalid learning rate|statistics of a step"):
+            model(torch.ones(3)).backward()
+        optimizer.param_groups[0]["lr"], optimizer.watch = 1.0, None
+        model(torch.ones(3)).backward()
+        optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before - 1)

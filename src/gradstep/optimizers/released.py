@@ -117,11 +117,21 @@ class GradientRelease:
 
     def _update(self, p: Tensor) -> None:
         ends, self._ends = self._ends, False
-        name, optimizer = self._names[p], self._optimizer()
+        optimizer = self._optimizer()
         if optimizer is None:
             return
-        if p in self._updated:
+        try:
+            self._check_update(p, optimizer)
+            optimizer._step()  # of all parameters only this one has a gradient now
+        finally:  # also after an error: the next backward pass would add to the gradient of this one
             p.grad = None
+        self._updated.add(p)
+        self._is_complete = ends
+
+    def _check_update(self, p: Tensor, optimizer: Optimizer) -> None:
+        """Refuse a second gradient, statistics, and gradients that were not released."""
+        name = self._names[p]
+        if p in self._updated:
             self._check_whole("take another backward pass")
             raise RuntimeError(
                 f"{name} has a second gradient since the last optimizer.step(), and its first has updated it already: "
@@ -140,10 +150,6 @@ class GradientRelease:
                         "required no gradient before or was added later, remove() the release and call "
                         "release_gradients() again"
                     )
-        optimizer._step()  # of all parameters only this one has a gradient now
-        p.grad = None
-        self._updated.add(p)
-        self._is_complete = ends
 
     # -- hooks of the optimizer ----------------------------------------------------------------------------------
 
