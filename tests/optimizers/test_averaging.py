@@ -1,6 +1,7 @@
 """Optimizers that average the weights: what ``eval()`` and ``train()`` do, and what is refused in between."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -80,3 +81,58 @@ def test_a_group_whose_rule_averages_needs_an_optimizer_that_does():
     both.eval()
     assert not torch.equal(one, before[0])
     assert torch.equal(other, before[1])
+
+
+def copied(optimizer, params):
+    return copy.deepcopy((optimizer, params))
+
+
+def pickled(optimizer, params):
+    return pickle.loads(pickle.dumps((optimizer, params)))
+
+
+@pytest.mark.parametrize("duplicate", [copied, pickled])
+def test_a_copy_made_in_eval_mode_has_both_weights_and_trains_on_as_the_original(duplicate):
+    optimizer, params = trained(gradstep.ScheduleFreeAdamW, [normal(3)], gradients(2, [(3,)]), lr=0.1)
+    optimizer.eval()
+    twin, (p,) = duplicate(optimizer, params)
+    for attempt in (twin.step, twin.state_dict, lambda: twin.load_state_dict({})):
+        with pytest.raises(RuntimeError, match=r"have their averaged weights: call optimizer.train\(\) before"):
+            attempt()
+    assert torch.equal(p, params[0])
+    for one, its in ((optimizer, params), (twin, [p])):
+        one.train()
+        walk(one, its, gradients(1, [(3,)]))
+    assert torch.equal(p, params[0])
+
+
+def test_a_shallow_copy_does_not_bring_old_weights_back():
+    optimizer, params = trained(gradstep.ScheduleFreeSGD, [normal(3)], gradients(2, [(3,)]), lr=0.1)
+    optimizer.eval()
+    shallow = copy.copy(optimizer)
+    optimizer.train()
+    walk(optimizer, params, gradients(1, [(3,)]))
+    after = params[0].detach().clone()
+    shallow.train()
+    assert torch.equal(params[0], after)
+
+
+def test_a_step_with_hooks_is_refused_too():
+    optimizer, _ = trained(gradstep.ScheduleFreeSGD, [normal(3)], gradients(2, [(3,)]))
+    optimizer.register_step_post_hook(lambda *_: None)
+    optimizer.eval()
+    with pytest.raises(RuntimeError, match="have their averaged weights"):
+        optimizer.step()
+
+
+def test_an_eval_that_fails_changes_no_weights():
+    optimizer, params = trained(gradstep.ScheduleFreeSGD, [normal(3), normal(4)], gradients(2, [(3,), (4,)]))
+    before = [p.detach().clone() for p in params]
+    entry = optimizer.state[params[1]]
+    lost = {name: entry.pop(name) for name in list(entry) if name != "step"}
+    for _ in range(2):  # the second call too: it must not take the parameters for averaged
+        with pytest.raises(KeyError):
+            optimizer.eval()
+        assert all(map(torch.equal, params, before))
+    entry.update(lost)
+    optimizer.step()

@@ -233,6 +233,23 @@ def test_a_handle_is_of_an_optimizer():
         gradstep.GradientRelease.of(None)  # type: ignore[arg-type]
 
 
+def test_averaged_weights_are_not_updated_in_the_backward_pass():
+    model = nn.Linear(3, 2)
+    optimizer = gradstep.ScheduleFreeSGD(model.named_parameters(), lr=0.1)
+    with gradstep.release_gradients(model, optimizer):
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+        optimizer.eval()
+        before = [p.detach().clone() for p in model.parameters()]
+        with pytest.raises(RuntimeError, match=r"have their averaged weights: call optimizer.train\(\) before"):
+            model(torch.ones(3)).sum().backward()
+        assert all(map(torch.equal, model.parameters(), before))
+        optimizer.train()
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+    assert optimizer.state[model.weight]["step"] == 2
+
+
 @pytest.mark.parametrize("refused", ["setting", "watch"])
 def test_the_gradient_of_a_refused_update_is_not_added_to_the_next(refused):
     model = nn.Linear(3, 1, bias=False)

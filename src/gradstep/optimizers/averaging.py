@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
+from gradstep.engines.step import defer_signals
 from gradstep.optimizers.arguments import build_rules
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import local_tensor
 from gradstep.optimizers.state.arrays import decode_slot
 from gradstep.rules import Rule, State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from gradstep.optimizers.checkpoint.matching import LoadReport
 
 
 class AveragingOptimizer(Optimizer):
@@ -33,55 +38,65 @@ class AveragingOptimizer(Optimizer):
     """
 
     _training_weights: dict[Tensor, Tensor]
-    _refusals: list[RemovableHandle]
+    _averaged: bool
 
-    def __new__(cls, *args: Any, **named: Any) -> AveragingOptimizer:
+    def __new__(cls, *args: Any, **named: Any) -> Self:
         self = super().__new__(cls, *args, **named)
-        self._training_weights, self._refusals = {}, []
+        self._training_weights, self._averaged = {}, False
         return self
 
     def eval(self) -> None:
         """Give the parameters their averaged weights, to evaluate or publish the model; nothing if they have them.
 
         Memory has a copy of the other weights until :meth:`train`, so that training goes on from the same bits. In
-        between ``step()``, ``state_dict()`` and ``load_state_dict()`` raise an error.
+        between ``step()``, ``state_dict()`` and ``load_state_dict()`` raise an error, and a backward pass does that
+        releases gradients. A copy of the optimizer (``copy.deepcopy``, ``pickle``) has both weights too.
         """
-        with self._lock, torch.no_grad():
-            if self._refusals:
+        with self._lock, defer_signals(), torch.no_grad():
+            if self._averaged:
                 return
-            self._refuse_in_between()
-            state = self.__dict__["state"]
-            for group, rule in zip(self.param_groups, build_rules(self._rules, self.param_groups), strict=True):
-                for p in group["params"] if rule.averages else ():
-                    if state.get(p):
-                        self._training_weights[p] = p.detach().clone()
-                        local_tensor(p).copy_(_average(rule, p, state[p]))
+            rules = build_rules(self._rules, self.param_groups)
+            self._averaged = True
+            try:
+                for group, rule in zip(self.param_groups, rules, strict=True):
+                    for p in group["params"] if rule.averages else ():
+                        self._average_one(rule, p)
+            except BaseException:  # not one half of the parameters with averaged weights
+                self.train()
+                raise
+
+    def _average_one(self, rule: Rule, p: Tensor) -> None:
+        if entry := self.__dict__["state"].get(p):
+            self._training_weights[p] = p.detach().clone()
+            local_tensor(p).copy_(_average(rule, p, entry))
 
     def train(self) -> None:
         """Give the parameters the weights that training goes on from; nothing if they have them."""
-        with self._lock, torch.no_grad():
+        with self._lock, defer_signals(), torch.no_grad():
             for p, weights in self._training_weights.items():
                 p.copy_(weights)
-            for handle in self._refusals:
-                handle.remove()
-            self._training_weights, self._refusals = {}, []
+            self._training_weights.clear()  # in place: a shallow copy of this optimizer must not restore them later
+            self._averaged = False
 
-    def _refuse_in_between(self) -> None:
-        def refuse(before: str) -> Any:
-            def hook(*_: Any) -> None:
-                raise RuntimeError(
-                    f"the parameters have their averaged weights: call optimizer.train() before {before}"
-                )
+    def state_dict(self) -> dict[str, Any]:
+        self._refuse_averaged("state_dict(), and save the weights with the state in train mode")
+        return super().state_dict()
 
-            return hook
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadReport | None:  # type: ignore[override]
+        self._refuse_averaged("weights and state are loaded")
+        return super().load_state_dict(state_dict, strict)
 
-        self._refusals = [
-            self.register_step_pre_hook(refuse("step()")),
-            self.register_state_dict_pre_hook(
-                refuse("state_dict(), and save the weights with the state in train mode")
-            ),
-            self.register_load_state_dict_pre_hook(refuse("weights and state are loaded")),
-        ]
+    def _step(self, closure: Any = None, **named: Any) -> Any:
+        self._refuse_averaged("step()")
+        return super()._step(closure, **named)
+
+    def _refuse_averaged(self, before: str) -> None:
+        if self._averaged:
+            raise RuntimeError(f"the parameters have their averaged weights: call optimizer.train() before {before}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("_training_weights", "_averaged")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
 
 
 def _average(rule: Rule, p: Tensor, entry: dict[str, Any]) -> Tensor:

@@ -269,7 +269,7 @@ class Optimizer(torch.optim.Optimizer):
             return self._step(closure, max_grad_norm=max_grad_norm, grad_scale=grad_scale)
         named: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_scale": grad_scale}
         named = {name: value for name, value in named.items() if value is not None}  # hooks see given arguments only
-        return call_with_hooks(Optimizer._step, self, *(() if closure is None else (closure,)), **named)
+        return call_with_hooks(type(self)._step, self, *(() if closure is None else (closure,)), **named)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's own wrapper would cost a fifth of a small step's time
 
