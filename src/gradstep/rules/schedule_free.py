@@ -39,10 +39,9 @@ class ScheduleFreeRule(StepRule):
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         return (Slot("ahead"),)
 
+    @abstractmethod
     def _rate(self, step: int) -> float:
         """Return the learning rate γ_t of a step."""
-        del step
-        return self.lr
 
     def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         rate = self._rate(step)
