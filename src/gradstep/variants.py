@@ -35,7 +35,7 @@ _NAME = re.compile(  # the underlines are missing in the names of classes, such 
 )
 
 
-def parse_name(name: str) -> tuple[str, str, bool]:
+def parse_name(name: object) -> tuple[str, str, bool]:
     """Return the rule that a name stands for, the precision of state, and whether state is paged.
 
     Args:
@@ -68,7 +68,7 @@ def parse_name(name: str) -> tuple[str, str, bool]:
     return rule, _BITS[match["bits"]], bool(match["paged"])
 
 
-def find_named_rule(text: str) -> type[Rule]:
+def find_named_rule(text: object) -> type[Rule]:
     """Return the rule that a text names: as :func:`parse_name` has the names, or ``FILE.py:NAME``.
 
     Raises:

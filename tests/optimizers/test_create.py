@@ -13,7 +13,7 @@ import gradstep
 from gradstep.judge.checking import find_rule
 from gradstep.lab.contenders import class_of
 from gradstep.planner.request import resolve_rule
-from gradstep.variants import PROMISES, parse_name
+from gradstep.variants import PROMISES, find_named_rule, parse_name
 
 MADE = {
     "adamw_torch": "AdamW",
@@ -179,3 +179,8 @@ def test_a_name_that_promises_more_than_a_group_can_keep():
     p = [torch.ones(3, requires_grad=True)]
     with pytest.raises(ValueError, match=r"'lomo'\. Only gradstep\.create\(\) makes it: its rule is 'sgd'"):
         gradstep.AdamW([{"params": p, "rule": "lomo", "lr": 0.1}])
+
+
+def test_a_path_is_no_name_of_a_rule():
+    with pytest.raises(TypeError, match="must be a string such as 'adamw_8bit'"):
+        find_named_rule(Path("mine.py"))
