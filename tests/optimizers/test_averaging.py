@@ -136,3 +136,21 @@ def test_an_eval_that_fails_changes_no_weights():
         assert all(map(torch.equal, params, before))
     entry.update(lost)
     optimizer.step()
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_step_with_hooks_and_a_released_gradient_are_refused(hooked):
+    model = torch.nn.Linear(3, 2)
+    optimizer = gradstep.ScheduleFreeSGD(model.named_parameters(), lr=0.1)
+    if hooked:
+        optimizer.register_step_post_hook(lambda *_: None)
+    with gradstep.release_gradients(model, optimizer):
+        model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+        optimizer.eval()
+        before = model.weight.detach().clone()
+        with pytest.raises(RuntimeError, match=r"call optimizer.train\(\) before step\(\)"):
+            model(torch.ones(4, 3)).sum().backward()
+        assert torch.equal(model.weight, before)
+    with pytest.raises(RuntimeError, match=r"call optimizer.train\(\) before step\(\)"):
+        optimizer.step()
