@@ -56,6 +56,17 @@ def test_states_are_the_same_bits_on_every_machine(subject, storage, engine):
     assert digest(subject, storage, engine) == expected[f"{subject.name} {storage}"]
 
 
+@pytest.mark.parametrize("subject", subjects(elementwise=True))
+def test_the_engines_of_torch_compute_them_too(subject):
+    """One storage for each rule; every storage is met by several rules."""
+    storage = list(STORAGES)[sum(map(ord, subject.name)) % len(STORAGES)]
+    expected = json.loads(FILE.read_text(encoding="utf-8"))[f"{subject.name} {storage}"]
+    assert {engine: digest(subject, storage, engine) for engine in ("eager", "foreach")} == {
+        "eager": expected,
+        "foreach": expected,
+    }
+
+
 if __name__ == "__main__":
     rules = [s for s in SUBJECTS if s.name in {p.values[0].name for p in subjects(elementwise=True)}]
     table = {f"{s.name} {storage}": digest(s, storage, "reference") for s in rules for storage in STORAGES}

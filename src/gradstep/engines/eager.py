@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradstep.engines.arrays import Arrays, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
+from gradstep.engines.rounding import CorrectRounding
 from gradstep.rules import Rule
 from gradstep.rules.base import Array
 
@@ -106,7 +107,8 @@ class Eager(Engine):
             if columns[0].numel():
                 row, key, fields = rows[batch.rows[k]], int(batch.keys[k]), [real(t) for t in columns]
                 start = 0 if batch.starts is None else int(batch.starts[k])
-                statistics[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
+                with CorrectRounding():
+                    statistics[k] = ARRAYS.update(spec, row, key, fields, watched=batch.owners is not None, start=start)
         if batch.owners is not None:
             batch.tally = build_tally(list(statistics), read_rows(list(statistics.values())), batch.owners)
 

@@ -16,6 +16,7 @@ from gradstep.engines.arrays import apply_rule, build_tally
 from gradstep.engines.base import Batch, Engine, Traits
 from gradstep.engines.eager import ARRAYS, flatten_each, name_coefficients, read_rows, sum_squares
 from gradstep.engines.program import record_program
+from gradstep.engines.rounding import CorrectRounding
 from gradstep.engines.statistics import Int64s
 from gradstep.rules import Rule
 from gradstep.storage.elements import move_keys, split_key
@@ -211,14 +212,18 @@ class _Work:
             ]
         old: Sequence[Tensor] = ()
         if self.program is None or watched:
-            old = ARRAYS.decode(spec, self.c, columns)
-            new = apply_rule(spec, self.c, old)
+            with CorrectRounding():
+                old = ARRAYS.decode(spec, self.c, columns)
+                new = apply_rule(spec, self.c, old)
         else:
             elements = columns[0].numel()
             scratch = [array[:elements] for array in self.scratch] if elements < self.limit else self.scratch
-            new = self.program.run(self.registers, ARRAYS.decode_columns(spec, columns), scratch)
+            with CorrectRounding():
+                values = ARRAYS.decode_columns(spec, columns)
+            new = self.program.run(self.registers, values, scratch)  # its roots and quotients are correctly rounded
         key, numbers = _number_elements(self.batch, pieces, self.device) if spec.noise else ((0, 0), None)
-        statistics = ARRAYS.store(spec, key, columns, old, new, numbers, watched=watched)
+        with CorrectRounding():
+            statistics = ARRAYS.store(spec, key, columns, old, new, numbers, watched=watched)
         if len(pieces) > 1:
             for arrays, column, length in zip(chosen[1:], columns[1:], lengths[1:], strict=True):
                 torch.split_with_sizes_copy(column, length, out=arrays)

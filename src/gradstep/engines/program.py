@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engines.arrays import apply_rule
+from gradstep.engines.rounding import quotient, root
 from gradstep.storage.policy import UpdateSpec
 
 Function = Callable[..., Any]
@@ -28,10 +29,10 @@ _WITH_OUT: Mapping[Function, Function] = {
     operator.add: torch.add,
     operator.sub: torch.sub,
     operator.mul: torch.mul,
-    operator.truediv: torch.div,
+    quotient: quotient,
     operator.neg: torch.neg,
     operator.abs: torch.abs,
-    torch.sqrt: torch.sqrt,
+    root: root,
     torch.sign: torch.sign,
     torch.clamp: torch.clamp,
     torch.maximum: torch.maximum,
@@ -109,14 +110,19 @@ class Recorded:
             return other._apply(function, self)
         return self._apply(function, other)
 
+    def _divide(self, other: Any, *, reflected: bool) -> Recorded:
+        other_kind = other.kind if isinstance(other, Recorded) else "number"
+        function = operator.truediv if self.kind == other_kind == "number" else quotient
+        return self._apply_reflected(function, other) if reflected else self._apply(function, other)
+
     def _compare(self, function: Function, other: Any) -> Any:
         return self._apply(function, other, kind="mask")
 
     __add__ = __radd__ = partialmethod(_commute, operator.add)
     __sub__, __rsub__ = partialmethod(_apply, operator.sub), partialmethod(_apply_reflected, operator.sub)
     __truediv__, __rtruediv__ = (
-        partialmethod(_apply, operator.truediv),
-        partialmethod(_apply_reflected, operator.truediv),
+        partialmethod(_divide, reflected=False),
+        partialmethod(_divide, reflected=True),
     )
     __neg__, __abs__ = partialmethod(_apply, operator.neg), partialmethod(_apply, operator.abs)
     __lt__, __le__ = partialmethod(_compare, operator.lt), partialmethod(_compare, operator.le)
@@ -137,7 +143,7 @@ class Recorded:
         return self * self
 
     def sqrt(self) -> Recorded:
-        return self._array(torch.sqrt)
+        return self._array(root)
 
     def sign(self) -> Recorded:
         return self._array(torch.sign)
@@ -263,6 +269,8 @@ def _can_write_to_memory(operation: Operation, kinds: Sequence[RecordedKind]) ->
         return False
     if operation.function is torch.where:
         return kinds[operation.arguments[2]] == "array"
+    if operation.function is quotient:
+        return True
     return kinds[operation.arguments[0]] == "array"
 
 
