@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradstep.engines import list_kernel
-from gradstep.engines.cuda.kernel import build_kernel
+from gradstep.engines.cuda.kernel import THREADS, build_kernel
 from gradstep.rules import Adafactor, AdamW, Rule, Slot, State
 from gradstep.rules.ops import Array, where
 from gradstep.storage.codecs import Nearest
@@ -149,6 +149,7 @@ def test_the_text_is_for_old_cards_and_drivers_and_reads_vectors():
     assert text.count("ld.global.v4.b32") == 4  # gradient, parameter and two slots
     assert text.count("st.global.v4.b32") == 3
     assert ".local" not in text
+    assert re.search(rf"^\.maxntid {THREADS}(, 1, 1)?$", text, re.MULTILINE)
 
 
 # -- the interpreter --------------------------------------------------------------------------------------------------

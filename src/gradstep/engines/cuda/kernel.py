@@ -27,6 +27,9 @@ from gradstep.storage.policy import UpdateSpec
 WARP = 32
 """Threads that run together: they find the largest value of a block among themselves."""
 
+THREADS = 256
+"""Threads of a block, a multiple of ``WARP``: eight warps, of which each takes a block of 8-bit state."""
+
 ELEMENTS_PER_THREAD = 4
 """Neighbouring elements that a thread updates at a time: 16 bytes of float32, the widest access of a thread."""
 
@@ -48,7 +51,9 @@ THREAD_NUMBERS = ("block", "blocks", "thread", "threads")
 
 
 def build_kernel(spec: UpdateSpec) -> ir.Module:
-    """Build the kernel ``task(PARAMETERS)`` of a device; threads per block must be a multiple of ``WARP``.
+    """Build the kernel ``task(PARAMETERS)`` of a device, for blocks of ``THREADS`` threads.
+
+    The assembler learns from the number of threads how many registers each may have; more threads cannot be launched.
 
     Raises:
         TypeError: the rule sees more than single elements.
@@ -67,6 +72,8 @@ def build_kernel(spec: UpdateSpec) -> ir.Module:
 
     b.call(body, [*task.args, *(special(register) for register in ("ctaid", "nctaid", "tid", "ntid"))])
     b.ret_void()
+    limit = module.add_metadata([task, ir.MetaDataString(module, "maxntidx"), ir.Constant(I32, THREADS)])
+    module.add_named_metadata("nvvm.annotations", limit)
     return module
 
 
