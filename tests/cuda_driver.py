@@ -1,9 +1,9 @@
 """A stand-in for NVIDIA's driver and a card: the driver's C interface, which runs kernels on the CPU and records calls.
 
-Its functions are C functions, so that arguments pass through ctypes as they do to the driver: a wrong type, or a pointer
-that dangles, is seen. A kernel is known by its PTX, and runs as its body compiled for the CPU; that the PTX does the
-same is shown elsewhere (:mod:`tests.ptx`). It runs when it is launched. What needs a device is not shown: that launches
-are asynchronous, and that memory is that of another device.
+Its functions are C functions, so that arguments pass through ctypes as they do to the driver, and a wrong type or a
+pointer that dangles is seen. A kernel is known by its PTX, and runs as its body compiled for the CPU; that the PTX does
+the same is shown elsewhere (:mod:`tests.ptx`). It runs when it is launched. What needs a device is not shown: that
+launches do not wait, and that a device has memory of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from gradstep.engines.cuda.driver import FUNCTIONS, Driver
+from gradstep.engines.cuda.driver import FUNCTIONS, CudaDriver
 from gradstep.storage.policy import UpdateSpec
 from tests.devices import host_loop_of
 
@@ -113,7 +113,7 @@ class FakeLibrary:
             return INVALID_VALUE
         count = ptx.partition("(")[2].partition(")")[0].count(".param")
         places = (ctypes.c_void_p * count).from_address(parameters)
-        values = [ctypes.c_int64.from_address(place).value for place in places]
+        values = [ctypes.c_int64.from_address(place or 0).value for place in places]
         self.calls.append(("cuLaunchKernel", blocks, threads, stream or 0, *values))
         if self.specs:
             host_loop_of(self.specs[ptx])(*values, blocks, threads)
@@ -122,10 +122,10 @@ class FakeLibrary:
         return 0
 
 
-def make_driver() -> tuple[Driver, FakeLibrary]:
+def make_driver() -> tuple[CudaDriver, FakeLibrary]:
     """Return a driver on a stand-in, and the stand-in."""
     library = FakeLibrary()
-    return Driver(library), library
+    return CudaDriver(library), library
 
 
 def without(library: FakeLibrary, name: str) -> Any:

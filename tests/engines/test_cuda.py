@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gradstep.engines import list_kernel
-from gradstep.engines.cuda.kernel import THREADS, build_kernel
+from gradstep.engines.cuda import THREADS
+from gradstep.engines.cuda.kernel import build_kernel
 from gradstep.rules import Adafactor, AdamW, Rule, Slot, State
 from gradstep.rules.ops import Array, where
 from gradstep.storage.codecs import Nearest

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gradstep.engines.cuda.driver import Driver, DriverError, open_driver
+from gradstep.engines.cuda.driver import CudaDriver, DriverError, open_driver
 from gradstep.rules import SGD
 from tests.cuda_driver import INVALID_CONTEXT, FakeLibrary, make_driver, without
 from tests.devices import ptx_of, spec_of
@@ -54,10 +54,10 @@ def test_a_thread_without_a_context_is_told_so(ptx):
 def test_a_driver_that_lacks_a_function_or_a_card_is_refused():
     library = FakeLibrary()
     with pytest.raises(DriverError, match="has no function cuLaunchKernel: install a newer driver"):
-        Driver(without(library, "cuLaunchKernel"))
+        CudaDriver(without(library, "cuLaunchKernel"))
     library.fails["cuInit"] = INVALID_CONTEXT
     with pytest.raises(DriverError, match="cuInit failed with CUDA_ERROR_INVALID_CONTEXT"):
-        Driver(library)
+        CudaDriver(library)
 
 
 def test_a_machine_without_a_driver_says_so(monkeypatch):

@@ -157,6 +157,8 @@ class Traits:
         plain: it is a plain tensor or array, not a subclass that computes differently.
         noisy: the parameter or a slot is rounded at random.
         sharded: this process has a part of it.
+        number: number of the device among those of its type.
+        spec: the update to compute; None if only the rule is known.
     """
 
     dtype: str
@@ -165,6 +167,8 @@ class Traits:
     plain: bool
     noisy: bool = False
     sharded: bool = False
+    number: int = 0
+    spec: UpdateSpec | None = None
 
 
 class Engine(ABC):

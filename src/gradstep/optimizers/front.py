@@ -31,7 +31,8 @@ from gradstep.optimizers.checkpoint.load import export_state_dict, prepare_load
 from gradstep.optimizers.checkpoint.matching import LoadReport, write_group_header
 from gradstep.optimizers.hooks import call_uncompiled, call_with_hooks
 from gradstep.optimizers.named_rules import read_named_rule
-from gradstep.optimizers.state.storage import ENGINES, Choice, Choices, Storage
+from gradstep.optimizers.state.engines import ENGINES
+from gradstep.optimizers.state.storage import Choice, Choices, Storage
 from gradstep.optimizers.state.summary import Summary, choose_each, summarize
 from gradstep.optimizers.step.build import build_batches
 from gradstep.optimizers.step.part import TorchBatch
@@ -194,8 +195,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> gradstep.AdamW([torch.zeros(3, requires_grad=True)]).engines()
         [('parameter 0 of group 0', 'fused', 'a dense float32 tensor on the CPU')]
         """
-        choices = [(name, choice.engine_and_reason) for name, _, choice in self._choices()]
-        return [(name, engine.name, reason) for name, (engine, reason) in choices]
+        return [(name, engine.name, why) for name, _, c in self._choices() for engine, why in [c.engine_and_reason]]
 
     def state_summary(self) -> Summary:
         """Return how each parameter's state is stored, why, and its bytes; ``print`` shows a table.

@@ -21,7 +21,7 @@ FUNCTIONS: dict[str, list[Any]] = {
     "cuModuleGetFunction": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p],
     "cuLaunchKernel": [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3],
 }
-"""The driver's functions that are used, with the types of their arguments; each returns 0, or the number of an error."""
+"""The driver's functions that are used, with the types of their arguments; each returns 0, or an error's number."""
 
 ERROR_LOG, ERROR_LOG_BYTES = 5, 6
 """``CU_JIT_ERROR_LOG_BUFFER`` and ``CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES``."""
@@ -34,7 +34,7 @@ class DriverError(RuntimeError):
 
 
 @final
-class Driver:
+class CudaDriver:
     """The driver.
 
     Args:
@@ -61,7 +61,7 @@ class Driver:
         The kernel stays loaded as long as the process lives.
 
         Raises:
-            DriverError: no context is current in this thread, or the driver refuses the PTX; with the assembler's words.
+            DriverError: no context is current in this thread, or the driver refuses the PTX, for the reason given.
         """
         context = ctypes.c_void_p()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
@@ -114,7 +114,7 @@ class Driver:
 
 
 @cache
-def open_driver() -> Driver:
+def open_driver() -> CudaDriver:
     """Return the driver of this machine.
 
     Raises:
@@ -125,4 +125,4 @@ def open_driver() -> Driver:
         library = ctypes.CDLL(name)
     except OSError as error:
         raise DriverError(f"NVIDIA's driver cannot be loaded ({error})") from None
-    return Driver(library)
+    return CudaDriver(library)

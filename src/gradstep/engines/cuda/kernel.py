@@ -17,6 +17,7 @@ from typing import final
 import numpy as np
 from llvmlite import ir
 
+from gradstep.engines.cuda import THREADS
 from gradstep.engines.fused.job import PER_PIECE, PER_TENSOR
 from gradstep.engines.fused.kernel import TracedUpdate
 from gradstep.engines.fused.skeleton import I64, Column, count_up, integer
@@ -26,9 +27,6 @@ from gradstep.storage.policy import UpdateSpec
 
 WARP = 32
 """Threads that run together: they find the largest value of a block among themselves."""
-
-THREADS = 256
-"""Threads of a block, a multiple of ``WARP``: eight warps, of which each takes a block of 8-bit state."""
 
 ELEMENTS_PER_THREAD = 4
 """Neighbouring elements that a thread updates at a time: 16 bytes of float32, the widest access of a thread."""

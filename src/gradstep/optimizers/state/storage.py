@@ -14,15 +14,11 @@ from torch import Tensor
 
 import gradstep
 from gradstep.engines.base import Engine, Traits
-from gradstep.engines.compiled import Compiled
-from gradstep.engines.eager import Eager
-from gradstep.engines.foreach import Foreach
-from gradstep.engines.fused import Fused
-from gradstep.engines.reference import Reference
 from gradstep.engines.step import choose_engine, pause_garbage_collection
 from gradstep.optimizers.arguments import Embeddings
 from gradstep.optimizers.memory import PLAIN, is_addressable, is_dense, is_distributed, lacks_memory, local_tensor
 from gradstep.optimizers.sharded import any_sharded, check_distributed
+from gradstep.optimizers.state.engines import ENGINES, ENGINES_ON
 from gradstep.rules import Rule, Slot
 from gradstep.storage.codecs import Codec, Field
 from gradstep.storage.elements import ELEMENTS, Element, Native
@@ -209,10 +205,6 @@ class Storage:
         return ParameterStorage(parameter_codec(self.rounding, element), slots, codecs, reason, tuple(rule.scalars))
 
 
-ENGINES: Mapping[str, Engine] = {e.name: e for e in (Fused(), Foreach(), Eager(), Compiled(), Reference())}
-"""Every engine by its name."""
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -228,12 +220,16 @@ class Choice:
     stored: ParameterStorage
     p: Tensor
     name: str
-    rule: type[Rule]
+    rule: Rule
     wanted: str
 
     @cached_property
     def engine_and_reason(self) -> tuple[Engine, str]:
-        """The engine that updates these parameters, and the reason for it.
+        """The engine that updates these parameters, and the reason for it, with gradients of their type."""
+        return self.choose_engine_and_reason(self.p.dtype)
+
+    def choose_engine_and_reason(self, gradient: torch.dtype) -> tuple[Engine, str]:
+        """Return the engine that updates these parameters with gradients of a type, and the reason for it.
 
         Raises:
             ValueError: the engine that the user wants cannot; ``"auto"`` always finds one.
@@ -246,9 +242,12 @@ class Choice:
             plain=is_addressable(local),
             noisy=self.stored.noisy,
             sharded=sharded,
+            number=local.device.index or 0,
+            spec=self.stored.spec(self.rule, element_of(gradient)),
         )
-        label = f"{self.name} of shape {tuple(self.p.shape)}"
-        return choose_engine(self.wanted, ENGINES, self.rule, traits, label, "tensor on the CPU")
+        label, engines = f"{self.name} of shape {tuple(self.p.shape)}", ENGINES_ON.get(traits.device, ENGINES)
+        kind = f"tensor on {'the CPU' if traits.device == 'cpu' else local.device}"
+        return choose_engine(self.wanted, engines, type(self.rule), traits, label, kind)
 
 
 @final
@@ -307,7 +306,7 @@ class Choices:
         stored = self._storage.of(self._rule, self._group, p, name, embeddings=self._embeddings)
         if is_distributed(p):
             check_distributed(p, type(self._rule), stored, name, self._engine)
-        return Choice(stored, p, name, type(self._rule), self._engine)
+        return Choice(stored, p, name, self._rule, self._engine)
 
 
 # -- state -----------------------------------------------------------------------------------------------------------

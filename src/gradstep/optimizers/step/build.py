@@ -58,6 +58,7 @@ class _PartKey(NamedTuple):
     fields: tuple[str, ...]
     dtype: torch.dtype
     plain: bool
+    device: torch.device
     alone: int
     place: Place | None
 
@@ -209,7 +210,8 @@ class _TableBuilder:
         alike = (id(choice), dtype, plain, place)
         if alike not in self.key_of:
             spec, fields = stored.spec(rule, element_of(dtype)), tuple(stored.fields)
-            self.key_of[alike] = choice, _PartKey(choice.engine_and_reason[0], spec, fields, dtype, plain, -1, place)
+            engine = choice.engine_and_reason if dtype == p.dtype else choice.choose_engine_and_reason(dtype)
+            self.key_of[alike] = choice, _PartKey(engine[0], spec, fields, dtype, plain, p.device, -1, place)
         return self.key_of[alike][1]
 
     def complete_entries(self) -> dict[int, dict[str, Any]]:
