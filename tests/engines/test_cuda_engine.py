@@ -3,6 +3,7 @@
 import ctypes
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,8 +214,9 @@ def test_paged_state_is_updated_where_its_window_is(stand_in, monkeypatch, optio
     """The windows' arrays are at other addresses than the parameters' own, and draw the noise of whole parameters."""
     monkeypatch.setitem(host_memory.DEVICES, "cpu", Host)
     results = []
-    for paging in ({}, {"paged": True, "page_budget": "500KB"}):
-        params = parameters(torch.bfloat16, more=[(700, 100)])
+    pagings: list[dict[str, Any]] = [{}, {"paged": True, "page_budget": "500KB"}]
+    for paging in pagings:
+        params = parameters(torch.bfloat16, more=[(700, 400)])
         optimizer = gradstep.AdamW(params, lr=1e-2, engine="fused", seed=3, **paging, **options)
         train(optimizer, params)
         results.append([p.detach() for p in params])

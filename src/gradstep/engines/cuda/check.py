@@ -1,4 +1,4 @@
-"""Check a kernel on its card: a few thousand numbers, which must be those of the reference bit for bit."""
+"""Check a kernel on its card: a few thousand elements, whose new values must be those of the reference bit for bit."""
 
 from __future__ import annotations
 

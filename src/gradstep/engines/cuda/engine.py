@@ -44,8 +44,8 @@ class KernelRefusedError(RuntimeError):
 class FusedCuda(Engine):
     """One kernel call for all parameters of one spec on one card: it reads, updates and writes each once.
 
-    At its first use on a card a kernel updates a few thousand numbers there, which must be the reference's bit for bit.
-    If they are not, the engine refuses the parameters with a warning. The engine `foreach` takes a step's statistics,
+    At its first use on a card a kernel updates a few thousand elements there, which must be the reference's bit for
+    bit. If they are not, the engine refuses the parameters with a warning. The engine `foreach` takes a step's statistics,
     norms, and steps that are recorded in a CUDA graph.
 
     Args:
@@ -217,7 +217,7 @@ def _address_parts(batch: Batch, starts: Int64s) -> Int64s:
         batch: the batch.
         starts: (n,) the number of the first element of each part.
     """
-    table = batch.table.copy()
+    table: Int64s = batch.table.copy()
     for j, column in enumerate(batch.columns):
         table[:, j] = [part.data_ptr() for part in column]
     table[:, KEY] = move_keys(table[:, KEY], starts)
