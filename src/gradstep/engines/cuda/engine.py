@@ -45,8 +45,8 @@ class FusedCuda(Engine):
     """One kernel call for all parameters of one spec on one card: it reads, updates and writes each once.
 
     At its first use on a card a kernel updates a few thousand elements there, which must be the reference's bit for
-    bit. If they are not, the engine refuses the parameters with a warning. The engine `foreach` takes a step's statistics,
-    norms, and steps that are recorded in a CUDA graph.
+    bit. If they are not, the engine refuses the parameters with a warning. The engine `foreach` takes norms, steps with
+    statistics, and steps that are recorded in a CUDA graph.
 
     Args:
         device: the type of torch's devices that it serves.
