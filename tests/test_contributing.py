@@ -104,7 +104,7 @@ MOST = {
     "The first step": 18,
     "State in 8 bits": 18,
     "Made and loaded": 10,
-    "A first check": 18,
+    "A first check": 17,
     "A rule judged": 15,
 }
 """How many files a reader of a walk opens at most."""

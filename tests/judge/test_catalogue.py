@@ -8,9 +8,10 @@ import pytest
 
 import gradstep
 from gradstep.judge import catalogue as kinds
+from gradstep.judge.algebra.program import NotFoundError
 from gradstep.judge.catalogue import distinct, variants
-from gradstep.judge.catalogue.mistake import FAMILIES
-from gradstep.judge.formula import Formula, LazyTrajectory, replay
+from gradstep.judge.catalogue.mistake import FAMILIES, can_be_made
+from gradstep.judge.formula import Formula, LazyTrajectory, apply_changes, replay
 from gradstep.judge.scenario import ReferenceTrajectory, Trajectory, battery, tolerance
 from gradstep.rules import RULES
 from tests.judge.mutants import optimizer_class
@@ -91,6 +92,15 @@ def test_every_mistake_has_one_change_and_one_row_of_the_table():
     assert len(set(changes)) == len(changes)
     assert {holder for m in kinds.MISTAKES for holder, _ in m.conventions} <= {*kinds.CONVENTIONS}
     assert {rule for m in kinds.MISTAKES for _, rules in m.conventions for rule in rules} <= RULES.keys()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_rule_without_the_operation_that_a_mistake_needs_cannot_have_it(rule):
+    """Such mistakes are not tried: here they are."""
+    for mistake in kinds.MISTAKES:
+        if mistake.change.needs is not None and not can_be_made(rule, mistake):
+            with pytest.raises(NotFoundError):
+                apply_changes(rule, [mistake.change])
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

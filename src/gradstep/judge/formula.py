@@ -53,6 +53,7 @@ class RuleChange:
     habits: tuple[tuple[str, Any], ...] = ()  # the fields of :class:`Habits` that differ
     # whether a rule can have the mistake, by its graph at its default settings; None for every rule
     when: Condition | None = None
+    needs: str | None = None  # an operation of every rule that can have the mistake, with some of its settings
 
 
 @final

@@ -190,6 +190,8 @@ def _same(one: Formula, other: Formula) -> bool:
 @cache
 def can_be_made(rule: type[Rule], mistake: Mistake) -> bool:
     """Whether the rule can have the mistake: at its default settings, or for a habit at any settings."""
+    if mistake.change.needs not in (None, *_operations(rule)):
+        return False
     when = mistake.change.when
     if when is None:
         return True
@@ -201,6 +203,13 @@ def can_be_made(rule: type[Rule], mistake: Mistake) -> bool:
         except NotFoundError:
             continue
     return False
+
+
+@cache
+def _operations(rule: type[Rule]) -> frozenset[str]:
+    """Return the operations of the rule's lines, with any of its settings."""
+    programs = [Formula(rule).program(example, ndim) for example, ndim in examples(rule)]
+    return frozenset(node.op for program in programs if program is not None for node in program.nodes())
 
 
 _AWAY: Mapping[str, Any] = {

@@ -1,6 +1,6 @@
 """Mistakes of few rules: AMSGrad, NAdam, RAdam, Adamax, Lion, Adagrad, Adadelta, RMSprop, Adafactor, Muon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from gradstep.judge.algebra.expression import GRADIENT, ONE, STEP, ZERO, G, Node, P, add, call, mul, number
@@ -308,54 +308,86 @@ def _exchange_sides(scale: Node) -> Node:
     return scale.rewrite(lambda n: call(other[n.op], *n.args) if n.op in other else n)
 
 
-CHANGES: dict[str, Edit | RuleChange] = {
-    "amsgrad-of-corrected": _maximum_of_corrected,
-    "amsgrad-in-average": _maximum_in_average,
-    "mu-not-ahead": _use_this_mu,
-    "mu-constant": _keep_mu_constant,
-    "mu-product-not-kept": _lose_product,
-    "no-look-ahead": _remove_look_ahead,
-    "threshold-4": _lower_threshold,
-    "no-early-steps": _skip_early,
-    "no-early-steps-nor-decay": _skip_early_and_decay,
-    "never-rectified": partial(_change_rectification, lambda r: ONE),
-    "rectification-not-rooted": partial(_change_rectification, lambda r: r**2),
-    "rho-inf": _change_rho_inf,
-    "no-maximum": partial(_change_maximum, lambda u: add(*u.args)),
-    "maximum-never-forgets": partial(
-        _change_maximum, lambda u: call("maximum", u.args[0].split_scalars()[1], u.args[1])
+def _needing(operation: str, edits: Mapping[str, Edit]) -> dict[str, RuleChange]:
+    """Return the changes of mistakes that only a rule with this operation can have."""
+    return {name: RuleChange(edit, needs=operation) for name, edit in edits.items()}
+
+
+CHANGES: dict[str, RuleChange] = {
+    **_needing(
+        "maximum",
+        {
+            "amsgrad-of-corrected": _maximum_of_corrected,
+            "amsgrad-in-average": _maximum_in_average,
+            "no-maximum": partial(_change_maximum, lambda u: add(*u.args)),
+            "maximum-never-forgets": partial(
+                _change_maximum, lambda u: call("maximum", u.args[0].split_scalars()[1], u.args[1])
+            ),
+            "no-magnitude": partial(_change_maximum, lambda u: u.substitute(call("abs", GRADIENT), GRADIENT)),
+        },
     ),
-    "no-magnitude": partial(_change_maximum, lambda u: u.substitute(call("abs", GRADIENT), GRADIENT)),
-    "sign-of-average": partial(_change_sign, lambda program, x: call("sign", _average(program).new)),
-    "one-beta": _use_one_beta,
-    "sign-of-gradient": partial(_change_sign, lambda program, x: call("sign", GRADIENT)),
-    "sign-of-old-average": partial(_change_sign, lambda program, x: call("sign", _average(program).old)),
-    "no-sign": partial(_change_sign, lambda program, x: x),
-    "lr-decay-off-by-one": lambda program: program.replace(step=program["step"].substitute(STEP - 1, STEP)),
-    "sum-as-average": _average_sum,
-    "no-root-of-steps": _remove_root_of_steps,
-    "steps-with-lr": partial(_change_average_of_steps, lambda program, value: program.setting("lr") ** 2 * value),
-    "steps-from-gradient": partial(_change_average_of_steps, lambda program, value: GRADIENT**2),
-    "centered-not-squared": edit_nodes(_unsquare_mean),
-    "eps1-added": _add_eps,
-    "not-relative": edit_nodes(_remove_parameter_size, "step"),
-    "rate-not-falling": edit_nodes(_make_rate_constant, "step"),
-    "not-clipped": edit_nodes(_remove_clipping, "step"),
-    "factors-not-normalised": edit_nodes(_remove_normalisation, "step"),
-    "beta2-reversed": edit_nodes(
-        lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n
+    **_needing(
+        "pow",
+        {
+            "mu-not-ahead": _use_this_mu,
+            "mu-constant": _keep_mu_constant,
+            "mu-product-not-kept": _lose_product,
+            "no-look-ahead": _remove_look_ahead,
+            "threshold-4": _lower_threshold,
+            "no-early-steps": _skip_early,
+            "no-early-steps-nor-decay": _skip_early_and_decay,
+            "never-rectified": partial(_change_rectification, lambda r: ONE),
+            "rectification-not-rooted": partial(_change_rectification, lambda r: r**2),
+            "rho-inf": _change_rho_inf,
+            "lr-decay-off-by-one": lambda program: program.replace(step=program["step"].substitute(STEP - 1, STEP)),
+            "sum-as-average": _average_sum,
+            "no-root-of-steps": _remove_root_of_steps,
+            "steps-with-lr": partial(
+                _change_average_of_steps, lambda program, value: program.setting("lr") ** 2 * value
+            ),
+            "steps-from-gradient": partial(_change_average_of_steps, lambda program, value: GRADIENT**2),
+            "centered-not-squared": edit_nodes(_unsquare_mean),
+            "eps1-added": _add_eps,
+            "not-relative": edit_nodes(_remove_parameter_size, "step"),
+            "rate-not-falling": edit_nodes(_make_rate_constant, "step"),
+            "not-clipped": edit_nodes(_remove_clipping, "step"),
+            "factors-not-normalised": edit_nodes(_remove_normalisation, "step"),
+            "beta2-reversed": edit_nodes(
+                lambda _, n: 1 - n if n.op == "pow" and n.args[0] is STEP and n.args[1].op != "number" else n
+            ),
+            "not-factored": _keep_in_full,
+        },
     ),
-    "not-factored": _keep_in_full,
-    "not-orthogonal": _orthogonalise(lambda x, *_: x),
-    "normalised-only": _orthogonalise(lambda x, *_: x / call("sum", x**2) ** 0.5),
-    "cubic-iteration": _orthogonalise(
-        lambda x, a, b, c, k, eps: _iterate(x, number(1.5), number(-0.5), ZERO, k, eps),
+    **_needing(
+        "sign",
+        {
+            "sign-of-average": partial(_change_sign, lambda program, x: call("sign", _average(program).new)),
+            "one-beta": _use_one_beta,
+            "sign-of-gradient": partial(_change_sign, lambda program, x: call("sign", GRADIENT)),
+            "sign-of-old-average": partial(_change_sign, lambda program, x: call("sign", _average(program).old)),
+            "no-sign": partial(_change_sign, lambda program, x: x),
+        },
     ),
-    "one-iteration-less": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k - 1, eps)),
-    "one-iteration-more": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k + 1, eps)),
-    "eps-added-to-norm": _orthogonalise(
-        lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k, call("sum", x**2) ** 0.5 + eps)
+    **_needing(
+        "newton_schulz",
+        {
+            "not-orthogonal": _orthogonalise(lambda x, *_: x),
+            "normalised-only": _orthogonalise(lambda x, *_: x / call("sum", x**2) ** 0.5),
+            "cubic-iteration": _orthogonalise(
+                lambda x, a, b, c, k, eps: _iterate(x, number(1.5), number(-0.5), ZERO, k, eps),
+            ),
+            "one-iteration-less": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k - 1, eps)),
+            "one-iteration-more": _orthogonalise(lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k + 1, eps)),
+            "eps-added-to-norm": _orthogonalise(
+                lambda x, a, b, c, k, eps: _iterate(x, a, b, c, k, call("sum", x**2) ** 0.5 + eps)
+            ),
+        },
     ),
-    "scale-missing": _change_scale(lambda scale: ONE),
-    "scale-of-columns": _change_scale(_exchange_sides),
+    **_needing(
+        "rows",
+        {
+            "scale-missing": _change_scale(lambda scale: ONE),
+            "scale-of-columns": _change_scale(_exchange_sides),
+        },
+    ),
 }
