@@ -1,7 +1,6 @@
 """Optimizers written by hand: the wrong are named, the right pass, the misbehaving are told so."""
 
 import itertools
-import time
 from dataclasses import replace
 
 import pytest
@@ -116,13 +115,6 @@ def test_the_verdict_does_not_depend_on_how_fast_a_machine_is(monkeypatch):
     monkeypatch.setattr("time.process_time", lambda: next(clock))
     verdict = gradstep.check(_with_two_mistakes, "adamw")
     assert [set(match.mistakes) for match in verdict.matches] == [{"v-not-rooted", "decay-sign"}]
-
-
-def test_a_check_takes_less_than_five_seconds():
-    # The slowest case: nothing is found, so every pair is tried. Computing is measured: other tests may be running.
-    started = time.process_time()
-    gradstep.check(_RateOffByOneInAMillion, "adam")
-    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
