@@ -46,8 +46,8 @@ def test_torchs_own_optimizers_pass(name):
 
 
 def search_little(monkeypatch):
-    monkeypatch.setattr("gradstep.judge.diagnosis.LIKELY", 60)
-    monkeypatch.setattr("gradstep.judge.diagnosis.OTHERS", 20)
+    monkeypatch.setattr("gradstep.judge.diagnosis.LIKELY_PAIRS", 60)
+    monkeypatch.setattr("gradstep.judge.diagnosis.OTHER_PAIRS", 20)
 
 
 @pytest.mark.parametrize("name", gradstep.RULES)

@@ -19,7 +19,7 @@ from gradstep.judge.subjects.subject import Observed
 from gradstep.judge.verdict import Match
 from gradstep.rules import Rule
 
-LIKELY, OTHERS = 1_000, 400
+LIKELY_PAIRS, OTHER_PAIRS = 1_000, 400
 """How many likely pairs of mistakes are tried, and how many of each other kind. They are counted, not timed, so that
 every machine comes to the same verdict; one core of a server tries 300 to 1,300 pairs a second.
 """
@@ -181,16 +181,16 @@ def explain(evidence: Observations, convention: str) -> Explanation:
         return simple
     likely, unlikely = _rank_pairs(evidence)
     # The most: where they end before the right pair is found, what follows may find three for it.
-    if pair := _explain_by_pair(evidence, likely[:LIKELY]):
+    if pair := _explain_by_pair(evidence, likely[:LIKELY_PAIRS]):
         return pair
     right = dict(zip((s.name for s in evidence.scenarios), evidence.agreement(evidence.rule_itself, "float32")))
     odd = tuple(name for name in DRIVING if right.get(name) is False)
     if odd and len(odd) < len(right):
         rest = evidence.without(odd)
         simple = _explain_by_one(rest, convention) or _explain_by_conventions(rest)
-        if partial := simple or _explain_by_pair(rest, _rank_pairs(rest)[0][:LIKELY]):
+        if partial := simple or _explain_by_pair(rest, _rank_pairs(rest)[0][:LIKELY_PAIRS]):
             return _add_mistake(evidence, partial) or _list_unexplained(evidence, partial)
-    return _explain_by_pair(evidence, unlikely[:OTHERS]) or Explanation()
+    return _explain_by_pair(evidence, unlikely[:OTHER_PAIRS]) or Explanation()
 
 
 OPENING = ("decay-on-weight", "decay-in-gradient")
@@ -216,7 +216,7 @@ def _explain_by_conventions(evidence: Observations) -> Explanation | None:
 
     own = [m for m in MISTAKES if m.conventions_of(evidence.rule)]
     several = (c for n in range(2, MIXED + 1) for c in combinations(own, n) if possible(c))
-    for candidate in _make_variants(evidence.rule, islice(several, OTHERS)):
+    for candidate in _make_variants(evidence.rule, islice(several, OTHER_PAIRS)):
         if evidence.agrees(candidate, PRECISIONS[0]):
             return Explanation((candidate,), PRECISIONS[0], evidence.residual(candidate))
     return None
