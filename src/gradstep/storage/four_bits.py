@@ -70,7 +70,7 @@ class FourBits(Codec):
         return _MANTISSA if self.signed else _MANTISSA - 1
 
     def _base(self, scale: Array) -> Array:
-        """Return the bits of s / 128, in the shape of the scale; 0 in a block of zeros."""
+        """Return the bits of s / 128, in the shape of the scale; 0 in a block of second moments that are zero."""
         return where(scale > _OCTAVES, scale - _OCTAVES, 0) << _MANTISSA
 
     def scale(self, peak: Array) -> Array:

@@ -240,8 +240,8 @@ def distinct(variants_: Iterable[Variant]) -> tuple[Variant, ...]:
         if habits != Habits() and each.formula.edits:
             differing.append(each)
             continue
-        steps = few_steps(each.formula)
-        others = seen.setdefault(habits, [] if habits != Habits() else [few_steps(Formula(each.formula.rule))])
+        steps = take_few_steps(each.formula)
+        others = seen.setdefault(habits, [] if habits != Habits() else [take_few_steps(Formula(each.formula.rule))])
         if not any(steps.are_near(other) for other in others):
             others.append(steps)
             differing.append(each)
@@ -305,8 +305,8 @@ class _FewSteps:
         return self.vectors[place]
 
 
-few_steps = lru_cache(maxsize=512)(_FewSteps)
-"""Returns the steps of a formula; those of the last formulas are kept."""
+take_few_steps = lru_cache(maxsize=512)(_FewSteps)
+"""Returns a few steps of a formula; those of the last formulas are kept."""
 
 
 @cache
