@@ -210,11 +210,12 @@ def test_conventions_of_different_houses_are_named_too():
         (listings.AdamW, "adamw", {"decay-after"}, "textbook"),
         (listings.AdamWEpsilonInside, "adamw", {"decay-after", "eps-inside-root"}, "textbook"),
         (listings.AdamOptimizer, "adam", {"decay-on-weight", "decay-after", "steps-of-all"}, "textbook"),
-        (
+        pytest.param(
             listings.NAdamOptimizer,
             "nadam",
             {"decay-on-weight", "decay-after", "steps-of-all", "mu-constant", "mu-not-ahead"},
             "textbook",
+            marks=pytest.mark.slow,
         ),
         (listings.NAdamOnSize, "nadam", {"mu-constant", "mu-not-ahead"}, "textbook"),
     ],

@@ -54,21 +54,20 @@ def train_mixed(model, *, groups=False, steps=6):
 
 
 def test_parameters_that_are_trained_alike_are_named_together_as_each_alone():
-    watch = train_mixed(deep(5))
+    watch = train_mixed(deep(4))
     together = [p.received for p in watch.report.parameters]
-    alone = []
-    for record in watch._records.values():
-        for *_, group, p in record.parameters():
-            promise, candidates = find_promise(record.optimizer, group, p)
-            alone.append(judge(record.histories[id(p)], promise, candidates)[0])
-    assert together == alone
     assert len({*together}) == 4
+    parameters = [(record, group, p) for record in watch._records.values() for *_, group, p in record.parameters()]
+    for i in (0, 3, 4, 7):  # a weight or a bias of each kind
+        record, group, p = parameters[i]
+        promise, known = find_promise(record.optimizer, group, p)
+        assert judge(record.histories[id(p)], promise, known)[0] == together[i]
 
 
 @pytest.mark.parametrize("groups", [False, True])
 def test_naming_many_parameters_costs_little_more_than_naming_a_few(groups, monkeypatch):
     counts = []
-    for pairs in (4, 12):
+    for pairs in (4, 8):
         watch = train_mixed(deep(pairs), groups=groups)
         steps: list[int] = []
         with monkeypatch.context() as patch:
@@ -76,5 +75,5 @@ def test_naming_many_parameters_costs_little_more_than_naming_a_few(groups, monk
             patch.setattr(candidates, "_replay_from", lambda *a, own=own, steps=steps: steps.append(0) or own(*a))
             assert len(watch.report.problems) == 2 * pairs
         counts.append(len(steps))
-    # Each on its own would cost three times as much: 500 replays for every parameter that no rule explains.
-    assert counts[1] < 1.6 * counts[0], counts
+    # Each on its own would cost twice as much: 500 replays for every parameter that no rule explains.
+    assert counts[1] < 1.5 * counts[0], counts
