@@ -1,8 +1,10 @@
 """The CUDA engine without a card: its launches run on the CPU, by a stand-in for the driver, on tensors of the CPU."""
 
 import ctypes
+import importlib
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,17 @@ import torch
 
 import gradstep
 from gradstep.engines.cuda.card import Card
+from gradstep.engines.cuda.check import LENGTHS, STEPS, count_differences
 from gradstep.engines.cuda.driver import CudaDriver, DriverError
 from gradstep.engines.cuda.engine import FusedCuda
 from gradstep.optimizers.paged import host_memory
 from gradstep.optimizers.paged.host_memory import Host
 from gradstep.optimizers.state import engines
 from tests.cuda_driver import FakeLibrary
-from tests.devices import ptx_of
+from tests.devices import STORAGES, ptx_of, spec_of
+from tests.registry import subjects
+
+SUBJECTS = [param.values[0] for param in subjects(elementwise=True)]
 
 
 class HostCard(Card):
@@ -44,8 +50,8 @@ class StandIn:
 
     def __init__(self, monkeypatch):
         self.library, self.card = FakeLibrary(), HostCard()
-        driver = CudaDriver(self.library)
-        self.engine = FusedCuda("cpu", lambda: driver, lambda number: self.card)
+        self.driver = CudaDriver(self.library)
+        self.engine = FusedCuda("cpu", lambda: self.driver, lambda number: self.card)
         monkeypatch.setattr("gradstep.engines.cuda.ptx.emit_ptx", self.emit)
         monkeypatch.setitem(engines.ENGINES_ON, "cpu", {**engines.ENGINES, "fused": self.engine})
 
@@ -58,8 +64,8 @@ class StandIn:
     def launches(self):
         return [call for call in self.library.calls if call[0] == "cuLaunchKernel"]
 
-    def break_kernels(self, place=3):
-        """Let every launch change a byte of what it has written: in the parameter of a tensor."""
+    def break_kernels(self, place):
+        """Let every launch change a byte, so many bytes after the parameter of the first tensor begins."""
 
         def twist(arguments):
             row = (ctypes.c_int64 * 4).from_address(arguments[0])
@@ -131,8 +137,9 @@ def test_a_step_is_one_launch_and_uploads_what_has_changed(stand_in):
     assert stand_in.card.uploads == uploads + 6  # another stream does not wait for the first one's uploads
 
 
-def test_a_wrong_kernel_is_switched_off_with_one_warning(stand_in):
-    stand_in.break_kernels()
+@pytest.mark.parametrize("place", [0, 3, 4, -1])  # the last two are beside the parameter, which has one element
+def test_a_wrong_kernel_is_switched_off_with_one_warning(stand_in, place):
+    stand_in.break_kernels(place)
     params, expected = parameters(), parameters()
     optimizer = gradstep.AdamW(params, lr=1e-2)
     with pytest.warns(
@@ -249,3 +256,41 @@ def test_some_gradients_different_steps_and_clipping(stand_in, monkeypatch):
         results.append([p.detach().clone() for p in params])
     assert stand_in.launches
     assert all(map(torch.equal, *results))
+
+
+def load_benchmark(monkeypatch):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    return importlib.import_module("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_the_benchmark_says_that_it_has_not_run(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cuda.py"])
+    with pytest.raises(SystemExit, match=r"^not run: torch sees no NVIDIA card here"):
+        load_benchmark(monkeypatch).main()
+
+
+@pytest.mark.slow
+def test_the_benchmark_can_be_rehearsed(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cuda.py", "--rehearse"])
+    load_benchmark(monkeypatch).main()
+    page = capsys.readouterr().out
+    assert "a rehearsal on the CPU" in page
+    assert "| AdamW | float32 | rehearsed |" in page
+    assert "as the reference" not in page
+    assert "failed" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(SUBJECTS)), ids=[subject.name for subject in SUBJECTS])
+def test_no_right_kernel_fails_its_check(stand_in, number):
+    """Each rule with a third of the storages: the check draws coefficients, and gradients that are not finite."""
+    subject = SUBJECTS[number]
+    rule = subject.rule(**subject.options[-1])
+    for storage in STORAGES[number % 3 :: 3]:
+        spec = spec_of(rule, *storage)
+        kernel = stand_in.driver.load(stand_in.emit(spec))
+        differences, compared = count_differences(stand_in.driver, stand_in.card, kernel, 0, spec)
+        assert differences == 0, storage
+        assert compared >= 2 * STEPS * sum(LENGTHS)
