@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gradstep.engines.cuda.check import count_unequal
 from gradstep.engines.cuda.kernel import build_host_loop
 from gradstep.engines.cuda.ptx import emit_ptx
 from gradstep.engines.fused.skeleton import compile_module
@@ -77,20 +78,28 @@ def numbers(rng: np.random.Generator, length: int, size: float) -> Any:
     return (x * (rng.random(length) > 0.02)).astype(np.float32)
 
 
-def gradients(lengths: Sequence[int], rng: np.random.Generator, steps: int) -> Iterator[list[Any]]:
-    """Gradients of every tensor, at each step; at the last some are subnormal, or not finite."""
+def gradients(lengths: Sequence[int], rng: np.random.Generator, steps: int, finite: bool) -> Iterator[list[Any]]:
+    """Gradients of every tensor, at each step; at the last some are subnormal, or not finite unless they must be."""
     for step in range(steps):
         grads = [numbers(rng, n, 10.0 ** (step - 1)) for n in lengths]
         if step == steps - 1:
             for g in grads:
                 g[: len(g) // 3 : 7] = 1e-41
-            grads[-1][-1] = np.nan
-            grads[-2][-2:] = np.inf, -1e30
+            if not finite:
+                grads[-1][-1] = np.nan
+                grads[-2][-2:] = np.inf, -1e30
         yield grads
 
 
 def differences(
-    rule: Rule, spec: UpdateSpec, run: Runner, lengths: Sequence[int], *, shift: int, steps: int = 3
+    rule: Rule,
+    spec: UpdateSpec,
+    run: Runner,
+    lengths: Sequence[int],
+    *,
+    shift: int,
+    steps: int = 3,
+    finite: bool = False,
 ) -> tuple[int, float]:
     """Take steps with a kernel and with the reference.
 
@@ -101,6 +110,7 @@ def differences(
         lengths: elements of each of two tensors or more; the last two have at least two.
         shift: how many elements after an aligned address each array begins.
         steps: how many steps.
+        finite: whether all gradients are finite, for codecs that have only finite numbers.
 
     Returns:
         How many stored numbers differ (a NaN equals each other NaN), and the share of the parameters that moved.
@@ -126,7 +136,7 @@ def differences(
     table = memory.array(len(lengths) * (len(spec.fields) + 3), np.int64)
     coefficients = memory.array(2 * len(spec.coefficients), spec.arithmetic)
     scalars = dict(type(rule).scalars)
-    for step, grads in enumerate(gradients(lengths, rng, steps), 1):
+    for step, grads in enumerate(gradients(lengths, rng, steps, finite), 1):
         row = rule.coefficients(step, **scalars) | {"gradient": 0.5}
         scalars = {name: row[name] for name in scalars}
         coefficients[len(spec.coefficients) :] = [row[name] for name in spec.coefficients]  # row 1: row 0 is zeros
@@ -143,9 +153,7 @@ def differences(
         run(spec, memory, [*addresses, len(pieces) // 3])
     found = 0
     for arrays, other in zip(tensors, expected, strict=True):
-        for f, a, b in zip(spec.fields, arrays, other, strict=True):
-            bits = f"u{a.itemsize}"
-            x, y = (n if f.element.packs > 1 else f.element.decode(n) for n in (a, b))
-            found += int(((a.view(bits) != b.view(bits)) & ~((x != x) & (y != y))).sum())
+        for codec, ours, theirs in zip(spec.codecs, *map(spec.split_by_codec, (arrays, other)), strict=True):
+            found += count_unequal(codec, ours, theirs)
     moved = np.concatenate([a[1] != b for a, b in zip(tensors, before, strict=True)])
     return found, float(moved.mean())

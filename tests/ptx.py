@@ -150,6 +150,14 @@ def check(op: Instruction) -> None:
         raise ArithmeticError(f"may be contracted or rounded otherwise: {op.text}")
 
 
+def unify_nan(x: Any) -> Any:
+    """Return the results of an instruction as a card has them: each NaN is the one with all bits but the sign."""
+    if x.dtype.kind == "f":
+        bits = f"u{x.itemsize}"
+        x = np.where(np.isnan(x), np.dtype(bits).type(2 ** (8 * x.itemsize - 1) - 1), x.view(bits)).view(x.dtype)
+    return x
+
+
 class ThreadBlock:
     """The threads of a block, with their registers; each is (threads,), 64 bits."""
 
@@ -205,7 +213,7 @@ class ThreadBlock:
             method(op, active)
             return
         x, *others = (self.read(operand, op.kind, active) for operand in op.operands[1:])
-        self.write(op.operands[0], self.compute(op, x, *others), active)
+        self.write(op.operands[0], unify_nan(self.compute(op, x, *others)), active)
 
     def compute(self, op: Instruction, x: Any, *others: Any) -> Any:
         """Return the result of an instruction with operands of one kind, which is also the result's."""
@@ -273,7 +281,8 @@ class ThreadBlock:
     def do_cvt(self, op: Instruction, active: Any) -> None:
         goal, source = op.parts[-2:]
         if goal == "f16x2":
-            high, low = (self.read(x, "f32", active).astype(np.float16).view(np.uint16) for x in op.operands[1:])
+            halves = (self.read(x, "f32", active).astype(np.float16) for x in op.operands[1:])
+            high, low = (unify_nan(half).view(np.uint16) for half in halves)
             self.write(op.operands[0], low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(16), active)
             return
         x = self.read(op.operands[1], source, active)
@@ -283,7 +292,7 @@ class ThreadBlock:
             x = np.clip(np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0), limits.min, limits.max)
         elif source[0] == "f" and KINDS[goal].itemsize < x.itemsize:
             assert "rn" in op.parts, op.text
-        self.write(op.operands[0], x.astype(KINDS[goal]), active)
+        self.write(op.operands[0], unify_nan(x.astype(KINDS[goal])), active)
 
     def do_setp(self, op: Instruction, active: Any) -> None:
         x, y = (self.read(operand, op.kind, active) for operand in op.operands[1:3])
@@ -329,7 +338,7 @@ class ThreadBlock:
             x, y = x.astype(wide), y.astype(wide)
         elif x.dtype.kind != "f" and op.parts[0] != "lo":
             raise NotImplementedError(op.text)
-        self.write(op.operands[0], x * y, active)
+        self.write(op.operands[0], unify_nan(x * y), active)
 
     # -- exchange in a warp -----------------------------------------------------------------------------------------
 

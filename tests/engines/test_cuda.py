@@ -56,7 +56,9 @@ def test_the_body_is_the_reference_bit_for_bit(storage, shift):
     agree(AdamW(lr=1e-2, weight_decay=0.1), storage, play_on_host, shift=shift)
 
 
-@pytest.mark.parametrize(("storage", "shift"), [(FEW[0], 1), (FEW[2], 0), (FEW[4], 0), (FEW[7], 1)], ids=str)
+@pytest.mark.parametrize(
+    ("storage", "shift"), [(FEW[0], 1), (FEW[2], 0), (FEW[3], 0), (FEW[4], 0), (FEW[7], 1)], ids=str
+)
 def test_the_ptx_is_the_reference_bit_for_bit(storage, shift):
     agree(AdamW(lr=1e-2, weight_decay=0.1), storage, interpret, FEWER, shift, steps=2)
 
@@ -115,7 +117,7 @@ def test_a_new_codec_and_a_new_rule(run):
     rule, float32 = Halfway(), Nearest(ELEMENTS["float32"])
     spec = UpdateSpec.of(rule, rule.slots(2), float32, float32, [Octets(signed=True)])
     for shift in (0, 1):
-        found, moved = differences(rule, spec, run, FEWER, shift=shift, steps=2)
+        found, moved = differences(rule, spec, run, FEWER, shift=shift, steps=2, finite=True)
         assert found == 0
         assert moved > 0.1
 

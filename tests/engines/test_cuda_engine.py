@@ -13,12 +13,13 @@ import torch
 
 import gradstep
 from gradstep.engines.cuda.card import Card
-from gradstep.engines.cuda.check import LENGTHS, STEPS, count_differences
+from gradstep.engines.cuda.check import LENGTHS, STEPS, count_differences, count_unequal
 from gradstep.engines.cuda.driver import CudaDriver, DriverError
 from gradstep.engines.cuda.engine import FusedCuda
 from gradstep.optimizers.paged import host_memory
 from gradstep.optimizers.paged.host_memory import Host
 from gradstep.optimizers.state import engines
+from gradstep.rules import AdamW
 from tests.cuda_driver import FakeLibrary
 from tests.devices import STORAGES, ptx_of, spec_of
 from tests.registry import subjects
@@ -39,7 +40,7 @@ class HostCard(Card):
 
     def upload(self, numbers):
         self.uploads += 1
-        return torch.from_numpy(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).copy())
+        return torch.from_numpy(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)).clone()
 
     def is_capturing(self):
         return self.capturing
@@ -294,3 +295,11 @@ def test_no_right_kernel_fails_its_check(stand_in, number):
         differences, compared = count_differences(stand_in.driver, stand_in.card, kernel, 0, spec)
         assert differences == 0, storage
         assert compared >= 2 * STEPS * sum(LENGTHS)
+
+
+def test_a_nan_is_a_nan_whatever_its_bits():
+    """A card's NaN has all bits, so 255 in the low byte of a weight in 24 bits; a CPU's has one, and the byte 0."""
+    codec = spec_of(AdamW(), "bfloat16", "float32", "24bit").parameter
+    card = [np.array([0x7FFF, 0x3F80, 0x3F80], np.uint16), np.array([255, 7, 7], np.uint8)]
+    cpu = [np.array([0xFFC0, 0x3F80, 0x7FFF], np.uint16), np.array([0, 8, 7], np.uint8)]
+    assert count_unequal(codec, card, cpu) == 2

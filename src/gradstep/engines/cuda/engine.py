@@ -125,7 +125,7 @@ class FusedCuda(Engine):
     def _upload_bytes(self, content: bytes, number: int, stream: int) -> Tensor:
         """Return bytes in a card's memory; cached for a stream, on which uses follow the upload in order."""
         del stream
-        return self._cards[number].upload(np.frombuffer(content, dtype=np.uint8))
+        return self._cards[number].upload(np.frombuffer(bytearray(content), dtype=np.uint8))
 
     def _find_driver_and_card(self, number: int) -> tuple[CudaDriver, Card]:
         """Return the driver and a card.
