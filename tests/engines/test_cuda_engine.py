@@ -300,6 +300,6 @@ def test_no_right_kernel_fails_its_check(stand_in, number):
 def test_a_nan_is_a_nan_whatever_its_bits():
     """A card's NaN has all bits, so 255 in the low byte of a weight in 24 bits; a CPU's has one, and the byte 0."""
     codec = spec_of(AdamW(), "bfloat16", "float32", "24bit").parameter
-    card = [np.array([0x7FFF, 0x3F80, 0x3F80], np.uint16), np.array([255, 7, 7], np.uint8)]
-    cpu = [np.array([0xFFC0, 0x3F80, 0x7FFF], np.uint16), np.array([0, 8, 7], np.uint8)]
+    card: list[Any] = [np.array([0x7FFF, 0x3F80, 0x3F80], np.uint16), np.array([255, 7, 7], np.uint8)]
+    cpu: list[Any] = [np.array([0xFFC0, 0x3F80, 0x7FFF], np.uint16), np.array([0, 8, 7], np.uint8)]
     assert count_unequal(codec, card, cpu) == 2
