@@ -1,6 +1,7 @@
 """Every optimizer with its valid option sets and its bad inputs: the table that drives the other tests."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -440,4 +441,23 @@ def few_and_the_rest_slow(*names: str) -> list[Any]:
     return [
         pytest.param(subject, id=subject.name, marks=[] if subject.name in names else pytest.mark.slow)
         for subject in _chosen()
+    ]
+
+
+def in_turns(rows: Sequence[Any], choices: Mapping[str, Any], each: int) -> list[Any]:
+    """Every row with every choice, as the arguments of one test; each with ``each`` of them, in turns, the rest slow.
+
+    Faults are of a storage or of a rule, rarely of one pair of them; and every choice meets several rows.
+
+    Args:
+        rows: from :func:`cases` or :func:`subjects`.
+        choices: by the name that they have in a test's.
+        each: the choices of a row that are not slow.
+    """
+    names = list(choices)
+    return [
+        pytest.param(*row.values, choices[name], id=f"{row.id}-{name}", marks=[] if quick else pytest.mark.slow)
+        for i, row in enumerate(rows)
+        for k, name in enumerate(names)
+        for quick in [(k - i * each) % len(names) < each]
     ]

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from gradstep.engines.fused.job import CHUNK
 from gradstep.engines.fused.skeleton import LANES
-from tests.registry import cases
+from tests.registry import cases, in_turns
 from tests.training import assert_same, normal, trained
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
@@ -29,8 +29,7 @@ def lengths_agree(subject, options, dtype, lengths):
     assert_same(*both(subject, options, start, grads))
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize(("subject", "options"), cases(elementwise=True))
+@pytest.mark.parametrize(("subject", "options", "dtype"), in_turns(cases(elementwise=True), DTYPES, 2))
 def test_every_length_around_the_vector(subject, options, dtype):
     lengths_agree(subject, options, dtype, [0, 1, LANES - 1, LANES, LANES + 1, 2 * LANES + 3, 70])
 

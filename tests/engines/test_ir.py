@@ -10,7 +10,7 @@ from gradstep.engines.fused.skeleton import optimize
 from gradstep.engines.fused.sums import build_squares
 from gradstep.optimizers.state.storage import Storage, element_of
 from gradstep.storage.elements import ELEMENTS
-from tests.registry import cases, subjects
+from tests.registry import cases, in_turns, subjects
 
 FAST = re.compile(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn|fmuladd|llvm\.fma)\b")
 
@@ -31,11 +31,16 @@ def test_none_in_the_kernels_of_half_precision(subject, dtype):
     check(subject.rule(), dtype)
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "24bit", "kahan", "master"])
-@pytest.mark.parametrize("state", ["bfloat16", "8bit"])
-@pytest.mark.parametrize("subject", subjects(elementwise=True))
-def test_none_in_the_kernels_of_every_storage(subject, state, rounding):
-    check(subject.rule(), "bfloat16", Storage(state, rounding))
+STORAGES = {
+    f"{state}-{rounding}": Storage(state, rounding)
+    for state in ("bfloat16", "8bit")
+    for rounding in ("stochastic", "24bit", "kahan", "master")
+}
+
+
+@pytest.mark.parametrize(("subject", "storage"), in_turns(subjects(elementwise=True), STORAGES, 2))
+def test_none_in_the_kernels_of_every_storage(subject, storage):
+    check(subject.rule(), "bfloat16", storage)
 
 
 PLAIN = Storage()

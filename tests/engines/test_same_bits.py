@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.registry import SUBJECTS, subjects
+from tests.registry import SUBJECTS, in_turns, subjects
 from tests.training import bits, tensors_of, trained
 
 FILE = Path(__file__).with_name("same_bits.json")
@@ -49,8 +49,7 @@ def digest(subject, storage, engine):
 
 
 @pytest.mark.parametrize("engine", ["fused", "reference"])
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("subject", subjects(elementwise=True))
+@pytest.mark.parametrize(("subject", "storage"), in_turns(subjects(elementwise=True), {s: s for s in STORAGES}, 2))
 def test_states_are_the_same_bits_on_every_machine(subject, storage, engine):
     expected = json.loads(FILE.read_text(encoding="utf-8"))
     assert digest(subject, storage, engine) == expected[f"{subject.name} {storage}"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradstep.engines.fused.job import CHUNK
 from gradstep.storage.codecs import BLOCK
-from tests.registry import SUBJECTS, cases, subjects
+from tests.registry import SUBJECTS, cases, in_turns, subjects
 from tests.training import assert_same, assert_same_bits, gradients, normal, trained
 
 STORAGES: dict[str, Any] = {
@@ -56,8 +56,7 @@ def test_adamw_is_the_reference_bit_for_bit(storage):
     agree(named("AdamW"), {"weight_decay": 0.1}, storage)
 
 
-@pytest.mark.parametrize("storage", FEW)
-@pytest.mark.parametrize("subject", subjects(elementwise=True))
+@pytest.mark.parametrize(("subject", "storage"), in_turns(subjects(elementwise=True), {s: s for s in FEW}, 3))
 def test_every_rule_is_the_reference_bit_for_bit(subject, storage):
     agree(subject, subject.options[-1], storage)
 
@@ -71,9 +70,8 @@ def test_every_option_with_8_bits(subject, options):
 
 @pytest.mark.parametrize(("dtype", "storage"), STORAGES.values(), ids=STORAGES)
 def test_eager_draws_the_same_noise(dtype, storage):
-    """Lion has no square root, in which torch differs: its eager steps are the kernel's, bit for bit."""
-    lion = named("Lion")
-    assert_same(*(run(lion, storage, dtype, engine) for engine in ("fused", "eager")))
+    adam = named("AdamW")
+    assert_same(*(run(adam, storage, dtype, engine) for engine in ("fused", "eager")))
 
 
 @pytest.mark.parametrize("storage", [{"state": "8bit"}, {"state": "bfloat16"}], ids=str)
