@@ -60,7 +60,7 @@ def test_what_would_mislead_in_between_is_refused_and_changes_nothing():
     saved = copy.deepcopy(optimizer.state_dict())
     optimizer.eval()
     before = params[0].detach().clone()
-    for attempt in (optimizer.step, optimizer.state_dict, lambda: optimizer.load_state_dict(saved)):
+    for attempt in (optimizer.step, lambda: optimizer.load_state_dict(saved)):
         with pytest.raises(RuntimeError, match=r"have their averaged weights: call optimizer.train\(\) before"):
             attempt()
     assert torch.equal(params[0], before)
@@ -96,7 +96,7 @@ def test_a_copy_made_in_eval_mode_has_both_weights_and_trains_on_as_the_original
     optimizer, params = trained(gradstep.ScheduleFreeAdamW, [normal(3)], gradients(2, [(3,)]), lr=0.1)
     optimizer.eval()
     twin, (p,) = duplicate(optimizer, params)
-    for attempt in (twin.step, twin.state_dict, lambda: twin.load_state_dict({})):
+    for attempt in (twin.step, lambda: twin.load_state_dict({})):
         with pytest.raises(RuntimeError, match=r"have their averaged weights: call optimizer.train\(\) before"):
             attempt()
     assert torch.equal(p, params[0])
@@ -104,6 +104,57 @@ def test_a_copy_made_in_eval_mode_has_both_weights_and_trains_on_as_the_original
         one.train()
         walk(one, its, gradients(1, [(3,)]))
     assert torch.equal(p, params[0])
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "dtype", "options"),
+    [
+        (gradstep.rules.ScheduleFreeAdamW, torch.float32, {"state": "8bit"}),
+        (gradstep.rules.ScheduleFreeSGD, torch.float64, {}),
+        (gradstep.rules.ScheduleFreeAdamW, torch.bfloat16, {"rounding": "kahan", "paged": True}),
+        (gradstep.modify(gradstep.rules.AdamW, gradstep.rules.EMA), torch.float32, {}),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_saved_in_eval_mode_trains_on_from_the_same_bits(rule, dtype, options, named, tmp_path):
+    make, shapes = gradstep.optimizer(rule), [MATRIX[0], ()]
+    start, steps = [normal(*shape, dtype=dtype) for shape in shapes], gradients(6, shapes, dtype)
+
+    def build(params):
+        return make([(f"p{i}", p) for i, p in enumerate(params)] if named else params, lr=0.01, **options)
+
+    params = leaves(start)
+    optimizer = build(params)
+    walk(optimizer, params, steps[:3])
+    optimizer.eval()
+    torch.save([optimizer.state_dict(), [p.detach() for p in params]], tmp_path / "saved.pt")
+    averaged = [p.detach().clone() for p in params]
+    optimizer.train()
+    walk(optimizer, params, steps[3:])
+
+    state, weights = torch.load(tmp_path / "saved.pt", weights_only=True)
+    others = leaves(weights)
+    other = build(others)
+    other.load_state_dict(state)
+    assert all(map(torch.equal, others, averaged))
+    with pytest.raises(RuntimeError, match=r"call optimizer.train\(\) before step"):
+        other.step()
+    other.train()
+    assert not any("training_weights" in entry for entry in other.state.values())
+    walk(other, others, steps[3:])
+    assert all(map(torch.equal, others, params))
+
+
+def test_a_checkpoint_of_eval_mode_that_lost_the_weights_of_training_is_refused():
+    optimizer, params = trained(gradstep.ScheduleFreeSGD, [normal(3)], gradients(2, [(3,)]))
+    optimizer.eval()
+    saved = optimizer.state_dict()
+    del saved["state"][0]["training_weights"], saved["gradstep"]  # as a distributed checkpoint reads it
+    other = gradstep.ScheduleFreeSGD(leaves(params))
+    with pytest.raises(RuntimeError, match="saved in eval mode, and its 'training_weights' are missing"):
+        other.load_state_dict(saved)
+    assert not other.state
 
 
 def test_a_shallow_copy_does_not_bring_old_weights_back():

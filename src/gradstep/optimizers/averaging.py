@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,15 +10,22 @@ from torch import Tensor
 
 from gradstep.engines.step import defer_signals
 from gradstep.optimizers.arguments import build_rules
+from gradstep.optimizers.checkpoint.matching import read_header
 from gradstep.optimizers.front import Optimizer
 from gradstep.optimizers.memory import local_tensor
 from gradstep.optimizers.state.arrays import decode_slot
+from gradstep.optimizers.state.storage import HEADER
 from gradstep.rules import Rule, State
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gradstep.optimizers.checkpoint.matching import LoadReport
+
+TRAINING_WEIGHTS = "training_weights"
+"""The key of the weights that training goes on from, in the state of a checkpoint that was saved in eval mode."""
+
+_AVERAGED = "averaged"  # the key, in the header of such a checkpoint's groups, that says that it has these weights
 
 
 class AveragingOptimizer(Optimizer):
@@ -49,8 +57,9 @@ class AveragingOptimizer(Optimizer):
         """Give the parameters their averaged weights, to evaluate or publish the model; nothing if they have them.
 
         Memory has a copy of the other weights until :meth:`train`, so that training goes on from the same bits. In
-        between ``step()``, ``state_dict()`` and ``load_state_dict()`` raise an error, and a backward pass does that
-        releases gradients. A copy of the optimizer (``copy.deepcopy``, ``pickle``) has both weights too.
+        between ``step()`` and ``load_state_dict()`` raise an error, and a backward pass does that releases gradients.
+        A copy of the optimizer (``copy.deepcopy``, ``pickle``) has both weights too, and so has a checkpoint
+        (:meth:`state_dict`).
         """
         with self._lock, defer_signals(), torch.no_grad():
             if self._averaged:
@@ -79,12 +88,41 @@ class AveragingOptimizer(Optimizer):
             self._averaged = False
 
     def state_dict(self) -> dict[str, Any]:
-        self._refuse_averaged("state_dict(), and save the weights with the state in train mode")
-        return super().state_dict()
+        """Return the state; in eval mode with the weights of training, since the model has the averaged ones.
+
+        Hugging Face's Trainer saves after an evaluation, and so in eval mode.
+        """
+        saved = super().state_dict()
+        if self._averaged:
+            for group, own in zip(saved["param_groups"], self.param_groups, strict=True):
+                for key, p in zip(group["params"], own["params"], strict=True):
+                    weights = self._training_weights.get(p)
+                    if weights is None:
+                        continue
+                    # A state of no dimensions is a number to torch, and becomes float32.
+                    weights = weights if weights.dim() else weights.reshape(1)
+                    saved["state"][key] = {**saved["state"][key], TRAINING_WEIGHTS: weights}
+                    group[HEADER] = json.dumps({**(read_header({"param_groups": [group]}) or {}), _AVERAGED: True})
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadReport | None:  # type: ignore[override]
+        """Load a state; one that was saved in eval mode leaves the optimizer in eval mode.
+
+        The model then needs the weights that were saved with it, the averaged ones; :meth:`train` gives it those of
+        training.
+
+        Raises:
+            RuntimeError: the optimizer is in eval mode, or the state was saved in eval mode and lacks the weights of
+                training; or as of :class:`gradstep.Optimizer`. Nothing was changed.
+        """
         self._refuse_averaged("weights and state are loaded")
-        return super().load_state_dict(state_dict, strict)
+        _check_training_weights(state_dict)
+        report = super().load_state_dict(state_dict, strict)
+        for p, entry in self.__dict__["state"].items():
+            if isinstance(p, Tensor) and TRAINING_WEIGHTS in entry:
+                self._training_weights[p] = entry.pop(TRAINING_WEIGHTS).reshape(p.shape)
+                self._averaged = True
+        return report
 
     def _step(self, closure: Any = None, **named: Any) -> Any:
         self._refuse_averaged("step()")
@@ -97,6 +135,23 @@ class AveragingOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         names = ("_training_weights", "_averaged")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
+
+
+def _check_training_weights(state_dict: dict[str, Any]) -> None:
+    """Refuse a state that was saved in eval mode and has lost the weights of training.
+
+    A distributed checkpoint reads only what the optimizer has that it is loaded into, and that is in train mode.
+    """
+    state = state_dict.get("state", {})
+    for group in state_dict.get("param_groups", ()):
+        header = read_header({"param_groups": [group]}) if HEADER in group else None
+        if header and header.get(_AVERAGED):
+            entries = [entry for key in group["params"] if (entry := state.get(key))]
+            if any(TRAINING_WEIGHTS not in entry for entry in entries):
+                raise RuntimeError(
+                    f"the loaded state dict was saved in eval mode, and its {TRAINING_WEIGHTS!r} are missing: a "
+                    "distributed checkpoint reads only what this optimizer has, so save it after optimizer.train()"
+                )
 
 
 def _average(rule: Rule, p: Tensor, entry: dict[str, Any]) -> Tensor:
