@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal, final
 
 from gradstep import rules
+from gradstep.numpy.averaging import AveragingRuleOptimizer
 from gradstep.numpy.base import HasGradient
 from gradstep.numpy.rule_optimizer import RuleOptimizer, SlotBuffers, check_length, copy_buffers, restore_buffers
 from gradstep.numpy.settings import NUMPY_SETTINGS, build_rule, signature_of
@@ -350,7 +351,8 @@ def optimizer(rule: type[Rule]) -> type[RuleOptimizer]:
         raise TypeError(f"{rule.__name__} needs @dataclass(frozen=True) above it, so that its settings are found")
     if rule in _CLASSIC:
         return _CLASSIC[rule]
-    new = types.new_class(rule.__name__, (RuleOptimizer,), {"rule": rule})
+    plain = AveragingRuleOptimizer if rule.averages else RuleOptimizer
+    new = types.new_class(rule.__name__, (plain,), {"rule": rule})
     new.__doc__ = inspect.cleandoc(rule.__doc__ or "") + "\n" + NUMPY_SETTINGS
     new.__module__ = "gradstep.numpy"  # pickle finds the classes of built-in rules there by their names
     new.__signature__ = signature_of(rule)  # type: ignore[attr-defined]  # new_class() returns any type

@@ -101,7 +101,6 @@ class RuleOptimizer(Optimizer, ABC):
         """The rule with its present settings."""
         return self._rule
 
-    @final
     def step(self) -> None:
         """Update every parameter that has a gradient, in place; gradients are only read.
 

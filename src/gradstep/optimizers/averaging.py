@@ -111,6 +111,9 @@ class AveragingOptimizer(Optimizer):
         The model then needs the weights that were saved with it, the averaged ones; :meth:`train` gives it those of
         training.
 
+        Args:
+            state_dict, strict: as of :meth:`gradstep.Optimizer.load_state_dict`.
+
         Raises:
             RuntimeError: the optimizer is in eval mode, or the state was saved in eval mode and lacks the weights of
                 training; or as of :class:`gradstep.Optimizer`. Nothing was changed.
