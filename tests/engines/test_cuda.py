@@ -12,7 +12,7 @@ import pytest
 from gradstep.engines import list_kernel
 from gradstep.engines.cuda import THREADS
 from gradstep.engines.cuda.kernel import build_kernel
-from gradstep.rules import Adafactor, AdamW, Rule, Slot, State
+from gradstep.rules import SGD, Adafactor, AdamW, Rule, Slot, State
 from gradstep.rules.ops import Array, where
 from gradstep.storage.codecs import Nearest
 from gradstep.storage.elements import ELEMENTS
@@ -140,9 +140,10 @@ def assemble(text: str) -> None:
 
 
 @needs_ptxas
-@pytest.mark.parametrize("storage", [FEW[0], FEW[3]], ids="-".join)
+@pytest.mark.parametrize("storage", [FEW[0], FEW[2], FEW[3]], ids="-".join)
 def test_it_assembles_without_spills(storage):
-    assemble(ptx_of(spec_of(AdamW(), *storage)))
+    for rule in (AdamW(), SGD(momentum=0.9, nesterov=True)):
+        assemble(ptx_of(spec_of(rule, *storage)))
 
 
 def test_the_text_is_for_old_cards_and_drivers_and_reads_vectors():
@@ -153,6 +154,7 @@ def test_the_text_is_for_old_cards_and_drivers_and_reads_vectors():
     assert text.count("st.global.v4.b32") == 3
     assert ".local" not in text
     assert re.search(rf"^\.maxntid {THREADS}(, 1, 1)?$", text, re.MULTILINE)
+    assert re.search(r"^\.minnctapersm 1$", text, re.MULTILINE)
 
 
 # -- the interpreter --------------------------------------------------------------------------------------------------

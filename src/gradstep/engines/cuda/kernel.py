@@ -70,8 +70,10 @@ def build_kernel(spec: UpdateSpec) -> ir.Module:
 
     b.call(body, [*task.args, *(special(register) for register in ("ctaid", "nctaid", "tid", "ntid"))])
     b.ret_void()
-    limit = module.add_metadata([task, ir.MetaDataString(module, "maxntidx"), ir.Constant(I32, THREADS)])
-    module.add_named_metadata("nvvm.annotations", limit)
+    # With the number of threads alone, ptxas aims at more blocks on a multiprocessor than one, and spills registers.
+    for name, number in (("maxntidx", THREADS), ("minctasm", 1)):
+        limit = module.add_metadata([task, ir.MetaDataString(module, name), ir.Constant(I32, number)])
+        module.add_named_metadata("nvvm.annotations", limit)
     return module
 
 
