@@ -33,7 +33,7 @@ from gradstep.judge.subjects.subject import (
     observe,
 )
 from gradstep.judge.verdict import Outcome, Probe, Status, Verdict
-from gradstep.rules import Rule
+from gradstep.rules import RULES, Rule
 from gradstep.variants import find_named_rule
 
 
@@ -148,7 +148,7 @@ def find_rule(rule: str | type[Rule]) -> type[Rule]:
     """
     if isinstance(rule, type):
         return rule
-    return find_named_rule(rule)
+    return {name.lower(): kind for name, kind in RULES.items()}.get(str(rule).lower()) or find_named_rule(rule)
 
 
 def conformance(rule: str | type[Rule], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
