@@ -19,6 +19,15 @@ def test_race_and_report(tmp_path):
     (folder,) = tmp_path.iterdir()
     assert str(folder / "report.html") in raced.output
     assert "SGD lr=0.01" in raced.output
+    assert "default learning rate" not in raced.output
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import dataclasses\n"
+        "from gradstep.rules import AdamW\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(AdamW): ...\n"
+    )
+    default = gradstep("race", "ravine", "-o", f"{mine}:Mine", "--steps", "4", "--out", str(tmp_path / "more"))
+    assert "ravine: mine.py:Mine takes its own default learning rate, 0.001" in default.output
     again = gradstep("report", str(folder))
     assert again.exit_code == 0
     assert "Report:" in again.output

@@ -87,3 +87,16 @@ def test_every_optimizer_can_enter_every_task(task):
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert (task.learning_rate(name.removeprefix("torch.")) is None) == (name in UNTUNED)
     assert len({make_contender(spec, task).label for spec in DEFAULT_LINEUP}) == len(DEFAULT_LINEUP)
+
+
+def test_only_a_rate_that_nobody_chose_is_the_rules_default(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import dataclasses\n"
+        "from gradstep.rules import AdamW\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(AdamW): ...\n"
+    )
+    assert contender(f"{file}:Mine").default_lr == 0.001
+    assert contender(f"{file}:Mine:lr=0.5").default_lr is None
+    assert contender("adamw").default_lr is None
+    assert contender("lamb").default_lr == 0.001

@@ -61,6 +61,9 @@ def race(
             clip=clip,
             out=out,
         )
+    for each in plan.races:
+        for notice in each.explain_default_rates():
+            screen.print(notice, highlight=False, markup=False, soft_wrap=True)
     try:
         outcome = session.run(plan, terminal.display_for(screen))
     except OSError as error:

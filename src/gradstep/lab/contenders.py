@@ -49,6 +49,7 @@ class Contender:
     # all arguments of its constructor, with the learning rate where there is one
     settings: tuple[tuple[str, SpecValue], ...]
     adamw_lr: float | None = None  # AdamW's rate for what a rule of matrices does not update
+    default_lr: float | None = None  # the rule's own default, where neither the spec nor the task gives a rate
 
     @property
     def described_settings(self) -> tuple[tuple[str, SpecValue], ...]:
@@ -150,11 +151,14 @@ def make_contender(spec: OptimizerSpec, task: Task) -> Contender:
     except (ValueError, TypeError, RuntimeError) as error:
         raise type(error)(f"{spec}: {error}") from error
     # The optimizer's default rate where the task has none: a reader of the results wants to see it.
-    if "lr" in trial.defaults:
-        settings.setdefault("lr", trial.defaults["lr"])
+    default_lr = trial.defaults.get("lr") if "lr" not in settings else None
+    if default_lr is not None:
+        settings["lr"] = default_lr
     spec_settings = " ".join(f"{key}={write_value(value)}" for key, value in spec.settings)
     prefix = PEER_PREFIX if spec.name in TORCH_CONTENDERS else ""
     title = Path(spec.name).name if names_file(spec.name) else prefix + kind.__name__
     adamw_lr = task.learning_rate("adamw") if matrices_only else None
     beside = ", rest AdamW" if matrices_only else ""
-    return Contender(f"{title} {spec_settings}".strip() + beside, spec.name, tuple(settings.items()), adamw_lr)
+    return Contender(
+        f"{title} {spec_settings}".strip() + beside, spec.name, tuple(settings.items()), adamw_lr, default_lr
+    )

@@ -148,6 +148,15 @@ class Race:
     machine: Mapping[str, str]
     clip: float | None = None  # norm to which gradients are clipped before every step; None: no clipping
 
+    def explain_default_rates(self) -> list[str]:
+        """Return a sentence for each contender whose learning rate is only its rule's default."""
+        return [
+            f"{self.task.name}: {one.label} takes its own default learning rate, {one.default_lr:g}: none was asked "
+            f"for, and the task has none for it. {one.name}:lr=... gives another."
+            for one in self.contenders
+            if one.default_lr is not None
+        ]
+
     def run(self, listen: Callable[[Record], None]) -> None:
         """Run the race, and pass each record to `listen`.
 
