@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
 from gradstep.rules.base import Array, sqrt, where
 from gradstep.storage.codecs import BLOCK, NOT_FINITE, Codec, Field
 from gradstep.storage.elements import (
@@ -80,6 +82,13 @@ class FourBits(Codec):
         least, most = (_OCTAVES + 24, NOT_FINITE - 1) if self.signed else (_OCTAVES + 64, 127 + 63)
         finite = at_most(at_least(rounded, least), most)
         return where(peak < _INFINITY, finite if self.signed else where(peak != 0, finite, 0), NOT_FINITE)
+
+    def has_noise_bits_to_cut(self, scale: Array) -> Array | None:
+        return scale == NOT_FINITE if self.signed else None
+
+    def cut_noise_bits(self, x: Array, scale: Array) -> Array:
+        # A NaN becomes infinity, whose sign is stored: that of a NaN differs between processors.
+        return where(scale == NOT_FINITE, where(x == x, x, np.inf), x) if self.signed else x
 
     def join(self, *numbers: Array) -> Array:
         code, scale = numbers
