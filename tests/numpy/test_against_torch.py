@@ -1,11 +1,14 @@
 """Torch as the oracle: every rule that it has, over every option set; gradients and losses of a network."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
+import gradstep
 import gradstep.numpy as gn
 from tests.registry import cases
 
@@ -14,6 +17,25 @@ SHAPES = ((3, 4), (5,), ())
 
 def normal(shape, seed):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize(
+    "rule", [gradstep.rules.ScheduleFreeAdamW, gradstep.modify(gradstep.rules.SGD, gradstep.rules.EMA)]
+)
+def test_averaged_weights_are_those_of_the_torch_optimizer_bit_for_bit(rule):
+    ours = [gn.Parameter(np.ones(shape, np.float32)) for shape in SHAPES]
+    theirs = [torch.nn.Parameter(torch.ones(shape)) for shape in SHAPES]
+    optimizer: Any = gn.optimizer(rule)(ours, lr=0.1)
+    other: Any = gradstep.optimizer(rule)(theirs, engine="reference", lr=0.1)
+    for step in range(4):
+        for i, (p, q) in enumerate(zip(ours[:2], theirs[:2], strict=True)):  # the last one never has a gradient
+            p.grad = normal(p.data.shape, 10 * step + i).astype(np.float32)
+            q.grad = torch.from_numpy(p.grad)
+        optimizer.step()
+        other.step()
+    optimizer.eval()
+    other.eval()
+    assert all(np.array_equal(p.data, q.detach().numpy()) for p, q in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(("subject", "options"), cases(in_torch=True))

@@ -1,7 +1,6 @@
 """``eval()`` and ``train()`` of NumPy's optimizers of rules that average the weights."""
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,25 +34,16 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
-def test_the_average_is_that_of_the_torch_optimizer_bit_for_bit(rule, options):
-    torch = pytest.importorskip("torch")
-    ours = build(rule, options)
-    walk(ours, range(4))
-    leaves = [torch.nn.Parameter(torch.ones(p.data.shape)) for p in ours.params]
-    theirs: Any = gradstep.optimizer(rule)(leaves, engine="reference", **options)
-    for seed in range(4):
-        for p in leaves[:2]:
-            p.grad = torch.from_numpy(np.random.default_rng(seed).standard_normal(p.shape)).float()
-        theirs.step()
-    before = weights(ours)
-    for one in (ours, theirs):
-        one.eval()
-    assert same(weights(ours), [p.detach().numpy() for p in leaves])
-    assert not same(weights(ours), before)
-    ours.eval()
-    ours.train()
-    ours.train()
-    assert same(weights(ours), before)
+def test_eval_changes_the_weights_and_train_brings_the_same_bits_back(rule, options):
+    optimizer = build(rule, options)
+    walk(optimizer, range(4))
+    before = weights(optimizer)
+    for _ in range(2):
+        optimizer.eval()
+    assert not same(weights(optimizer), before)
+    for _ in range(2):
+        optimizer.train()
+    assert same(weights(optimizer), before)
 
 
 def test_what_would_mislead_in_between_is_refused():
