@@ -1,7 +1,8 @@
 """Every optimizer with its valid option sets and its bad inputs: the table that drives the other tests."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,13 @@ class Bad:
     settings: Options
     error: type[Exception]
     words: str
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        """What is done in this context must raise the error; the failure says with which settings it did not."""
+        with pytest.raises(self.error, match=self.words):  # noqa: PT012
+            yield
+            pytest.fail(f"{self.settings} was accepted")
 
 
 @dataclass(frozen=True, repr=False)
@@ -419,15 +427,6 @@ def cases(**which: bool) -> list[Any]:
         pytest.param(subject, options, id=f"{subject.name}-{words(options)}")
         for subject in _chosen(**which)
         for options in subject.options
-    ]
-
-
-def bad_cases(**which: bool) -> list[Any]:
-    """Every (subject, bad input), as arguments of one test; the arguments are those of :func:`_chosen`."""
-    return [
-        pytest.param(subject, bad, id=f"{subject.name}-{words(bad.settings)}")
-        for subject in _chosen(**which)
-        for bad in subject.bad
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 
 import gradstep
 from gradstep.optimizers.memory import conform_gradient
-from tests.registry import bad_cases, subjects
+from tests.registry import subjects
 from tests.training import assert_same_bits, give, normal, unchanged
 
 
@@ -23,31 +23,40 @@ def ready(kind=gradstep.AdamW, count=1, **options):
     return optimizer, params
 
 
-@pytest.mark.parametrize(("subject", "bad"), bad_cases()[::3])
-def test_constructor(subject, bad):
+# All bad inputs of a rule are tried in one test: with a test for each there was time for a third of them only.
+@pytest.mark.parametrize("subject", subjects())
+def test_constructor(subject):
     p = normal(3).requires_grad_()
-    with pytest.raises(bad.error, match=bad.words):
-        subject.optimizer([p], **bad.settings)
-    with pytest.raises(bad.error, match=bad.words):
-        subject.optimizer([{"params": [p], **bad.settings}])
+    for bad in subject.bad:
+        with bad.refused():
+            subject.optimizer([p], **bad.settings)
+        with bad.refused():
+            subject.optimizer([{"params": [p], **bad.settings}])
 
 
-@pytest.mark.parametrize(("subject", "bad"), bad_cases()[1::3])
-def test_added_group(subject, bad):
+@pytest.mark.parametrize("subject", subjects())
+def test_added_group(subject):
     optimizer, _ = ready(subject.optimizer)
-    with unchanged(optimizer), pytest.raises(bad.error, match=bad.words):
-        optimizer.add_param_group({"params": [normal(2).requires_grad_()], **bad.settings})
-    assert len(optimizer.param_groups) == 1
+    for bad in subject.bad:
+        with unchanged(optimizer), bad.refused():
+            optimizer.add_param_group({"params": [normal(2).requires_grad_()], **bad.settings})
+        assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize(("subject", "bad"), bad_cases()[2::3])
-def test_setting_spoiled_in_mid_run(subject, bad):
+@pytest.mark.parametrize("subject", subjects())
+def test_setting_spoiled_in_mid_run(subject):
     optimizer, _ = ready(subject.optimizer)
-    if bad.settings.get("d") is True:
-        return  # equal to the 1.0 that was checked before
-    optimizer.param_groups[0].update(bad.settings)
-    with unchanged(optimizer), pytest.raises(bad.error, match=bad.words):
-        optimizer.step()
+    [group] = optimizer.param_groups
+    settings = dict(group)
+    for bad in subject.bad:
+        if bad.settings.get("d") is True:
+            continue  # equal to the 1.0 that was checked before
+        group.update(bad.settings)
+        with unchanged(optimizer), bad.refused():
+            optimizer.step()
+        group.clear()
+        group.update(settings)
+    optimizer.step()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, torch.tensor(math.nan)])
