@@ -17,7 +17,7 @@ import gradstep
 from gradstep.engines import foreach
 from gradstep.engines.arrays import apply_rule
 from gradstep.engines.foreach import divide
-from gradstep.engines.program import LineRecord, record_program
+from gradstep.engines.program import LineRecord, RuleProgram, record_program
 from gradstep.rules import AdamW, Rule, Slot, State
 from gradstep.rules.ops import Array, where
 from gradstep.rules.settings import learning_rate
@@ -198,3 +198,12 @@ def test_a_line_that_branches_is_not_recorded() -> None:
         bool(LineRecord().add("array") > 0.0)
     spec = spec_of(Exponential(), "float32", "float32", "nearest")
     assert record_program(spec, frozenset()) is None
+
+
+def test_a_fault_in_making_a_program_is_not_taken_for_a_line_that_is_not_recorded(monkeypatch: Any) -> None:
+    def fail(*_: Any) -> int:
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr(RuleProgram, "_allocate", fail)
+    with pytest.raises(TypeError, match="a fault of ours"):
+        record_program(spec_of(AdamW(), "float32", "float32", "nearest"), frozenset({"a name that no other test has"}))

@@ -177,25 +177,25 @@ class RuleProgram:
         scratch: how many arrays of scratch memory it needs, of the arrays' length.
     """
 
-    def __init__(self, spec: UpdateSpec, ones: frozenset[str]) -> None:
-        record = LineRecord()
-        inputs = [record.add("array") for _ in spec.codecs[1:]]
-        gradient = record.add("array")
-        self._coefficients = {name: record.add("number").index for name in spec.coefficients if name not in ones}
-        c = SimpleNamespace(**dict.fromkeys(ones, 1.0))
-        for name, index in self._coefficients.items():
-            setattr(c, name, Recorded(record, index))
-        p, *slots = inputs
-        self._outputs = [record.index(x) for x in apply_rule(spec, c, [p, gradient * c.gradient, *slots])]
-        if any(record.kinds[k] != "array" for k in self._outputs):
-            raise TypeError("a new parameter or slot is no array")
+    def __init__(
+        self, spec: UpdateSpec, record: LineRecord, coefficients: dict[str, int], outputs: Sequence[int]
+    ) -> None:
+        """Take the record of a rule's lines, and the places in it.
+
+        Args:
+            spec: the update.
+            record: its first values are the parameter and the slots, then the gradient.
+            coefficients: the place of each coefficient that is read, by name.
+            outputs: the places of the new parameter and slots.
+        """
+        self._coefficients, self._outputs = coefficients, outputs
         self._constants = record.constants
         self._numbers = [o for o in record.operations if record.kinds[o.result] == "number"]
         self._arrays = _remove_unread(
             [o for o in record.operations if record.kinds[o.result] != "number"], self._outputs
         )
         self._places = [j for j, codec in enumerate(spec.codecs[1:]) if codec.stores_arithmetic]
-        self._inputs, self._first_scratch = len(inputs) + 1, len(record.kinds)
+        self._inputs, self._first_scratch = len(spec.codecs), len(record.kinds)
         self.scratch = self._allocate(record)
 
     def _allocate(self, record: LineRecord) -> int:
@@ -295,7 +295,15 @@ def record_program(spec: UpdateSpec, ones: frozenset[str]) -> RuleProgram | None
     Returns:
         The program; None if the lines do what cannot be recorded (they then run on torch's tensors themselves).
     """
+    record = LineRecord()
+    p, *slots = [record.add("array") for _ in spec.codecs[1:]]
+    gradient = record.add("array")
+    given = {name: record.add("number") for name in spec.coefficients if name not in ones}
+    c = SimpleNamespace(**dict.fromkeys(ones, 1.0), **given)
     try:
-        return RuleProgram(spec, ones)
-    except (AttributeError, TypeError):
+        outputs = [record.index(x) for x in apply_rule(spec, c, [p, gradient * c.gradient, *slots])]
+    except (AttributeError, TypeError):  # of the lines: what makes the program below raises none
         return None
+    if any(record.kinds[k] != "array" for k in outputs):
+        return None
+    return RuleProgram(spec, record, {name: x.index for name, x in given.items()}, outputs)
