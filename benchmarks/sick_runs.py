@@ -319,6 +319,14 @@ def frozen(seed: int, name: str, training: Training) -> Training:
     return training
 
 
+def dead_digits(seed: int, weight_decay: float) -> Training:
+    """Return a training whose second hidden layer is off for every input: its biases start at −50."""
+    training = on_digits(seed, adamw(3e-3, weight_decay=weight_decay))
+    with torch.no_grad():
+        dict(training.model.named_parameters())["3.bias"].fill_(-50.0)
+    return training
+
+
 def frozen_digits(seed: int) -> Training:
     return frozen(seed, "1.weight", on_digits(seed, adamw(3e-3, weight_decay=0.1)))
 
@@ -589,6 +597,8 @@ SICK = (
         "embeddings and head are not in the optimizer",
         unregistered_text,
     ),
+    Case("dead layer", "dead_layer", "biases of a hidden layer at −50", lambda seed: dead_digits(seed, 0.0)),
+    Case("dead layer that decays", "dead_layer", "the same with weight_decay 0.1", lambda seed: dead_digits(seed, 0.1)),
     Case("frozen layer decays, digits", "frozen_but_decayed", "gradient masked to 0, weight_decay 0.1", frozen_digits),
     Case("frozen embedding decays, text", "frozen_but_decayed", "gradient masked to 0, weight_decay 0.1", frozen_text),
     Case("schedule ended early, text", "schedule_ended_early", "planned for 70 of 120 updates", ended_early_text),

@@ -267,6 +267,20 @@ def test_frozen_but_decayed():
     assert gradstep.diagnose(run(columns=lambda n: columns([1.0, 0.0], [10.0, 10.0]))).healthy
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_dead_layer(decay):
+    # The body's gradient is exactly 0 from the start, and the loss goes from 4 to 3.9.
+    stuck = {"loss": lambda n: 4.0 - 0.001 * n, "head": header(settings={"weight_decay": decay})}
+    norms = [10.0, 10.0]
+    dead = run(columns=lambda n: columns([0.0, 1.0], [10.0 * (1 - decay / 100) ** n, 10.0]), **stuck)
+    assert causes(dead)[0] == "dead_layer"
+    assert "body.weight" in str(gradstep.diagnose(dead).findings[0])
+    # A first update with a gradient, or a loss that falls: neither is a dead layer.
+    alive = run(columns=lambda n: columns([0.0 if n else 1.0, 1.0], norms), **stuck)
+    assert "dead_layer" not in causes(alive)
+    assert "dead_layer" not in causes(run(columns=lambda n: columns([0.0, 1.0], norms), head=stuck["head"]))
+
+
 def test_a_network_that_died_of_its_learning_rate_is_neither_frozen_nor_decayed_too_much():
     # Six updates of half the weights, which grow from 10 to 60; then no gradient, and decay alone: 0.97 each.
     def norm(n):

@@ -1,9 +1,10 @@
 """Rules about the order of calls in the training loop, and about parameters that do not learn."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradstep.monitor.doctor.evidence import Evidence
-from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Signs, finds, join_names
+from gradstep.monitor.doctor.finding import DIVERGENCE, EVERY_READING, Fact, Signs, describe_fall, finds, join_names
 
 NOT_CLEARED_SHARE = 0.5
 """Least share of updates with uncleared gradients: clearing once per epoch is too seldom, forgetting it once does
@@ -39,6 +40,7 @@ EMPTY_UPDATES = 10
 @finds(
     explains={
         "no_gradient",
+        "dead_layer",
         "frozen_but_decayed",
         "gradients_vanished",
         "lr_too_low",
@@ -125,6 +127,40 @@ def no_gradient(evidence: Evidence) -> Signs:
     return 1.0, (Fact(text, elements, 0, evidence.span),)
 
 
+DEAD_FALL = 0.3
+"""A loss that fell by more than this share of its start is not stuck: tensors may be frozen on purpose. A choice."""
+
+
+@finds(explains={"frozen_but_decayed", "gradients_vanished", "lr_too_low", "weights_shrinking"}, spoils={"loss"})
+def dead_layer(evidence: Evidence) -> Signs:
+    """Find matrices whose gradient is exactly zero from the first update on, in a run whose loss is stuck.
+
+    Parameters with a gradient of zero in a run that learns may be frozen by hand (see frozen_but_decayed).
+    """
+    if not evidence.has_parameters or evidence.fall is None or evidence.fall > DEAD_FALL:
+        return None
+    _, gradients = evidence.of_parameters("grad_norm")
+    dead = [
+        parameter
+        for column, parameter in enumerate(evidence.header.parameters)
+        if len(parameter.shape) >= 2 and _stays_zero(gradients[:, column])
+    ]
+    if not dead:
+        return None
+    text = f"{join_names(p.name for p in dead)}: a gradient of exactly 0 in every element"
+    facts = (
+        Fact(text, float(sum(p.elements for p in dead)), 0.0, evidence.span),
+        Fact(f"the loss {describe_fall(evidence.fall)}", evidence.fall, DEAD_FALL, evidence.loss.span),
+    )
+    return 1.0, facts
+
+
+def _stays_zero(gradient: NDArray[np.float64]) -> bool:
+    """Return whether a tensor's gradient norm is zero at the first update that has one, and in nearly all others."""
+    present = gradient[~np.isnan(gradient)]
+    return len(present) >= FROZEN_UPDATES and present[0] == 0 and bool(np.mean(present == 0) >= FROZEN_SHARE)
+
+
 FROZEN_SHARE = 0.9
 """Least share of updates with a gradient of exactly zero, in the whole tensor: dead units or unused rows do not count.
 A choice."""
@@ -145,10 +181,8 @@ def frozen_but_decayed(evidence: Evidence) -> Signs:
     facts, names = [], []
     for column, parameter in enumerate(evidence.header.parameters):
         present = ~np.isnan(gradients[:, column])
-        if present.sum() < FROZEN_UPDATES or evidence.decay_of(parameter) <= 0:
-            continue
         gradient, weight = gradients[present, column], weights[present, column]
-        if gradient[0] != 0 or np.mean(gradient == 0) < FROZEN_SHARE or not weight[-1] < weight[0]:
+        if evidence.decay_of(parameter) <= 0 or not _stays_zero(gradient) or not weight[-1] < weight[0]:
             continue
         names.append(parameter.name)
         rest = float(weight[-1] / weight[0])
