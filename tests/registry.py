@@ -402,7 +402,21 @@ _MUON = Subject(
         Bad({"matrices": 0}, ValueError, "Invalid matrices: 0"),
     ),
 )
-SUBJECTS = (*_OF_ANY_SHAPE, _MUON)
+_NORMUON = Subject(
+    "NorMuon",
+    ({}, {"lr": 0.02, "nesterov": False, "momentum": 0.8, "beta2": 0.5, "ns_steps": 3, "adjust_lr_fn": "original"}),
+    (
+        *_LR,
+        *_EPS,
+        *_DECAY,
+        *_numbers("momentum value", "momentum", -0.1),
+        *_numbers("beta2 value", "beta2", 1.5),
+        *_flags("nesterov", "maximize"),
+        Bad({"ns_steps": 0}, ValueError, r"Invalid ns_steps value: 0 \(must be a whole number from 1 to 99\)"),
+        Bad({"adjust_lr_fn": None}, ValueError, r"Invalid adjust_lr_fn: None \(choose 'match_rms_adamw', 'original'\)"),
+    ),
+)
+SUBJECTS = (*_OF_ANY_SHAPE, _MUON, _NORMUON)
 
 
 def words(options: Options) -> str:

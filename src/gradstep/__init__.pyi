@@ -518,6 +518,37 @@ class NAdam(Optimizer):
     def rule(cls) -> type[Rule]: ...
 
 @final
+class NorMuon(Optimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = ...,
+        weight_decay: float = ...,
+        momentum: float = ...,
+        beta2: float = ...,
+        nesterov: bool = ...,
+        eps: float = ...,
+        ns_steps: int = ...,
+        adjust_lr_fn: str | None = ...,
+        *,
+        maximize: bool = ...,
+        matrices: str | int | None = ...,
+        engine: str = ...,
+        state: StateName = ...,
+        rounding: RoundingName = ...,
+        seed: int | None = ...,
+        paged: bool | str | Path | Pages = ...,
+        page_budget: str | int | None = ...,
+        model: nn.Module | None = ...,
+        foreach: bool | None = ...,
+        fused: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+    ) -> None: ...
+    @classmethod
+    def rule(cls) -> type[Rule]: ...
+
+@final
 class RAdam(Optimizer):
     def __init__(
         self,
@@ -806,6 +837,8 @@ NAdam4bit = NAdam
 PagedNAdam = NAdam
 PagedNAdam8bit = NAdam
 PagedNAdam4bit = NAdam
+NorMuon8bit = NorMuon
+NorMuon4bit = NorMuon
 RAdam8bit = RAdam
 RAdam4bit = RAdam
 PagedRAdam = RAdam

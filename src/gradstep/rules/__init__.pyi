@@ -29,6 +29,7 @@ from gradstep.rules.modify import Modifier as Modifier
 from gradstep.rules.modify import modify as modify
 from gradstep.rules.muon import Muon as Muon
 from gradstep.rules.nadam import NAdam as NAdam
+from gradstep.rules.normuon import NorMuon as NorMuon
 from gradstep.rules.radam import RAdam as RAdam
 from gradstep.rules.rms_clip import RMSClip as RMSClip
 from gradstep.rules.rmsprop import RMSprop as RMSprop

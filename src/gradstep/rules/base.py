@@ -33,7 +33,8 @@ class Slot:
         name: its key in ``optimizer.state[p]``; torch's own where torch has the optimizer.
         signed: False when the value is never negative (a second moment), which storage may exploit.
         fill: its value before the first step.
-        collapsed: an axis along which only a mean is kept (its length is 1), or None for the parameter's own shape.
+        collapsed: the axis or axes, counted from the end, along which only a mean is kept (their length is 1), or None
+            for the parameter's own shape.
         exact: True for a copy of weights: it stays in float32 whatever the precision of state, since a weight changes
             by less than 8 bits hold.
 
@@ -45,7 +46,7 @@ class Slot:
     name: str
     signed: bool = True
     fill: float = 0.0
-    collapsed: int | None = None
+    collapsed: int | tuple[int, ...] | None = None
     exact: bool = False
 
     def shape(self, of: tuple[int, ...]) -> tuple[int, ...]:
@@ -56,8 +57,9 @@ class Slot:
         """
         if self.collapsed is None:
             return of
-        axis = self.collapsed % len(of)
-        return (*of[:axis], 1, *of[axis + 1 :])
+        axes = (self.collapsed,) if isinstance(self.collapsed, int) else self.collapsed
+        ones = {axis % len(of) for axis in axes}
+        return tuple(1 if axis in ones else length for axis, length in enumerate(of))
 
 
 @final

@@ -11,9 +11,44 @@ from gradstep.rules.ops import as_matrices, columns, lerp, reshape_as, rows
 from gradstep.rules.settings import choice, count, epsilon, flag, learning_rate, matrices, nonnegative, quintic
 
 
+@dataclass(frozen=True)
+class MuonRule(StepRule):
+    """Muon and what is made of it: a rule of matrices, with AdamW beside it for the other parameters of a model.
+
+    Args:
+        matrices: how a parameter that is not a matrix is one or several, as of :class:`Muon`.
+        maximize: climb instead of descend.
+    """
+
+    matrices: str | int | None = matrices()
+
+    sees = "matrix"
+
+    def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
+        refusal = super().explain_refusal(shape)
+        if refusal is not None:
+            own = f"gradstep.{type(self).__name__}(model.named_parameters(), model=model)"
+            return (
+                f'{refusal}; {own} and gradstep.param_groups(model, policy="muon", matrix_lr=...) group a whole model'
+            )
+        if len(shape) > 2 and self.matrices is None:
+            return (
+                'it has more than two dimensions: give its group "matrices": "flatten" (kernels of a convolution) or '
+                '"stack" (a matrix for each index of the first axes)'
+            )
+        if isinstance(self.matrices, int) and shape[0] % self.matrices:
+            return f"its {shape[0]} rows cannot be cut into {self.matrices} equal matrices"
+        return None
+
+    @property
+    def blocks(self) -> float:
+        """The number of matrices as :func:`gradstep.rules.ops.as_matrices` takes it."""
+        return self.matrices if isinstance(self.matrices, int) else 0.0 if self.matrices == "stack" else 1.0
+
+
 @final
 @dataclass(frozen=True)
-class Muon(StepRule):
+class Muon(MuonRule):
     r"""Muon: a matrix moves along the nearest orthogonal matrix to its momentum; for the hidden layers of a network.
 
     .. math::
@@ -75,29 +110,11 @@ class Muon(StepRule):
     eps: float = epsilon(1e-7)
     ns_steps: int = count(5, most=99)
     adjust_lr_fn: str | None = choice(None, "original", "match_rms_adamw")
-    matrices: str | int | None = matrices()
 
-    sees = "matrix"
     beyond_torch: ClassVar[frozenset[str]] = frozenset({"matrices", "maximize"})
 
     def slots(self, ndim: int) -> tuple[Slot, ...]:
         return (Slot("momentum_buffer"),)
-
-    def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
-        refusal = super().explain_refusal(shape)
-        if refusal is not None:
-            return (
-                f"{refusal}; gradstep.Muon(model.named_parameters(), model=model) and gradstep.param_groups(model, "
-                'policy="muon", matrix_lr=...) group a whole model'
-            )
-        if len(shape) > 2 and self.matrices is None:
-            return (
-                'it has more than two dimensions: give its group "matrices": "flatten" (kernels of a convolution) or '
-                '"stack" (a matrix for each index of the first axes)'
-            )
-        if isinstance(self.matrices, int) and shape[0] % self.matrices:
-            return f"its {shape[0]} rows cannot be cut into {self.matrices} equal matrices"
-        return None
 
     def adamw_lr(self) -> float:
         """Return the learning rate of AdamW for the other parameters of a model: its own, or here the same."""
@@ -108,7 +125,7 @@ class Muon(StepRule):
         return {
             "rest": 1 - self.momentum,
             "along": self.momentum if self.nesterov else 1.0,
-            "blocks": self.matrices if isinstance(self.matrices, int) else 0.0 if self.matrices == "stack" else 1.0,
+            "blocks": self.blocks,
             "polar": float(isinstance(self.ns_coefficients, str)),
             "a": named[0],
             "b": named[1],

@@ -304,8 +304,11 @@ class ParameterStorage:
 
     @cached_property
     def collapsed(self) -> dict[str, int]:
-        """The keys of the slots that have length 1 along an axis of the parameter, and this axis."""
-        return {slot.name: slot.collapsed for slot in self.slots if slot.collapsed is not None}
+        """The keys of the slots that have length 1 along one axis of the parameter, and this axis.
+
+        Slots with several such axes are those of matrix rules, which no shard has.
+        """
+        return {slot.name: slot.collapsed for slot in self.slots if isinstance(slot.collapsed, int)}
 
     @cached_property
     def starts_as_zeros(self) -> bool:

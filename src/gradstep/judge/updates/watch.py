@@ -22,6 +22,7 @@ from gradstep.judge.updates.matching import Screen, has_zero_rate, judge, judge_
 from gradstep.judge.updates.records import OptimizerRecord, RunningSteps
 from gradstep.judge.updates.report import Result, UpdateReport, WatchReport
 from gradstep.optimizers import Optimizer, innermost
+from gradstep.rules import RULES
 
 WATCHED_STEPS = 20
 """Steps of each optimizer that are watched."""
@@ -32,7 +33,7 @@ BUDGET = 1 << 24
 _ORDER = (Result.WRONG, Result.UNSTEPPED, Result.RIGHT, Result.OPEN, Result.FROZEN)
 """If two optimizers train a parameter one after the other, the result that stands first here counts."""
 
-_MATRIX_RULES = ("Muon", "Adafactor")
+_MATRIX_RULES = tuple(name for name, rule in RULES.items() if rule.sees in ("tensor", "matrix"))
 
 
 @final
