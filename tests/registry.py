@@ -413,6 +413,7 @@ _NORMUON = Subject(
         *_numbers("beta2 value", "beta2", 1.5),
         *_flags("nesterov", "maximize"),
         Bad({"ns_steps": 0}, ValueError, r"Invalid ns_steps value: 0 \(must be a whole number from 1 to 99\)"),
+        Bad({"matrices": "kernels"}, ValueError, "Invalid matrices: 'kernels'"),
         Bad({"adjust_lr_fn": None}, ValueError, r"Invalid adjust_lr_fn: None \(choose 'match_rms_adamw', 'original'\)"),
     ),
 )

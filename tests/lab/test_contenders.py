@@ -70,7 +70,16 @@ def test_muon_races_beside_adamw_with_its_rate_of_the_task():
     assert groups["muon"]["momentum"] == 0.9
 
 
-UNTUNED = ("lamb", "lars", "mars", "schedulefreeadamw", "schedulefreeradam", "schedulefreesgd", "stableadamw")
+UNTUNED = (
+    "lamb",
+    "lars",
+    "mars",
+    "normuon",
+    "schedulefreeadamw",
+    "schedulefreeradam",
+    "schedulefreesgd",
+    "stableadamw",
+)
 """Optimizers that race with their own defaults: no grid has been searched for them yet."""
 
 
