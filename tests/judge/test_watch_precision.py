@@ -31,7 +31,7 @@ def watch_training(kind, settings, dtype, *, seed=0, steps=25, scale=1.0):
     """The report of a small training; matrices alone where its optimizer is Muon."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)).to(dtype)
-    parameters = [p for p in model.parameters() if kind.__name__ != "Muon" or p.ndim == 2]
+    parameters = [p for p in model.parameters() if kind.__name__ not in ("Muon", "NorMuon") or p.ndim == 2]
     optimizer = kind(parameters, **settings)
     with gradstep.watch_rules(optimizer) as watch:
         for _ in range(steps):

@@ -111,6 +111,9 @@ _AWAY: Mapping[str, Any] = {
 }
 """Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, the other value for flags."""
 
+_OTHER_AWAY: Mapping[str, Any] = {"adjust_lr_fn": "original"}
+"""Values for rules whose defaults are those of :data:`_AWAY`; 0.5 for other numbers."""
+
 _EVERYWHERE = {"lr", "weight_decay", "eps", *QUICK}
 """Settings that several scenarios test already."""
 
@@ -263,12 +266,14 @@ class _ScenarioMaker:
     def settings_away(self, *names: str) -> dict[str, Any]:
         own = [n for n in names if n in self.defaults]
         away = {n: not self.defaults[n] if isinstance(self.defaults[n], bool) else _AWAY.get(n, 0.2) for n in own}
-        return {n: 0.5 if value == self.defaults[n] else value for n, value in away.items()}
+        return {n: _OTHER_AWAY.get(n, 0.5) if value == self.defaults[n] else value for n, value in away.items()}
 
     def option(self, name: str) -> Scenario:
         """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""
         settings = self.settings_away(name, *_REQUIRED.get(name, ())) | {"weight_decay": DECAY} | QUICK
         gradients = [(self.gradient() * size, self.gradient() * size) for size in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
+        if name == "adjust_lr_fn":  # its scale differs between tall matrices and wide ones
+            gradients = [(wide, other.T) for wide, other in gradients]
         return self(name, f"the option {name}", settings, gradients, needs=(name,))
 
     def gradient(self) -> Values:

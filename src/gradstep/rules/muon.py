@@ -23,6 +23,7 @@ class MuonRule(StepRule):
     matrices: str | int | None = matrices()
 
     sees = "matrix"
+    beyond_torch: ClassVar[frozenset[str]] = frozenset({"matrices"})
 
     def explain_refusal(self, shape: tuple[int, ...]) -> str | None:
         refusal = super().explain_refusal(shape)
