@@ -33,10 +33,8 @@ class Scenario:
     gradients: tuple[Gradients, ...]  # per step, a gradient for each parameter or None
     # settings without which the scenario shows nothing; it is skipped if the submission lacks them
     needs: frozenset[str] = frozenset()
-    # for each parameter the settings that differ; empty for one group of all parameters
-    groups: tuple[Mapping[str, Any], ...] = ()
-    # learning rates to set, by the number of the step after it (the first is 1)
-    rates: Mapping[int, float] = field(default_factory=dict)
+    groups: tuple[Mapping[str, Any], ...] = ()  # each parameter's settings that differ; empty for one group of all
+    rates: Mapping[int, float] = field(default_factory=dict)  # to set, by the number of the next step (the first is 1)
     reload_at: int = 0  # before this step the state moves through ``state_dict`` into a new optimizer; 0 for never
     keeps_gradients: bool = False  # the gradients of the first step stay in place and are not assigned again
     strided: bool = False  # parameters are not contiguous in memory
@@ -110,9 +108,6 @@ _AWAY: Mapping[str, Any] = {
     "adjust_lr_fn": "match_rms_adamw",
 }
 """Values away from the defaults, for scenarios about one setting; 0.2 for other numbers, the other value for flags."""
-
-_OTHER_AWAY: Mapping[str, Any] = {"adjust_lr_fn": "original"}
-"""Values for rules whose defaults are those of :data:`_AWAY`; 0.5 for other numbers."""
 
 _EVERYWHERE = {"lr", "weight_decay", "eps", *QUICK}
 """Settings that several scenarios test already."""
@@ -266,14 +261,14 @@ class _ScenarioMaker:
     def settings_away(self, *names: str) -> dict[str, Any]:
         own = [n for n in names if n in self.defaults]
         away = {n: not self.defaults[n] if isinstance(self.defaults[n], bool) else _AWAY.get(n, 0.2) for n in own}
-        return {n: _OTHER_AWAY.get(n, 0.5) if value == self.defaults[n] else value for n, value in away.items()}
+        other: dict[str, Any] = {"adjust_lr_fn": "original"}
+        return {n: other.get(n, 0.5) if value == self.defaults[n] else value for n, value in away.items()}
 
     def option(self, name: str) -> Scenario:
         """Make a scenario of one setting away from its default; its gradients grow and shrink to show bounds."""
         settings = self.settings_away(name, *_REQUIRED.get(name, ())) | {"weight_decay": DECAY} | QUICK
-        gradients = [(self.gradient() * size, self.gradient() * size) for size in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
-        if name == "adjust_lr_fn":  # its scale differs between tall matrices and wide ones
-            gradients = [(wide, other.T) for wide, other in gradients]
+        turned = np.transpose if name == "adjust_lr_fn" else np.asarray  # its scale is another for tall matrices
+        gradients = [(self.gradient() * k, turned(self.gradient() * k)) for k in (1.0, 0.5, 0.1, 8.0, 2.0, 0.3, 0.1)]
         return self(name, f"the option {name}", settings, gradients, needs=(name,))
 
     def gradient(self) -> Values:

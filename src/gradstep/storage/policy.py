@@ -304,10 +304,7 @@ class ParameterStorage:
 
     @cached_property
     def collapsed(self) -> dict[str, int]:
-        """The keys of the slots that have length 1 along one axis of the parameter, and this axis.
-
-        Slots with several such axes are those of matrix rules, which no shard has.
-        """
+        """The keys of the slots of length 1 along one axis, and this axis; several are of matrices, never sharded."""
         return {slot.name: slot.collapsed for slot in self.slots if isinstance(slot.collapsed, int)}
 
     @cached_property
