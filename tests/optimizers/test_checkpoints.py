@@ -556,9 +556,9 @@ def test_the_state_of_another_rule_of_torch_is_refused():
     offered = set()
     for subject, other in itertools.product([s for s in SUBJECTS if s.torch is not None], SUBJECTS):
         name, new = subject.name, other.name
-        if (
-            name == new or (name, new) == ("AdamW", "Adam") or "Muon" in (name, new)
-        ):  # as in torch, the setting says how Adam decays
+        if name == new or (name, new) == ("AdamW", "Adam"):  # as in torch, the setting says how Adam decays
+            continue
+        if "matrix" in (subject.rule.sees, other.rule.sees):  # the parameters are no matrices
             continue
         optimizer, params = half_way(subject.torch, {"lr": 0.25})
         saved = copy.deepcopy(optimizer.state_dict())
