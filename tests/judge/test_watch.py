@@ -52,7 +52,9 @@ def test_every_optimizer_of_torch_keeps_its_promise(name, dtype):
 def test_every_optimizer_of_gradstep_keeps_its_promise(name):
     model = network(bias=gradstep.RULES[name].sees != "matrix")
     report = watched(model, getattr(gradstep, name)(model.parameters(), lr=0.01))
-    assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
+    # Roundings in bfloat16 decide rows of NorMuon's update, which is not judged.
+    expected = Result.OPEN if name == "NorMuon" else Result.RIGHT
+    assert {p.result for p in report.parameters} == {expected}, str(report)
 
 
 @pytest.mark.parametrize(

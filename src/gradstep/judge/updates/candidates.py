@@ -310,8 +310,7 @@ def _rule_conventions(rule: type[Rule]) -> tuple[Candidate, ...]:
     # For a machine epsilon torch takes that of the parameter's dtype; others compute in float32.
     epsilons = (True, False) if uses_machine_epsilon(rule()) else (True,)
     made = (_formula_candidate(rule.__name__, f, own_epsilon=own) for own in epsilons for f in formulas)
-    orthogonal = rule.sees == "matrix"  # its products may be in bfloat16
-    return tuple(replace(candidate, promised=True, orthogonal=orthogonal) for candidate in made)
+    return tuple(replace(candidate, promised=True) for candidate in made)
 
 
 def find_promise(
