@@ -48,6 +48,12 @@ def test_every_optimizer_of_torch_keeps_its_promise(name, dtype):
     assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
 
 
+def test_a_muon_that_climbs_keeps_its_promise():
+    model = network(bias=False)
+    report = watched(model, gradstep.Muon(model.parameters(), lr=0.01, maximize=True))
+    assert {p.result for p in report.parameters} == {Result.RIGHT}, str(report)
+
+
 @pytest.mark.parametrize("name", gradstep.RULES)
 def test_every_optimizer_of_gradstep_keeps_its_promise(name):
     model = network(bias=gradstep.RULES[name].sees != "matrix")

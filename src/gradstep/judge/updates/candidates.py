@@ -246,10 +246,11 @@ def replay_muon(history: History, roundings: Roundings | None = None, *, overwri
     for step in history.full_steps:
         group = step.settings
         mu = float(group.get("momentum", 0.95))
-        momentum = mu * momentum + (1 - mu) * step.gradient
+        g = -step.gradient if group.get("maximize") else step.gradient
+        momentum = mu * momentum + (1 - mu) * g
         if roundings is not None:
             momentum = roundings.store("momentum_buffer", momentum)
-        averaged = mu * momentum + (1 - mu) * step.gradient if group.get("nesterov", True) else momentum
+        averaged = mu * momentum + (1 - mu) * g if group.get("nesterov", True) else momentum
         if float(np.linalg.norm(averaged.astype(np.float64))) ** 2 > float(np.finfo(np.float32).max):
             raise StateOverflowError("its norm overflows")
         yield -rate_of(step) * _orthogonalise(averaged, group, roundings)
