@@ -164,9 +164,8 @@ def _blame(this: Case, how: str, world: str, where: str, stage: str) -> tuple[st
     """Return the verdict on a case that crashed or hung its child."""
     if stage in ("assign", "mutate") and not any(mutation[0] == "load" for mutation in this.mutations):
         return f"torch's own {how}", f"{how} {where}"  # the mutation itself did it
-    half = run_ours if world == "ours" else run_theirs
 
-    def alone(tell: Callable[[Any], None], attempt: int) -> None:
+    def alone(tell: Callable[[Any], None], half: Callable[..., Any], attempt: int) -> None:
         # What lies beside the damaged memory decides whether it shows, and a forked child has its parent's addresses:
         # so every attempt takes other places.
         taken = [torch.empty(1 + 37 * attempt * k) for k in range(20)]
@@ -175,8 +174,13 @@ def _blame(this: Case, how: str, world: str, where: str, stage: str) -> tuple[st
             taken.append(torch.empty(1 + attempt * k))
         del [torch.empty(size) for size in range(1, 16384, 4)][:]  # allocations crash on a damaged heap
 
-    again = any(_run_forked(partial(alone, attempt=attempt), lambda message: None)[0] for attempt in range(8))
-    if world != "ours" and this.torch and again:
+    def crashes(half: Callable[..., Any]) -> bool:
+        attempts = (partial(alone, half=half, attempt=attempt) for attempt in range(8))
+        return any(_run_forked(attempt, lambda message: None)[0] for attempt in attempts)
+
+    again = crashes(run_ours if world == "ours" else run_theirs)
+    # Damage need not show again. No earlier case has done it in a child of its own, nor gradstep if it never crashes.
+    if world != "ours" and this.torch and (again or (HAZARD.search(this.kind) and not crashes(run_ours))):
         return f"torch's own {how}", f"{how} {where}"
     return how, f"{how} {where}" + ("" if again else "; not again, alone: perhaps an earlier case is to blame")
 
