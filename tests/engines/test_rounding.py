@@ -72,3 +72,9 @@ def test_what_it_leaves_to_torch() -> None:
         assert torch._efficientzerotensor(3).sqrt().tolist() == [0.0, 0.0, 0.0]
         assert torch.func.vmap(torch.sqrt)(torch.tensor([4.0, 9.0])).tolist() == [2.0, 3.0]
         assert torch.div(torch.tensor([7.0]), 2, rounding_mode="floor").item() == 3.0
+
+
+def test_no_number_is_made_on_the_default_device() -> None:
+    x = torch.tensor([3.0, 7.0])
+    with torch.device("meta"), CorrectRounding():
+        assert torch.equal(1.0 / x, torch.div(x.new_ones(()), x))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradstep
-from tests.training import gradients, leaves, normal, trained, walk
+from tests.training import gradients, leaves, normal, trained, unchanged, walk
 
 MATRIX = [(70, 67)]
 
@@ -155,6 +155,25 @@ def test_a_checkpoint_of_eval_mode_that_lost_the_weights_of_training_is_refused(
     with pytest.raises(RuntimeError, match="saved in eval mode, and its 'training_weights' are missing"):
         other.load_state_dict(saved)
     assert not other.state
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [torch.zeros(5), torch.zeros(3, 4, dtype=torch.int64), "x", None],
+    ids=["shape", "integers", "text", "none"],
+)
+def test_weights_of_training_that_do_not_fit_are_refused_before_anything_changes(weights):
+    p = torch.ones(3, 4, requires_grad=True)
+    optimizer = gradstep.ScheduleFreeAdamW([p])
+    p.grad = torch.ones(3, 4)
+    optimizer.step()
+    optimizer.eval()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["training_weights"] = weights
+    other = gradstep.ScheduleFreeAdamW([torch.ones(3, 4, requires_grad=True)])
+    with unchanged(other), pytest.raises(RuntimeError, match="'training_weights' of a parameter do not fit"):
+        other.load_state_dict(saved)
+    other.train()  # is in train mode still
 
 
 def test_a_shallow_copy_does_not_bring_old_weights_back():

@@ -45,7 +45,7 @@ def quotient(x: Tensor | float, y: Tensor | float, *, out: Tensor | None = None)
     """
     if not isinstance(x, Tensor):
         assert isinstance(y, Tensor)
-        x = torch.full((), x, dtype=torch.result_type(y, x))
+        x = torch.full((), x, dtype=torch.result_type(y, x), device=y.device)  # not on the default device
     elif not isinstance(y, Tensor) and x.device.type != "cpu":
         y = torch.full((), y, dtype=x.dtype, device=x.device)
     return torch.div(x, y, out=out)

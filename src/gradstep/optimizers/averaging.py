@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,17 +116,19 @@ class AveragingOptimizer(Optimizer):
             state_dict, strict: as of :meth:`gradstep.Optimizer.load_state_dict`.
 
         Raises:
-            RuntimeError: the optimizer is in eval mode, or the state was saved in eval mode and lacks the weights of
-                training; or as of :class:`gradstep.Optimizer`. Nothing was changed.
+            RuntimeError: the optimizer is in eval mode, or the state was saved in eval mode and its weights of training
+                are missing or do not fit; or as of :class:`gradstep.Optimizer`. Nothing was changed.
         """
         self._refuse_averaged("weights and state are loaded")
         _check_training_weights(state_dict)
-        report = super().load_state_dict(state_dict, strict)
-        for p, entry in self.__dict__["state"].items():
-            if isinstance(p, Tensor) and TRAINING_WEIGHTS in entry:
-                self._training_weights[p] = entry.pop(TRAINING_WEIGHTS).reshape(p.shape)
-                self._averaged = True
-        return report
+        return super().load_state_dict(state_dict, strict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weights = _take_training_weights(state.get("state", {}))  # of a checkpoint; raises before anything has changed
+        super().__setstate__(state)
+        if weights:
+            self._training_weights.update(weights)
+            self._averaged = True
 
     def _step(self, closure: Any = None, **named: Any) -> Any:
         self._refuse_averaged("step()")
@@ -155,6 +158,29 @@ def _check_training_weights(state_dict: dict[str, Any]) -> None:
                     f"the loaded state dict was saved in eval mode, and its {TRAINING_WEIGHTS!r} are missing: a "
                     "distributed checkpoint reads only what this optimizer has, so save it after optimizer.train()"
                 )
+
+
+def _take_training_weights(state: Mapping[Any, Any]) -> dict[Tensor, Tensor]:
+    """Take the weights of training out of a state that was saved in eval mode, and return them by their parameters.
+
+    Args:
+        state: the entry of every parameter, read from a checkpoint.
+
+    Raises:
+        RuntimeError: some do not fit; all are left where they are.
+    """
+    held = [(p, entry) for p, entry in state.items() if isinstance(p, Tensor) and TRAINING_WEIGHTS in entry]
+    for p, entry in held:
+        weights = entry[TRAINING_WEIGHTS]
+        is_alike = isinstance(weights, Tensor) and weights.is_floating_point() == p.is_floating_point()
+        if not is_alike or weights.shape != (p.shape or (1,)):
+            given = f"{weights.dtype} of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else repr(weights)
+            raise RuntimeError(
+                f"the loaded {TRAINING_WEIGHTS!r} of a parameter do not fit: they are {given}, and the parameter is "
+                f"{p.dtype} of shape {tuple(p.shape)}. Load the state beside the weights that it was saved with"
+            )
+    # In the parameter's type, as Module.load_state_dict() reads weights.
+    return {p: entry.pop(TRAINING_WEIGHTS).reshape(p.shape).to(p.dtype) for p, entry in held}
 
 
 def _average(rule: Rule, p: Tensor, entry: dict[str, Any]) -> Tensor:
