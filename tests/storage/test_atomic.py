@@ -180,3 +180,22 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     words = r"there is no folder .*missing to write note into: make it first"
     with pytest.raises(FileNotFoundError, match=words), atomic_write(tmp_path / "missing" / "note"):
         raise AssertionError("nothing is written")
+
+
+def test_a_file_over_the_limit_of_a_process_says_so_and_the_old_one_stays(tmp_path):
+    resource = pytest.importorskip("resource", reason="POSIX only")
+    path = tmp_path / "note"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"note is larger than a file may be in .*raise the limit") as caught,
+            atomic_write(path) as file,
+        ):
+            file.write(bytes(2_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1

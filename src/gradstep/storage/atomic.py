@@ -37,7 +37,8 @@ def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[B
     Raises:
         FileNotFoundError: there is no such folder.
         FileExistsError: the path is a folder, a device or a pipe, which a file would replace.
-        OSError: with ENOSPC, no space is left on the disk; the old file stays.
+        OSError: with ENOSPC, no space is left on the disk; with EFBIG, the file would be larger than a file may be;
+            the old file stays.
 
     Yields:
         The open binary file to write to; it can be read and seeked too.
@@ -73,9 +74,16 @@ def atomic_write(path: str | os.PathLike[str], *, nbytes: int = 0) -> Iterator[B
         with contextlib.suppress(OSError):  # closing flushes Python's buffer, which fails again on a full disk
             file.close()
         temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception) and _is_no_space(error):
+        refusal = _find_refused_write(error) if isinstance(error, Exception) else None
+        if refusal is None:
+            raise
+        if refusal.errno in _FULL:
             raise _no_space_error(target, nbytes) from error
-        raise
+        raise OSError(
+            errno.EFBIG,
+            f"{target.name} is larger than a file may be in {target.parent} (`ulimit -f` shows the limit of a process, "
+            "a file system has its own): raise the limit, or write elsewhere; nothing was changed",
+        ) from error
     file.close()
     sync_folder(target.parent)
 
@@ -128,14 +136,14 @@ def _lock(file: BinaryIO) -> None:
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def _is_no_space(error: BaseException) -> bool:
-    """Return whether an error, or one that caused it (torch raises its own in C++), is a full disk."""
+def _find_refused_write(error: BaseException) -> OSError | None:
+    """Return the full disk or the limit of a file's size behind an error (torch raises its own in C++); else None."""
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _FULL:
-            return True
+        if isinstance(chain, OSError) and chain.errno in _FULL | {errno.EFBIG}:
+            return chain
         chain = chain.__cause__ or chain.__context__
-    return False
+    return None
 
 
 def _no_space_error(target: Path, nbytes: int) -> OSError:
