@@ -24,10 +24,11 @@ from gradstep.engines.statistics import Int64s
 from gradstep.rules import Rule
 from gradstep.storage.elements import ELEMENTS, move_keys
 from gradstep.storage.policy import UpdateSpec
+from gradstep.switches import is_switched_off
 from gradstep.warn import warn_user
 
 SWITCH = "GRADSTEP_CUDA_KERNELS"
-"""The environment variable that switches all kernels off, with the value 0."""
+"""The environment variable that switches all kernels off."""
 
 OLDEST = (8, 0)
 """The oldest version of a card's instructions that has all that a kernel uses."""
@@ -134,8 +135,8 @@ class FusedCuda(Engine):
             DriverError: there is no driver.
             KernelRefusedError: kernels are switched off, or the card is too old.
         """
-        if os.environ.get(SWITCH) == "0":
-            raise KernelRefusedError(f"{SWITCH}=0 switches its kernels off")
+        if is_switched_off(SWITCH):
+            raise KernelRefusedError(f"{SWITCH}={os.environ[SWITCH]} switches its kernels off")
         driver = self._find_driver()
         with self._lock:
             if number not in self._cards:

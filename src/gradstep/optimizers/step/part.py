@@ -12,7 +12,6 @@ only with the versions of torch that it was tested with. ``GRADSTEP_NATIVE=0`` i
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from gradstep.optimizers.memory import PLAIN, Layouts, array_of, conform_gradien
 from gradstep.optimizers.sharded import Place, ShardedParameter, local_gradients, local_tensors
 from gradstep.optimizers.step.runs import Runs
 from gradstep.storage.policy import UpdateSpec
+from gradstep.switches import is_switched_off
 
 
 @final
@@ -243,6 +243,8 @@ class TorchBatch(StepBatch):
 
 # -- layouts in memory, read by a compiled loop ------------------------------------------------------------------------
 
+_SWITCHED_OFF = is_switched_off("GRADSTEP_NATIVE")  # read once: an unknown value is an error before any step
+
 TESTED = ((2, 13),)
 """The releases of torch that the loop was tested with (``tools/matrix``)."""
 
@@ -360,7 +362,7 @@ def _loop() -> Callable[[int, list[Tensor], int, int, int], int] | None:
         The task; None if the loop is switched off or torch is another version, so that Python must read layouts.
     """
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if os.environ.get("GRADSTEP_NATIVE") == "0" or release not in TESTED:
+    if _SWITCHED_OFF or release not in TESTED:
         return None
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
