@@ -90,7 +90,7 @@ def selection(times, rounds=launcher.ROUNDS):
 
 def test_the_default_is_the_plainest_pattern():
     assert KERNEL.patterns[0] == DEFAULT
-    assert set(KERNEL.patterns) == {AccessPattern(s, p) for s in (1, 2, 4) for p in (0, 160)}
+    assert set(KERNEL.patterns) == {AccessPattern(s, p) for s in (1, 2, 4) for p in (0, 160)} | {AccessPattern(1, 512)}
 
 
 def test_each_pattern_is_measured_as_often_and_the_fastest_stays():
