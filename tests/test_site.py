@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("sphinx")
 from sphinx.util.inventory import InventoryFile
 
+pytestmark = pytest.mark.slow  # to build the site takes half a minute; CI does so after the tests
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("gradstep", "gradstep.numpy", "gradstep.rules", "gradstep.schedules")
 JOBS = {
@@ -100,7 +102,6 @@ const scrolls = element => element.tagName != "ARTICLE" &&
 """Opens every page at the width of a phone, and shows the first element that is wider and in nothing that scrolls."""
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
 def test_no_page_is_wider_than_a_phone(site, tmp_path):
     """Tables and code scroll inside; the page does not."""
@@ -129,7 +130,6 @@ def test_no_page_is_wider_than_a_phone(site, tmp_path):
     assert '<pre id="wide">All were opened.</pre>' in opened.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
 @pytest.mark.parametrize("width", [1400, 390])
 @pytest.mark.parametrize("dark", [False, True])

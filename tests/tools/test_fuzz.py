@@ -24,11 +24,12 @@ def fuzz(cases, seed, first=0, **environment):
 
 
 def test_some_cases():
-    counts = fuzz(75, 0)
-    assert counts["same"] > 20
+    counts = fuzz(40, 0)
+    assert counts["same"] > 10
     assert counts["both refuse"] > 5
 
 
+@pytest.mark.slow
 def test_a_case_that_damages_memory_under_torch_damages_no_other():
     """In case 844 torch writes beyond a storage that was cut short; the damage shows later, wherever it likes."""
     assert sum(fuzz(6, seed=77, first=843).values()) >= 6
