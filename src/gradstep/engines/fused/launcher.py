@@ -99,7 +99,8 @@ def patterns(streams: Sequence[int] = STREAMS) -> tuple[AccessPattern, ...]:
     """
     fixed = parse_pattern(os.environ.get(VARIABLE, ""))
     if fixed is None:
-        return (*(AccessPattern(count, ahead) for ahead in PREFETCH for count in streams), AccessPattern(1, LONG_PREFETCH))
+        tried = tuple(AccessPattern(count, ahead) for ahead in PREFETCH for count in streams)
+        return (*tried, AccessPattern(1, LONG_PREFETCH))
     return (AccessPattern(max(count for count in streams if count <= fixed.streams), fixed.prefetch),)
 
 
