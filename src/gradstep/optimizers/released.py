@@ -31,6 +31,10 @@ class GradientRelease:
     Args:
         optimizer: the optimizer; :func:`release_gradients` has checked that its gradients can be released.
         names: its parameters, with their names for messages.
+        measured: measure each gradient, and do not update its parameter if it is not finite.
+
+    Attributes:
+        norms: the 2-norms of the measured gradients since the last ``optimizer.step()``, by their parameters' names.
 
     >>> import torch, gradstep
     >>> model = torch.nn.Linear(2, 1)
@@ -42,8 +46,10 @@ class GradientRelease:
     None
     """
 
-    def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
+    def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str], *, measured: bool = False) -> None:
         self._optimizer, self._names = ref(optimizer), names
+        self._grad_scale = 1.0 if measured else None
+        self.norms: dict[str, float] = {}
         self._updated: set[Tensor] = set()
         self._is_complete = self._ends = False
         self._hidden: dict[Tensor, Tensor] = {}
@@ -96,6 +102,7 @@ class GradientRelease:
         """
         self._updated.clear()
         self._hidden.clear()
+        self.norms.clear()
         self._is_complete = self._ends = False
         if (optimizer := self._optimizer()) is not None:
             optimizer.zero_grad()
@@ -122,7 +129,9 @@ class GradientRelease:
             return
         try:
             self._check_update(p, optimizer)
-            optimizer._step()  # of all parameters only this one has a gradient now
+            optimizer._step(grad_scale=self._grad_scale)  # of all parameters only this one has a gradient now
+            if (report := optimizer.last_step) is not None and report.grad_norm is not None:
+                self.norms[self._names[p]] = report.grad_norm
         finally:  # also after an error: the next backward pass would add to the gradient of this one
             p.grad = None
         self._updated.add(p)
@@ -164,6 +173,7 @@ class GradientRelease:
 
     def _after_step(self, *_: Any) -> None:
         self._updated.clear()
+        self.norms.clear()
         self._is_complete = False
 
     def _before_save(self, _: Any) -> None:
@@ -202,7 +212,7 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
 
     What needs all gradients at once is refused: clipping by the global norm, ``GradScaler``, several backward passes
     per step, statistics (``watch``, :class:`gradstep.Monitor`), several processes, and paged state.
-    :class:`gradstep.Stepper` clips and checks all gradients together, and does not work with released ones.
+    :class:`gradstep.Stepper` releases them itself: ``Stepper(..., release_gradients=True)``.
 
     ``torch.utils.checkpoint`` works with ``use_reentrant=False``. ``torch.autograd.grad`` for the parameters themselves
     raises an error of torch while they are released.
@@ -243,12 +253,15 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Gra
     return start_release(inside, own)
 
 
-def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingProxyType({})) -> GradientRelease:
+def start_release(
+    optimizer: Optimizer, names: Mapping[Tensor, str] = MappingProxyType({}), *, measured: bool = False
+) -> GradientRelease:
     """Release the gradients of an optimizer, for :func:`release_gradients`.
 
     Args:
         optimizer: the optimizer.
         names: names of its parameters for messages; the groups' own names stand for those that are missing.
+        measured: as for :class:`GradientRelease`.
 
     A release of another optimizer that has one of the parameters ends, with a warning.
 
@@ -281,6 +294,6 @@ def start_release(optimizer: Optimizer, names: Mapping[Tensor, str] = MappingPro
                 f"{shared[0]} was updated in the backward pass by another {type(other._optimizer()).__name__}: that "
                 "release has ended, and this one takes its place"
             )
-    release = GradientRelease(optimizer, names)
+    release = GradientRelease(optimizer, names, measured=measured)
     _RELEASES[optimizer] = ref(release)
     return release

@@ -74,8 +74,15 @@ def list_all_parameters(optimizers: Optimizers) -> list[Tensor]:
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
 
-def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+def check_optimizers(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, released: bool = False
+) -> list[Tensor]:
     """Check that a stepper can step these optimizers, and return all their parameters.
+
+    Args:
+        model: the model that they train.
+        optimizers: a stepper's optimizers.
+        released: whether the stepper releases their gradients.
 
     Raises:
         TypeError: not an optimizer, or one that needs a closure.
@@ -93,10 +100,10 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 f"{kind.__name__}.step needs a closure that computes the loss again, as often as it likes, and a "
                 "window is computed once: call optimizer.step(closure) in a loop of your own"
             )
-        if GradientRelease.of(optimizer) is not None:
+        if not released and GradientRelease.of(optimizer) is not None:
             raise ValueError(
-                "the gradients of this optimizer are released (gradstep.release_gradients), and a stepper clips and "
-                "checks all gradients together: call remove() of the release first, or step in a loop of your own"
+                "the gradients of this optimizer are released (gradstep.release_gradients), and this stepper checks "
+                "all gradients together: make it with release_gradients=True, or call remove() of the release first"
             )
     params = list_all_parameters(optimizers)
     if len(optimizers) > 1 and len(set(params)) < len(params):

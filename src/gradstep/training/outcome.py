@@ -30,8 +30,8 @@ class UpdateOutcome:
         grad_norm: the global 2-norm of the gradient of ``loss``, before clipping, without any scale.
         clip: the factor that clipping multiplied the gradients by; 1 without clipping.
         loss_scale: the loss scale of float16 in this window; 1 in other precisions.
-        reason: why the update was skipped, else empty.
-        parameter: the first parameter, in the model's order, whose gradient was not finite; None if it stepped.
+        reason: why the update was skipped, else empty; with released gradients, also why a parameter kept its weights.
+        parameter: the first parameter, in the model's order, whose gradient was not finite; None if all were.
 
     >>> print(UpdateOutcome(True, update=7, micro_batches=4, weight=4.0, loss=0.5, lr=1e-3, grad_norm=2.0, clip=0.5))
     update 7: loss 0.5, gradient norm 2, clipped to 1, lr 0.001
@@ -52,9 +52,11 @@ class UpdateOutcome:
     def __str__(self) -> str:
         if not self.stepped:
             return f"update {self.update} skipped: {self.reason}"
+        kept = f"; {self.reason}, so it kept its weights" if self.reason else ""
         clipped = f", clipped to {self.grad_norm * self.clip:.4g}" if self.clip < 1 else ""
         return (
             f"update {self.update}: loss {self.loss:.4g}, gradient norm {self.grad_norm:.4g}{clipped}, lr {self.lr:.4g}"
+            f"{kept}"
         )
 
 

@@ -23,9 +23,10 @@ from gradstep.training.applying import (
     list_gradients,
 )
 from gradstep.training.driver import Schedules, cover_new_groups, make_drivers
-from gradstep.training.loading import load_part
+from gradstep.training.loading import load_parts, unwrap_single
 from gradstep.training.outcome import MOST_SKIPPED, UpdateOutcome, explain_skipped_updates
 from gradstep.training.peers import Peers
+from gradstep.training.releasing import Releaser, check_released
 from gradstep.training.scaling import AUTOCAST_TYPES, LossScale, Precision, check_float16_weights, make_loss_scale
 from gradstep.training.window import Window
 
@@ -58,10 +59,13 @@ class Stepper:
         precision: the precision of the forward pass: ``"float32"`` (the model's own), ``"bfloat16"``, or ``"float16"``,
             which scales the loss by ``torch.amp.GradScaler``. The weights stay float32.
         scaler: a GradScaler with settings of your own; only with ``"float16"``.
+        release_gradients: update each parameter in the backward pass, as :func:`gradstep.release_gradients`; without
+            clipping and accumulation. An update whose loss is not finite is skipped; a parameter whose gradient is not
+            finite keeps its weights and state, and the outcome names it.
 
     Raises:
-        ValueError: a setting out of its bounds, weights in float16, a schedule made for another optimizer, one
-            schedule for groups with different learning rates, or a parameter in two optimizers.
+        ValueError: a setting out of its bounds or not possible with released gradients, weights in float16, a schedule
+            made for another optimizer, one schedule for different learning rates, or a parameter in two optimizers.
         TypeError: not a schedule, or one that needs a metric; not an optimizer, or one that needs a closure (LBFGS).
         NotImplementedError: FSDP1: each process would compute the gradient norm of its own flat shards only.
 
@@ -94,9 +98,10 @@ class Stepper:
         max_grad_norm: float | None = None,
         precision: Precision = "float32",
         scaler: torch.amp.GradScaler | None = None,
+        release_gradients: bool = False,
     ) -> None:
         optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
-        params = check_optimizers(model, optimizers)
+        params = check_optimizers(model, optimizers, released=release_gradients)
         if accumulate < 1 or accumulate != int(accumulate):
             raise ValueError(f"Invalid accumulate: {accumulate} (must be a whole number of at least 1)")
         if max_grad_norm is not None and not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
@@ -115,9 +120,13 @@ class Stepper:
         self._max_grad_norm = max_grad_norm
         self._window = Window(int(accumulate))
         self._updates = self._skipped = 0
+        if release_gradients:
+            check_released(optimizers, accumulate, max_grad_norm, precision)
+            self._releaser = Releaser(model, optimizers[0])
 
     # -- properties ----------------------------------------------------------------------------------------------
 
+    _releaser: Releaser | None = None
     _scale: LossScale | None = None
     _unit: float | None = None
     """The weight of the run's first micro-batch, by which all weights are divided: gradients in float16 then have the
@@ -161,7 +170,7 @@ class Stepper:
         A pure schedule has become a :class:`gradstep.Scheduler`. It can be replaced between windows
         (``stepper.schedule = ...``); a pure schedule then continues at the number of the next update.
         """
-        return _unwrap_single(self._drivers)
+        return unwrap_single(self._drivers)
 
     @schedule.setter
     def schedule(self, schedule: Schedules) -> None:
@@ -236,6 +245,11 @@ class Stepper:
                     "there are gradients from before the window, which would be added to it: clear them with "
                     "stepper.discard() or optimizer.zero_grad()"
                 )
+        if self._releaser is not None:
+            self._releaser.check()
+            with self._window.changing_gradients():
+                outcome = self._releaser.update(loss, number, self._updates)
+            return self._close(outcome)
         if self._unit is None:
             (self._unit,) = self._peers.mean(number)
         scaled_loss = loss * (number / (self._window.size * self._unit))
@@ -274,6 +288,8 @@ class Stepper:
     def discard(self) -> None:
         """Discard the open window: clear its gradients without an update; RuntimeError where FSDP2 keeps them."""
         self._peers.discard()
+        if self._releaser is not None:
+            self._releaser.discard()
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         self._window.clear()
@@ -288,7 +304,9 @@ class Stepper:
                 "a parameter group was added inside a window: call stepper.finish() or stepper.discard() before "
                 "optimizer.add_param_group(), so that all micro-batches of an update train the same parameters"
             )
-        params = check_optimizers(self._model, self._optimizers)
+        params = check_optimizers(self._model, self._optimizers, released=self._releaser is not None)
+        if self._releaser is not None:
+            self._releaser = Releaser(self._model, self._optimizers[0])
         if self._scale is not None:
             check_float16_weights(params)
         for driver in self._drivers:
@@ -324,14 +342,18 @@ class Stepper:
             reason="" if culprit is None else f"the gradient of {culprit} is not finite",
             parameter=culprit,
         )
-        if report.stepped:
+        return self._close(outcome)
+
+    def _close(self, outcome: UpdateOutcome) -> UpdateOutcome:
+        """Count an update, advance the schedules and clear the window; raise after many skipped updates in a row."""
+        if outcome.stepped:
             self._updates += 1
             for driver in self._drivers:
                 if driver is not None:
                     driver.step()
-        self._skipped = 0 if report.stepped else self._skipped + 1
+        self._skipped = 0 if outcome.stepped else self._skipped + 1
         self.discard()
-        if self._skipped >= MOST_SKIPPED and scale <= 1:
+        if self._skipped >= MOST_SKIPPED and outcome.loss_scale <= 1:
             self._skipped = 0
             raise RuntimeError(explain_skipped_updates(self._model, outcome, self._precision))
         return outcome
@@ -348,8 +370,8 @@ class Stepper:
         return {
             "updates": self._updates,
             "unit": self._unit,
-            "optimizer": _unwrap_single([innermost(optimizer).state_dict() for optimizer in self._optimizers]),
-            "schedule": _unwrap_single([None if one is None else one.state_dict() for one in self._drivers]),
+            "optimizer": unwrap_single([innermost(optimizer).state_dict() for optimizer in self._optimizers]),
+            "schedule": unwrap_single([None if one is None else one.state_dict() for one in self._drivers]),
             "scaler": None if self._scale is None else self._scale.scaler.state_dict(),
         }
 
@@ -367,33 +389,10 @@ class Stepper:
             Exception: an error of the optimizer, schedule or scaler. Nothing was changed.
         """
         self._window.check_closed("load")
-        if missing := {"updates", "unit", "optimizer", "schedule", "scaler"} - state.keys():
-            raise KeyError(f"not the state_dict() of a Stepper: {', '.join(sorted(missing))} missing")
-        saved, schedules = (
-            state[name] if isinstance(state[name], list) else [state[name]] for name in ("optimizer", "schedule")
-        )
-        if not len(saved) == len(schedules) == len(self._optimizers):
-            counts = f"{len(self._optimizers)}, and the checkpoint {len(saved)}"
-            raise ValueError(f"optimizers: this stepper has {counts}: make it as it was")
-        parts: list[tuple[str, Any, Any]] = [("schedule", *pair) for pair in zip(self._drivers, schedules, strict=True)]
-        parts.append(("scaler", None if self._scale is None else self._scale.scaler, state["scaler"]))
-        for name, own, other in parts:
-            if (own is None) != (other is None):
-                has, its = ("no", "one") if own is None else ("a", "none")
-                raise ValueError(f"this stepper has {has} {name}, and the checkpoint has {its}: make it as it was")
-        report = LoadReport()
+        scaler = None if self._scale is None else self._scale.scaler
         with ExitStack() as undo:
-            for own, other in zip(self._optimizers, saved, strict=True):
-                report += load_part(own, other, undo, strict=strict)
-            for _, own, other in parts:
-                if own is not None:
-                    load_part(own, other, undo, strict=True)
+            report = load_parts(state, self._optimizers, self._drivers, scaler, undo, strict=strict)
             self._updates, self._unit = int(state["updates"]), state["unit"]
             undo.pop_all()
         self.discard()
         return None if strict else report
-
-
-def _unwrap_single(each: Sequence[Any]) -> Any:
-    """Return the only element, or several as a list."""
-    return list(each) if len(each) > 1 else each[0]
