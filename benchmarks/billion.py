@@ -32,8 +32,8 @@ RESULTS = Path(__file__).parent / "results" / "billion.json"
 
 
 def tile(shape: tuple[int, ...], noise: Tensor) -> Tensor:
-    """Return a bfloat16 tensor that repeats ``noise``, of shape (CHUNK,), without a temporary of its size."""
-    tensor = torch.empty(shape, dtype=torch.bfloat16)
+    """Return a tensor of ``noise``'s type that repeats it, of shape (CHUNK,), without a temporary of its size."""
+    tensor = torch.empty(shape, dtype=noise.dtype)
     for part in tensor.view(-1).split(len(noise)):
         part.copy_(noise[: len(part)])
     return tensor
