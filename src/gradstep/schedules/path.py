@@ -120,7 +120,7 @@ def curve_between(start: float, goal: float, updates: int, shape: Slope) -> Path
     return Path(((0, start), (updates, goal)), shape, updates)
 
 
-def linear(start: float, end: float, *, updates: int) -> Schedule:
+def linear(start: float, end: float = 0.0, *, updates: int) -> Schedule:
     """A straight line from ``start`` at update 0 to ``end`` at update ``updates``, up or down.
 
         start + (end − start) · t / updates
@@ -129,7 +129,7 @@ def linear(start: float, end: float, *, updates: int) -> Schedule:
 
     Args:
         start: first value, ≥ 0.
-        end: value at and after the end, ≥ 0.
+        end: value at and after the end, ≥ 0; 0 by default, as the ``floor`` of :func:`cosine`.
         updates: length, ≥ 0.
 
     Raises:
@@ -138,7 +138,7 @@ def linear(start: float, end: float, *, updates: int) -> Schedule:
 
     Example:
         >>> from gradstep.schedules import linear
-        >>> [linear(1.0, 0.0, updates=4)(update) for update in range(6)]
+        >>> [linear(1.0, updates=4)(update) for update in range(6)]
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
     return curve_between(level("start", start), level("end", end), count("updates", updates), StraightLine())
